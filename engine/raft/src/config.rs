@@ -1,0 +1,81 @@
+//! A replica's settings, checked once, and what it finds of itself after a restart.
+
+use crate::{GroupId, HardState, LogIndex, NodeId, TermRun};
+use alloc::vec::Vec;
+
+/// One replica's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The group.
+    pub group: GroupId,
+    /// This node.
+    pub id: NodeId,
+    /// The group's voters, this node among them.
+    pub voters: Vec<NodeId>,
+    /// An election timeout is drawn from `election_ticks..2 * election_ticks`, anew each time.
+    pub election_ticks: u64,
+    /// A leader that has said nothing else to a follower for this long says it is alive.
+    pub heartbeat_ticks: u64,
+    /// Seeds the randomised timeouts.
+    pub seed: u64,
+    /// Appends in flight to one follower, at most.
+    pub inflight_messages_max: usize,
+    /// Bytes in flight to one follower, at most (one append may go over it alone).
+    pub inflight_bytes_max: usize,
+    /// Bytes of entries in one append, at most (one entry may go over it alone).
+    pub append_bytes_max: usize,
+    /// Bytes of applied entries kept in memory for followers that are a little behind.
+    pub tail_bytes_max: usize,
+    /// Bytes of proposals not yet committed; more are refused with [`crate::ProposeError::Full`].
+    pub uncommitted_bytes_max: usize,
+}
+
+/// What recovery found of a replica; the default is a new one.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// Term, vote and a commit index.
+    pub hard_state: HardState,
+    /// The terms of the log's entries, first to last. Empty if the log is.
+    pub runs: Vec<TermRun>,
+    /// The log's last entry; `ZERO` if it is empty.
+    pub last: LogIndex,
+    /// How far the state machine is; entries after it will be handed out again.
+    pub applied: LogIndex,
+}
+
+/// Why a [`Config`] or a [`Restored`] cannot be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// The node is not among the voters.
+    #[error("{id:?} is not a voter of {group:?}")]
+    NotAVoter {
+        /// The node.
+        id: NodeId,
+        /// The group.
+        group: GroupId,
+    },
+    /// A voter is listed twice, or is node 0.
+    #[error("voter {0:?} is listed twice or is not a node")]
+    BadVoter(NodeId),
+    /// `heartbeat_ticks` is zero or not below `election_ticks`.
+    #[error(
+        "heartbeat of {heartbeat_ticks} ticks does not fit an election timeout of {election_ticks}"
+    )]
+    BadTimeouts {
+        /// From the settings.
+        heartbeat_ticks: u64,
+        /// From the settings.
+        election_ticks: u64,
+    },
+    /// A bound is zero.
+    #[error("a bound is zero: {0}")]
+    ZeroBound(&'static str),
+    /// The state machine is ahead of the log: the log has lost entries.
+    #[error("state machine is at {applied:?}, but the log ends at {last:?}")]
+    AppliedPastLog {
+        /// Where the machine is.
+        applied: LogIndex,
+        /// Where the log ends.
+        last: LogIndex,
+    },
+}

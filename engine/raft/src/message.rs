@@ -1,0 +1,153 @@
+//! What replicas of one group say to each other: one struct per call, one enum over them.
+//!
+//! Sender, receiver and group stand outside: the network batches messages of many groups and
+//! addresses them once. Every message carries its sender's term (paper figure 2).
+
+use crate::{EntryBatch, LogId, LogIndex, NodeId, Term};
+
+/// A message between two replicas of one group.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Message {
+    /// "Would you vote for me?" Changes no term (thesis §9.6).
+    PreVote(PreVote),
+    /// The answer to a [`PreVote`].
+    PreVoteReply(PreVoteReply),
+    /// "Vote for me" (paper §5.2).
+    RequestVote(RequestVote),
+    /// The answer to a [`RequestVote`].
+    VoteReply(VoteReply),
+    /// Entries, or none as a probe (paper §5.3).
+    AppendEntries(AppendEntries),
+    /// The answer to [`AppendEntries`].
+    AppendReply(AppendReply),
+    /// "I still lead." Carries no entries and asks for no disk (paper §5.2).
+    Heartbeat(Heartbeat),
+    /// The answer to a [`Heartbeat`].
+    HeartbeatReply(HeartbeatReply),
+}
+
+/// Asks whether an election could be won, before any term is spent on it (thesis §9.6).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PreVote {
+    /// The term the sender would campaign in: its own plus one.
+    pub term: Term,
+    /// The last entry of the sender's log.
+    pub last_log: LogId,
+}
+
+/// Answers a [`PreVote`]. Not a promise: nothing is written for it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PreVoteReply {
+    /// If granted the term that was asked about, else the answerer's own term, so that a sender
+    /// behind the times learns it (FAULTS.md M8).
+    pub term: Term,
+    /// True if the answerer would vote for the sender.
+    pub granted: bool,
+}
+
+/// Asks for a vote (paper figure 2). A promise: it leaves when the sender's own term and vote are durable.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RequestVote {
+    /// The candidate's term.
+    pub term: Term,
+    /// The last entry of the candidate's log.
+    pub last_log: LogId,
+}
+
+/// Answers a [`RequestVote`]. A promise when granted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct VoteReply {
+    /// The answerer's term.
+    pub term: Term,
+    /// True if the vote is the candidate's.
+    pub granted: bool,
+}
+
+/// Replicates entries (paper figure 2).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AppendEntries {
+    /// The leader's term.
+    pub term: Term,
+    /// The entry just before `entries`.
+    pub prev_log: LogId,
+    /// The leader's commit index.
+    pub commit: LogIndex,
+    /// What follows `prev_log`; empty for a probe or to tell of a commit.
+    pub entries: EntryBatch,
+}
+
+/// Answers [`AppendEntries`]. A promise when accepted: the entries up to `match_index` are durable.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AppendReply {
+    /// The answerer's term.
+    pub term: Term,
+    /// What became of the call.
+    pub result: AppendResult,
+}
+
+/// What became of an [`AppendEntries`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AppendResult {
+    /// The answerer's log agrees with the leader's up to here, and that much is durable.
+    Accepted {
+        /// The last entry of the call.
+        match_index: LogIndex,
+    },
+    /// `prev_log` is not in the answerer's log.
+    Rejected {
+        /// `prev_log.index` of the call, so that a late answer is known for one.
+        rejected: LogIndex,
+        /// Where the leader should look next: the answerer's entry before the conflicting term
+        /// began, or its last entry if its log is too short. Its term skips a whole term a round
+        /// (end of paper §5.3).
+        hint: LogId,
+    },
+}
+
+/// The leader is alive (paper §5.2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Heartbeat {
+    /// The leader's term.
+    pub term: Term,
+    /// The leader's commit index, at most the receiver's known match.
+    pub commit: LogIndex,
+}
+
+/// The answer to a [`Heartbeat`]; says nothing about the log (FAULTS.md M13).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HeartbeatReply {
+    /// The answerer's term.
+    pub term: Term,
+}
+
+/// A message and whom it is for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Outgoing {
+    /// The receiver.
+    pub to: NodeId,
+    /// What to say.
+    pub message: Message,
+}
+
+impl Message {
+    /// The sender's term (for a pre-vote, the term asked about).
+    #[must_use]
+    pub fn term(&self) -> Term {
+        match self {
+            Self::PreVote(m) => m.term,
+            Self::PreVoteReply(m) => m.term,
+            Self::RequestVote(m) => m.term,
+            Self::VoteReply(m) => m.term,
+            Self::AppendEntries(m) => m.term,
+            Self::AppendReply(m) => m.term,
+            Self::Heartbeat(m) => m.term,
+            Self::HeartbeatReply(m) => m.term,
+        }
+    }
+
+    /// True for what must get through when appends are clogged: votes and heartbeats.
+    #[must_use]
+    pub fn is_liveness(&self) -> bool {
+        !matches!(self, Self::AppendEntries(_) | Self::AppendReply(_))
+    }
+}

@@ -1,0 +1,137 @@
+//! What is owed to the disk, the network and the state machine, and in which order.
+//!
+//! In:     [`crate::Raft::ready`] makes a [`Ready`]; the log makes a [`Durable`].
+//! Out:    messages: messages that may leave now, a write, promises that wait for it, entries to apply.
+//! Fails:  a promise released before its write is durable panics.
+//! Source: thesis §10.2.1 (the leader writes beside its sends), §3.8 (what must be durable first).
+
+use crate::{EntryBatch, GroupId, HardState, LogIndex, NodeId, Outgoing, WriteId};
+use alloc::vec::Vec;
+
+/// Work one group owes, in any order but for [`Promises`], which wait for their write.
+#[derive(Debug, Default)]
+pub struct Ready {
+    /// May leave at once, beside the write: a leader's appends and heartbeats, pre-votes and their
+    /// answers, refusals.
+    pub messages: Vec<Outgoing>,
+    /// To be made durable, in the order of its id.
+    pub write: Option<Write>,
+    /// Vote requests, votes and acknowledgements: leave when the write under them is durable.
+    pub promises: Option<Promises>,
+    /// Committed entries, in order, each handed out once per incarnation. Answer with
+    /// [`crate::Event::Applied`].
+    pub apply: EntryBatch,
+    /// Old entries this group needs back from the log. Each is answered by one
+    /// [`crate::Event::Fetched`] or [`crate::Event::FetchFailed`].
+    pub fetch: Vec<Fetch>,
+}
+
+/// One group's part of a log batch.
+#[derive(Debug)]
+pub struct Write {
+    /// Its place among the group's writes.
+    pub id: WriteId,
+    /// The new hard state, if term or vote changed (or the commit index is worth saving with them).
+    /// Goes before `entries` in the batch.
+    pub hard_state: Option<HardState>,
+    /// Entries to append. They replace whatever the log has from `entries.first()` on.
+    pub entries: EntryBatch,
+}
+
+/// Why old entries are needed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FetchFor {
+    /// To be sent to a follower that is behind.
+    Peer(NodeId),
+    /// To be applied here (after a restart, or when the tail was dropped before it was applied).
+    Apply,
+}
+
+/// A wish for entries `first..=last` from the log: at least one of them (if there is a first), and
+/// not many more than `bytes_max` bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Fetch {
+    /// What for.
+    pub purpose: FetchFor,
+    /// The first entry wanted.
+    pub first: LogIndex,
+    /// The last entry wanted. Durable: the log can read it.
+    pub last: LogIndex,
+    /// Enough for now, in bytes of payload.
+    pub bytes_max: usize,
+}
+
+/// Proof that a group's writes up to one are on disk.
+///
+/// Made by the log alone (`wal/src/stream.rs`); a test in `tools` checks who calls [`Durable::new`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Durable {
+    group: GroupId,
+    upto: WriteId,
+}
+
+impl Durable {
+    /// States that every write of `group` up to and with `upto` is on disk.
+    #[must_use]
+    pub const fn new(group: GroupId, upto: WriteId) -> Self {
+        Self { group, upto }
+    }
+
+    /// Whose writes.
+    #[must_use]
+    pub const fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// The last durable write.
+    #[must_use]
+    pub const fn upto(&self) -> WriteId {
+        self.upto
+    }
+
+    /// True if `write` is among the durable ones.
+    #[must_use]
+    pub fn covers(&self, write: WriteId) -> bool {
+        write <= self.upto
+    }
+}
+
+/// Vote requests, votes and acknowledgements: true only once the write under them is durable
+/// (thesis §3.8).
+#[derive(Debug)]
+pub struct Promises {
+    group: GroupId,
+    after: WriteId,
+    messages: Vec<Outgoing>,
+}
+
+impl Promises {
+    pub(crate) fn new(group: GroupId, after: WriteId, messages: Vec<Outgoing>) -> Self {
+        Self { group, after, messages }
+    }
+
+    /// The write that must be durable first.
+    #[must_use]
+    pub fn after(&self) -> WriteId {
+        self.after
+    }
+
+    /// Gives the messages out. Panics if `durable` is another group's or does not reach far enough.
+    #[must_use]
+    pub fn release(self, durable: &Durable) -> Vec<Outgoing> {
+        assert!(
+            durable.group == self.group,
+            "promise of {:?} released by {:?}'s write",
+            self.group,
+            durable.group
+        );
+        assert!(
+            durable.covers(self.after),
+            "promise of {:?} released before {:?} is durable (durable is {:?})",
+            self.group,
+            self.after,
+            durable.upto
+        );
+        self.messages
+    }
+}
