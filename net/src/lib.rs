@@ -1,1 +1,4 @@
 //! Placeholder.
+/// Placeholder.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {}

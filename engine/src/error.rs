@@ -1,0 +1,147 @@
+//! Did it happen? Every error of the embedding API answers that first.
+
+use logdrive_raft::{GroupId, NodeId};
+use std::time::Duration;
+
+/// Why a proposal has no reply. [`ProposeError::happened`] sorts them.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// Did not happen. Ask `hint`, if it is known.
+    #[error("not the leader of the group (leader is {hint:?})")]
+    NotLeader {
+        /// Who leads, as far as this replica knows.
+        hint: Option<NodeId>,
+    },
+    /// Did not happen. A bound on what waits is reached.
+    #[error("overloaded, retry after {retry_after:?}")]
+    Overloaded {
+        /// A guess when it is worth trying again.
+        retry_after: Duration,
+    },
+    /// Did not happen. The log has no room and could not make any; it tries again by itself.
+    #[error("the log's disk is full")]
+    DiskFull,
+    /// Did not happen. The command alone is over the bound.
+    #[error("command of {bytes} bytes is over the bound of {max}")]
+    TooLarge {
+        /// The command's bytes.
+        bytes: usize,
+        /// The bound, in bytes.
+        max: usize,
+    },
+    /// Did not happen. The group is not served here (any more): it failed, or the node stopped.
+    #[error("the group does not run here: {0}")]
+    Stopped(String),
+    /// May have happened, or may still: it was in the log when leadership moved, the group failed
+    /// or the node stopped. Retry only what is idempotent.
+    #[error("outcome unknown: {0}")]
+    OutcomeUnknown(&'static str),
+}
+
+/// The answer to "did it happen?".
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Happened {
+    /// It did not and will not.
+    No,
+    /// It may have, or may still.
+    Unknown,
+}
+
+impl ProposeError {
+    /// Whether the command may have taken effect.
+    #[must_use]
+    pub fn happened(&self) -> Happened {
+        match self {
+            Self::OutcomeUnknown(_) => Happened::Unknown,
+            _ => Happened::No,
+        }
+    }
+}
+
+/// Why a node could not be made or opened. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A setting makes no sense, or differs from what the directory was made with.
+    #[error("{0}")]
+    Config(String),
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Home(#[from] logdrive_wal::HomeError),
+    /// The log of one shard cannot be opened.
+    #[error("log of shard {shard}: {source}")]
+    Log {
+        /// Which shard.
+        shard: u32,
+        /// What is wrong with its log.
+        source: logdrive_wal::WalError,
+    },
+    /// The peer address cannot be listened on.
+    #[error(transparent)]
+    Net(#[from] logdrive_net::NetError),
+    /// The operating system refused something (a thread, a runtime).
+    #[error("{what}: {source}")]
+    Os {
+        /// What was asked for.
+        what: &'static str,
+        /// The answer.
+        source: std::io::Error,
+    },
+}
+
+/// Why a group could not be created or resumed. It does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GroupError {
+    /// The log already holds this group: resume it.
+    #[error("{0:?} exists already: resume it")]
+    Exists(GroupId),
+    /// The log does not hold this group: create it.
+    #[error("{0:?} is not in the log: create it")]
+    Unknown(GroupId),
+    /// It runs already.
+    #[error("{0:?} runs already")]
+    Running(GroupId),
+    /// The members given cannot be.
+    #[error("{group:?}: {why}")]
+    Members {
+        /// The group.
+        group: GroupId,
+        /// What is wrong.
+        why: String,
+    },
+    /// The machine could not open, or is ahead of the log.
+    #[error("{group:?}: {source}")]
+    Machine {
+        /// The group.
+        group: GroupId,
+        /// What the machine said.
+        source: MachineError,
+    },
+    /// The node has stopped.
+    #[error("the node has stopped: {0}")]
+    Stopped(String),
+}
+
+/// What a state machine says when it cannot go on. Its group stops here; others do not notice.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("state machine: {0}")]
+pub struct MachineError(pub String);
+
+/// Why a running node stopped by itself.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The log's first failed write or sync: nothing after it can be trusted (FAULTS.md rule 17).
+    #[error("log of shard {shard} failed: {what}")]
+    Log {
+        /// Which shard.
+        shard: u32,
+        /// The log's error.
+        what: String,
+    },
+    /// A thread of the node could not go on.
+    #[error("{0}")]
+    Thread(String),
+}

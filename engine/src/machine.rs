@@ -1,0 +1,141 @@
+//! The state machine a group replicates: the embedder's code, called by a shard.
+//!
+//! In:     committed commands, in log order, each once per incarnation.
+//! Out:    one reply per command, in order.
+//! Cost:   runs on the shard's thread: what blocks here blocks every group of the shard.
+//! Fails:  an error or a panic stops this group on this node and no other.
+//! Source: paper §2, §5.3.
+
+use crate::{LogIndex, MachineError, Term};
+use bytes::Bytes;
+use logdrive_raft::{Entry, EntryKind};
+
+/// A deterministic machine: the same commands in the same order give the same state everywhere.
+pub trait StateMachine: Send {
+    /// Says where the machine already is after a restart; commands after it are handed in again.
+    /// A machine that lives in memory starts at [`AppliedAt::START`].
+    ///
+    /// # Errors
+    /// [`MachineError`]: the group does not start.
+    fn open(&mut self) -> Result<AppliedAt, MachineError> {
+        Ok(AppliedAt::START)
+    }
+
+    /// Applies a batch of committed commands and pushes one reply for each, in order.
+    ///
+    /// The bytes are lent: a machine copies what it keeps, or it pins the log's memory.
+    ///
+    /// # Errors
+    /// [`MachineError`]: the group stops on this node.
+    fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError>;
+
+    /// How far the machine is durable by itself; the log keeps what is above it. The log keeps
+    /// everything for a machine that lives in memory.
+    fn durable(&self) -> LogIndex {
+        LogIndex::ZERO
+    }
+}
+
+/// How far a machine has applied the log.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AppliedAt(pub LogIndex);
+
+impl AppliedAt {
+    /// Before the first command.
+    pub const START: Self = Self(LogIndex::ZERO);
+}
+
+/// Committed entries on their way into a machine.
+#[derive(Debug)]
+pub struct Committed<'a> {
+    entries: &'a [Entry],
+}
+
+/// One committed command.
+#[derive(Clone, Copy, Debug)]
+pub struct CommandRef<'a> {
+    /// Where it stands in the group's log.
+    pub index: LogIndex,
+    /// The term it was proposed in.
+    pub term: Term,
+    /// Its bytes, lent.
+    pub bytes: &'a Bytes,
+}
+
+impl<'a> Committed<'a> {
+    pub(crate) fn new(entries: &'a [Entry]) -> Self {
+        Self { entries }
+    }
+
+    /// The commands, in log order. Entries that are the protocol's own are left out.
+    pub fn commands(&self) -> impl Iterator<Item = CommandRef<'a>> + use<'a> {
+        self.entries
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::Command)
+            .map(|entry| CommandRef { index: entry.index, term: entry.term, bytes: &entry.payload })
+    }
+
+    /// The last entry of the batch: where the machine is once it has applied it.
+    #[must_use]
+    pub fn last(&self) -> LogIndex {
+        self.entries.last().map_or(LogIndex::ZERO, |entry| entry.index)
+    }
+}
+
+/// Where a machine puts its replies: one for each command, in order.
+#[derive(Debug, Default)]
+pub struct Replies {
+    replies: Vec<Bytes>,
+    pushed: usize,
+    wanted: bool,
+}
+
+impl Replies {
+    /// For machines tested by themselves: keeps every reply.
+    #[must_use]
+    pub fn keeping() -> Self {
+        Self { wanted: true, ..Self::default() }
+    }
+
+    pub(crate) fn reset(&mut self, wanted: bool) {
+        self.replies.clear();
+        self.pushed = 0;
+        self.wanted = wanted;
+    }
+
+    /// Adds the next command's reply.
+    pub fn push(&mut self, reply: impl Into<Bytes>) {
+        self.pushed += 1;
+        if self.wanted {
+            self.replies.push(reply.into());
+        }
+    }
+
+    /// False where nobody waits (a follower): an expensive reply may then be pushed empty.
+    #[must_use]
+    pub fn wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// Replies pushed so far, wanted or not.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pushed
+    }
+
+    /// True before the first push.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pushed == 0
+    }
+
+    /// The replies kept, in order.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Bytes] {
+        &self.replies
+    }
+
+    pub(crate) fn drain(&mut self) -> std::vec::Drain<'_, Bytes> {
+        self.replies.drain(..)
+    }
+}
