@@ -78,4 +78,35 @@ pub enum ConfigError {
         /// Where the log ends.
         last: LogIndex,
     },
+    /// The log that was found cannot be one, or cannot be of the hard state found with it.
+    #[error("recovered log contradicts itself: {0}")]
+    BadLog(&'static str),
+}
+
+impl Config {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if !self.voters.contains(&self.id) {
+            return Err(ConfigError::NotAVoter { id: self.id, group: self.group });
+        }
+        for (at, &voter) in self.voters.iter().enumerate() {
+            if voter == NodeId(0) || self.voters[..at].contains(&voter) {
+                return Err(ConfigError::BadVoter(voter));
+            }
+        }
+        let Self { heartbeat_ticks, election_ticks, .. } = *self;
+        if heartbeat_ticks == 0 || heartbeat_ticks >= election_ticks {
+            return Err(ConfigError::BadTimeouts { heartbeat_ticks, election_ticks });
+        }
+        let bounds = [
+            ("inflight_messages_max", self.inflight_messages_max),
+            ("inflight_bytes_max", self.inflight_bytes_max),
+            ("append_bytes_max", self.append_bytes_max),
+            ("tail_bytes_max", self.tail_bytes_max),
+            ("uncommitted_bytes_max", self.uncommitted_bytes_max),
+        ];
+        match bounds.iter().find(|(_, bound)| *bound == 0) {
+            Some((name, _)) => Err(ConfigError::ZeroBound(name)),
+            None => Ok(()),
+        }
+    }
 }

@@ -126,6 +126,15 @@ impl EntryBatch {
         Ok(Self(entries))
     }
 
+    /// Takes entries copied from a log, which are contiguous already: checks the ends only.
+    pub(crate) fn contiguous(entries: Vec<Entry>) -> Self {
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            let expected = first.index.get() + entries.len() as u64 - 1;
+            assert!(last.index.get() == expected, "a hole before {:?}, not {expected}", last.id());
+        }
+        Self(entries)
+    }
+
     /// Adds the next entry. Panics if it does not follow.
     pub fn push(&mut self, entry: Entry) {
         if let Some(last) = self.0.last() {

@@ -13,12 +13,19 @@
 
 extern crate alloc;
 
+mod candidate;
 mod config;
 mod entry;
 mod error;
+mod follower;
+mod leader;
+mod log;
 mod message;
+mod progress;
+mod quorum;
 mod raft;
 mod ready;
+mod replication;
 mod types;
 
 pub use config::{Config, ConfigError, Restored};

@@ -1,8 +1,19 @@
 //! One replica: settles an event's term, hands it to the role.
+//!
+//! In:     [`Raft::propose`], [`Raft::step`].
+//! Out:    [`Raft::ready`]. Replicated entries, heartbeats and fetches are worked out there, once for
+//!         all that happened since the last call, so a round's proposals leave in one append.
+//! Cost:   a message costs its entries and a few comparisons; a tick that is not due, nothing.
+//! Fails:  what a peer may not say is ignored, before anything of it is believed ([`Raft::is_sound`]);
+//!         what the host may not do (a durable write that was never handed out) panics.
+//! Source: paper figure 2; thesis §3.8, §6.2, §9.6.
 
+use crate::candidate::Tally;
+use crate::leader::Leader;
+use crate::log::Log;
 use crate::{
-    Command, Config, ConfigError, Durable, EntryBatch, FetchFor, LogId, LogIndex, LogRange,
-    Message, NodeId, ProposeError, Ready, Restored, Term, Ticks,
+    Command, Config, ConfigError, Durable, EntryBatch, Fetch, FetchFor, HardState, LogId, LogIndex,
+    LogRange, Message, NodeId, Outgoing, Promises, ProposeError, Ready, Restored, Term, Ticks,
 };
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -65,6 +76,8 @@ pub struct Status {
     pub leader: Option<NodeId>,
     /// The last entry of its log, durable or not.
     pub last_log: LogId,
+    /// The last entry durable here.
+    pub durable: LogIndex,
     /// The last entry known committed.
     pub commit: LogIndex,
     /// The last entry handed to the state machine.
@@ -75,44 +88,163 @@ pub struct Status {
 
 /// One replica of one group.
 #[derive(Debug)]
-pub struct Raft {}
+pub struct Raft {
+    pub(crate) config: Config,
+    pub(crate) term: Term,
+    pub(crate) voted_for: Option<NodeId>,
+    /// `term` or `voted_for` is newer than any write handed out.
+    pub(crate) is_hard_state_new: bool,
+    pub(crate) log: Log,
+    pub(crate) state: State,
+    /// The leader of `term`, if known.
+    pub(crate) leader: Option<NodeId>,
+    /// When that leader was last heard.
+    pub(crate) leader_heard_at: Ticks,
+    pub(crate) now: Ticks,
+    /// When a follower loses patience, or a candidate tries again.
+    pub(crate) election_at: Ticks,
+    /// Entries to apply could not be read: not before this.
+    pub(crate) apply_fetch_at: Option<Ticks>,
+    pub(crate) messages: Vec<Outgoing>,
+    pub(crate) promises: Vec<Outgoing>,
+    pub(crate) fetches_owed: Vec<Fetch>,
+    /// Fetches not yet answered. Outlives terms and roles: the host answers each.
+    pub(crate) fetches_out: Vec<FetchFor>,
+    /// An answered [`FetchFor::Apply`], for the next [`Ready`].
+    pub(crate) fetched_to_apply: EntryBatch,
+    random: u64,
+}
+
+/// What a replica is, with what only that role knows.
+#[derive(Debug)]
+pub(crate) enum State {
+    Follower,
+    PreCandidate(Tally),
+    Candidate(Tally),
+    Leader(Leader),
+}
 
 impl Raft {
     /// A replica as recovery found it: a follower that knows no leader.
     ///
     /// # Errors
     /// [`ConfigError`] if the settings contradict each other or what was found.
-    pub fn new(_config: Config, _restored: Restored, _now: Ticks) -> Result<Self, ConfigError> {
-        todo!()
+    pub fn new(config: Config, restored: Restored, now: Ticks) -> Result<Self, ConfigError> {
+        config.check()?;
+        let HardState { term, voted_for, .. } = restored.hard_state;
+        if term > TERM_MAX || restored.last > INDEX_MAX {
+            return Err(ConfigError::BadLog("a term or an index is past its bound"));
+        }
+        let random = config.seed ^ config.group.get().rotate_left(32) ^ config.id.get();
+        let mut raft = Self {
+            config,
+            term,
+            voted_for,
+            is_hard_state_new: false,
+            log: Log::restore(restored)?,
+            state: State::Follower,
+            leader: None,
+            leader_heard_at: now,
+            now,
+            election_at: now,
+            apply_fetch_at: None,
+            messages: Vec::new(),
+            promises: Vec::new(),
+            fetches_owed: Vec::new(),
+            fetches_out: Vec::new(),
+            fetched_to_apply: EntryBatch::new(),
+            random,
+        };
+        raft.restart_election_timer();
+        Ok(raft)
     }
 
     /// Appends commands to this group's log, draining `commands`, and says where they landed.
-    /// Nothing is durable yet. Takes all or none.
+    /// Nothing is durable yet. Takes all or none. However large, they are taken by a leader that has
+    /// nothing uncommitted: else a proposal over the bound could never be made.
     ///
     /// # Errors
     /// [`ProposeError`]: it did not happen, and `commands` is untouched.
-    pub fn propose(&mut self, _commands: &mut Vec<Command>) -> Result<LogRange, ProposeError> {
-        todo!()
+    ///
+    /// # Panics
+    /// If `commands` is empty: it would land nowhere.
+    pub fn propose(&mut self, commands: &mut Vec<Command>) -> Result<LogRange, ProposeError> {
+        self.on_propose(commands)
     }
 
     /// Takes one event. Never blocks, never fails.
-    pub fn step(&mut self, _now: Ticks, _event: Event) {
-        todo!()
+    ///
+    /// # Panics
+    /// If the host breaks its word: a [`Durable`] of another group or of a write never handed out,
+    /// an [`Event::Applied`] of entries never handed out.
+    pub fn step(&mut self, now: Ticks, event: Event) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Tick => self.on_tick(),
+            Event::Message { from, message } => self.on_message(from, message),
+            Event::Durable(durable) => self.on_durable(durable),
+            Event::Applied(index) => self.log.applied_to(index),
+            Event::Fetched { purpose, entries } => self.on_fetched(purpose, entries),
+            Event::FetchFailed { purpose } => self.on_fetch_failed(purpose),
+            Event::Unreachable(peer) => self.on_unreachable(peer),
+            Event::Campaign => {
+                if !self.hears_a_leader() {
+                    self.campaign();
+                }
+            }
+        }
     }
 
     /// The work now owed; `None` if nothing is.
     pub fn ready(&mut self) -> Option<Ready> {
-        todo!()
+        self.replicate();
+        let apply = self.next_apply();
+        let hard_state = core::mem::take(&mut self.is_hard_state_new).then(|| self.hard_state());
+        let write = self.log.submit(hard_state);
+        let promises = (!self.promises.is_empty()).then(|| {
+            // After the newest write, which is or follows the one they need: everything decided
+            // before now is in it.
+            let messages = core::mem::take(&mut self.promises);
+            Promises::new(self.config.group, self.log.newest_write(), messages)
+        });
+        self.forget();
+        let messages = core::mem::take(&mut self.messages);
+        let fetch = core::mem::take(&mut self.fetches_owed);
+        let is_nothing = messages.is_empty()
+            && write.is_none()
+            && promises.is_none()
+            && apply.is_empty()
+            && fetch.is_empty();
+        (!is_nothing).then_some(Ready { messages, write, promises, apply, fetch })
     }
 
     /// When this replica wants its next [`Event::Tick`]. Earlier ones are harmless.
     pub fn deadline(&self) -> Ticks {
-        todo!()
+        let role_at = match &self.state {
+            State::Leader(leader) => leader.deadline(),
+            _ => self.election_at,
+        };
+        self.apply_fetch_at.map_or(role_at, |at| at.min(role_at))
     }
 
     /// Role, term, leader and cursors.
     pub fn status(&self) -> Status {
-        todo!()
+        let role = match self.state {
+            State::Follower => Role::Follower,
+            State::PreCandidate(_) => Role::PreCandidate,
+            State::Candidate(_) => Role::Candidate,
+            State::Leader(_) => Role::Leader,
+        };
+        Status {
+            role,
+            term: self.term,
+            leader: self.leader,
+            last_log: self.log.last(),
+            durable: self.log.durable(),
+            commit: self.log.commit(),
+            applying: self.log.applying(),
+            applied: self.log.applied(),
+        }
     }
 
     /// Swaps the payloads of entries still held in memory, from `first` on, for equal bytes that
@@ -120,15 +252,274 @@ impl Raft {
     /// `term` or whose length or checksum differs (it was replaced since) is left alone.
     pub fn rehome(
         &mut self,
-        _first: LogIndex,
-        _payloads: &mut dyn Iterator<Item = (Term, u32, Bytes)>,
+        first: LogIndex,
+        payloads: &mut dyn Iterator<Item = (Term, u32, Bytes)>,
     ) {
-        todo!()
+        self.log.rehome(first, payloads);
     }
 
     /// Copies the payloads of entries still held in memory to memory of their own, so that what
     /// they were borrowed from can be used again.
     pub fn own_tail(&mut self) {
-        todo!()
+        self.log.own_tail();
+    }
+
+    fn on_tick(&mut self) {
+        if self.apply_fetch_at.is_some_and(|at| at <= self.now) {
+            self.apply_fetch_at = None;
+        }
+        if matches!(self.state, State::Leader(_)) {
+            self.on_leader_tick();
+        } else if self.now >= self.election_at {
+            self.campaign();
+        }
+    }
+
+    fn on_message(&mut self, from: NodeId, message: Message) {
+        if !self.is_sound(from, &message) {
+            return;
+        }
+        let term = message.term();
+        match message {
+            // These two change no term and look at it themselves.
+            Message::PreVote(m) => return self.on_pre_vote(from, m),
+            Message::PreVoteReply(m) => return self.on_pre_vote_reply(from, m),
+            // Whoever hears a leader helps nobody to depose it, not even by taking the term
+            // (thesis §4.2.3). The candidate's own term reaches the leader by its answers.
+            Message::RequestVote(_) if term > self.term && self.hears_a_leader() => return,
+            _ => {}
+        }
+        if term > self.term {
+            self.become_follower(term, None);
+        }
+        if term < self.term {
+            return self.refuse_old_term(from, &message);
+        }
+        match message {
+            Message::RequestVote(m) => self.on_request_vote(from, m),
+            Message::VoteReply(m) => self.on_vote_reply(from, m),
+            Message::AppendEntries(m) => {
+                self.follow(from);
+                self.on_append_entries(from, m);
+            }
+            Message::Heartbeat(m) => {
+                self.follow(from);
+                self.on_heartbeat(from, m);
+            }
+            Message::AppendReply(m) => self.on_append_reply(from, m.result),
+            Message::HeartbeatReply(_) => self.on_heartbeat_reply(from),
+            Message::PreVote(_) | Message::PreVoteReply(_) => unreachable!("answered above"),
+        }
+    }
+
+    /// Tells the sender of an older term ours. Refusals are no promises: the sender learns a term,
+    /// which it makes durable itself before acting in it; nothing is counted on ours.
+    fn refuse_old_term(&mut self, from: NodeId, message: &Message) {
+        match message {
+            Message::RequestVote(_) => self.refuse_vote(from),
+            Message::AppendEntries(m) => self.refuse_append(from, m.prev_log),
+            Message::Heartbeat(_) => self.answer_heartbeat(from),
+            // Answers to what we asked in an older term; nobody waits for them.
+            _ => {}
+        }
+    }
+
+    /// Whether a correct replica of this group could have sent `message` to us.
+    ///
+    /// What could not have been sent is dropped here, before its term or anything else of it counts:
+    /// no panic, no answer, no change (FAULTS.md I5, I7). A replica that keeps sending such things
+    /// is as good as silent.
+    fn is_sound(&self, from: NodeId, message: &Message) -> bool {
+        if from == self.config.id || !self.config.voters.contains(&from) {
+            return false;
+        }
+        let term = message.term();
+        // A term is spent one election at a time. A jump no cluster could have made would bring
+        // the end of all terms near, and must not be adopted, nor passed on.
+        if term > TERM_MAX || term.get().saturating_sub(self.term.get()) > TERM_JUMP_MAX {
+            return false;
+        }
+        let is_log_id = |id: LogId| (id.index == LogIndex::ZERO) == (id.term == Term::ZERO);
+        let is_after_zero = term > Term::ZERO;
+        match message {
+            Message::PreVote(m) => is_after_zero && m.last_log.term < term && is_log_id(m.last_log),
+            Message::RequestVote(m) => {
+                is_after_zero && m.last_log.term < term && is_log_id(m.last_log)
+            }
+            Message::AppendEntries(m) => {
+                let is_chain = match (m.entries.first(), m.entries.last()) {
+                    (Some(first), Some(last)) => {
+                        m.prev_log.index < INDEX_MAX
+                            && first.index == m.prev_log.index.next()
+                            && first.term >= m.prev_log.term
+                            && first.term > Term::ZERO
+                            && last.term <= term
+                            && last.index <= INDEX_MAX
+                    }
+                    _ => m.prev_log.term <= term,
+                };
+                is_after_zero
+                    && is_log_id(m.prev_log)
+                    && is_chain
+                    && (term < self.term
+                        || (self.may_lead(from, term)
+                            && self.agrees_with_commit(m.prev_log, &m.entries)))
+            }
+            // A leader tells a peer of no commit past what that peer has acknowledged to it.
+            Message::Heartbeat(m) => {
+                is_after_zero
+                    && (term < self.term
+                        || (self.may_lead(from, term) && m.commit <= self.log.last().index))
+            }
+            Message::PreVoteReply(m) => !m.granted || is_after_zero,
+            // A yes is an answer to what we said in that term, so we have been in it.
+            Message::VoteReply(m) => is_after_zero && (!m.granted || term <= self.term),
+            Message::AppendReply(m) => is_after_zero && self.is_sound_append_reply(m),
+            Message::HeartbeatReply(_) => is_after_zero,
+        }
+    }
+
+    /// A term has one leader.
+    fn may_lead(&self, from: NodeId, term: Term) -> bool {
+        term > self.term || self.leader.is_none_or(|leader| leader == from)
+    }
+
+    /// What is committed is in the log of every later leader (paper §5.4.3).
+    fn agrees_with_commit(&self, prev_log: LogId, entries: &EntryBatch) -> bool {
+        let commit = self.log.commit();
+        if prev_log.index > commit {
+            return true;
+        }
+        self.log.contains(prev_log)
+            && (entries.as_slice().iter())
+                .take_while(|entry| entry.index <= commit)
+                .all(|entry| self.log.contains(entry.id()))
+    }
+
+    fn on_durable(&mut self, durable: Durable) {
+        assert!(
+            durable.group() == self.config.group,
+            "a write of {:?} finished in {:?}",
+            durable.group(),
+            self.config.group
+        );
+        let hard_state = self.log.on_durable(durable.upto());
+        if let Some(HardState { term, voted_for, .. }) = hard_state
+            && (term, voted_for) == (self.term, Some(self.config.id))
+        {
+            self.on_own_vote_durable();
+        }
+        self.advance_commit();
+    }
+
+    /// Enters `term` if it is new, and follows `leader` or waits for one.
+    pub(crate) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
+        assert!(term >= self.term, "term {term:?} is before {:?}", self.term);
+        if term > self.term {
+            self.enter_term(term, None);
+        }
+        if matches!(self.state, State::Leader(_)) {
+            self.restart_election_timer();
+        }
+        self.state = State::Follower;
+        self.leader = leader;
+    }
+
+    pub(crate) fn enter_term(&mut self, term: Term, voted_for: Option<NodeId>) {
+        assert!(term > self.term, "term {term:?} is not after {:?}", self.term);
+        self.term = term;
+        self.voted_for = voted_for;
+        self.is_hard_state_new = true;
+        // What was promised in the old term and not handed out yet may be untrue by the time it
+        // would leave: an acknowledged entry may be replaced before it was ever written. To the
+        // peers it is a lost message.
+        self.promises.clear();
+    }
+
+    /// True within the time in which the leader's followers do not call for an election.
+    pub(crate) fn hears_a_leader(&self) -> bool {
+        match &self.state {
+            State::Leader(_) => self.now < self.quorum_lost_at(),
+            _ => {
+                self.leader.is_some()
+                    && self.now.since(self.leader_heard_at) < self.config.election_ticks
+            }
+        }
+    }
+
+    pub(crate) fn restart_election_timer(&mut self) {
+        let ticks = self.config.election_ticks;
+        self.election_at = self.now.after(ticks.saturating_add(self.next_random() % ticks));
+    }
+
+    /// Splitmix64 (Steele, Lea, Flood 2014).
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn peers(&self) -> impl Iterator<Item = NodeId> {
+        let id = self.config.id;
+        self.config.voters.iter().copied().filter(move |&voter| voter != id)
+    }
+
+    pub(crate) fn say(&mut self, to: NodeId, message: Message) {
+        self.messages.push(Outgoing { to, message });
+    }
+
+    pub(crate) fn promise(&mut self, to: NodeId, message: Message) {
+        self.promises.push(Outgoing { to, message });
+    }
+
+    fn hard_state(&self) -> HardState {
+        let commit = self.log.commit();
+        HardState { term: self.term, voted_for: self.voted_for, commit }
+    }
+
+    /// The next entries for the state machine, or a fetch of them.
+    fn next_apply(&mut self) -> EntryBatch {
+        if !self.fetched_to_apply.is_empty() {
+            let entries = core::mem::take(&mut self.fetched_to_apply);
+            let bytes = entries.cost_bytes();
+            return self.hand_out(entries, bytes);
+        }
+        let last = self.log.appliable();
+        if self.log.applying() >= last || self.log.handed_out_bytes() >= HANDED_OUT_BYTES_MAX {
+            return EntryBatch::new();
+        }
+        let first = self.log.applying().next();
+        if first < self.log.tail_first() {
+            let last = last.min(self.log.tail_first().prev());
+            if self.apply_fetch_at.is_none() {
+                self.owe_fetch(FetchFor::Apply, first, last, APPLY_BYTES_MAX);
+            }
+            return EntryBatch::new();
+        }
+        let (entries, bytes) = self.log.copy(first, last, APPLY_BYTES_MAX, true);
+        self.hand_out(entries, bytes)
+    }
+
+    fn hand_out(&mut self, entries: EntryBatch, bytes: usize) -> EntryBatch {
+        let last = entries.last().expect("at least one entry is handed out").index;
+        self.log.hand_out(last, bytes);
+        entries
     }
 }
+
+/// Terms further ahead of ours than this are not believed.
+const TERM_JUMP_MAX: u64 = 1 << 40;
+
+/// No term is after this, so that there is always a next one.
+pub(crate) const TERM_MAX: Term = Term(u64::MAX / 2);
+
+/// No entry is after this, so that there is always a next place.
+const INDEX_MAX: LogIndex = LogIndex(u64::MAX / 2);
+
+/// Entries handed to the state machine at once, in bytes.
+const APPLY_BYTES_MAX: usize = 1 << 20;
+
+/// With this much handed out and not applied, the state machine gets no more.
+const HANDED_OUT_BYTES_MAX: usize = 4 << 20;

@@ -1,0 +1,150 @@
+//! Elections: the pre-vote, the vote and the count, on both sides of the question.
+//!
+//! In:     a deadline that passed, (pre-)vote requests, answers to ours.
+//! Out:    pre-votes and refusals at once; vote requests and votes as promises.
+//! Fails:  a term that has no next one is the last: its replica campaigns no more.
+//! Source: paper §5.2, §5.4.1; thesis §9.6 (pre-vote), §4.2.3 (who hears a leader does not vote).
+
+use crate::quorum::{self, VoteResult};
+use crate::raft::{State, TERM_MAX};
+use crate::{Message, NodeId, PreVote, PreVoteReply, Raft, RequestVote, VoteReply};
+use alloc::vec::Vec;
+
+/// Who has answered, and what.
+#[derive(Debug, Default)]
+pub(crate) struct Tally(Vec<(NodeId, bool)>);
+
+impl Tally {
+    /// The first answer counts.
+    fn record(&mut self, voter: NodeId, granted: bool) {
+        if self.vote_of(voter).is_none() {
+            self.0.push((voter, granted));
+        }
+    }
+
+    fn vote_of(&self, voter: NodeId) -> Option<bool> {
+        self.0.iter().find(|(id, _)| *id == voter).map(|(_, granted)| *granted)
+    }
+
+    fn result(&self, voters: &[NodeId]) -> VoteResult {
+        quorum::vote_result(voters, |voter| self.vote_of(voter))
+    }
+}
+
+impl Raft {
+    /// Asks first whether an election could be won (thesis §9.6).
+    pub(crate) fn campaign(&mut self) {
+        self.restart_election_timer();
+        if matches!(self.state, State::Leader(_)) || self.term >= TERM_MAX {
+            return;
+        }
+        self.leader = None;
+        let mut tally = Tally::default();
+        // Our own answer needs no disk: nothing is promised by it.
+        tally.record(self.config.id, true);
+        self.state = State::PreCandidate(tally);
+        let pre_vote = PreVote { term: self.term.next(), last_log: self.log.last() };
+        for peer in self.peers().collect::<Vec<_>>() {
+            self.say(peer, Message::PreVote(pre_vote));
+        }
+        self.count_votes();
+    }
+
+    fn become_candidate(&mut self) {
+        let id = self.config.id;
+        self.restart_election_timer();
+        self.enter_term(self.term.next(), Some(id));
+        self.leader = None;
+        // Our own vote counts once it is durable, and not before (FAULTS.md rule 11): a candidate
+        // that won with a vote it then forgets could give it to another in the same term.
+        self.state = State::Candidate(Tally::default());
+        let request = RequestVote { term: self.term, last_log: self.log.last() };
+        for peer in self.peers().collect::<Vec<_>>() {
+            // A promise too: who asks has voted for itself.
+            self.promise(peer, Message::RequestVote(request));
+        }
+    }
+
+    pub(crate) fn on_own_vote_durable(&mut self) {
+        let id = self.config.id;
+        if let State::Candidate(tally) = &mut self.state {
+            tally.record(id, true);
+            self.count_votes();
+        }
+    }
+
+    fn count_votes(&mut self) {
+        let voters = &self.config.voters;
+        let (tally, is_pre_vote) = match &self.state {
+            State::PreCandidate(tally) => (tally, true),
+            State::Candidate(tally) => (tally, false),
+            State::Follower | State::Leader(_) => return,
+        };
+        match (tally.result(voters), is_pre_vote) {
+            (VoteResult::Open, _) => {}
+            (VoteResult::Won, true) => self.become_candidate(),
+            (VoteResult::Won, false) => self.become_leader(),
+            // The timer runs on: another try in its time.
+            (VoteResult::Lost, _) => self.become_follower(self.term, None),
+        }
+    }
+
+    pub(crate) fn on_pre_vote(&mut self, from: NodeId, m: PreVote) {
+        if m.term > self.term && self.hears_a_leader() {
+            // No answer is no vote. (A sender behind our term is answered below, so that it learns.)
+            return;
+        }
+        let granted = m.term > self.term && m.last_log.is_up_to_date_with(self.log.last());
+        // A refusal carries our term: else a short log of a high term and long logs of low terms
+        // would refuse each other for ever (FAULTS.md M8).
+        let term = if granted { m.term } else { self.term };
+        self.say(from, Message::PreVoteReply(PreVoteReply { term, granted }));
+    }
+
+    pub(crate) fn on_pre_vote_reply(&mut self, from: NodeId, m: PreVoteReply) {
+        if !m.granted && m.term > self.term {
+            self.become_follower(m.term, None);
+            return;
+        }
+        let State::PreCandidate(tally) = &mut self.state else { return };
+        if m.granted && m.term != self.term.next() {
+            return; // an answer to an older question
+        }
+        tally.record(from, m.granted);
+        self.count_votes();
+    }
+
+    pub(crate) fn on_request_vote(&mut self, from: NodeId, m: RequestVote) {
+        let is_free = match self.voted_for {
+            Some(candidate) => candidate == from,
+            None => self.leader.is_none(),
+        };
+        // By the log in memory, durable or not; the vote leaves when that log is durable. By the
+        // durable log alone, committed entries could be lost (FAULTS.md rule 10): 1. We hold entry m,
+        // not yet durable, and grant C, which lacks it. 2. Our write of m finishes and our
+        // acknowledgement, of the old term, leaves: the old leader commits m. 3. Our vote leaves, and C
+        // leads without m.
+        if !is_free || !m.last_log.is_up_to_date_with(self.log.last()) {
+            self.refuse_vote(from);
+            return;
+        }
+        if self.voted_for.is_none() {
+            self.voted_for = Some(from);
+            self.is_hard_state_new = true;
+        }
+        self.restart_election_timer();
+        let granted = VoteReply { term: self.term, granted: true };
+        self.promise(from, Message::VoteReply(granted));
+    }
+
+    pub(crate) fn refuse_vote(&mut self, from: NodeId) {
+        self.say(from, Message::VoteReply(VoteReply { term: self.term, granted: false }));
+    }
+
+    pub(crate) fn on_vote_reply(&mut self, from: NodeId, m: VoteReply) {
+        if let State::Candidate(tally) = &mut self.state {
+            tally.record(from, m.granted);
+            self.count_votes();
+        }
+    }
+}

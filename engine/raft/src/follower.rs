@@ -1,0 +1,89 @@
+//! What a leader's messages do here.
+//!
+//! In:     AppendEntries and heartbeats of this term, checked by [`Raft::is_sound`] before.
+//! Out:    acknowledgements as promises, refusals and heartbeat answers at once.
+//! Cost:   entries that follow the log's end are moved into it; ones it has already are compared by
+//!         term only.
+//! Source: paper §5.3 and figure 2; FAULTS.md M13 (no acknowledgement above durable).
+
+use crate::raft::State;
+use crate::{
+    AppendEntries, AppendReply, AppendResult, Heartbeat, HeartbeatReply, LogId, LogIndex, Message,
+    NodeId, Outgoing, Raft,
+};
+
+impl Raft {
+    /// `from` leads this term.
+    pub(crate) fn follow(&mut self, from: NodeId) {
+        assert!(!matches!(self.state, State::Leader(_)), "{from:?} leads our own {:?}", self.term);
+        if !matches!(self.state, State::Follower) {
+            self.become_follower(self.term, Some(from));
+        }
+        self.leader = Some(from);
+        self.leader_heard_at = self.now;
+        self.restart_election_timer();
+    }
+
+    pub(crate) fn on_append_entries(&mut self, from: NodeId, m: AppendEntries) {
+        if !self.log.contains(m.prev_log) {
+            self.refuse_append(from, m.prev_log);
+            return;
+        }
+        let match_index = m.entries.last().map_or(m.prev_log.index, |entry| entry.index);
+        let mut entries = m.entries.into_entries();
+        let known = entries.iter().take_while(|entry| self.log.contains(entry.id())).count();
+        if let Some(unknown) = entries.get(known) {
+            // Only a conflict removes anything: a late, shorter append must not take back entries
+            // that were acknowledged since.
+            if unknown.index <= self.log.last().index {
+                self.log.truncate(unknown.index);
+            }
+            entries.drain(..known);
+            self.log.append(entries);
+        }
+        self.follow_commit(m.commit.min(match_index));
+        self.acknowledge(from, match_index);
+    }
+
+    /// Also for an append of nothing, this waits for the newest write: the entries it acknowledges
+    /// may not be durable yet (FAULTS.md M13).
+    fn acknowledge(&mut self, to: NodeId, match_index: LogIndex) {
+        // A round's acknowledgements are one: the highest says what the others say. (Within a term
+        // what was matched stays matched; at a change of term the promises are dropped.)
+        if let Some(Outgoing { to: before, message: Message::AppendReply(reply) }) =
+            self.promises.last_mut()
+            && let AppendResult::Accepted { match_index: acknowledged } = &mut reply.result
+            && *before == to
+        {
+            *acknowledged = match_index.max(*acknowledged);
+            return;
+        }
+        let result = AppendResult::Accepted { match_index };
+        self.promise(to, Message::AppendReply(AppendReply { term: self.term, result }));
+    }
+
+    /// No promise: a leader moves its guess by a hint and counts nothing on it.
+    pub(crate) fn refuse_append(&mut self, to: NodeId, prev_log: LogId) {
+        let before = prev_log.index.prev();
+        let hint = self.log.last_at_most(before, prev_log.term);
+        let result = AppendResult::Rejected { rejected: prev_log.index, hint };
+        self.say(to, Message::AppendReply(AppendReply { term: self.term, result }));
+    }
+
+    pub(crate) fn on_heartbeat(&mut self, from: NodeId, m: Heartbeat) {
+        self.follow_commit(m.commit);
+        self.answer_heartbeat(from);
+    }
+
+    /// No promise, though the term may not be durable yet: it says that no vote of a later term has
+    /// left us, which is true whatever we forget.
+    pub(crate) fn answer_heartbeat(&mut self, to: NodeId) {
+        self.say(to, Message::HeartbeatReply(HeartbeatReply { term: self.term }));
+    }
+
+    fn follow_commit(&mut self, commit: LogIndex) {
+        if commit > self.log.commit() {
+            self.log.commit_to(commit);
+        }
+    }
+}

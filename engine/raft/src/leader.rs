@@ -1,0 +1,214 @@
+//! Leading: proposals taken, acknowledgements counted, leadership given up.
+//!
+//! In:     proposals, answers of peers, own durable writes, ticks.
+//! Out:    a longer log, a higher commit index; `replication.rs` says the rest.
+//! Fails:  without word from a majority for an election timeout, steps down and is silent.
+//! Source: paper §5.3, §5.4.2, §8 (the no-op); thesis §6.2 (a leader without a majority steps down),
+//!         §10.2.1 (its own disk is one vote among the others').
+
+use crate::progress::{Pace, Progress};
+use crate::quorum;
+use crate::raft::State;
+use crate::{
+    AppendReply, AppendResult, Command, LogIndex, LogRange, NodeId, ProposeError, Raft, Ticks,
+};
+use alloc::vec::Vec;
+
+/// What only a leader knows.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// All voters but this one.
+    pub(crate) peers: Vec<Progress>,
+    /// The no-op this term began with. Only entries from here on are committed by counting.
+    term_first: LogIndex,
+    /// Bytes of entries in memory that are not committed.
+    uncommitted_bytes: usize,
+    /// No heartbeat is due before this.
+    heartbeat_at: Ticks,
+    /// The majority is not lost before this.
+    quorum_check_at: Ticks,
+}
+
+impl Leader {
+    pub(crate) fn deadline(&self) -> Ticks {
+        self.heartbeat_at.min(self.quorum_check_at)
+    }
+
+    pub(crate) fn peer(&mut self, id: NodeId) -> Option<&mut Progress> {
+        self.peers.iter_mut().find(|peer| peer.id == id)
+    }
+
+    /// The last entry that every peer that keeps up has.
+    pub(crate) fn matched(&self) -> LogIndex {
+        (self.peers.iter())
+            .filter(|peer| peer.pace == Pace::Replicate)
+            .map(Progress::match_index)
+            .min()
+            .unwrap_or(LogIndex(u64::MAX))
+    }
+}
+
+impl Raft {
+    pub(crate) fn become_leader(&mut self) {
+        assert!(
+            self.voted_for == Some(self.config.id),
+            "{:?} leads, having voted for {:?}",
+            self.config.id,
+            self.voted_for
+        );
+        let last = self.log.last().index;
+        let now = self.now;
+        let is_alone = self.config.voters.len() == 1;
+        let due = |ticks| if is_alone { Ticks(u64::MAX) } else { now.after(ticks) };
+        let uncommitted_bytes = self.log.bytes_in_memory(self.log.commit().next(), last);
+        let leader = Leader {
+            peers: self.peers().map(|peer| Progress::new(peer, last, now)).collect(),
+            term_first: last.next(),
+            uncommitted_bytes,
+            heartbeat_at: due(self.config.heartbeat_ticks),
+            quorum_check_at: due(self.config.election_ticks),
+        };
+        self.state = State::Leader(leader);
+        self.leader = Some(self.config.id);
+        self.log.append_noop(self.term);
+    }
+
+    pub(crate) fn on_propose(
+        &mut self,
+        commands: &mut Vec<Command>,
+    ) -> Result<LogRange, ProposeError> {
+        let State::Leader(leader) = &mut self.state else {
+            return Err(ProposeError::NotLeader { leader: self.leader });
+        };
+        if leader.uncommitted_bytes >= self.config.uncommitted_bytes_max {
+            return Err(ProposeError::Full);
+        }
+        let bytes: usize = commands
+            .iter()
+            .map(|command| command.payload.len() + crate::ENTRY_OVERHEAD_BYTES)
+            .sum();
+        let total = leader.uncommitted_bytes + bytes;
+        if leader.uncommitted_bytes > 0 && total > self.config.uncommitted_bytes_max {
+            return Err(ProposeError::Full);
+        }
+        leader.uncommitted_bytes = total;
+        Ok(self.log.append_commands(self.term, commands))
+    }
+
+    /// A yes past our log's end, or a no to what was never asked, is nobody's honest answer.
+    pub(crate) fn is_sound_append_reply(&self, m: &AppendReply) -> bool {
+        match m.result {
+            AppendResult::Accepted { match_index } => {
+                m.term <= self.term && (m.term < self.term || match_index <= self.log.last().index)
+            }
+            AppendResult::Rejected { rejected, .. } => {
+                m.term != self.term || rejected <= self.log.last().index
+            }
+        }
+    }
+
+    pub(crate) fn on_append_reply(&mut self, from: NodeId, result: AppendResult) {
+        let State::Leader(leader) = &mut self.state else { return };
+        let now = self.now;
+        let Some(peer) = leader.peer(from) else { return };
+        peer.heard_at = now;
+        match result {
+            AppendResult::Accepted { match_index } => {
+                let before = peer.match_index();
+                peer.on_accepted(match_index);
+                if peer.match_index() > before {
+                    self.advance_commit();
+                }
+            }
+            AppendResult::Rejected { rejected, hint } => {
+                if peer.is_news(rejected) {
+                    // Ours may have a lower term there than the peer's: skip what cannot agree.
+                    let meeting = self.log.last_at_most(hint.index, hint.term);
+                    peer.on_rejected(rejected, meeting.index);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn on_heartbeat_reply(&mut self, from: NodeId) {
+        let State::Leader(leader) = &mut self.state else { return };
+        let now = self.now;
+        let heartbeat_ticks = self.config.heartbeat_ticks;
+        let Some(peer) = leader.peer(from) else { return };
+        peer.heard_at = now;
+        peer.resume();
+        // Nothing was appended for a while, the peer lives, and yet it has not acknowledged all it
+        // was sent. If the last append was lost nothing else would ever tell.
+        let is_silent = now.since(peer.appended_at) >= heartbeat_ticks;
+        if peer.pace == Pace::Replicate && !peer.is_window_empty() && is_silent {
+            peer.inquiry_owed = true;
+        }
+    }
+
+    pub(crate) fn on_unreachable(&mut self, id: NodeId) {
+        if let State::Leader(leader) = &mut self.state
+            && let Some(peer) = leader.peer(id)
+        {
+            peer.on_unreachable();
+        }
+    }
+
+    pub(crate) fn on_leader_tick(&mut self) {
+        let now = self.now;
+        let State::Leader(leader) = &self.state else { return };
+        if now >= leader.quorum_check_at {
+            let lost_at = self.quorum_lost_at();
+            if now >= lost_at {
+                // Whoever still hears us can then elect another (FAULTS.md N2, N5).
+                self.become_follower(self.term, None);
+                return;
+            }
+            if let State::Leader(leader) = &mut self.state {
+                leader.quorum_check_at = lost_at;
+            }
+        }
+        let heartbeat_ticks = self.config.heartbeat_ticks;
+        let State::Leader(leader) = &mut self.state else { return };
+        if now < leader.heartbeat_at {
+            return;
+        }
+        leader.heartbeat_at = Ticks(u64::MAX);
+        for peer in &mut leader.peers {
+            let mut due = peer.said_at.after(heartbeat_ticks);
+            if now >= due {
+                peer.heartbeat_owed = true;
+                due = now.after(heartbeat_ticks);
+            }
+            leader.heartbeat_at = leader.heartbeat_at.min(due);
+        }
+    }
+
+    /// When a leader that hears no more will have heard from no majority for an election timeout.
+    pub(crate) fn quorum_lost_at(&self) -> Ticks {
+        let State::Leader(leader) = &self.state else { return self.now };
+        if leader.peers.is_empty() {
+            return Ticks(u64::MAX);
+        }
+        let heard_at = |voter| {
+            leader.peers.iter().find(|peer| peer.id == voter).map_or(self.now, |peer| peer.heard_at)
+        };
+        quorum::reached(&self.config.voters, heard_at).after(self.config.election_ticks)
+    }
+
+    /// Commits what a majority has durably, this node among them by its durable log only.
+    pub(crate) fn advance_commit(&mut self) {
+        let State::Leader(leader) = &mut self.state else { return };
+        let durable = self.log.durable();
+        let reached = quorum::reached(&self.config.voters, |voter| {
+            (leader.peers.iter().find(|peer| peer.id == voter))
+                .map_or(durable, Progress::match_index)
+        });
+        // An entry of an earlier term on a majority may still be replaced (paper figure 8); one of
+        // this term commits all before it.
+        if reached >= leader.term_first && reached > self.log.commit() {
+            let first = self.log.commit().next();
+            leader.uncommitted_bytes -= self.log.bytes_in_memory(first, reached);
+            self.log.commit_to(reached);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What each peer is sent next, when to pause, and the old entries that must be fetched for it.
+//!
+//! Worked out once per [`Raft::ready`], so what a round proposed leaves in one append per peer, and a
+//! heartbeat is sent only to a peer that gets nothing else.
+//!
+//! In:     the log, every peer's [`Progress`], answered fetches.
+//! Out:    appends, heartbeats, [`Fetch`]es.
+//! Cost:   one clone per entry and peer (a reference count each).
+//! Source: paper §5.3; thesis §10.2.1 (pipelining).
+
+use crate::log::Log;
+use crate::progress::{Pace, Progress};
+use crate::raft::State;
+use crate::{
+    AppendEntries, EntryBatch, Fetch, FetchFor, Heartbeat, LogId, LogIndex, Message, NodeId,
+    Outgoing, Raft, Term,
+};
+use alloc::vec::Vec;
+
+impl Raft {
+    /// Fills every peer's window.
+    pub(crate) fn replicate(&mut self) {
+        let State::Leader(leader) = &mut self.state else { return };
+        let config = &self.config;
+        let last = self.log.last().index;
+        let mut wanted = Vec::new();
+        for peer in &mut leader.peers {
+            let mut line = Line {
+                messages: &mut self.messages,
+                log: &self.log,
+                term: self.term,
+                said: false,
+                appended: false,
+            };
+            match peer.pace {
+                // With nothing to send and nothing to find out, the peer has it all.
+                Pace::Probe { paused: false }
+                    if peer.next_index() <= last
+                        || peer.next_index() > peer.match_index().next() =>
+                {
+                    // What is not in memory is not fetched for a guess.
+                    let next = peer.next_index();
+                    let (entries, _) = self.log.copy(next, last, config.append_bytes_max, true);
+                    line.append(peer, entries);
+                    peer.pace = Pace::Probe { paused: true };
+                }
+                Pace::Probe { .. } => {}
+                Pace::Replicate => {
+                    while peer.next_index() <= last
+                        && let Some(room) = peer.room_bytes(config)
+                    {
+                        let first = peer.next_index();
+                        if first < self.log.tail_first() {
+                            wanted.push((peer.id, first));
+                            break;
+                        }
+                        let (entries, bytes) =
+                            self.log.copy(first, last, room, peer.is_window_empty());
+                        let Some(sent) = entries.last().map(|entry| entry.index) else { break };
+                        line.append(peer, entries);
+                        peer.sent(sent, bytes);
+                    }
+                    if peer.inquiry_owed && !line.said {
+                        line.append(peer, EntryBatch::new());
+                    }
+                    peer.inquiry_owed = false;
+                }
+            }
+            if peer.heartbeat_owed && !line.said {
+                line.heartbeat(peer);
+            }
+            peer.heartbeat_owed = false;
+            if line.said {
+                peer.said_at = self.now;
+            }
+            if line.appended {
+                peer.appended_at = self.now;
+            }
+        }
+        for (peer, first) in wanted {
+            let last = self.log.tail_first().prev();
+            self.owe_fetch(FetchFor::Peer(peer), first, last, self.config.append_bytes_max);
+        }
+    }
+
+    /// Asks for old entries, unless an answer for the same purpose is still to come.
+    pub(crate) fn owe_fetch(
+        &mut self,
+        purpose: FetchFor,
+        first: LogIndex,
+        last: LogIndex,
+        bytes_max: usize,
+    ) {
+        assert!(last <= self.log.durable(), "{last:?} is after {:?}", self.log.durable());
+        assert!(first <= last, "a fetch of {first:?} to {last:?}");
+        if !self.fetches_out.contains(&purpose) {
+            self.fetches_out.push(purpose);
+            self.fetches_owed.push(Fetch { purpose, first, last, bytes_max });
+        }
+    }
+
+    /// Takes old entries that were asked for. Late ones do no harm: whatever happened since, an entry
+    /// that is in our log under its index and term is that entry (log matching, paper §5.3).
+    pub(crate) fn on_fetched(&mut self, purpose: FetchFor, entries: EntryBatch) {
+        let Some(first) = entries.first().map(|entry| entry.index) else {
+            return self.on_fetch_failed(purpose);
+        };
+        if !self.close_fetch(purpose) || !self.log.contains_all(&entries) {
+            return; // asked for again if still wanted
+        }
+        let peer = match purpose {
+            FetchFor::Apply => {
+                let last = entries.last().map(|entry| entry.index);
+                if first == self.log.applying().next() && last <= Some(self.log.appliable()) {
+                    self.fetched_to_apply = entries;
+                }
+                return;
+            }
+            FetchFor::Peer(peer) => peer,
+        };
+        let State::Leader(leader) = &mut self.state else { return };
+        let Some(peer) = leader.peer(peer) else { return };
+        let is_next = peer.pace == Pace::Replicate && peer.next_index() == first;
+        if is_next && peer.room_bytes(&self.config).is_some() {
+            let last = entries.last().map_or(first, |entry| entry.index);
+            let bytes = entries.cost_bytes();
+            let mut line = Line {
+                messages: &mut self.messages,
+                log: &self.log,
+                term: self.term,
+                said: false,
+                appended: false,
+            };
+            peer.appended_at = self.now;
+            peer.said_at = self.now;
+            line.append(peer, entries);
+            peer.sent(last, bytes);
+        }
+    }
+
+    /// Old entries cannot be read now. Asked for again at once, they would fail again at once.
+    pub(crate) fn on_fetch_failed(&mut self, purpose: FetchFor) {
+        if !self.close_fetch(purpose) {
+            return;
+        }
+        match purpose {
+            FetchFor::Apply => {
+                self.apply_fetch_at = Some(self.now.after(self.config.heartbeat_ticks));
+            }
+            // As if it had been sent and lost: the next heartbeat's answer starts it again.
+            FetchFor::Peer(peer) => self.on_unreachable(peer),
+        }
+    }
+
+    /// False if nobody asked.
+    fn close_fetch(&mut self, purpose: FetchFor) -> bool {
+        let before = self.fetches_out.len();
+        self.fetches_out.retain(|out| *out != purpose);
+        self.fetches_out.len() < before
+    }
+
+    /// Lets go of entries that neither this replica nor a peer that keeps up needs in memory.
+    pub(crate) fn forget(&mut self) {
+        let matched = match &self.state {
+            State::Leader(leader) => leader.matched(),
+            _ => LogIndex(u64::MAX),
+        };
+        self.log.forget(matched, self.config.tail_bytes_max);
+    }
+}
+
+/// What is said to one peer in one round.
+struct Line<'a> {
+    messages: &'a mut Vec<Outgoing>,
+    log: &'a Log,
+    term: Term,
+    said: bool,
+    appended: bool,
+}
+
+impl Line<'_> {
+    /// Entries from the peer's next on, or none: a question whether it has what is before them.
+    fn append(&mut self, peer: &Progress, entries: EntryBatch) {
+        let index = peer.next_index().prev();
+        let term = self.log.term_at(index).expect("what was sent is in the log");
+        let prev_log = LogId { term, index };
+        let commit = self.log.commit();
+        let message = AppendEntries { term: self.term, prev_log, commit, entries };
+        self.say(peer.id, Message::AppendEntries(message));
+        self.appended = true;
+    }
+
+    fn heartbeat(&mut self, peer: &Progress) {
+        // Past its match the peer's log may not be ours.
+        let commit = self.log.commit().min(peer.match_index());
+        self.say(peer.id, Message::Heartbeat(Heartbeat { term: self.term, commit }));
+    }
+
+    fn say(&mut self, to: NodeId, message: Message) {
+        self.messages.push(Outgoing { to, message });
+        self.said = true;
+    }
+}
