@@ -5,9 +5,18 @@
 //! Cost:   on the shard's own thread no hop and no lock; from elsewhere one queue and one wake-up.
 //! Fails:  [`ProposeError`], which says first whether it happened.
 
-use crate::{GroupId, LogIndex, NodeId, ProposeError};
+use crate::{
+    GroupId, LogIndex, NodeId, ProposeError,
+    driver::{self, ShardInbox},
+    shard::{Commands, GroupView, Submission},
+};
 use bytes::Bytes;
-use std::sync::Arc;
+use logdrive_raft::Command;
+use std::{
+    pin::Pin,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
 
 /// What became of a command.
 pub type Outcome = Result<Applied, ProposeError>;
@@ -24,47 +33,83 @@ pub struct Applied {
 /// Takes the outcomes of many commands, so that one wake-up answers many.
 pub trait Completions: Send + Sync {
     /// Outcomes by the tokens they were submitted with. Called on the group's shard thread, once
-    /// per round for a run of them: must be quick and must not block.
+    /// per turn for a run of them: must be quick and must not block.
     fn complete(&self, outcomes: &mut Vec<(u64, Outcome)>);
 }
 
 /// One group on this node. Cheap to clone.
 #[derive(Clone)]
-pub struct Group {}
+pub struct Group {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: GroupId,
+    me: NodeId,
+    shard: usize,
+    command_bytes_max: usize,
+    view: Arc<GroupView>,
+    inbox: Arc<ShardInbox>,
+}
 
 impl Group {
+    pub(crate) fn new(
+        id: GroupId,
+        me: NodeId,
+        shard: usize,
+        command_bytes_max: usize,
+        view: Arc<GroupView>,
+        inbox: Arc<ShardInbox>,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { id, me, shard, command_bytes_max, view, inbox }) }
+    }
+
     /// Which group.
     #[must_use]
     pub fn id(&self) -> GroupId {
-        todo!()
+        self.inner.id
     }
 
     /// The shard whose thread runs it.
     #[must_use]
     pub fn shard(&self) -> usize {
-        todo!()
+        self.inner.shard
     }
 
     /// Who leads it, as far as this replica knows.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
-        todo!()
+        self.inner.view.leader()
     }
 
     /// True if this node leads it, as far as it knows.
     #[must_use]
     pub fn is_leader(&self) -> bool {
-        todo!()
+        self.leader() == Some(self.inner.me)
     }
 
     /// Proposes one command.
-    pub fn propose(&self, _command: impl Into<Bytes>) -> Proposal {
-        todo!()
+    pub fn propose(&self, command: impl Into<Bytes>) -> Proposal {
+        let waiting = Arc::new(Waiting::new(1));
+        let sink: Arc<dyn Completions> = waiting.clone();
+        if let Err(error) = self.submit(&sink, 0, command.into()) {
+            waiting.complete(&mut vec![(0, Err(error))]);
+        }
+        Proposal { waiting }
     }
 
     /// Proposes commands that enter the log together, in order. Each has its own outcome.
-    pub fn propose_batch(&self, _commands: Vec<Bytes>) -> ProposalBatch {
-        todo!()
+    pub fn propose_batch(&self, commands: Vec<Bytes>) -> ProposalBatch {
+        let count = commands.len();
+        let waiting = Arc::new(Waiting::new(count));
+        let sink: Arc<dyn Completions> = waiting.clone();
+        if count > 0
+            && let Err(error) = self.submit_batch(&sink, 0, commands)
+        {
+            let refused = |token| (token, Err(error.clone()));
+            waiting.complete(&mut (0..count as u64).map(refused).collect());
+        }
+        ProposalBatch { waiting }
     }
 
     /// Submits one command; its outcome goes to `sink` under `token`.
@@ -74,60 +119,251 @@ impl Group {
     /// come to `sink` then.
     pub fn submit(
         &self,
-        _sink: &Arc<dyn Completions>,
-        _token: u64,
-        _command: Bytes,
+        sink: &Arc<dyn Completions>,
+        token: u64,
+        command: Bytes,
     ) -> Result<(), ProposeError> {
-        todo!()
+        self.check(&command)?;
+        self.inner.inbox.admit(1, command.len())?;
+        self.enter(sink, token, Commands::One(checked(command)))
     }
+
+    /// Submits commands that enter the log together, in order; the outcome of the first goes to
+    /// `sink` under `token`, of the next under `token + 1`, and so on.
+    ///
+    /// # Errors
+    /// As [`Self::submit`]; none of them was taken.
+    pub fn submit_batch(
+        &self,
+        sink: &Arc<dyn Completions>,
+        token: u64,
+        commands: Vec<Bytes>,
+    ) -> Result<(), ProposeError> {
+        commands.iter().try_for_each(|command| self.check(command))?;
+        self.inner.inbox.admit(commands.len(), commands.iter().map(Bytes::len).sum())?;
+        self.enter(sink, token, Commands::Many(commands.into_iter().map(checked).collect()))
+    }
+
+    fn check(&self, command: &Bytes) -> Result<(), ProposeError> {
+        let max = self.inner.command_bytes_max;
+        if command.len() > max {
+            return Err(ProposeError::TooLarge { bytes: command.len(), max });
+        }
+        match self.leader() {
+            Some(leader) if leader == self.inner.me => Ok(()),
+            _ if self.inner.view.is_stopped() => {
+                Err(ProposeError::Stopped("its state machine failed, or the node stopped".into()))
+            }
+            hint => Err(ProposeError::NotLeader { hint }),
+        }
+    }
+
+    fn enter(
+        &self,
+        sink: &Arc<dyn Completions>,
+        token: u64,
+        commands: Commands,
+    ) -> Result<(), ProposeError> {
+        let submission = Submission {
+            group: self.inner.id,
+            sink: sink.clone(),
+            token,
+            commands,
+            at: driver::now_ns(),
+        };
+        match driver::submit_here(&self.inner.inbox, submission) {
+            Ok(()) => Ok(()),
+            Err(elsewhere) => self.inner.inbox.submit(elsewhere),
+        }
+    }
+}
+
+impl std::fmt::Debug for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").field("id", &self.id()).field("leader", &self.leader()).finish()
+    }
+}
+
+fn checked(payload: Bytes) -> Command {
+    let checksum = if payload.is_empty() { 0 } else { logdrive_wal::checksum(&payload) };
+    Command { checksum, payload }
 }
 
 /// A command on its way: a future; or [`Proposal::wait`], or [`Proposal::on_done`].
 #[must_use = "the outcome is only known to this"]
-pub struct Proposal {}
+#[derive(Debug)]
+pub struct Proposal {
+    waiting: Arc<Waiting>,
+}
 
 impl Proposal {
-    /// Blocks until the outcome is known. Not on a shard's thread, which it would stop: panics there.
+    /// Blocks until the outcome is known.
     ///
     /// # Errors
     /// [`ProposeError`].
+    ///
+    /// # Panics
+    /// On a shard's thread, which it would stop for ever.
     pub fn wait(self) -> Outcome {
-        todo!()
+        self.waiting.block().pop().expect("one outcome")
     }
 
-    /// Calls `f` with the outcome, on the shard's thread.
-    pub fn on_done(self, _f: impl FnOnce(Outcome) + Send + 'static) {
-        todo!()
+    /// Calls `f` with the outcome, on the shard's thread, or here if it is known.
+    pub fn on_done(self, f: impl FnOnce(Outcome) + Send + 'static) {
+        let mut state = self.waiting.lock();
+        if state.missing == 0 {
+            let outcome = state.take().pop().expect("one outcome");
+            drop(state);
+            f(outcome);
+        } else {
+            state.then = Some(Box::new(|mut outcomes| f(outcomes.pop().expect("one outcome"))));
+        }
     }
 }
 
 impl Future for Proposal {
     type Output = Outcome;
-    fn poll(
-        self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Outcome> {
-        todo!()
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        self.waiting.poll(context).map(|mut outcomes| outcomes.pop().expect("one outcome"))
     }
 }
 
 /// Commands on their way together; a future of all their outcomes, in order.
 #[must_use = "the outcomes are only known to this"]
-pub struct ProposalBatch {}
+#[derive(Debug)]
+pub struct ProposalBatch {
+    waiting: Arc<Waiting>,
+}
 
 impl ProposalBatch {
     /// Blocks until all outcomes are known.
+    ///
+    /// # Panics
+    /// On a shard's thread, which it would stop for ever.
+    #[must_use]
     pub fn wait(self) -> Vec<Outcome> {
-        todo!()
+        self.waiting.block()
     }
 }
 
 impl Future for ProposalBatch {
     type Output = Vec<Outcome>;
-    fn poll(
-        self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Vec<Outcome>> {
-        todo!()
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<Outcome>> {
+        self.waiting.poll(context)
+    }
+}
+
+/// Outcomes by token, and whoever waits for all of them.
+#[derive(Debug)]
+struct Waiting {
+    state: Mutex<State>,
+    known: Condvar,
+}
+
+struct State {
+    outcomes: Vec<Option<Outcome>>,
+    missing: usize,
+    waker: Option<Waker>,
+    then: Option<Box<dyn FnOnce(Vec<Outcome>) + Send>>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("missing", &self.missing).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Vec<Outcome> {
+        self.outcomes.drain(..).map(|outcome| outcome.expect("none is missing")).collect()
+    }
+}
+
+impl Waiting {
+    fn new(count: usize) -> Self {
+        let outcomes = (0..count).map(|_| None).collect();
+        let state = State { outcomes, missing: count, waker: None, then: None };
+        Self { state: Mutex::new(state), known: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn block(&self) -> Vec<Outcome> {
+        assert!(!driver::on_a_shard(), "waiting on a shard's thread would stop it for ever");
+        let mut state = self.lock();
+        while state.missing > 0 {
+            state = self.known.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.take()
+    }
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<Vec<Outcome>> {
+        let mut state = self.lock();
+        if state.missing == 0 {
+            return Poll::Ready(state.take());
+        }
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl Completions for Waiting {
+    fn complete(&self, outcomes: &mut Vec<(u64, Outcome)>) {
+        let mut state = self.lock();
+        for (token, outcome) in outcomes.drain(..) {
+            let at = usize::try_from(token).expect("tokens are positions");
+            assert!(state.outcomes[at].replace(outcome).is_none(), "token {token} answered twice");
+            state.missing -= 1;
+        }
+        if state.missing > 0 {
+            return;
+        }
+        let waker = state.waker.take();
+        if let Some(then) = state.then.take() {
+            let outcomes = state.take();
+            drop(state);
+            then(outcomes);
+        } else {
+            drop(state);
+            self.known.notify_all();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied(index: u64) -> Outcome {
+        Ok(Applied { index: LogIndex(index), reply: Bytes::new() })
+    }
+
+    #[test]
+    fn a_batch_is_ready_when_its_last_outcome_is() {
+        let waiting = Waiting::new(2);
+        waiting.complete(&mut vec![(1, applied(8))]);
+        assert_eq!(waiting.lock().missing, 1);
+        waiting.complete(&mut vec![(0, applied(7))]);
+        assert_eq!(waiting.block(), [applied(7), applied(8)]);
+    }
+
+    #[test]
+    fn a_callback_given_late_is_called_at_once() {
+        let waiting = Arc::new(Waiting::new(1));
+        waiting.complete(&mut vec![(0, applied(3))]);
+        let seen = Arc::new(Mutex::new(None));
+        let put = seen.clone();
+        Proposal { waiting }.on_done(move |outcome| *put.lock().unwrap() = Some(outcome));
+        assert_eq!(*seen.lock().unwrap(), Some(applied(3)));
     }
 }

@@ -2,11 +2,19 @@
 
 #![forbid(unsafe_code)]
 
+mod apply;
 mod config;
+mod driver;
 mod error;
 mod group;
+mod inbox;
+mod limits;
 mod machine;
+mod membership;
 mod node;
+mod shard;
+mod stages;
+mod turn;
 
 pub use config::{Config, Founding};
 pub use error::{GroupError, Happened, MachineError, NodeError, OpenError, ProposeError};

@@ -1,9 +1,32 @@
 //! One node: the log, the network and the shard threads, and the groups that live on them.
+//!
+//! In:     a directory with an identity, the addresses of all nodes, groups with their machines.
+//! Out:    [`Group`] handles; tasks on shard threads; what the node says of itself.
+//! Cost:   per shard one thread that turns it and one that reads cold entries; nothing per group.
+//! Fails:  [`OpenError`] before anything runs; a log that fails stops the whole node.
+//! Source: DESIGN §3, §7.
 
 use crate::{
-    Config, Founding, Group, GroupError, GroupId, NodeError, NodeId, OpenError, StateMachine,
+    Config, Founding, Group, GroupError, GroupId, LogIndex, MachineError, NodeError, NodeId,
+    OpenError, StateMachine, apply,
+    driver::{self, Control, Setup, ShardInbox, Started},
+    limits, membership,
+    shard::{Founded, GroupView, Timing},
+    stages::Stages,
 };
-use std::{collections::BTreeMap, path::Path, pin::Pin, time::Duration};
+use bytes::Bytes;
+use hashbrown::HashMap;
+use logdrive_net::{Accepted, ClusterId, Hello, Lane, Listener};
+use logdrive_raft::{Durable, HardState};
+use logdrive_wal::{Home, Identity, RecoveredGroup};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
 
 /// How a group comes to be.
 #[derive(Clone, Debug)]
@@ -54,50 +77,161 @@ pub struct StageSummary {
 
 /// Hosts groups. Cheap to clone; the node runs until [`Node::close`] or the last clone is gone.
 #[derive(Clone)]
-pub struct Node {}
+pub struct Node {
+    running: Arc<Running>,
+}
 
 impl Node {
     /// Makes a node's directory and its identity.
     ///
     /// # Errors
-    /// [`OpenError`] if there is one already, the directory holds anything else, or it cannot be written.
-    pub fn init(_dir: &Path, _founding: Founding) -> Result<(), OpenError> {
-        todo!()
+    /// [`OpenError`] if there is one already, the directory holds anything else, or it cannot be
+    /// written.
+    pub fn init(dir: &Path, founding: Founding) -> Result<(), OpenError> {
+        let Founding { cluster, node, shards, settings } = founding;
+        Home::create(dir, &cluster, node, shards, settings)?;
+        Ok(())
     }
 
-    /// The settings a directory was made with, without opening it.
+    /// The settings a directory was made with. Takes its lock for a moment.
     ///
     /// # Errors
-    /// [`OpenError`] if there is no identity, or it is damaged.
-    pub fn founding(_dir: &Path) -> Result<Founding, OpenError> {
-        todo!()
+    /// [`OpenError`] if there is no identity, it is damaged, or another process has the directory.
+    pub fn founding(dir: &Path) -> Result<Founding, OpenError> {
+        let Identity { cluster, node, shards, settings, .. } = Home::peek(dir)?;
+        Ok(Founding { cluster, node, shards, settings })
     }
 
     /// Opens a node: takes the directory's lock, recovers the log, listens, starts its threads.
     ///
     /// # Errors
     /// [`OpenError`]: nothing runs.
-    pub fn open(_config: Config) -> Result<Self, OpenError> {
-        todo!()
+    pub fn open(config: Config) -> Result<Self, OpenError> {
+        let home = Home::open(&config.dir)?;
+        let identity = home.identity().clone();
+        config.check(identity.node)?;
+        let mut listener = Some(Listener::bind(&config.peers[&identity.node])?);
+        let node = Arc::new(Shared::new(&config, identity.clone()));
+        let seed = if config.seed == 0 { seed_from_system()? } else { config.seed };
+        let ticks = |time: Duration| {
+            u64::try_from(time.as_nanos().div_ceil(config.tick.as_nanos())).unwrap_or(u64::MAX / 4)
+        };
+        let timing = Timing {
+            election_ticks: ticks(config.election_timeout),
+            heartbeat_ticks: ticks(config.heartbeat),
+        };
+        let (started, starts) = crossbeam_channel::bounded(identity.shards as usize);
+        let mut threads = Vec::new();
+        for shard in 0..identity.shards {
+            let mut wal = logdrive_wal::Config::new(home.shard_dir(shard), identity.clone(), shard);
+            wal.segment_bytes = config.segment_bytes;
+            wal.in_flight_max = config.log_writes_max;
+            wal.driver = config.driver;
+            let setup = Setup {
+                index: shard as usize,
+                node: node.clone(),
+                timing,
+                seed: seed.wrapping_add(u64::from(shard)),
+                wal,
+                listener: listener.take(),
+            };
+            let started = started.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("logdrive-shard-{shard}"))
+                .spawn(move || driver::run(setup, &|start| drop(started.send((shard, start)))))
+                .map_err(|source| OpenError::Os { what: "cannot start a shard thread", source })?;
+            threads.push(thread);
+        }
+        drop(started);
+        let running =
+            Arc::new(Running { node, threads: Mutex::new(threads), home: Mutex::new(Some(home)) });
+        let opened = Self { running };
+        opened.take_recovered(identity.shards, &starts)?;
+        Ok(opened)
+    }
+
+    fn take_recovered(
+        &self,
+        shards: u32,
+        starts: &crossbeam_channel::Receiver<(u32, Started)>,
+    ) -> Result<(), OpenError> {
+        let node = &self.running.node;
+        let mut failure = None;
+        for _ in 0..shards {
+            match starts.recv() {
+                Ok((shard, Ok((recovered, description)))) => {
+                    if let Some(cut) = &recovered.cut {
+                        tracing::info!(shard, ?cut, "the log's torn tail was cut");
+                    }
+                    *lock(&node.description) = Some(description);
+                    let mut groups = lock(&node.groups);
+                    for group in recovered.groups {
+                        groups.insert(group.group, Known::Recovered(Box::new(group)));
+                    }
+                }
+                Ok((shard, Err(source))) => failure = Some(OpenError::Log { shard, source }),
+                Err(_) => {
+                    let what = "a shard thread ended at once";
+                    let why = node.failed().map_or_else(String::new, |error| error.to_string());
+                    failure = Some(OpenError::Os { what, source: std::io::Error::other(why) });
+                    break;
+                }
+            }
+        }
+        match failure {
+            Some(error) => {
+                // What did start ends before the error is told: nothing runs.
+                let _ = self.close();
+                Err(error)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Groups the log holds that are not resumed yet: they are silent until they are.
     #[must_use]
     pub fn recovered(&self) -> Vec<GroupId> {
-        todo!()
+        let groups = lock(&self.running.node.groups);
+        let mut found: Vec<GroupId> = groups
+            .iter()
+            .filter(|(_, known)| matches!(known, Known::Recovered(_)))
+            .map(|(group, _)| *group)
+            .collect();
+        found.sort_unstable();
+        found
     }
 
-    /// Creates a group on this node.
+    /// Creates a group on this node. It is in the log as soon as it has anything to remember; one
+    /// that had nothing yet when the node stopped is unknown afterwards and is created again.
     ///
     /// # Errors
     /// [`GroupError`]: it was not created.
     pub fn create(
         &self,
-        _group: GroupId,
-        _bootstrap: Bootstrap,
-        _machine: Box<dyn StateMachine>,
+        group: GroupId,
+        bootstrap: Bootstrap,
+        machine: Box<dyn StateMachine>,
     ) -> Result<Group, GroupError> {
-        todo!()
+        let Bootstrap::Founding { members, first_leader } = bootstrap;
+        self.check_members(group, &members)?;
+        let mut groups = lock(&self.running.node.groups);
+        match groups.get(&group) {
+            Some(Known::Running(_)) => return Err(GroupError::Running(group)),
+            Some(Known::Recovered(_)) => return Err(GroupError::Exists(group)),
+            None => {}
+        }
+        let found = RecoveredGroup {
+            group,
+            membership: Bytes::new(),
+            hard_state: HardState::default(),
+            runs: Vec::new(),
+            last: LogIndex::ZERO,
+            durable: Durable::of_nothing(group),
+        };
+        let first = first_leader == Some(self.id());
+        let handle = self.start(found, members, first, true, machine)?;
+        groups.insert(group, Known::Running(handle.clone()));
+        Ok(handle)
     }
 
     /// Gives a recovered group its machine; from now on it votes, follows and leads.
@@ -106,57 +240,139 @@ impl Node {
     /// [`GroupError`]: it stays silent.
     pub fn resume(
         &self,
-        _group: GroupId,
-        _machine: Box<dyn StateMachine>,
+        group: GroupId,
+        machine: Box<dyn StateMachine>,
     ) -> Result<Group, GroupError> {
-        todo!()
+        let mut groups = lock(&self.running.node.groups);
+        let found = match groups.get(&group) {
+            Some(Known::Running(_)) => return Err(GroupError::Running(group)),
+            None => return Err(GroupError::Unknown(group)),
+            Some(Known::Recovered(found)) => (**found).clone(),
+        };
+        let Some(members) = membership::decode(&found.membership) else {
+            let why = "its members in the log are written as no known version does".to_owned();
+            return Err(GroupError::Members { group, why });
+        };
+        self.check_members(group, &members)?;
+        let handle = self.start(found, members, false, false, machine)?;
+        groups.insert(group, Known::Running(handle.clone()));
+        Ok(handle)
+    }
+
+    fn start(
+        &self,
+        found: RecoveredGroup,
+        members: Vec<NodeId>,
+        first_leader: bool,
+        new: bool,
+        mut machine: Box<dyn StateMachine>,
+    ) -> Result<Group, GroupError> {
+        let node = &self.running.node;
+        let group = found.group;
+        let applied = apply::open(&mut *machine)
+            .map_err(|source| GroupError::Machine { group, source })?
+            .0;
+        if applied > found.last {
+            let why = format!("it is at {applied}, but the log ends at {}", found.last);
+            return Err(GroupError::Machine { group, source: MachineError(why) });
+        }
+        let shard = shard_of(group, node.inboxes.len());
+        let view = Arc::new(GroupView::default());
+        let inbox = node.inboxes[shard].clone();
+        let founded = Founded {
+            group,
+            membership: new.then(|| membership::encode(&members)),
+            members,
+            hard_state: found.hard_state,
+            runs: found.runs,
+            last: found.last,
+            applied,
+            durable: found.durable,
+            first_leader,
+            view: view.clone(),
+        };
+        inbox.control(Control::Run(Box::new(founded), machine)).map_err(GroupError::Stopped)?;
+        Ok(Group::new(group, node.me, shard, node.command_bytes_max, view, inbox))
+    }
+
+    fn check_members(&self, group: GroupId, members: &[NodeId]) -> Result<(), GroupError> {
+        let node = &self.running.node;
+        let why = if members.is_empty() || members.len() > membership::MEMBERS_MAX {
+            format!("{} members, must be 1 to {}", members.len(), membership::MEMBERS_MAX)
+        } else if !members.contains(&node.me) {
+            format!("this node ({}) is not a member", node.me)
+        } else if let Some(unknown) = members.iter().find(|m| !node.peers.contains_key(*m)) {
+            format!("node {unknown} has no address here")
+        } else if (1..members.len()).any(|at| members[..at].contains(&members[at])) {
+            "a member is named twice".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(GroupError::Members { group, why })
     }
 
     /// A running group.
     #[must_use]
-    pub fn group(&self, _group: GroupId) -> Option<Group> {
-        todo!()
+    pub fn group(&self, group: GroupId) -> Option<Group> {
+        match lock(&self.running.node.groups).get(&group) {
+            Some(Known::Running(handle)) => Some(handle.clone()),
+            _ => None,
+        }
     }
 
     /// This node.
     #[must_use]
     pub fn id(&self) -> NodeId {
-        todo!()
+        self.running.node.me
     }
 
     /// Number of shard threads.
     #[must_use]
     pub fn shards(&self) -> usize {
-        todo!()
+        self.running.node.inboxes.len()
     }
 
     /// The embedder's fixed settings ([`Founding::settings`]).
     #[must_use]
     pub fn settings(&self) -> &BTreeMap<String, String> {
-        todo!()
+        &self.running.node.identity.settings
     }
 
     /// What this node runs on.
     #[must_use]
     pub fn describe(&self) -> Description {
-        todo!()
+        let node = &self.running.node;
+        let log = lock(&node.description).clone().expect("every shard has said what it runs on");
+        Description {
+            cluster: node.identity.cluster.clone(),
+            node: node.me,
+            shards: node.identity.shards,
+            disk_driver: log.driver,
+            direct_io: log.direct_io,
+            registered: log.registered,
+        }
     }
 
     /// Where `node` wants its clients, if it has said so since this node started.
     #[must_use]
-    pub fn client_address(&self, _node: NodeId) -> Option<String> {
-        todo!()
+    pub fn client_address(&self, node: NodeId) -> Option<String> {
+        lock(&self.running.node.client_addresses).get(&node).cloned()
     }
 
-    /// Where the time of proposals led here went, over all shards, first stage to last, then `total`.
+    /// Where the time of proposals led here went, over all shards, first stage to last, then
+    /// `total`.
     #[must_use]
     pub fn stages(&self) -> Vec<StageSummary> {
-        todo!()
+        let mut merged = Stages::new();
+        for shard in &self.running.node.stages {
+            merged.merge(&lock(shard));
+        }
+        merged.summaries()
     }
 
     /// Starts measuring stages anew.
     pub fn reset_stages(&self) {
-        todo!()
+        self.running.node.stages.iter().for_each(|shard| lock(shard).reset());
     }
 
     /// Runs a task on a shard's thread, beside its groups: a proposal made there for a group of
@@ -166,23 +382,218 @@ impl Node {
     /// [`NodeError`] if the node has stopped.
     pub fn spawn_on(
         &self,
-        _shard: usize,
-        _task: impl FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send + 'static,
+        shard: usize,
+        task: impl FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send + 'static,
     ) -> Result<(), NodeError> {
-        todo!()
+        let inbox = &self.running.node.inboxes[shard];
+        match driver::spawn_here(inbox, Box::new(task)) {
+            Ok(()) => Ok(()),
+            Err(task) => inbox.control(Control::Spawn(task)).map_err(NodeError::Thread),
+        }
     }
 
     /// Why the node stopped by itself, if it did. Waits up to `timeout` for that.
     #[must_use]
-    pub fn failure(&self, _timeout: Duration) -> Option<NodeError> {
-        todo!()
+    pub fn failure(&self, timeout: Duration) -> Option<NodeError> {
+        let node = &self.running.node;
+        let failure = lock(&node.failure);
+        let waited = node.failed.wait_timeout_while(failure, timeout, |failure| failure.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    /// Stops: answers what waits, ends the log's writes in flight, joins the threads.
+    /// Stops: answers what waits, ends the log's writes in flight, joins the threads. Not on a
+    /// shard's thread.
     ///
     /// # Errors
     /// [`NodeError`] if the node had failed, or fails while it stops.
     pub fn close(&self) -> Result<(), NodeError> {
-        todo!()
+        self.running.stop();
+        match self.failure(Duration::ZERO) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("id", &self.id()).field("shards", &self.shards()).finish()
+    }
+}
+
+/// The shard that runs a group: fixed by the group's id and the number of shards.
+pub(crate) fn shard_of(group: GroupId, shards: usize) -> usize {
+    usize::try_from(group.get() % shards as u64).expect("below the number of shards")
+}
+
+/// A started node, stopped when the last handle lets go.
+struct Running {
+    node: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The directory's lock, held until every thread has ended.
+    home: Mutex<Option<Home>>,
+}
+
+impl Running {
+    fn stop(&self) {
+        for inbox in &self.node.inboxes {
+            // One that has stopped by itself needs no telling.
+            let _ = inbox.control(Control::Stop);
+        }
+        for thread in lock(&self.threads).drain(..) {
+            if thread.thread().id() == std::thread::current().id() {
+                continue; // Let go from a task on the shard itself: it ends after this.
+            }
+            // A panic on a shard's thread has aborted the process before this could see it.
+            let _ = thread.join();
+        }
+        lock(&self.home).take();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+enum Known {
+    /// Found in the log, waiting for its machine.
+    Recovered(Box<RecoveredGroup>),
+    Running(Group),
+}
+
+/// What all threads of a node know of it.
+pub(crate) struct Shared {
+    pub(crate) me: NodeId,
+    identity: Identity,
+    peers: BTreeMap<NodeId, String>,
+    client_address: String,
+    pub(crate) tick: Duration,
+    command_bytes_max: usize,
+    pub(crate) net_settings: logdrive_net::Settings,
+    pub(crate) inboxes: Vec<Arc<ShardInbox>>,
+    /// Per shard; each written by its own thread and merged when read.
+    pub(crate) stages: Vec<Mutex<Stages>>,
+    groups: Mutex<HashMap<GroupId, Known>>,
+    client_addresses: Mutex<BTreeMap<NodeId, String>>,
+    /// Connections each peer has open to us.
+    inbound: Mutex<HashMap<NodeId, usize>>,
+    description: Mutex<Option<logdrive_wal::Description>>,
+    failure: Mutex<Option<NodeError>>,
+    failed: Condvar,
+}
+
+impl Shared {
+    fn new(config: &Config, identity: Identity) -> Self {
+        let shards = 0..identity.shards;
+        let own = (identity.node, config.client_address.clone());
+        Self {
+            me: identity.node,
+            peers: config.peers.clone(),
+            client_address: config.client_address.clone(),
+            tick: config.tick,
+            command_bytes_max: config.command_bytes_max.min(limits::COMMAND_BYTES_MAX),
+            net_settings: logdrive_net::Settings::default(),
+            inboxes: shards
+                .clone()
+                .map(|_| Arc::new(ShardInbox::new(config.proposals_max, config.proposal_bytes_max)))
+                .collect(),
+            stages: shards.map(|_| Mutex::new(Stages::new())).collect(),
+            groups: Mutex::default(),
+            client_addresses: Mutex::new(
+                [own].into_iter().filter(|(_, address)| !address.is_empty()).collect(),
+            ),
+            inbound: Mutex::default(),
+            description: Mutex::default(),
+            failure: Mutex::default(),
+            failed: Condvar::new(),
+            identity,
+        }
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.peers.keys().copied().collect()
+    }
+
+    /// The other nodes and where they listen.
+    pub(crate) fn peer_addresses(&self) -> Vec<(NodeId, String)> {
+        let others = self.peers.iter().filter(|(node, _)| **node != self.me);
+        others.map(|(node, address)| (*node, address.clone())).collect()
+    }
+
+    pub(crate) fn hello(&self, shard: usize) -> Hello {
+        Hello {
+            cluster: ClusterId::of(&self.identity.cluster),
+            cluster_name: self.identity.cluster.clone(),
+            node: self.me,
+            incarnation: self.identity.incarnation,
+            shard: u32::try_from(shard).expect("shards are counted in u32"),
+            shards: self.identity.shards,
+            lane: Lane::Liveness,
+            client_address: self.client_address.clone(),
+        }
+    }
+
+    pub(crate) fn tick_ns(&self) -> u64 {
+        u64::try_from(self.tick.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Gives an accepted connection to the shard that shall read it.
+    pub(crate) fn hand_over(&self, accepted: Accepted) {
+        let shard = accepted.hello.shard as usize % self.inboxes.len();
+        self.note_client_address(accepted.hello.node, &accepted.hello.client_address);
+        // On a full queue the connection is dropped and dialled again.
+        let _ = self.inboxes[shard].try_control(Control::Receive(accepted));
+    }
+
+    pub(crate) fn note_client_address(&self, node: NodeId, address: &str) {
+        if !address.is_empty() {
+            lock(&self.client_addresses).insert(node, address.to_owned());
+        }
+    }
+
+    pub(crate) fn inbound_opened(&self, from: NodeId) {
+        *lock(&self.inbound).entry(from).or_default() += 1;
+        self.inboxes.iter().for_each(|inbox| inbox.wake());
+    }
+
+    pub(crate) fn inbound_closed(&self, from: NodeId) {
+        let mut inbound = lock(&self.inbound);
+        if let Some(open) = inbound.get_mut(&from) {
+            *open = open.saturating_sub(1);
+        }
+    }
+
+    /// True if `peer` has a connection open to us.
+    pub(crate) fn hears(&self, peer: NodeId) -> bool {
+        lock(&self.inbound).get(&peer).is_some_and(|open| *open > 0)
+    }
+
+    /// The node cannot go on: latched, the first reason stays.
+    pub(crate) fn fail(&self, error: NodeError) {
+        let mut failure = lock(&self.failure);
+        if failure.is_none() {
+            *failure = Some(error);
+            self.failed.notify_all();
+        }
+        drop(failure);
+        self.inboxes.iter().for_each(|inbox| inbox.wake());
+    }
+
+    pub(crate) fn failed(&self) -> Option<NodeError> {
+        lock(&self.failure).clone()
+    }
+}
+
+/// No code panics while it holds one of these locks; if one did, its data is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn seed_from_system() -> Result<u64, OpenError> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| OpenError::Os { what: "no randomness", source: error.into() })?;
+    Ok(u64::from_le_bytes(bytes))
 }

@@ -77,6 +77,12 @@ impl Durable {
         Self { group, upto }
     }
 
+    /// What is durable of a group that was never written: nothing, which needs no proof.
+    #[must_use]
+    pub const fn of_nothing(group: GroupId) -> Self {
+        Self { group, upto: WriteId::ZERO }
+    }
+
     /// Whose writes.
     #[must_use]
     pub const fn group(&self) -> GroupId {

@@ -1,0 +1,100 @@
+//! Runs state machines, in batches, on the shard's own thread.
+//!
+//! In:     an [`ApplyJob`]'s committed entries.
+//! Out:    one reply per command where someone waits.
+//! Cost:   the machine's; it runs between the log and the answers, so it must not block.
+//! Fails:  an error, a panic or a missing reply is a [`MachineError`]: the group stops here alone.
+//! Source: FAULTS.md P9, inv. 21.
+
+use crate::{Committed, MachineError, Replies, StateMachine, shard::ApplyJob};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Applies one job's entries.
+pub(crate) fn run(
+    machine: &mut dyn StateMachine,
+    job: &ApplyJob,
+    replies: &mut Replies,
+) -> Result<(), MachineError> {
+    replies.reset(job.wanted);
+    let batch = Committed::new(job.entries.as_slice());
+    let commands = batch.commands().count();
+    // A machine that panicked is never called again: no broken state of it is seen.
+    let result = catch_unwind(AssertUnwindSafe(|| machine.apply(&batch, replies)));
+    match result {
+        Ok(Ok(())) if replies.len() == commands => Ok(()),
+        Ok(Ok(())) => Err(MachineError(format!(
+            "it pushed {} replies for {commands} commands",
+            replies.len()
+        ))),
+        Ok(Err(error)) => Err(error),
+        Err(panic) => Err(MachineError(format!("it panicked: {}", text(&*panic)))),
+    }
+}
+
+/// Asks a machine where it is.
+pub(crate) fn open(machine: &mut dyn StateMachine) -> Result<crate::AppliedAt, MachineError> {
+    catch_unwind(AssertUnwindSafe(|| machine.open()))
+        .unwrap_or_else(|panic| Err(MachineError(format!("it panicked: {}", text(&*panic)))))
+}
+
+fn text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use logdrive_raft::{Entry, EntryBatch, EntryKind, LogIndex, Term};
+
+    struct Odd(fn(&Committed<'_>, &mut Replies) -> Result<(), MachineError>);
+
+    impl StateMachine for Odd {
+        fn apply(&mut self, batch: &Committed<'_>, to: &mut Replies) -> Result<(), MachineError> {
+            self.0(batch, to)
+        }
+    }
+
+    fn job() -> ApplyJob {
+        let entry = |index, kind| Entry {
+            term: Term(1),
+            index: LogIndex(index),
+            kind,
+            checksum: 0,
+            payload: Bytes::new(),
+        };
+        let entries = vec![entry(1, EntryKind::Noop), entry(2, EntryKind::Command)];
+        let entries = EntryBatch::from_entries(entries).unwrap();
+        ApplyJob { slot: 0, entries, wanted: true, committed: 0 }
+    }
+
+    fn outcome(odd: fn(&Committed<'_>, &mut Replies) -> Result<(), MachineError>) -> Result<(), String> {
+        run(&mut Odd(odd), &job(), &mut Replies::default()).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn a_reply_for_each_command_and_none_for_a_noop() {
+        assert_eq!(
+            outcome(|batch, replies| {
+                batch.commands().for_each(|_| replies.push("ok"));
+                Ok(())
+            }),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn p9_a_panic_is_an_error_of_the_group() {
+        let error = outcome(|_, _| panic!("index out of bounds")).unwrap_err();
+        assert_eq!(error, "it panicked: index out of bounds");
+    }
+
+    #[test]
+    fn a_missing_reply_is_an_error() {
+        assert_eq!(outcome(|_, _| Ok(())).unwrap_err(), "it pushed 0 replies for 1 commands");
+    }
+}

@@ -1,0 +1,508 @@
+//! The thread around a shard: it sleeps in one place (the runtime's poll) and turns the pure core.
+//!
+//! In:     the inbox (other threads), sockets (net), finished writes (the ring), the clock.
+//! Out:    log batches, frames, machines run, answers delivered.
+//! Cost:   one turn per wake-up, over whatever arrived meanwhile; a lone proposal waits for nothing.
+//! Fails:  the log's first error stops the node (FAULTS.md rule 17); a panic of ours aborts it.
+//! Source: DESIGN §3: a runtime on the shard's thread, the ring's readiness in it.
+
+use crate::{
+    GroupId, NodeError, NodeId, Outcome, StateMachine,
+    inbox::Inbox,
+    limits,
+    node::Shared,
+    shard::{Answer, Founded, Shard, Submission, Timing},
+    turn::{Outside, ReadDone, ReadTask, Turn},
+};
+use crossbeam::queue::ArrayQueue;
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use hashbrown::HashMap;
+use logdrive_net::{Accepted, Hello, Inbound, Lane, Outbound, Sent};
+use logdrive_raft::{Message, Ticks};
+use logdrive_wal::{Recovered, Wal, WalError};
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    pin::Pin,
+    rc::Rc,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::unix::AsyncFd,
+    runtime::{Builder, LocalOptions},
+    task::spawn_local,
+};
+
+/// A shard's way in, as the rest of the engine knows it.
+pub(crate) type ShardInbox = Inbox<Control>;
+
+/// A task made on one thread to run on a shard's.
+pub(crate) type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// What a shard is told, beside proposals and messages.
+pub(crate) enum Control {
+    /// Run this group.
+    Run(Box<Founded>, Box<dyn StateMachine>),
+    /// Run this task.
+    Spawn(Task),
+    /// Read this connection.
+    Receive(Accepted),
+    /// Stop.
+    Stop,
+}
+
+/// What a shard thread starts with.
+pub(crate) struct Setup {
+    pub(crate) index: usize,
+    pub(crate) node: Arc<Shared>,
+    pub(crate) timing: Timing,
+    pub(crate) seed: u64,
+    pub(crate) wal: logdrive_wal::Config,
+    /// Shard 0 accepts the node's connections.
+    pub(crate) listener: Option<logdrive_net::Listener>,
+}
+
+/// What a shard thread says once it runs.
+pub(crate) type Started = Result<(Recovered, logdrive_wal::Description), logdrive_wal::WalError>;
+
+/// Nanoseconds of the one clock all moments are taken from.
+pub(crate) fn now_ns() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
+    let now = Instant::now();
+    // One nanosecond after the start, so that zero stays free for "not yet".
+    1 + u64::try_from((now - *START.get_or_init(|| now)).as_nanos()).unwrap_or(u64::MAX - 1)
+}
+
+thread_local! {
+    /// The shard whose thread this is.
+    static HERE: RefCell<Option<Rc<Driver>>> = const { RefCell::new(None) };
+}
+
+/// True on a shard's thread.
+pub(crate) fn on_a_shard() -> bool {
+    HERE.with_borrow(Option::is_some)
+}
+
+/// Hands a submission to the shard behind `inbox` if this is its thread, else gives it back.
+pub(crate) fn submit_here(
+    inbox: &Arc<ShardInbox>,
+    submission: Submission,
+) -> Result<(), Submission> {
+    HERE.with_borrow(|here| match here {
+        Some(driver) if Arc::ptr_eq(&driver.inbox, inbox) => {
+            driver.submitted.borrow_mut().push(submission);
+            driver.inbox.wake();
+            Ok(())
+        }
+        _ => Err(submission),
+    })
+}
+
+/// Runs a task here if this is the thread of the shard behind `inbox`, else gives it back.
+pub(crate) fn spawn_here(inbox: &Arc<ShardInbox>, task: Task) -> Result<(), Task> {
+    let here = HERE.with_borrow(|here| {
+        here.as_ref().is_some_and(|driver| Arc::ptr_eq(&driver.inbox, inbox))
+    });
+    if here {
+        spawn_local(task());
+        return Ok(());
+    }
+    Err(task)
+}
+
+/// A shard thread, from its log's recovery to its end.
+pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
+    let _abort = AbortOnPanic;
+    let built = Builder::new_current_thread()
+        .enable_all()
+        .event_interval(EVENT_INTERVAL)
+        .build_local(LocalOptions::default());
+    let runtime = match built {
+        Ok(runtime) => runtime,
+        Err(error) => return setup.node.fail(NodeError::Thread(format!("no runtime: {error}"))),
+    };
+    let (wal, recovered) = match Wal::open(setup.wal.clone()) {
+        Ok(opened) => opened,
+        Err(error) => {
+            return started(Err(error));
+        }
+    };
+    let description = wal.describe();
+    let node = setup.node.clone();
+    let shard = Shard::new(node.me, &node.nodes(), setup.timing, setup.seed);
+    let reader = Reader::start(setup.index, node.inboxes[setup.index].clone());
+    let driver = Rc::new(Driver {
+        index: setup.index,
+        inbox: node.inboxes[setup.index].clone(),
+        submitted: RefCell::default(),
+        links: RefCell::default(),
+        outbound: OnceCell::new(),
+        stopping: Cell::new(false),
+        stopped: tokio::sync::Notify::new(),
+        turn: RefCell::new(Turn::new(shard, wal)),
+        peers: RefCell::default(),
+        reader,
+        node,
+    });
+    started(Ok((recovered, description)));
+    runtime.block_on(driver.clone().live(setup.listener));
+    HERE.set(None);
+    drop(runtime); // Tasks end here, with the connections they own.
+}
+
+/// Task polls between two looks at the sockets and the ring.
+const EVENT_INTERVAL: u32 = 31;
+
+/// A panic that reaches the thread's end is a broken invariant: no other thread may go on.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+/// One shard thread.
+struct Driver {
+    index: usize,
+    node: Arc<Shared>,
+    inbox: Arc<ShardInbox>,
+    /// Proposals made on this very thread.
+    submitted: RefCell<Vec<Submission>>,
+    /// Outbound lanes that came or went.
+    links: RefCell<Vec<(NodeId, Lane, bool)>>,
+    outbound: OnceCell<Outbound>,
+    stopping: Cell<bool>,
+    stopped: tokio::sync::Notify,
+    /// Lanes to each peer that are up.
+    peers: RefCell<HashMap<NodeId, Link>>,
+    turn: RefCell<Turn>,
+    reader: Reader,
+}
+
+#[derive(Default)]
+struct Link {
+    lanes: [bool; 2],
+    known_up: bool,
+}
+
+impl Driver {
+    async fn live(self: Rc<Self>, listener: Option<logdrive_net::Listener>) {
+        HERE.set(Some(self.clone()));
+        let me = self.node.hello(self.index);
+        let inbound: Rc<dyn Inbound> = Rc::new(Ingress { driver: self.clone() });
+        let outbound = Outbound::start(
+            me.clone(),
+            self.node.peer_addresses(),
+            self.node.net_settings.clone(),
+            inbound.clone(),
+        );
+        assert!(self.outbound.set(outbound).is_ok(), "set once");
+        if let Some(listener) = listener {
+            let node = self.node.clone();
+            let known = node.nodes();
+            let settings = self.node.net_settings.clone();
+            let hand_over = move |accepted: Accepted| node.hand_over(accepted);
+            spawn_local(listener.run(me, known, settings, Box::new(hand_over)));
+        }
+        let readiness = {
+            let turn = self.turn.borrow();
+            let wal = turn.wal.as_ref().expect("open");
+            wal.readiness().map(|fd| fd.try_clone_to_owned())
+        };
+        if let Some(fd) = readiness {
+            let fd = fd.and_then(AsyncFd::new);
+            match fd {
+                Ok(fd) => drop(spawn_local(self.clone().watch_log(fd))),
+                Err(error) => {
+                    let why = format!("the log's completions cannot be watched: {error}");
+                    self.node.fail(NodeError::Thread(why));
+                }
+            }
+        }
+        spawn_local(self.clone().tick());
+        spawn_local(self.clone().turns(inbound));
+        self.stopped.notified().await;
+    }
+
+    /// Wakes the shard when writes have finished.
+    async fn watch_log(self: Rc<Self>, fd: AsyncFd<std::os::fd::OwnedFd>) {
+        loop {
+            match fd.readable().await {
+                // Cleared before the turn looks: a completion after the look fires again.
+                Ok(mut ready) => ready.clear_ready(),
+                Err(error) => {
+                    let why = format!("the log's completions cannot be watched: {error}");
+                    return self.node.fail(NodeError::Thread(why));
+                }
+            }
+            self.inbox.wake();
+        }
+    }
+
+    async fn tick(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(self.node.tick);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.inbox.wake();
+        }
+    }
+
+    async fn turns(self: Rc<Self>, inbound: Rc<dyn Inbound>) {
+        while !self.stopping.get() {
+            self.inbox.wait().await;
+            self.turn(&inbound);
+        }
+        self.stopped.notify_one();
+    }
+
+    /// One turn: everything that arrived goes in, everything owed goes out.
+    fn turn(&self, inbound: &Rc<dyn Inbound>) {
+        self.inbox.look();
+        let mut borrowed = self.turn.borrow_mut();
+        let turn = &mut *borrowed;
+        if let Err(error) = self.take_in(turn, inbound).and_then(|()| turn.give_out(self)) {
+            let what = error.to_string();
+            self.node.fail(NodeError::Log { shard: self.shard(), what });
+        }
+        if let Some(failure) = self.node.failed()
+            && !self.stopping.get()
+        {
+            tracing::error!(shard = self.index, %failure, "the shard stops");
+            self.inbox.stop(&failure.to_string());
+            self.stopping.set(true);
+        }
+        if self.stopping.get() {
+            self.end(turn);
+        }
+        let mut answers = std::mem::take(&mut turn.answers);
+        let again = turn.shard.is_dirty();
+        drop(borrowed);
+        self.deliver(&mut answers);
+        self.turn.borrow_mut().answers = answers;
+        if again {
+            self.inbox.wake();
+        }
+    }
+
+    fn take_in(&self, turn: &mut Turn, inbound: &Rc<dyn Inbound>) -> Result<(), WalError> {
+        let now = now_ns();
+        turn.shard.advance(Ticks(now / self.node.tick_ns()));
+        while let Some(control) = self.inbox.next_control() {
+            self.control(turn, inbound, control);
+        }
+        self.follow_links(turn);
+        for submission in self.submitted.borrow_mut().drain(..) {
+            turn.shard.submit(submission, &mut turn.answers);
+        }
+        while let Some(submission) = self.inbox.next_submission() {
+            turn.shard.submit(submission, &mut turn.answers);
+        }
+        while let Some((from, messages)) = self.inbox.next_forwarded() {
+            for (group, message) in messages {
+                turn.shard.receive(from, group, message);
+            }
+        }
+        while let Some(read) = self.reader.done.pop() {
+            turn.finish_read(read);
+        }
+        turn.take_completions(now)
+    }
+
+    fn control(&self, turn: &mut Turn, inbound: &Rc<dyn Inbound>, control: Control) {
+        match control {
+            Control::Run(founded, machine) => {
+                turn.add(*founded, machine).expect("checked before it was sent here");
+            }
+            Control::Spawn(task) => drop(spawn_local(task())),
+            Control::Receive(accepted) => {
+                let settings = self.node.net_settings.clone();
+                let inbound = inbound.clone();
+                let node = self.node.clone();
+                let from = accepted.hello.node;
+                node.inbound_opened(from);
+                spawn_local(async move {
+                    let end = logdrive_net::receive(accepted, &settings, inbound).await;
+                    tracing::debug!(peer = from.get(), %end, "inbound connection ended");
+                    node.inbound_closed(from);
+                });
+            }
+            Control::Stop => {
+                self.inbox.stop("the node was closed");
+                self.stopping.set(true);
+            }
+        }
+    }
+
+    /// Tells the shard which peers it can talk to, both ways.
+    fn follow_links(&self, turn: &mut Turn) {
+        let mut peers = self.peers.borrow_mut();
+        for (peer, lane, up) in self.links.borrow_mut().drain(..) {
+            let link = peers.entry(peer).or_default();
+            link.lanes[lane_index(lane)] = up;
+            if !up {
+                link.known_up = false;
+                turn.shard.peer_down(peer);
+            }
+        }
+        for (peer, link) in &mut *peers {
+            if !link.known_up && link.lanes == [true; 2] && self.node.hears(*peer) {
+                link.known_up = true;
+                turn.shard.peer_up(*peer);
+            }
+        }
+    }
+
+    fn deliver(&self, answers: &mut Vec<Answer>) {
+        if answers.is_empty() {
+            return;
+        }
+        let replied = now_ns();
+        let mut stages = self.node.stages[self.index].lock().expect("no panic under this lock");
+        let (mut count, mut bytes) = (0, 0);
+        for answer in answers.iter() {
+            count += 1;
+            bytes += answer.bytes;
+            if let Some(moments) = &answer.moments {
+                stages.record(moments, replied);
+            }
+        }
+        drop(stages);
+        self.inbox.answered(count, bytes);
+        let mut run: Vec<(u64, Outcome)> = Vec::with_capacity(count);
+        let mut left = answers.drain(..).peekable();
+        while let Some(answer) = left.next() {
+            run.push((answer.token, answer.outcome));
+            let same = |next: &Answer| Arc::ptr_eq(&next.sink, &answer.sink);
+            while let Some(next) = left.next_if(same) {
+                run.push((next.token, next.outcome));
+            }
+            answer.sink.complete(&mut run);
+            run.clear();
+        }
+    }
+
+    /// Nothing is promised any more: whoever waits is told so, and the log ends.
+    fn end(&self, turn: &mut Turn) {
+        for submission in self.submitted.borrow_mut().drain(..) {
+            turn.shard.submit(submission, &mut turn.answers);
+        }
+        while let Some(submission) = self.inbox.next_submission() {
+            turn.shard.submit(submission, &mut turn.answers);
+        }
+        turn.shard.abandon_all("the node stopped", &mut turn.answers);
+        if let Some(wal) = turn.wal.take()
+            && let Err(error) = wal.close()
+        {
+            let what = error.to_string();
+            self.node.fail(NodeError::Log { shard: self.shard(), what });
+        }
+    }
+
+    fn shard(&self) -> u32 {
+        u32::try_from(self.index).expect("shards are counted in u32")
+    }
+}
+
+impl Outside for Driver {
+    fn send(&self, peer: NodeId, lane: usize, messages: &mut Vec<(GroupId, Message)>) -> bool {
+        let outbound = self.outbound.get().expect("started");
+        outbound.send(peer, LANES[lane], messages) != Sent::Dropped
+    }
+
+    fn read(&self, task: ReadTask) -> Result<(), ReadTask> {
+        match self.reader.tasks.try_send(task) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(task)) => Err(task),
+            Err(TrySendError::Disconnected(_)) => unreachable!("the reader ends with its sender"),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        now_ns()
+    }
+}
+
+/// The lanes by their number in the shard.
+const LANES: [Lane; crate::shard::LANES] = [Lane::Liveness, Lane::Append];
+
+fn lane_index(lane: Lane) -> usize {
+    LANES.iter().position(|known| *known == lane).expect("every lane has a number")
+}
+
+/// What the network tells this shard.
+struct Ingress {
+    driver: Rc<Driver>,
+}
+
+impl Inbound for Ingress {
+    fn deliver(&self, from: NodeId, messages: Vec<(GroupId, Message)>) {
+        let driver = &*self.driver;
+        let shards = driver.node.inboxes.len();
+        let mut elsewhere: HashMap<usize, Vec<(GroupId, Message)>> = HashMap::new();
+        {
+            let shard = &mut driver.turn.borrow_mut().shard;
+            for (group, message) in messages {
+                let owner = crate::node::shard_of(group, shards);
+                if owner == driver.index {
+                    shard.receive(from, group, message);
+                } else {
+                    elsewhere.entry(owner).or_default().push((group, message));
+                }
+            }
+        }
+        driver.inbox.wake();
+        for (owner, messages) in elsewhere {
+            if !driver.node.inboxes[owner].forward((from, messages)) {
+                tracing::debug!(owner, "frame for another shard dropped: its queue is full");
+            }
+        }
+    }
+
+    fn up(&self, peer: NodeId, lane: Lane, hello: &Hello) {
+        self.driver.node.note_client_address(peer, &hello.client_address);
+        self.driver.links.borrow_mut().push((peer, lane, true));
+        self.driver.inbox.wake();
+    }
+
+    fn down(&self, peer: NodeId, lane: Lane) {
+        self.driver.links.borrow_mut().push((peer, lane, false));
+        self.driver.inbox.wake();
+    }
+}
+
+/// Reads old entries away from the shard's thread: cold pages are faulted there, not here.
+struct Reader {
+    tasks: Sender<ReadTask>,
+    done: Arc<ArrayQueue<ReadDone>>,
+}
+
+impl Reader {
+    fn start(shard: usize, inbox: Arc<ShardInbox>) -> Self {
+        let (tasks, todo): (Sender<ReadTask>, Receiver<ReadTask>) =
+            crossbeam_channel::bounded(limits::READS_MAX);
+        // As many answers as tasks, and one that is being worked on.
+        let done = Arc::new(ArrayQueue::new(2 * limits::READS_MAX + 2));
+        let answers = done.clone();
+        std::thread::Builder::new()
+            .name(format!("logdrive-read-{shard}"))
+            .spawn(move || {
+                let _abort = AbortOnPanic;
+                for task in todo {
+                    let mut done = task.run();
+                    while let Err(back) = answers.push(done) {
+                        done = back;
+                        inbox.wake();
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    inbox.wake();
+                }
+            })
+            .expect("a thread can be started");
+        Self { tasks, done }
+    }
+}

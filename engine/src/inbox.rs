@@ -1,0 +1,193 @@
+//! The way into a shard from other threads: bounded, and one wake-up per empty-to-full change.
+//!
+//! In:     submissions, frames another shard received, controls.
+//! Out:    taken by the shard's own thread, once per turn.
+//! Cost:   one atomic queue operation; a wake-up only if the shard was not woken already.
+//! Fails:  full: a submission is `Overloaded`, a frame is dropped (Raft repeats it), a control waits.
+
+use crate::{GroupId, NodeId, ProposeError, limits, shard::Submission};
+use crossbeam::queue::ArrayQueue;
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
+use logdrive_raft::Message;
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::Notify;
+
+/// A frame's messages for groups of another shard.
+pub(crate) type Forwarded = (NodeId, Vec<(GroupId, Message)>);
+
+/// One shard's way in.
+pub(crate) struct Inbox<Control> {
+    submissions: ArrayQueue<Submission>,
+    forwarded: ArrayQueue<Forwarded>,
+    controls: (Sender<Control>, Receiver<Control>),
+    /// Set by whoever wakes the shard, cleared by the shard before it looks.
+    woken: AtomicBool,
+    notify: Notify,
+    /// Commands and bytes that wait or are in the log unanswered.
+    commands: AtomicUsize,
+    bytes: AtomicUsize,
+    commands_max: usize,
+    bytes_max: usize,
+    stopped: OnceLock<String>,
+}
+
+impl<Control> Inbox<Control> {
+    pub(crate) fn new(commands_max: usize, bytes_max: usize) -> Self {
+        Self {
+            submissions: ArrayQueue::new(commands_max),
+            forwarded: ArrayQueue::new(limits::FORWARDED_FRAMES_MAX),
+            controls: crossbeam_channel::bounded(limits::CONTROLS_MAX),
+            woken: AtomicBool::new(false),
+            notify: Notify::new(),
+            commands: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            commands_max,
+            bytes_max,
+            stopped: OnceLock::new(),
+        }
+    }
+
+    /// Takes room for commands, until [`Self::answered`] gives it back.
+    ///
+    /// # Errors
+    /// `Overloaded` if there is none, `Stopped` if the shard is.
+    pub(crate) fn admit(&self, commands: usize, bytes: usize) -> Result<(), ProposeError> {
+        if let Some(why) = self.stopped.get() {
+            return Err(ProposeError::Stopped(why.clone()));
+        }
+        let waiting = self.commands.fetch_add(commands, Ordering::Relaxed) + commands;
+        let waiting_bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if waiting > self.commands_max || waiting_bytes > self.bytes_max {
+            self.answered(commands, bytes);
+            return Err(ProposeError::Overloaded { retry_after: Duration::from_millis(1) });
+        }
+        Ok(())
+    }
+
+    /// Commands are answered: their room is free again.
+    pub(crate) fn answered(&self, commands: usize, bytes: usize) {
+        self.commands.fetch_sub(commands, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Hands over a submission that was admitted.
+    ///
+    /// # Errors
+    /// `Overloaded` if the queue is full, `Stopped` if the shard has stopped; its room is given back.
+    pub(crate) fn submit(&self, submission: Submission) -> Result<(), ProposeError> {
+        let (commands, bytes) = submission.commands.cost();
+        if self.submissions.push(submission).is_err() {
+            self.answered(commands, bytes);
+            return Err(ProposeError::Overloaded { retry_after: Duration::from_millis(1) });
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Hands over a frame's messages; false if they were dropped.
+    pub(crate) fn forward(&self, frame: Forwarded) -> bool {
+        let taken = self.forwarded.push(frame).is_ok();
+        self.wake();
+        taken
+    }
+
+    /// Hands over a control, waiting for room. Never on the shard's own thread.
+    ///
+    /// # Errors
+    /// Why the shard stopped, if it has.
+    pub(crate) fn control(&self, control: Control) -> Result<(), String> {
+        let mut control = control;
+        loop {
+            if let Some(why) = self.stopped.get() {
+                return Err(why.clone());
+            }
+            match self.controls.0.send_timeout(control, Duration::from_millis(100)) {
+                Ok(()) => break,
+                Err(SendTimeoutError::Timeout(back)) => control = back,
+                Err(SendTimeoutError::Disconnected(_)) => {
+                    unreachable!("the inbox owns the receiver")
+                }
+            }
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Hands over a control if there is room. For threads that must not wait.
+    ///
+    /// # Errors
+    /// The control, if there is none.
+    pub(crate) fn try_control(&self, control: Control) -> Result<(), Control> {
+        let sent = self.controls.0.try_send(control).map_err(TrySendError::into_inner);
+        self.wake();
+        sent
+    }
+
+    /// Wakes the shard, unless it is awake to come.
+    pub(crate) fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            self.notify.notify_one();
+        }
+    }
+
+    /// Waits until there may be something. The shard's side.
+    pub(crate) async fn wait(&self) {
+        self.notify.notified().await;
+    }
+
+    /// From here on a new arrival wakes the shard again. Called before looking.
+    pub(crate) fn look(&self) {
+        self.woken.swap(false, Ordering::AcqRel);
+    }
+
+    pub(crate) fn next_submission(&self) -> Option<Submission> {
+        self.submissions.pop()
+    }
+
+    pub(crate) fn next_forwarded(&self) -> Option<Forwarded> {
+        self.forwarded.pop()
+    }
+
+    pub(crate) fn next_control(&self) -> Option<Control> {
+        self.controls.1.try_recv().ok()
+    }
+
+    /// The shard takes nothing any more.
+    pub(crate) fn stop(&self, why: &str) {
+        let _ = self.stopped.set(why.to_owned());
+    }
+
+    /// Why it takes nothing any more, if so.
+    pub(crate) fn stopped(&self) -> Option<&str> {
+        self.stopped.get().map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_that_is_given_back_can_be_taken_again() {
+        let inbox: Inbox<()> = Inbox::new(2, 100);
+        inbox.admit(2, 50).unwrap();
+        assert!(matches!(inbox.admit(1, 1), Err(ProposeError::Overloaded { .. })));
+        inbox.answered(1, 25);
+        inbox.admit(1, 75).unwrap();
+        assert!(matches!(inbox.admit(0, 1), Err(ProposeError::Overloaded { .. })));
+    }
+
+    #[test]
+    fn a_stopped_shard_admits_nothing_and_says_why() {
+        let inbox: Inbox<()> = Inbox::new(2, 100);
+        inbox.stop("disk on fire");
+        assert_eq!(inbox.admit(1, 1), Err(ProposeError::Stopped("disk on fire".to_owned())));
+        assert_eq!(inbox.control(()), Err("disk on fire".to_owned()));
+    }
+}

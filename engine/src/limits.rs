@@ -1,0 +1,28 @@
+//! Every bound of a shard, with the arithmetic that relates them.
+
+/// Appends in flight to one follower of one group.
+pub(crate) const INFLIGHT_MESSAGES_MAX: usize = 256;
+/// Bytes in flight to one follower of one group.
+pub(crate) const INFLIGHT_BYTES_MAX: usize = 4 << 20;
+/// Bytes of entries in one append.
+pub(crate) const APPEND_BYTES_MAX: usize = 1 << 20;
+/// Bytes of applied entries one group keeps in memory for followers a little behind.
+pub(crate) const TAIL_BYTES_MAX: usize = 4 << 20;
+/// Bytes of one group's proposals that are not committed yet.
+pub(crate) const UNCOMMITTED_BYTES_MAX: usize = 32 << 20;
+/// One command's bytes: an append of one command still fits a frame and a log segment.
+pub(crate) const COMMAND_BYTES_MAX: usize = 8 << 20;
+/// Controls (new groups, tasks) that wait for a shard thread; a further caller waits.
+pub(crate) const CONTROLS_MAX: usize = 1024;
+/// Frames forwarded from another shard of this node that wait; more are dropped, and Raft sends
+/// their messages again.
+pub(crate) const FORWARDED_FRAMES_MAX: usize = 4096;
+/// Log reads handed to the reader thread at once, per shard; more wait in their groups' order.
+pub(crate) const READS_MAX: usize = 64;
+/// Gatherings in one turn of the driver: work that makes work is taken up at once, but the ring
+/// and the sockets are looked at in between.
+pub(crate) const GATHERINGS_MAX: usize = 4;
+
+const _: () = assert!(APPEND_BYTES_MAX <= INFLIGHT_BYTES_MAX);
+const _: () = assert!(INFLIGHT_BYTES_MAX <= TAIL_BYTES_MAX);
+const _: () = assert!(COMMAND_BYTES_MAX < UNCOMMITTED_BYTES_MAX);

@@ -1,0 +1,476 @@
+//! One thread's worth of groups, as a pure state machine over all of them.
+//!
+//! In:     submissions, messages, durable writes, fetched entries, ticks, links coming and going.
+//! Out:    a [`Round`]: one log batch, one message batch per peer and lane, one apply batch, the
+//!         answers that are due.
+//! Cost:   touches only groups something happened to. Watched by bench `raft_step` and the
+//!         embedded run.
+//! Fails:  a group whose machine failed is stopped alone; broken invariants panic.
+//! Source: DESIGN's proposal path; thesis §10.2 (pipelining, batching, writing beside sending).
+
+use super::{
+    proposals::{Stamps, Submission},
+    replica::{Change, GroupView, Replica},
+    timers::Wheel,
+};
+use crate::{Completions, MachineError, Outcome, ProposeError, limits, stages::Moments};
+use bytes::Bytes;
+use hashbrown::HashMap;
+use logdrive_raft::{
+    Config, ConfigError, Durable, EntryBatch, Event, Fetch, FetchFor, GroupId, HardState, LogIndex,
+    Message, NodeId, Outgoing, Raft, Restored, Status, Term, TermRun, Ticks, Write,
+};
+use std::sync::Arc;
+
+/// Lanes to each peer: liveness (votes, heartbeats), then appends.
+pub(crate) const LANES: usize = 2;
+
+/// How often a peer that cannot take a message is told to a group: see [`Shard::undelivered`].
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Ticks of the protocol's timeouts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timing {
+    pub(crate) election_ticks: u64,
+    pub(crate) heartbeat_ticks: u64,
+}
+
+/// A group to be run here: new, or as recovery found it.
+pub(crate) struct Founded {
+    pub(crate) group: GroupId,
+    pub(crate) members: Vec<NodeId>,
+    /// To be written with the first write; `None` if the log has it.
+    pub(crate) membership: Option<Bytes>,
+    pub(crate) hard_state: HardState,
+    pub(crate) runs: Vec<TermRun>,
+    pub(crate) last: LogIndex,
+    pub(crate) applied: LogIndex,
+    pub(crate) durable: Durable,
+    pub(crate) first_leader: bool,
+    pub(crate) view: Arc<GroupView>,
+}
+
+/// A command's outcome on its way to whoever waits for it.
+pub(crate) struct Answer {
+    pub(crate) sink: Arc<dyn Completions>,
+    pub(crate) token: u64,
+    /// The command's bytes, given back to the budget.
+    pub(crate) bytes: usize,
+    pub(crate) outcome: Outcome,
+    /// When it passed through its stages, if it did.
+    pub(crate) moments: Option<Moments>,
+}
+
+/// One group's part of the log batch.
+pub(crate) struct WriteJob {
+    pub(crate) group: GroupId,
+    pub(crate) membership: Option<Bytes>,
+    pub(crate) write: Write,
+}
+
+/// Committed entries for one group's machine. Answer with [`Shard::applied`].
+pub(crate) struct ApplyJob {
+    pub(crate) slot: u32,
+    pub(crate) entries: EntryBatch,
+    /// Someone waits for replies.
+    pub(crate) wanted: bool,
+    /// When the entries were known committed, ns.
+    pub(crate) committed: u64,
+}
+
+/// Old entries wanted from the log. Answer with [`Shard::fetched`].
+pub(crate) struct FetchJob {
+    pub(crate) group: GroupId,
+    pub(crate) fetch: Fetch,
+}
+
+/// The work of one gathering. Kept and filled again: its lists keep their memory.
+#[derive(Default)]
+pub(crate) struct Round {
+    pub(crate) writes: Vec<WriteJob>,
+    /// By peer (the order of [`Shard::peers`]) and lane.
+    pub(crate) outbox: Vec<[Vec<(GroupId, Message)>; LANES]>,
+    pub(crate) applies: Vec<ApplyJob>,
+    pub(crate) fetches: Vec<FetchJob>,
+    pub(crate) answers: Vec<Answer>,
+}
+
+/// Many groups, one owner.
+pub(crate) struct Shard {
+    me: NodeId,
+    peers: Vec<NodeId>,
+    linked: Vec<bool>,
+    timing: Timing,
+    seed: u64,
+    now: Ticks,
+    /// The clock at the last [`Self::advance`]; `now` stays behind it by what was left out.
+    clock: Ticks,
+    replicas: Vec<Replica>,
+    slots: HashMap<GroupId, u32>,
+    dirty: Vec<u32>,
+    due: Vec<u32>,
+    wheel: Wheel,
+    /// The log takes no entries: proposals and appends are turned away, votes and heartbeats not.
+    log_full: bool,
+    released: Vec<Outgoing>,
+}
+
+impl Shard {
+    /// A shard of `me` among `nodes`. `seed` draws the election timeouts.
+    pub(crate) fn new(me: NodeId, nodes: &[NodeId], timing: Timing, seed: u64) -> Self {
+        let peers: Vec<NodeId> = nodes.iter().copied().filter(|node| *node != me).collect();
+        let now = Ticks(1);
+        Self {
+            me,
+            linked: vec![false; peers.len()],
+            peers,
+            timing,
+            seed,
+            now,
+            clock: Ticks(0),
+            replicas: Vec::new(),
+            slots: HashMap::new(),
+            dirty: Vec::new(),
+            due: Vec::new(),
+            wheel: Wheel::new(now),
+            log_full: false,
+            released: Vec::new(),
+        }
+    }
+
+    /// The other nodes, in the order of [`Round::outbox`].
+    pub(crate) fn peers(&self) -> &[NodeId] {
+        &self.peers
+    }
+
+    /// An empty round of this shard's shape.
+    pub(crate) fn round(&self) -> Round {
+        Round {
+            outbox: self.peers.iter().map(|_| Default::default()).collect(),
+            ..Round::default()
+        }
+    }
+
+    /// Runs a group from now on; gives the slot its apply jobs will name.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if its members or what was found of it cannot be.
+    pub(crate) fn add(&mut self, founded: Founded) -> Result<u32, ConfigError> {
+        let Founded { group, members, membership, hard_state, runs, last, applied, .. } = founded;
+        assert!(!self.slots.contains_key(&group), "{group:?} runs already");
+        let config = Config {
+            group,
+            id: self.me,
+            voters: members,
+            election_ticks: self.timing.election_ticks,
+            heartbeat_ticks: self.timing.heartbeat_ticks,
+            seed: self.seed ^ group.get().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ self.me.get() << 56,
+            inflight_messages_max: limits::INFLIGHT_MESSAGES_MAX,
+            inflight_bytes_max: limits::INFLIGHT_BYTES_MAX,
+            append_bytes_max: limits::APPEND_BYTES_MAX,
+            tail_bytes_max: limits::TAIL_BYTES_MAX,
+            uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
+        };
+        let raft = Raft::new(config, Restored { hard_state, runs, last, applied }, self.now)?;
+        let slot = u32::try_from(self.replicas.len()).expect("fewer groups than 2^32");
+        let Founded { durable, first_leader, view, .. } = founded;
+        self.replicas.push(Replica::new(group, raft, durable, membership, first_leader, view));
+        self.slots.insert(group, slot);
+        self.mark(slot);
+        self.campaign_if_linked(slot);
+        Ok(slot)
+    }
+
+    /// A group's role and cursors.
+    pub(crate) fn status(&self, group: GroupId) -> Option<Status> {
+        self.slots.get(&group).map(|slot| self.replicas[*slot as usize].raft.status())
+    }
+
+    /// True if something waits for [`Self::gather`].
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Whether the log takes entries.
+    pub(crate) fn set_log_full(&mut self, full: bool) {
+        self.log_full = full;
+    }
+
+    /// Commands for a group.
+    pub(crate) fn submit(&mut self, submission: Submission, answers: &mut Vec<Answer>) {
+        let slot = self.slots.get(&submission.group).copied();
+        let refusal = match slot.map(|slot| &self.replicas[slot as usize]) {
+            None => Some(ProposeError::Stopped("no such group here".to_owned())),
+            Some(replica) if replica.stopped => {
+                Some(ProposeError::Stopped("its state machine failed".to_owned()))
+            }
+            Some(_) if self.log_full => Some(ProposeError::DiskFull),
+            Some(_) => None,
+        };
+        match (slot, refusal) {
+            (Some(slot), None) => {
+                self.replicas[slot as usize].proposals.push(submission);
+                self.mark(slot);
+            }
+            (_, refusal) => {
+                let error = refusal.expect("no slot, no service");
+                let mut refused = super::proposals::Proposals::default();
+                refused.push(submission);
+                refused.refuse(&error, answers);
+            }
+        }
+    }
+
+    /// A message from a peer. For a group that does not run here it is dropped: messages never
+    /// make groups (FAULTS.md §5.5).
+    pub(crate) fn receive(&mut self, from: NodeId, group: GroupId, message: Message) {
+        let Some(slot) = self.slots.get(&group).copied() else { return };
+        if self.log_full
+            && let Message::AppendEntries(append) = &message
+            && !append.entries.is_empty()
+        {
+            return; // Not answered, so sent again; the heartbeats keep the leader known.
+        }
+        self.step(slot, Event::Message { from, message });
+    }
+
+    /// Writes of a group are on disk; `stamps` are their moments.
+    pub(crate) fn durable(&mut self, durable: Durable, stamps: Stamps) {
+        let Some(slot) = self.slots.get(&durable.group()).copied() else { return };
+        let replica = &mut self.replicas[slot as usize];
+        assert!(
+            replica.durable.covers(logdrive_raft::WriteId::ZERO)
+                && durable.upto() >= replica.durable.upto(),
+            "durable goes back from {:?} to {durable:?}",
+            replica.durable
+        );
+        replica.durable = durable;
+        replica.proposals.durable(durable.upto(), stamps);
+        self.step(slot, Event::Durable(durable));
+    }
+
+    /// Equal bytes of entries that now live in the log's image.
+    pub(crate) fn rehome(
+        &mut self,
+        group: GroupId,
+        first: LogIndex,
+        payloads: &mut dyn Iterator<Item = (Term, u32, Bytes)>,
+    ) {
+        if let Some(slot) = self.slots.get(&group) {
+            self.replicas[*slot as usize].raft.rehome(first, payloads);
+        }
+    }
+
+    /// Lets go of whatever is borrowed from the log's image.
+    pub(crate) fn own_tails(&mut self) {
+        self.replicas.iter_mut().for_each(|replica| replica.raft.own_tail());
+    }
+
+    /// A [`FetchJob`] is answered; `None` if it could not be.
+    pub(crate) fn fetched(&mut self, group: GroupId, purpose: FetchFor, entries: Option<EntryBatch>) {
+        let Some(slot) = self.slots.get(&group).copied() else { return };
+        let event = match entries {
+            Some(entries) => Event::Fetched { purpose, entries },
+            None => Event::FetchFailed { purpose },
+        };
+        self.step(slot, event);
+    }
+
+    /// Time has passed. At most one heartbeat interval counts per call, so that a thread that was
+    /// paused hears its peers before it acts on their silence (FAULTS.md D5).
+    pub(crate) fn advance(&mut self, clock: Ticks) {
+        let elapsed = clock.since(self.clock).min(self.timing.heartbeat_ticks);
+        self.clock = clock;
+        self.now = self.now.after(elapsed);
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(self.now, &mut due);
+        for slot in due.drain(..) {
+            let replica = &mut self.replicas[slot as usize];
+            if replica.stopped || replica.wake_at > self.now {
+                continue; // An older wish of a group that has another since.
+            }
+            replica.wake_at = Ticks(u64::MAX);
+            if replica.raft.deadline() <= self.now {
+                self.step(slot, Event::Tick);
+            } else {
+                self.mark(slot);
+            }
+        }
+        self.due = due;
+    }
+
+    /// A peer can be talked to, both ways.
+    pub(crate) fn peer_up(&mut self, peer: NodeId) {
+        let Some(at) = self.peers.iter().position(|node| *node == peer) else { return };
+        self.linked[at] = true;
+        for slot in 0..self.replicas.len() {
+            self.campaign_if_linked(u32::try_from(slot).expect("slots are u32"));
+        }
+    }
+
+    /// A connection to `peer` broke: every group with something in flight on it must know.
+    pub(crate) fn peer_down(&mut self, peer: NodeId) {
+        let Some(at) = self.peers.iter().position(|node| *node == peer) else { return };
+        self.linked[at] = false;
+        for slot in 0..self.replicas.len() {
+            self.step(u32::try_from(slot).expect("slots are u32"), Event::Unreachable(peer));
+        }
+    }
+
+    /// Messages to `peer` that could not be sent: their groups must know.
+    pub(crate) fn undelivered(&mut self, peer: NodeId, messages: &[(GroupId, Message)]) {
+        for (group, message) in messages {
+            if let (Some(slot), Message::AppendEntries(_)) =
+                (self.slots.get(group).copied(), message)
+            {
+                self.step(slot, Event::Unreachable(peer));
+            }
+        }
+    }
+
+    /// An [`ApplyJob`] is done: `replies` has one reply per command if they were wanted.
+    pub(crate) fn applied(
+        &mut self,
+        job: &ApplyJob,
+        replies: &mut dyn Iterator<Item = Bytes>,
+        applied: u64,
+        answers: &mut Vec<Answer>,
+    ) {
+        let last = job.entries.last().expect("an apply job has entries").index;
+        let replica = &mut self.replicas[job.slot as usize];
+        if replica.stopped {
+            return;
+        }
+        let entries = job.entries.as_slice();
+        replica.proposals.applied(entries, replies, job.committed, applied, answers);
+        self.step(job.slot, Event::Applied(last));
+    }
+
+    /// A group's machine failed: the group stops here, alone (FAULTS.md P9).
+    pub(crate) fn machine_failed(&mut self, slot: u32, error: &MachineError, answers: &mut Vec<Answer>) {
+        let replica = &mut self.replicas[slot as usize];
+        tracing::error!(group = replica.group.get(), %error, "the group stops on this node");
+        replica.stop();
+        let refusal = ProposeError::Stopped(error.to_string());
+        replica.proposals.refuse(&refusal, answers);
+        replica.proposals.abandon("the group's state machine failed", answers);
+    }
+
+    /// A group's committed entries cannot be read back: it stops here, alone.
+    pub(crate) fn unreadable(&mut self, group: GroupId, error: &MachineError, answers: &mut Vec<Answer>) {
+        if let Some(slot) = self.slots.get(&group).copied() {
+            self.machine_failed(slot, error, answers);
+        }
+    }
+
+    /// The node stops: whoever waits is told so.
+    pub(crate) fn abandon_all(&mut self, why: &'static str, answers: &mut Vec<Answer>) {
+        for replica in &mut self.replicas {
+            replica.stop();
+            replica.proposals.refuse(&ProposeError::Stopped(why.to_owned()), answers);
+            replica.proposals.abandon(why, answers);
+        }
+    }
+
+    /// Collects what all touched groups owe. `now` is the clock, ns.
+    pub(crate) fn gather(&mut self, now: u64, round: &mut Round) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
+            self.gather_one(slot, now, round);
+        }
+        // Groups marked meanwhile wait for the next gathering; keep the list with the memory.
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
+    }
+
+    fn gather_one(&mut self, slot: u32, now: u64, round: &mut Round) {
+        let replica = &mut self.replicas[slot as usize];
+        replica.dirty = false;
+        if replica.stopped {
+            return;
+        }
+        if !replica.proposals.pending.is_empty() {
+            match replica.raft.propose(&mut replica.proposals.pending) {
+                Ok(range) => replica.proposals.entered(range, now),
+                Err(error) => replica.proposals.refuse(&refusal(error), &mut round.answers),
+            }
+        }
+        while let Some(ready) = replica.raft.ready() {
+            for Outgoing { to, message } in ready.messages {
+                post(&self.peers, &mut round.outbox, replica.group, to, message);
+            }
+            if let Some(write) = ready.write {
+                if !write.entries.is_empty() {
+                    replica.proposals.written_by(write.id);
+                }
+                let membership = replica.membership.take();
+                round.writes.push(WriteJob { group: replica.group, membership, write });
+            }
+            replica.promises.extend(ready.promises);
+            if let Some(last) = ready.apply.last() {
+                let wanted = replica.proposals.wants(last.index);
+                round.applies.push(ApplyJob { slot, entries: ready.apply, wanted, committed: now });
+            }
+            for fetch in ready.fetch {
+                round.fetches.push(FetchJob { group: replica.group, fetch });
+            }
+        }
+        while replica.promises.front().is_some_and(|p| replica.durable.covers(p.after())) {
+            let promises = replica.promises.pop_front().expect("checked above");
+            self.released.extend(promises.release(&replica.durable));
+            for Outgoing { to, message } in self.released.drain(..) {
+                post(&self.peers, &mut round.outbox, replica.group, to, message);
+            }
+        }
+        if let Change::LostLeadership { commit } = replica.look(&replica.raft.status()) {
+            replica.proposals.leadership_lost(commit, &mut round.answers);
+        }
+        let deadline = replica.raft.deadline();
+        if deadline < replica.wake_at {
+            replica.wake_at = self.wheel.schedule(slot, deadline);
+        }
+    }
+
+    fn step(&mut self, slot: u32, event: Event) {
+        let replica = &mut self.replicas[slot as usize];
+        if !replica.stopped {
+            replica.raft.step(self.now, event);
+            self.mark(slot);
+        }
+    }
+
+    fn mark(&mut self, slot: u32) {
+        let replica = &mut self.replicas[slot as usize];
+        if !replica.dirty {
+            replica.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    fn campaign_if_linked(&mut self, slot: u32) {
+        let replica = &self.replicas[slot as usize];
+        let nodes = self.peers.len() + 1;
+        let reachable = 1 + self.linked.iter().filter(|linked| **linked).count();
+        if replica.first_leader && reachable > nodes / 2 {
+            self.step(slot, Event::Campaign);
+        }
+    }
+}
+
+fn post(
+    peers: &[NodeId],
+    outbox: &mut [[Vec<(GroupId, Message)>; LANES]],
+    group: GroupId,
+    to: NodeId,
+    message: Message,
+) {
+    let peer = peers.iter().position(|node| *node == to).expect("members are nodes");
+    outbox[peer][usize::from(!message.is_liveness())].push((group, message));
+}
+
+fn refusal(error: logdrive_raft::ProposeError) -> ProposeError {
+    match error {
+        logdrive_raft::ProposeError::NotLeader { leader } => ProposeError::NotLeader { hint: leader },
+        logdrive_raft::ProposeError::Full => ProposeError::Overloaded { retry_after: RETRY_AFTER },
+    }
+}

@@ -1,0 +1,13 @@
+//! The pure core of one thread's worth of groups: inputs in, batches out.
+//!
+//! Nothing here reads a clock, a random source, a file or a socket: the driver
+//! (`engine/src/driver.rs`) and the simulator (`engine/src/testing`) run the same code.
+
+mod core;
+mod proposals;
+mod replica;
+mod timers;
+
+pub(crate) use self::core::{Answer, ApplyJob, FetchJob, Founded, LANES, Round, Shard, Timing, WriteJob};
+pub(crate) use proposals::{Commands, Stamps, Submission};
+pub(crate) use replica::GroupView;

@@ -1,0 +1,228 @@
+//! Who waits for which entry: `(term, index)` to the proposer, settled yes, no or unknown.
+//!
+//! In:     commands with their sinks; where the log put them; what became durable and applied.
+//! Out:    an [`Answer`] for each, and the time it spent in each stage.
+//! Cost:   one queue per group in log order: no search, no map.
+//! Fails:  an entry answered out of order panics.
+
+use super::core::Answer;
+use crate::{Completions, ProposeError, group::Applied, stages::Moments};
+use bytes::Bytes;
+use logdrive_raft::{Command, Entry, EntryKind, GroupId, LogId, LogIndex, LogRange, WriteId};
+use std::{collections::VecDeque, sync::Arc};
+
+/// Commands on their way to a group.
+pub(crate) struct Submission {
+    pub(crate) group: GroupId,
+    pub(crate) sink: Arc<dyn Completions>,
+    /// The token of the first command; the others follow it.
+    pub(crate) token: u64,
+    pub(crate) commands: Commands,
+    /// When it was submitted, ns.
+    pub(crate) at: u64,
+}
+
+/// One command without a list around it, or several.
+pub(crate) enum Commands {
+    One(Command),
+    Many(Vec<Command>),
+}
+
+impl Commands {
+    /// How many, and the sum of their bytes.
+    pub(crate) fn cost(&self) -> (usize, usize) {
+        match self {
+            Self::One(command) => (1, command.payload.len()),
+            Self::Many(commands) => {
+                (commands.len(), commands.iter().map(|c| c.payload.len()).sum())
+            }
+        }
+    }
+}
+
+/// Who is to be told of one command.
+struct Waiter {
+    sink: Arc<dyn Completions>,
+    token: u64,
+    bytes: usize,
+    at: u64,
+    /// The entry it waits for; zero while pending.
+    entry: LogId,
+}
+
+/// Moments of one batch's life that only the driver knows, ns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamps {
+    /// When its log write was submitted.
+    pub(crate) submitted: u64,
+    /// When it was known durable.
+    pub(crate) durable: u64,
+}
+
+/// Entries that entered the log together, and when.
+struct Span {
+    last: LogIndex,
+    /// `None` until the write that carries them is handed out.
+    write: Option<WriteId>,
+    proposed: u64,
+    submitted: u64,
+    durable: u64,
+}
+
+/// One group's waiting proposals.
+#[derive(Default)]
+pub(super) struct Proposals {
+    /// Not in the log yet; `waiters` in the same order.
+    pub(super) pending: Vec<Command>,
+    pending_waiters: Vec<Waiter>,
+    /// In the log, in its order.
+    in_log: VecDeque<Waiter>,
+    spans: VecDeque<Span>,
+}
+
+impl Proposals {
+    /// Takes commands in; they wait for [`Self::entered`] or [`Self::refuse`].
+    pub(super) fn push(&mut self, submission: Submission) {
+        let Submission { sink, token, commands, at, .. } = submission;
+        let mut add = |sink: Arc<dyn Completions>, token, command: Command| {
+            let bytes = command.payload.len();
+            self.pending.push(command);
+            self.pending_waiters.push(Waiter { sink, token, bytes, at, entry: LogId::ZERO });
+        };
+        match commands {
+            Commands::One(command) => add(sink, token, command),
+            Commands::Many(commands) => {
+                for (token, command) in (token..).zip(commands) {
+                    add(sink.clone(), token, command);
+                }
+            }
+        }
+    }
+
+    /// True if nobody waits for anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.in_log.is_empty() && self.pending_waiters.is_empty()
+    }
+
+    /// True if someone waits for an entry up to `last`.
+    pub(super) fn wants(&self, last: LogIndex) -> bool {
+        self.in_log.front().is_some_and(|waiter| waiter.entry.index <= last)
+    }
+
+    /// The pending commands are in the log at `range`.
+    pub(super) fn entered(&mut self, range: LogRange, now: u64) {
+        let entries = range.first.get()..=range.last.get();
+        assert!(
+            range.first.prev().entries_until(range.last) == self.pending_waiters.len() as u64,
+            "{} commands entered the log at {entries:?}",
+            self.pending_waiters.len()
+        );
+        for (mut waiter, index) in self.pending_waiters.drain(..).zip(entries) {
+            waiter.entry = LogId { term: range.term, index: LogIndex(index) };
+            self.in_log.push_back(waiter);
+        }
+        self.spans.push_back(Span {
+            last: range.last,
+            write: None,
+            proposed: now,
+            submitted: 0,
+            durable: 0,
+        });
+    }
+
+    /// The entries that entered last go to disk with `write`.
+    pub(super) fn written_by(&mut self, write: WriteId) {
+        for span in self.spans.iter_mut().rev().take_while(|span| span.write.is_none()) {
+            span.write = Some(write);
+        }
+    }
+
+    /// Writes up to `upto` are durable.
+    pub(super) fn durable(&mut self, upto: WriteId, stamps: Stamps) {
+        for span in &mut self.spans {
+            if span.write.is_none_or(|write| write > upto) {
+                break;
+            }
+            if span.durable == 0 {
+                span.submitted = stamps.submitted;
+                span.durable = stamps.durable;
+            }
+        }
+    }
+
+    /// The pending commands did not enter the log.
+    pub(super) fn refuse(&mut self, error: &ProposeError, answers: &mut Vec<Answer>) {
+        self.pending.clear();
+        for waiter in self.pending_waiters.drain(..) {
+            answers.push(waiter.answer(Err(error.clone()), None));
+        }
+    }
+
+    /// Leadership is gone: what is past `commit` may or may not survive. What is not, will be
+    /// applied and answered as usual.
+    pub(super) fn leadership_lost(&mut self, commit: LogIndex, answers: &mut Vec<Answer>) {
+        self.settle_after(commit, "leadership moved before the commit", answers);
+    }
+
+    /// Nothing will be applied here any more.
+    pub(super) fn abandon(&mut self, why: &'static str, answers: &mut Vec<Answer>) {
+        self.settle_after(LogIndex::ZERO, why, answers);
+    }
+
+    fn settle_after(&mut self, keep: LogIndex, why: &'static str, answers: &mut Vec<Answer>) {
+        while self.in_log.back().is_some_and(|waiter| waiter.entry.index > keep) {
+            let waiter = self.in_log.pop_back().expect("checked above");
+            answers.push(waiter.answer(Err(ProposeError::OutcomeUnknown(why)), None));
+        }
+        while self.spans.back().is_some_and(|span| span.last > keep) {
+            self.spans.pop_back();
+        }
+    }
+
+    /// `entries` are applied; `replies` has one for each command among them.
+    pub(super) fn applied(
+        &mut self,
+        entries: &[Entry],
+        replies: &mut dyn Iterator<Item = Bytes>,
+        committed: u64,
+        applied: u64,
+        answers: &mut Vec<Answer>,
+    ) {
+        for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Command) {
+            let Some(reply) = replies.next() else { break };
+            if !self.wants(entry.index) {
+                continue;
+            }
+            let waiter = self.in_log.pop_front().expect("someone waits");
+            assert!(
+                waiter.entry == entry.id(),
+                "applied {:?}, but {:?} is the next one waited for",
+                entry.id(),
+                waiter.entry
+            );
+            while self.spans.front().is_some_and(|span| span.last < entry.index) {
+                self.spans.pop_front();
+            }
+            let span = self.spans.front().expect("a waiter's entry has a span");
+            let moments = Moments {
+                entered: waiter.at,
+                proposed: span.proposed,
+                submitted: span.submitted,
+                durable: span.durable,
+                committed,
+                applied,
+            };
+            let outcome = Ok(Applied { index: entry.index, reply });
+            answers.push(waiter.answer(outcome, Some(moments)));
+        }
+        if self.in_log.is_empty() {
+            self.spans.clear();
+        }
+    }
+}
+
+impl Waiter {
+    fn answer(self, outcome: crate::Outcome, moments: Option<Moments>) -> Answer {
+        Answer { sink: self.sink, token: self.token, bytes: self.bytes, outcome, moments }
+    }
+}

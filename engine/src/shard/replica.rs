@@ -1,0 +1,119 @@
+//! One group here: its Raft, the proposals that wait on it, the promises that wait on the disk.
+
+use super::proposals::Proposals;
+use bytes::Bytes;
+use logdrive_raft::{Durable, GroupId, LogIndex, NodeId, Promises, Raft, Role, Status, Ticks};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+/// What handles on other threads may know of a replica without asking its shard.
+#[derive(Debug, Default)]
+pub(crate) struct GroupView {
+    /// The leader's node id; 0 is none known.
+    leader: AtomicU64,
+    /// True once the replica will never serve again here.
+    stopped: AtomicBool,
+}
+
+impl GroupView {
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        match self.leader.load(Ordering::Acquire) {
+            0 => None,
+            id => Some(NodeId(id)),
+        }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    fn set_leader(&self, leader: Option<NodeId>) {
+        self.leader.store(leader.map_or(0, NodeId::get), Ordering::Release);
+    }
+}
+
+/// One group on this shard.
+pub(super) struct Replica {
+    pub(super) group: GroupId,
+    pub(super) raft: Raft,
+    pub(super) proposals: Proposals,
+    pub(super) promises: VecDeque<Promises>,
+    /// Proof of the writes that are on disk.
+    pub(super) durable: Durable,
+    /// To be put in the log beside the next write: the group is new.
+    pub(super) membership: Option<Bytes>,
+    /// It has something to do in the next gathering.
+    pub(super) dirty: bool,
+    /// The tick the wheel will wake it at.
+    pub(super) wake_at: Ticks,
+    /// It should campaign as soon as it could win, once.
+    pub(super) first_leader: bool,
+    /// Its machine failed: it says and does nothing more here.
+    pub(super) stopped: bool,
+    pub(super) view: Arc<GroupView>,
+    role: Role,
+    leader: Option<NodeId>,
+}
+
+/// What changed between two looks at a replica.
+pub(super) enum Change {
+    /// Nothing that concerns anyone else.
+    Nothing,
+    /// It led and does not lead that term any more; `commit` is what it knows committed.
+    LostLeadership { commit: LogIndex },
+}
+
+impl Replica {
+    pub(super) fn new(
+        group: GroupId,
+        raft: Raft,
+        durable: Durable,
+        membership: Option<Bytes>,
+        first_leader: bool,
+        view: Arc<GroupView>,
+    ) -> Self {
+        Self {
+            group,
+            raft,
+            proposals: Proposals::default(),
+            promises: VecDeque::new(),
+            durable,
+            membership,
+            dirty: false,
+            wake_at: Ticks(u64::MAX),
+            first_leader,
+            stopped: false,
+            view,
+            role: Role::Follower,
+            leader: None,
+        }
+    }
+
+    /// Compares with the last look and tells the handles.
+    pub(super) fn look(&mut self, status: &Status) -> Change {
+        if status.leader != self.leader {
+            self.leader = status.leader;
+            self.view.set_leader(status.leader);
+            self.first_leader &= status.leader.is_none();
+        }
+        let led = self.role == Role::Leader;
+        self.role = status.role;
+        if led && status.role != Role::Leader {
+            return Change::LostLeadership { commit: status.commit };
+        }
+        Change::Nothing
+    }
+
+    /// It serves no more: its handles say so.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        self.promises.clear();
+        self.view.set_leader(None);
+        self.view.stopped.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,134 @@
+//! Per-stage latency histograms of a proposal: where its time went, from the inbox to the reply.
+//!
+//! In:     the moments of each proposal, ns of one clock.
+//! Out:    one hdrhistogram per stage; the stages of a proposal add up to its total.
+//! Cost:   a histogram update per stage and proposal; recorded per thread, merged when read.
+//! Fails:  never; times over 100 s count as 100 s.
+
+use crate::StageSummary;
+use hdrhistogram::Histogram;
+
+/// Stage names in the order a proposal goes through them.
+pub(crate) const STAGES: [&str; 7] =
+    ["inbox", "log_wait", "write", "peer", "apply", "reply", "total"];
+
+const NS_MAX: u64 = 100_000_000_000;
+
+/// When one proposal passed from stage to stage, ns. Zero: it has not been seen to (yet).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moments {
+    /// Submitted by the caller.
+    pub(crate) entered: u64,
+    /// Appended to the group's log in memory.
+    pub(crate) proposed: u64,
+    /// Its log write was submitted.
+    pub(crate) submitted: u64,
+    /// Its log write was durable here.
+    pub(crate) durable: u64,
+    /// Known committed.
+    pub(crate) committed: u64,
+    /// The machine has applied it.
+    pub(crate) applied: u64,
+}
+
+/// One thread's histograms.
+#[derive(Clone, Debug)]
+pub(crate) struct Stages {
+    histograms: Vec<Histogram<u64>>,
+}
+
+impl Stages {
+    pub(crate) fn new() -> Self {
+        let histogram = Histogram::new_with_bounds(1, NS_MAX, 2).expect("constant bounds are valid");
+        Self { histograms: vec![histogram; STAGES.len()] }
+    }
+
+    /// Records a proposal whose answer leaves at `replied`. A quorum may commit before this node's
+    /// own write is durable: a stage that ended after the commit is cut there.
+    pub(crate) fn record(&mut self, moments: &Moments, replied: u64) {
+        let mut at = moments.entered;
+        let ends = [
+            moments.proposed,
+            or(moments.submitted, moments.committed).min(moments.committed),
+            or(moments.durable, moments.committed).min(moments.committed),
+            moments.committed,
+            moments.applied,
+            replied,
+        ];
+        for (histogram, end) in self.histograms.iter_mut().zip(ends) {
+            let end = end.max(at);
+            histogram.saturating_record(end - at);
+            at = end;
+        }
+        self.histograms[STAGES.len() - 1].saturating_record(at - moments.entered);
+    }
+
+    /// Adds another thread's.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.histograms.iter_mut().zip(&other.histograms) {
+            mine.add(theirs).expect("same bounds");
+        }
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.histograms.iter_mut().for_each(Histogram::reset);
+    }
+
+    pub(crate) fn summaries(&self) -> Vec<StageSummary> {
+        let us = |ns: u64| ns as f64 / 1e3;
+        STAGES
+            .iter()
+            .zip(&self.histograms)
+            .map(|(name, histogram)| StageSummary {
+                name,
+                count: histogram.len(),
+                mean_us: histogram.mean() / 1e3,
+                p50_us: us(histogram.value_at_quantile(0.5)),
+                p99_us: us(histogram.value_at_quantile(0.99)),
+                max_us: us(histogram.max()),
+            })
+            .collect()
+    }
+}
+
+fn or(moment: u64, other: u64) -> u64 {
+    if moment == 0 { other } else { moment }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_add_up_to_the_total() {
+        let mut stages = Stages::new();
+        let moments = Moments {
+            entered: 1_000,
+            proposed: 1_100,
+            submitted: 1_300,
+            durable: 1_900,
+            committed: 2_000,
+            applied: 2_050,
+        };
+        stages.record(&moments, 2_075);
+        let means: Vec<f64> = stages.summaries().iter().map(|stage| stage.mean_us).collect();
+        let (total, parts) = means.split_last().unwrap();
+        assert!((parts.iter().sum::<f64>() - total).abs() < 0.01 * total, "{means:?}");
+    }
+
+    #[test]
+    fn a_commit_before_the_own_write_ends_the_write_stage() {
+        let mut stages = Stages::new();
+        let moments = Moments {
+            entered: 1_000,
+            proposed: 1_000,
+            submitted: 0,
+            durable: 0,
+            committed: 5_000,
+            applied: 5_000,
+        };
+        stages.record(&moments, 5_000);
+        let by_name = |name| stages.summaries().iter().find(|s| s.name == name).unwrap().mean_us;
+        assert!(by_name("log_wait") > 3.9 && by_name("peer") < 0.01);
+    }
+}
