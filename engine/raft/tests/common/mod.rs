@@ -269,7 +269,7 @@ impl Cluster {
             let Some(write) = node.writes.pop_front() else { break };
             node.durable.write(&write);
             node.durable_upto = write.id;
-            let _ = writeln!(self.trace, "{} durable {}", id, write.id);
+            let _ = writeln!(self.trace, "{id} durable w{}", write.id);
             self.step(id, Event::Durable(Durable::new(GROUP, write.id)));
             self.release(id);
             any = true;
