@@ -108,7 +108,8 @@ impl Link {
         }
     }
 
-    /// Frames `messages` and writes what the socket takes now. Empties `messages` in any case.
+    /// Frames `messages` and writes what the socket takes now. Empties `messages` unless any of them
+    /// is dropped: their groups must be told.
     pub(crate) fn send(&self, messages: &mut Vec<(GroupId, Message)>) -> Sent {
         if messages.is_empty() {
             return Sent::Taken;
@@ -116,14 +117,12 @@ impl Link {
         let state = &mut *self.state.borrow_mut();
         let Some(connection) = state.connection.as_mut().filter(|c| c.failed.is_none()) else {
             state.stats.dropped_down += messages.len() as u64;
-            messages.clear();
             return Sent::Dropped;
         };
         let idle = state.waiting.is_empty();
         let taken = self.encode(connection, &mut state.waiting, messages, &mut state.stats);
         let dropped = messages.len() - taken;
         state.stats.dropped_full += dropped as u64;
-        messages.clear();
         // While bytes wait, the task is waiting for the socket and writes these too.
         if idle && !state.waiting.is_empty() {
             match flush(&connection.stream, &mut state.waiting, &mut state.stats) {
@@ -135,7 +134,11 @@ impl Link {
                 }
             }
         }
-        if dropped == 0 { Sent::Taken } else { Sent::Dropped }
+        if dropped > 0 {
+            return Sent::Dropped;
+        }
+        messages.clear();
+        Sent::Taken
     }
 
     /// Adds frames of about the soft bound each; how many messages were taken.

@@ -62,15 +62,13 @@ impl Outbound {
         Self { peers: started }
     }
 
-    /// Sends a batch and empties it, whatever becomes of it. What the socket takes has left when this
-    /// returns. An unknown peer is one whose lane is down.
+    /// Sends a batch and empties it, unless any of it is dropped: then it is left as it was, so that
+    /// its groups can be told. What the socket takes has left when this returns. An unknown peer is
+    /// one whose lane is down.
     pub fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> Sent {
         match self.link(peer, lane) {
             Some(link) => link.send(messages),
-            None => {
-                messages.clear();
-                Sent::Dropped
-            }
+            None => Sent::Dropped,
         }
     }
 
