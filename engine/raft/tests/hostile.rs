@@ -191,3 +191,48 @@ proptest! {
         play(deeds);
     }
 }
+
+#[test]
+fn a_late_fetch_of_entries_the_log_no_longer_has_is_not_sent() {
+    let mut cluster = common::Cluster::empty();
+    for id in 1..=3 {
+        let hard_state = HardState { term: Term(2), ..HardState::default() };
+        let terms: &[u64] = if id == 2 { &[1] } else { &[1, 2, 2] };
+        cluster.add(config(id, 3), Image { hard_state, entries: log_of(terms) });
+    }
+    cluster.step(n(1), Event::Campaign);
+    while cluster.node(n(1)).fetches.iter().all(|fetch| fetch.purpose != FetchFor::Peer(n(2))) {
+        for id in cluster.ids() {
+            cluster.collect(id);
+            cluster.sync(id, usize::MAX);
+        }
+        cluster.deliver(|_| true);
+    }
+    cluster.network.clear();
+    // The disk answers with what stood there before: entry 2 of term 1.
+    let mut entries = EntryBatch::new();
+    entries.push(entry(1, 2));
+    let fetched = Event::Fetched { purpose: FetchFor::Peer(n(2)), entries };
+    cluster.step(n(1), fetched);
+    cluster.collect(n(1));
+    assert!(cluster.network.iter().all(|packet| packet.to != n(2)), "{:?}", cluster.network);
+    // Asked again, it is answered rightly.
+    assert_eq!(cluster.node(n(1)).fetches.back().unwrap().purpose, FetchFor::Peer(n(2)));
+    while cluster.answer_fetch(n(1)) {}
+    cluster.settle();
+    assert_eq!(cluster.terms(n(2)), [1, 2, 2, 3]);
+}
+
+#[test]
+fn the_host_may_not_finish_what_it_was_not_given() {
+    let fails = |event: Event| {
+        let mut raft = Raft::new(config(1, 3), Restored::default(), Ticks(0)).unwrap();
+        let step = std::panic::AssertUnwindSafe(|| raft.step(Ticks(1), event));
+        std::panic::catch_unwind(step).is_err()
+    };
+    let write = logdrive_raft::WriteId;
+    assert!(fails(Event::Durable(Durable::new(logdrive_raft::GroupId(8), write(0)))));
+    assert!(fails(Event::Durable(Durable::new(common::GROUP, write(1)))));
+    assert!(fails(Event::Applied(LogIndex(1))));
+    assert!(!fails(Event::Durable(Durable::new(common::GROUP, write(0)))));
+}

@@ -115,13 +115,15 @@ fn one_action(cluster: &mut Cluster, random: &mut Random, swarm: &Swarm, proposa
                 cluster.apply(id);
             }
         }
-        94..=95 => {
-            if random.chance(20) {
+        94..=95 => match random.below(4) {
+            0 => {
                 cluster.fetch_failed(id);
-            } else {
+            }
+            1 => cluster.read_fetch(id),
+            _ => {
                 cluster.answer_fetch(id);
             }
-        }
+        },
         96 => {
             if random.chance(swarm.crashes) && is_up {
                 let kept = random.index(3);
@@ -222,7 +224,7 @@ fn clusters_are_safe_under_faults_and_come_together_after_them() {
             let seed: u64 = seed.parse().expect("LOGDRIVE_SEED is a number");
             seed..seed + 1
         }
-        Err(_) => 0..300,
+        Err(_) => 0..1500,
     };
     let mut committed = 0;
     let mut terms = 0;

@@ -19,6 +19,8 @@ pub(crate) struct Ghost {
     applied: BTreeMap<NodeId, LogIndex>,
     seen: BTreeMap<NodeId, Status>,
     proposed: BTreeMap<(LogIndex, Term), String>,
+    /// The terms of each leader's log, as far as it was handed to its disk.
+    leader_logs: BTreeMap<Term, Vec<Term>>,
 }
 
 impl Ghost {
@@ -53,6 +55,10 @@ impl Ghost {
         let mut after = memory.clone();
         after.write(write);
         assert_eq!(after.last(), status.last_log.index, "{id}'s write is not its log");
+        if status.role == Role::Leader {
+            let terms = after.entries.iter().map(|entry| entry.term).collect();
+            self.leader_logs.insert(status.term, terms);
+        }
         for entry in write.entries.as_slice() {
             assert!(entry.term <= after.hard_state.term, "rule 12: {entry:?} before its term");
             self.on_entry(&after, entry);
@@ -91,6 +97,15 @@ impl Ghost {
                 };
                 assert!(saved.term >= m.term, "[9] {id} acknowledges {m:?}, durable is {saved:?}");
                 assert!(match_index <= durable.last(), "[9] {id} acknowledges past durable: {m:?}");
+                let leaders = self.leader_logs.get(&m.term).and_then(|log| {
+                    let at = usize::try_from(match_index.get()).unwrap().checked_sub(1)?;
+                    log.get(at)
+                });
+                // A story told by hand may have leaders that do not exist.
+                if let Some(term) = leaders {
+                    let own = durable.entry(match_index).map(|entry| entry.term);
+                    assert_eq!(own, Some(*term), "[9] {id} acknowledges another entry: {m:?}");
+                }
             }
             other => panic!("no promise: {other:?}"),
         }
@@ -139,6 +154,8 @@ impl Ghost {
     /// [5] leader completeness. A leader's log at its election is what it has handed to its disk:
     /// it was handed out before its vote was durable.
     fn on_elected(&self, id: NodeId, node: &Node, term: Term) {
+        let saved = node.durable.hard_state;
+        assert_eq!((saved.term, saved.voted_for), (term, Some(id)), "rule 11: not durably its own");
         let memory = node.memory();
         for (entry, committed_in) in &self.committed {
             if *committed_in < term {

@@ -80,6 +80,8 @@ pub(crate) struct Node {
     pub(crate) promises: VecDeque<Promises>,
     pub(crate) applies: VecDeque<EntryBatch>,
     pub(crate) fetches: VecDeque<Fetch>,
+    /// Fetches read from the disk and not yet answered.
+    pub(crate) reads: VecDeque<(FetchFor, EntryBatch)>,
     /// How far the state machine is; it is volatile, as far as a crash is concerned.
     pub(crate) applied: LogIndex,
 }
@@ -191,6 +193,7 @@ impl Cluster {
             promises: VecDeque::new(),
             applies: VecDeque::new(),
             fetches: VecDeque::new(),
+            reads: VecDeque::new(),
             applied: LogIndex::ZERO,
         };
         self.nodes.insert(id, node);
@@ -341,14 +344,14 @@ impl Cluster {
         any
     }
 
-    /// Answers a replica's oldest fetch from its durable log.
-    pub(crate) fn answer_fetch(&mut self, id: NodeId) -> bool {
+    /// Reads what a replica's oldest fetch wants from its durable log; the answer waits.
+    pub(crate) fn read_fetch(&mut self, id: NodeId) {
         let node = self.nodes.get_mut(&id).unwrap();
-        let Some(fetch) = node.fetches.pop_front() else { return false };
+        let Some(fetch) = node.fetches.pop_front() else { return };
         let mut entries = EntryBatch::new();
         let mut bytes = 0;
         let skip = usize::try_from(fetch.first.get() - 1).unwrap();
-        for entry in &node.durable.entries[skip..] {
+        for entry in &node.durable.entries[skip.min(node.durable.entries.len())..] {
             let is_enough = bytes > 0 && bytes + entry.payload.len() > fetch.bytes_max;
             if entry.index > fetch.last || is_enough {
                 break;
@@ -356,9 +359,21 @@ impl Cluster {
             bytes += entry.cost_bytes();
             entries.push(entry.clone());
         }
-        let (from, to) = (fetch.first, entries.last().map_or(LogIndex::ZERO, |e| e.index));
-        let _ = writeln!(self.trace, "{id} fetched {from}..={to} for {:?}", fetch.purpose);
-        self.step(id, Event::Fetched { purpose: fetch.purpose, entries });
+        node.reads.push_back((fetch.purpose, entries));
+    }
+
+    /// Gives a replica the answer to its oldest fetch, as read when it was read.
+    pub(crate) fn answer_fetch(&mut self, id: NodeId) -> bool {
+        if self.node(id).reads.is_empty() {
+            self.read_fetch(id);
+        }
+        let node = self.nodes.get_mut(&id).unwrap();
+        let Some((purpose, entries)) = node.reads.pop_front() else { return false };
+        let first = entries.first().map_or(LogIndex::ZERO, |entry| entry.index);
+        let last = entries.last().map_or(LogIndex::ZERO, |entry| entry.index);
+        let whom = print::purpose(purpose);
+        let _ = writeln!(self.trace, "{id} fetched {first}..={last} for {whom}");
+        self.step(id, Event::Fetched { purpose, entries });
         true
     }
 
@@ -428,6 +443,7 @@ impl Cluster {
         node.promises.clear();
         node.applies.clear();
         node.fetches.clear();
+        node.reads.clear();
         node.durable_upto = WriteId::ZERO;
         self.ghost.on_crash(id);
     }
@@ -463,8 +479,4 @@ impl Cluster {
 
 pub(crate) fn n(id: u64) -> NodeId {
     NodeId(id)
-}
-
-pub(crate) fn is_for_apply(fetch: &Fetch) -> bool {
-    fetch.purpose == FetchFor::Apply
 }

@@ -59,6 +59,13 @@ pub(crate) fn outgoing(out: &Outgoing) -> String {
     format!("{} {}", out.to, message(&out.message))
 }
 
+pub(crate) fn purpose(purpose: FetchFor) -> String {
+    match purpose {
+        FetchFor::Apply => "itself".to_owned(),
+        FetchFor::Peer(peer) => peer.to_string(),
+    }
+}
+
 /// A line for each thing owed.
 pub(crate) fn ready(node: NodeId, ready: &Ready) -> String {
     let mut text = String::new();
@@ -80,10 +87,7 @@ pub(crate) fn ready(node: NodeId, ready: &Ready) -> String {
         let _ = writeln!(text, "{node} applies {}", entries(&ready.apply));
     }
     for fetch in &ready.fetch {
-        let purpose = match fetch.purpose {
-            FetchFor::Apply => "itself".to_owned(),
-            FetchFor::Peer(peer) => peer.to_string(),
-        };
+        let purpose = purpose(fetch.purpose);
         let _ = writeln!(text, "{node} fetches {}..={} for {purpose}", fetch.first, fetch.last);
     }
     text
