@@ -257,6 +257,57 @@ fn a_small_batch_has_left_when_send_returns() {
 }
 
 #[test]
+fn an_accepted_connection_is_read_on_another_threads_runtime() {
+    let (shards, mut waiting) = tokio::sync::mpsc::channel::<Accepted>(2);
+    let (known, address) = tokio::sync::oneshot::channel();
+    // The dialer has a runtime of its own, the listener another, and the reading shard a third.
+    let dialer = std::thread::Builder::new().spawn(move || {
+        run(async {
+            let (outbound, _) = dial(hello(A), address.await.expect("it listens"), settings());
+            both_up(&outbound).await;
+            for n in 0..200 {
+                let mut batch = vec![append(n, 100)];
+                assert_eq!(outbound.send(B, Lane::Append, &mut batch), Sent::Taken);
+            }
+            until(|| stats(&outbound, Lane::Append).queued_bytes == 0).await;
+        });
+    });
+    let reader = std::thread::Builder::new().spawn(move || {
+        run(async {
+            let shard = Rc::new(Shard::default());
+            let mut ends = Vec::new();
+            for _ in Lane::ALL {
+                let accepted = waiting.recv().await.expect("a connection");
+                let inbound: Rc<dyn Inbound> = Rc::clone(&shard) as _;
+                ends.push(spawn_local(
+                    async move { receive(accepted, &settings(), inbound).await },
+                ));
+            }
+            for end in ends {
+                let end = end.await.expect("no panic");
+                assert!(matches!(end, NetError::Closed), "{end}");
+            }
+            let groups: Vec<_> = shard.delivered.borrow().iter().map(|m| m.1.get()).collect();
+            assert_eq!(groups, (0..200).collect::<Vec<_>>());
+        });
+    });
+    let (dialer, reader) = (dialer.expect("a thread"), reader.expect("a thread"));
+    run(async {
+        let listener = Listener::bind("127.0.0.1:0").expect("a port");
+        known.send(listener.local_address().expect("an address")).expect("the dialer waits");
+        let hand_over: Box<dyn Fn(Accepted)> =
+            Box::new(move |accepted| shards.try_send(accepted).expect("room for both lanes"));
+        let task = spawn_local(async move {
+            listener.run(hello(B), vec![A], settings(), hand_over).await;
+        });
+        until(|| dialer.is_finished() && reader.is_finished()).await;
+        task.abort();
+    });
+    dialer.join().expect("the dialer's checks hold");
+    reader.join().expect("the reader's checks hold");
+}
+
+#[test]
 fn a_lane_that_is_down_drops_and_says_so() {
     run(async {
         let nowhere = Listener::bind("127.0.0.1:0").expect("a port").local_address().expect("it");
