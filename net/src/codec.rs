@@ -454,3 +454,238 @@ const KIND_APPEND_ACCEPTED: u8 = 6;
 const KIND_APPEND_REJECTED: u8 = 7;
 const KIND_HEARTBEAT: u8 = 8;
 const KIND_HEARTBEAT_REPLY: u8 = 9;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn term() -> impl Strategy<Value = Term> {
+        prop_oneof![1..5_u64, Just(NUMBER_MAX), 1..NUMBER_MAX].prop_map(Term)
+    }
+
+    fn index() -> impl Strategy<Value = LogIndex> {
+        prop_oneof![0..5_u64, Just(NUMBER_MAX), 0..NUMBER_MAX].prop_map(LogIndex)
+    }
+
+    fn id() -> impl Strategy<Value = LogId> {
+        prop_oneof![
+            Just(LogId::ZERO),
+            (term(), index())
+                .prop_map(|(term, index)| LogId { term, index: LogIndex(index.get().max(1)) })
+        ]
+    }
+
+    /// Entries with terms that rise now and then, as after elections.
+    fn append_entries() -> impl Strategy<Value = Message> {
+        let payload = proptest::collection::vec(any::<u8>(), 0..40);
+        let entry = (any::<bool>(), 0..3_u64, payload, any::<u32>());
+        let entries = proptest::collection::vec(entry, 0..6);
+        (0..1000_u64, 0..1000_u64, index(), 0..3_u64, entries).prop_map(
+            |(prev_term, prev_index, commit, above, entries)| {
+                let prev_log = match (prev_term, prev_index) {
+                    (0, _) | (_, 0) => LogId::ZERO,
+                    (term, index) => LogId { term: Term(term), index: LogIndex(index) },
+                };
+                let mut term = Term(prev_log.term.get().max(1));
+                let mut index = prev_log.index;
+                let mut batch = EntryBatch::new();
+                for (noop, rise, payload, checksum) in entries {
+                    (term, index) = (Term(term.get() + rise), index.next());
+                    let kind = if noop { EntryKind::Noop } else { EntryKind::Command };
+                    let payload = if noop { Bytes::new() } else { Bytes::from(payload) };
+                    let checksum = if payload.is_empty() { 0 } else { checksum };
+                    batch.push(Entry { term, index, kind, checksum, payload });
+                }
+                let term = Term(term.get() + above);
+                Message::AppendEntries(AppendEntries { term, prev_log, commit, entries: batch })
+            },
+        )
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        prop_oneof![
+            (term(), id())
+                .prop_map(|(term, last_log)| Message::PreVote(PreVote { term, last_log })),
+            (index(), any::<bool>()).prop_map(|(term, granted)| {
+                Message::PreVoteReply(PreVoteReply { term: Term(term.get()), granted })
+            }),
+            (term(), id())
+                .prop_map(|(term, last_log)| Message::RequestVote(RequestVote { term, last_log })),
+            (term(), any::<bool>())
+                .prop_map(|(term, granted)| Message::VoteReply(VoteReply { term, granted })),
+            append_entries(),
+            (term(), index()).prop_map(|(term, match_index)| {
+                let result = AppendResult::Accepted { match_index };
+                Message::AppendReply(AppendReply { term, result })
+            }),
+            (term(), index(), id()).prop_map(|(term, rejected, hint)| {
+                let result = AppendResult::Rejected { rejected, hint };
+                Message::AppendReply(AppendReply { term, result })
+            }),
+            (term(), index())
+                .prop_map(|(term, commit)| Message::Heartbeat(Heartbeat { term, commit })),
+            term().prop_map(|term| Message::HeartbeatReply(HeartbeatReply { term })),
+        ]
+    }
+
+    fn messages() -> impl Strategy<Value = Vec<(GroupId, Message)>> {
+        proptest::collection::vec((any::<u64>().prop_map(GroupId), message()), 0..12)
+    }
+
+    fn encoded(messages: &[(GroupId, Message)]) -> Bytes {
+        let mut body = BytesMut::new();
+        for (group, message) in messages {
+            encode(&mut body, *group, message);
+        }
+        body.freeze()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(messages in messages()) {
+            let body = encoded(&messages);
+            let bytes: usize = messages.iter().map(|(_, message)| encoded_bytes(message)).sum();
+            prop_assert_eq!(body.len(), bytes);
+            prop_assert_eq!(decode(body), Ok(messages));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(Bytes::from(body));
+        }
+
+        /// Whatever still reads after damage is a body of ours: encoding it gives the damaged bytes.
+        #[test]
+        fn damaged_bodies_are_refused_or_mean_what_they_say(
+            messages in messages(),
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in any::<prop::sample::Index>(),
+            does_cut in any::<bool>(),
+        ) {
+            let mut body = encoded(&messages).to_vec();
+            prop_assume!(!body.is_empty());
+            for (at, byte) in damage {
+                let at = at.index(body.len());
+                body[at] = byte;
+            }
+            if does_cut {
+                body.truncate(cut.index(body.len()));
+            }
+            if let Ok(read) = decode(Bytes::from(body.clone())) {
+                prop_assert_eq!(encoded(&read).to_vec(), body);
+            }
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn append(prev: u64, entries: Vec<Entry>) -> Message {
+        Message::AppendEntries(AppendEntries {
+            term: Term(3),
+            prev_log: LogId { term: Term(2), index: LogIndex(prev) },
+            commit: LogIndex(4),
+            entries: EntryBatch::from_entries(entries).expect("entries of a test"),
+        })
+    }
+
+    fn command(term: u64, index: u64) -> Entry {
+        Entry {
+            term: Term(term),
+            index: LogIndex(index),
+            kind: EntryKind::Command,
+            checksum: 0xaabb_ccdd,
+            payload: Bytes::from_static(b"hi"),
+        }
+    }
+
+    #[test]
+    fn the_bytes_on_the_wire_are_these() {
+        let heartbeat = Message::Heartbeat(Heartbeat { term: Term(2), commit: LogIndex(258) });
+        assert_eq!(
+            hex(&encoded(&[(GroupId(7), heartbeat)])),
+            "0700000000000000 08 0200000000000000 0201000000000000".replace(' ', "")
+        );
+        let vote = Message::VoteReply(VoteReply { term: Term(9), granted: true });
+        assert_eq!(
+            hex(&encoded(&[(GroupId(1), vote)])),
+            "0100000000000000 04 0900000000000000 01".replace(' ', "")
+        );
+        assert_eq!(
+            hex(&encoded(&[(GroupId(7), append(5, vec![command(3, 6)]))])),
+            "0700000000000000 05 0300000000000000 0200000000000000 0500000000000000 \
+             0400000000000000 01000000 0300000000000000 02 ddccbbaa 02000000 6869"
+                .replace(' ', "")
+        );
+        let hint = LogId { term: Term(1), index: LogIndex(3) };
+        let result = AppendResult::Rejected { rejected: LogIndex(5), hint };
+        let reply = Message::AppendReply(AppendReply { term: Term(4), result });
+        assert_eq!(
+            hex(&encoded(&[(GroupId(2), reply)])),
+            "0200000000000000 07 0400000000000000 0500000000000000 0100000000000000 \
+             0300000000000000"
+                .replace(' ', "")
+        );
+    }
+
+    #[test]
+    fn payloads_are_slices_of_the_body() {
+        let body = encoded(&[(GroupId(7), append(5, vec![command(3, 6)]))]);
+        let Some((_, Message::AppendEntries(m))) = decode(body.clone()).expect("ours").pop() else {
+            panic!("another message came back");
+        };
+        let payload = &m.entries.as_slice()[0].payload;
+        assert!(body.as_ptr_range().contains(&payload.as_ptr()), "the payload was copied");
+    }
+
+    /// The body of one append with the bytes at `at` replaced.
+    fn tampered(at: usize, with: &[u8]) -> Result<Vec<(GroupId, Message)>, CodecError> {
+        let mut body = encoded(&[(GroupId(7), append(5, vec![command(3, 6)]))]).to_vec();
+        body[at..at + with.len()].copy_from_slice(with);
+        decode(Bytes::from(body))
+    }
+
+    #[test]
+    fn hostile_fields_are_refused_by_name() {
+        let max = u64::MAX.to_le_bytes();
+        let zero = [0; 8];
+        assert!(matches!(tampered(8, &[0]), Err(CodecError::UnknownMessage { at: 8, kind: 0 })));
+        assert!(matches!(tampered(8, &[10]), Err(CodecError::UnknownMessage { at: 8, kind: 10 })));
+        for at in [9, 17, 25, 33] {
+            let error = tampered(at, &max).expect_err("a number no cluster reaches");
+            assert!(matches!(error, CodecError::OutOfRange { at: a, .. } if a == at), "{error}");
+        }
+        assert!(matches!(tampered(9, &zero), Err(CodecError::OutOfRange { what: "term", .. })));
+        assert!(matches!(tampered(17, &zero), Err(CodecError::HalfAnId { at: 17, .. })));
+        let last = NUMBER_MAX.to_le_bytes();
+        assert!(matches!(tampered(25, &last), Err(CodecError::OutOfRange { at: 45, .. })));
+        for count in [3, 1 << 31, u32::MAX] {
+            let error = tampered(41, &count.to_le_bytes()).expect_err("entries that are not there");
+            assert_eq!(error, CodecError::Count { at: 41, count, left: 19 });
+        }
+        assert!(matches!(tampered(45, &[4]), Err(CodecError::EntryTerm { at: 45, .. })));
+        assert!(matches!(tampered(45, &[1]), Err(CodecError::EntryTerm { at: 45, .. })));
+        assert!(matches!(tampered(53, &[9]), Err(CodecError::UnknownEntry { at: 53, kind: 9 })));
+        assert!(matches!(tampered(53, &[1]), Err(CodecError::NotEmpty { at: 45, .. })));
+        let error = tampered(58, &u32::MAX.to_le_bytes()).expect_err("bytes that are not there");
+        assert_eq!(error, CodecError::Short { at: 62, wanted: u32::MAX as usize - 2 });
+        assert!(matches!(tampered(58, &[1]), Err(CodecError::Short { .. })));
+    }
+
+    #[test]
+    fn a_yes_is_one_and_nothing_else() {
+        let vote = Message::VoteReply(VoteReply { term: Term(9), granted: true });
+        let mut body = encoded(&[(GroupId(1), vote)]).to_vec();
+        body[17] = 2;
+        let refused = decode(Bytes::from(body));
+        assert_eq!(refused, Err(CodecError::NotABool { at: 17, found: 2 }));
+    }
+
+    #[test]
+    #[should_panic(expected = "entries begin at")]
+    fn entries_that_do_not_follow_prev_log_are_not_encoded() {
+        encoded(&[(GroupId(7), append(5, vec![command(3, 7)]))]);
+    }
+}

@@ -362,3 +362,155 @@ pub const FRAME_HEADER_BYTES: usize = 48;
 
 const MAGIC: [u8; 4] = *b"LDF\x01";
 const VERSION: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MAX: u32 = 4096;
+    const READ: usize = 256;
+
+    fn origin() -> FrameOrigin {
+        FrameOrigin { cluster: ClusterId(0x1122), source: NodeId(3), lane: Lane::Append }
+    }
+
+    fn reader() -> FrameReader {
+        FrameReader::new(origin(), MAX, READ)
+    }
+
+    fn framed(writer: &mut FrameWriter, body: &[u8]) -> Vec<u8> {
+        let mut buffer = BytesMut::new();
+        let frame = writer.begin(&mut buffer);
+        buffer.extend_from_slice(body);
+        writer.finish(&mut buffer, frame);
+        buffer.to_vec()
+    }
+
+    /// Feeds `bytes` in pieces no larger than the room offered; the bodies that came out.
+    fn read(
+        reader: &mut FrameReader,
+        mut bytes: &[u8],
+        piece: usize,
+    ) -> Result<Vec<Bytes>, FrameError> {
+        let mut bodies = Vec::new();
+        while !bytes.is_empty() {
+            let room = reader.room();
+            let some = piece.min(room.capacity() - room.len()).min(bytes.len());
+            assert!(some > 0, "no room");
+            room.extend_from_slice(&bytes[..some]);
+            bytes = &bytes[some..];
+            while let Some(body) = reader.next_body()? {
+                bodies.push(body);
+            }
+        }
+        Ok(bodies)
+    }
+
+    fn refused(bytes: &[u8]) -> FrameError {
+        read(&mut reader(), bytes, usize::MAX).expect_err("a bad frame")
+    }
+
+    /// A header of ours with the bytes at `at` replaced and its checksum made good again.
+    fn forged(at: usize, with: &[u8]) -> Vec<u8> {
+        let mut frame = framed(&mut FrameWriter::new(origin()), b"body");
+        frame[at..at + with.len()].copy_from_slice(with);
+        let checksum = crc32_iscsi(&frame[..44]);
+        frame[44..48].copy_from_slice(&checksum.to_le_bytes());
+        frame
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_out_as_they_went_in_however_they_are_cut(
+            bodies in proptest::collection::vec(
+                proptest::collection::vec(any::<u8>(), 1..1500), 1..8),
+            piece in 1..2000_usize,
+        ) {
+            let mut writer = FrameWriter::new(origin());
+            let bytes: Vec<u8> = bodies.iter().flat_map(|body| framed(&mut writer, body)).collect();
+            let mut reader = reader();
+            let out = read(&mut reader, &bytes, piece).expect("frames of ours");
+            prop_assert_eq!(out, bodies);
+            prop_assert!(!reader.is_inside_frame());
+        }
+
+        #[test]
+        fn one_flipped_bit_anywhere_delivers_nothing(
+            body in proptest::collection::vec(any::<u8>(), 1..100),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8,
+        ) {
+            let mut frame = framed(&mut FrameWriter::new(origin()), &body);
+            let at = at.index(frame.len());
+            frame[at] ^= 1_u8 << bit;
+            prop_assert!(read(&mut reader(), &frame, usize::MAX).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic_or_a_large_buffer(
+            bytes in proptest::collection::vec(any::<u8>(), 0..600),
+            honest_start in any::<bool>(),
+        ) {
+            let mut stream = if honest_start { forged(0, b"") } else { Vec::new() };
+            stream.extend_from_slice(&bytes);
+            let mut reader = reader();
+            let _ = read(&mut reader, &stream, 64);
+            prop_assert!(reader.room().capacity() <= (MAX as usize + READ) * 2);
+        }
+    }
+
+    #[test]
+    fn the_header_on_the_wire_is_this() {
+        let frame = framed(&mut FrameWriter::new(origin()), b"123456789");
+        // The published check value of CRC-32C is 0xe3069283, over just this body.
+        let fixed = "4c444601 01 02 0000 2211000000000000 0300000000000000 0000000000000000 \
+                     09000000 839206e3 00000000"
+            .replace(' ', "");
+        let hex: String = frame[..44].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, fixed);
+        assert_eq!(frame[44..48], crc32_iscsi(&frame[..44]).to_le_bytes());
+    }
+
+    #[test]
+    fn lengths_are_refused_from_the_header_alone() {
+        for bytes in [0, MAX + 1, u32::MAX] {
+            let mut reader = reader();
+            let header = &forged(32, &bytes.to_le_bytes())[..FRAME_HEADER_BYTES];
+            let error = read(&mut reader, header, usize::MAX).expect_err("a bad length");
+            assert_eq!(error, FrameError::Length { bytes, max: MAX });
+            assert!(reader.buffer.capacity() <= READ, "memory was asked for");
+        }
+    }
+
+    #[test]
+    fn frames_of_others_are_refused_by_name() {
+        assert!(matches!(refused(&forged(4, &[2])), FrameError::Version(2)));
+        assert!(matches!(refused(&forged(5, &[1])), FrameError::Lane(1)));
+        assert!(matches!(refused(&forged(5, &[9])), FrameError::Lane(9)));
+        assert!(matches!(refused(&forged(6, &[1])), FrameError::Flags(1)));
+        assert!(matches!(refused(&forged(40, &[1])), FrameError::Flags(1)));
+        assert!(matches!(refused(&forged(8, &[9])), FrameError::Cluster { .. }));
+        assert!(matches!(refused(&forged(16, &[9])), FrameError::Source { .. }));
+        assert!(matches!(refused(&forged(24, &[1])), FrameError::Sequence { found: 1, wanted: 0 }));
+        assert!(matches!(refused(b"G"), FrameError::Magic(_)));
+        assert!(matches!(refused(b"GET / HTTP/1.1\r\n"), FrameError::Magic(_)));
+    }
+
+    #[test]
+    fn a_repeated_frame_is_refused() {
+        let frame = framed(&mut FrameWriter::new(origin()), b"body");
+        let mut reader = reader();
+        assert_eq!(read(&mut reader, &frame, usize::MAX).expect("the first").len(), 1);
+        let error = read(&mut reader, &frame, usize::MAX).expect_err("the second");
+        assert_eq!(error, FrameError::Sequence { found: 0, wanted: 1 });
+    }
+
+    #[test]
+    fn a_big_frames_buffer_is_not_kept() {
+        let frame = framed(&mut FrameWriter::new(origin()), &[7; MAX as usize]);
+        let mut reader = reader();
+        assert_eq!(read(&mut reader, &frame, usize::MAX).expect("a big frame").len(), 1);
+        assert!(reader.room().capacity() < 2 * READ, "{} bytes", reader.room().capacity());
+    }
+}

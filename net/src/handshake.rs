@@ -457,3 +457,141 @@ const _: () = assert!(
 
 const KIND_HELLO: u8 = 1;
 const KIND_REFUSAL: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hello() -> Hello {
+        Hello {
+            cluster: ClusterId::of("blue"),
+            cluster_name: "blue".into(),
+            node: NodeId(2),
+            incarnation: 5,
+            shard: 1,
+            shards: 4,
+            lane: Lane::Append,
+            client_address: "10.0.0.2:6379".into(),
+        }
+    }
+
+    /// `message` with the bytes at `at` replaced and its checksum made good again.
+    fn forged(mut message: Vec<u8>, at: usize, with: &[u8]) -> Result<Said, HandshakeError> {
+        message[at..at + with.len()].copy_from_slice(with);
+        message.truncate(message.len() - CHECKSUM_BYTES);
+        let checksum = crc32_iscsi(&message);
+        message.put_u32_le(checksum);
+        parse(&message)
+    }
+
+    #[test]
+    fn a_hello_reads_as_it_was_written() {
+        for (name, address) in [("b", ""), ("blue", "x:1"), (&"n".repeat(64), &"a".repeat(255))] {
+            let hello = Hello {
+                cluster: ClusterId::of(name),
+                cluster_name: name.into(),
+                client_address: address.into(),
+                ..hello()
+            };
+            let bytes = hello.encode(NodeId(9));
+            assert!(bytes.len() <= HANDSHAKE_BYTES_MAX);
+            assert_eq!(parse(&bytes), Ok(Said::Hello { hello, to: NodeId(9) }));
+        }
+    }
+
+    #[test]
+    fn the_bytes_on_the_wire_are_these() {
+        let bytes = hello().encode(NodeId(9));
+        // CRC-64/NVME of "123456789", as published: the hash of the name is this and no other.
+        assert_eq!(ClusterId::of("123456789"), ClusterId(0xae8b_1486_0a79_9888));
+        let fixed = "4c4f474452495645 01 00 4000 0100 0100 0900000000000000".replace(' ', "");
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        assert_eq!(hex(&bytes[..24]), fixed);
+        let fixed = "0200000000000000 0500000000000000 01000000 04000000 02 04 626c7565 0d"
+            .replace(' ', "");
+        assert_eq!(hex(&bytes[32..63]), fixed);
+        assert_eq!(bytes.len(), 16 + 0x40);
+    }
+
+    #[test]
+    fn refusals_read_as_they_were_written() {
+        for code in 0..=u8::MAX {
+            let refusal = Refusal::from_code(code);
+            assert_eq!(refusal.code(), code);
+            assert_eq!(parse(&refusal.encode()), Ok(Said::Refusal(refusal)));
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_read_whatever_its_version() {
+        let read = forged(Refusal::Version.encode(), 12, &[7, 0, 9, 0]);
+        assert_eq!(read, Ok(Said::Refusal(Refusal::Version)));
+    }
+
+    #[test]
+    fn other_versions_are_refused_and_ranges_that_meet_are_not() {
+        let bytes = hello().encode(NodeId(9));
+        let error = forged(bytes.clone(), 12, &[2, 0, 9, 0]).expect_err("versions 2 to 9");
+        assert_eq!(error, HandshakeError::Version { low: 2, high: 9 });
+        assert_eq!(refusal_of(&error), Some(Refusal::Version));
+        assert!(forged(bytes, 12, &[1, 0, 9, 0]).is_ok());
+    }
+
+    #[test]
+    fn bad_fields_are_refused_by_name() {
+        let bytes = hello().encode(NodeId(9));
+        let field = |at, with: &[u8]| match forged(bytes.clone(), at, with) {
+            Err(HandshakeError::Field(name)) => name,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(field(24, &[0; 8]), "cluster name");
+        assert_eq!(field(32, &[0; 8]), "node");
+        assert_eq!(field(48, &[4]), "shard");
+        assert_eq!(field(52, &[0; 4]), "shard");
+        assert_eq!(field(52, &[0xff; 4]), "shard");
+        assert_eq!(field(56, &[3]), "lane");
+        assert_eq!(field(57, &[200]), "cluster name");
+        assert_eq!(field(63, b"\n"), "client address");
+        assert_eq!(forged(bytes.clone(), 8, &[3]), Err(HandshakeError::Kind(3)));
+        assert!(matches!(forged(bytes.clone(), 10, &[0, 2]), Err(HandshakeError::Length(528))));
+        assert!(matches!(forged(bytes.clone(), 10, &[0, 0]), Err(HandshakeError::Length(16))));
+    }
+
+    #[test]
+    fn strangers_are_told_why() {
+        let me = Hello { node: NodeId(9), ..hello() };
+        let known = [NodeId(2), NodeId(9)];
+        let judged = |hello: &Hello, to| judge(&me, &known, hello, NodeId(to));
+        assert_eq!(judged(&hello(), 9), Ok(()));
+        assert_eq!(judged(&hello(), 8), Err(Refusal::WrongNode));
+        assert_eq!(judged(&Hello { node: NodeId(9), ..hello() }, 9), Err(Refusal::Itself));
+        assert_eq!(judged(&Hello { node: NodeId(4), ..hello() }, 9), Err(Refusal::UnknownNode));
+        let red = Hello { cluster: ClusterId::of("red"), cluster_name: "red".into(), ..hello() };
+        assert_eq!(judged(&red, 9), Err(Refusal::Cluster));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..600),
+            honest_start in any::<bool>(),
+        ) {
+            let mut message = if honest_start { MAGIC.to_vec() } else { Vec::new() };
+            message.extend_from_slice(&bytes);
+            prop_assert!(parse(&message).is_err());
+        }
+
+        #[test]
+        fn damage_behind_a_good_checksum_is_read_without_panic(
+            at in 0..70_usize,
+            with in proptest::collection::vec(any::<u8>(), 1..6),
+        ) {
+            if let Ok(Said::Hello { hello, to }) = forged(hello().encode(NodeId(9)), at, &with) {
+                prop_assert!(hello.check().is_ok());
+                let again = parse(&hello.encode(to));
+                prop_assert_eq!(again, Ok(Said::Hello { hello, to }));
+            }
+        }
+    }
+}

@@ -89,9 +89,10 @@ async fn read_frames(
         Lane::Append => APPEND_READ_BYTES,
     };
     let mut frames = FrameReader::new(origin, settings.frame_bytes_max, read_bytes);
-    // When the frame that has begun must be complete.
-    let mut deadline = None;
+    // When the frame that has not ended began.
+    let mut began: Option<Instant> = None;
     loop {
+        let deadline = began.map(|began| began + patience(&frames, settings));
         let read = tokio::select! {
             biased;
             _ = lease.changed() => return NetError::Replaced,
@@ -124,20 +125,20 @@ async fn read_frames(
             }
             add(&meter.frames, 1);
             add(&meter.messages, messages.len() as u64);
-            deadline = None;
+            began = None;
             inbound.deliver(hello.node, messages);
         }
-        deadline = match deadline {
-            _ if !frames.is_inside_frame() => None,
-            None => Some(Instant::now() + patience(&frames, settings)),
-            set => set,
-        };
+        if !frames.is_inside_frame() {
+            began = None;
+        } else if began.is_none() {
+            began = Some(Instant::now());
+        }
     }
 }
 
 /// How long the frame that has begun may take: slow is allowed, a drip is not.
 fn patience(frames: &FrameReader, settings: &Settings) -> Duration {
-    let bytes = frames.open_body_bytes().unwrap_or(settings.frame_bytes_max);
+    let bytes = frames.open_body_bytes().unwrap_or(0);
     settings.progress_timeout + Duration::from_secs(u64::from(bytes) / BYTES_PER_SECOND_MIN)
 }
 

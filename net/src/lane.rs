@@ -8,16 +8,18 @@
 //! Source: FAULTS.md inv. 23 (bounds), D1 (slow peers).
 
 use crate::codec;
-use crate::frame::{FRAME_HEADER_BYTES, FrameOrigin, FrameWriter};
-use crate::metrics::LaneStats;
+use crate::frame::{FRAME_HEADER_BYTES, FrameOrigin, FrameWriter, OpenFrame};
+use crate::metrics::{LaneStats, LogLimit};
 use crate::{Hello, NetError, Settings};
 use bytes::{Buf, BytesMut};
 use logdrive_raft::{GroupId, Message, NodeId};
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// What a connection is for. Each lane is a connection of its own, so that clogged appends hold up no
 /// vote.
@@ -51,8 +53,7 @@ impl Lane {
 pub enum Sent {
     /// All of it is on its way; [`crate::Inbound::down`] will tell if that way breaks.
     Taken,
-    /// At least its last message was dropped: the lane is down or full, or a message fits no frame.
-    /// The groups of the batch must take all of it for lost; what did leave is then merely sent twice.
+    /// At least one message was dropped: the lane is down or full, or a message fits no frame. The groups of the batch must take all of it for lost; what did leave is then merely sent twice.
     Dropped,
 }
 
@@ -68,6 +69,7 @@ pub(crate) struct Link {
     body_bytes_max: usize,
     body_bytes_soft: usize,
     waiting_bytes_max: usize,
+    log: LogLimit,
     state: RefCell<State>,
 }
 
@@ -99,6 +101,7 @@ impl Link {
                 Lane::Liveness => settings.liveness_lane_bytes_max,
                 Lane::Append => settings.append_lane_bytes_max,
             },
+            log: LogLimit::new(Duration::from_secs(1)),
             state: RefCell::new(State {
                 connection: None,
                 hello: None,
@@ -154,11 +157,15 @@ impl Link {
         let mut taken = 0;
         for (group, message) in messages {
             let bytes = codec::encoded_bytes(message);
-            let full = waiting.len() + FRAME_HEADER_BYTES + bytes > self.waiting_bytes_max;
-            if full || bytes > self.body_bytes_max {
+            if bytes > self.body_bytes_max {
+                // Skipped, not stopped at: it will be sent again, and must not hold up the others.
+                self.oversized(*group, bytes);
+                continue;
+            }
+            if waiting.len() + FRAME_HEADER_BYTES + bytes > self.waiting_bytes_max {
                 break;
             }
-            if let Some(frame) = open.take_if(|frame: &mut crate::frame::OpenFrame| {
+            if let Some(frame) = open.take_if(|frame: &mut OpenFrame| {
                 frame.body_bytes(waiting) + bytes > self.body_bytes_soft
             }) {
                 writer.finish(waiting, frame);
@@ -177,6 +184,13 @@ impl Link {
         }
         stats.messages += taken as u64;
         taken
+    }
+
+    fn oversized(&self, group: GroupId, bytes: usize) {
+        if let Some(more) = self.log.pass(Instant::now()) {
+            let (peer, max) = (self.peer, self.body_bytes_max);
+            tracing::error!(%peer, %group, bytes, max, more, "a message fits no frame");
+        }
     }
 
     /// Writes what waits, as far as the socket takes it. `Ok(true)` if something still waits.
