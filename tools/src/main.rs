@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod load;
 #[allow(
     dead_code,
     reason = "the request half is the server's, the reply half the load generator's"
@@ -33,11 +34,13 @@ struct Cli {
 enum Command {
     /// Run one node of the database.
     Serve(serve::Args),
+    Load(load::Args),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result: Result<(), Box<dyn Error>> = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
+        Command::Load(args) => load::run(args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
