@@ -34,13 +34,13 @@ struct Cli {
 enum Command {
     /// Run one node of the database.
     Serve(serve::Args),
-    Load(load::Args),
+    Load(Box<load::Args>),
 }
 
 fn main() -> ExitCode {
     let result: Result<(), Box<dyn Error>> = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
-        Command::Load(args) => load::run(args).map_err(Into::into),
+        Command::Load(args) => load::run(*args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

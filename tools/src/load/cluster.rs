@@ -44,7 +44,11 @@ pub(crate) struct Said(String);
 
 impl std::fmt::Display for Said {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.0.is_empty() { out.write_str("; it wrote nothing") } else { write!(out, "; its last words: {}", self.0) }
+        if self.0.is_empty() {
+            out.write_str("; it wrote nothing")
+        } else {
+            write!(out, "; its last words: {}", self.0)
+        }
     }
 }
 
@@ -62,15 +66,23 @@ struct Node {
 
 impl Cluster {
     /// Starts `nodes` servers with their files in a new directory inside `place`.
-    pub(super) fn start(program: &Path, nodes: usize, groups: u32, place: &Path) -> Result<Self, ClusterError> {
+    pub(super) fn start(
+        program: &Path,
+        nodes: usize,
+        groups: u32,
+        place: &Path,
+    ) -> Result<Self, ClusterError> {
         let directory = tempfile::Builder::new()
             .prefix(DIRECTORY_PREFIX)
             .tempdir_in(place)
             .map_err(|error| ClusterError::Directory { place: place.to_owned(), error })?;
         let ports = free_ports(2 * nodes).map_err(ClusterError::Port)?;
         let (peers, clients) = ports.split_at(nodes);
-        let peer_list: Vec<String> =
-            peers.iter().enumerate().map(|(at, port)| format!("{}=127.0.0.1:{port}", at + 1)).collect();
+        let peer_list: Vec<String> = peers
+            .iter()
+            .enumerate()
+            .map(|(at, port)| format!("{}=127.0.0.1:{port}", at + 1))
+            .collect();
         // Each node joins the cluster as it starts, so that a failed start stops those before it.
         let mut cluster = Self { nodes: Vec::with_capacity(nodes), directory };
         for (at, &port) in clients.iter().enumerate() {
@@ -119,7 +131,11 @@ impl Cluster {
     pub(super) fn check(&mut self) -> Result<(), ClusterError> {
         for (at, node) in self.nodes.iter_mut().enumerate() {
             if let Ok(Some(status)) = node.child.try_wait() {
-                return Err(ClusterError::Ended { node: at + 1, status, said: last_words(&node.log) });
+                return Err(ClusterError::Ended {
+                    node: at + 1,
+                    status,
+                    said: last_words(&node.log),
+                });
             }
         }
         Ok(())
@@ -178,8 +194,9 @@ fn spawn(command: &mut Command, log: &Path) -> io::Result<Child> {
 
 /// Ports that were free a moment ago: all are held until all are found, so they differ.
 fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<io::Result<_>>()?;
+    let listeners: Vec<TcpListener> = (0..count)
+        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        .collect::<io::Result<_>>()?;
     listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
@@ -192,7 +209,8 @@ fn last_words(log: &Path) -> Said {
 }
 
 fn pid(child: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(child.id()).expect("a pid_t")).expect("children have ids above zero")
+    Pid::from_raw(i32::try_from(child.id()).expect("a pid_t"))
+        .expect("children have ids above zero")
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -226,7 +244,9 @@ mod tests {
     fn left_in(place: &Path) -> usize {
         std::fs::read_dir(place)
             .unwrap()
-            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(DIRECTORY_PREFIX))
+            .filter(|entry| {
+                entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(DIRECTORY_PREFIX)
+            })
             .count()
     }
 
@@ -236,7 +256,10 @@ mod tests {
         let program = program(place.path(), "echo one; echo the disk is on fire >&2; exit 3");
         let mut cluster = Cluster::start(&program, 2, 10, place.path()).unwrap();
         let error = block_on(cluster.ready(Duration::from_secs(20))).unwrap_err().to_string();
-        assert!(error.contains("exit status: 3") && error.contains("the disk is on fire"), "{error}");
+        assert!(
+            error.contains("exit status: 3") && error.contains("the disk is on fire"),
+            "{error}"
+        );
         drop(cluster);
         assert_eq!(left_in(place.path()), 0);
     }
@@ -252,7 +275,14 @@ mod tests {
         }
         let pids: Vec<Pid> = cluster.nodes.iter().map(|node| pid(&node.child)).collect();
         let error = block_on(cluster.ready(Duration::ZERO)).unwrap_err().to_string();
-        for part in ["server 1", "serve --init", "--id 1", "/n1 --peers 1=127.0.0.1:", ",3=127.0.0.1:", "--groups 77"] {
+        for part in [
+            "server 1",
+            "serve --init",
+            "--id 1",
+            "/n1 --peers 1=127.0.0.1:",
+            ",3=127.0.0.1:",
+            "--groups 77",
+        ] {
             assert!(error.contains(part), "{part} in {error}");
         }
         drop(cluster);
@@ -277,7 +307,8 @@ mod tests {
     #[test]
     fn a_missing_program_is_an_error_and_leaves_nothing() {
         let place = tempfile::tempdir().unwrap();
-        let error = Cluster::start(Path::new("/nonexistent/logdrive"), 1, 1, place.path()).err().unwrap();
+        let error =
+            Cluster::start(Path::new("/nonexistent/logdrive"), 1, 1, place.path()).err().unwrap();
         assert!(error.to_string().contains("/nonexistent/logdrive"), "{error}");
         assert_eq!(left_in(place.path()), 0);
     }

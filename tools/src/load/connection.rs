@@ -133,7 +133,9 @@ impl Connection {
         self.input.copy_within(at..self.input_len, 0);
         self.input_len -= at;
         if self.input_len == self.input.len() {
-            return Poll::Ready(Err(io::Error::other("a reply longer than any this client asks for")));
+            return Poll::Ready(Err(io::Error::other(
+                "a reply longer than any this client asks for",
+            )));
         }
         Poll::Ready(Ok(count))
     }
@@ -216,11 +218,14 @@ mod tests {
     async fn replies(connection: &mut Connection) -> io::Result<Vec<(u32, String)>> {
         let mut seen = Vec::new();
         let mut on_reply = |pending: Pending, outcome: Outcome<'_>| {
-            seen.push((pending.key, match outcome {
-                Outcome::Ok => "ok".to_owned(),
-                Outcome::Error(text) => String::from_utf8_lossy(text).into_owned(),
-                Outcome::Strange(_) => "strange".to_owned(),
-            }));
+            seen.push((
+                pending.key,
+                match outcome {
+                    Outcome::Ok => "ok".to_owned(),
+                    Outcome::Error(text) => String::from_utf8_lossy(text).into_owned(),
+                    Outcome::Strange(_) => "strange".to_owned(),
+                },
+            ));
         };
         poll_fn(|context| connection.poll_replies(context, &mut on_reply)).await?;
         Ok(seen)

@@ -157,7 +157,6 @@ impl Recorder {
         self.redirected += 1;
     }
 
-
     /// One status line for the time since the last one, and a new start.
     pub(super) fn status(&mut self, elapsed_ns: u64, in_flight: usize) -> Option<String> {
         let interval = self.interval.as_mut()?;
@@ -207,7 +206,10 @@ mod tests {
         assert_eq!((recorder.sent, recorder.acknowledged, recorder.arrived), (2, 2, 2));
         assert_eq!(recorder.response.len(), 2);
         let max = |histogram: &Histogram<u64>| histogram.max() / MS;
-        assert_eq!((max(&recorder.response), max(&recorder.service), max(&recorder.lag)), (6, 5, 1));
+        assert_eq!(
+            (max(&recorder.response), max(&recorder.service), max(&recorder.lag)),
+            (6, 5, 1)
+        );
     }
 
     #[test]
@@ -216,7 +218,10 @@ mod tests {
         recorder.fail(9, ErrorKind::Timeout);
         recorder.fail(10, ErrorKind::Overloaded);
         recorder.fail_many(19, ErrorKind::Timeout, 3);
-        assert_eq!((recorder.sent, recorder.acknowledged, recorder.errors.iter().sum::<u64>()), (4, 0, 4));
+        assert_eq!(
+            (recorder.sent, recorder.acknowledged, recorder.errors.iter().sum::<u64>()),
+            (4, 0, 4)
+        );
         assert_eq!(recorder.errors[ErrorKind::Timeout as usize], 3);
         assert!(recorder.status(NS_PER_S, 0).unwrap().ends_with("errors 5"));
         assert!(recorder.status(NS_PER_S, 0).unwrap().ends_with("errors 0"));

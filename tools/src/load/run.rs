@@ -3,7 +3,7 @@
 //! In:     a workload, a pace (open or closed loop), the slot map.
 //! Out:    a [`Recorder`] filled by every operation meant to start in the measured window.
 //! Cost:   measured against servers on the same two cores, so everything is done in bulk: per wake-up at most one
-//!         read and one write per connection, and a wake-up at most every `PACING_NS` to send.
+//!         read and one write per connection, and a wake-up at most every `Plan::pacing` to send.
 //! Fails:  nothing an operation meets ends a run: it is counted. A run ends early when a server it started dies.
 //!
 //! An operation is *due*, then *in flight* (on a connection, or parked until one can take it), then *finished*:
@@ -41,6 +41,9 @@ pub(super) struct Plan {
     /// An operation without an answer after this long is a timeout.
     pub(super) timeout: Duration,
     pub(super) connections_per_node: usize,
+    /// Sends of an open loop are gathered for this long: fewer, larger writes, at a cost in latency that the report
+    /// shows as lag. Operations further apart than this are each sent on time.
+    pub(super) pacing: Duration,
     /// Keep the last second's figures for [`Watch::status`].
     pub(super) live: bool,
 }
@@ -77,7 +80,7 @@ pub(super) struct Generator {
     moved: Vec<Pending>,
     /// Their node cannot take them now; looked at every tick.
     parked: VecDeque<Pending>,
-    refresh: Option<Pin<Box<dyn Future<Output = Result<SlotMap, TargetError>>>>>,
+    refresh: Option<Refresh>,
     refresh_wanted: bool,
     refreshed_ns: u64,
     refreshes: usize,
@@ -92,6 +95,9 @@ pub(super) struct Generator {
     /// The first error reply of kind `other`, to show what it was.
     pub(super) first_other: Option<String>,
 }
+
+/// A slot map on its way.
+type Refresh = Pin<Box<dyn Future<Output = Result<SlotMap, TargetError>>>>;
 
 /// Where operations come from.
 enum Source {
@@ -122,9 +128,16 @@ impl Generator {
         let source = match plan.pace {
             Pace::Open { rate_per_s } => {
                 let schedule = Schedule::new(started_ns, rate_per_s);
-                Source::Open { schedule, next: 0, end: schedule.count_before(end_ns), send_at_ns: 0 }
+                Source::Open {
+                    schedule,
+                    next: 0,
+                    end: schedule.count_before(end_ns),
+                    send_at_ns: 0,
+                }
             }
-            Pace::Closed { concurrency } => Source::Closed { credits: concurrency, held: 0, ended: false },
+            Pace::Closed { concurrency } => {
+                Source::Closed { credits: concurrency, held: 0, ended: false }
+            }
         };
         let mut generator = Self {
             recorder: Recorder::new(window_ns, end_ns, plan.live),
@@ -220,7 +233,16 @@ impl Generator {
             loop {
                 // The clock is read after the bytes arrived, once for all replies they hold.
                 let mut now = None;
-                let Self { recorder, source, in_flight, moved, map, refresh_wanted, first_other, .. } = self;
+                let Self {
+                    recorder,
+                    source,
+                    in_flight,
+                    moved,
+                    map,
+                    refresh_wanted,
+                    first_other,
+                    ..
+                } = self;
                 let mut on_reply = |mut pending: Pending, outcome: Outcome<'_>| {
                     let now = *now.get_or_insert_with(now_ns);
                     let text = match outcome {
@@ -345,7 +367,7 @@ impl Generator {
                 let due = schedule.count_before(now + 1).min(*end);
                 let until = due.min(*next + room);
                 let from = std::mem::replace(next, until);
-                *send_at_ns = now + PACING_NS;
+                *send_at_ns = now + nanoseconds(self.plan.pacing);
                 for index in from..until {
                     self.start(schedule.intended_ns(index), now);
                 }
@@ -428,7 +450,8 @@ impl Generator {
             Source::Open { next, end, .. } => next < end,
             Source::Closed { .. } => false,
         };
-        (self.in_flight == 0 && !unsent) || now >= self.phase_end_ns + nanoseconds(self.plan.timeout)
+        (self.in_flight == 0 && !unsent)
+            || now >= self.phase_end_ns + nanoseconds(self.plan.timeout)
     }
 
     fn next_wake_ns(&self) -> u64 {
@@ -454,9 +477,6 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("settings are bounded far below centuries")
 }
 
-/// Sends of an open loop are gathered for this long: fewer, larger writes, at a cost in latency that the report
-/// shows as lag. Below 1/PACING_NS operations per second each is sent on its own, on time.
-const PACING_NS: u64 = 100_000;
 const TICK_NS: u64 = 10_000_000;
 const REFRESH_NS: u64 = 100_000_000;
 /// Redirects of one operation that are followed without a pause.

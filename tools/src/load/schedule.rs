@@ -82,7 +82,11 @@ impl Pacer {
     }
 
     /// Wakes the task of `context` once `deadline_ns` has passed; an earlier deadline of this pacer is replaced.
-    pub(super) fn poll_arm(&mut self, context: &mut Context<'_>, deadline_ns: u64) -> io::Result<()> {
+    pub(super) fn poll_arm(
+        &mut self,
+        context: &mut Context<'_>,
+        deadline_ns: u64,
+    ) -> io::Result<()> {
         // An expiry that was seen is spent. The descriptor is never read: setting it again clears it.
         while let Poll::Ready(ready) = self.timer.poll_read_ready(context) {
             ready?.clear_ready();
@@ -125,7 +129,10 @@ mod tests {
             let schedule = Schedule::new(77, rate);
             for index in [0, 1, 2, 3, 1_000, 123_456] {
                 let at = schedule.intended_ns(index);
-                assert!(schedule.count_before(at) <= index, "{index} at rate {rate} is not before itself");
+                assert!(
+                    schedule.count_before(at) <= index,
+                    "{index} at rate {rate} is not before itself"
+                );
                 assert!(schedule.count_before(at + 1) > index, "{index} at rate {rate} is due");
             }
             assert_eq!(schedule.count_before(0), 0);

@@ -91,10 +91,13 @@ impl SlotMap {
         let Reply::Array(ranges) = reply else { return None };
         for range in ranges {
             let Reply::Array(fields) = range else { return None };
-            let [Reply::Integer(first), Reply::Integer(last), Reply::Array(node), ..] = &fields[..] else {
+            let [Reply::Integer(first), Reply::Integer(last), Reply::Array(node), ..] = &fields[..]
+            else {
                 return None;
             };
-            let [Reply::BulkString(host), Reply::Integer(port), ..] = &node[..] else { return None };
+            let [Reply::BulkString(host), Reply::Integer(port), ..] = &node[..] else {
+                return None;
+            };
             let (first, last) = (usize::try_from(*first).ok()?, usize::try_from(*last).ok()?);
             if first > last || last >= SLOTS {
                 return None;
@@ -127,7 +130,10 @@ fn address_of(host: &[u8], port: u16, asked: SocketAddr) -> Option<SocketAddr> {
 }
 
 /// Asks each endpoint in turn, from `first` on, until one gives its slot map.
-pub(super) async fn fetch_slots(endpoints: &[SocketAddr], first: usize) -> Result<SlotMap, TargetError> {
+pub(super) async fn fetch_slots(
+    endpoints: &[SocketAddr],
+    first: usize,
+) -> Result<SlotMap, TargetError> {
     let mut error = None;
     for turn in 0..endpoints.len() {
         let address = endpoints[(first + turn) % endpoints.len()];
@@ -139,7 +145,9 @@ pub(super) async fn fetch_slots(endpoints: &[SocketAddr], first: usize) -> Resul
             Err(failed) => error = Some(failed),
         }
     }
-    Err(TargetError::Nobody(error.map_or("there are no endpoints".to_owned(), |error| error.to_string())))
+    Err(TargetError::Nobody(
+        error.map_or("there are no endpoints".to_owned(), |error| error.to_string()),
+    ))
 }
 
 /// Whether the node sees every slot served.
@@ -309,7 +317,9 @@ mod tests {
         assert_eq!(moved("MOVED 3999 127.0.0.1:6381"), Some((3_999, address("127.0.0.1:6381"))));
         assert_eq!(moved("MOVED 1 :7002"), Some((1, address("127.0.0.1:7002"))));
         assert_eq!(moved("MOVED 1 [::1]:7002"), Some((1, address("[::1]:7002"))));
-        for text in ["ERR no", "MOVED", "MOVED x 1.1.1.1:1", "MOVED 16384 1.1.1.1:1", "MOVED 1 nowhere"] {
+        for text in
+            ["ERR no", "MOVED", "MOVED x 1.1.1.1:1", "MOVED 16384 1.1.1.1:1", "MOVED 1 nowhere"]
+        {
             assert_eq!(moved(text), None, "{text}");
         }
     }

@@ -84,7 +84,7 @@ fn slot(key: &[u8]) -> u16 {
             crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
         }
     }
-    crc % SLOTS as u16
+    crc & SLOT_MASK
 }
 
 /// SplitMix64: enough to choose keys, the same on every machine.
@@ -101,6 +101,9 @@ impl Random {
 }
 
 const KEY_BYTES: usize = 16;
+/// There are 2^14 slots.
+const SLOT_MASK: u16 = 0x3fff;
+const _: () = assert!(SLOT_MASK as usize + 1 == SLOTS);
 /// Values are windows into this much noise: small enough to stay in cache, so making a value costs one copy.
 const POOL_BYTES: usize = 64 << 10;
 
