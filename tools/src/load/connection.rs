@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn pending(key: u32) -> Pending {
-        Pending { times: Times { intended_ns: 0, sent_ns: 0 }, key, moves: 0 }
+        Pending { times: Times { intended_ns: 0, started_ns: 0, sent_ns: 0 }, key, moves: 0 }
     }
 
     async fn open(listener: &std::net::TcpListener) -> (Connection, std::net::TcpStream) {

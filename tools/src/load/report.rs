@@ -31,7 +31,7 @@ pub(super) struct Report {
     latency_us: Latency,
     /// From the send to the answer.
     service_us: Latency,
-    /// From the intended start to the send.
+    /// From the intended start to the actual one.
     lag_us: Latency,
     /// Operations meant to start in the window: acknowledged + errors.
     sent: u64,
@@ -378,8 +378,10 @@ mod tests {
         let mut recorder = Recorder::new(0, NS_PER_S, false);
         for at in 1..=1_000 {
             let intended_ns = at * 10_000;
-            recorder
-                .acknowledge(Times { intended_ns, sent_ns: intended_ns }, intended_ns + at * 1_000);
+            recorder.acknowledge(
+                Times { intended_ns, started_ns: intended_ns, sent_ns: intended_ns },
+                intended_ns + at * 1_000,
+            );
         }
         recorder.fail(5, ErrorKind::Overloaded);
         recorder
@@ -474,10 +476,14 @@ mod tests {
     #[test]
     fn a_late_generator_invalidates_its_run() {
         let mut recorder = Recorder::new(0, NS_PER_S, false);
-        recorder.acknowledge(Times { intended_ns: 0, sent_ns: 2 * MS }, 10 * MS);
+        recorder
+            .acknowledge(Times { intended_ns: 0, started_ns: 2 * MS, sent_ns: 2 * MS }, 10 * MS);
         assert!(Report::new(&recorder, &facts(&[])).warning().is_none());
         for at in 1..10 {
-            recorder.acknowledge(Times { intended_ns: at, sent_ns: 9 * MS }, 10 * MS);
+            recorder.acknowledge(
+                Times { intended_ns: at, started_ns: 9 * MS, sent_ns: 9 * MS },
+                10 * MS,
+            );
         }
         let warning = Report::new(&recorder, &facts(&[])).warning().unwrap();
         assert!(warning.starts_with("INVALID") && warning.contains("9.0"), "{warning}");

@@ -387,7 +387,10 @@ impl Generator {
     fn start(&mut self, intended_ns: u64, now: u64) {
         let key = self.workload.next_key();
         self.in_flight += 1;
-        self.route(Pending { times: Times { intended_ns, sent_ns: now }, key, moves: 0 }, now);
+        self.route(
+            Pending { times: Times { intended_ns, started_ns: now, sent_ns: now }, key, moves: 0 },
+            now,
+        );
     }
 
     /// Puts an operation on its node's connection, or parks it if there is none.
