@@ -330,6 +330,9 @@ impl Driver {
                 let node = self.node.clone();
                 let from = accepted.hello.node;
                 node.inbound_opened(from);
+                if let Some(outbound) = self.outbound.get() {
+                    outbound.dial_now(from); // It is there: no need to wait for the next try.
+                }
                 spawn_local(async move {
                     let end = logdrive_net::receive(accepted, &settings, inbound).await;
                     tracing::debug!(peer = from.get(), %end, "inbound connection ended");

@@ -39,7 +39,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result: Result<(), Box<dyn Error>> = match Cli::parse().command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(args).map_err(Into::into),
         Command::Load(args) => load::run(*args).map_err(Into::into),
     };
     match result {
