@@ -86,7 +86,8 @@ fn message(words: &[&str]) -> Message {
         _ => {
             let prev_log = log_id(words[3]);
             let commit = LogIndex(words[4].parse().unwrap());
-            let terms = words.get(5).map(|list| list.split(',').collect()).unwrap_or(Vec::new());
+            let terms: Vec<_> =
+                words.get(5).map(|list| list.split(',').collect()).unwrap_or_default();
             let entries = (terms.iter().zip(prev_log.index.get() + 1..))
                 .map(|(term, index)| common::entry(term.parse().unwrap(), index))
                 .collect();
