@@ -348,9 +348,9 @@ impl Node {
             cluster: node.identity.cluster.clone(),
             node: node.me,
             shards: node.identity.shards,
-            disk_driver: log.driver,
-            direct_io: log.direct_io,
-            registered: log.registered,
+            disk_driver: log.disk.driver,
+            direct_io: log.disk.direct_io,
+            registered: log.disk.registered_buffers,
         }
     }
 

@@ -152,6 +152,18 @@ impl Home {
     /// # Errors
     /// Any [`HomeError`] but [`HomeError::Exists`] and [`HomeError::NotEmpty`].
     pub fn open(dir: &Path) -> Result<Self, HomeError> {
+        Self::locked(dir)?.raised()
+    }
+
+    /// Whose directory it is. Takes its lock for that moment only; nothing is changed.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn peek(dir: &Path) -> Result<Identity, HomeError> {
+        Self::locked(dir).map(|home| home.identity)
+    }
+
+    fn locked(dir: &Path) -> Result<Self, HomeError> {
         let anything = match anything_in(dir, |name, _| name == LOCK_NAME) {
             Ok(found) => found,
             Err(HomeError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
@@ -172,7 +184,7 @@ impl Home {
                 return Err(HomeError::MissingShard(manifest));
             }
         }
-        Self { dir: dir.to_owned(), identity, _lock: lock }.raised()
+        Ok(Self { dir: dir.to_owned(), identity, _lock: lock })
     }
 
     /// Whose directory it is, with this open's incarnation.
