@@ -52,8 +52,11 @@ impl GroupIndex {
     pub(crate) fn put(&mut self, first: LogIndex, last: LogIndex, place: Position) {
         assert!(self.follows(first), "entries from {first:?} leave a hole behind {:?}", self.last);
         assert!(first <= last, "run {first:?}..={last:?} runs backwards");
-        let kept = self.runs.partition_point(|run| run.first < first);
-        self.runs.truncate(kept);
+        // Nearly every run follows the last: no search, which would touch cold memory per group.
+        if self.runs.last().is_some_and(|run| run.first >= first) {
+            let kept = self.runs.partition_point(|run| run.first < first);
+            self.runs.truncate(kept);
+        }
         self.runs.push(Run { first, place });
         self.last = last;
     }
