@@ -317,17 +317,10 @@ pub(crate) enum Record<'a> {
     Start(Start),
     Membership { group: GroupId, bytes: &'a [u8] },
     HardState { group: GroupId, state: HardState },
-    Entries(EntriesRecord<'a>),
+    /// A run of one group's entries of one term.
+    Entries(EntriesHead),
     /// A kind this version does not know and may skip.
     Optional,
-}
-
-/// A run of one group's entries of one term.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct EntriesRecord<'a> {
-    pub(crate) head: EntriesHead,
-    headers: &'a [u8],
-    payloads: &'a [u8],
 }
 
 /// The fixed part of an entries record.
@@ -406,19 +399,6 @@ impl EntriesHead {
             decode_entry_header(header)?;
         }
         Ok(headers)
-    }
-}
-
-impl<'a> EntriesRecord<'a> {
-    /// The entries: header and payload. The payloads' own checksums are not looked at.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (EntryHead, &'a [u8])> + use<'a> {
-        let mut rest = self.payloads;
-        self.headers.chunks_exact(ENTRY_HEADER_BYTES).map(move |header| {
-            let head = decode_entry_header(header).expect("checked when the record was decoded");
-            let (payload, behind) = rest.split_at(head.bytes);
-            rest = behind;
-            (head, payload)
-        })
     }
 }
 
@@ -569,9 +549,8 @@ fn decode_record(bytes: &[u8], seed: Seed) -> Result<Record<'_>, Bad> {
         }
         kind if kind == RecordKind::Entries as u8 => {
             let head = EntriesHead::decode(bytes)?;
-            let headers = head.verify(bytes, seed)?;
-            let payloads = &bytes[head.headers_bytes()..];
-            Record::Entries(EntriesRecord { head, headers, payloads })
+            head.verify(bytes, seed)?;
+            Record::Entries(head)
         }
         _ if bytes[1] & FLAG_OPTIONAL != 0 => Record::Optional,
         _ => return Err(Bad("a kind of record this version does not know")),
@@ -732,11 +711,14 @@ mod tests {
         assert_eq!(found[0], (0, Record::Start(start)));
         assert_eq!(found[1].1, Record::Membership { group: GroupId(1), bytes: b"abc" });
         assert_eq!(found[2].1, Record::HardState { group: GroupId(1), state });
-        let (offset, Record::Entries(record)) = found[3] else { panic!("{:?}", found[3]) };
+        let (offset, Record::Entries(head)) = found[3] else { panic!("{:?}", found[3]) };
         assert_eq!(offset, entries_at);
-        assert_eq!((record.head.first, record.head.term), (LogIndex(7), Term(4)));
-        let back: Vec<_> = record.entries().map(|(_, payload)| payload.to_vec()).collect();
-        assert_eq!(back, [b"".to_vec(), b"hello".to_vec(), b"worlds".to_vec()]);
+        assert_eq!((head.first, head.term, head.count), (LogIndex(7), Term(4), 3));
+        let headers = head.verify(&body[entries_at..at], seed).unwrap();
+        let heads = headers.chunks_exact(ENTRY_HEADER_BYTES).map(decode_entry_header);
+        let lens: Vec<_> = heads.map(|head| head.unwrap().bytes).collect();
+        assert_eq!(lens, [0, 5, 6]);
+        assert_eq!(&body[entries_at + head.headers_bytes()..][..11], b"helloworlds");
     }
 
     #[test]
@@ -774,11 +756,7 @@ mod tests {
         #[test]
         fn i5_decoding_any_bytes_never_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
             let seed = Seed::of(3);
-            for record in Records::new(&bytes, seed) {
-                if let Ok((_, Record::Entries(entries))) = record {
-                    let _ = entries.entries().count();
-                }
-            }
+            let _ = Records::new(&bytes, seed).count();
             let _ = BatchHeader::decode(&bytes, seed, Position::new(SegmentSeq(1), 4096), 1 << 16);
             if let Ok(head) = EntriesHead::decode(&bytes) {
                 let _ = head.verify(&bytes, seed);

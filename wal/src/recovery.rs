@@ -108,7 +108,7 @@ pub(crate) fn replay(disk: &mut dyn Disk, config: &Config) -> Result<Replayed, W
         let sealed_at = chain.get(n + 1).map(|next| files[next].start.expect("used").end);
         let (stop, bad) = replay.segment(file, &buffer, sealed_at)?;
         if let Some(bad) = bad {
-            cut = replay.judge_tail(&files, file, &buffer, stop, bad)?;
+            cut = replay.judge_tail(file, &buffer, stop, bad)?;
         }
         end = stop;
     }
@@ -485,8 +485,7 @@ impl Replay<'_> {
             Record::HardState { group, state } => {
                 self.groups.entry(*group).or_default().hard_state = *state;
             }
-            Record::Entries(entries) => {
-                let head = entries.head;
+            Record::Entries(head) => {
                 let last = head.first.forward(u64::from(head.count) - 1);
                 self.groups.entry(head.group).or_default().put(
                     head.first, last, head.term, place,
@@ -500,13 +499,11 @@ impl Replay<'_> {
     /// Rule 21: what is bad at `stop` in the last used segment is a torn tail, or damage.
     fn judge_tail(
         &mut self,
-        files: &BTreeMap<SegmentSeq, Segment>,
         file: &Segment,
         bytes: &[u8],
         stop: Position,
         bad: Bad,
     ) -> Result<Option<CutTail>, WalError> {
-        let _ = files;
         let at = stop.offset() as usize;
         let mut whole_behind = 0;
         for (offset, header) in valid_headers(file, bytes, at + BLOCK_BYTES) {

@@ -10,8 +10,8 @@
 mod files;
 mod maker;
 mod portable;
-// SIM
-// pub mod sim;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod uring;
 
 use crate::format::{BLOCK_BYTES, SegmentSeq};

@@ -4,7 +4,10 @@
 
 use bytes::Bytes;
 use logdrive_raft::{Entry, EntryKind, GroupId, HardState, LogIndex, NodeId, Term, WriteId};
-use logdrive_wal::{Append, Completed, Config, DriverChoice, Home, Identity, Wal};
+use logdrive_wal::disk::sim::SimPlatter;
+use logdrive_wal::{
+    Append, Completed, Config, DriverChoice, Home, Identity, Recovered, RecoveredGroup, Wal, WalError,
+};
 use std::collections::BTreeMap;
 
 pub(crate) fn entry(term: u64, index: u64, payload: &[u8]) -> Entry {
@@ -84,4 +87,63 @@ pub(crate) fn settle(wal: &mut Wal) -> Vec<Completed> {
         }
     }
     completed
+}
+
+/// A log on a simulated platter.
+pub(crate) struct Sim {
+    pub(crate) platter: SimPlatter,
+    pub(crate) config: Config,
+}
+
+impl Sim {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut config = Config::new("sim".into(), identity(), 0);
+        config.segment_bytes = 64 << 10;
+        config.batch_bytes_max = 12 << 10;
+        Self { platter: SimPlatter::new(seed, &config.identity, 0), config }
+    }
+
+    pub(crate) fn fork(&self, seed: u64) -> Self {
+        Self { platter: self.platter.fork(seed), config: self.config.clone() }
+    }
+
+    pub(crate) fn try_open(&self) -> Result<(Wal, Recovered), WalError> {
+        // Ids differ from open to open: they depend on what is on the platter.
+        let mut id = self.platter.segments().iter().fold(u128::from(self.platter.writes()), |id, s| {
+            id.wrapping_mul(0x1000_0000_01b3).wrapping_add(u128::from(s.0))
+        });
+        let entropy = Box::new(move || {
+            id = id.wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645).wrapping_add(0x5851);
+            id
+        });
+        Wal::open_on(self.platter.disk(self.config.segment_bytes), self.config.clone(), entropy)
+    }
+
+    pub(crate) fn open(&self) -> (Wal, Recovered) {
+        self.try_open().unwrap()
+    }
+
+    /// Submits and completes everything.
+    pub(crate) fn settle(&self, wal: &mut Wal) -> Vec<Completed> {
+        let mut completed = Vec::new();
+        while wal.has_work() {
+            wal.submit(0).unwrap();
+            self.platter.complete_some();
+            wal.poll(0, &mut completed).unwrap();
+        }
+        completed
+    }
+}
+
+/// All of a group's entries, read back.
+pub(crate) fn read_all(wal: &Wal, group: &RecoveredGroup) -> Vec<Entry> {
+    let mut all = Vec::new();
+    while (all.len() as u64) < group.last.get() {
+        let next = LogIndex(all.len() as u64 + 1);
+        let plan = wal.plan_read(group.group, next, group.last, 4096).unwrap();
+        let part = plan.run().unwrap().into_entries();
+        assert!(!part.is_empty() && part[0].index == next);
+        all.extend(part);
+    }
+    all
 }
