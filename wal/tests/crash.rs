@@ -283,7 +283,7 @@ fn w2_every_subset_of_the_sectors_in_flight_recovers_to_a_prefix() {
         wal.submit(0).unwrap();
         wal.append(&write(1, 3, &entries(1, 1, 24, 20, 150))).unwrap();
         wal.submit(0).unwrap();
-        assert_eq!(sim.platter.in_flight(), 3, "two writes, and the spare in the making");
+        assert_eq!(sim.platter.writes_in_flight(), 2);
         let first = 3 * 4096;
         sim.platter.crash_keeping(|_, at| subset >> ((at - first) / 1024) & 1 == 1);
         drop(wal);
@@ -454,9 +454,9 @@ fn w5_durable_is_the_contiguous_prefix_of_finished_writes() {
         let mut order = Vec::new();
         let mut completed = Vec::new();
         while wal.has_work() {
-            let before = sim.platter.in_flight();
+            let before = sim.platter.writes_in_flight();
             sim.platter.complete_some();
-            let finished = before != sim.platter.in_flight();
+            let finished = before != sim.platter.writes_in_flight();
             completed.clear();
             wal.poll(9, &mut completed).unwrap();
             later_first += u32::from(finished && completed.is_empty());

@@ -192,11 +192,16 @@ impl SimPlatter {
         }
     }
 
-    /// Writes and orders in flight.
+    /// Writes in flight.
     #[must_use]
-    pub fn in_flight(&self) -> usize {
-        let platter = self.lock();
-        platter.in_flight.len() + platter.orders.len()
+    pub fn writes_in_flight(&self) -> usize {
+        self.lock().in_flight.len()
+    }
+
+    /// Segments ordered and not yet made.
+    #[must_use]
+    pub fn orders(&self) -> usize {
+        self.lock().orders.len()
     }
 
     /// Writes ever started.
