@@ -115,7 +115,11 @@ impl Model {
                 apply(&mut state, atom);
             }
         }
-        panic!("recovered state is no prefix (acked {} of {}): {found:#?}", self.acked, self.atoms.len());
+        panic!(
+            "recovered state is no prefix (acked {} of {}): {found:#?}",
+            self.acked,
+            self.atoms.len()
+        );
     }
 }
 
@@ -127,9 +131,9 @@ fn same(a: &State, b: &State) -> bool {
         group.hard_state.commit = group.hard_state.commit.min(last);
         group
     };
-    a.keys().chain(b.keys()).all(|group| {
-        clamp(a.get(group).unwrap_or(&empty)) == clamp(b.get(group).unwrap_or(&empty))
-    })
+    a.keys()
+        .chain(b.keys())
+        .all(|group| clamp(a.get(group).unwrap_or(&empty)) == clamp(b.get(group).unwrap_or(&empty)))
 }
 
 fn state_of(wal: &Wal, recovered: &Recovered) -> State {
@@ -140,11 +144,8 @@ fn state_of(wal: &Wal, recovered: &Recovered) -> State {
             let run = group.runs.iter().rev().find(|run| run.first <= entry.index).unwrap();
             assert_eq!(run.term, entry.term, "runs {:?}", group.runs);
         }
-        let found = Group {
-            membership: group.membership.to_vec(),
-            hard_state: group.hard_state,
-            entries,
-        };
+        let found =
+            Group { membership: group.membership.to_vec(), hard_state: group.hard_state, entries };
         (group.group.get(), found)
     };
     recovered.groups.iter().map(group).collect()
@@ -163,7 +164,14 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let append = (1u64..4, 0u64..6, 0u64..12, 1usize..900, any::<bool>(), any::<bool>()).prop_map(
-        |(group, back, count, bytes, bump, state)| Step::Append { group, back, count, bytes, bump, state },
+        |(group, back, count, bytes, bump, state)| Step::Append {
+            group,
+            back,
+            count,
+            bytes,
+            bump,
+            state,
+        },
     );
     prop_oneof![
         8 => append,
@@ -226,7 +234,11 @@ fn run(seed: u64, steps: &[Step]) {
             }
             Step::LandLate => sim.platter.land_late(),
             Step::Crash { power, during_open } => {
-                if power { sim.platter.crash() } else { sim.platter.kill() }
+                if power {
+                    sim.platter.crash()
+                } else {
+                    sim.platter.kill()
+                }
                 drop(wal);
                 // A second crash, in the middle of recovery, changes nothing (W3).
                 if let Some(at) = during_open {
@@ -403,9 +415,12 @@ fn w12_stale_batches_of_another_segment_are_not_replayed() {
     drop(wal);
     // As if the file had been the old segment in an earlier life: its batches behind the new ones.
     let stale = sim.platter.segment(old);
-    let new = *sim.platter.segments().iter().find(|s| {
-        **s > old && sim.platter.segment(**s)[4096] != 0
-    }).unwrap();
+    let new = *sim
+        .platter
+        .segments()
+        .iter()
+        .find(|s| **s > old && sim.platter.segment(**s)[4096] != 0)
+        .unwrap();
     let mut bytes = sim.platter.segment(new);
     let end = 3 * 4096;
     assert!(bytes[end..].iter().all(|byte| *byte == 0) && stale[end] != 0);

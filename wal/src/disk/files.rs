@@ -96,12 +96,7 @@ impl Files {
         Ok(found)
     }
 
-    pub(super) fn read(
-        &self,
-        segment: SegmentSeq,
-        offset: u64,
-        out: &mut [u8],
-    ) -> io::Result<()> {
+    pub(super) fn read(&self, segment: SegmentSeq, offset: u64, out: &mut [u8]) -> io::Result<()> {
         File::open(self.path(segment))?.read_exact_at(out, offset)
     }
 

@@ -62,9 +62,8 @@ impl Maker {
             stop: Arc::clone(&stop),
             zeros,
         };
-        let thread = std::thread::Builder::new()
-            .name("wal-prepare".to_owned())
-            .spawn(move || shop.run())?;
+        let thread =
+            std::thread::Builder::new().name("wal-prepare".to_owned()).spawn(move || shop.run())?;
         let orders = Some(orders);
         Ok(Self { orders, backlog: VecDeque::new(), made, hurry, stop, thread: Some(thread) })
     }
