@@ -715,6 +715,11 @@ impl Wal {
         });
         self.prev_crc = crc;
         self.next_batch += 1;
+        // The maker goes gently until the next segment comes near.
+        let half = self.active.image.len() / 2;
+        if start < half && end >= half && self.ready_spares() == 0 {
+            self.disk.hurry();
+        }
         self.active.closed = end;
         self.open.tail = end + BATCH_HEADER_BYTES;
         self.open.records = 0;

@@ -234,6 +234,7 @@ impl Signal {
 }
 
 const ORDERS_MAX: usize = 8;
-/// With chunks of 256 KiB: at most 128 MB/s beside the log's own writes.
-const CHUNK_PAUSE: Duration = Duration::from_millis(2);
+/// With chunks of 64 KiB: at most 16 MB/s beside the log's own writes, until somebody hurries. A segment of
+/// 64 MiB takes four seconds then.
+const CHUNK_PAUSE: Duration = Duration::from_millis(4);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
