@@ -479,6 +479,14 @@ impl Disk for SimDisk {
         let file = platter.files.get(&write.segment).ok_or(io::ErrorKind::NotFound)?;
         let end = write.offset + write.bytes.len() as u64;
         assert!(end <= file.len() as u64, "write up to {end} in a file of {}", file.len());
+        for other in &platter.in_flight {
+            assert!(
+                other.segment == write.segment,
+                "{:?} is written while {:?} has writes in flight (rule 8)",
+                write.segment,
+                other.segment
+            );
+        }
         match &mut platter.fail_write_in {
             Some(0) => {
                 platter.fail_write_in = None;
