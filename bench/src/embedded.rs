@@ -130,8 +130,8 @@ pub fn run(shape: &Shape, dir: &Path) -> Result<Report, String> {
     let mut disk_driver = String::new();
     for node in 0..children.len() {
         let line = next(node)?;
-        let part: Part = serde_json::from_str(&line)
-            .map_err(|_| format!("node {} failed: {line}", node + 1))?;
+        let part: Part =
+            serde_json::from_str(&line).map_err(|_| format!("node {} failed: {line}", node + 1))?;
         per_second += part.answered as f64 / part.seconds;
         for (value, count) in part.latencies {
             all.saturating_record_n(value, count);
@@ -168,8 +168,7 @@ pub fn node(job: &str) -> Result<(), String> {
     let mut groups = Vec::new();
     for group in 0..shape.groups {
         let first = NodeId(group % shape.nodes + 1);
-        let bootstrap =
-            Bootstrap::Founding { members: members.clone(), first_leader: Some(first) };
+        let bootstrap = Bootstrap::Founding { members: members.clone(), first_leader: Some(first) };
         let group = node
             .create(GroupId(group), bootstrap, Box::new(Counting))
             .map_err(|error| error.to_string())?;

@@ -1,6 +1,6 @@
 //! A node's settings: each with its default, its unit and its effect; checked once, at open.
 
-use crate::{NodeId, OpenError};
+use crate::{NodeId, OpenError, limits};
 use logdrive_wal::DriverChoice;
 use std::{
     collections::BTreeMap,
@@ -39,7 +39,8 @@ pub struct Config {
     pub tick: Duration,
     /// The log's segment size in bytes. Default 64 MiB.
     pub segment_bytes: u64,
-    /// Log writes in flight at once, per shard. Default 4.
+    /// Log writes in flight at once, per shard. While all are taken, what arrives comes together for
+    /// the next. Default 2.
     pub log_writes_max: usize,
     /// How the log reaches the disk. Default: io_uring if the system allows it.
     pub driver: DriverChoice,
@@ -48,7 +49,8 @@ pub struct Config {
     pub proposals_max: usize,
     /// The same in bytes. Default 256 MiB.
     pub proposal_bytes_max: usize,
-    /// One command's bytes, at most. Default 1 MiB.
+    /// One command's bytes, at most, and never more than 8 MiB or a quarter of a segment. Nodes of a
+    /// cluster must agree on it. Default 1 MiB.
     pub command_bytes_max: usize,
     /// Seeds election timeouts; 0 draws a seed from the system.
     pub seed: u64,
@@ -66,13 +68,19 @@ impl Config {
             heartbeat: Duration::from_millis(100),
             tick: Duration::from_millis(20),
             segment_bytes: 64 << 20,
-            log_writes_max: 4,
+            log_writes_max: 2,
             driver: DriverChoice::Auto,
             proposals_max: 131_072,
             proposal_bytes_max: 256 << 20,
             command_bytes_max: 1 << 20,
             seed: 0,
         }
+    }
+
+    /// What a command may have: as set, and never so much that a few fill a segment.
+    pub(crate) fn command_bytes_max(&self) -> usize {
+        let quarter = usize::try_from(self.segment_bytes / 4).unwrap_or(usize::MAX);
+        self.command_bytes_max.min(limits::COMMAND_BYTES_MAX).min(quarter)
     }
 
     pub(crate) fn check(&self, node: NodeId) -> Result<(), OpenError> {

@@ -285,7 +285,7 @@ impl Driver {
             self.end(turn);
         }
         let mut answers = std::mem::take(&mut turn.answers);
-        let again = turn.shard.is_dirty();
+        let again = turn.shard.is_dirty() && turn.wal.as_ref().is_some_and(Wal::has_slot);
         drop(borrowed);
         self.deliver(&mut answers);
         self.turn.borrow_mut().answers = answers;
@@ -297,6 +297,8 @@ impl Driver {
     fn take_in(&self, turn: &mut Turn, inbound: &Rc<dyn Inbound>) -> Result<(), WalError> {
         let now = now_ns();
         turn.shard.advance(Ticks(now / self.node.tick_ns()));
+        // First, so that what comes in is judged by the room there is now.
+        turn.take_completions(now)?;
         while let Some(control) = self.inbox.next_control() {
             self.control(turn, inbound, control);
         }
@@ -315,7 +317,7 @@ impl Driver {
         while let Some(read) = self.reader.done.pop() {
             turn.finish_read(read);
         }
-        turn.take_completions(now)
+        Ok(())
     }
 
     fn control(&self, turn: &mut Turn, inbound: &Rc<dyn Inbound>, control: Control) {

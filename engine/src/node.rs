@@ -10,7 +10,7 @@ use crate::{
     Config, Founding, Group, GroupError, GroupId, LogIndex, MachineError, NodeError, NodeId,
     OpenError, StateMachine, apply,
     driver::{self, Control, Setup, ShardInbox, Started},
-    limits, membership,
+    membership,
     shard::{Founded, GroupView, Timing},
     stages::Stages,
 };
@@ -494,7 +494,7 @@ impl Shared {
             peers: config.peers.clone(),
             client_address: config.client_address.clone(),
             tick: config.tick,
-            command_bytes_max: config.command_bytes_max.min(limits::COMMAND_BYTES_MAX),
+            command_bytes_max: config.command_bytes_max(),
             net_settings: logdrive_net::Settings::default(),
             inboxes: shards
                 .clone()

@@ -7,11 +7,14 @@
 
 use crate::{
     GroupId, MachineError, NodeId, Replies, StateMachine, apply, limits,
-    shard::{Answer, FetchJob, Founded, Round, Shard, Stamps},
+    shard::{Answer, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
 };
 use logdrive_raft::{ConfigError, EntryBatch, FetchFor, Message};
-use logdrive_wal::{Append, Completed, ReadError, ReadPlan, Room, Wal, WalError};
+use logdrive_wal::{Append, Completed, ReadError, ReadPlan, Wal, WalError};
 use std::collections::VecDeque;
+
+/// However busy the disk, owed work leaves after this long.
+const GIVE_OUT_NS_MAX: u64 = 20_000_000;
 
 /// What a turn needs of the world.
 pub(crate) trait Outside {
@@ -58,19 +61,24 @@ pub(crate) struct Turn {
     replies: Replies,
     /// Fetches there was no room for yet, in their order.
     reads: VecDeque<FetchJob>,
+    given_out_at: u64,
+    /// Writes the log has no room for now; nothing is promised on them before they are durable.
+    held: VecDeque<WriteJob>,
 }
 
 impl Turn {
     pub(crate) fn new(shard: Shard, wal: Wal) -> Self {
         Self {
             round: shard.round(),
-            shard,
+            shard: shard.with_entry_bytes_max(wal.entry_bytes_max()),
             wal: Some(wal),
             answers: Vec::new(),
             machines: Vec::new(),
             completed: Vec::new(),
             replies: Replies::default(),
             reads: VecDeque::new(),
+            given_out_at: 0,
+            held: VecDeque::new(),
         }
     }
 
@@ -93,12 +101,6 @@ impl Turn {
         Ok(())
     }
 
-    /// The machine of the group in `slot`.
-    #[cfg(feature = "testing")]
-    pub(crate) fn machines(&self) -> &[Box<dyn StateMachine>] {
-        &self.machines
-    }
-
     /// Takes in the writes that have finished.
     pub(crate) fn take_completions(&mut self, now: u64) -> Result<(), WalError> {
         let Some(wal) = &mut self.wal else { return Ok(()) };
@@ -115,42 +117,84 @@ impl Turn {
                 self.shard.own_tails();
             }
         }
-        self.shard.set_log_full(wal.room() == Room::Reserve);
+        self.shard.set_log_room(wal.room());
         Ok(())
     }
 
     /// Gives out everything owed.
     pub(crate) fn give_out(&mut self, outside: &impl Outside) -> Result<(), WalError> {
+        if !self.is_due(outside.now()) {
+            return Ok(());
+        }
+        self.retry_held()?;
         for _ in 0..limits::GATHERINGS_MAX {
             let now = outside.now();
             self.shard.gather(now, &mut self.round);
             let Some(wal) = &mut self.wal else { return Ok(()) };
             for job in self.round.writes.drain(..) {
-                wal.append(&Append {
-                    group: job.group,
-                    write: job.write.id,
-                    membership: job.membership.as_deref(),
-                    hard_state: job.write.hard_state,
-                    entries: job.write.entries.as_slice(),
-                })?;
-            }
-            // The frames first: a follower's write cannot begin before they arrive.
-            for (at, lanes) in self.round.outbox.iter_mut().enumerate() {
-                let peer = self.shard.peers()[at];
-                for (lane, messages) in lanes.iter_mut().enumerate() {
-                    if !messages.is_empty() && !outside.send(peer, lane, messages) {
-                        self.shard.undelivered(peer, messages);
-                    }
-                    messages.clear();
+                // A group's writes keep their order: behind one that is held, all its later ones are.
+                let behind = self.held.iter().any(|held| held.group == job.group);
+                if behind || !append(wal, &job)? {
+                    self.held.push_back(job);
                 }
             }
-            wal.submit(outside.now())?;
+            self.send_and_write(outside)?;
             self.answers.append(&mut self.round.answers);
             self.reads.extend(self.round.fetches.drain(..));
             self.start_reads(outside);
             self.apply(outside);
             if !self.shard.is_dirty() {
                 break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether to give out now, or to let more come together: while every write slot is taken, nothing
+    /// new could be written, and each turn costs a dozen system calls however little it does. What
+    /// frees a slot is followed by a turn. A stuck disk must not silence votes and heartbeats at once.
+    fn is_due(&mut self, now: u64) -> bool {
+        let due = self.wal.as_ref().is_none_or(Wal::has_slot)
+            || now.saturating_sub(self.given_out_at) >= GIVE_OUT_NS_MAX;
+        if due {
+            self.given_out_at = now;
+        }
+        due
+    }
+
+    /// The first frame, the own write, the other frames: a majority is the fastest follower and this
+    /// node's disk, and each socket call takes as long as a tenth of a write.
+    fn send_and_write(&mut self, outside: &impl Outside) -> Result<(), WalError> {
+        let Some(wal) = &mut self.wal else { return Ok(()) };
+        let mut submitted = false;
+        for (at, lanes) in self.round.outbox.iter_mut().enumerate() {
+            let peer = self.shard.peers()[at];
+            for (lane, messages) in lanes.iter_mut().enumerate() {
+                if messages.is_empty() {
+                    continue;
+                }
+                if !outside.send(peer, lane, messages) {
+                    self.shard.undelivered(peer, messages);
+                    messages.clear();
+                }
+                if !submitted {
+                    submitted = true;
+                    wal.submit(outside.now())?;
+                }
+            }
+        }
+        if submitted { Ok(()) } else { wal.submit(outside.now()) }
+    }
+
+    /// Writes the log had no room for: they were in their groups' memory when the disk filled up.
+    fn retry_held(&mut self) -> Result<(), WalError> {
+        let Some(wal) = &mut self.wal else { return Ok(()) };
+        let mut blocked = Vec::new();
+        for _ in 0..self.held.len() {
+            let job = self.held.pop_front().expect("counted");
+            if blocked.contains(&job.group) || !append(wal, &job)? {
+                blocked.push(job.group);
+                self.held.push_back(job);
             }
         }
         Ok(())
@@ -199,5 +243,21 @@ impl Turn {
         } else {
             self.shard.fetched(group, purpose, None);
         }
+    }
+}
+
+/// Appends one group's part; false if there is no room for it now.
+fn append(wal: &mut Wal, job: &WriteJob) -> Result<bool, WalError> {
+    let appended = wal.append(&Append {
+        group: job.group,
+        write: job.write.id,
+        membership: job.membership.as_deref(),
+        hard_state: job.write.hard_state,
+        entries: job.write.entries.as_slice(),
+    });
+    match appended {
+        Ok(()) => Ok(true),
+        Err(WalError::NoSpace) => Ok(false),
+        Err(error) => Err(error),
     }
 }

@@ -106,8 +106,10 @@ impl FrozenRun {
 pub enum Room {
     /// All there is.
     Free,
-    /// No next segment could be made, or none is ready in time: propose nothing. What is left is for hard
-    /// states, so that votes and heartbeats go on. Passes by itself when there is room again.
+    /// The next segment is being made, but slower than this one fills: take nothing new for a moment.
+    Behind,
+    /// No next segment could be made, for lack of space: propose nothing. What is left is for hard states, so
+    /// that votes and heartbeats go on. Passes by itself when there is room again.
     Reserve,
 }
 
@@ -375,6 +377,12 @@ impl Wal {
         self.disk.readiness()
     }
 
+    /// True if a batch submitted now would go to the disk at once.
+    #[must_use]
+    pub fn has_slot(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.len() < self.config.in_flight_max
+    }
+
     /// True if writes are in flight, or batches wait for a slot or to be submitted.
     #[must_use]
     pub fn has_work(&self) -> bool {
@@ -388,7 +396,11 @@ impl Wal {
         let next_ready = self.ready_spares() > 0;
         let failing = self.no_space && !next_ready;
         let behind = !self.is_made(self.active.seq) && half_full;
-        if failing || behind { Room::Reserve } else { Room::Free }
+        match (failing, behind) {
+            (true, _) => Room::Reserve,
+            (false, true) => Room::Behind,
+            (false, false) => Room::Free,
+        }
     }
 
     /// The largest payload an entry may have, and the largest membership, in bytes.

@@ -59,7 +59,7 @@ impl Raft {
         let last = self.log.last().index;
         let now = self.now;
         let is_alone = self.config.voters.len() == 1;
-        let due = |ticks| if is_alone { Ticks(u64::MAX) } else { now.after(ticks) };
+        let heartbeat_ticks = self.config.heartbeat_ticks;
         self.log.append_noop(self.term);
         let first = self.log.commit().next();
         let uncommitted_bytes = self.log.bytes_in_memory(first, last.next());
@@ -67,8 +67,11 @@ impl Raft {
             peers: self.peers().map(|peer| Progress::new(peer, last, now)).collect(),
             term_first: last.next(),
             uncommitted_bytes,
-            heartbeat_at: due(self.config.heartbeat_ticks),
-            quorum_check_at: due(self.config.election_ticks),
+            heartbeat_at: if is_alone { Ticks(u64::MAX) } else { next_beat(now, heartbeat_ticks) },
+            quorum_check_at: match is_alone {
+                true => Ticks(u64::MAX),
+                false => now.after(self.config.election_ticks),
+            },
         };
         self.state = State::Leader(leader);
         self.leader = Some(self.config.id);
@@ -173,14 +176,10 @@ impl Raft {
         if now < leader.heartbeat_at {
             return;
         }
-        leader.heartbeat_at = Ticks(u64::MAX);
+        leader.heartbeat_at = next_beat(now, heartbeat_ticks);
         for peer in &mut leader.peers {
-            let mut due = peer.said_at.after(heartbeat_ticks);
-            if now >= due {
-                peer.heartbeat_owed = true;
-                due = now.after(heartbeat_ticks);
-            }
-            leader.heartbeat_at = leader.heartbeat_at.min(due);
+            // Whoever was told something in the first half of the interval can wait for the next beat.
+            peer.heartbeat_owed |= now.since(peer.said_at) * 2 >= heartbeat_ticks;
         }
     }
 
@@ -212,4 +211,10 @@ impl Raft {
             self.log.commit_to(reached);
         }
     }
+}
+
+/// The first multiple of `heartbeat_ticks` after `now`: all groups of a node look at the same ticks, so that their
+/// heartbeats to a peer travel together.
+fn next_beat(now: Ticks, heartbeat_ticks: u64) -> Ticks {
+    Ticks((now.get() / heartbeat_ticks).saturating_add(1).saturating_mul(heartbeat_ticks))
 }

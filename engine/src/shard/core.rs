@@ -17,16 +17,17 @@ use crate::{Completions, MachineError, Outcome, ProposeError, limits, stages::Mo
 use bytes::Bytes;
 use hashbrown::HashMap;
 use logdrive_raft::{
-    Config, ConfigError, Durable, EntryBatch, Event, Fetch, FetchFor, GroupId, HardState, LogIndex,
-    Message, NodeId, Outgoing, Raft, Restored, Term, TermRun, Ticks, Write,
+    Config, ConfigError, Durable, Entry, EntryBatch, Event, Fetch, FetchFor, GroupId, HardState,
+    LogIndex, Message, NodeId, Outgoing, Raft, Restored, Term, TermRun, Ticks, Write,
 };
-use std::sync::Arc;
+use logdrive_wal::Room;
+use std::{sync::Arc, time::Duration};
 
 /// Lanes to each peer: liveness (votes, heartbeats), then appends.
 pub(crate) const LANES: usize = 2;
 
-/// How often a peer that cannot take a message is told to a group: see [`Shard::undelivered`].
-const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(10);
+/// A guess how long a full group, or a log that is behind, takes to have room again.
+const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// Ticks of the protocol's timeouts.
 #[derive(Clone, Copy, Debug)]
@@ -110,8 +111,10 @@ pub(crate) struct Shard {
     dirty: Vec<u32>,
     due: Vec<u32>,
     wheel: Wheel,
-    /// The log takes no entries: proposals and appends are turned away, votes and heartbeats not.
-    log_full: bool,
+    /// Unless it is free, proposals and appends are turned away, votes and heartbeats not.
+    log_room: Room,
+    /// No entry of more bytes fits the log.
+    entry_bytes_max: usize,
     released: Vec<Outgoing>,
 }
 
@@ -133,9 +136,16 @@ impl Shard {
             dirty: Vec::new(),
             due: Vec::new(),
             wheel: Wheel::new(now),
-            log_full: false,
+            log_room: Room::Free,
+            entry_bytes_max: usize::MAX,
             released: Vec::new(),
         }
+    }
+
+    /// The largest payload the log takes.
+    pub(crate) fn with_entry_bytes_max(mut self, bytes: usize) -> Self {
+        self.entry_bytes_max = bytes;
+        self
     }
 
     /// The other nodes, in the order of [`Round::outbox`].
@@ -193,8 +203,8 @@ impl Shard {
     }
 
     /// Whether the log takes entries.
-    pub(crate) fn set_log_full(&mut self, full: bool) {
-        self.log_full = full;
+    pub(crate) fn set_log_room(&mut self, room: Room) {
+        self.log_room = room;
     }
 
     /// Commands for a group.
@@ -205,8 +215,11 @@ impl Shard {
             Some(replica) if replica.stopped => {
                 Some(ProposeError::Stopped("its state machine failed".to_owned()))
             }
-            Some(_) if self.log_full => Some(ProposeError::DiskFull),
-            Some(_) => None,
+            Some(_) => match self.log_room {
+                Room::Free => None,
+                Room::Behind => Some(ProposeError::Overloaded { retry_after: RETRY_AFTER }),
+                Room::Reserve => Some(ProposeError::DiskFull),
+            },
         };
         match (slot, refusal) {
             (Some(slot), None) => {
@@ -226,13 +239,27 @@ impl Shard {
     /// make groups (FAULTS.md §5.5).
     pub(crate) fn receive(&mut self, from: NodeId, group: GroupId, message: Message) {
         let Some(slot) = self.slots.get(&group).copied() else { return };
-        if self.log_full
-            && let Message::AppendEntries(append) = &message
+        if let Message::AppendEntries(append) = &message
             && !append.entries.is_empty()
+            && !self.takes(group, append.entries.as_slice())
         {
             return; // Not answered, so sent again; the heartbeats keep the leader known.
         }
         self.step(slot, Event::Message { from, message });
+    }
+
+    /// Whether the log can take these entries now.
+    fn takes(&self, group: GroupId, entries: &[Entry]) -> bool {
+        let too_large = entries.iter().any(|entry| entry.payload.len() > self.entry_bytes_max);
+        if too_large {
+            let (group, max) = (group.get(), self.entry_bytes_max);
+            tracing::error!(
+                group,
+                max,
+                "the leader's segments are larger: its entry fits none here"
+            );
+        }
+        !too_large && self.log_room == Room::Free
     }
 
     /// Writes of a group are on disk; `stamps` are their moments.
