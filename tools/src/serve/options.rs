@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) keys: Keys,
+    pub(crate) keys: Box<Keys>,
     /// Stop when standard input ends, and when the parent process dies
     #[arg(long, hide = true)]
     pub(crate) exit_with_stdin: bool,
@@ -123,7 +123,7 @@ impl Options {
     pub(crate) fn new(args: Args) -> Result<Self, OptionsError> {
         let keys = match &args.config {
             Some(path) => args.keys.over(Keys::read(path)?),
-            None => args.keys,
+            None => *args.keys,
         };
         let Some(dir) = keys.dir else {
             return fail("dir is missing: --dir DIR");
