@@ -1,0 +1,58 @@
+//! What the black-box tests share: clusters of real `logdrive serve` processes, a plain client, and what it was told.
+//!
+//! In:     the binary under test, which cargo names.
+//! Out:    [`cluster`] starts, kills and restarts nodes; [`client`] speaks RESP to them; [`load`] writes from several
+//!         threads and remembers what was acknowledged; [`mount`] is a disk whose power can be cut.
+//! Fails:  by panicking, with what the nodes wrote: these are tests.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub(crate) mod client;
+pub(crate) mod cluster;
+#[allow(unsafe_code, reason = "one ioctl that no safe crate offers")]
+pub(crate) mod ioctl;
+pub(crate) mod load;
+pub(crate) mod mount;
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Takes this binary's turn: a cluster under load leaves no room on a small machine for a second one.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says why a test was not run. It must never look as if it had passed.
+pub(crate) fn skipped(test: &str, reason: impl std::fmt::Display) {
+    use std::io::Write;
+    // Around libtest's capture, which hides what a passing test prints.
+    let _ = writeln!(std::io::stderr().lock(), "SKIPPED: {test}: {reason}");
+}
+
+/// Says what was measured, also where the test passes.
+pub(crate) fn report(line: impl std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// The tests' clock. They bound how long they wait, and print how long it took; they judge nothing by it.
+#[allow(clippy::disallowed_methods, reason = "tests wait for other processes")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Asks until it is so. False if it was not within the time.
+pub(crate) fn eventually(within: Duration, mut so: impl FnMut() -> bool) -> bool {
+    let start = now();
+    loop {
+        if so() {
+            return true;
+        }
+        if start.elapsed() > within {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
