@@ -2,6 +2,8 @@
 //!
 //! A killed process leaves its page cache to the kernel, so this says nothing about syncs: `power_loss.rs` does.
 
+#![forbid(unsafe_code)]
+
 mod support;
 
 use std::time::Duration;

@@ -3,13 +3,20 @@
 //! Three nodes run on an ext4 file system of their own, whose shutdown drops all that has not reached the disk, page
 //! cache and journal included (FAULTS' SHUT). Needs root and a loop device; says SKIPPED without.
 
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code, reason = "one ioctl that no safe crate offers")]
+#[path = "support/ioctl.rs"]
+mod ioctl;
+#[path = "support/mount.rs"]
+mod mount;
 mod support;
 
+use mount::Disk;
 use std::time::Duration;
 use support::{
     cluster::{Cluster, directory},
     load::{Histories, Load, Shape},
-    mount::Disk,
     now, report, skipped, turn,
 };
 

@@ -2,6 +2,8 @@
 //!
 //! Needs Debian's `redis-tools`; says SKIPPED where they are not installed.
 
+#![forbid(unsafe_code)]
+
 mod support;
 
 use std::process::{Command, Output};

@@ -6,7 +6,10 @@
 //!
 //! Dropping it unmounts and gives the loop device back, also when a test fails half-way.
 
-use super::{eventually, ioctl};
+use crate::{
+    ioctl,
+    support::{eventually, report},
+};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -85,10 +88,10 @@ impl Drop for Disk {
             && !eventually(UNMOUNT_MAX, || run("umount", &[&place]).is_ok())
             && let Err(why) = run("umount", &["--lazy", &place])
         {
-            super::report(why);
+            report(why);
         }
         if let Err(why) = run("losetup", &["--detach", &self.device]) {
-            super::report(why);
+            report(why);
         }
     }
 }
