@@ -4,3 +4,4 @@
 #![allow(clippy::disallowed_methods, reason = "benchmarks read the clock")]
 
 pub mod embedded;
+pub mod floor;

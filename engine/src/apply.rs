@@ -72,7 +72,9 @@ mod tests {
         ApplyJob { slot: 0, entries, wanted: true, committed: 0 }
     }
 
-    fn outcome(odd: fn(&Committed<'_>, &mut Replies) -> Result<(), MachineError>) -> Result<(), String> {
+    fn outcome(
+        odd: fn(&Committed<'_>, &mut Replies) -> Result<(), MachineError>,
+    ) -> Result<(), String> {
         run(&mut Odd(odd), &job(), &mut Replies::default()).map_err(|error| error.0)
     }
 

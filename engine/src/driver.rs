@@ -28,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::unix::AsyncFd,
+    io::{Interest, unix::AsyncFd},
     runtime::{Builder, LocalOptions},
     task::spawn_local,
 };
@@ -101,9 +101,8 @@ pub(crate) fn submit_here(
 
 /// Runs a task here if this is the thread of the shard behind `inbox`, else gives it back.
 pub(crate) fn spawn_here(inbox: &Arc<ShardInbox>, task: Task) -> Result<(), Task> {
-    let here = HERE.with_borrow(|here| {
-        here.as_ref().is_some_and(|driver| Arc::ptr_eq(&driver.inbox, inbox))
-    });
+    let here = HERE
+        .with_borrow(|here| here.as_ref().is_some_and(|driver| Arc::ptr_eq(&driver.inbox, inbox)));
     if here {
         spawn_local(task());
         return Ok(());
@@ -214,7 +213,13 @@ impl Driver {
             wal.readiness().map(|fd| fd.try_clone_to_owned())
         };
         if let Some(fd) = readiness {
-            let fd = fd.and_then(AsyncFd::new);
+            // Readable only: a ring is writable whenever its submission queue has room.
+            #[expect(
+                deprecated,
+                reason = "deprecated for types that may swap their descriptor; \
+                      an OwnedFd cannot, and its replacement is an unsafe fn for all types"
+            )]
+            let fd = fd.and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE));
             match fd {
                 Ok(fd) => drop(spawn_local(self.clone().watch_log(fd))),
                 Err(error) => {
@@ -325,6 +330,9 @@ impl Driver {
                 let node = self.node.clone();
                 let from = accepted.hello.node;
                 node.inbound_opened(from);
+                if let Some(outbound) = self.outbound.get() {
+                    outbound.dial_now(from); // It is there: no need to wait for the next try.
+                }
                 spawn_local(async move {
                     let end = logdrive_net::receive(accepted, &settings, inbound).await;
                     tracing::debug!(peer = from.get(), %end, "inbound connection ended");

@@ -16,6 +16,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 /// What became of a command.
@@ -86,6 +87,21 @@ impl Group {
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.leader() == Some(self.inner.me)
+    }
+
+    /// Blocks until some node leads the group, looking once a millisecond; `None` after `timeout`.
+    ///
+    /// # Panics
+    /// On a shard's thread, which it would hold up.
+    #[must_use]
+    pub fn wait_for_leader(&self, timeout: Duration) -> Option<NodeId> {
+        assert!(!driver::on_a_shard(), "waiting on a shard's thread would hold it up");
+        let nanoseconds = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let until = driver::now_ns().saturating_add(nanoseconds);
+        while self.leader().is_none() && driver::now_ns() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.leader()
     }
 
     /// Proposes one command.

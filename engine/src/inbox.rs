@@ -162,11 +162,6 @@ impl<Control> Inbox<Control> {
     pub(crate) fn stop(&self, why: &str) {
         let _ = self.stopped.set(why.to_owned());
     }
-
-    /// Why it takes nothing any more, if so.
-    pub(crate) fn stopped(&self) -> Option<&str> {
-        self.stopped.get().map(String::as_str)
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,15 @@
-//! Placeholder for the crate's documentation.
+//! Many Raft groups over one shared, synced log and one shared network: the replication layer of a
+//! sharded database.
+//!
+//! In:     a directory, the addresses of all nodes, a state machine per group, commands.
+//! Out:    replies to commands that are durable on a majority and applied here.
+//! Cost:   per shard one thread, one log stream, two connections to each peer; groups are cheap.
+//! Fails:  every error says first whether the command may have happened ([`ProposeError::happened`]).
+//! Source: Ongaro's thesis; ARCHITECTURE.md draws the whole.
+//!
+//! Start at [`Node::open`]. A state machine implements [`StateMachine`]; a group is created with
+//! [`Node::create`] where it is new and given its machine again with [`Node::resume`] where the log
+//! holds it; [`Group::propose`] is the way in. `examples/counter.rs` is a whole program.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +25,8 @@ mod membership;
 mod node;
 mod shard;
 mod stages;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod turn;
 
 pub use config::{Config, Founding};
@@ -23,3 +36,8 @@ pub use logdrive_raft::{GroupId, LogIndex, NodeId, Term};
 pub use logdrive_wal::DriverChoice;
 pub use machine::{AppliedAt, CommandRef, Committed, Replies, StateMachine};
 pub use node::{Bootstrap, Description, Node, StageSummary};
+
+/// The README's program is compiled and run with the other documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -234,7 +234,8 @@ impl Node {
         Ok(handle)
     }
 
-    /// Gives a recovered group its machine; from now on it votes, follows and leads.
+    /// Gives a recovered group its machine; from now on it votes, follows and leads. If nobody leads
+    /// it, the first of its members campaigns without waiting for the election timeout.
     ///
     /// # Errors
     /// [`GroupError`]: it stays silent.
@@ -254,7 +255,8 @@ impl Node {
             return Err(GroupError::Members { group, why });
         };
         self.check_members(group, &members)?;
-        let handle = self.start(found, members, false, false, machine)?;
+        let first = members.first() == Some(&self.id());
+        let handle = self.start(found, members, first, false, machine)?;
         groups.insert(group, Known::Running(handle.clone()));
         Ok(handle)
     }
@@ -269,9 +271,8 @@ impl Node {
     ) -> Result<Group, GroupError> {
         let node = &self.running.node;
         let group = found.group;
-        let applied = apply::open(&mut *machine)
-            .map_err(|source| GroupError::Machine { group, source })?
-            .0;
+        let applied =
+            apply::open(&mut *machine).map_err(|source| GroupError::Machine { group, source })?.0;
         if applied > found.last {
             let why = format!("it is at {applied}, but the log ends at {}", found.last);
             return Err(GroupError::Machine { group, source: MachineError(why) });
@@ -347,9 +348,9 @@ impl Node {
             cluster: node.identity.cluster.clone(),
             node: node.me,
             shards: node.identity.shards,
-            disk_driver: log.driver,
-            direct_io: log.direct_io,
-            registered: log.registered,
+            disk_driver: log.disk.driver,
+            direct_io: log.disk.direct_io,
+            registered: log.disk.registered_buffers,
         }
     }
 

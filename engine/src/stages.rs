@@ -39,7 +39,8 @@ pub(crate) struct Stages {
 
 impl Stages {
     pub(crate) fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, NS_MAX, 2).expect("constant bounds are valid");
+        let histogram =
+            Histogram::new_with_bounds(1, NS_MAX, 2).expect("constant bounds are valid");
         Self { histograms: vec![histogram; STAGES.len()] }
     }
 

@@ -109,7 +109,7 @@ impl Turn {
                 self.shard.durable(durable, stamps);
             }
             for run in completed.frozen {
-                self.shard.rehome(run.group(), run.first(), &mut run.payloads());
+                self.shard.rehome(run.group, run.first, &mut run.payloads());
             }
             if completed.sealed {
                 self.shard.own_tails();

@@ -1,4 +1,99 @@
-//! Placeholder.
-/// Placeholder.
-#[derive(Debug, thiserror::Error)]
-pub enum NetError {}
+//! Frames, connections and lanes: moves batches of Raft messages of many groups between nodes.
+//!
+//! In:     [`Outbound::send`], a batch of messages for one peer; [`Listener`], the peers that dial.
+//! Out:    [`Inbound::deliver`], the messages of one frame at a time.
+//! Cost:   one frame, one checksum pass and usually one `send` call per batch, whatever the number of
+//!         groups; no task switch on the way out.
+//! Fails:  a lane that is down or full drops what it is given and says so at once ([`Sent`]); a lane
+//!         that breaks is told of ([`Inbound::down`]). Nothing is sent again from here.
+//! Source: FAULTS.md rows N and I, §5.
+//!
+//! # What it promises
+//!
+//! Every shard of a node dials every peer for its own outbound traffic, one TCP connection per
+//! [`Lane`]. Frames flow from the dialer to the acceptor only. Within one connection, messages arrive
+//! in the order they were sent, each once, and without a hole from the first frame on; after the first
+//! one lost, none arrives. Nothing is promised between lanes, between shards, or across a reconnect,
+//! except that a frame of an older connection of the same shard and lane is never delivered after one
+//! of a newer connection to the same thread, nor any frame of a peer's earlier life once its next life
+//! has been accepted. Messages may be lost whenever a connection breaks; [`Inbound::down`] tells the
+//! sender, and the groups with something in flight must then ask again.
+//!
+//! All of it runs on tokio current-thread runtimes that can `spawn_local` (`LocalRuntime`); nothing
+//! here starts a thread. Only [`Accepted`] crosses between threads.
+
+#![forbid(unsafe_code)]
+
+pub mod codec;
+mod error;
+pub mod frame;
+pub mod handshake;
+mod inbound;
+mod lane;
+mod listener;
+mod metrics;
+mod outbound;
+mod peer;
+
+pub use error::NetError;
+pub use handshake::{ClusterId, Hello, Refusal};
+pub use inbound::{Accepted, Inbound, receive};
+pub use lane::{Lane, Sent};
+pub use listener::Listener;
+pub use metrics::{InboundMeter, InboundStats, LaneStats};
+pub use outbound::Outbound;
+
+use std::time::Duration;
+
+/// Bounds and patience of the network layer. The same everywhere in a cluster, or the larger frame
+/// bound of a sender is refused by the smaller one of a receiver.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A frame's body, at most. Must hold the largest single message: an append's own bound plus the
+    /// largest entry that may go over it alone.
+    pub frame_bytes_max: u32,
+    /// A batch is cut into frames of about this many bytes of body, so that the receiver can begin
+    /// before all has come.
+    pub frame_bytes_soft: usize,
+    /// Bytes waiting on an append lane that the socket has not taken. More is dropped.
+    pub append_lane_bytes_max: usize,
+    /// The same for a liveness lane.
+    pub liveness_lane_bytes_max: usize,
+    /// From connecting, or being accepted, to the end of the handshake.
+    pub handshake_timeout: Duration,
+    /// The first pause before a lost connection is dialled again.
+    pub backoff_min: Duration,
+    /// The longest such pause, and the only one after a refusal.
+    pub backoff_max: Duration,
+    /// Seeds the jitter of those pauses.
+    pub seed: u64,
+    /// A lane whose socket takes nothing for so long, or a frame of which nothing more comes for so
+    /// long, is given up.
+    pub progress_timeout: Duration,
+    /// Data sent and not acknowledged by the peer's kernel for so long ends the connection
+    /// (`TCP_USER_TIMEOUT`); idle connections are probed at half of it.
+    pub unacknowledged_timeout: Duration,
+    /// Connections that have not said who they are, at most. The oldest makes room for a new one.
+    pub strangers_max: usize,
+    /// The same, per remote address.
+    pub strangers_per_address_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            frame_bytes_max: 16 << 20,
+            frame_bytes_soft: 1 << 20,
+            append_lane_bytes_max: 64 << 20,
+            liveness_lane_bytes_max: 4 << 20,
+            handshake_timeout: Duration::from_secs(5),
+            backoff_min: Duration::from_millis(10),
+            backoff_max: Duration::from_secs(1),
+            seed: 0,
+            progress_timeout: Duration::from_secs(10),
+            unacknowledged_timeout: Duration::from_secs(10),
+            strangers_max: 128,
+            strangers_per_address_max: 32,
+        }
+    }
+}

@@ -1,2 +1,66 @@
-//! Placeholder.
-fn main() {}
+//! The `logdrive` command.
+//!
+//! Each subcommand is a module with `Args` and `run`. An error is one line on standard error and exit code 1; a bad
+//! command line is clap's, with exit code 2.
+
+#![forbid(unsafe_code)]
+
+mod load;
+#[allow(
+    dead_code,
+    reason = "the request half is the server's, the reply half the load generator's"
+)]
+mod resp;
+
+mod serve;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A sharded key-value database on one Raft log engine, and the tools that measure it.
+#[derive(Debug, Parser)]
+#[command(name = "logdrive", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one node of the database.
+    Serve(serve::Args),
+    Load(Box<load::Args>),
+}
+
+fn main() -> ExitCode {
+    let result: Result<(), Box<dyn Error>> = match Cli::parse().command {
+        Command::Serve(args) => serve::run(args).map_err(Into::into),
+        Command::Load(args) => load::run(*args).map_err(Into::into),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("logdrive: {}", one_line(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and what caused it, outermost first. A cause its parent already printed is not printed twice.
+fn one_line(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = inner.source();
+    }
+    line
+}

@@ -1,5 +1,7 @@
 //! `embedded`: three nodes in three processes, proposals made in process. See `embedded.rs`.
 
+#![forbid(unsafe_code)]
+
 use clap::Parser;
 use logdrive_bench::embedded::{self, Shape};
 use std::path::PathBuf;

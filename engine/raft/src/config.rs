@@ -20,7 +20,7 @@ pub struct Config {
     pub seed: u64,
     /// Appends in flight to one follower, at most.
     pub inflight_messages_max: usize,
-    /// Bytes in flight to one follower, at most (one append may go over it alone).
+    /// Bytes in flight to one follower, at most (one append may go over it).
     pub inflight_bytes_max: usize,
     /// Bytes of entries in one append, at most (one entry may go over it alone).
     pub append_bytes_max: usize,
@@ -35,7 +35,7 @@ pub struct Config {
 pub struct Restored {
     /// Term, vote and a commit index.
     pub hard_state: HardState,
-    /// The terms of the log's entries, first to last. Empty if the log is.
+    /// The terms of the log's entries, first to last, beginning with entry 1. Empty if the log is.
     pub runs: Vec<TermRun>,
     /// The log's last entry; `ZERO` if it is empty.
     pub last: LogIndex,

@@ -60,7 +60,9 @@ impl Raft {
         let now = self.now;
         let is_alone = self.config.voters.len() == 1;
         let due = |ticks| if is_alone { Ticks(u64::MAX) } else { now.after(ticks) };
-        let uncommitted_bytes = self.log.bytes_in_memory(self.log.commit().next(), last);
+        self.log.append_noop(self.term);
+        let first = self.log.commit().next();
+        let uncommitted_bytes = self.log.bytes_in_memory(first, last.next());
         let leader = Leader {
             peers: self.peers().map(|peer| Progress::new(peer, last, now)).collect(),
             term_first: last.next(),
@@ -70,7 +72,6 @@ impl Raft {
         };
         self.state = State::Leader(leader);
         self.leader = Some(self.config.id);
-        self.log.append_noop(self.term);
     }
 
     pub(crate) fn on_propose(

@@ -7,6 +7,41 @@
 //!         never fatal; a broken invariant of our own panics.
 //! Source: Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm" (the paper);
 //!         Ongaro, "Consensus: Bridging Theory and Practice" (the thesis).
+//!
+//! # What is durable when
+//!
+//! A replica works ahead of its disk. Its log, term and vote in memory decide every question; what
+//! it *says* waits in [`Promises`] for the write that holds what it decided by. Any number of writes
+//! may be in flight. A leader's appends leave beside its own write, which counts as one vote among
+//! the others when it is durable (thesis §10.2.1).
+//!
+//! # Time
+//!
+//! A replica learns the time by events only ([`Raft::step`]) and says when it wants the next tick
+//! ([`Raft::deadline`]). A late tick is one tick: nothing is caught up.
+//!
+//! # Departures from the paper
+//!
+//! * A pre-vote comes before every election (thesis §9.6). A refusal carries the refuser's term, and
+//!   raises the asker's if it is higher: else logs and terms that are mixed up could refuse each other
+//!   for ever.
+//! * A vote request waits until the candidate's own term and vote are durable, and its own vote counts
+//!   from then on. The paper lets both be immediate and the disk be part of the step.
+//! * A leader that has not heard from a majority for `election_ticks` steps down (thesis §6.2), and who
+//!   has heard from a leader within that time answers no pre-vote and takes no term from a vote
+//!   request (thesis §4.2.3).
+//! * A refused append carries a hint of index *and* term; each side skips what the other cannot have,
+//!   so repair costs at most a round for each term in which the logs differ.
+//! * Appends are pipelined within a window once a probe has found where the logs meet. A heartbeat is
+//!   a message of its own: it needs no disk on either side, acknowledges nothing, and is sent only to
+//!   a peer that was told nothing else. A commit alone is no reason for a message: the next append or
+//!   heartbeat carries it.
+//! * An entry is applied here only when it is durable here, though it may be committed before.
+//! * A message no correct peer could send is ignored as a whole, before its term counts: among others
+//!   a term more than 2^40 ahead or past 2^63 - 1, whatever contradicts a commit, a second leader
+//!   of a term.
+//!
+//! Membership is the list of voters in [`Config`]: it does not change.
 
 #![no_std]
 #![forbid(unsafe_code)]

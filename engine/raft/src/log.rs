@@ -478,3 +478,199 @@ const HOARD_BYTES_MAX: usize = 4 << 20;
 
 /// A tail's room for this many entries is kept however few it holds.
 const TAIL_KEPT_ENTRIES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn entries(first: u64, terms: &[u64]) -> Vec<Entry> {
+        (terms.iter().zip(first..))
+            .map(|(&term, index)| Entry {
+                term: Term(term),
+                index: LogIndex(index),
+                kind: EntryKind::Command,
+                checksum: 0,
+                payload: Bytes::from(vec![0; 8]),
+            })
+            .collect()
+    }
+
+    fn log(terms: &[u64]) -> Log {
+        let mut log = Log::restore(Restored::default()).unwrap();
+        log.append(entries(1, terms));
+        log
+    }
+
+    fn restored(runs: &[(u64, u64)], last: u64, applied: u64, commit: u64) -> Restored {
+        Restored {
+            hard_state: HardState { term: Term(9), voted_for: None, commit: LogIndex(commit) },
+            runs: (runs.iter())
+                .map(|&(first, term)| TermRun { first: LogIndex(first), term: Term(term) })
+                .collect(),
+            last: LogIndex(last),
+            applied: LogIndex(applied),
+        }
+    }
+
+    /// Makes all durable, committed and applied.
+    fn finish(log: &mut Log) {
+        if let Some(write) = log.submit(None) {
+            log.on_durable(write.id);
+        }
+        let last = log.last().index;
+        log.commit_to(last);
+        log.hand_out(last, 1);
+        log.applied_to(last);
+    }
+
+    #[test]
+    fn every_index_has_the_term_it_was_given() {
+        let terms = [1, 1, 3, 3, 3, 4, 7, 7];
+        let log = log(&terms);
+        for (&term, index) in terms.iter().zip(1..) {
+            assert_eq!(log.term_at(LogIndex(index)), Some(Term(term)), "{index}");
+        }
+        assert_eq!(log.term_at(LogIndex::ZERO), Some(Term::ZERO));
+        assert_eq!(log.term_at(LogIndex(9)), None);
+        assert_eq!(log.runs.len(), 4);
+    }
+
+    #[test]
+    fn the_last_entry_of_at_most_a_term_is_what_a_search_finds() {
+        let terms = [1, 1, 3, 3, 3, 4, 7, 7];
+        let log = log(&terms);
+        for index in 0..12 {
+            for term in 0..9 {
+                let expected = (terms.iter().zip(1u64..))
+                    .filter(|&(&t, i)| t <= term && i <= index)
+                    .map(|(&t, i)| LogId { term: Term(t), index: LogIndex(i) })
+                    .last()
+                    .unwrap_or(LogId::ZERO);
+                let found = log.last_at_most(LogIndex(index), Term(term));
+                assert_eq!(found, expected, "index {index}, term {term}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_truncation_lowers_what_is_durable_and_what_writes_in_flight_will_make_so() {
+        let mut log = log(&[1, 1, 1]);
+        let first = log.submit(None).unwrap().id;
+        log.truncate(LogIndex(2));
+        log.append(entries(2, &[1, 1]));
+        log.on_durable(first);
+        assert_eq!(log.durable(), LogIndex(1), "equal entries, another write");
+        let second = log.submit(None).unwrap();
+        assert_eq!(second.entries.first().unwrap().index, LogIndex(2));
+        log.on_durable(second.id);
+        assert_eq!(log.durable(), LogIndex(3));
+        log.truncate(LogIndex(3));
+        assert_eq!(log.durable(), LogIndex(2));
+    }
+
+    #[test]
+    #[should_panic(expected = "removes commit")]
+    fn what_is_committed_is_not_truncated() {
+        let mut log = log(&[1, 1, 1]);
+        log.commit_to(LogIndex(2));
+        log.truncate(LogIndex(2));
+    }
+
+    #[test]
+    fn a_restart_clamps_the_commit_index_rule_15() {
+        let commit = |last, applied, commit| {
+            Log::restore(restored(&[(1, 1)], last, applied, commit)).map(|log| log.commit().get())
+        };
+        assert_eq!(commit(5, 0, 3), Ok(3));
+        assert_eq!(commit(5, 0, 9), Ok(5), "saved, but its entries were not durable");
+        assert_eq!(commit(5, 4, 3), Ok(4), "applied is committed");
+        let (applied, last) = (LogIndex(6), LogIndex(5));
+        assert_eq!(commit(5, 6, 3), Err(ConfigError::AppliedPastLog { applied, last }));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_is_refused() {
+        for (runs, last) in [
+            (&[][..], 1),
+            (&[(1, 1)][..], 0),
+            (&[(2, 1)][..], 3),
+            (&[(1, 0)][..], 3),
+            (&[(1, 2), (3, 1)][..], 3),
+            (&[(1, 2), (2, 2)][..], 3),
+            (&[(1, 1), (4, 2)][..], 3),
+            (&[(1, 10)][..], 3),
+        ] {
+            let found = Log::restore(restored(runs, last, 0, 0)).map(|_| ());
+            assert!(matches!(found, Err(ConfigError::BadLog(_))), "{runs:?} to {last}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn applied_entries_are_forgotten_once_every_peer_that_keeps_up_has_them() {
+        let mut log = log(&[1; 10]);
+        finish(&mut log);
+        log.forget(LogIndex(4), usize::MAX);
+        assert_eq!(log.tail_first(), LogIndex(5));
+        log.forget(LogIndex(10), usize::MAX);
+        assert_eq!((log.tail_first(), log.tail_bytes), (LogIndex(11), 0));
+        assert_eq!(log.term_at(LogIndex(1)), Some(Term(1)));
+    }
+
+    #[test]
+    fn over_its_bound_the_tail_forgets_what_followers_still_want() {
+        let mut log = log(&[1; 10]);
+        finish(&mut log);
+        log.forget(LogIndex::ZERO, 3 * 40);
+        assert_eq!((log.tail_first(), log.tail_bytes), (LogIndex(8), 120));
+    }
+
+    #[test]
+    fn what_is_not_durable_is_never_forgotten() {
+        let mut log = log(&[1; 10]);
+        log.submit(None);
+        log.commit_to(LogIndex(10));
+        log.forget(LogIndex(10), 0);
+        assert_eq!(log.tail_first(), LogIndex(1));
+    }
+
+    #[test]
+    fn a_burst_does_not_keep_its_memory() {
+        let mut log = log(&[1; 4096]);
+        finish(&mut log);
+        for _ in 0..16 {
+            log.forget(LogIndex(u64::MAX), 0);
+        }
+        assert!(log.tail.capacity() <= TAIL_KEPT_ENTRIES, "{}", log.tail.capacity());
+    }
+
+    #[test]
+    fn a_copy_keeps_to_its_bytes_but_for_a_first_entry_alone() {
+        let log = log(&[1; 10]);
+        let copied = |bytes_max, at_least_one| {
+            log.copy(LogIndex(3), LogIndex(9), bytes_max, at_least_one).0.len()
+        };
+        assert_eq!(copied(usize::MAX, false), 7);
+        assert_eq!(copied(80, false), 2);
+        assert_eq!(copied(79, false), 1);
+        assert_eq!((copied(39, false), copied(39, true)), (0, 1));
+    }
+
+    #[test]
+    fn a_payload_moves_only_to_its_equal() {
+        let mut log = log(&[1, 1, 2]);
+        let there = Bytes::from_static(b"01234567");
+        let offer = |term, checksum, payload: &Bytes| (Term(term), checksum, payload.clone());
+        let short = Bytes::from_static(b"0123");
+        let offers = [offer(1, 0, &there), offer(1, 1, &there), offer(1, 0, &there)];
+        log.rehome(LogIndex(1), &mut offers.into_iter());
+        let moved: Vec<bool> =
+            log.tail.iter().map(|entry| entry.payload.as_ptr() == there.as_ptr()).collect();
+        assert_eq!(moved, [true, false, false], "by checksum, then by term");
+        log.rehome(LogIndex(2), &mut [offer(1, 0, &short)].into_iter());
+        assert_eq!(log.tail[1].payload.len(), 8);
+        log.own_tail();
+        assert_eq!(log.tail[0].payload, there);
+        assert_ne!(log.tail[0].payload.as_ptr(), there.as_ptr());
+    }
+}

@@ -97,9 +97,9 @@ pub enum AppendResult {
     Rejected {
         /// `prev_log.index` of the call, so that a late answer is known for one.
         rejected: LogIndex,
-        /// Where the leader should look next: the answerer's entry before the conflicting term
-        /// began, or its last entry if its log is too short. Its term skips a whole term a round
-        /// (end of paper §5.3).
+        /// The answerer's last entry before `rejected` whose term is at most `prev_log.term`: none
+        /// after it can be the leader's. The leader in its turn goes on from its own last entry there
+        /// whose term is at most the hint's, so a round skips a whole term (end of paper §5.3).
         hint: LogId,
     },
 }

@@ -177,3 +177,70 @@ impl Progress {
         self.inquiry_owed = false;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replicating(match_index: u64, sent: &[u64]) -> Progress {
+        let mut progress = Progress::new(NodeId(2), LogIndex(match_index), Ticks(0));
+        progress.on_accepted(LogIndex(match_index));
+        for &last in sent {
+            progress.sent(LogIndex(last), 10);
+        }
+        progress
+    }
+
+    #[test]
+    fn an_acknowledgement_frees_all_appends_it_covers() {
+        let mut progress = replicating(5, &[6, 8, 9]);
+        progress.on_accepted(LogIndex(8));
+        assert_eq!((progress.in_flight.len(), progress.in_flight_bytes), (1, 10));
+        assert_eq!(progress.next_index(), LogIndex(10));
+    }
+
+    #[test]
+    fn a_late_acknowledgement_takes_nothing_back() {
+        let mut progress = replicating(5, &[6]);
+        progress.on_accepted(LogIndex(3));
+        assert_eq!((progress.match_index(), progress.next_index()), (LogIndex(5), LogIndex(7)));
+    }
+
+    #[test]
+    fn only_the_answer_to_the_probe_itself_moves_a_probe() {
+        let mut progress = Progress::new(NodeId(2), LogIndex(20), Ticks(0));
+        assert!(progress.is_news(LogIndex(20)));
+        progress.on_rejected(LogIndex(20), LogIndex(7));
+        assert_eq!(progress.next_index(), LogIndex(8));
+        // The same refusal, duplicated on its way, and one of an older probe.
+        assert!(!progress.is_news(LogIndex(20)));
+        assert!(!progress.is_news(LogIndex(12)));
+        assert!(progress.is_news(LogIndex(7)));
+    }
+
+    #[test]
+    fn a_refusal_of_what_is_matched_is_late() {
+        let progress = replicating(5, &[6, 7]);
+        assert!(!progress.is_news(LogIndex(5)));
+        assert!(progress.is_news(LogIndex(6)));
+        assert!(!progress.is_news(LogIndex(8)), "nothing was sent after entry 8");
+    }
+
+    #[test]
+    fn a_refusal_moves_a_probe_at_least_one_entry_back() {
+        let mut progress = Progress::new(NodeId(2), LogIndex(20), Ticks(0));
+        // A hint past the probe is nonsense, and still no reason to ask the same again.
+        progress.on_rejected(LogIndex(20), LogIndex(99));
+        assert_eq!(progress.next_index(), LogIndex(20));
+    }
+
+    #[test]
+    fn a_broken_connection_silences_until_the_peer_is_heard() {
+        let mut progress = replicating(5, &[6, 7]);
+        progress.on_unreachable();
+        assert_eq!(progress.pace, Pace::Probe { paused: true });
+        assert_eq!((progress.next_index(), progress.in_flight_bytes), (LogIndex(6), 0));
+        progress.resume();
+        assert_eq!(progress.pace, Pace::Probe { paused: false });
+    }
+}

@@ -195,7 +195,8 @@ impl Raft {
         }
     }
 
-    /// The work now owed; `None` if nothing is.
+    /// The work now owed; `None` if nothing is. To be asked for after every event and proposal, or
+    /// after a round of them: what it says is then owed once for all.
     pub fn ready(&mut self) -> Option<Ready> {
         self.replicate();
         let apply = self.next_apply();

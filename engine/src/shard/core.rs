@@ -18,7 +18,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use logdrive_raft::{
     Config, ConfigError, Durable, EntryBatch, Event, Fetch, FetchFor, GroupId, HardState, LogIndex,
-    Message, NodeId, Outgoing, Raft, Restored, Status, Term, TermRun, Ticks, Write,
+    Message, NodeId, Outgoing, Raft, Restored, Term, TermRun, Ticks, Write,
 };
 use std::sync::Arc;
 
@@ -182,7 +182,8 @@ impl Shard {
     }
 
     /// A group's role and cursors.
-    pub(crate) fn status(&self, group: GroupId) -> Option<Status> {
+    #[cfg(feature = "testing")]
+    pub(crate) fn status(&self, group: GroupId) -> Option<logdrive_raft::Status> {
         self.slots.get(&group).map(|slot| self.replicas[*slot as usize].raft.status())
     }
 
@@ -267,7 +268,12 @@ impl Shard {
     }
 
     /// A [`FetchJob`] is answered; `None` if it could not be.
-    pub(crate) fn fetched(&mut self, group: GroupId, purpose: FetchFor, entries: Option<EntryBatch>) {
+    pub(crate) fn fetched(
+        &mut self,
+        group: GroupId,
+        purpose: FetchFor,
+        entries: Option<EntryBatch>,
+    ) {
         let Some(slot) = self.slots.get(&group).copied() else { return };
         let event = match entries {
             Some(entries) => Event::Fetched { purpose, entries },
@@ -347,7 +353,12 @@ impl Shard {
     }
 
     /// A group's machine failed: the group stops here, alone (FAULTS.md P9).
-    pub(crate) fn machine_failed(&mut self, slot: u32, error: &MachineError, answers: &mut Vec<Answer>) {
+    pub(crate) fn machine_failed(
+        &mut self,
+        slot: u32,
+        error: &MachineError,
+        answers: &mut Vec<Answer>,
+    ) {
         let replica = &mut self.replicas[slot as usize];
         tracing::error!(group = replica.group.get(), %error, "the group stops on this node");
         replica.stop();
@@ -357,7 +368,12 @@ impl Shard {
     }
 
     /// A group's committed entries cannot be read back: it stops here, alone.
-    pub(crate) fn unreadable(&mut self, group: GroupId, error: &MachineError, answers: &mut Vec<Answer>) {
+    pub(crate) fn unreadable(
+        &mut self,
+        group: GroupId,
+        error: &MachineError,
+        answers: &mut Vec<Answer>,
+    ) {
         if let Some(slot) = self.slots.get(&group).copied() {
             self.machine_failed(slot, error, answers);
         }
@@ -470,7 +486,9 @@ fn post(
 
 fn refusal(error: logdrive_raft::ProposeError) -> ProposeError {
     match error {
-        logdrive_raft::ProposeError::NotLeader { leader } => ProposeError::NotLeader { hint: leader },
+        logdrive_raft::ProposeError::NotLeader { leader } => {
+            ProposeError::NotLeader { hint: leader }
+        }
         logdrive_raft::ProposeError::Full => ProposeError::Overloaded { retry_after: RETRY_AFTER },
     }
 }

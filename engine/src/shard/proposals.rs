@@ -99,11 +99,6 @@ impl Proposals {
         }
     }
 
-    /// True if nobody waits for anything.
-    pub(super) fn is_empty(&self) -> bool {
-        self.in_log.is_empty() && self.pending_waiters.is_empty()
-    }
-
     /// True if someone waits for an entry up to `last`.
     pub(super) fn wants(&self, last: LogIndex) -> bool {
         self.in_log.front().is_some_and(|waiter| waiter.entry.index <= last)

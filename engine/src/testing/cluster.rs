@@ -228,7 +228,8 @@ impl Run {
                 running.turn.shard.status(*group).is_some_and(|status| status.role == Role::Leader)
             });
             let random = &mut self.world.borrow_mut().random;
-            let tries = if leads { random.once_in(self.propose_once_in) } else { random.once_in(50) };
+            let tries =
+                if leads { random.once_in(self.propose_once_in) } else { random.once_in(50) };
             if !tries || self.nodes[at].running.is_none() {
                 continue;
             }
@@ -343,7 +344,8 @@ impl Judge {
 
     fn trace(&mut self, words: &[u64]) {
         for byte in words.iter().flat_map(|word| word.to_le_bytes()) {
-            self.verdict.trace = (self.verdict.trace ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
+            self.verdict.trace =
+                (self.verdict.trace ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
         }
     }
 

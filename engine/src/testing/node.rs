@@ -89,15 +89,13 @@ impl SimNode {
         for group in groups {
             let ledger = Ledger::default();
             let machine: Box<dyn StateMachine> = Box::new(Recorder(ledger.clone()));
-            let founded = found.remove(group).map_or_else(
-                || new_group(*group, nodes),
-                |found| resumed_group(found, nodes),
-            );
+            let founded = found
+                .remove(group)
+                .map_or_else(|| new_group(*group, nodes), |found| resumed_group(found, nodes));
             turn.add(founded, machine).expect("what was recovered fits together");
             ledgers.insert(*group, (ledger, 0));
         }
-        let outside =
-            SimOutside { id: self.id, world: world.clone(), reads: RefCell::default() };
+        let outside = SimOutside { id: self.id, world: world.clone(), reads: RefCell::default() };
         self.running = Some(Running { turn, ledgers, outside });
         Ok(())
     }

@@ -1,0 +1,230 @@
+//! What must be true of every run, kept from outside (FAULTS.md section 4, numbers in brackets).
+
+use super::{Image, Node};
+use logdrive_raft::{
+    AppendResult, Entry, EntryKind, LogIndex, LogRange, Message, NodeId, Outgoing, Role, Status,
+    Term, Write,
+};
+use std::collections::BTreeMap;
+
+/// All that ever happened, as far as it must not happen differently again.
+#[derive(Debug, Default)]
+pub(crate) struct Ghost {
+    leaders: BTreeMap<Term, NodeId>,
+    votes: BTreeMap<(NodeId, Term), NodeId>,
+    /// Every entry ever written, with the term before it: equal ones have equal pasts.
+    entries: BTreeMap<(LogIndex, Term), (Entry, Term)>,
+    /// What was committed at each index, and in which term somebody first knew.
+    pub(crate) committed: Vec<(Entry, Term)>,
+    applied: BTreeMap<NodeId, LogIndex>,
+    seen: BTreeMap<NodeId, Status>,
+    proposed: BTreeMap<(LogIndex, Term), String>,
+    /// The terms of each leader's log, as far as it was handed to its disk.
+    leader_logs: BTreeMap<Term, Vec<Term>>,
+}
+
+impl Ghost {
+    pub(crate) fn on_proposed(&mut self, range: LogRange, payload: &str) {
+        self.proposed.insert((range.first, range.term), payload.to_owned());
+    }
+
+    /// A log that was there before the story began.
+    pub(crate) fn on_image(&mut self, image: &Image) {
+        for entry in &image.entries {
+            self.on_entry(image, entry);
+        }
+    }
+
+    /// [4] log matching, [13] no holes.
+    fn on_entry(&mut self, image: &Image, entry: &Entry) {
+        let before = image.entry(entry.index.prev()).map_or(Term::ZERO, |entry| entry.term);
+        let key = (entry.index, entry.term);
+        let known = self.entries.entry(key).or_insert_with(|| (entry.clone(), before));
+        assert_eq!(*known, (entry.clone(), before), "two entries {key:?}");
+        if let Some(payload) = self.proposed.get(&key) {
+            assert_eq!(entry.payload, payload.as_bytes(), "{key:?} is not what was proposed");
+        }
+    }
+
+    pub(crate) fn on_write(&mut self, id: NodeId, memory: &Image, write: &Write, status: &Status) {
+        if let Some(first) = write.entries.first()
+            && status.role == Role::Leader
+        {
+            assert_eq!(first.index, memory.last().next(), "[3] leader {id} rewrites its log");
+        }
+        let mut after = memory.clone();
+        after.write(write);
+        assert_eq!(after.last(), status.last_log.index, "{id}'s write is not its log");
+        if status.role == Role::Leader {
+            let terms = after.entries.iter().map(|entry| entry.term).collect();
+            self.leader_logs.insert(status.term, terms);
+        }
+        for entry in write.entries.as_slice() {
+            assert!(entry.term <= after.hard_state.term, "rule 12: {entry:?} before its term");
+            self.on_entry(&after, entry);
+        }
+        if let Some(saved) = write.hard_state {
+            assert_eq!(saved.term, status.term, "{id} saves another term than its own");
+            assert!(saved.term >= memory.hard_state.term, "[11] {id}'s term falls");
+        }
+    }
+
+    pub(crate) fn on_crash(&mut self, id: NodeId) {
+        self.seen.remove(&id);
+        self.applied.remove(&id);
+    }
+
+    /// A promise leaves `id`, whose disk is `durable`.
+    pub(crate) fn on_promise(&mut self, id: NodeId, durable: &Image, out: &Outgoing) {
+        let saved = durable.hard_state;
+        let mut on_vote = |term: Term, candidate: NodeId| {
+            let voted = *self.votes.entry((id, term)).or_insert(candidate);
+            assert_eq!(voted, candidate, "[2] {id} votes twice in {term:?}");
+            assert!(saved.term >= term, "[2] {id} votes in {term:?}, durable is {saved:?}");
+            if saved.term == term {
+                assert_eq!(saved.voted_for, Some(candidate), "[2] {id}'s vote is not durable");
+            }
+        };
+        match &out.message {
+            Message::RequestVote(m) => on_vote(m.term, id),
+            Message::VoteReply(m) => {
+                assert!(m.granted, "a refusal need not wait");
+                on_vote(m.term, out.to);
+            }
+            Message::AppendReply(m) => {
+                let AppendResult::Accepted { match_index } = m.result else {
+                    panic!("a refusal need not wait: {m:?}")
+                };
+                assert!(saved.term >= m.term, "[9] {id} acknowledges {m:?}, durable is {saved:?}");
+                assert!(match_index <= durable.last(), "[9] {id} acknowledges past durable: {m:?}");
+                let leaders = self.leader_logs.get(&m.term).and_then(|log| {
+                    let at = usize::try_from(match_index.get()).unwrap().checked_sub(1)?;
+                    log.get(at)
+                });
+                // A story told by hand may have leaders that do not exist.
+                if let Some(term) = leaders {
+                    let own = durable.entry(match_index).map(|entry| entry.term);
+                    assert_eq!(own, Some(*term), "[9] {id} acknowledges another entry: {m:?}");
+                }
+            }
+            other => panic!("no promise: {other:?}"),
+        }
+    }
+
+    /// [6] state machine safety.
+    pub(crate) fn on_applied(&mut self, id: NodeId, entry: &Entry) {
+        let at = usize::try_from(entry.index.get()).unwrap();
+        assert!(at <= self.committed.len(), "[6] {id} applies {entry:?}, which nobody committed");
+        assert_eq!(*entry, self.committed[at - 1].0, "[6] {id} applies something else");
+        let applied = self.applied.entry(id).or_default();
+        assert_eq!(entry.index, applied.next(), "[6] {id} applies out of order");
+        *applied = entry.index;
+    }
+
+    /// Looks at what an event did to a replica.
+    pub(crate) fn after_event(&mut self, id: NodeId, nodes: &BTreeMap<NodeId, Node>) {
+        let node = &nodes[&id];
+        let Some(status) = node.status() else { return };
+        let before = self.seen.insert(id, status);
+        assert!(status.applied <= status.applying, "[12] {status:?}");
+        assert!(status.applying <= status.commit.min(status.durable), "[12] {status:?}");
+        assert!(status.commit <= status.last_log.index, "[12] {status:?}");
+        assert!(status.durable <= status.last_log.index, "[12] {status:?}");
+        let Some(before) = before else {
+            self.on_commit(id, status.commit, &status, nodes, false);
+            return;
+        };
+        assert!(before.term <= status.term, "[11] {before:?} {status:?}");
+        assert!(before.commit <= status.commit, "[11] {before:?} {status:?}");
+        assert!(before.applying <= status.applying, "[11] {before:?} {status:?}");
+        if status.role == Role::Leader {
+            let leader = *self.leaders.entry(status.term).or_insert(id);
+            assert_eq!(leader, id, "[1] two leaders in {:?}", status.term);
+        }
+        if status.role == Role::Leader && before.role != Role::Leader {
+            self.on_elected(id, node, status.term);
+        }
+        if status.commit > before.commit {
+            let by_count = status.role == Role::Leader && before.role == Role::Leader;
+            self.on_commit(id, status.commit, &status, nodes, by_count);
+        }
+        self.check_durable(id, node, &status);
+    }
+
+    /// [5] leader completeness. A leader's log at its election is what it has handed to its disk:
+    /// it was handed out before its vote was durable.
+    fn on_elected(&self, id: NodeId, node: &Node, term: Term) {
+        let saved = node.durable.hard_state;
+        assert_eq!((saved.term, saved.voted_for), (term, Some(id)), "rule 11: not durably its own");
+        let memory = node.memory();
+        for (entry, committed_in) in &self.committed {
+            if *committed_in < term {
+                assert_eq!(memory.entry(entry.index), Some(entry), "[5] leader {id} of {term:?}");
+            }
+        }
+    }
+
+    /// [7] what is committed stays, [8] and was on a majority's disks when a leader counted it.
+    fn on_commit(
+        &mut self,
+        id: NodeId,
+        commit: LogIndex,
+        status: &Status,
+        nodes: &BTreeMap<NodeId, Node>,
+        by_count: bool,
+    ) {
+        let memory = nodes[&id].memory();
+        if by_count {
+            let entry = memory.entry(commit).expect("committed before it was written").clone();
+            assert_eq!(entry.term, status.term, "[8] {id} commits an entry of an older term");
+            let holders = nodes.values().filter(|n| n.durable.entry(commit) == Some(&entry));
+            assert!(holders.count() * 2 > nodes.len(), "[8] {commit:?} is not on a majority");
+            let own = nodes[&id].durable.entry(commit) == Some(&entry);
+            assert!(nodes.len() > 1 || own, "[8] M12: committed before its own write");
+        }
+        for index in (1..=commit.get()).map(LogIndex) {
+            // A follower may learn of a commit in the append that brings the entry; that one is
+            // looked at when it is handed to the disk.
+            let Some(entry) = memory.entry(index) else { break };
+            let at = usize::try_from(index.get()).unwrap() - 1;
+            match self.committed.get(at) {
+                Some((known, _)) if known.term == entry.term => {
+                    assert_eq!(known, entry, "[7] {index:?} differs");
+                }
+                // What is in memory may already be replaced by entries not handed out yet.
+                Some((known, _)) => assert!(
+                    index > status.durable || nodes[&id].raft.is_none(),
+                    "[7] {id} has {entry:?} for {known:?}"
+                ),
+                None if by_count => self.committed.push((entry.clone(), status.term)),
+                None => break,
+            }
+        }
+    }
+
+    /// What a replica calls durable is on its disk.
+    fn check_durable(&self, id: NodeId, node: &Node, status: &Status) {
+        assert!(
+            status.durable <= node.durable.last(),
+            "{id} says {:?} is durable, its disk ends at {:?}",
+            status.durable,
+            node.durable.last()
+        );
+        if node.raft.is_none() {
+            return;
+        }
+        // [7], on the disk: what is committed and durable is what was committed.
+        let upto = status.commit.min(status.durable).get();
+        for index in (1..=upto).rev().take(3).map(LogIndex) {
+            let at = usize::try_from(index.get()).unwrap() - 1;
+            if let Some((known, _)) = self.committed.get(at) {
+                assert_eq!(node.durable.entry(index), Some(known), "[7] on {id}'s disk");
+            }
+        }
+    }
+
+    /// How many commands of those proposed are committed.
+    pub(crate) fn commands_committed(&self) -> usize {
+        self.committed.iter().filter(|(entry, _)| entry.kind == EntryKind::Command).count()
+    }
+}

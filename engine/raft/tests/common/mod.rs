@@ -1,0 +1,482 @@
+//! A cluster of replicas whose disks and network do only what a test tells them.
+//!
+//! Nothing happens by itself: a write is durable when [`Cluster::sync`] says so, a message arrives
+//! when [`Cluster::deliver`] says so. Everything that happens is checked by [`ghost`] and told in
+//! [`Cluster::trace`].
+
+#![allow(dead_code)] // each test file uses its part
+
+pub(crate) mod ghost;
+pub(crate) mod print;
+
+use bytes::Bytes;
+use ghost::Ghost;
+use logdrive_raft::{
+    Command, Config, Durable, Entry, EntryBatch, EntryKind, Event, Fetch, FetchFor, GroupId,
+    HardState, LogIndex, LogRange, Message, NodeId, Promises, ProposeError, Raft, Ready, Restored,
+    Role, Status, Term, TermRun, Ticks, Write, WriteId,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
+
+/// The group of every cluster.
+pub(crate) const GROUP: GroupId = GroupId(7);
+
+/// What a replica's disk holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Image {
+    pub(crate) hard_state: HardState,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Image {
+    pub(crate) fn last(&self) -> LogIndex {
+        LogIndex(self.entries.len() as u64)
+    }
+
+    pub(crate) fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.entries.get(usize::try_from(index.get()).unwrap().checked_sub(1)?)
+    }
+
+    pub(crate) fn write(&mut self, write: &Write) {
+        if let Some(hard_state) = write.hard_state {
+            self.hard_state = hard_state;
+        }
+        if let Some(first) = write.entries.first() {
+            assert!(
+                first.index <= self.last().next(),
+                "a hole before {:?} after {:?}",
+                first.index,
+                self.last()
+            );
+            self.entries.truncate(usize::try_from(first.index.get() - 1).unwrap());
+            self.entries.extend(write.entries.as_slice().iter().cloned());
+        }
+        assert!(self.hard_state.commit <= self.last(), "saved commit is past the log's end");
+    }
+
+    fn restored(&self, applied: LogIndex) -> Restored {
+        let mut runs: Vec<TermRun> = Vec::new();
+        for entry in &self.entries {
+            if runs.last().is_none_or(|run| run.term < entry.term) {
+                runs.push(TermRun { first: entry.index, term: entry.term });
+            }
+        }
+        Restored { hard_state: self.hard_state, runs, last: self.last(), applied }
+    }
+}
+
+/// One replica with its disk and its state machine.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    /// `None` while it is down.
+    pub(crate) raft: Option<Raft>,
+    /// What a crash leaves.
+    pub(crate) durable: Image,
+    /// What is handed to the disk and not durable.
+    pub(crate) writes: VecDeque<Write>,
+    pub(crate) durable_upto: WriteId,
+    pub(crate) promises: VecDeque<Promises>,
+    pub(crate) applies: VecDeque<EntryBatch>,
+    pub(crate) fetches: VecDeque<Fetch>,
+    /// Fetches read from the disk and not yet answered.
+    pub(crate) reads: VecDeque<(FetchFor, EntryBatch)>,
+    /// How far the state machine is; it is volatile, as far as a crash is concerned.
+    pub(crate) applied: LogIndex,
+}
+
+impl Node {
+    /// The log in memory, as far as it was handed out.
+    pub(crate) fn memory(&self) -> Image {
+        let mut image = self.durable.clone();
+        self.writes.iter().for_each(|write| image.write(write));
+        image
+    }
+
+    pub(crate) fn status(&self) -> Option<Status> {
+        self.raft.as_ref().map(Raft::status)
+    }
+}
+
+/// A message under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Packet {
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+    pub(crate) message: Message,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) network: Vec<Packet>,
+    /// Links on which everything is lost, from and to.
+    pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    pub(crate) now: Ticks,
+    pub(crate) ghost: Ghost,
+    pub(crate) trace: String,
+}
+
+/// Settings in which nothing is too small to work.
+pub(crate) fn config(id: u64, voters: u64) -> Config {
+    Config {
+        group: GROUP,
+        id: NodeId(id),
+        voters: (1..=voters).map(NodeId).collect(),
+        election_ticks: 10,
+        heartbeat_ticks: 3,
+        seed: 42,
+        inflight_messages_max: 8,
+        inflight_bytes_max: 1 << 20,
+        append_bytes_max: 1 << 16,
+        tail_bytes_max: 1 << 20,
+        uncommitted_bytes_max: 1 << 20,
+    }
+}
+
+pub(crate) fn command(payload: &str) -> Command {
+    Command {
+        checksum: u32::try_from(payload.len()).unwrap(),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+    }
+}
+
+/// An entry whose payload says which it is.
+pub(crate) fn entry(term: u64, index: u64) -> Entry {
+    Entry {
+        term: Term(term),
+        index: LogIndex(index),
+        kind: EntryKind::Command,
+        checksum: 0,
+        payload: Bytes::from(format!("{term}/{index}")),
+    }
+}
+
+/// A log with entries of these terms.
+pub(crate) fn log_of(terms: &[u64]) -> Vec<Entry> {
+    terms.iter().zip(1..).map(|(&term, index)| entry(term, index)).collect()
+}
+
+impl Cluster {
+    /// New replicas 1 to `count`.
+    pub(crate) fn new(count: u64) -> Self {
+        let mut cluster = Self::empty();
+        for id in 1..=count {
+            cluster.add(config(id, count), Image::default());
+        }
+        cluster
+    }
+
+    pub(crate) fn empty() -> Self {
+        Self {
+            nodes: BTreeMap::new(),
+            network: Vec::new(),
+            cut: BTreeSet::new(),
+            now: Ticks(0),
+            ghost: Ghost::default(),
+            trace: String::new(),
+        }
+    }
+
+    /// A replica that starts with `image` on its disk.
+    pub(crate) fn add(&mut self, config: Config, image: Image) {
+        let id = config.id;
+        self.ghost.on_image(&image);
+        let node = Node {
+            config,
+            raft: None,
+            durable: image,
+            writes: VecDeque::new(),
+            durable_upto: WriteId::ZERO,
+            promises: VecDeque::new(),
+            applies: VecDeque::new(),
+            fetches: VecDeque::new(),
+            reads: VecDeque::new(),
+            applied: LogIndex::ZERO,
+        };
+        self.nodes.insert(id, node);
+        self.restart(id);
+    }
+
+    pub(crate) fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[&id]
+    }
+
+    pub(crate) fn status(&self, id: NodeId) -> Status {
+        self.node(id).status().expect("the replica is up")
+    }
+
+    pub(crate) fn role(&self, id: NodeId) -> Role {
+        self.status(id).role
+    }
+
+    pub(crate) fn ids(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// The terms of a replica's log, durable or not.
+    pub(crate) fn terms(&self, id: NodeId) -> Vec<u64> {
+        self.node(id).memory().entries.iter().map(|entry| entry.term.get()).collect()
+    }
+
+    pub(crate) fn step(&mut self, id: NodeId, event: Event) {
+        let now = self.now;
+        if let Some(raft) = self.nodes.get_mut(&id).unwrap().raft.as_mut() {
+            raft.step(now, event);
+            self.ghost.after_event(id, &self.nodes);
+        }
+    }
+
+    pub(crate) fn propose(&mut self, id: NodeId, payload: &str) -> Result<LogRange, ProposeError> {
+        let raft = self.nodes.get_mut(&id).unwrap().raft.as_mut().expect("the replica is up");
+        let range = raft.propose(&mut vec![command(payload)])?;
+        self.ghost.on_proposed(range, payload);
+        Ok(range)
+    }
+
+    /// Takes what a replica owes: messages to the network, the rest to where it waits.
+    pub(crate) fn collect(&mut self, id: NodeId) -> bool {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let Some(ready) = node.raft.as_mut().and_then(Raft::ready) else { return false };
+        let _ = write!(self.trace, "{}", print::ready(id, &ready));
+        let Ready { messages, write, promises, apply, fetch } = ready;
+        let status = node.status().expect("it is up");
+        if let Some(write) = write {
+            self.ghost.on_write(id, &node.memory(), &write, &status);
+            node.writes.push_back(write);
+        }
+        let newest = node.writes.back().map_or(node.durable_upto, |write| write.id);
+        if let Some(promises) = promises {
+            assert_eq!(promises.after(), newest, "a promise waits for the newest write");
+            node.promises.push_back(promises);
+        }
+        if !apply.is_empty() {
+            node.applies.push_back(apply);
+        }
+        node.fetches.extend(fetch);
+        for out in messages {
+            self.network.push(Packet { from: id, to: out.to, message: out.message });
+        }
+        self.ghost.after_event(id, &self.nodes);
+        self.release(id);
+        true
+    }
+
+    /// Makes the oldest `count` writes of a replica durable, one by one, and lets go what waited.
+    pub(crate) fn sync(&mut self, id: NodeId, count: usize) -> bool {
+        let mut any = false;
+        for _ in 0..count {
+            let node = self.nodes.get_mut(&id).unwrap();
+            let Some(write) = node.writes.pop_front() else { break };
+            node.durable.write(&write);
+            node.durable_upto = write.id;
+            let _ = writeln!(self.trace, "{id} durable w{}", write.id);
+            self.step(id, Event::Durable(Durable::new(GROUP, write.id)));
+            self.release(id);
+            any = true;
+        }
+        any
+    }
+
+    fn release(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let durable = Durable::new(GROUP, node.durable_upto);
+        while node.promises.front().is_some_and(|promises| durable.covers(promises.after())) {
+            let promises = node.promises.pop_front().unwrap();
+            for out in promises.release(&durable) {
+                let _ = writeln!(self.trace, "{id} releases to {}", print::outgoing(&out));
+                self.ghost.on_promise(id, &node.durable, &out);
+                self.network.push(Packet { from: id, to: out.to, message: out.message });
+            }
+        }
+    }
+
+    /// Delivers packet `at`; over a cut link, or to a replica that is down, it is lost.
+    pub(crate) fn deliver_at(&mut self, at: usize) {
+        let Packet { from, to, message } = self.network.remove(at);
+        let is_up = self.nodes.get(&to).is_some_and(|node| node.raft.is_some());
+        let what = print::message(&message);
+        if !is_up || self.cut.contains(&(from, to)) {
+            let _ = writeln!(self.trace, "{from}->{to} lost: {what}");
+            return;
+        }
+        let _ = writeln!(self.trace, "{from}->{to} {what}");
+        self.step(to, Event::Message { from, message });
+    }
+
+    /// Delivers, in order, every packet now under way that `wanted` accepts.
+    pub(crate) fn deliver(&mut self, wanted: impl Fn(&Packet) -> bool) -> bool {
+        let mut any = false;
+        let mut at = 0;
+        for _ in 0..self.network.len() {
+            if wanted(&self.network[at]) {
+                self.deliver_at(at);
+                any = true;
+            } else {
+                at += 1;
+            }
+        }
+        any
+    }
+
+    /// Loses every packet that `unwanted` accepts.
+    pub(crate) fn drop_packets(&mut self, unwanted: impl Fn(&Packet) -> bool) {
+        self.network.retain(|packet| !unwanted(packet));
+    }
+
+    /// Applies everything a replica was handed.
+    pub(crate) fn apply(&mut self, id: NodeId) -> bool {
+        let mut any = false;
+        while let Some(batch) = self.nodes.get_mut(&id).unwrap().applies.pop_front() {
+            let node = self.nodes.get_mut(&id).unwrap();
+            for entry in batch.as_slice() {
+                assert_eq!(entry.index, node.applied.next(), "{id} applies out of order");
+                self.ghost.on_applied(id, entry);
+                node.applied = entry.index;
+            }
+            let applied = node.applied;
+            let _ = writeln!(self.trace, "{id} applied {applied}");
+            self.step(id, Event::Applied(applied));
+            any = true;
+        }
+        any
+    }
+
+    /// Reads what a replica's oldest fetch wants from its durable log; the answer waits.
+    pub(crate) fn read_fetch(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let Some(fetch) = node.fetches.pop_front() else { return };
+        let mut entries = EntryBatch::new();
+        let mut bytes = 0;
+        let skip = usize::try_from(fetch.first.get() - 1).unwrap();
+        for entry in &node.durable.entries[skip.min(node.durable.entries.len())..] {
+            let is_enough = bytes > 0 && bytes + entry.payload.len() > fetch.bytes_max;
+            if entry.index > fetch.last || is_enough {
+                break;
+            }
+            bytes += entry.cost_bytes();
+            entries.push(entry.clone());
+        }
+        node.reads.push_back((fetch.purpose, entries));
+    }
+
+    /// Gives a replica the answer to its oldest fetch, as read when it was read.
+    pub(crate) fn answer_fetch(&mut self, id: NodeId) -> bool {
+        if self.node(id).reads.is_empty() {
+            self.read_fetch(id);
+        }
+        let node = self.nodes.get_mut(&id).unwrap();
+        let Some((purpose, entries)) = node.reads.pop_front() else { return false };
+        let first = entries.first().map_or(LogIndex::ZERO, |entry| entry.index);
+        let last = entries.last().map_or(LogIndex::ZERO, |entry| entry.index);
+        let whom = print::purpose(purpose);
+        let _ = writeln!(self.trace, "{id} fetched {first}..={last} for {whom}");
+        self.step(id, Event::Fetched { purpose, entries });
+        true
+    }
+
+    /// Lets everything happen, again and again, among the replicas `among`, until nothing more does.
+    pub(crate) fn settle_among(&mut self, among: &[NodeId]) {
+        for _ in 0..10_000 {
+            let mut any = false;
+            for &id in among {
+                any |= self.collect(id);
+                any |= self.sync(id, usize::MAX);
+                any |= self.apply(id);
+                any |= self.answer_fetch(id);
+            }
+            any |= self.deliver(|p| among.contains(&p.from) && among.contains(&p.to));
+            if !any {
+                return;
+            }
+        }
+        panic!("the cluster does not come to rest:\n{}", self.trace);
+    }
+
+    pub(crate) fn settle(&mut self) {
+        self.settle_among(&self.ids());
+    }
+
+    /// Lets `ticks` pass, a tick at a time, for replicas that want to know; then what follows from it
+    /// happens if `settles`.
+    pub(crate) fn pass(&mut self, ticks: u64, settles: bool) {
+        for _ in 0..ticks {
+            self.now = self.now.after(1);
+            for id in self.ids() {
+                let is_due =
+                    (self.node(id).raft.as_ref()).is_some_and(|r| r.deadline() <= self.now);
+                if is_due {
+                    let _ = writeln!(self.trace, "{id} tick {}", self.now);
+                    self.step(id, Event::Tick);
+                }
+            }
+            if settles {
+                self.settle();
+            }
+        }
+    }
+
+    /// Makes `id` the leader, with everybody's help.
+    pub(crate) fn elect(&mut self, id: NodeId) {
+        self.step(id, Event::Campaign);
+        self.settle();
+        assert_eq!(self.role(id), Role::Leader, "{id} did not win:\n{}", self.trace);
+    }
+
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        let leads = |n: &Node| n.status().is_some_and(|status| status.role == Role::Leader);
+        (self.nodes.iter())
+            .filter(|(_, node)| leads(node))
+            .max_by_key(|(_, node)| node.status().unwrap().term)
+            .map(|(id, _)| *id)
+    }
+
+    /// The replica dies. Of the writes that are not durable, the oldest `kept` are, after all.
+    pub(crate) fn crash(&mut self, id: NodeId, kept: usize) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        for write in node.writes.drain(..).take(kept) {
+            node.durable.write(&write);
+        }
+        node.raft = None;
+        node.promises.clear();
+        node.applies.clear();
+        node.fetches.clear();
+        node.reads.clear();
+        node.durable_upto = WriteId::ZERO;
+        self.ghost.on_crash(id);
+    }
+
+    pub(crate) fn restart(&mut self, id: NodeId) {
+        let now = self.now;
+        let node = self.nodes.get_mut(&id).unwrap();
+        assert!(node.raft.is_none(), "{id} is up");
+        node.applied = LogIndex::ZERO;
+        let restored = node.durable.restored(LogIndex::ZERO);
+        node.raft = Some(Raft::new(node.config.clone(), restored, now).unwrap());
+        self.ghost.after_event(id, &self.nodes);
+    }
+
+    /// Cuts every link between the two sides, both ways.
+    pub(crate) fn partition(&mut self, one: &[u64], other: &[u64]) {
+        for &a in one {
+            for &b in other {
+                self.cut.insert((NodeId(a), NodeId(b)));
+                self.cut.insert((NodeId(b), NodeId(a)));
+            }
+        }
+    }
+
+    pub(crate) fn fetch_failed(&mut self, id: NodeId) -> bool {
+        let Some(fetch) = self.nodes.get_mut(&id).unwrap().fetches.pop_front() else {
+            return false;
+        };
+        self.step(id, Event::FetchFailed { purpose: fetch.purpose });
+        true
+    }
+}
+
+pub(crate) fn n(id: u64) -> NodeId {
+    NodeId(id)
+}

@@ -1,0 +1,253 @@
+//! Random runs of whole clusters with loss, reordering, duplication, partitions and crashes that
+//! lose what was not durable. [`common::ghost`] looks at every event; then faults end and the
+//! cluster must come together. A failing run names its seed (`LOGDRIVE_SEED` replays one,
+//! `LOGDRIVE_SEEDS` runs so many).
+
+mod common;
+
+use common::{Cluster, Image, config, n};
+use logdrive_raft::{Event, Role};
+
+/// Splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.below(len as u64)).unwrap()
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// Faults of one run, in percent, and sizes: no two runs are tortured alike.
+struct Swarm {
+    voters: u64,
+    loss: u64,
+    duplicates: u64,
+    reorder: u64,
+    crashes: u64,
+    cuts: u64,
+    slow_disk: u64,
+    slow_apply: u64,
+}
+
+fn cluster(random: &mut Random, swarm: &Swarm) -> Cluster {
+    let mut cluster = Cluster::empty();
+    for id in 1..=swarm.voters {
+        let mut config = config(id, swarm.voters);
+        config.seed = random.next();
+        config.inflight_messages_max = 1 + random.index(4);
+        config.inflight_bytes_max = 40 + random.index(400);
+        config.append_bytes_max = 40 + random.index(200);
+        config.tail_bytes_max = 1 + random.index(400);
+        config.uncommitted_bytes_max = 100 + random.index(1000);
+        cluster.add(config, Image::default());
+    }
+    cluster
+}
+
+fn one_action(cluster: &mut Cluster, random: &mut Random, swarm: &Swarm, proposals: &mut u64) {
+    let ids = cluster.ids();
+    let id = ids[random.index(ids.len())];
+    let is_up = cluster.node(id).raft.is_some();
+    match random.below(100) {
+        0..=11 => {
+            cluster.now = cluster.now.after(1);
+            for id in ids {
+                let due = (cluster.node(id).raft.as_ref())
+                    .is_some_and(|raft| raft.deadline() <= cluster.now);
+                // A late tick, now and then.
+                if due && !random.chance(10) {
+                    cluster.step(id, Event::Tick);
+                }
+            }
+        }
+        12..=29 => {
+            cluster.collect(id);
+        }
+        30..=39 => {
+            if !random.chance(swarm.slow_disk) {
+                let count = 1 + random.index(3);
+                cluster.sync(id, count);
+            }
+        }
+        40..=79 => {
+            if !cluster.network.is_empty() {
+                let len = cluster.network.len();
+                let at = if random.chance(swarm.reorder) { random.index(len) } else { 0 };
+                if random.chance(swarm.duplicates) && len < 200 {
+                    let copy = cluster.network[at].clone();
+                    cluster.network.push(copy);
+                }
+                if random.chance(swarm.loss) {
+                    let lost = cluster.network.remove(at);
+                    if random.chance(50) {
+                        cluster.step(lost.from, Event::Unreachable(lost.to));
+                    }
+                } else {
+                    cluster.deliver_at(at);
+                }
+            }
+        }
+        80..=89 => {
+            let leader = cluster.leader().unwrap_or(id);
+            if cluster.node(leader).raft.is_some() {
+                *proposals += 1;
+                let text = format!("p{proposals}{}", "x".repeat(random.index(60)));
+                let _ = cluster.propose(leader, &text);
+            }
+        }
+        90..=93 => {
+            if !random.chance(swarm.slow_apply) {
+                cluster.apply(id);
+            }
+        }
+        94..=95 => match random.below(4) {
+            0 => {
+                cluster.fetch_failed(id);
+            }
+            1 => cluster.read_fetch(id),
+            _ => {
+                cluster.answer_fetch(id);
+            }
+        },
+        96 => {
+            if random.chance(swarm.crashes) && is_up {
+                let kept = random.index(3);
+                cluster.crash(id, kept);
+            }
+        }
+        97 => {
+            if !is_up {
+                cluster.restart(id);
+            }
+        }
+        98 => {
+            if random.chance(swarm.cuts) {
+                let other = ids[random.index(ids.len())];
+                cluster.cut.insert((id, other));
+                if random.chance(50) {
+                    cluster.cut.insert((other, id));
+                }
+            }
+        }
+        _ => {
+            if random.chance(30) {
+                cluster.cut.clear();
+            } else if random.chance(10) {
+                cluster.step(id, Event::Campaign);
+            }
+        }
+    }
+}
+
+/// Faults end: one leader, and every replica comes to have and apply all that is committed.
+fn heal(cluster: &mut Cluster, seed: u64) {
+    cluster.cut.clear();
+    for id in cluster.ids() {
+        if cluster.node(id).raft.is_none() {
+            cluster.restart(id);
+        }
+    }
+    let is_whole = |cluster: &Cluster| {
+        let statuses: Vec<_> = cluster.ids().iter().map(|&id| cluster.status(id)).collect();
+        let leader = statuses.iter().find(|status| status.role == Role::Leader);
+        leader.is_some_and(|leader| {
+            statuses.iter().all(|status| {
+                status.term == leader.term
+                    && status.last_log == leader.last_log
+                    && status.applied == leader.last_log.index
+            })
+        })
+    };
+    for _ in 0..300 {
+        cluster.pass(1, true);
+        if is_whole(cluster) {
+            break;
+        }
+    }
+    assert!(is_whole(cluster), "seed {seed}: not whole\n{}", tail(&cluster.trace));
+    let before = cluster.ghost.commands_committed();
+    let leader = cluster.leader().unwrap();
+    cluster.propose(leader, "after the storm").unwrap();
+    let term = cluster.status(leader).term;
+    cluster.pass(40, true);
+    assert!(is_whole(cluster), "seed {seed}: not whole again\n{}", tail(&cluster.trace));
+    assert_eq!(cluster.ghost.commands_committed(), before + 1, "seed {seed}");
+    assert_eq!(cluster.status(leader).term, term, "seed {seed}: the term moved without a fault");
+}
+
+fn tail(trace: &str) -> &str {
+    &trace[trace.len().saturating_sub(4000)..]
+}
+
+fn run(seed: u64) -> (usize, u64) {
+    let mut random = Random(seed);
+    let swarm = Swarm {
+        voters: [1, 2, 3, 3, 3, 4, 5, 5][random.index(8)],
+        loss: random.below(15),
+        duplicates: random.below(20),
+        reorder: random.below(60),
+        crashes: random.below(40),
+        cuts: random.below(30),
+        slow_disk: random.below(80),
+        slow_apply: random.below(80),
+    };
+    let mut cluster = cluster(&mut random, &swarm);
+    let mut proposals = 0;
+    for _ in 0..3000 {
+        one_action(&mut cluster, &mut random, &swarm, &mut proposals);
+        cluster.trace.clear();
+    }
+    heal(&mut cluster, seed);
+    let term = cluster.status(n(1)).term.get();
+    (cluster.ghost.commands_committed(), term)
+}
+
+#[test]
+fn clusters_are_safe_under_faults_and_come_together_after_them() {
+    let number = |name| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+    };
+    let seeds = match number("LOGDRIVE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("LOGDRIVE_SEEDS").unwrap_or(1000),
+    };
+    let mut committed = 0;
+    let mut terms = 0;
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        // A panic's message does not know the seed.
+        let result = std::panic::catch_unwind(|| run(seed));
+        let (commands, term) =
+            result.unwrap_or_else(|_| panic!("replay with LOGDRIVE_SEED={seed}"));
+        committed += commands;
+        terms += term;
+    }
+    println!("{count} runs: {committed} commands committed, {terms} terms");
+    // The torture must leave something alive, or it tests nothing.
+    assert!(count < 100 || committed as u64 > 20 * count, "only {committed} commands committed");
+    assert!(count < 100 || terms > 3 * count, "only {terms} terms");
+}
+
+#[test]
+fn the_same_seed_runs_the_same() {
+    for seed in [1, 2, 3] {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+}

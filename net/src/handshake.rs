@@ -1,0 +1,597 @@
+//! The first message each way on a connection: who is there, and whether we go on.
+//!
+//! In:     a [`Hello`] of our own, and the bytes of the other end.
+//! Out:    the other end's [`Hello`], or a typed [`Refusal`] it can log.
+//! Cost:   at most [`HANDSHAKE_BYTES_MAX`] bytes each way; nothing larger is allocated before success.
+//! Fails:  [`HandshakeError`] for bytes that are no handshake, at the first byte that shows it.
+//! Source: FAULTS.md I2, I6 (strangers), N13 (wrong address), N8 (old incarnations), §5.3.
+//!
+//! The dialer speaks first. Little-endian:
+//!
+//! ```text
+//!  0  [u8; 8]  magic "LOGDRIVE"
+//!  8  u8       kind: 1 hello, 2 refusal
+//!  9  u8       zero
+//! 10  u16      bytes after this prefix
+//! 12  u16      lowest protocol version spoken
+//! 14  u16      highest protocol version spoken
+//!
+//! hello:
+//! 16  u64      whom it is for: the node the dialer means to reach; in the answer, the dialer
+//! 24  u64      cluster id, the CRC-64/NVME of the cluster's name
+//! 32  u64      node
+//! 40  u64      incarnation
+//! 48  u32      shard; in the answer, the shard that will read this connection
+//! 52  u32      shards
+//! 56  u8       lane: 1 liveness, 2 append
+//! 57  u8       length of the cluster's name, then the name
+//!     u8       length of the client address, then the address
+//!     u32      CRC-32C of all before it
+//!
+//! refusal:
+//! 16  u8       reason
+//! 17  u32      CRC-32C of all before it
+//! ```
+
+use crate::{Lane, NetError};
+use bytes::BufMut;
+use crc_fast::{CrcAlgorithm, checksum, crc32_iscsi};
+use logdrive_raft::NodeId;
+use std::fmt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A cluster's name, made short enough for every frame.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ClusterId(pub u64);
+
+impl ClusterId {
+    /// The id of the cluster called `name`.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        Self(checksum(CrcAlgorithm::Crc64Nvme, name.as_bytes()))
+    }
+}
+
+/// What an end of a connection says of itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hello {
+    /// [`ClusterId::of`] `cluster_name`.
+    pub cluster: ClusterId,
+    /// The cluster's name, 1 to [`CLUSTER_NAME_BYTES_MAX`] bytes.
+    pub cluster_name: String,
+    /// The node.
+    pub node: NodeId,
+    /// Which of the node's lives this is: higher after every restart.
+    pub incarnation: u64,
+    /// The dialer's shard; in an answer, the shard that reads the connection.
+    pub shard: u32,
+    /// How many shards the node has, 1 to [`SHARDS_MAX`].
+    pub shards: u32,
+    /// What the connection is for.
+    pub lane: Lane,
+    /// Where the node's clients should go, at most [`CLIENT_ADDRESS_BYTES_MAX`] bytes. May be empty.
+    pub client_address: String,
+}
+
+impl Hello {
+    /// Says which field is not within its bounds, if any.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Field`].
+    pub fn check(&self) -> Result<(), HandshakeError> {
+        let name = self.cluster_name.len();
+        if name == 0
+            || name > CLUSTER_NAME_BYTES_MAX
+            || self.cluster != ClusterId::of(&self.cluster_name)
+        {
+            return Err(HandshakeError::Field("cluster name"));
+        }
+        if self.node == NodeId(0) {
+            return Err(HandshakeError::Field("node"));
+        }
+        if self.shards == 0 || self.shards > SHARDS_MAX || self.shard >= self.shards {
+            return Err(HandshakeError::Field("shard"));
+        }
+        if self.client_address.len() > CLIENT_ADDRESS_BYTES_MAX {
+            return Err(HandshakeError::Field("client address"));
+        }
+        Ok(())
+    }
+
+    /// The bytes that say this to the node `to`. Panics if [`Hello::check`] fails.
+    #[must_use]
+    pub fn encode(&self, to: NodeId) -> Vec<u8> {
+        if let Err(error) = self.check() {
+            panic!("a hello of our own is out of bounds: {error}");
+        }
+        let mut bytes = prefix(KIND_HELLO);
+        bytes.put_u64_le(to.get());
+        bytes.put_u64_le(self.cluster.0);
+        bytes.put_u64_le(self.node.get());
+        bytes.put_u64_le(self.incarnation);
+        bytes.put_u32_le(self.shard);
+        bytes.put_u32_le(self.shards);
+        bytes.put_u8(self.lane as u8);
+        for text in [&self.cluster_name, &self.client_address] {
+            bytes.put_u8(u8::try_from(text.len()).expect("checked above"));
+            bytes.put_slice(text.as_bytes());
+        }
+        seal(bytes)
+    }
+}
+
+/// Why a connection was not accepted.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Refusal {
+    /// No common protocol version.
+    Version,
+    /// The clusters' names differ.
+    Cluster,
+    /// The dialer is not among the nodes known here.
+    UnknownNode,
+    /// The dialer has the acceptor's own node id.
+    Itself,
+    /// The dialer meant another node than the one it reached.
+    WrongNode,
+    /// The node has been seen in a later life.
+    OldIncarnation,
+    /// The dialer's hello could not be read.
+    Malformed,
+    /// A reason this version does not know.
+    Other(u8),
+}
+
+impl Refusal {
+    /// The bytes that say this.
+    #[must_use]
+    pub fn encode(self) -> Vec<u8> {
+        let mut bytes = prefix(KIND_REFUSAL);
+        bytes.put_u8(self.code());
+        seal(bytes)
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Self::Version => 1,
+            Self::Cluster => 2,
+            Self::UnknownNode => 3,
+            Self::Itself => 4,
+            Self::WrongNode => 5,
+            Self::OldIncarnation => 6,
+            Self::Malformed => 7,
+            Self::Other(code) => code,
+        }
+    }
+
+    fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::Version,
+            2 => Self::Cluster,
+            3 => Self::UnknownNode,
+            4 => Self::Itself,
+            5 => Self::WrongNode,
+            6 => Self::OldIncarnation,
+            7 => Self::Malformed,
+            code => Self::Other(code),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Version => "no common protocol version",
+            Self::Cluster => "the cluster name differs",
+            Self::UnknownNode => "the node is not a known peer",
+            Self::Itself => "the node has the id of the one it dialled",
+            Self::WrongNode => "the address leads to another node",
+            Self::OldIncarnation => "the node has been seen in a later life",
+            Self::Malformed => "the hello could not be read",
+            Self::Other(code) => return write!(f, "reason {code}"),
+        })
+    }
+}
+
+/// Why bytes are not a handshake.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum HandshakeError {
+    /// Something else speaks here (HTTP, TLS, noise).
+    #[error("not a logdrive peer")]
+    Magic,
+    /// The connection ended inside the message.
+    #[error("ended after {0} bytes")]
+    Ended(usize),
+    /// Longer than any handshake, or not as long as its own fields.
+    #[error("a length of {0} bytes")]
+    Length(usize),
+    /// Damaged on the way.
+    #[error("checksum is {found:#010x}, should be {computed:#010x}")]
+    Checksum {
+        /// In the message.
+        found: u32,
+        /// Of its bytes.
+        computed: u32,
+    },
+    /// Neither hello nor refusal.
+    #[error("unknown kind {0}")]
+    Kind(u8),
+    /// Versions that we do not speak.
+    #[error("speaks protocol versions {low} to {high}, we speak {VERSION}")]
+    Version {
+        /// The lowest it speaks.
+        low: u16,
+        /// The highest it speaks.
+        high: u16,
+    },
+    /// A field out of its bounds, or an answer that does not fit the question.
+    #[error("bad {0}")]
+    Field(&'static str),
+}
+
+/// What the other end said.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Said {
+    /// Who it is.
+    Hello {
+        /// Of itself.
+        hello: Hello,
+        /// Whom it speaks to.
+        to: NodeId,
+    },
+    /// That it does not want us.
+    Refusal(Refusal),
+}
+
+/// Reads one whole handshake message.
+///
+/// # Errors
+/// [`HandshakeError`] if it is none; a version we do not speak is found before the fields that a
+/// later version may have changed.
+pub fn parse(message: &[u8]) -> Result<Said, HandshakeError> {
+    let length = message_bytes(message)?;
+    if message.len() != length {
+        return Err(HandshakeError::Ended(message.len()));
+    }
+    let (body, found) = message.split_at(length - CHECKSUM_BYTES);
+    let mut fields = Fields { bytes: found };
+    let found = u32::from_le_bytes(fields.array()?);
+    let computed = crc32_iscsi(body);
+    if found != computed {
+        return Err(HandshakeError::Checksum { found, computed });
+    }
+    fields.bytes = &body[8..];
+    let [kind, _zero] = fields.array()?;
+    let _length: [u8; 2] = fields.array()?;
+    let low = u16::from_le_bytes(fields.array()?);
+    let high = u16::from_le_bytes(fields.array()?);
+    match kind {
+        // Read whatever the versions are: it may be about them.
+        KIND_REFUSAL => {
+            let [code] = fields.array()?;
+            return Ok(Said::Refusal(Refusal::from_code(code)));
+        }
+        KIND_HELLO => {}
+        kind => return Err(HandshakeError::Kind(kind)),
+    }
+    if low > VERSION || high < VERSION {
+        return Err(HandshakeError::Version { low, high });
+    }
+    let to = NodeId(u64::from_le_bytes(fields.array()?));
+    let cluster = ClusterId(u64::from_le_bytes(fields.array()?));
+    let node = NodeId(u64::from_le_bytes(fields.array()?));
+    let incarnation = u64::from_le_bytes(fields.array()?);
+    let shard = u32::from_le_bytes(fields.array()?);
+    let shards = u32::from_le_bytes(fields.array()?);
+    let [lane] = fields.array()?;
+    let lane = Lane::from_byte(lane).ok_or(HandshakeError::Field("lane"))?;
+    let cluster_name = fields.text("cluster name")?;
+    let client_address = fields.text("client address")?;
+    if !fields.bytes.is_empty() {
+        return Err(HandshakeError::Length(length));
+    }
+    let hello =
+        Hello { cluster, cluster_name, node, incarnation, shard, shards, lane, client_address };
+    hello.check()?;
+    Ok(Said::Hello { hello, to })
+}
+
+/// Judges a dialer's hello; `known` are the nodes that may dial.
+///
+/// # Errors
+/// The [`Refusal`] to send back.
+pub fn judge(me: &Hello, known: &[NodeId], hello: &Hello, to: NodeId) -> Result<(), Refusal> {
+    if hello.cluster != me.cluster || hello.cluster_name != me.cluster_name {
+        return Err(Refusal::Cluster);
+    }
+    if hello.node == me.node {
+        return Err(Refusal::Itself);
+    }
+    if to != me.node {
+        return Err(Refusal::WrongNode);
+    }
+    if !known.contains(&hello.node) {
+        return Err(Refusal::UnknownNode);
+    }
+    Ok(())
+}
+
+/// The refusal that answers a hello which could not be read; `None` if the other end speaks something
+/// else and would not understand one.
+#[must_use]
+pub fn refusal_of(error: &HandshakeError) -> Option<Refusal> {
+    match error {
+        HandshakeError::Magic | HandshakeError::Ended(_) => None,
+        HandshakeError::Version { .. } => Some(Refusal::Version),
+        _ => Some(Refusal::Malformed),
+    }
+}
+
+/// The dialer's half: says `me` to `peer` and hears who answers.
+pub(crate) async fn dial(
+    stream: &mut TcpStream,
+    me: &Hello,
+    peer: NodeId,
+) -> Result<Hello, NetError> {
+    stream.write_all(&me.encode(peer)).await?;
+    let (hello, to) = match parse(&read_message(stream).await?)? {
+        Said::Hello { hello, to } => (hello, to),
+        Said::Refusal(refusal) => return Err(NetError::RefusedByPeer(refusal)),
+    };
+    if hello.cluster_name != me.cluster_name {
+        return Err(NetError::Refused(Refusal::Cluster));
+    }
+    if hello.node != peer || to != me.node {
+        return Err(NetError::Refused(Refusal::WrongNode));
+    }
+    if hello.lane != me.lane {
+        return Err(HandshakeError::Field("lane").into());
+    }
+    Ok(hello)
+}
+
+/// Reads the bytes of one message, and not one byte more. Gives up at the first byte that no
+/// handshake has.
+pub(crate) async fn read_message(stream: &mut TcpStream) -> Result<Vec<u8>, NetError> {
+    let mut message = [0; HANDSHAKE_BYTES_MAX];
+    let mut have = 0;
+    let mut wanted = PREFIX_BYTES;
+    while have < wanted {
+        let read = stream.read(&mut message[have..wanted]).await?;
+        if read == 0 {
+            return Err(HandshakeError::Ended(have).into());
+        }
+        have += read;
+        let seen = have.min(MAGIC.len());
+        if message[..seen] != MAGIC[..seen] {
+            return Err(HandshakeError::Magic.into());
+        }
+        if have == PREFIX_BYTES {
+            wanted = message_bytes(&message[..have])?;
+        }
+    }
+    Ok(message[..have].to_vec())
+}
+
+/// Length of the message that begins with `start`, prefix included.
+fn message_bytes(start: &[u8]) -> Result<usize, HandshakeError> {
+    if start.len() < PREFIX_BYTES {
+        return Err(HandshakeError::Ended(start.len()));
+    }
+    if !start.starts_with(&MAGIC) {
+        return Err(HandshakeError::Magic);
+    }
+    let length = PREFIX_BYTES + usize::from(u16::from_le_bytes([start[10], start[11]]));
+    if !(PREFIX_BYTES + 1 + CHECKSUM_BYTES..=HANDSHAKE_BYTES_MAX).contains(&length) {
+        return Err(HandshakeError::Length(length));
+    }
+    Ok(length)
+}
+
+fn prefix(kind: u8) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HANDSHAKE_BYTES_MAX);
+    bytes.put_slice(&MAGIC);
+    bytes.put_u8(kind);
+    bytes.put_u8(0);
+    bytes.put_u16_le(0);
+    bytes.put_u16_le(VERSION);
+    bytes.put_u16_le(VERSION);
+    bytes
+}
+
+/// Fills in the length and adds the checksum.
+fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
+    let after =
+        u16::try_from(bytes.len() + CHECKSUM_BYTES - PREFIX_BYTES).expect("bounded by its fields");
+    bytes[10..12].copy_from_slice(&after.to_le_bytes());
+    let checksum = crc32_iscsi(&bytes);
+    bytes.put_u32_le(checksum);
+    bytes
+}
+
+struct Fields<'a> {
+    bytes: &'a [u8],
+}
+
+impl Fields<'_> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], HandshakeError> {
+        let (field, rest) = self
+            .bytes
+            .split_first_chunk::<N>()
+            .ok_or(HandshakeError::Field("length: fields are missing"))?;
+        self.bytes = rest;
+        Ok(*field)
+    }
+
+    fn text(&mut self, what: &'static str) -> Result<String, HandshakeError> {
+        let [length] = self.array()?;
+        let (text, rest) =
+            self.bytes.split_at_checked(usize::from(length)).ok_or(HandshakeError::Field(what))?;
+        self.bytes = rest;
+        let text = std::str::from_utf8(text).map_err(|_| HandshakeError::Field(what))?;
+        // It will be printed in logs and told to clients.
+        if text.chars().any(char::is_control) {
+            return Err(HandshakeError::Field(what));
+        }
+        Ok(text.to_owned())
+    }
+}
+
+/// No handshake message is longer.
+pub const HANDSHAKE_BYTES_MAX: usize = 512;
+/// A cluster's name is at most this long.
+pub const CLUSTER_NAME_BYTES_MAX: usize = 64;
+/// An advertised client address is at most this long.
+pub const CLIENT_ADDRESS_BYTES_MAX: usize = 255;
+/// A node has at most this many shards, so that a peer cannot make us keep a place for each of 2^32.
+pub const SHARDS_MAX: u32 = 1024;
+
+const MAGIC: [u8; 8] = *b"LOGDRIVE";
+const VERSION: u16 = 1;
+const PREFIX_BYTES: usize = 16;
+const CHECKSUM_BYTES: usize = 4;
+const HELLO_FIXED_BYTES: usize = PREFIX_BYTES + 4 * 8 + 2 * 4 + 3 + CHECKSUM_BYTES;
+const _: () = assert!(
+    HELLO_FIXED_BYTES + CLUSTER_NAME_BYTES_MAX + CLIENT_ADDRESS_BYTES_MAX <= HANDSHAKE_BYTES_MAX
+);
+
+const KIND_HELLO: u8 = 1;
+const KIND_REFUSAL: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hello() -> Hello {
+        Hello {
+            cluster: ClusterId::of("blue"),
+            cluster_name: "blue".into(),
+            node: NodeId(2),
+            incarnation: 5,
+            shard: 1,
+            shards: 4,
+            lane: Lane::Append,
+            client_address: "10.0.0.2:6379".into(),
+        }
+    }
+
+    /// `message` with the bytes at `at` replaced and its checksum made good again.
+    fn forged(mut message: Vec<u8>, at: usize, with: &[u8]) -> Result<Said, HandshakeError> {
+        message[at..at + with.len()].copy_from_slice(with);
+        message.truncate(message.len() - CHECKSUM_BYTES);
+        let checksum = crc32_iscsi(&message);
+        message.put_u32_le(checksum);
+        parse(&message)
+    }
+
+    #[test]
+    fn a_hello_reads_as_it_was_written() {
+        for (name, address) in [("b", ""), ("blue", "x:1"), (&"n".repeat(64), &"a".repeat(255))] {
+            let hello = Hello {
+                cluster: ClusterId::of(name),
+                cluster_name: name.into(),
+                client_address: address.into(),
+                ..hello()
+            };
+            let bytes = hello.encode(NodeId(9));
+            assert!(bytes.len() <= HANDSHAKE_BYTES_MAX);
+            assert_eq!(parse(&bytes), Ok(Said::Hello { hello, to: NodeId(9) }));
+        }
+    }
+
+    #[test]
+    fn the_bytes_on_the_wire_are_these() {
+        let bytes = hello().encode(NodeId(9));
+        // CRC-64/NVME of "123456789", as published: the hash of the name is this and no other.
+        assert_eq!(ClusterId::of("123456789"), ClusterId(0xae8b_1486_0a79_9888));
+        let fixed = "4c4f474452495645 01 00 4000 0100 0100 0900000000000000".replace(' ', "");
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        assert_eq!(hex(&bytes[..24]), fixed);
+        let fixed = "0200000000000000 0500000000000000 01000000 04000000 02 04 626c7565 0d"
+            .replace(' ', "");
+        assert_eq!(hex(&bytes[32..63]), fixed);
+        assert_eq!(bytes.len(), 16 + 0x40);
+    }
+
+    #[test]
+    fn refusals_read_as_they_were_written() {
+        for code in 0..=u8::MAX {
+            let refusal = Refusal::from_code(code);
+            assert_eq!(refusal.code(), code);
+            assert_eq!(parse(&refusal.encode()), Ok(Said::Refusal(refusal)));
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_read_whatever_its_version() {
+        let read = forged(Refusal::Version.encode(), 12, &[7, 0, 9, 0]);
+        assert_eq!(read, Ok(Said::Refusal(Refusal::Version)));
+    }
+
+    #[test]
+    fn other_versions_are_refused_and_ranges_that_meet_are_not() {
+        let bytes = hello().encode(NodeId(9));
+        let error = forged(bytes.clone(), 12, &[2, 0, 9, 0]).expect_err("versions 2 to 9");
+        assert_eq!(error, HandshakeError::Version { low: 2, high: 9 });
+        assert_eq!(refusal_of(&error), Some(Refusal::Version));
+        assert!(forged(bytes, 12, &[1, 0, 9, 0]).is_ok());
+    }
+
+    #[test]
+    fn bad_fields_are_refused_by_name() {
+        let bytes = hello().encode(NodeId(9));
+        let field = |at, with: &[u8]| match forged(bytes.clone(), at, with) {
+            Err(HandshakeError::Field(name)) => name,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(field(24, &[0; 8]), "cluster name");
+        assert_eq!(field(32, &[0; 8]), "node");
+        assert_eq!(field(48, &[4]), "shard");
+        assert_eq!(field(52, &[0; 4]), "shard");
+        assert_eq!(field(52, &[0xff; 4]), "shard");
+        assert_eq!(field(56, &[3]), "lane");
+        assert_eq!(field(57, &[200]), "cluster name");
+        assert_eq!(field(63, b"\n"), "client address");
+        assert_eq!(forged(bytes.clone(), 8, &[3]), Err(HandshakeError::Kind(3)));
+        assert!(matches!(forged(bytes.clone(), 10, &[0, 2]), Err(HandshakeError::Length(528))));
+        assert!(matches!(forged(bytes.clone(), 10, &[0, 0]), Err(HandshakeError::Length(16))));
+    }
+
+    #[test]
+    fn strangers_are_told_why() {
+        let me = Hello { node: NodeId(9), ..hello() };
+        let known = [NodeId(2), NodeId(9)];
+        let judged = |hello: &Hello, to| judge(&me, &known, hello, NodeId(to));
+        assert_eq!(judged(&hello(), 9), Ok(()));
+        assert_eq!(judged(&hello(), 8), Err(Refusal::WrongNode));
+        assert_eq!(judged(&Hello { node: NodeId(9), ..hello() }, 9), Err(Refusal::Itself));
+        assert_eq!(judged(&Hello { node: NodeId(4), ..hello() }, 9), Err(Refusal::UnknownNode));
+        let red = Hello { cluster: ClusterId::of("red"), cluster_name: "red".into(), ..hello() };
+        assert_eq!(judged(&red, 9), Err(Refusal::Cluster));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..600),
+            honest_start in any::<bool>(),
+        ) {
+            let mut message = if honest_start { MAGIC.to_vec() } else { Vec::new() };
+            message.extend_from_slice(&bytes);
+            prop_assert!(parse(&message).is_err());
+        }
+
+        #[test]
+        fn damage_behind_a_good_checksum_is_read_without_panic(
+            at in 0..70_usize,
+            with in proptest::collection::vec(any::<u8>(), 1..6),
+        ) {
+            if let Ok(Said::Hello { hello, to }) = forged(hello().encode(NodeId(9)), at, &with) {
+                prop_assert!(hello.check().is_ok());
+                let again = parse(&hello.encode(to));
+                prop_assert_eq!(again, Ok(Said::Hello { hello, to }));
+            }
+        }
+    }
+}

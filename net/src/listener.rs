@@ -1,0 +1,264 @@
+//! A node's front door: accepts, learns who dials, hands the connection to a shard.
+//!
+//! In:     TCP connections from anyone.
+//! Out:    [`Accepted`] connections of known peers; a typed refusal or a plain close for the rest.
+//! Cost:   a stranger costs a task and less than 4 KiB, for at most the handshake's time limit.
+//! Fails:  a connection's trouble is its own; out of file descriptors, accepting pauses.
+//! Source: FAULTS.md I2, I3, I6, N8, §5.3.
+
+use crate::handshake::{self, HandshakeError, Refusal, Said};
+use crate::metrics::{InboundMeter, LogLimit, add};
+use crate::{Accepted, Hello, Lane, NetError, Settings, peer};
+use logdrive_raft::NodeId;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
+
+/// The listening socket of a node. Can be bound before there is a runtime.
+#[derive(Debug)]
+pub struct Listener {
+    socket: std::net::TcpListener,
+    meter: Arc<InboundMeter>,
+}
+
+impl Listener {
+    /// Listens on `address`, the first of its meanings that can be had.
+    ///
+    /// # Errors
+    /// [`NetError::Bind`] with the address and the system's reason, such as a port in use.
+    pub fn bind(address: impl ToSocketAddrs + std::fmt::Debug) -> Result<Self, NetError> {
+        let fail = |source| NetError::Bind { address: format!("{address:?}"), source };
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for meaning in address.to_socket_addrs().map_err(fail)? {
+            match listen(meaning) {
+                Ok(socket) => return Ok(Self { socket, meter: Arc::default() }),
+                Err(error) => last = error,
+            }
+        }
+        Err(fail(last))
+    }
+
+    /// The address listened on; tells the port if any was asked for.
+    ///
+    /// # Errors
+    /// The system's, if the socket is gone.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// What is counted of all connections accepted here, also after they were handed over.
+    #[must_use]
+    pub fn meter(&self) -> Arc<InboundMeter> {
+        Arc::clone(&self.meter)
+    }
+
+    /// Accepts for ever, and hands over every connection of a node in `known`; that is for shard
+    /// `hello.shard % me.shards`. `me.lane` and `me.shard` do not matter. Returns only if the socket
+    /// cannot be waited on.
+    ///
+    /// The connections handed over live as long as this: when it is dropped, they end.
+    pub async fn run(
+        self,
+        me: Hello,
+        known: Vec<NodeId>,
+        settings: Settings,
+        hand_over: Box<dyn Fn(Accepted)>,
+    ) -> NetError {
+        let socket = match TcpListener::from_std(self.socket) {
+            Ok(socket) => socket,
+            Err(error) => return NetError::Io(error),
+        };
+        let meter = self.meter;
+        let door = Rc::new(Door {
+            me,
+            known,
+            settings,
+            hand_over,
+            meter: Arc::clone(&meter),
+            places: RefCell::default(),
+            log: LogLimit::new(Duration::from_secs(1)),
+        });
+        let mut tasks = JoinSet::new();
+        let mut strangers = Strangers::default();
+        loop {
+            tokio::select! {
+                Some(done) = tasks.join_next_with_id() => {
+                    strangers.forget(match done {
+                        Ok((id, ())) => id,
+                        Err(error) => error.id(),
+                    });
+                }
+                accepted = socket.accept() => match accepted {
+                    Ok((stream, from)) => {
+                        add(&meter.accepted, 1);
+                        let evicted = strangers.make_room(from.ip(), &door.settings);
+                        add(&meter.evicted, evicted);
+                        let door = Rc::clone(&door);
+                        let task = tasks.spawn_local(async move { door.admit(stream, from).await });
+                        strangers.remember(from.ip(), task);
+                    }
+                    Err(error) => {
+                        if let Some(more) = door.log.pass(Instant::now()) {
+                            tracing::warn!(%error, more, "cannot accept connections");
+                        }
+                        // Out of descriptors or memory: asking again at once would only spin.
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restarted node must have its port back while old connections are still closing.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Connections that have not said who they are, oldest first.
+#[derive(Default)]
+struct Strangers(Vec<(IpAddr, AbortHandle)>);
+
+impl Strangers {
+    /// Turns out the oldest if there are too many, of this address or of all. The oldest, because a
+    /// peer says who it is within a round trip, and only who means to hold the place stays longer.
+    fn make_room(&mut self, ip: IpAddr, settings: &Settings) -> u64 {
+        let mut evicted = 0;
+        if self.0.iter().filter(|(other, _)| *other == ip).count()
+            >= settings.strangers_per_address_max
+            && let Some(oldest) = self.0.iter().position(|(other, _)| *other == ip)
+        {
+            self.0.remove(oldest).1.abort();
+            evicted += 1;
+        }
+        if self.0.len() >= settings.strangers_max.max(1) {
+            self.0.remove(0).1.abort();
+            evicted += 1;
+        }
+        evicted
+    }
+
+    fn remember(&mut self, ip: IpAddr, task: AbortHandle) {
+        self.0.push((ip, task));
+    }
+
+    fn forget(&mut self, id: Id) {
+        self.0.retain(|(_, task)| task.id() != id);
+    }
+}
+
+/// What every handshake needs.
+struct Door {
+    me: Hello,
+    known: Vec<NodeId>,
+    settings: Settings,
+    hand_over: Box<dyn Fn(Accepted)>,
+    meter: Arc<InboundMeter>,
+    places: RefCell<Places>,
+    log: LogLimit,
+}
+
+impl Door {
+    async fn admit(&self, stream: TcpStream, from: SocketAddr) {
+        let limit = self.settings.handshake_timeout;
+        let error = match timeout(limit, self.greet(stream)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => NetError::Timeout("handshake"),
+        };
+        let refused = matches!(error, NetError::Refused(_));
+        add(if refused { &self.meter.refused } else { &self.meter.garbage }, 1);
+        if let Some(more) = self.log.pass(Instant::now()) {
+            tracing::warn!(%from, %error, more, "connection refused");
+        }
+    }
+
+    async fn greet(&self, mut stream: TcpStream) -> Result<(), NetError> {
+        peer::set_options(&stream, &self.settings)?;
+        let message = handshake::read_message(&mut stream).await;
+        let said = match message.and_then(|bytes| Ok(handshake::parse(&bytes)?)) {
+            Ok(Said::Hello { hello, to }) => match self.judge(&hello, to) {
+                Ok(()) => Ok(hello),
+                Err(refusal) => Err(NetError::Refused(refusal)),
+            },
+            Ok(Said::Refusal(_)) => Err(HandshakeError::Kind(2).into()),
+            Err(error) => Err(error),
+        };
+        let hello = match said {
+            Ok(hello) => hello,
+            Err(error) => {
+                let refusal = match &error {
+                    NetError::Refused(refusal) => Some(*refusal),
+                    NetError::Handshake(error) => handshake::refusal_of(error),
+                    _ => None,
+                };
+                if let Some(refusal) = refusal {
+                    stream.write_all(&refusal.encode()).await?;
+                    return Err(NetError::Refused(refusal));
+                }
+                return Err(error);
+            }
+        };
+        let shard = hello.shard % self.me.shards;
+        let answer = Hello { shard, lane: hello.lane, ..self.me.clone() };
+        // The place is taken before the answer: what the dialer sends once it has the answer is then
+        // never read beside an older connection.
+        let lease = self.places.borrow_mut().take(&hello);
+        stream.write_all(&answer.encode(hello.node)).await?;
+        let stream = stream.into_std()?;
+        add(&self.meter.authenticated, 1);
+        (self.hand_over)(Accepted { hello, stream, lease, meter: Arc::clone(&self.meter) });
+        Ok(())
+    }
+
+    fn judge(&self, hello: &Hello, to: NodeId) -> Result<(), Refusal> {
+        handshake::judge(&self.me, &self.known, hello, to)?;
+        match self.places.borrow().incarnations.get(&hello.node) {
+            Some(seen) if *seen > hello.incarnation => Err(Refusal::OldIncarnation),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Which connection of each peer is the one that counts. At most two lanes times [`handshake::SHARDS_MAX`]
+/// places per known peer.
+#[derive(Default)]
+struct Places {
+    /// The latest life seen of each peer. Forgotten when this node restarts; so are its connections.
+    incarnations: HashMap<NodeId, u64>,
+    /// Dropping a sender ends the connection that holds its receiver.
+    leases: HashMap<(NodeId, Lane, u32), watch::Sender<()>>,
+}
+
+impl Places {
+    /// Gives the place of `hello` to its connection, and ends what an earlier one, or an earlier life
+    /// of the peer, still holds.
+    fn take(&mut self, hello: &Hello) -> watch::Receiver<()> {
+        let seen = self.incarnations.insert(hello.node, hello.incarnation);
+        assert!(seen <= Some(hello.incarnation), "{:?} was not refused", hello.node);
+        if seen != Some(hello.incarnation) {
+            self.leases.retain(|(node, _, _), _| *node != hello.node);
+        }
+        let (sender, receiver) = watch::channel(());
+        self.leases.insert((hello.node, hello.lane, hello.shard), sender);
+        receiver
+    }
+}
+
+const BACKLOG: i32 = 1024;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

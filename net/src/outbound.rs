@@ -1,0 +1,118 @@
+//! A shard's way out: one lane of each kind to each peer.
+//!
+//! In:     batches for a peer, from the shard's own thread.
+//! Out:    frames on that peer's connections.
+//! Cost:   two tasks per peer, asleep unless a socket is full or a peer away.
+//! Fails:  [`Sent::Dropped`]; see `lane`.
+//! Source: DESIGN.md §6.
+
+use crate::lane::Link;
+use crate::metrics::LaneStats;
+use crate::peer::Dialer;
+use crate::{Hello, Inbound, Lane, Sent, Settings};
+use logdrive_raft::{GroupId, Message, NodeId};
+use std::rc::Rc;
+use tokio::task::JoinHandle;
+
+/// One shard's connections to all its peers. Dropping it closes them, without [`Inbound::down`].
+pub struct Outbound {
+    peers: Vec<Peer>,
+}
+
+struct Peer {
+    node: NodeId,
+    /// In the order of [`Lane::ALL`].
+    links: [Rc<Link>; 2],
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Outbound {
+    /// Dials every peer (`host:port`, resolved anew at each attempt) and keeps dialling. Call it on the
+    /// shard's runtime. `me.lane` does not matter.
+    ///
+    /// Panics if [`Hello::check`] fails for `me`, if a peer is listed twice or is this node itself, or
+    /// outside a runtime that can `spawn_local`.
+    #[must_use]
+    pub fn start(
+        me: Hello,
+        peers: Vec<(NodeId, String)>,
+        settings: Settings,
+        inbound: Rc<dyn Inbound>,
+    ) -> Self {
+        if let Err(error) = me.check() {
+            panic!("our own hello: {error}");
+        }
+        let mut started: Vec<Peer> = Vec::with_capacity(peers.len());
+        for (node, address) in peers {
+            assert!(node != me.node, "{node:?} cannot be its own peer");
+            assert!(started.iter().all(|peer| peer.node != node), "{node:?} is listed twice");
+            let links = Lane::ALL.map(|lane| Rc::new(Link::new(&me, node, lane, &settings)));
+            let tasks = links.each_ref().map(|link| {
+                let dialer = Dialer {
+                    link: Rc::clone(link),
+                    address: address.clone(),
+                    me: Hello { lane: link.lane, ..me.clone() },
+                    settings: settings.clone(),
+                    inbound: Rc::clone(&inbound),
+                };
+                tokio::task::spawn_local(dialer.run())
+            });
+            started.push(Peer { node, links, tasks });
+        }
+        Self { peers: started }
+    }
+
+    /// Sends a batch and empties it, unless any of it is dropped: then it is left as it was, so that
+    /// its groups can be told. What the socket takes has left when this returns. An unknown peer is
+    /// one whose lane is down.
+    pub fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> Sent {
+        match self.link(peer, lane) {
+            Some(link) => link.send(messages),
+            None => Sent::Dropped,
+        }
+    }
+
+    /// True from [`Inbound::up`] until the lane is lost.
+    #[must_use]
+    pub fn is_up(&self, peer: NodeId, lane: Lane) -> bool {
+        self.link(peer, lane).is_some_and(Link::is_up)
+    }
+
+    /// What the peer last said of itself, on any lane, even if it is away now.
+    #[must_use]
+    pub fn peer_hello(&self, peer: NodeId) -> Option<Hello> {
+        let links = &self.peers.iter().find(|p| p.node == peer)?.links;
+        links.iter().filter_map(|link| link.hello()).max_by_key(|hello| hello.incarnation)
+    }
+
+    /// Ends the pause before the next dial: the peer has just shown that it is there.
+    pub fn dial_now(&self, peer: NodeId) {
+        for lane in Lane::ALL {
+            if let Some(link) = self.link(peer, lane)
+                && !link.is_up()
+            {
+                link.hurry.notify_waiters();
+            }
+        }
+    }
+
+    /// Every lane's counts.
+    pub fn stats(&self) -> impl Iterator<Item = (NodeId, Lane, LaneStats)> + '_ {
+        self.peers
+            .iter()
+            .flat_map(|peer| peer.links.iter().map(|link| (peer.node, link.lane, link.stats())))
+    }
+
+    fn link(&self, peer: NodeId, lane: Lane) -> Option<&Link> {
+        let peer = self.peers.iter().find(|p| p.node == peer)?;
+        peer.links.iter().find(|link| link.lane == lane).map(Rc::as_ref)
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        for task in self.peers.iter().flat_map(|peer| &peer.tasks) {
+            task.abort();
+        }
+    }
+}

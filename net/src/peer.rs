@@ -1,0 +1,228 @@
+//! The task of one outbound lane: dial, shake hands, keep the socket fed, back off, dial again.
+//!
+//! In:     a peer's address, and the bytes its [`Link`] could not write at once.
+//! Out:    [`Inbound::up`] and [`Inbound::down`].
+//! Cost:   asleep while the socket keeps up. While the peer is away: one attempt per pause, which
+//!         doubles from `backoff_min` to `backoff_max`.
+//! Fails:  never ends by itself; every failure is a pause and another attempt.
+//! Source: FAULTS.md N10 (flaps, half-open peers), N13 (wrong address), I6 (no retry storm).
+
+use crate::lane::Link;
+use crate::metrics::LogLimit;
+use crate::{Hello, Inbound, NetError, Settings, handshake};
+use socket2::{SockRef, TcpKeepalive};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// Keeps one lane to one peer connected, for ever.
+pub(crate) struct Dialer {
+    pub(crate) link: Rc<Link>,
+    pub(crate) address: String,
+    /// What we say of ourselves on this lane.
+    pub(crate) me: Hello,
+    pub(crate) settings: Settings,
+    pub(crate) inbound: Rc<dyn Inbound>,
+}
+
+impl Dialer {
+    pub(crate) async fn run(self) {
+        let (peer, lane) = (self.link.peer, self.link.lane);
+        let mut backoff = Backoff::new(&self.settings, self.seed());
+        let log = LogLimit::new(LOG_PERIOD);
+        loop {
+            let error = match self.connect().await {
+                Ok((stream, hello)) => {
+                    let since = Instant::now();
+                    let stream = Rc::new(stream);
+                    self.link.set_up(Rc::clone(&stream), hello.clone());
+                    tracing::info!(%peer, ?lane, address = %self.address, "lane is up");
+                    self.inbound.up(peer, lane, &hello);
+                    let error = self.keep(&stream).await;
+                    self.link.set_down();
+                    self.inbound.down(peer, lane);
+                    // Only a connection that lasted earns a quick redial; one that flaps does not.
+                    if since.elapsed() >= self.settings.backoff_max {
+                        backoff.reset();
+                    }
+                    error
+                }
+                Err(error) => {
+                    let refused =
+                        matches!(error, NetError::Refused(_) | NetError::RefusedByPeer(_));
+                    self.link.count_failure(refused);
+                    if refused {
+                        backoff.raise();
+                    }
+                    error
+                }
+            };
+            if let Some(more) = log.pass(Instant::now()) {
+                let address = &self.address;
+                tracing::warn!(%peer, ?lane, %address, %error, more, "lane is down");
+            }
+            tokio::select! {
+                () = sleep(backoff.next()) => {}
+                () = self.link.hurry.notified() => {}
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<(TcpStream, Hello), NetError> {
+        let unreachable = |source| NetError::Connect { address: self.address.clone(), source };
+        let deadline = Instant::now() + self.settings.handshake_timeout;
+        let attempt = async {
+            let mut stream = self.reach().await.map_err(unreachable)?;
+            set_options(&stream, &self.settings)?;
+            let hello = handshake::dial(&mut stream, &self.me, self.link.peer).await?;
+            // A socket says that it takes bytes only once asked: senders must find that out before.
+            stream.writable().await?;
+            Ok((stream, hello))
+        };
+        timeout_at(deadline, attempt).await.unwrap_or(Err(NetError::Timeout("handshake")))
+    }
+
+    async fn reach(&self) -> io::Result<TcpStream> {
+        // The resolver runs on the blocking pool: do not start a thread for what is an address already.
+        if let Ok(address) = self.address.parse::<SocketAddr>() {
+            return TcpStream::connect(address).await;
+        }
+        TcpStream::connect(&self.address).await
+    }
+
+    /// Serves the connection until it ends, and says why it did.
+    async fn keep(&self, stream: &TcpStream) -> NetError {
+        loop {
+            let waits = match self.link.flush() {
+                Ok(waits) => waits,
+                Err(error) => return error,
+            };
+            let written = self.link.written_bytes();
+            tokio::select! {
+                ready = stream.readable() => {
+                    if let Err(error) = ready.map_err(NetError::Io).and_then(|()| notice_end(stream)) {
+                        return error;
+                    }
+                }
+                ready = timeout(self.settings.progress_timeout, stream.writable()), if waits => {
+                    match ready {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => return NetError::Io(error),
+                        Err(_) if self.link.written_bytes() > written => {}
+                        Err(_) => return NetError::Timeout("progress"),
+                    }
+                }
+                () = self.link.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Different for every lane of every shard, so that they do not all dial at once.
+    fn seed(&self) -> u64 {
+        let lane = self.link.lane as u64;
+        [self.me.node.get(), u64::from(self.me.shard), self.link.peer.get(), lane]
+            .into_iter()
+            .fold(self.settings.seed, |seed, part| mix(seed ^ part))
+    }
+}
+
+/// A readable lane of ours is one that ended, for the acceptor has nothing to say on it.
+fn notice_end(stream: &TcpStream) -> Result<(), NetError> {
+    match stream.try_read(&mut [0; 64]) {
+        Ok(0) => Err(NetError::Closed),
+        Ok(_) => Err(NetError::Unexpected),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(NetError::Io(error)),
+    }
+}
+
+/// What every peer connection is set to, at both ends.
+pub(crate) fn set_options(stream: &TcpStream, settings: &Settings) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(settings.unacknowledged_timeout))?;
+    // The kernel counts in whole seconds here, and refuses zero.
+    let idle = (settings.unacknowledged_timeout / 2).max(Duration::from_secs(1));
+    let interval = (settings.unacknowledged_timeout / 8).max(Duration::from_secs(1));
+    let keepalive =
+        TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Pauses that double, each shortened at random by up to a half.
+struct Backoff {
+    min: Duration,
+    max: Duration,
+    pause: Duration,
+    random: u64,
+}
+
+impl Backoff {
+    fn new(settings: &Settings, seed: u64) -> Self {
+        let (min, max) = (settings.backoff_min, settings.backoff_max);
+        assert!(min <= max, "backoff of {min:?} to {max:?}");
+        Self { min, max, pause: min, random: seed }
+    }
+
+    fn reset(&mut self) {
+        self.pause = self.min;
+    }
+
+    fn raise(&mut self) {
+        self.pause = self.max;
+    }
+
+    fn next(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(self.max);
+        self.random = mix(self.random);
+        let shorter_by = u32::try_from(self.random % 512).expect("below 512");
+        pause - pause * shorter_by / 1024
+    }
+}
+
+/// One step of SplitMix64 (Steele, Lea, Flood 2014).
+fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+const KEEPALIVE_PROBES: u32 = 3;
+const LOG_PERIOD: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_bound_and_are_at_least_half_of_it() {
+        let settings = Settings::default();
+        let mut backoff = Backoff::new(&settings, 7);
+        let mut full = settings.backoff_min;
+        for _ in 0..20 {
+            let pause = backoff.next();
+            assert!(pause <= full && pause > full / 2, "{pause:?} of {full:?}");
+            full = (full * 2).min(settings.backoff_max);
+        }
+        backoff.reset();
+        assert!(backoff.next() <= settings.backoff_min);
+        backoff.raise();
+        assert!(backoff.next() > settings.backoff_max / 2);
+    }
+
+    #[test]
+    fn pauses_differ_between_seeds() {
+        let settings = Settings::default();
+        let pauses = |seed| {
+            let mut backoff = Backoff::new(&settings, seed);
+            (0..8).map(|_| backoff.next()).collect::<Vec<_>>()
+        };
+        assert_eq!(pauses(1), pauses(1));
+        assert_ne!(pauses(1), pauses(2));
+    }
+}

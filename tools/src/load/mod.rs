@@ -1,0 +1,358 @@
+//! `logdrive load`: what a cluster can do, without coordinated omission.
+//!
+//! In:     a pace (a rate, or a number outstanding), a shape of data, and a cluster: one that runs, or, without
+//!         `--endpoints`, one started for the run on this machine.
+//! Out:    a table, and JSON and `.hgrm` files if asked for.
+//! Cost:   one thread; about a microsecond of it per write, since the servers usually share the machine.
+//! Fails:  errors of writes are results, counted by kind. A cluster that does not come up, or a server that dies, is
+//!         [`LoadError`]. However a run ends, what it started is stopped and what it made is removed.
+
+mod cluster;
+mod connection;
+mod recorder;
+mod report;
+mod run;
+mod schedule;
+mod target;
+mod workload;
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::RangedU64ValueParser;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use cluster::{Cluster, ClusterError};
+use report::{Facts, Report};
+use run::{Generator, Pace, Plan, RunError, Watch};
+use target::{NodeInfo, SlotMap, TargetError};
+use workload::{SLOTS, Workload};
+
+/// Measure write throughput and latency.
+///
+/// Without --endpoints, three servers are started on loopback, with their data in a temporary directory inside the
+/// working directory (which should be on a real disk), and stopped and removed at the end.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Servers to start.
+    #[arg(long, default_value_t = 3, value_parser = RangedU64ValueParser::<usize>::new().range(1..=9))]
+    nodes: usize,
+    /// Raft groups to make on them.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=SLOTS as i64))]
+    groups: u32,
+    /// Drive a running cluster instead: nodes to learn it from.
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,…", conflicts_with_all = ["nodes", "groups"])]
+    endpoints: Vec<String>,
+    /// Bytes of each value.
+    #[arg(long, default_value_t = 128, value_name = "BYTES", value_parser = RangedU64ValueParser::<usize>::new().range(0..=1 << 20))]
+    value_size: usize,
+    /// Distinct keys, chosen uniformly.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    keys: u32,
+    /// Open loop: this many writes per second, on a fixed schedule; latency counts from the intended start.
+    #[arg(long, value_name = "PER_SECOND", conflicts_with = "concurrency", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    rate: Option<u64>,
+    /// Closed loop: this many writes outstanding over all. This is the default, with 1,000.
+    #[arg(long, value_name = "COUNT", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    concurrency: Option<usize>,
+    /// How long to measure.
+    #[arg(long, default_value = "20s", value_parser = parse_duration)]
+    duration: Duration,
+    /// How long to run before measuring.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    warmup: Duration,
+    /// A write without an answer after this long is an error.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    timeout: Duration,
+    /// Connections to each node.
+    #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
+    connections: usize,
+    /// Gather an open loop's sends for this long. Half of it is added to the median; each halving of it costs the
+    /// machine more wake-ups (50,000 writes/s to three nodes: 12 µs of CPU a write at 100us, 8 at 200us, 6 at 400us).
+    #[arg(long, hide = true, default_value = "200us", value_parser = parse_duration)]
+    pacing: Duration,
+    /// Chooses keys and values.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Write the results as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the latency distribution for HdrHistogram's plotter.
+    #[arg(long, value_name = "FILE")]
+    hgrm: Option<PathBuf>,
+}
+
+/// Why there is no result, or not a whole one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("{0}")]
+    Cluster(#[from] ClusterError),
+    #[error("{0}")]
+    Target(#[from] TargetError),
+    #[error("{0}")]
+    Run(#[from] RunError),
+    #[error("cannot resolve {endpoint}: {error}")]
+    Endpoint { endpoint: String, error: io::Error },
+    #[error("the cluster serves {covered} of {SLOTS} slots")]
+    Uncovered { covered: usize },
+    #[error("cannot write {file}: {error}")]
+    File { file: PathBuf, error: io::Error },
+    #[error("{0}")]
+    System(#[from] io::Error),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Runs one load to its end.
+pub(crate) fn run(args: Args) -> Result<(), LoadError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(session(args))
+}
+
+async fn session(args: Args) -> Result<(), LoadError> {
+    // First of all, so that from here on a signal is an orderly end.
+    let mut signals = Signals::new()?;
+    let mut stop = tokio::spawn(async move { signals.wait().await });
+    // Before the run, so that a bad path costs no run.
+    let mut json = create(args.json.as_ref())?;
+    let mut hgrm = create(args.hgrm.as_ref())?;
+
+    let mut cluster = if args.endpoints.is_empty() { Some(start(&args)?) } else { None };
+    let map = tokio::select! {
+        biased;
+        _ = &mut stop => return Err(LoadError::Interrupted),
+        map = connect(&args, cluster.as_mut()) => map?,
+    };
+    let pace = match (args.rate, args.concurrency) {
+        (Some(rate_per_s), _) => Pace::Open { rate_per_s },
+        (None, concurrency) => {
+            Pace::Closed { concurrency: concurrency.unwrap_or(CONCURRENCY_DEFAULT) }
+        }
+    };
+    let nodes = map.nodes.clone();
+    let live = io::stderr().is_terminal();
+    let plan = Plan {
+        pace,
+        warmup: args.warmup,
+        duration: args.duration,
+        timeout: args.timeout,
+        connections_per_node: args.connections,
+        pacing: args.pacing,
+        live,
+    };
+    let workload = Workload::new(args.keys, args.value_size, args.seed);
+    eprintln!("warming up for {:?}, then measuring for {:?}", args.warmup, args.duration);
+    let mut generator = Generator::new(plan, workload, map);
+    let mut watch = Screen { cluster: cluster.as_mut(), live };
+    let mut ended = tokio::select! {
+        biased;
+        _ = &mut stop => Err(LoadError::Interrupted),
+        ended = generator.run(&mut watch) => ended.map_err(LoadError::from),
+    };
+    generator.finish();
+    if live {
+        eprint!("{CLEAR_LINE}");
+    }
+    let infos = if ended.is_ok() { ask_all(&nodes).await } else { Vec::new() };
+
+    let facts = Facts {
+        pace,
+        warmup_s: args.warmup.as_secs_f64(),
+        keys: args.keys,
+        value_bytes: args.value_size,
+        seed: args.seed,
+        nodes: nodes.len(),
+        groups: cluster.as_ref().map(|_| u64::from(args.groups)),
+        infos: &infos,
+        cpu_used_ns: generator.cpu_used_ns,
+        interrupted: ended.is_err(),
+    };
+    let report = Report::new(&generator.recorder, &facts);
+    if generator.recorder.sent > 0 {
+        // A reader that went away is not an error of the run.
+        let mut out = io::stdout().lock();
+        let _ = writeln!(out, "{}\n{}", report.text(), report.waterfall(&infos));
+    }
+    if let Some(text) = &generator.first_other {
+        eprintln!("warning: an error reply was: {text}");
+    }
+    if let Some(warning) = report.warning() {
+        eprintln!("warning: {warning}");
+    }
+    if ended.is_ok() && generator.recorder.acknowledged == 0 {
+        ended = Err(RunError::Server("no write was acknowledged".to_owned()).into());
+    }
+    write(&mut json, |file| file.write_all(report.json().as_bytes()))?;
+    write(&mut hgrm, |file| report::write_hgrm(&generator.recorder.response, file))?;
+    ended
+}
+
+fn start(args: &Args) -> Result<Cluster, LoadError> {
+    if cfg!(debug_assertions) {
+        eprintln!("warning: this is a debug build; its figures mean nothing");
+    }
+    let place = std::env::current_dir()?;
+    let cluster = Cluster::start(&std::env::current_exe()?, args.nodes, args.groups, &place)?;
+    let (kind, in_memory) = cluster::file_system(cluster.directory());
+    eprintln!(
+        "{} servers with {} groups, data in {} ({kind})",
+        args.nodes,
+        args.groups,
+        cluster.directory().display()
+    );
+    if in_memory {
+        eprintln!(
+            "warning: {kind} is memory: nothing is durable there, and the figures are not a disk's"
+        );
+    }
+    Ok(cluster)
+}
+
+async fn connect(args: &Args, cluster: Option<&mut Cluster>) -> Result<SlotMap, LoadError> {
+    let endpoints = match cluster {
+        Some(cluster) => {
+            cluster.ready(READY_MAX).await?;
+            cluster.endpoints()
+        }
+        None => resolve(&args.endpoints)?,
+    };
+    let map = target::fetch_slots(&endpoints, 0).await?;
+    match map.covered() {
+        SLOTS => Ok(map),
+        covered => Err(LoadError::Uncovered { covered }),
+    }
+}
+
+fn resolve(endpoints: &[String]) -> Result<Vec<SocketAddr>, LoadError> {
+    let mut addresses = Vec::new();
+    for endpoint in endpoints {
+        let failed = |error| LoadError::Endpoint { endpoint: endpoint.clone(), error };
+        let found = endpoint.to_socket_addrs().map_err(failed)?.next();
+        addresses.push(found.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?);
+    }
+    Ok(addresses)
+}
+
+/// What each node says of itself; nothing of one that does not answer.
+async fn ask_all(nodes: &[SocketAddr]) -> Vec<NodeInfo> {
+    let mut infos = Vec::new();
+    for &node in nodes {
+        infos.push(target::fetch_info(node).await.unwrap_or_default());
+    }
+    infos
+}
+
+/// The terminal, and the servers this run started.
+struct Screen<'a> {
+    cluster: Option<&'a mut Cluster>,
+    live: bool,
+}
+
+impl Watch for Screen<'_> {
+    fn status(&mut self, seconds: u64, line: &str) {
+        if self.live {
+            eprint!("{CLEAR_LINE}{seconds:>4} s {line}");
+        }
+    }
+
+    fn check(&mut self) -> Result<(), String> {
+        self.cluster
+            .as_mut()
+            .map_or(Ok(()), |cluster| cluster.check().map_err(|error| error.to_string()))
+    }
+}
+
+/// The signals that ask a program to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+type Output = (PathBuf, BufWriter<File>);
+
+fn create(path: Option<&PathBuf>) -> Result<Option<Output>, LoadError> {
+    let Some(path) = path else { return Ok(None) };
+    let file = File::create(path).map_err(|error| LoadError::File { file: path.clone(), error })?;
+    Ok(Some((path.clone(), BufWriter::new(file))))
+}
+
+fn write(
+    output: &mut Option<Output>,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), LoadError> {
+    let Some((path, file)) = output else { return Ok(()) };
+    fill(file)
+        .and_then(|()| file.flush())
+        .map_err(|error| LoadError::File { file: path.clone(), error })
+}
+
+/// `20s`, `500ms`, `1.5m`, `1h`: a number and its unit.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let seconds_per_unit = match unit {
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3_600.0,
+        _ => return Err("write a number and a unit: 500ms, 20s, 2m, 1h".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{number:?} is not a number"))?;
+    let seconds = number * seconds_per_unit;
+    if seconds > DURATION_MAX_S {
+        return Err("a day is the most".to_owned());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+const CONCURRENCY_DEFAULT: usize = 1_000;
+const DURATION_MAX_S: f64 = 86_400.0;
+/// For every server to start and every group to elect a leader.
+const READY_MAX: Duration = Duration::from_secs(60);
+const CLEAR_LINE: &str = "\r\x1b[K";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_a_number_and_a_unit() {
+        for (text, expected) in [
+            ("20s", Some(Duration::from_secs(20))),
+            ("500ms", Some(Duration::from_millis(500))),
+            ("1.5m", Some(Duration::from_secs(90))),
+            ("0s", Some(Duration::ZERO)),
+            ("20", None),
+            ("s", None),
+            ("1.2.3s", None),
+            ("-1s", None),
+            ("25h", None),
+            ("20 s", None),
+        ] {
+            assert_eq!(parse_duration(text).ok(), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! What the servers say of themselves: who owns which slot, whether they are ready, what they run on.
+//!
+//! In:     addresses of nodes.
+//! Out:    a [`SlotMap`] from `CLUSTER SLOTS`; `CLUSTER INFO`; the `# logdrive` part of `INFO`.
+//! Cost:   a connection per question: none is asked on the path of an operation.
+//! Fails:  [`TargetError`], which names the node and the command. Every answer is bounded in time and size.
+//! Source: the Redis cluster specification.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::workload::SLOTS;
+use crate::resp::{self, Reply};
+
+/// A question a node did not answer well.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TargetError {
+    /// No connection, or it broke, or the answer did not come in time.
+    #[error("{command} to {address}: {error}")]
+    Io { address: SocketAddr, command: String, error: io::Error },
+    /// An error reply.
+    #[error("{command} to {address} was refused: {text}")]
+    Refused { address: SocketAddr, command: String, text: String },
+    /// An answer of the wrong shape.
+    #[error("{command} to {address}: the answer is not one of a Redis cluster node")]
+    Shape { address: SocketAddr, command: String },
+    /// None of the endpoints answered; the last one's error.
+    #[error("no endpoint answered: {0}")]
+    Nobody(String),
+}
+
+/// Which node owns each slot.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct SlotMap {
+    /// Owners, in order of appearance.
+    pub(super) nodes: Vec<SocketAddr>,
+    owner: Vec<Option<u16>>,
+}
+
+impl SlotMap {
+    fn new() -> Self {
+        Self { nodes: Vec::new(), owner: vec![None; SLOTS] }
+    }
+
+    /// Place in `nodes` of the slot's owner, if it has one.
+    pub(super) fn owner(&self, slot: usize) -> Option<usize> {
+        self.owner[slot].map(usize::from)
+    }
+
+    /// Slots somebody owns.
+    pub(super) fn covered(&self) -> usize {
+        self.owner.iter().flatten().count()
+    }
+
+    /// Gives one slot to `address`; its place in `nodes`.
+    pub(super) fn assign(&mut self, slot: usize, address: SocketAddr) -> usize {
+        let place = self.place(address);
+        self.owner[slot] = Some(u16::try_from(place).expect("fewer nodes than slots"));
+        place
+    }
+
+    fn place(&mut self, address: SocketAddr) -> usize {
+        if let Some(place) = self.nodes.iter().position(|&node| node == address) {
+            return place;
+        }
+        self.nodes.push(address);
+        self.nodes.len() - 1
+    }
+
+    /// Takes `newer`'s owners. Nodes keep their places: connections are kept by place.
+    pub(super) fn update(&mut self, newer: &Self) {
+        let places: Vec<u16> = newer
+            .nodes
+            .iter()
+            .map(|&node| u16::try_from(self.place(node)).expect("fewer nodes than slots"))
+            .collect();
+        for (slot, owner) in newer.owner.iter().enumerate() {
+            self.owner[slot] = owner.map(|place| places[usize::from(place)]);
+        }
+    }
+
+    /// Reads the answer to `CLUSTER SLOTS`. An empty host means the node that answered.
+    fn from_reply(reply: &Reply, asked: SocketAddr) -> Option<Self> {
+        let mut map = Self::new();
+        let Reply::Array(ranges) = reply else { return None };
+        for range in ranges {
+            let Reply::Array(fields) = range else { return None };
+            let [Reply::Integer(first), Reply::Integer(last), Reply::Array(node), ..] = &fields[..]
+            else {
+                return None;
+            };
+            let [Reply::BulkString(host), Reply::Integer(port), ..] = &node[..] else {
+                return None;
+            };
+            let (first, last) = (usize::try_from(*first).ok()?, usize::try_from(*last).ok()?);
+            if first > last || last >= SLOTS {
+                return None;
+            }
+            let address = address_of(host, u16::try_from(*port).ok()?, asked)?;
+            let place = u16::try_from(map.place(address)).ok()?;
+            map.owner[first..=last].fill(Some(place));
+        }
+        Some(map)
+    }
+}
+
+/// The slot and node of a `MOVED` error's text, if it is one.
+pub(super) fn parse_moved(text: &[u8], asked: SocketAddr) -> Option<(usize, SocketAddr)> {
+    let text = str::from_utf8(text).ok()?;
+    let mut words = text.strip_prefix("MOVED ")?.split(' ');
+    let slot = words.next()?.parse().ok().filter(|&slot: &usize| slot < SLOTS)?;
+    let (host, port) = words.next()?.rsplit_once(':')?;
+    let host = host.trim_matches(['[', ']']);
+    Some((slot, address_of(host.as_bytes(), port.parse().ok()?, asked)?))
+}
+
+/// Names are not looked up here: cluster nodes announce addresses.
+fn address_of(host: &[u8], port: u16, asked: SocketAddr) -> Option<SocketAddr> {
+    if host.is_empty() || host == b"?" {
+        return Some(SocketAddr::new(asked.ip(), port));
+    }
+    let ip: IpAddr = str::from_utf8(host).ok()?.parse().ok()?;
+    Some(SocketAddr::new(ip, port))
+}
+
+/// Asks each endpoint in turn, from `first` on, until one gives its slot map.
+pub(super) async fn fetch_slots(
+    endpoints: &[SocketAddr],
+    first: usize,
+) -> Result<SlotMap, TargetError> {
+    let mut error = None;
+    for turn in 0..endpoints.len() {
+        let address = endpoints[(first + turn) % endpoints.len()];
+        match ask(address, &["CLUSTER", "SLOTS"]).await {
+            Ok(reply) => match SlotMap::from_reply(&reply, address) {
+                Some(map) => return Ok(map),
+                None => error = Some(shape(address, "CLUSTER SLOTS")),
+            },
+            Err(failed) => error = Some(failed),
+        }
+    }
+    Err(TargetError::Nobody(
+        error.map_or("there are no endpoints".to_owned(), |error| error.to_string()),
+    ))
+}
+
+/// Whether the node sees every slot served.
+pub(super) async fn is_ready(address: SocketAddr) -> Result<bool, TargetError> {
+    let text = text(address, &["CLUSTER", "INFO"]).await?;
+    Ok(text.lines().any(|line| line.trim_end() == "cluster_state:ok"))
+}
+
+/// One node's `# logdrive` lines. Empty for other servers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct NodeInfo {
+    pub(super) fields: BTreeMap<String, String>,
+    /// In the order the node lists them, which is the order of a proposal's path.
+    pub(super) stages: Vec<Stage>,
+}
+
+/// One stage's latencies on one node, in microseconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Stage {
+    pub(super) name: String,
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+    pub(super) mean: f64,
+    pub(super) count: u64,
+}
+
+impl NodeInfo {
+    /// The value of `field`, or `unknown`.
+    pub(super) fn field(&self, field: &str) -> &str {
+        self.fields.get(field).map_or("unknown", String::as_str)
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut info = Self::default();
+        let mut ours = false;
+        for line in text.lines().map(str::trim_end) {
+            if let Some(section) = line.strip_prefix('#') {
+                ours = section.trim().eq_ignore_ascii_case("logdrive");
+                continue;
+            }
+            let Some((name, value)) = line.split_once(':').filter(|_| ours) else { continue };
+            match name.strip_prefix("stage_").and_then(|name| name.strip_suffix("_us")) {
+                Some(stage) => info.stages.push(Stage::parse(stage, value)),
+                None => {
+                    info.fields.insert(name.to_owned(), value.to_owned());
+                }
+            }
+        }
+        info
+    }
+}
+
+impl Stage {
+    fn parse(name: &str, values: &str) -> Self {
+        let mut stage = Self { name: name.to_owned(), ..Self::default() };
+        for (key, value) in values.split(',').filter_map(|pair| pair.split_once('=')) {
+            match key {
+                "p50" => stage.p50 = value.parse().unwrap_or_default(),
+                "p99" => stage.p99 = value.parse().unwrap_or_default(),
+                "mean" => stage.mean = value.parse().unwrap_or_default(),
+                "count" => stage.count = value.parse().unwrap_or_default(),
+                _ => {}
+            }
+        }
+        stage
+    }
+}
+
+/// What the node runs on.
+pub(super) async fn fetch_info(address: SocketAddr) -> Result<NodeInfo, TargetError> {
+    Ok(NodeInfo::parse(&text(address, &["INFO"]).await?))
+}
+
+async fn text(address: SocketAddr, command: &[&str]) -> Result<String, TargetError> {
+    match ask(address, command).await? {
+        Reply::BulkString(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
+        _ => Err(shape(address, &command.join(" "))),
+    }
+}
+
+/// Asks one question on a connection of its own.
+async fn ask(address: SocketAddr, command: &[&str]) -> Result<Reply, TargetError> {
+    let name = || command.join(" ");
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let mut buffer = BytesMut::new();
+        let args: Vec<&[u8]> = command.iter().map(|word| word.as_bytes()).collect();
+        resp::write_request(&mut buffer, &args);
+        stream.write_all_buf(&mut buffer).await?;
+        loop {
+            if let Some(reply) = resp::parse_reply(&mut buffer).map_err(io::Error::other)? {
+                return Ok(reply);
+            }
+            if buffer.len() > resp::FRAME_BYTES_MAX {
+                return Err(io::Error::other("the answer is too long"));
+            }
+            if stream.read_buf(&mut buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    };
+    let answer = tokio::time::timeout(ANSWER_MAX, exchange).await;
+    match answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(Reply::Error(text)) => {
+            Err(TargetError::Refused { address, command: name(), text: text.to_string() })
+        }
+        Ok(reply) => Ok(reply),
+        Err(error) => Err(TargetError::Io { address, command: name(), error }),
+    }
+}
+
+fn shape(address: SocketAddr, command: &str) -> TargetError {
+    TargetError::Shape { address, command: command.to_owned() }
+}
+
+/// A node that takes longer to say who owns what is taken for dead.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn slots(wire: &[u8]) -> Option<SlotMap> {
+        let reply = resp::parse_reply(&mut BytesMut::from(wire)).unwrap().unwrap();
+        SlotMap::from_reply(&reply, address("127.0.0.1:7000"))
+    }
+
+    #[test]
+    fn a_slot_map_is_read_and_updated_in_place() {
+        let mut map = slots(
+            b"*2\r\n*3\r\n:0\r\n:99\r\n*3\r\n$9\r\n127.0.0.1\r\n:7001\r\n$1\r\nx\r\n\
+              *4\r\n:100\r\n:16383\r\n*2\r\n$0\r\n\r\n:7000\r\n*2\r\n$0\r\n\r\n:7005\r\n",
+        )
+        .unwrap();
+        assert_eq!(map.nodes, [address("127.0.0.1:7001"), address("127.0.0.1:7000")]);
+        assert_eq!((map.owner(99), map.owner(100), map.covered()), (Some(0), Some(1), SLOTS));
+
+        let newer = slots(b"*1\r\n*3\r\n:5\r\n:6\r\n*2\r\n$9\r\n127.0.0.1\r\n:7000\r\n").unwrap();
+        map.update(&newer);
+        assert_eq!((map.owner(5), map.owner(7), map.covered()), (Some(1), None, 2));
+        assert_eq!(map.assign(9, address("127.0.0.2:1")), 2);
+        assert_eq!(map.owner(9), Some(2));
+    }
+
+    #[test]
+    fn a_slot_map_that_makes_no_sense_is_refused() {
+        for wire in [
+            &b"+OK\r\n"[..],
+            b"*1\r\n:1\r\n",
+            b"*1\r\n*3\r\n:0\r\n:16384\r\n*2\r\n$9\r\n127.0.0.1\r\n:7001\r\n",
+            b"*1\r\n*3\r\n:9\r\n:8\r\n*2\r\n$9\r\n127.0.0.1\r\n:7001\r\n",
+            b"*1\r\n*3\r\n:0\r\n:8\r\n*2\r\n$9\r\n127.0.0.1\r\n:70010\r\n",
+            b"*1\r\n*3\r\n:0\r\n:8\r\n*2\r\n$4\r\nhost\r\n:7001\r\n",
+        ] {
+            assert_eq!(slots(wire), None, "{}", wire.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn moved_names_a_slot_and_a_node() {
+        let asked = address("127.0.0.1:7000");
+        let moved = |text: &str| parse_moved(text.as_bytes(), asked);
+        assert_eq!(moved("MOVED 3999 127.0.0.1:6381"), Some((3_999, address("127.0.0.1:6381"))));
+        assert_eq!(moved("MOVED 1 :7002"), Some((1, address("127.0.0.1:7002"))));
+        assert_eq!(moved("MOVED 1 [::1]:7002"), Some((1, address("[::1]:7002"))));
+        for text in
+            ["ERR no", "MOVED", "MOVED x 1.1.1.1:1", "MOVED 16384 1.1.1.1:1", "MOVED 1 nowhere"]
+        {
+            assert_eq!(moved(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn info_is_read_from_its_own_section_only() {
+        let info = NodeInfo::parse(
+            "# Server\r\ndisk_driver:no\r\n\r\n# logdrive\r\ndisk_driver:io_uring\r\ndirect_io:yes\r\n\
+             stage_write_us:p50=110.5,p99=300,mean=120,count=7\r\nstage_reply_us:p50=x\r\n# Other\r\na:b\r\n",
+        );
+        assert_eq!(info.field("disk_driver"), "io_uring");
+        assert_eq!(info.field("a"), "unknown");
+        let write = Stage { name: "write".into(), p50: 110.5, p99: 300.0, mean: 120.0, count: 7 };
+        assert_eq!(info.stages[0], write);
+        assert_eq!((info.stages[1].name.as_str(), info.stages[1].p50), ("reply", 0.0));
+    }
+}

@@ -1,0 +1,361 @@
+//! `logdrive load` from the outside: its command line, and what it makes of servers that misbehave.
+//!
+//! The servers are threads here that speak just enough of the protocol, and answer each write as a test says.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::thread;
+
+fn load(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_logdrive"));
+    command.arg("load").args(args).stdin(Stdio::null());
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn bad_flags_are_usage_errors_that_name_the_flag() {
+    for (args, part) in [
+        (&["--rate", "10", "--concurrency", "10"][..], "--concurrency"),
+        (&["--rate", "0"], "--rate"),
+        (&["--rate", "fast"], "--rate"),
+        (&["--concurrency", "0"], "--concurrency"),
+        (&["--duration", "20"], "500ms"),
+        (&["--nodes", "0"], "--nodes"),
+        (&["--groups", "16385"], "--groups"),
+        (&["--groups", "8", "--endpoints", "127.0.0.1:1"], "--endpoints"),
+        (&["--keys", "0"], "--keys"),
+        (&["--value-size", "9999999"], "--value-size"),
+        (&["--no-such-flag"], "--no-such-flag"),
+    ] {
+        let output = load(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let errors = text(&output.stderr);
+        assert!(errors.contains(part), "{args:?} should name {part}:\n{errors}");
+    }
+}
+
+#[test]
+fn help_states_the_default_pace() {
+    let output = load(&["--help"]).output().unwrap();
+    assert!(output.status.success());
+    let help = text(&output.stdout);
+    assert!(help.contains("default, with 1,000"), "{help}");
+    assert!(!help.contains("--pacing"), "{help}");
+}
+
+#[test]
+fn an_endpoint_nobody_serves_is_one_line_and_exit_one() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let output = load(&["--endpoints", &format!("127.0.0.1:{port}")]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(
+        errors.starts_with("logdrive: no endpoint answered: CLUSTER SLOTS to 127.0.0.1:"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn an_output_file_that_cannot_be_made_is_known_before_the_run() {
+    let output =
+        load(&["--json", "/nonexistent/x.json", "--endpoints", "127.0.0.1:1"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("/nonexistent/x.json"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn every_write_of_an_open_loop_is_sent_and_acknowledged_once() {
+    let server = Server::start(|_, _| Answer::Say("+OK\r\n"));
+    let run = server.run(&["--rate", "2000", "--duration", "500ms", "--warmup", "100ms"]);
+    assert_eq!(run.number("/sent"), 1_000);
+    assert_eq!(run.number("/acknowledged"), 1_000);
+    assert!(run.json.pointer("/latency_us/p99_9").unwrap().as_f64().unwrap() > 0.0);
+    assert_eq!(run.json["rate_per_s"].as_u64(), Some(2_000));
+    assert!(run.json["concurrency"].is_null());
+    assert!(
+        run.hgrm.contains("#[Max     =") && run.hgrm.contains("Total count    =         1000]")
+    );
+    assert!(
+        run.stdout.contains("p99.9") && run.stdout.contains("errors        none"),
+        "{}",
+        run.stdout
+    );
+}
+
+#[test]
+fn refusals_are_counted_by_kind_and_add_up() {
+    let server = Server::start(|_, count| match count % 5 {
+        0 => Answer::Say("-UNKNOWN outcome\r\n"),
+        1 => Answer::Say("-OVERLOADED try later\r\n"),
+        2 => Answer::Say("-CLUSTERDOWN no leader\r\n"),
+        3 => Answer::Say("-ERR never heard of it\r\n"),
+        _ => Answer::Say("+OK\r\n"),
+    });
+    let run = server.run(&["--rate", "1000", "--duration", "500ms", "--warmup", "0s"]);
+    assert_eq!(run.number("/sent"), 500);
+    for field in [
+        "/acknowledged",
+        "/errors/unknown",
+        "/errors/overloaded",
+        "/errors/clusterdown",
+        "/errors/other",
+    ] {
+        assert_eq!(run.number(field), 100, "{field}");
+    }
+    assert!(run.stderr.contains("ERR never heard of it"), "{}", run.stderr);
+}
+
+#[test]
+fn redirects_are_followed_and_are_not_errors() {
+    // The first node claims every slot, and sends every write on to the other.
+    let taker = Server::start(|_, _| Answer::Say("+OK\r\n"));
+    let other = taker.address;
+    let server = Server::start(move |slot, _| Answer::Tell(format!("-MOVED {slot} {other}\r\n")));
+    let run = server.run(&["--concurrency", "10", "--duration", "300ms", "--warmup", "0s"]);
+    assert!(run.number("/redirected") > 0);
+    assert_eq!(run.number("/sent"), run.number("/acknowledged"), "{}", run.json);
+}
+
+#[test]
+fn a_redirect_that_never_ends_is_an_error_of_its_own() {
+    let server = Server::start_knowing_itself(|slot, _, itself| {
+        Answer::Tell(format!("-MOVED {slot} {itself}\r\n"))
+    });
+    let run = server.attempt(&[
+        "--rate",
+        "100",
+        "--duration",
+        "200ms",
+        "--warmup",
+        "0s",
+        "--timeout",
+        "300ms",
+    ]);
+    assert_eq!(run.code, Some(1), "nothing was acknowledged");
+    assert_eq!(
+        (run.number("/sent"), run.number("/errors/moved") + run.number("/errors/timeout")),
+        (20, 20)
+    );
+    assert!(run.number("/errors/moved") > 0, "{}", run.json);
+}
+
+#[test]
+fn a_broken_connection_fails_what_was_on_it_and_is_made_again() {
+    let server =
+        Server::start(
+            |_, count| if count % 50 == 49 { Answer::HangUp } else { Answer::Say("+OK\r\n") },
+        );
+    let run = server.run(&["--rate", "1000", "--duration", "500ms", "--warmup", "0s"]);
+    assert_eq!(run.number("/sent"), 500);
+    let (acknowledged, lost) = (run.number("/acknowledged"), run.number("/errors/connection"));
+    assert_eq!(acknowledged + lost, 500, "{}", run.json);
+    assert!(lost > 0 && acknowledged > lost, "{}", run.json);
+}
+
+#[test]
+fn silence_is_a_timeout() {
+    let server =
+        Server::start(|_, count| if count < 10 { Answer::Say("+OK\r\n") } else { Answer::Nothing });
+    let run = server.run(&[
+        "--rate",
+        "100",
+        "--duration",
+        "200ms",
+        "--warmup",
+        "0s",
+        "--timeout",
+        "200ms",
+    ]);
+    assert_eq!(
+        (run.number("/sent"), run.number("/acknowledged"), run.number("/errors/timeout")),
+        (20, 10, 10)
+    );
+}
+
+#[test]
+fn an_interrupt_ends_a_run_with_what_there_is() {
+    let server = Server::start(|_, _| Answer::Say("+OK\r\n"));
+    let mut child =
+        load(&["--endpoints", &server.address.to_string(), "--warmup", "0s", "--duration", "1h"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    errors.read_line(&mut line).unwrap();
+    assert!(line.starts_with("warming up"), "{line}");
+    server.wait_for_writes(1_000);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let Output { status, stdout, .. } = child.wait_with_output().unwrap();
+    errors.read_to_string(&mut line).unwrap();
+    assert_eq!(status.code(), Some(1));
+    assert!(line.contains("cut short") && line.ends_with("logdrive: interrupted\n"), "{line}");
+    assert!(text(&stdout).contains("throughput"), "{}", text(&stdout));
+}
+
+/// What the server does with one write.
+enum Answer {
+    Say(&'static str),
+    Tell(String),
+    HangUp,
+    Nothing,
+}
+
+/// A node that owns every slot and answers writes by a rule: the write's slot, and how many came before it.
+struct Server {
+    address: SocketAddr,
+    writes: Arc<std::sync::atomic::AtomicU64>,
+}
+
+struct Run {
+    code: Option<i32>,
+    json: serde_json::Value,
+    hgrm: String,
+    stdout: String,
+    stderr: String,
+}
+
+impl Run {
+    fn number(&self, pointer: &str) -> u64 {
+        self.json.pointer(pointer).and_then(serde_json::Value::as_u64).expect(pointer)
+    }
+}
+
+impl Server {
+    fn start(rule: impl Fn(u16, u64) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start_knowing_itself(move |slot, count, _| rule(slot, count))
+    }
+
+    fn start_knowing_itself(
+        rule: impl Fn(u16, u64, SocketAddr) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let writes = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let (rule, counter) = (Arc::new(rule), Arc::clone(&writes));
+        // The threads end with the test process.
+        let accept = move || {
+            for stream in listener.incoming() {
+                let (rule, counter) = (Arc::clone(&rule), Arc::clone(&counter));
+                let serve = move || serve(stream.unwrap(), address, &*rule, &counter);
+                thread::Builder::new().name("connection".into()).spawn(serve).unwrap();
+            }
+        };
+        thread::Builder::new().name("accept".into()).spawn(accept).unwrap();
+        Self { address, writes }
+    }
+
+    fn wait_for_writes(&self, count: u64) {
+        while self.writes.load(std::sync::atomic::Ordering::Relaxed) < count {
+            thread::yield_now();
+        }
+    }
+
+    /// A run that must succeed.
+    fn run(&self, args: &[&str]) -> Run {
+        let run = self.attempt(args);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        run
+    }
+
+    fn attempt(&self, args: &[&str]) -> Run {
+        let files = tempfile::tempdir().unwrap();
+        let (json, hgrm) = (files.path().join("run.json"), files.path().join("run.hgrm"));
+        let endpoint = self.address.to_string();
+        let output = load(args)
+            .args(["--endpoints", &endpoint, "--json"])
+            .arg(&json)
+            .arg("--hgrm")
+            .arg(&hgrm)
+            .output()
+            .unwrap();
+        Run {
+            code: output.status.code(),
+            json: serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap(),
+            hgrm: std::fs::read_to_string(&hgrm).unwrap(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
+}
+
+fn serve(
+    stream: TcpStream,
+    address: SocketAddr,
+    rule: &dyn Fn(u16, u64, SocketAddr) -> Answer,
+    writes: &std::sync::atomic::AtomicU64,
+) {
+    let mut input = BufReader::new(stream.try_clone().unwrap());
+    let mut output = stream;
+    while let Some(args) = request(&mut input) {
+        let answer = match args[0].as_slice() {
+            b"SET" => {
+                let count = writes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                assert_eq!((args.len(), args[2].len()), (3, 128));
+                rule(slot(&args[1]), count, address)
+            }
+            b"CLUSTER" => {
+                let (ip, port) = (address.ip().to_string(), address.port());
+                Answer::Tell(format!(
+                    "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n${}\r\n{ip}\r\n:{port}\r\n",
+                    ip.len()
+                ))
+            }
+            _ => Answer::Say("-ERR unknown command\r\n"),
+        };
+        let sent = match &answer {
+            Answer::Say(text) => output.write_all(text.as_bytes()),
+            Answer::Tell(text) => output.write_all(text.as_bytes()),
+            Answer::Nothing => Ok(()),
+            Answer::HangUp => {
+                let _ = output.shutdown(std::net::Shutdown::Both);
+                return;
+            }
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// One array of bulk strings; `None` at the end of the connection.
+fn request(input: &mut impl BufRead) -> Option<Vec<Vec<u8>>> {
+    let count = number(input)?;
+    let mut args = Vec::new();
+    for _ in 0..count {
+        let mut arg = vec![0; number(input)? + 2];
+        input.read_exact(&mut arg).ok()?;
+        arg.truncate(arg.len() - 2);
+        args.push(arg);
+    }
+    Some(args)
+}
+
+/// The number after a header's kind.
+fn number(input: &mut impl BufRead) -> Option<usize> {
+    let mut line = String::new();
+    input.read_line(&mut line).ok()?;
+    line.get(1..)?.trim_end().parse().ok()
+}
+
+/// The key's slot, from the definition: an oracle for the generator's own.
+fn slot(key: &[u8]) -> u16 {
+    let mut remainder = 0_u32;
+    for bit in key.iter().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1)).chain([0; 16])
+    {
+        remainder = remainder << 1 | u32::from(bit);
+        if remainder & 0x1_0000 != 0 {
+            remainder ^= 0x1_1021;
+        }
+    }
+    u16::try_from(remainder % 16_384).unwrap()
+}

@@ -1,0 +1,454 @@
+//! The house linter: rules of this repository that neither the compiler nor clippy can hold.
+//!
+//! Each rule is a function from one source file to its faults, a table of where the rule does not apply (with the
+//! reason), and a test over the whole tree. Rules look at code with comments and strings blanked out, unless they say
+//! otherwise; what is under `tests/`, or in the `#[cfg(test)]` module at a file's foot, is test code.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where `unsafe` may stand. Each file opens with the protocol that makes it sound.
+const UNSAFE_HOMES: &[&str] = &["wal/src/disk/uring.rs", "wal/src/image.rs", "wal/src/mapped.rs"];
+
+/// Where threads start: a reader who asks "what runs beside what?" has this list to read.
+const THREAD_HOMES: &[&str] = &[
+    "engine/src/driver.rs", // a shard's thread
+    "engine/src/apply.rs",  // state machines that block
+    "engine/src/node.rs",   // starts the shards
+    "wal/src/disk/",        // pre-writing, and the portable driver's writers
+    "wal/src/read.rs",      // cold reads
+    "bench/",
+    "tools/",
+];
+
+/// Where tokio is named: the network, the one file that sleeps, and the programs.
+const TOKIO_HOMES: &[&str] = &[
+    "net/",
+    "engine/src/driver.rs",
+    "engine/src/inbox.rs",
+    "engine/examples/",
+    "bench/",
+    "tools/",
+];
+
+/// Where the ring is named.
+const RING_HOMES: &[&str] = &["wal/src/disk/uring.rs"];
+
+/// Who says that bytes are durable. The core's own files define it.
+const DURABLE_HOMES: &[&str] = &["wal/src/stream.rs", "engine/raft/"];
+
+const FILE_LINES_MAX: usize = 900;
+
+/// Everything at the top of the repository; hidden files aside.
+const TOP_LEVEL: &[&str] = &[
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+    "README.md",
+    "bench",
+    "clippy.toml",
+    "deny.toml",
+    "engine",
+    "net",
+    "rust-toolchain.toml",
+    "rustfmt.toml",
+    "target",
+    "tools",
+    "wal",
+];
+
+/// The folders the rules cover.
+const FOLDERS: &[&str] = &["engine", "wal", "net", "bench", "tools", ".ci"];
+
+#[test]
+fn unsafe_code_stays_in_its_homes() {
+    check(|source| source.outside(UNSAFE_HOMES, |line| has_word(line, "unsafe"), "unsafe code"));
+}
+
+#[test]
+fn every_package_refuses_unsafe_code_at_its_root() {
+    check(|source| {
+        let root = source.path.ends_with("src/lib.rs")
+            || source.path.ends_with("src/main.rs")
+            || (source.path.contains("/src/bin/") && !source.path.ends_with("/mod.rs"));
+        let wanted = if source.path == "wal/src/lib.rs" {
+            "deny(unsafe_code)"
+        } else {
+            "forbid(unsafe_code)"
+        };
+        if root && !source.code.contains(&format!("#![{wanted}]")) {
+            vec![format!("{}: no #![{wanted}]", source.path)]
+        } else {
+            vec![]
+        }
+    });
+}
+
+#[test]
+fn every_source_file_says_what_it_is() {
+    check(|source| {
+        let first = source.text.lines().next().unwrap_or_default();
+        let titled = first.strip_prefix("//! ").is_some_and(|title| title.trim().len() > 5);
+        let placeholder = first.to_lowercase().contains("placeholder");
+        if titled && !placeholder {
+            vec![]
+        } else {
+            vec![format!("{}: does not open with its `//!` header", source.path)]
+        }
+    });
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // Comments count here: the first four stand in them. Spelled apart, so that this file passes.
+    let words =
+        [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX"), concat!("HA", "CK")];
+    let calls = [concat!("to", "do!("), concat!("unimplemented", "!("), concat!("#[ig", "nore")];
+    check(|source| {
+        source.lines(
+            &source.text,
+            |line| {
+                words.iter().any(|word| has_word(line, word))
+                    || calls.iter().any(|call| line.contains(call))
+            },
+            "something left for later",
+        )
+    });
+}
+
+#[test]
+fn only_the_log_says_what_is_durable() {
+    check(|source| {
+        source.outside(DURABLE_HOMES, |line| line.contains("Durable::new"), "Durable made")
+    });
+}
+
+#[test]
+fn threads_start_in_few_files() {
+    check(|source| {
+        let starts = |line: &str| {
+            ["thread::Builder", "thread::spawn", "thread::scope", "spawn_blocking"]
+                .iter()
+                .any(|call| line.contains(call))
+        };
+        source.outside(THREAD_HOMES, starts, "a thread started")
+    });
+}
+
+#[test]
+fn tokio_and_the_ring_have_their_places() {
+    check(|source| {
+        let mut faults = source.outside(TOKIO_HOMES, |line| has_path(line, "tokio"), "tokio");
+        faults.extend(source.outside(RING_HOMES, |line| has_path(line, "io_uring"), "io_uring"));
+        faults
+    });
+}
+
+#[test]
+fn a_file_has_one_subject_and_an_end() {
+    check(|source| {
+        let lines = source.text.lines().count();
+        if lines > FILE_LINES_MAX {
+            vec![format!("{}: {lines} lines", source.path)]
+        } else {
+            vec![]
+        }
+    });
+}
+
+#[test]
+fn no_file_knows_the_machine_it_was_written_on() {
+    let places = [
+        concat!("/wo", "rk/"),
+        concat!("/tmp/", "bash_jobs"),
+        concat!("/ro", "ot/"),
+        concat!("/tmp/", "wt/"),
+    ];
+    let mut faults = Vec::new();
+    for (path, text) in texts() {
+        for (at, line) in text.lines().enumerate() {
+            if places.iter().any(|place| line.contains(place)) {
+                faults.push(format!("{path}:{}: a path of one machine", at + 1));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn documents_name_only_files_that_exist() {
+    let mut faults = Vec::new();
+    for (path, text) in texts().into_iter().filter(|(path, _)| path.ends_with(".md")) {
+        for (at, line) in text.lines().enumerate() {
+            for named in paths_in(line) {
+                if !root().join(&named).exists() {
+                    faults.push(format!("{path}:{}: {named} does not exist", at + 1));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn the_top_level_holds_what_it_is_meant_to() {
+    let mut strangers: Vec<String> = fs::read_dir(root())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with('.') && !name.starts_with("logdrive-load-"))
+        .filter(|name| !TOP_LEVEL.contains(&name.as_str()))
+        .collect();
+    strangers.sort();
+    assert!(strangers.is_empty(), "not of the repository's top level: {strangers:?}");
+}
+
+/// One Rust file.
+struct Source {
+    /// From the repository's root.
+    path: String,
+    text: String,
+    /// The text with comments and strings blanked out, line for line.
+    code: String,
+    /// The first line of test code at the file's foot, counted from 0; the number of lines if there is none.
+    tests_at: usize,
+}
+
+impl Source {
+    fn new(path: String, text: String) -> Self {
+        let code = blank(&text);
+        let lines: Vec<&str> = code.lines().collect();
+        let tests_at = (1..lines.len())
+            .find(|&at| {
+                lines[at - 1].trim() == "#[cfg(test)]" && lines[at].starts_with("mod tests")
+            })
+            .unwrap_or(lines.len());
+        Self { path, text, code, tests_at }
+    }
+
+    /// Places outside `homes` where a line of code that is not test code is `bad`.
+    fn outside(&self, homes: &[&str], bad: impl Fn(&str) -> bool, what: &str) -> Vec<String> {
+        let at_home = homes.iter().any(|home| {
+            if home.ends_with('/') { self.path.starts_with(home) } else { self.path == *home }
+        });
+        // Tests may start threads, name tokio and make promises, but are not unsafe either.
+        let tests_too = what == "unsafe code";
+        if at_home || (self.is_test() && !tests_too) {
+            return vec![];
+        }
+        let until = if tests_too { usize::MAX } else { self.tests_at };
+        let code: String = self.code.lines().take(until).flat_map(|line| [line, "\n"]).collect();
+        self.lines(&code, bad, &format!("{what} outside its homes"))
+    }
+
+    fn lines(&self, text: &str, bad: impl Fn(&str) -> bool, what: &str) -> Vec<String> {
+        text.lines()
+            .enumerate()
+            .filter(|(_, line)| bad(line))
+            .map(|(at, _)| format!("{}:{}: {what}", self.path, at + 1))
+            .collect()
+    }
+
+    fn is_test(&self) -> bool {
+        self.path.contains("/tests/")
+            || self.path.contains("/benches/")
+            || self.path.ends_with("/tests.rs")
+    }
+}
+
+/// Runs a rule over every Rust file and shows all faults at once.
+fn check(rule: impl Fn(&Source) -> Vec<String>) {
+    let sources: Vec<Source> = texts()
+        .into_iter()
+        .filter(|(path, _)| path.ends_with(".rs"))
+        .map(|(path, text)| Source::new(path, text))
+        .collect();
+    assert!(sources.len() > 20, "the walk found {} files: the tree is elsewhere", sources.len());
+    let faults: Vec<String> = sources.iter().flat_map(rule).collect();
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every text file of the tree: its path from the root, and its text.
+fn texts() -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    let mut folders: Vec<PathBuf> = FOLDERS.iter().map(|folder| root().join(folder)).collect();
+    files.extend(
+        fs::read_dir(root())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file()),
+    );
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && name != "proptest-regressions" {
+                folders.push(path);
+            } else if path.is_file() {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    let text = |path: PathBuf| {
+        let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+        fs::read_to_string(&path).ok().map(|text| (name, text)) // not UTF-8: not text
+    };
+    files
+        .into_iter()
+        .filter(|path| path.file_name() != Some(".git".as_ref()))
+        .filter_map(text)
+        .collect()
+}
+
+/// Whether `word` stands in `line` on its own.
+fn has_word(line: &str, word: &str) -> bool {
+    let in_word = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word).any(|(at, _)| {
+        !line[..at].ends_with(in_word) && !line[at + word.len()..].starts_with(in_word)
+    })
+}
+
+/// Whether `line` names something of the crate `name`.
+fn has_path(line: &str, name: &str) -> bool {
+    has_word(line, name)
+        && (line.contains(&format!("{name}::")) || line.trim_start().starts_with("use "))
+}
+
+/// Paths into the tree that a line of prose names: words that start with one of its folders. Patterns are left out.
+fn paths_in(line: &str) -> Vec<String> {
+    let in_path = |c: char| c.is_alphanumeric() || "/._-*{}<>$".contains(c);
+    line.split(|c: char| !in_path(c))
+        .map(|word| word.trim_end_matches(['.', '/']))
+        .filter(|word| FOLDERS.iter().any(|folder| word.starts_with(&format!("{folder}/"))))
+        .filter(|word| !word.contains(['*', '{', '<', '$']))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Replaces comments and the insides of strings by spaces; line ends stay.
+fn blank(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &bytes[at..];
+        let skipped = if rest.starts_with(b"//") {
+            rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len())
+        } else if rest.starts_with(b"/*") {
+            block_comment(rest)
+        } else if let Some(hashes) = raw_string(rest, at.checked_sub(1).map(|before| bytes[before]))
+        {
+            let open = hashes + 2;
+            let close = [&b"\""[..], &b"#".repeat(hashes)].concat();
+            let body = rest[open..].windows(close.len()).position(|window| window == close);
+            body.map_or(rest.len(), |body| open + body + close.len())
+        } else if rest[0] == b'"' {
+            string(rest)
+        } else if rest[0] == b'\'' {
+            character(rest)
+        } else {
+            0
+        };
+        if skipped == 0 {
+            out.push(rest[0]);
+            at += 1;
+        } else {
+            out.extend(
+                rest[..skipped].iter().map(|&byte| if byte == b'\n' { b'\n' } else { b' ' }),
+            );
+            at += skipped;
+        }
+    }
+    String::from_utf8(out).unwrap()
+}
+
+fn block_comment(rest: &[u8]) -> usize {
+    let (mut depth, mut at) = (0_usize, 0);
+    while at + 1 < rest.len() {
+        match &rest[at..at + 2] {
+            b"/*" => (depth, at) = (depth + 1, at + 2),
+            b"*/" => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    rest.len()
+}
+
+/// The number of hashes if a raw string starts here.
+fn raw_string(rest: &[u8], before: Option<u8>) -> Option<usize> {
+    if rest[0] != b'r'
+        || before.is_some_and(|byte| byte != b'b' && (byte.is_ascii_alphanumeric() || byte == b'_'))
+    {
+        return None;
+    }
+    let hashes = rest[1..].iter().take_while(|&&byte| byte == b'#').count();
+    (rest.get(1 + hashes) == Some(&b'"')).then_some(hashes)
+}
+
+fn string(rest: &[u8]) -> usize {
+    let mut at = 1;
+    while at < rest.len() {
+        match rest[at] {
+            b'\\' => at += 2,
+            b'"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    rest.len()
+}
+
+/// A character literal's length; 0 for a lifetime.
+fn character(rest: &[u8]) -> usize {
+    if rest.get(1) == Some(&b'\\') {
+        return rest[3..].iter().position(|&byte| byte == b'\'').map_or(0, |at| at + 4);
+    }
+    // One character of up to four bytes, then the closing quote.
+    (2..=5)
+        .find(|&at| {
+            rest.get(at) == Some(&b'\'')
+                && str::from_utf8(&rest[1..at]).is_ok_and(|c| c.chars().count() == 1)
+        })
+        .map_or(0, |at| at + 1)
+}
+
+#[test]
+fn comments_and_strings_are_not_code() {
+    let text = "a // unsafe\n/* unsafe /* x */ unsafe */ b \"unsafe \\\" unsafe\" c r#\"unsafe \" \"# d '\"' e 'x f '\\'' g";
+    let code = blank(text);
+    assert_eq!(code.len(), text.len());
+    assert_eq!(
+        code.split_whitespace().collect::<Vec<_>>(),
+        ["a", "b", "c", "d", "e", "'x", "f", "g"]
+    );
+}
+
+#[test]
+fn a_fault_is_found_and_its_line_named() {
+    let text = "//! A file.\nfn f() {\n    unsafe { g() }\n}\n#[cfg(test)]\nmod tests {\n    use tokio::x;\n}\n";
+    let source = Source::new("net/src/x.rs".into(), text.into());
+    let found = source.outside(UNSAFE_HOMES, |line| has_word(line, "unsafe"), "unsafe code");
+    assert_eq!(found, ["net/src/x.rs:3: unsafe code outside its homes"]);
+    assert!(
+        source.outside(RING_HOMES, |line| has_path(line, "tokio"), "tokio").is_empty(),
+        "it is in the tests"
+    );
+    assert!(has_path("    tokio::spawn(x)", "tokio") && !has_path("let tokio = 1;", "tokio"));
+    assert!(!has_word("#![forbid(unsafe_code)]", "unsafe"));
+}
+
+#[test]
+fn paths_are_found_in_prose() {
+    let line = "see `wal/src/disk/uring.rs`, (engine/raft/) and tools/tests/*.rs; not a/b or https://net/x.";
+    assert_eq!(paths_in(line), ["wal/src/disk/uring.rs", "engine/raft"]);
+}

@@ -1,0 +1,77 @@
+//! A stream's settings, checked once.
+//!
+//! In:     what the embedder wants.
+//! Out:    what the log works with.
+//! Fails:  [`WalError::Config`] for what cannot be.
+
+use crate::disk::DriverChoice;
+use crate::error::WalError;
+use crate::format::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use crate::home::Identity;
+use std::path::PathBuf;
+
+/// Settings of one stream.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The stream's own directory: [`crate::Home::shard_dir`].
+    pub dir: PathBuf,
+    /// Whose it is.
+    pub identity: Identity,
+    /// Which of the node's streams.
+    pub shard: u32,
+    /// Size of new segments, in bytes: whole blocks of 4 KiB, 64 KiB to 1 GiB. Each stream keeps two or three
+    /// times as much memory.
+    pub segment_bytes: u64,
+    /// A batch is closed when its records pass this many bytes.
+    pub batch_bytes_max: u32,
+    /// Writes in flight.
+    pub in_flight_max: usize,
+    /// Segments made ahead of need.
+    pub spare_segments: usize,
+    /// How to write.
+    pub driver: DriverChoice,
+}
+
+impl Config {
+    /// The usual settings: segments of 64 MiB, batches of 1 MiB, four writes in flight, one spare segment.
+    #[must_use]
+    pub fn new(dir: PathBuf, identity: Identity, shard: u32) -> Self {
+        Self {
+            dir,
+            identity,
+            shard,
+            segment_bytes: 64 << 20,
+            batch_bytes_max: 1 << 20,
+            in_flight_max: 4,
+            spare_segments: 1,
+            driver: DriverChoice::Auto,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), WalError> {
+        let bad = |what: String| Err(WalError::Config(what));
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes)
+            || !self.segment_bytes.is_multiple_of(BLOCK_BYTES as u64)
+        {
+            return bad(format!(
+                "segments of {} bytes; {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} in steps of \
+                 {BLOCK_BYTES} are possible",
+                self.segment_bytes
+            ));
+        }
+        if !(BLOCK_BYTES..=BATCH_BYTES_LIMIT).contains(&(self.batch_bytes_max as usize)) {
+            return bad(format!("batches of {} bytes", self.batch_bytes_max));
+        }
+        if !(1..=IN_FLIGHT_LIMIT).contains(&self.in_flight_max) {
+            return bad(format!("{} writes in flight", self.in_flight_max));
+        }
+        if !(1..=SPARES_LIMIT).contains(&self.spare_segments) {
+            return bad(format!("{} spare segments", self.spare_segments));
+        }
+        Ok(())
+    }
+}
+
+const BATCH_BYTES_LIMIT: usize = 64 << 20;
+const IN_FLIGHT_LIMIT: usize = 64;
+const SPARES_LIMIT: usize = 4;

@@ -1,0 +1,200 @@
+//! The files of one stream's directory: their names, how they are opened, made and listed.
+//!
+//! In:     a directory; orders for segments.
+//! Out:    open files, directory entries that are durable.
+//! Cost:   making a segment writes it whole, in chunks.
+//! Fails:  with the file system's error; a half-made segment keeps its temporary name.
+//! Source: FAULTS' rules 7 (pre-writing), 26 (directory syncs), W11.
+
+use super::{MakeSegment, SegmentFile};
+use crate::format::{BLOCK_BYTES, SegmentSeq};
+use crate::image::{Image, ImageWriter};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// One stream's directory.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    dir: PathBuf,
+    direct: bool,
+}
+
+impl Files {
+    /// Looks at a directory, and whether its file system takes direct writes.
+    pub(super) fn probe(dir: &Path) -> io::Result<Self> {
+        let name = dir.join(PROBE_NAME);
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+        let direct = match rustix::fs::open(&name, flags | OFlags::DIRECT, FILE_MODE) {
+            Ok(file) => {
+                let block = Image::new(BLOCK_BYTES)?;
+                let mut block = block;
+                let writer = ImageWriter::claim(&mut block).expect("a new image has one owner");
+                // Some file systems take the flag and refuse the write.
+                File::from(file).write_at(writer.bytes(0..BLOCK_BYTES), 0).is_ok()
+            }
+            Err(_) => {
+                drop(rustix::fs::open(&name, flags, FILE_MODE)?);
+                false
+            }
+        };
+        std::fs::remove_file(&name)?;
+        Ok(Self { dir: dir.to_owned(), direct })
+    }
+
+    pub(super) fn direct(&self) -> bool {
+        self.direct
+    }
+
+    pub(super) fn path(&self, segment: SegmentSeq) -> PathBuf {
+        self.dir.join(format!("{:010}.{SEGMENT_SUFFIX}", segment.0))
+    }
+
+    pub(super) fn manifest_path(&self) -> PathBuf {
+        self.dir.join(MANIFEST_NAME)
+    }
+
+    pub(super) fn manifest(&self) -> io::Result<Option<Vec<u8>>> {
+        match std::fs::read(self.manifest_path()) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lists segments; removes what a crash left half made.
+    pub(super) fn segments(&self) -> io::Result<Vec<SegmentFile>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name == MANIFEST_NAME {
+                continue;
+            }
+            if name == PROBE_NAME || name.ends_with(TEMPORARY_SUFFIX) {
+                std::fs::remove_file(entry.path())?;
+                continue;
+            }
+            let number = name
+                .strip_suffix(SEGMENT_SUFFIX)
+                .and_then(|name| name.strip_suffix('.'))
+                .filter(|digits| digits.len() == 10)
+                .and_then(|digits| digits.parse().ok());
+            let Some(number) = number else {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("{name} is not a segment's name"),
+                ));
+            };
+            let bytes = entry.metadata()?.len();
+            found.push(SegmentFile { segment: SegmentSeq(number), bytes });
+        }
+        found.sort_by_key(|file| file.segment);
+        Ok(found)
+    }
+
+    pub(super) fn read(
+        &self,
+        segment: SegmentSeq,
+        offset: u64,
+        out: &mut [u8],
+    ) -> io::Result<()> {
+        File::open(self.path(segment))?.read_exact_at(out, offset)
+    }
+
+    pub(super) fn sync(&self, segment: SegmentSeq) -> io::Result<()> {
+        File::options().write(true).open(self.path(segment))?.sync_data()
+    }
+
+    pub(super) fn remove(&self, segment: SegmentSeq) -> io::Result<()> {
+        std::fs::remove_file(self.path(segment))?;
+        sync_dir(&self.dir)
+    }
+
+    /// Makes a segment: room, zeros, header, sync, name, directory sync, manifest. `pause` is called between
+    /// chunks, and may give up. `zeros` is at least a chunk of zeros, page-aligned.
+    pub(super) fn make(
+        &self,
+        order: &MakeSegment,
+        zeros: &mut ImageWriter,
+        mut pause: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<File> {
+        let temporary = self.dir.join(format!("{:010}{TEMPORARY_SUFFIX}", order.segment.0));
+        let mut flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::TRUNC;
+        flags.set(OFlags::DIRECT, self.direct);
+        let made = (|| {
+            let file = File::from(rustix::fs::open(&temporary, flags, FILE_MODE)?);
+            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, order.bytes) {
+                Ok(()) => {}
+                // Room is then found by the zeros.
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let chunk = zeros.len();
+            let mut at = 0;
+            zeros.tail_mut(0..BLOCK_BYTES).copy_from_slice(order.header.as_slice());
+            while at < order.bytes {
+                let len = usize::try_from(order.bytes - at).map_or(chunk, |left| left.min(chunk));
+                file.write_all_at(zeros.bytes(0..len), at)?;
+                if at == 0 {
+                    zeros.tail_mut(0..BLOCK_BYTES).fill(0);
+                }
+                at += len as u64;
+                if !self.direct && at.is_multiple_of(BUFFERED_SYNC_BYTES) {
+                    file.sync_data()?;
+                }
+                pause()?;
+            }
+            file.sync_all()?;
+            Ok(file)
+        })();
+        zeros.tail_mut(0..BLOCK_BYTES).fill(0);
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                // Gives its room back; the name says it is half made, so leaving it would be harmless.
+                let _ = std::fs::remove_file(&temporary);
+                return Err(error);
+            }
+        };
+        std::fs::rename(&temporary, self.path(order.segment))?;
+        sync_dir(&self.dir)?;
+        atomic_write(&self.manifest_path(), &order.manifest)?;
+        Ok(file)
+    }
+}
+
+/// Replaces a small file: after a crash it is the old one or the new one, whole (rule 26).
+pub(crate) fn atomic_write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().expect("a file has a name").to_owned();
+    name.push(TEMPORARY_SUFFIX);
+    let temporary = path.with_file_name(name);
+    let file = rustix::fs::open(
+        &temporary,
+        OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC,
+        FILE_MODE,
+    )?;
+    let mut file = File::from(file);
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    sync_dir(path.parent().expect("a file is in a directory"))
+}
+
+/// Makes a directory's entries durable.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Bytes written between two pauses.
+pub(super) const MAKE_CHUNK_BYTES: usize = 256 << 10;
+/// Dirty pages a buffered file may gather, so that no sync is long.
+const BUFFERED_SYNC_BYTES: u64 = 4 << 20;
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+const SEGMENT_SUFFIX: &str = "seg";
+const TEMPORARY_SUFFIX: &str = ".tmp";
+const PROBE_NAME: &str = "probe.tmp";
+pub(crate) const MANIFEST_NAME: &str = "manifest";

@@ -1,0 +1,274 @@
+//! The seam to the disk: the log decides, a driver acts. Completion-based, so that the same log runs on
+//! io_uring, on plain writes and in the simulator.
+//!
+//! In:     durable writes of frozen image ranges; orders for further segments; reads while opening.
+//! Out:    [`DiskEvent`]s, in any order.
+//! Cost:   see the drivers.
+//! Fails:  an event with an error; the log decides that it is final. A driver never retries what failed.
+//! Source: FAULTS' rules 9 (several writes in flight), 17 (no retry).
+
+mod files;
+mod maker;
+mod portable;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod uring;
+
+use crate::format::{BLOCK_BYTES, SegmentSeq};
+use crate::image::{Frozen, ImageWriter};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub(crate) use files::{MANIFEST_NAME, atomic_write, sync_dir};
+
+/// Which driver writes the log.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum DriverChoice {
+    /// io_uring if the kernel allows it, else plain writes.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    Uring,
+    /// Plain writes and `fdatasync`, on a thread of their own.
+    Portable,
+}
+
+/// What a driver turned out to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DriverInfo {
+    /// `io_uring`, `portable` or `sim`.
+    pub driver: &'static str,
+    /// True if writes go past the page cache.
+    pub direct_io: bool,
+    /// True if images are registered with the ring.
+    pub registered_buffers: bool,
+}
+
+/// A segment file found while opening.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SegmentFile {
+    /// From its name.
+    pub segment: SegmentSeq,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// An order for the next segment.
+#[derive(Clone, Debug)]
+pub struct MakeSegment {
+    /// Its number.
+    pub segment: SegmentSeq,
+    /// Its size.
+    pub bytes: u64,
+    /// Its first block; zeros follow.
+    pub header: Box<[u8; BLOCK_BYTES]>,
+    /// What the manifest says from then on: replaced when the file is durable, before it may be used.
+    pub manifest: Vec<u8>,
+}
+
+/// A durable write.
+#[derive(Clone, Debug)]
+pub struct WriteSegment {
+    /// Names it in its event.
+    pub token: u64,
+    /// Into which segment; it has been made.
+    pub segment: SegmentSeq,
+    /// At which byte; whole blocks.
+    pub offset: u64,
+    /// What. The driver keeps this until the write is over.
+    pub bytes: Frozen,
+}
+
+/// Something finished.
+#[derive(Debug)]
+pub enum DiskEvent {
+    /// A write is durable, whole; or it failed, and nothing is known of its bytes.
+    Written {
+        /// Which.
+        token: u64,
+        /// How it went.
+        result: io::Result<()>,
+    },
+    /// A segment may be used; or it could not be made. After [`io::ErrorKind::StorageFull`] or
+    /// [`io::ErrorKind::QuotaExceeded`] the driver keeps trying, and reports again.
+    Made {
+        /// Which.
+        segment: SegmentSeq,
+        /// How it went.
+        result: io::Result<()>,
+    },
+}
+
+/// Reads a sealed segment, from any thread. May block.
+pub trait SegmentReader: Send + Sync {
+    /// Fills `out` from byte `offset` on.
+    ///
+    /// # Errors
+    /// Whatever the file gives; bytes behind its end are an error.
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+}
+
+/// Where a log is kept. One stream's: one log owns it.
+///
+/// Dropping it waits for its writes in flight.
+pub trait Disk {
+    /// What it is.
+    fn info(&self) -> DriverInfo;
+
+    /// The name of a segment's file, for errors.
+    fn path(&self, segment: SegmentSeq) -> PathBuf;
+
+    /// The name of the manifest's file, for errors.
+    fn manifest_path(&self) -> PathBuf;
+
+    /// The manifest, whole; `None` if there is none.
+    ///
+    /// # Errors
+    /// The read's.
+    fn manifest(&mut self) -> io::Result<Option<Vec<u8>>>;
+
+    /// The segment files there are, in order. Half-made ones are removed.
+    ///
+    /// # Errors
+    /// The directory's; [`io::ErrorKind::InvalidData`] for a name that is no segment's.
+    fn segments(&mut self) -> io::Result<Vec<SegmentFile>>;
+
+    /// Fills `out` from byte `offset` of a segment file. Blocks; used while opening.
+    ///
+    /// # Errors
+    /// The read's.
+    fn read(&mut self, segment: SegmentSeq, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// Makes what was read of a segment durable. Blocks; used while opening (rule 19).
+    ///
+    /// # Errors
+    /// The sync's.
+    fn sync(&mut self, segment: SegmentSeq) -> io::Result<()>;
+
+    /// Removes a segment file for good. Blocks; used while opening, on segments that are void.
+    ///
+    /// # Errors
+    /// The removal's, or the directory sync's.
+    fn remove(&mut self, segment: SegmentSeq) -> io::Result<()>;
+
+    /// Orders the next segment. Its [`DiskEvent::Made`] follows. `urgent`: writes wait for it.
+    fn make(&mut self, make: MakeSegment, urgent: bool);
+
+    /// Says that writes wait for the segments ordered.
+    fn hurry(&mut self);
+
+    /// An image of a segment's size, with whatever bytes are in it.
+    ///
+    /// # Errors
+    /// No memory.
+    fn image(&mut self) -> io::Result<ImageWriter>;
+
+    /// Starts a durable write.
+    ///
+    /// # Errors
+    /// It could not be started; no event follows.
+    fn write(&mut self, write: WriteSegment) -> io::Result<()>;
+
+    /// Adds what finished to `events`. Never blocks.
+    ///
+    /// # Errors
+    /// The driver's own; nothing is known of the writes in flight.
+    fn poll(&mut self, events: &mut Vec<DiskEvent>) -> io::Result<()>;
+
+    /// Blocks until [`Disk::poll`] has something. Used while opening and closing.
+    ///
+    /// # Errors
+    /// The driver's own.
+    fn wait(&mut self) -> io::Result<()>;
+
+    /// Becomes readable when [`Disk::poll`] may have something. To be waited for edge-triggered: nobody reads
+    /// it empty.
+    fn readiness(&self) -> Option<BorrowedFd<'_>>;
+
+    /// A reader of a sealed segment.
+    fn reader(&self, segment: SegmentSeq) -> Arc<dyn SegmentReader>;
+}
+
+/// Opens the directory of one stream with the driver chosen.
+pub(crate) fn open(
+    dir: &std::path::Path,
+    segment_bytes: u64,
+    in_flight_max: usize,
+    choice: DriverChoice,
+) -> io::Result<Box<dyn Disk>> {
+    let files = files::Files::probe(dir)?;
+    let images = uring::IMAGES_KEPT;
+    if choice != DriverChoice::Portable {
+        match uring::UringDisk::open(files.clone(), segment_bytes, in_flight_max, images) {
+            Ok(disk) => return Ok(Box::new(disk)),
+            Err(error) if choice == DriverChoice::Uring => return Err(error),
+            Err(error) => tracing::warn!(%error, "io_uring is not to be had: plain writes instead"),
+        }
+    }
+    Ok(Box::new(portable::PortableDisk::open(files, segment_bytes, in_flight_max, images)?))
+}
+
+/// True for errors that mean "no room now", which may pass.
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
+/// What follows from one write's result (W4).
+#[derive(Debug)]
+enum Progress {
+    /// All bytes are written.
+    Whole,
+    /// Write again, from this byte of the range on.
+    Again(usize),
+    /// It failed.
+    Failed(io::Error),
+}
+
+/// Judges the result of writing `len` bytes from byte `from` on: bytes written, or an error.
+fn progress(from: usize, len: usize, result: io::Result<usize>) -> Progress {
+    match result {
+        Ok(0) => Progress::Failed(io::ErrorKind::WriteZero.into()),
+        Ok(written) if from + written >= len => Progress::Whole,
+        // Direct writes start on blocks. Rewriting the part of a block that did land is allowed: none of
+        // this write has been acknowledged.
+        Ok(written) => match (from + written) / BLOCK_BYTES * BLOCK_BYTES {
+            again if again > from => Progress::Again(again),
+            _ => Progress::Failed(io::ErrorKind::WriteZero.into()),
+        },
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) =>
+        {
+            Progress::Again(from)
+        }
+        Err(error) => Progress::Failed(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w4_a_short_write_goes_on_from_its_last_whole_block() {
+        assert!(matches!(progress(0, 16384, Ok(16384)), Progress::Whole));
+        assert!(matches!(progress(0, 16384, Ok(8192 + 512)), Progress::Again(8192)));
+        assert!(matches!(progress(8192, 16384, Ok(4096)), Progress::Again(12288)));
+        assert!(matches!(progress(8192, 16384, Ok(8192)), Progress::Whole));
+        assert!(matches!(
+            progress(4096, 16384, Err(io::ErrorKind::Interrupted.into())),
+            Progress::Again(4096)
+        ));
+    }
+
+    #[test]
+    fn w4_a_write_of_nothing_or_a_failed_one_is_never_whole() {
+        assert!(matches!(progress(0, 4096, Ok(0)), Progress::Failed(_)));
+        assert!(matches!(progress(0, 8192, Ok(512)), Progress::Failed(_)));
+        assert!(matches!(progress(0, 4096, Err(io::Error::other("EIO"))), Progress::Failed(_)));
+    }
+}

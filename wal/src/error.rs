@@ -1,0 +1,130 @@
+//! What can go wrong with a log: refused, out of room, broken disk, damaged bytes.
+//!
+//! In:     every operation of the log and of its directory.
+//! Out:    one enum per operation; bad bytes name file and offset, never a panic.
+//! Fails:  [`WalError::Io`] and [`WalError::Poisoned`] are final: the stream writes nothing more.
+//! Source: FAULTS' rules 17 (poison), 20-25 (damage), W9 (disk full).
+
+use logdrive_raft::{GroupId, LogIndex};
+use std::io;
+use std::path::PathBuf;
+
+/// Bytes on disk that are not what was written there.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{} is corrupt at byte {offset}: {what}", file.display())]
+pub struct Corrupt {
+    /// The damaged file.
+    pub file: PathBuf,
+    /// Where in the file, in bytes from its start.
+    pub offset: u64,
+    /// What was found.
+    pub what: String,
+}
+
+/// Why the log could not be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum WalError {
+    /// The disk failed. Nothing more is written: what was in flight has an unknown outcome, and the
+    /// stream is poisoned.
+    #[error("{what} of {} failed: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// Which operation.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// An earlier call failed; this one did nothing. Writes that were not reported durable have an
+    /// unknown outcome.
+    #[error("the log is poisoned by an earlier failure: {first}")]
+    Poisoned {
+        /// The first failure, as text.
+        first: String,
+    },
+    /// Damage below what was acknowledged. Nothing was changed.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// A file belongs to another node, store or shard, or is there twice. Nothing was changed.
+    #[error("{} is not of this log: {what}", file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// A file that must be there is not. Never taken for an empty log. Nothing was changed.
+    #[error("{} is missing: {what}", file.display())]
+    Missing {
+        /// The file.
+        file: PathBuf,
+        /// Who says that it must be there.
+        what: String,
+    },
+    /// Written by a version this one does not know.
+    #[error("{} has {what} {found}; this version knows {known}", file.display())]
+    Version {
+        /// The file.
+        file: PathBuf,
+        /// Of what.
+        what: &'static str,
+        /// The number found.
+        found: u32,
+        /// The number known.
+        known: u32,
+    },
+    /// There is no room for the write, and no next segment could be made. The call did nothing; room
+    /// may come back.
+    #[error("no room in the log: the next segment could not be made")]
+    NoSpace,
+    /// An entry or a membership is larger than a segment can take. The call did nothing.
+    #[error("{bytes} bytes are more than the {max} one segment can take")]
+    TooLarge {
+        /// Its payload's size.
+        bytes: usize,
+        /// The largest possible: [`crate::Wal::entry_bytes_max`].
+        max: usize,
+    },
+    /// A setting cannot be.
+    #[error("bad setting: {0}")]
+    Config(String),
+}
+
+/// Why entries could not be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The group is not in this log.
+    #[error("{0:?} is not in this log")]
+    UnknownGroup(GroupId),
+    /// The range is empty, runs backwards or goes past the log's end.
+    #[error("{group:?} has no entries {first:?} to {last:?} (its log ends at {end:?})")]
+    OutOfRange {
+        /// The group.
+        group: GroupId,
+        /// First entry asked for.
+        first: LogIndex,
+        /// Last entry asked for.
+        last: LogIndex,
+        /// The log's last entry.
+        end: LogIndex,
+    },
+    /// Entry `at` is in a batch that is not durable yet.
+    #[error("entry {at:?} of {group:?} is not durable yet")]
+    NotDurable {
+        /// The group.
+        group: GroupId,
+        /// The first entry that is not.
+        at: LogIndex,
+    },
+    /// The bytes on disk are not what was written.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// The file could not be read.
+    #[error("read of {} failed: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,766 @@
+//! Every byte on disk: segment headers, batch headers, records. FORMAT.md draws what this file encodes.
+//!
+//! In:     numbers and byte slices; a [`Seed`] for what belongs to one segment.
+//! Out:    encoded bytes, or decoded values that have passed their checksums and bounds.
+//! Cost:   16 bytes of header per entry record plus 8 per entry; no allocation.
+//! Fails:  decoding anything but what was encoded gives a [`Bad`] that says what is wrong.
+//! Source: FAULTS' rules 1-6 (format), 11 (order inside a batch), 30 (unknown records).
+
+use crate::checksum::Seed;
+use logdrive_raft::{EntryKind, GroupId, HardState, LogIndex, NodeId, Term};
+use std::fmt;
+
+/// Number of a segment: its place in the stream, and its file's name.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SegmentSeq(pub u32);
+
+impl fmt::Debug for SegmentSeq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s{}", self.0)
+    }
+}
+
+/// A place in the stream: segment and byte. Later places compare greater, across segments too.
+#[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Position(u64);
+
+impl Position {
+    /// Before everything.
+    pub const ZERO: Self = Self(0);
+
+    /// Byte `offset` of segment `segment`.
+    #[must_use]
+    pub fn new(segment: SegmentSeq, offset: u32) -> Self {
+        Self(u64::from(segment.0) << 32 | u64::from(offset))
+    }
+
+    /// The segment.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // The upper half of 64 bits is 32 bits.
+    pub fn segment(self) -> SegmentSeq {
+        SegmentSeq((self.0 >> 32) as u32)
+    }
+
+    /// The byte in it.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // The lower half is meant.
+    pub fn offset(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl fmt::Debug for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}+{}", self.segment(), self.offset())
+    }
+}
+
+/// What is wrong with some bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Bad(pub(crate) &'static str);
+
+/// The first block of a segment file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) version: u32,
+    pub(crate) shard: u32,
+    pub(crate) seq: SegmentSeq,
+    /// Random, drawn anew each time a file becomes a segment.
+    pub(crate) id: u128,
+    pub(crate) store: u128,
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: u64,
+    pub(crate) bytes: u64,
+    pub(crate) cluster: String,
+}
+
+impl SegmentHeader {
+    pub(crate) fn encode(&self) -> Box<[u8; BLOCK_BYTES]> {
+        assert!(self.cluster.len() <= CLUSTER_BYTES_MAX, "cluster name of {}", self.cluster.len());
+        let mut block = Box::new([0u8; BLOCK_BYTES]);
+        let mut at = Cursor(block.as_mut_slice());
+        at.put(&SEGMENT_MAGIC);
+        at.put_u32(self.version);
+        at.put_u32(self.shard);
+        at.put_u64(u64::from(self.seq.0));
+        at.put(&self.id.to_le_bytes());
+        at.put(&self.store.to_le_bytes());
+        at.put_u64(self.node.get());
+        at.put_u64(self.incarnation);
+        at.put_u64(self.bytes);
+        at.put_u64(self.cluster.len() as u64);
+        at.put(self.cluster.as_bytes());
+        let crc = crate::checksum::checksum(&block[..SEGMENT_CRC_AT]);
+        block[SEGMENT_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        block
+    }
+
+    /// Decodes a header block whose checksum holds. Its version may be one this code does not know:
+    /// the caller asks.
+    pub(crate) fn decode(block: &[u8; BLOCK_BYTES]) -> Result<Self, Bad> {
+        if block[..SEGMENT_MAGIC.len()] != SEGMENT_MAGIC {
+            return Err(Bad("not a segment header"));
+        }
+        if u32_at(block, SEGMENT_CRC_AT) != crate::checksum::checksum(&block[..SEGMENT_CRC_AT]) {
+            return Err(Bad("segment header fails its checksum"));
+        }
+        let seq = u32::try_from(u64_at(block, 16)).map_err(|_| Bad("segment number overflows"))?;
+        let cluster_len = usize::try_from(u64_at(block, 80))
+            .ok()
+            .filter(|len| *len <= CLUSTER_BYTES_MAX)
+            .ok_or(Bad("cluster name is too long"))?;
+        let cluster = std::str::from_utf8(&block[88..88 + cluster_len])
+            .map_err(|_| Bad("cluster name is not UTF-8"))?;
+        Ok(Self {
+            version: u32_at(block, 8),
+            shard: u32_at(block, 12),
+            seq: SegmentSeq(seq),
+            id: u128_at(block, 24),
+            store: u128_at(block, 40),
+            node: NodeId(u64_at(block, 56)),
+            incarnation: u64_at(block, 64),
+            bytes: u64_at(block, 72),
+            cluster: cluster.to_owned(),
+        })
+    }
+}
+
+/// The stream's small file that says which segments there must be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Manifest {
+    pub(crate) version: u32,
+    pub(crate) shard: u32,
+    pub(crate) store: u128,
+    pub(crate) node: NodeId,
+    /// The oldest segment that is still needed.
+    pub(crate) first: SegmentSeq,
+    /// The newest segment ever made. Those in between exist, or a later segment's start record has
+    /// made them void. Zero: none yet.
+    pub(crate) made: SegmentSeq,
+}
+
+impl Manifest {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![0u8; MANIFEST_BYTES];
+        let mut at = Cursor(&mut out);
+        at.put(&MANIFEST_MAGIC);
+        at.put_u32(self.version);
+        at.put_u32(self.shard);
+        at.put(&self.store.to_le_bytes());
+        at.put_u64(self.node.get());
+        at.put_u32(self.first.0);
+        at.put_u32(self.made.0);
+        let crc = crate::checksum::checksum(&out[..MANIFEST_CRC_AT]);
+        out[MANIFEST_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Bad> {
+        if bytes.len() != MANIFEST_BYTES || bytes[..8] != MANIFEST_MAGIC {
+            return Err(Bad("not a manifest"));
+        }
+        if u32_at(bytes, MANIFEST_CRC_AT) != crate::checksum::checksum(&bytes[..MANIFEST_CRC_AT]) {
+            return Err(Bad("manifest fails its checksum"));
+        }
+        Ok(Self {
+            version: u32_at(bytes, 8),
+            shard: u32_at(bytes, 12),
+            store: u128_at(bytes, 16),
+            node: NodeId(u64_at(bytes, 32)),
+            first: SegmentSeq(u32_at(bytes, 40)),
+            made: SegmentSeq(u32_at(bytes, 44)),
+        })
+    }
+}
+
+/// What stands before a batch's records.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct BatchHeader {
+    /// Counts batches over the stream's whole life; the first is 1.
+    pub(crate) seq: u64,
+    /// Where this batch stands. Part of the checksum: a batch at the wrong place is no batch.
+    pub(crate) position: Position,
+    /// Everything below was known to be on disk when this batch was closed.
+    pub(crate) durable: Position,
+    pub(crate) body_bytes: u32,
+    pub(crate) body_crc: u32,
+    pub(crate) records: u32,
+    /// `header_crc` of the batch before, in this segment or the one before; zero for the first.
+    pub(crate) prev_crc: u32,
+}
+
+impl BatchHeader {
+    /// Encodes; returns the header with its own checksum, which names the whole batch.
+    pub(crate) fn encode(&self, seed: Seed) -> ([u8; BATCH_HEADER_BYTES], u32) {
+        let mut out = [0u8; BATCH_HEADER_BYTES];
+        let mut at = Cursor(&mut out);
+        at.put_u32(BATCH_MAGIC);
+        at.put_u32(0);
+        at.put_u64(self.seq);
+        at.put_u64(self.position.0);
+        at.put_u64(self.durable.0);
+        at.put_u32(self.body_bytes);
+        at.put_u32(self.body_crc);
+        at.put_u32(self.records);
+        at.put_u32(self.prev_crc);
+        let crc = seed.checksum(&out[BATCH_CRC_AT + 4..]);
+        out[BATCH_CRC_AT..BATCH_CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        (out, crc)
+    }
+
+    /// Decodes the header that should stand at `position` in a segment of `segment_bytes`. Returns it with
+    /// its checksum. The body is not looked at.
+    pub(crate) fn decode(
+        bytes: &[u8],
+        seed: Seed,
+        position: Position,
+        segment_bytes: u64,
+    ) -> Result<(Self, u32), Bad> {
+        if bytes.len() < BATCH_HEADER_BYTES || u32_at(bytes, 0) != BATCH_MAGIC {
+            return Err(Bad("no batch header"));
+        }
+        let crc = u32_at(bytes, BATCH_CRC_AT);
+        if crc != seed.checksum(&bytes[BATCH_CRC_AT + 4..BATCH_HEADER_BYTES]) {
+            return Err(Bad("batch header fails its checksum"));
+        }
+        let header = Self {
+            seq: u64_at(bytes, 8),
+            position: Position(u64_at(bytes, 16)),
+            durable: Position(u64_at(bytes, 24)),
+            body_bytes: u32_at(bytes, 32),
+            body_crc: u32_at(bytes, 36),
+            records: u32_at(bytes, 40),
+            prev_crc: u32_at(bytes, 44),
+        };
+        if header.position != position {
+            return Err(Bad("batch belongs to another place"));
+        }
+        if header.durable > position {
+            return Err(Bad("batch claims bytes behind itself durable"));
+        }
+        let end = u64::from(position.offset())
+            + BATCH_HEADER_BYTES as u64
+            + u64::from(header.body_bytes);
+        if end > segment_bytes {
+            return Err(Bad("batch runs past its segment"));
+        }
+        Ok((header, crc))
+    }
+
+    /// Bytes on disk, padding included.
+    pub(crate) fn padded_bytes(&self) -> usize {
+        (BATCH_HEADER_BYTES + self.body_bytes as usize).next_multiple_of(BLOCK_BYTES)
+    }
+}
+
+/// The first record of a segment's first batch: what came before, and up to where it counts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Start {
+    /// Where the segment before ended: nothing at or behind this place counts. `ZERO`: there was none.
+    pub(crate) end: Position,
+    /// The segment before.
+    pub(crate) id: u128,
+    /// The last batch's header checksum there, or the one carried over from still earlier.
+    pub(crate) prev_crc: u32,
+    /// True if recovery ended it (a torn tail may lie behind `end`), false if it was full.
+    pub(crate) cut: bool,
+}
+
+impl Start {
+    pub(crate) fn encode(&self, seed: Seed) -> [u8; START_RECORD_BYTES] {
+        let mut out = [0u8; START_RECORD_BYTES];
+        let (head, body) = out.split_at_mut(RECORD_HEADER_BYTES);
+        head.copy_from_slice(&record_header(RecordKind::Start, START_RECORD_BYTES, GroupId(0)));
+        let mut at = Cursor(body);
+        at.put_u64(self.end.0);
+        at.put(&self.id.to_le_bytes());
+        at.put_u32(self.prev_crc);
+        at.put_u32(u32::from(self.cut));
+        let crc = seed.checksum(&out[..START_CRC_AT]);
+        out[START_CRC_AT..START_CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Decodes a start record from its own bytes alone: it must be readable though the rest of its batch
+    /// is torn.
+    pub(crate) fn decode(bytes: &[u8], seed: Seed) -> Result<Self, Bad> {
+        let bytes = bytes.get(..START_RECORD_BYTES).ok_or(Bad("start record is short"))?;
+        let head = record_header(RecordKind::Start, START_RECORD_BYTES, GroupId(0));
+        if bytes[..RECORD_HEADER_BYTES] != head {
+            return Err(Bad("not a start record"));
+        }
+        if u32_at(bytes, START_CRC_AT) != seed.checksum(&bytes[..START_CRC_AT]) {
+            return Err(Bad("start record fails its checksum"));
+        }
+        Ok(Self {
+            end: Position(u64_at(bytes, 16)),
+            id: u128_at(bytes, 24),
+            prev_crc: u32_at(bytes, 40),
+            cut: u32_at(bytes, 44) == 1,
+        })
+    }
+}
+
+/// What a record holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub(crate) enum RecordKind {
+    Start = 1,
+    Membership = 2,
+    HardState = 3,
+    Entries = 4,
+}
+
+/// One decoded record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Record<'a> {
+    Start(Start),
+    Membership { group: GroupId, bytes: &'a [u8] },
+    HardState { group: GroupId, state: HardState },
+    /// A run of one group's entries of one term.
+    Entries(EntriesHead),
+    /// A kind this version does not know and may skip.
+    Optional,
+}
+
+/// The fixed part of an entries record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct EntriesHead {
+    pub(crate) group: GroupId,
+    pub(crate) first: LogIndex,
+    pub(crate) term: Term,
+    pub(crate) count: u32,
+    /// The whole record without padding.
+    pub(crate) record_bytes: u32,
+    head_crc: u32,
+}
+
+/// One entry's header inside its record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct EntryHead {
+    pub(crate) kind: EntryKind,
+    pub(crate) bytes: usize,
+    pub(crate) checksum: u32,
+}
+
+impl EntriesHead {
+    /// Decodes and bounds the fixed part, unverified: the checksum also covers the entry headers.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Bad> {
+        if bytes.len() < ENTRIES_HEAD_BYTES {
+            return Err(Bad("entries record is short"));
+        }
+        if bytes[0] != RecordKind::Entries as u8 || bytes[1..4] != [0; 3] {
+            return Err(Bad("not an entries record"));
+        }
+        let head = Self {
+            record_bytes: u32_at(bytes, 4),
+            group: GroupId(u64_at(bytes, 8)),
+            first: LogIndex(u64_at(bytes, 16)),
+            term: Term(u64_at(bytes, 24)),
+            count: u32_at(bytes, 32),
+            head_crc: u32_at(bytes, 36),
+        };
+        let least = ENTRIES_HEAD_BYTES as u64 + u64::from(head.count) * ENTRY_HEADER_BYTES as u64;
+        if head.count == 0 || u64::from(head.record_bytes) < least {
+            return Err(Bad("entries record has no room for its entries"));
+        }
+        if head.first == LogIndex::ZERO
+            || head.first.get().checked_add(u64::from(head.count)).is_none()
+            || head.term == Term::ZERO
+        {
+            return Err(Bad("entries record with an index or a term out of range"));
+        }
+        Ok(head)
+    }
+
+    /// The fixed part and the entry headers, in bytes.
+    pub(crate) fn headers_bytes(&self) -> usize {
+        ENTRIES_HEAD_BYTES + self.count as usize * ENTRY_HEADER_BYTES
+    }
+
+    /// Checks the fixed part with its entry headers, which stand at the start of `bytes`, and returns the
+    /// entry headers. Payloads need not be there.
+    pub(crate) fn verify<'a>(&self, bytes: &'a [u8], seed: Seed) -> Result<&'a [u8], Bad> {
+        let headers = bytes
+            .get(ENTRIES_HEAD_BYTES..self.headers_bytes())
+            .ok_or(Bad("entries record is short"))?;
+        let crc = seed.checksum_parts(&[&bytes[..ENTRIES_CRC_AT], headers]);
+        if crc != self.head_crc {
+            return Err(Bad("entry headers fail their checksum"));
+        }
+        let payload_bytes: u64 = headers
+            .chunks_exact(ENTRY_HEADER_BYTES)
+            .map(|header| u64::from(u32_at(header, 0) & ENTRY_LEN_MASK))
+            .sum();
+        if self.headers_bytes() as u64 + payload_bytes != u64::from(self.record_bytes) {
+            return Err(Bad("entries record's length is not that of its entries"));
+        }
+        for header in headers.chunks_exact(ENTRY_HEADER_BYTES) {
+            decode_entry_header(header)?;
+        }
+        Ok(headers)
+    }
+}
+
+/// Decodes one entry header.
+pub(crate) fn decode_entry_header(header: &[u8]) -> Result<EntryHead, Bad> {
+    let word = u32_at(header, 0);
+    let kind = EntryKind::from_byte(word.to_le_bytes()[3]).ok_or(Bad("unknown kind of entry"))?;
+    Ok(EntryHead { kind, bytes: (word & ENTRY_LEN_MASK) as usize, checksum: u32_at(header, 4) })
+}
+
+/// Bytes a run of entries takes, without padding.
+pub(crate) fn entries_record_bytes(count: usize, payload_bytes: usize) -> usize {
+    ENTRIES_HEAD_BYTES + count * ENTRY_HEADER_BYTES + payload_bytes
+}
+
+/// Encodes `entries` (one term, contiguous, not empty) over the start of `out`; returns the bytes
+/// used, padding included.
+pub(crate) fn encode_entries(
+    out: &mut [u8],
+    seed: Seed,
+    group: GroupId,
+    entries: &[logdrive_raft::Entry],
+) -> usize {
+    let first = entries.first().expect("a run of entries is not empty");
+    let headers_end = ENTRIES_HEAD_BYTES + entries.len() * ENTRY_HEADER_BYTES;
+    let mut at = headers_end;
+    for (entry, header) in
+        entries.iter().zip(out[ENTRIES_HEAD_BYTES..].as_chunks_mut::<ENTRY_HEADER_BYTES>().0)
+    {
+        let bytes = u32::try_from(entry.payload.len()).expect("entries are bounded by a segment");
+        debug_assert!(bytes <= ENTRY_LEN_MASK);
+        let word = bytes | u32::from(entry.kind as u8) << 24;
+        header[..4].copy_from_slice(&word.to_le_bytes());
+        header[4..].copy_from_slice(&entry.checksum.to_le_bytes());
+    }
+    for entry in entries {
+        out[at..at + entry.payload.len()].copy_from_slice(&entry.payload);
+        at += entry.payload.len();
+    }
+    let end = at.next_multiple_of(RECORD_ALIGN_BYTES);
+    out[at..end].fill(0);
+
+    out[..RECORD_HEADER_BYTES].copy_from_slice(&record_header(RecordKind::Entries, at, group));
+    let mut head = Cursor(&mut out[RECORD_HEADER_BYTES..ENTRIES_HEAD_BYTES]);
+    head.put_u64(first.index.get());
+    head.put_u64(first.term.get());
+    head.put_u32(u32::try_from(entries.len()).expect("entries are bounded by a segment"));
+    let crc =
+        seed.checksum_parts(&[&out[..ENTRIES_CRC_AT], &out[ENTRIES_HEAD_BYTES..headers_end]]);
+    out[ENTRIES_CRC_AT..ENTRIES_HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
+    end
+}
+
+/// Bytes a hard state takes.
+pub(crate) fn encode_hard_state(out: &mut [u8], group: GroupId, state: &HardState) -> usize {
+    let mut at = Cursor(&mut out[..HARD_STATE_RECORD_BYTES]);
+    at.put(&record_header(RecordKind::HardState, HARD_STATE_RECORD_BYTES, group));
+    at.put_u64(state.term.get());
+    at.put_u64(state.voted_for.map_or(0, NodeId::get));
+    at.put_u64(state.commit.get());
+    HARD_STATE_RECORD_BYTES
+}
+
+/// Bytes a membership takes, padding included.
+pub(crate) fn membership_record_bytes(bytes: usize) -> usize {
+    (RECORD_HEADER_BYTES + bytes).next_multiple_of(RECORD_ALIGN_BYTES)
+}
+
+/// Encodes a membership; returns the bytes used, padding included.
+pub(crate) fn encode_membership(out: &mut [u8], group: GroupId, membership: &[u8]) -> usize {
+    let end = RECORD_HEADER_BYTES + membership.len();
+    out[..RECORD_HEADER_BYTES].copy_from_slice(&record_header(RecordKind::Membership, end, group));
+    out[RECORD_HEADER_BYTES..end].copy_from_slice(membership);
+    let padded = end.next_multiple_of(RECORD_ALIGN_BYTES);
+    out[end..padded].fill(0);
+    padded
+}
+
+/// Walks the records of a body whose checksum holds. Each item is the record and its offset in the body.
+pub(crate) struct Records<'a> {
+    body: &'a [u8],
+    at: usize,
+    seed: Seed,
+}
+
+impl<'a> Records<'a> {
+    pub(crate) fn new(body: &'a [u8], seed: Seed) -> Self {
+        Self { body, at: 0, seed }
+    }
+
+    fn decode_next(&mut self) -> Result<(usize, Record<'a>), Bad> {
+        let at = self.at;
+        let rest = &self.body[at..];
+        if rest.len() < RECORD_HEADER_BYTES {
+            return Err(Bad("a record's header is cut off"));
+        }
+        let len = u32_at(rest, 4) as usize;
+        if len < RECORD_HEADER_BYTES || len > rest.len() {
+            return Err(Bad("a record's length is out of range"));
+        }
+        let padded = len.next_multiple_of(RECORD_ALIGN_BYTES);
+        let padding = rest.get(len..padded).ok_or(Bad("a record's padding is cut off"))?;
+        if padding.iter().any(|byte| *byte != 0) {
+            return Err(Bad("a record's padding is not zero"));
+        }
+        let record = decode_record(&rest[..len], self.seed)?;
+        self.at += padded;
+        Ok((at, record))
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<(usize, Record<'a>), Bad>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at == self.body.len() {
+            return None;
+        }
+        let item = self.decode_next();
+        if item.is_err() {
+            self.at = self.body.len();
+        }
+        Some(item)
+    }
+}
+
+fn decode_record(bytes: &[u8], seed: Seed) -> Result<Record<'_>, Bad> {
+    let group = GroupId(u64_at(bytes, 8));
+    if bytes[1] & !FLAG_OPTIONAL != 0 || bytes[2..4] != [0, 0] {
+        return Err(Bad("a record has flags this version does not know"));
+    }
+    let record = match bytes[0] {
+        kind if kind == RecordKind::Start as u8 => Record::Start(Start::decode(bytes, seed)?),
+        kind if kind == RecordKind::Membership as u8 => {
+            Record::Membership { group, bytes: &bytes[RECORD_HEADER_BYTES..] }
+        }
+        kind if kind == RecordKind::HardState as u8 => {
+            if bytes.len() != HARD_STATE_RECORD_BYTES {
+                return Err(Bad("a hard state of the wrong length"));
+            }
+            let voted_for = u64_at(bytes, 24);
+            let state = HardState {
+                term: Term(u64_at(bytes, 16)),
+                voted_for: (voted_for != 0).then_some(NodeId(voted_for)),
+                commit: LogIndex(u64_at(bytes, 32)),
+            };
+            Record::HardState { group, state }
+        }
+        kind if kind == RecordKind::Entries as u8 => {
+            let head = EntriesHead::decode(bytes)?;
+            head.verify(bytes, seed)?;
+            Record::Entries(head)
+        }
+        _ if bytes[1] & FLAG_OPTIONAL != 0 => Record::Optional,
+        _ => return Err(Bad("a kind of record this version does not know")),
+    };
+    Ok(record)
+}
+
+fn record_header(kind: RecordKind, bytes: usize, group: GroupId) -> [u8; RECORD_HEADER_BYTES] {
+    let mut out = [0u8; RECORD_HEADER_BYTES];
+    out[0] = kind as u8;
+    let bytes = u32::try_from(bytes).expect("records are bounded by a segment");
+    out[4..8].copy_from_slice(&bytes.to_le_bytes());
+    out[8..].copy_from_slice(&group.get().to_le_bytes());
+    out
+}
+
+/// Writes fields one behind the other.
+struct Cursor<'a>(&'a mut [u8]);
+
+impl Cursor<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        let (here, rest) = std::mem::take(&mut self.0).split_at_mut(bytes.len());
+        here.copy_from_slice(bytes);
+        self.0 = rest;
+    }
+
+    fn put_u32(&mut self, value: u32) {
+        self.put(&value.to_le_bytes());
+    }
+
+    fn put_u64(&mut self, value: u64) {
+        self.put(&value.to_le_bytes());
+    }
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+pub(crate) fn u128_at(bytes: &[u8], at: usize) -> u128 {
+    u128::from_le_bytes(bytes[at..at + 16].try_into().expect("sixteen bytes"))
+}
+
+/// The unit of writing: batches start on it, and no two share one.
+pub const BLOCK_BYTES: usize = 4096;
+/// The version of everything in this file.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+
+pub(crate) const SEGMENT_MAGIC: [u8; 8] = *b"LDRVSEG1";
+pub(crate) const SEGMENT_CRC_AT: usize = BLOCK_BYTES - 4;
+/// Longest cluster name.
+pub(crate) const CLUSTER_BYTES_MAX: usize = 128;
+/// Where a segment's first batch stands: behind its header.
+#[allow(clippy::cast_possible_truncation)] // 4096.
+pub(crate) const FIRST_BATCH_AT: u32 = BLOCK_BYTES as u32;
+
+pub(crate) const MANIFEST_MAGIC: [u8; 8] = *b"LDRVMAN1";
+const MANIFEST_CRC_AT: usize = 8 + 4 + 4 + 16 + 8 + 4 + 4;
+const MANIFEST_BYTES: usize = MANIFEST_CRC_AT + 4;
+
+/// "LDB1" as little-endian bytes; the first is not zero, so that zeros are never a batch.
+pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"LDB1");
+const BATCH_CRC_AT: usize = 4;
+pub(crate) const BATCH_HEADER_BYTES: usize = 4 + 4 + 3 * 8 + 4 * 4;
+
+pub(crate) const RECORD_ALIGN_BYTES: usize = 8;
+pub(crate) const RECORD_HEADER_BYTES: usize = 1 + 1 + 2 + 4 + 8;
+const FLAG_OPTIONAL: u8 = 1;
+const START_CRC_AT: usize = RECORD_HEADER_BYTES + 8 + 16 + 4 + 4;
+pub(crate) const START_RECORD_BYTES: usize = START_CRC_AT + 8;
+pub(crate) const HARD_STATE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 3 * 8;
+const ENTRIES_CRC_AT: usize = RECORD_HEADER_BYTES + 8 + 8 + 4;
+pub(crate) const ENTRIES_HEAD_BYTES: usize = ENTRIES_CRC_AT + 4;
+pub(crate) const ENTRY_HEADER_BYTES: usize = 4 + 4;
+/// The low bits of an entry header's first word are its payload's length; the top byte is its kind.
+pub(crate) const ENTRY_LEN_MASK: u32 = (1 << 24) - 1;
+
+/// Smallest segment: room for a header, a first batch and a few more.
+pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+/// Largest segment: offsets are 32 bits, and an image of it stays in memory.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+// A start record must be readable from the first block of its batch alone.
+const _: () = assert!(BATCH_HEADER_BYTES + START_RECORD_BYTES <= BLOCK_BYTES);
+// Records follow one another aligned, from the first on.
+const _: () = assert!(BATCH_HEADER_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
+const _: () = assert!(START_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
+const _: () = assert!(HARD_STATE_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
+const _: () = assert!(ENTRIES_HEAD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
+const _: () = assert!(88 + CLUSTER_BYTES_MAX <= SEGMENT_CRC_AT);
+const _: () = assert!(SEGMENT_BYTES_MAX <= u32::MAX as u64 && SEGMENT_BYTES_MIN >= 4 * BLOCK_BYTES as u64);
+// Zeros are never a batch (rule 5).
+const _: () = assert!(BATCH_MAGIC.to_le_bytes()[0] != 0);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use logdrive_raft::Entry;
+
+    fn entries(term: u64, first: u64, payloads: &[&[u8]]) -> Vec<Entry> {
+        payloads
+            .iter()
+            .zip(first..)
+            .map(|(payload, index)| Entry {
+                term: Term(term),
+                index: LogIndex(index),
+                kind: if payload.is_empty() { EntryKind::Noop } else { EntryKind::Command },
+                checksum: crate::checksum::checksum(payload),
+                payload: Bytes::copy_from_slice(payload),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_segment_header_comes_back() {
+        let header = SegmentHeader {
+            version: FORMAT_VERSION,
+            shard: 3,
+            seq: SegmentSeq(9),
+            id: 1 << 100,
+            store: 77,
+            node: NodeId(5),
+            incarnation: 12,
+            bytes: 64 << 20,
+            cluster: "prod".into(),
+        };
+        let mut block = header.encode();
+        assert_eq!(SegmentHeader::decode(&block), Ok(header));
+        for at in 0..BLOCK_BYTES {
+            block[at] ^= 0x10;
+            assert!(SegmentHeader::decode(&block).is_err(), "flip of byte {at} went unseen");
+            block[at] ^= 0x10;
+        }
+    }
+
+    #[test]
+    fn records_come_back_in_order() {
+        let seed = Seed::of(42);
+        let mut body = vec![0xaau8; 4096];
+        let start =
+            Start { end: Position::new(SegmentSeq(2), 8192), id: 8, prev_crc: 5, cut: true };
+        let mut at = START_RECORD_BYTES;
+        body[..at].copy_from_slice(&start.encode(seed));
+        at += encode_membership(&mut body[at..], GroupId(1), b"abc");
+        let state =
+            HardState { term: Term(4), voted_for: Some(NodeId(2)), commit: LogIndex(6) };
+        at += encode_hard_state(&mut body[at..], GroupId(1), &state);
+        let run = entries(4, 7, &[b"", b"hello", b"worlds"]);
+        let entries_at = at;
+        at += encode_entries(&mut body[at..], seed, GroupId(1), &run);
+        let found: Vec<_> = Records::new(&body[..at], seed).map(Result::unwrap).collect();
+        assert_eq!(found.len(), 4);
+        assert_eq!(found[0], (0, Record::Start(start)));
+        assert_eq!(found[1].1, Record::Membership { group: GroupId(1), bytes: b"abc" });
+        assert_eq!(found[2].1, Record::HardState { group: GroupId(1), state });
+        let (offset, Record::Entries(head)) = found[3] else { panic!("{:?}", found[3]) };
+        assert_eq!(offset, entries_at);
+        assert_eq!((head.first, head.term, head.count), (LogIndex(7), Term(4), 3));
+        let headers = head.verify(&body[entries_at..at], seed).unwrap();
+        let heads = headers.chunks_exact(ENTRY_HEADER_BYTES).map(decode_entry_header);
+        let lens: Vec<_> = heads.map(|head| head.unwrap().bytes).collect();
+        assert_eq!(lens, [0, 5, 6]);
+        assert_eq!(&body[entries_at + head.headers_bytes()..][..11], b"helloworlds");
+    }
+
+    #[test]
+    fn p8_an_unknown_record_is_skipped_only_if_it_says_so() {
+        let seed = Seed::of(1);
+        let mut body = vec![0u8; 24];
+        body[0] = 200;
+        body[4] = 20;
+        assert!(Records::new(&body, seed).next().unwrap().is_err());
+        body[1] = FLAG_OPTIONAL;
+        assert_eq!(Records::new(&body, seed).next(), Some(Ok((0, Record::Optional))));
+    }
+
+    #[test]
+    fn c10_a_batch_at_another_place_or_in_another_segment_is_no_batch() {
+        let position = Position::new(SegmentSeq(1), 8192);
+        let header = BatchHeader {
+            seq: 1,
+            position,
+            durable: Position::ZERO,
+            body_bytes: 8,
+            body_crc: 1,
+            records: 1,
+            prev_crc: 0,
+        };
+        let (bytes, crc) = header.encode(Seed::of(1));
+        assert_eq!(BatchHeader::decode(&bytes, Seed::of(1), position, 1 << 20), Ok((header, crc)));
+        let elsewhere = Position::new(SegmentSeq(1), 4096);
+        assert!(BatchHeader::decode(&bytes, Seed::of(1), elsewhere, 1 << 20).is_err());
+        assert!(BatchHeader::decode(&bytes, Seed::of(2), position, 1 << 20).is_err());
+        assert!(BatchHeader::decode(&bytes, Seed::of(1), position, 8192 + 40).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn i5_decoding_any_bytes_never_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            let seed = Seed::of(3);
+            let _ = Records::new(&bytes, seed).count();
+            let _ = BatchHeader::decode(&bytes, seed, Position::new(SegmentSeq(1), 4096), 1 << 16);
+            if let Ok(head) = EntriesHead::decode(&bytes) {
+                let _ = head.verify(&bytes, seed);
+            }
+        }
+    }
+}

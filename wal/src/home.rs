@@ -1,0 +1,403 @@
+//! A node's directory: its lock, and the file that says whose it is.
+//!
+//! In:     a path; what the embedder fixes for good.
+//! Out:    an [`Identity`]; one directory per shard.
+//! Cost:   a few small synced files, at creation and at each open.
+//! Fails:  a directory that is in use, empty, foreign or damaged is refused with a [`HomeError`]; nothing
+//!         is ever taken for a fresh start.
+//! Source: FAULTS' rules 26, 27, 31; C4, C5, C7, P6, I10.
+
+use crate::checksum::checksum;
+use crate::disk::{atomic_write, sync_dir};
+use crate::format::{CLUSTER_BYTES_MAX, FORMAT_VERSION, Manifest, SegmentSeq};
+use logdrive_raft::NodeId;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Whose directory it is. Written once, but for the incarnation.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Identity {
+    /// The cluster's name, at most 128 bytes.
+    pub cluster: String,
+    /// The node.
+    pub node: NodeId,
+    /// Random, drawn when the directory was made: two directories are never the same store.
+    pub store: u128,
+    /// Streams in it. Fixed: groups are spread over them by number.
+    pub shards: u32,
+    /// How often it was opened. The first open is 1.
+    pub incarnation: u64,
+    /// Whatever else the embedder fixes for good.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Why a directory was refused. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// It has an identity already.
+    #[error("{} is a node's directory already", .0.display())]
+    Exists(PathBuf),
+    /// It has other things in it.
+    #[error("{} is not empty: it has {found}", dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+        /// One of them.
+        found: String,
+    },
+    /// There is no such directory, or it is empty. A node that lost its log must not vote under its old name.
+    #[error("{} is missing or empty; a new node's directory is made explicitly", .0.display())]
+    Empty(PathBuf),
+    /// There is something in it, but no identity.
+    #[error("{} has {found} but no identity file", dir.display())]
+    NoIdentity {
+        /// The directory.
+        dir: PathBuf,
+        /// One of the things in it.
+        found: String,
+    },
+    /// A shard's directory or its manifest is gone.
+    #[error("{} is missing", .0.display())]
+    MissingShard(PathBuf),
+    /// Another process has it open.
+    #[error("{} is in use by another process", .0.display())]
+    Locked(PathBuf),
+    /// The identity file is not what was written.
+    #[error("{} is corrupt: {what}", file.display())]
+    Corrupt {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A setting cannot be written down.
+    #[error("bad setting: {0}")]
+    Setting(String),
+    /// The file system failed.
+    #[error("{what} of {} failed: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// Which operation.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A node's directory, locked for as long as this lives.
+#[derive(Debug)]
+pub struct Home {
+    dir: PathBuf,
+    identity: Identity,
+    _lock: OwnedFd,
+}
+
+impl Home {
+    /// Makes `dir`, with an identity and an empty stream per shard. A crash leaves either all of it or a
+    /// directory that this takes up again: the identity file comes last.
+    ///
+    /// # Errors
+    /// [`HomeError::Exists`], [`HomeError::NotEmpty`], [`HomeError::Setting`], [`HomeError::Locked`], [`HomeError::Io`].
+    pub fn create(
+        dir: &Path,
+        cluster: &str,
+        node: NodeId,
+        shards: u32,
+        settings: BTreeMap<String, String>,
+    ) -> Result<Self, HomeError> {
+        let identity = Identity {
+            cluster: cluster.to_owned(),
+            node,
+            store: random_u128(),
+            shards,
+            incarnation: 0,
+            settings,
+        };
+        identity.check()?;
+        make_dir(dir)?;
+        let lock = lock(dir)?;
+        if dir.join(IDENTITY_NAME).exists() {
+            return Err(HomeError::Exists(dir.to_owned()));
+        }
+        if let Some(found) = anything_in(dir, is_left_of_creation)? {
+            return Err(HomeError::NotEmpty { dir: dir.to_owned(), found });
+        }
+        for shard in 0..shards {
+            let shard_dir = shard_dir(dir, shard);
+            make_dir(&shard_dir)?;
+            let manifest = Manifest {
+                version: FORMAT_VERSION,
+                shard,
+                store: identity.store,
+                node,
+                first: SegmentSeq(1),
+                made: SegmentSeq(0),
+            };
+            let file = shard_dir.join(crate::disk::MANIFEST_NAME);
+            atomic_write(&file, &manifest.encode()).map_err(|e| io_error(&file, "write", e))?;
+        }
+        let home = Self { dir: dir.to_owned(), identity, _lock: lock };
+        home.write_identity()?;
+        home.raised()
+    }
+
+    /// Locks `dir`, checks its identity, and raises its incarnation durably.
+    ///
+    /// # Errors
+    /// Any [`HomeError`] but [`HomeError::Exists`] and [`HomeError::NotEmpty`].
+    pub fn open(dir: &Path) -> Result<Self, HomeError> {
+        Self::locked(dir)?.raised()
+    }
+
+    /// Whose directory it is. Takes its lock for that moment only; nothing is changed.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn peek(dir: &Path) -> Result<Identity, HomeError> {
+        Self::locked(dir).map(|home| home.identity)
+    }
+
+    fn locked(dir: &Path) -> Result<Self, HomeError> {
+        let anything = match anything_in(dir, |name, _| name == LOCK_NAME) {
+            Ok(found) => found,
+            Err(HomeError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let Some(found) = anything else { return Err(HomeError::Empty(dir.to_owned())) };
+        let file = dir.join(IDENTITY_NAME);
+        if !file.exists() {
+            return Err(HomeError::NoIdentity { dir: dir.to_owned(), found });
+        }
+        let lock = lock(dir)?;
+        let text = std::fs::read_to_string(&file).map_err(|e| io_error(&file, "read", e))?;
+        let identity = Identity::parse(&text)
+            .map_err(|what| HomeError::Corrupt { file, what: what.to_owned() })?;
+        for shard in 0..identity.shards {
+            let manifest = shard_dir(dir, shard).join(crate::disk::MANIFEST_NAME);
+            if !manifest.exists() {
+                return Err(HomeError::MissingShard(manifest));
+            }
+        }
+        Ok(Self { dir: dir.to_owned(), identity, _lock: lock })
+    }
+
+    /// Whose directory it is, with this open's incarnation.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a shard's stream is. Panics if there is no such shard.
+    #[must_use]
+    pub fn shard_dir(&self, shard: u32) -> PathBuf {
+        assert!(shard < self.identity.shards, "shard {shard} of {}", self.identity.shards);
+        shard_dir(&self.dir, shard)
+    }
+
+    fn raised(mut self) -> Result<Self, HomeError> {
+        self.identity.incarnation += 1;
+        self.write_identity()?;
+        Ok(self)
+    }
+
+    fn write_identity(&self) -> Result<(), HomeError> {
+        let file = self.dir.join(IDENTITY_NAME);
+        atomic_write(&file, self.identity.print().as_bytes())
+            .map_err(|e| io_error(&file, "write", e))
+    }
+}
+
+impl Identity {
+    fn check(&self) -> Result<(), HomeError> {
+        let bad = |what: String| Err(HomeError::Setting(what));
+        if self.cluster.is_empty() || self.cluster.len() > CLUSTER_BYTES_MAX {
+            return bad(format!("a cluster's name has 1 to {CLUSTER_BYTES_MAX} bytes"));
+        }
+        if self.node == NodeId(0) {
+            return bad("node 0 is no node".to_owned());
+        }
+        if self.shards == 0 || self.shards > SHARDS_MAX {
+            return bad(format!("{} shards; 1 to {SHARDS_MAX} are possible", self.shards));
+        }
+        let is_plain = |text: &str| !text.chars().any(char::is_control) && text.trim() == text;
+        let settings = self.settings.iter();
+        for (key, value) in settings.chain([(&self.cluster, &self.cluster)]) {
+            if key.is_empty() || !is_plain(key) || !is_plain(value) {
+                return bad(format!("{key:?} = {value:?} cannot be written on a line"));
+            }
+        }
+        if let Some(key) = self.settings.keys().find(|key| key.contains('=')) {
+            return bad(format!("{key:?} has an equals sign"));
+        }
+        Ok(())
+    }
+
+    fn print(&self) -> String {
+        let mut text = format!(
+            "{IDENTITY_TITLE}\ncluster = {}\nnode = {}\nstore = {:032x}\nshards = {}\nincarnation = {}\n",
+            self.cluster, self.node, self.store, self.shards, self.incarnation
+        );
+        for (key, value) in &self.settings {
+            let _ = writeln!(text, "set {key} = {value}");
+        }
+        let crc = checksum(text.as_bytes());
+        let _ = writeln!(text, "crc32c = {crc:08x}");
+        text
+    }
+
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let (body, crc) = text
+            .strip_suffix('\n')
+            .and_then(|text| text.rfind('\n').map(|at| text.split_at(at + 1)))
+            .ok_or("it is cut off")?;
+        if crc != format!("crc32c = {:08x}", checksum(body.as_bytes())) {
+            return Err("it fails its checksum");
+        }
+        let mut lines = body.lines();
+        if lines.next() != Some(IDENTITY_TITLE) {
+            return Err("it is of a version this one does not know");
+        }
+        let mut field = |name: &str| {
+            lines
+                .next()
+                .and_then(|line| line.split_once(" = "))
+                .filter(|(key, _)| *key == name)
+                .map(|(_, value)| value)
+                .ok_or("a field is missing")
+        };
+        let number = |text: &str| text.parse::<u64>().map_err(|_| "a number is not one");
+        let mut identity = Self {
+            cluster: field("cluster")?.to_owned(),
+            node: NodeId(number(field("node")?)?),
+            store: u128::from_str_radix(field("store")?, 16).map_err(|_| "store is no number")?,
+            shards: u32::try_from(number(field("shards")?)?).map_err(|_| "too many shards")?,
+            incarnation: number(field("incarnation")?)?,
+            settings: BTreeMap::new(),
+        };
+        for line in lines {
+            let (key, value) = line
+                .strip_prefix("set ")
+                .and_then(|line| line.split_once(" = "))
+                .ok_or("a line is not understood")?;
+            identity.settings.insert(key.to_owned(), value.to_owned());
+        }
+        Ok(identity)
+    }
+}
+
+/// Takes the directory's lock. A process that was killed with writes in the ring may hold it for some
+/// milliseconds after its death (I10), so this is patient for a while.
+fn lock(dir: &Path) -> Result<OwnedFd, HomeError> {
+    let file = dir.join(LOCK_NAME);
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(&file, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|e| io_error(&file, "open", e.into()))?;
+    let mut tries = LOCK_TRIES;
+    loop {
+        match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(fd),
+            Err(rustix::io::Errno::WOULDBLOCK) if tries > 0 => {
+                tries -= 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(HomeError::Locked(dir.to_owned())),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(io_error(&file, "lock", error.into())),
+        }
+    }
+}
+
+/// The name of something in `dir` that `expected` does not account for.
+fn anything_in(
+    dir: &Path,
+    expected: impl Fn(&str, &Path) -> bool,
+) -> Result<Option<String>, HomeError> {
+    for entry in std::fs::read_dir(dir).map_err(|e| io_error(dir, "listing", e))? {
+        let entry = entry.map_err(|e| io_error(dir, "listing", e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !expected(&name, &entry.path()) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// True for what a creation leaves behind that did not get to the identity file.
+fn is_left_of_creation(name: &str, path: &Path) -> bool {
+    let is_empty_shard = || {
+        std::fs::read_dir(path).is_ok_and(|entries| {
+            entries.flatten().all(|entry| {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                name == "manifest.tmp"
+                    || (name == crate::disk::MANIFEST_NAME
+                        && std::fs::read(entry.path()).is_ok_and(|bytes| {
+                            Manifest::decode(&bytes).is_ok_and(|m| m.made == SegmentSeq(0))
+                        }))
+            })
+        })
+    };
+    name == LOCK_NAME
+        || name == "identity.tmp"
+        || (name.starts_with(SHARD_PREFIX) && path.is_dir() && is_empty_shard())
+}
+
+fn make_dir(dir: &Path) -> Result<(), HomeError> {
+    match std::fs::create_dir(dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        Err(error) => return Err(io_error(dir, "creation", error)),
+    }
+    let parent = match dir.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    sync_dir(parent).map_err(|e| io_error(parent, "sync", e))
+}
+
+fn shard_dir(dir: &Path, shard: u32) -> PathBuf {
+    dir.join(format!("{SHARD_PREFIX}{shard:03}"))
+}
+
+fn io_error(file: &Path, what: &'static str, source: io::Error) -> HomeError {
+    HomeError::Io { file: file.to_owned(), what, source }
+}
+
+/// 128 bits from the kernel. For identities; the log's logic draws from what it is given.
+pub(crate) fn random_u128() -> u128 {
+    let mut bytes = [0u8; 16];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let got = rustix::rand::getrandom(
+            &mut bytes[filled..],
+            rustix::rand::GetRandomFlags::empty(),
+        );
+        match got {
+            Ok(got) => filled += got,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("the kernel has no random bytes: {error}"),
+        }
+    }
+    u128::from_le_bytes(bytes)
+}
+
+const IDENTITY_TITLE: &str = "logdrive identity 1";
+const IDENTITY_NAME: &str = "identity";
+const LOCK_NAME: &str = "lock";
+const SHARD_PREFIX: &str = "shard-";
+const SHARDS_MAX: u32 = 256;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// Two seconds of pauses.
+const LOCK_TRIES: u32 = 200;

@@ -1,0 +1,159 @@
+//! Old entries back from the log: planned on the shard's thread, read on another, verified on the copy.
+//!
+//! In:     places from the index; a segment's map, or its image while it is active.
+//! Out:    [`EntryBatch`], contiguous, every payload checked against the checksum it travels with.
+//! Cost:   planning is a search and a few bytes per record; reading copies each payload once.
+//! Fails:  bytes that are not what was written are a [`ReadError::Corrupt`] with file and offset.
+//! Source: FAULTS' rules 4, 34, 35.
+
+use crate::checksum::{Seed, checksum};
+use crate::disk::SegmentReader;
+use crate::error::{Corrupt, ReadError};
+use crate::format::{
+    Bad, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, EntriesHead, EntryHead, decode_entry_header,
+};
+use crate::image::Frozen;
+use bytes::{Bytes, BytesMut};
+use logdrive_raft::{ENTRY_OVERHEAD_BYTES, Entry, EntryBatch, GroupId, LogIndex};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A read that can be done on any thread.
+pub struct ReadPlan {
+    pub(crate) group: GroupId,
+    pub(crate) bytes_max: usize,
+    pub(crate) spans: Vec<Span>,
+}
+
+/// Entries `first..=last`, all in one record.
+#[derive(Clone)]
+pub(crate) struct Span {
+    pub(crate) source: Arc<dyn SegmentReader>,
+    pub(crate) file: PathBuf,
+    pub(crate) seed: Seed,
+    pub(crate) offset: u32,
+    pub(crate) first: LogIndex,
+    pub(crate) last: LogIndex,
+}
+
+impl ReadPlan {
+    /// Reads. Gives at least one entry, and stops before [`Entry::cost_bytes`] of them pass `bytes_max`. May
+    /// block on the disk; not for a shard thread.
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] or [`ReadError::Corrupt`].
+    pub fn run(self) -> Result<EntryBatch, ReadError> {
+        let mut left = self.bytes_max;
+        let mut entries = Vec::new();
+        for span in &self.spans {
+            if !span.read(self.group, &mut left, &mut entries)? {
+                break;
+            }
+        }
+        EntryBatch::from_entries(entries).map_err(|error| {
+            let span = self.spans.first().expect("a plan has entries");
+            ReadError::Corrupt(Corrupt {
+                file: span.file.clone(),
+                offset: u64::from(span.offset),
+                what: error.to_string(),
+            })
+        })
+    }
+}
+
+impl Span {
+    /// Reads what fits into `left`; false if it did not all fit.
+    fn read(
+        &self,
+        group: GroupId,
+        left: &mut usize,
+        entries: &mut Vec<Entry>,
+    ) -> Result<bool, ReadError> {
+        let mut headers = vec![0u8; ENTRIES_HEAD_BYTES];
+        self.copy(0, &mut headers)?;
+        let head = EntriesHead::decode(&headers).map_err(|bad| self.corrupt(0, bad))?;
+        let wanted_last = head.first.get() + u64::from(head.count) - 1;
+        if head.group != group || head.first > self.first || wanted_last < self.last.get() {
+            return Err(self.corrupt(0, Bad("another record stands where these entries should")));
+        }
+        // A count that was damaged upwards must not cost memory before the checksum finds it out.
+        if u64::from(head.count) > self.last.get() - head.first.get() + 1 + COUNT_SLACK_MAX {
+            return Err(self.corrupt(0, Bad("record with too many entries")));
+        }
+        headers.resize(head.headers_bytes(), 0);
+        self.copy(ENTRIES_HEAD_BYTES, &mut headers[ENTRIES_HEAD_BYTES..])?;
+        let heads = head.verify(&headers, self.seed).map_err(|bad| self.corrupt(0, bad))?;
+        let heads: Vec<EntryHead> = heads
+            .chunks_exact(ENTRY_HEADER_BYTES)
+            .map(|header| decode_entry_header(header).expect("verified"))
+            .collect();
+
+        let at = |index: LogIndex| {
+            usize::try_from(head.first.entries_until(index)).expect("inside a record")
+        };
+        let skipped = &heads[..at(self.first)];
+        let mut offset =
+            head.headers_bytes() + skipped.iter().map(|head| head.bytes).sum::<usize>();
+        let wanted = &heads[at(self.first)..=at(self.last)];
+        let mut fits = 0;
+        for entry in wanted {
+            let cost = entry.bytes + ENTRY_OVERHEAD_BYTES;
+            if cost > *left && (fits > 0 || !entries.is_empty()) {
+                break;
+            }
+            *left = left.saturating_sub(cost);
+            fits += 1;
+        }
+        let mut payloads =
+            BytesMut::zeroed(wanted[..fits].iter().map(|entry| entry.bytes).sum());
+        self.copy(offset, &mut payloads)?;
+        let mut payloads = payloads.freeze();
+        let mut index = self.first;
+        for entry in &wanted[..fits] {
+            let payload: Bytes = payloads.split_to(entry.bytes);
+            if checksum(&payload) != entry.checksum {
+                return Err(self.corrupt(offset, Bad("an entry's payload fails its checksum")));
+            }
+            entries.push(Entry {
+                term: head.term,
+                index,
+                kind: entry.kind,
+                checksum: entry.checksum,
+                payload,
+            });
+            offset += entry.bytes;
+            index = index.next();
+        }
+        Ok(fits == wanted.len())
+    }
+
+    fn copy(&self, behind: usize, out: &mut [u8]) -> Result<(), ReadError> {
+        self.source
+            .read(u64::from(self.offset) + behind as u64, out)
+            .map_err(|source| ReadError::Io { file: self.file.clone(), source })
+    }
+
+    fn corrupt(&self, behind: usize, bad: Bad) -> ReadError {
+        ReadError::Corrupt(Corrupt {
+            file: self.file.clone(),
+            offset: u64::from(self.offset) + behind as u64,
+            what: bad.0.to_owned(),
+        })
+    }
+}
+
+/// Part of the active segment, read where it is.
+impl SegmentReader for Frozen {
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let bytes = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.get(start..start.checked_add(out.len())?))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// Entries a record may hold behind those the index still points at (they were replaced later).
+const COUNT_SLACK_MAX: u64 = 1 << 24;

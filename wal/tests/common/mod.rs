@@ -1,0 +1,149 @@
+//! What the log's tests share: entries, a directory, a way to wait.
+
+#![allow(dead_code)] // Each test file uses its own part.
+
+use bytes::Bytes;
+use logdrive_raft::{Entry, EntryKind, GroupId, HardState, LogIndex, NodeId, Term, WriteId};
+use logdrive_wal::disk::sim::SimPlatter;
+use logdrive_wal::{
+    Append, Completed, Config, DriverChoice, Home, Identity, Recovered, RecoveredGroup, Wal, WalError,
+};
+use std::collections::BTreeMap;
+
+pub(crate) fn entry(term: u64, index: u64, payload: &[u8]) -> Entry {
+    Entry {
+        term: Term(term),
+        index: LogIndex(index),
+        kind: if payload.is_empty() { EntryKind::Noop } else { EntryKind::Command },
+        checksum: logdrive_wal::checksum(payload),
+        payload: Bytes::copy_from_slice(payload),
+    }
+}
+
+/// `count` entries from `first` on, each payload saying who it is, padded to `bytes`.
+pub(crate) fn entries(group: u64, term: u64, first: u64, count: u64, bytes: usize) -> Vec<Entry> {
+    (first..first + count).map(|index| entry(term, index, &payload(group, term, index, bytes))).collect()
+}
+
+pub(crate) fn payload(group: u64, term: u64, index: u64, bytes: usize) -> Vec<u8> {
+    let mut payload = format!("{group}/{term}/{index};").into_bytes();
+    payload.resize(bytes.max(payload.len()), b'.');
+    payload
+}
+
+pub(crate) fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
+    HardState {
+        term: Term(term),
+        voted_for: (vote != 0).then_some(NodeId(vote)),
+        commit: LogIndex(commit),
+    }
+}
+
+pub(crate) fn write<'a>(group: u64, write: u64, entries: &'a [Entry]) -> Append<'a> {
+    Append { group: GroupId(group), write: WriteId(write), membership: None, hard_state: None, entries }
+}
+
+pub(crate) fn state(group: u64, write: u64, state: HardState) -> Append<'static> {
+    Append {
+        group: GroupId(group),
+        write: WriteId(write),
+        membership: None,
+        hard_state: Some(state),
+        entries: &[],
+    }
+}
+
+pub(crate) fn identity() -> Identity {
+    Identity {
+        cluster: "test".into(),
+        node: NodeId(1),
+        store: 0xabc,
+        shards: 1,
+        incarnation: 1,
+        settings: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn new_home(dir: &std::path::Path) -> Home {
+    Home::create(dir, "test", NodeId(1), 1, BTreeMap::new()).unwrap()
+}
+
+pub(crate) fn config(home: &Home, driver: DriverChoice) -> Config {
+    let mut config = Config::new(home.shard_dir(0), home.identity().clone(), 0);
+    config.segment_bytes = 64 << 10;
+    config.batch_bytes_max = 16 << 10;
+    config.driver = driver;
+    config
+}
+
+/// Polls until nothing is owed.
+pub(crate) fn settle(wal: &mut Wal) -> Vec<Completed> {
+    let mut completed = Vec::new();
+    while wal.has_work() {
+        wal.submit(0).unwrap();
+        wal.poll(0, &mut completed).unwrap();
+        if wal.has_work() {
+            std::thread::yield_now();
+        }
+    }
+    completed
+}
+
+/// A log on a simulated platter.
+pub(crate) struct Sim {
+    pub(crate) platter: SimPlatter,
+    pub(crate) config: Config,
+}
+
+impl Sim {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut config = Config::new("sim".into(), identity(), 0);
+        config.segment_bytes = 64 << 10;
+        config.batch_bytes_max = 12 << 10;
+        Self { platter: SimPlatter::new(seed, &config.identity, 0), config }
+    }
+
+    pub(crate) fn fork(&self, seed: u64) -> Self {
+        Self { platter: self.platter.fork(seed), config: self.config.clone() }
+    }
+
+    pub(crate) fn try_open(&self) -> Result<(Wal, Recovered), WalError> {
+        // Ids differ from open to open: they depend on what is on the platter.
+        let mut id = self.platter.segments().iter().fold(u128::from(self.platter.writes()), |id, s| {
+            id.wrapping_mul(0x1000_0000_01b3).wrapping_add(u128::from(s.0))
+        });
+        let entropy = Box::new(move || {
+            id = id.wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645).wrapping_add(0x5851);
+            id
+        });
+        Wal::open_on(self.platter.disk(self.config.segment_bytes), self.config.clone(), entropy)
+    }
+
+    pub(crate) fn open(&self) -> (Wal, Recovered) {
+        self.try_open().unwrap()
+    }
+
+    /// Submits and completes everything.
+    pub(crate) fn settle(&self, wal: &mut Wal) -> Vec<Completed> {
+        let mut completed = Vec::new();
+        while wal.has_work() {
+            wal.submit(0).unwrap();
+            self.platter.complete_some();
+            wal.poll(0, &mut completed).unwrap();
+        }
+        completed
+    }
+}
+
+/// All of a group's entries, read back.
+pub(crate) fn read_all(wal: &Wal, group: &RecoveredGroup) -> Vec<Entry> {
+    let mut all = Vec::new();
+    while (all.len() as u64) < group.last.get() {
+        let next = LogIndex(all.len() as u64 + 1);
+        let plan = wal.plan_read(group.group, next, group.last, 4096).unwrap();
+        let part = plan.run().unwrap().into_entries();
+        assert!(!part.is_empty() && part[0].index == next);
+        all.extend(part);
+    }
+    all
+}
