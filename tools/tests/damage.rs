@@ -25,13 +25,8 @@ fn a_flipped_byte_in_a_sealed_segment_is_refused_by_name_and_the_others_serve() 
     let dir = directory();
     let mut cluster = Cluster::start(dir.path(), 16, 256 << 10);
     let addresses = cluster.addresses();
-    let shape = |name, pause| Shape {
-        name,
-        threads: 4,
-        keys_per_thread: 32,
-        value_bytes: 4 << 10,
-        pause,
-    };
+    let shape =
+        |name, pause| Shape { name, threads: 4, keys_per_thread: 32, value_bytes: 4 << 10, pause };
     let load = Load::start(&addresses, &shape("before", Duration::ZERO));
     let filled = support::eventually(LIVE_MAX, || cluster.nodes[2].segments().len() >= 6);
     let mut histories = load.finish();
@@ -52,8 +47,8 @@ fn a_flipped_byte_in_a_sealed_segment_is_refused_by_name_and_the_others_serve() 
         assert!(!output.status.success(), "byte {at}: started\n{said}");
         let name = segment.file_name().unwrap().to_str().unwrap();
         assert!(said.contains(name), "byte {at}: the file {name} is not named\n{said}");
-        let offset = offset_in(&said)
-            .unwrap_or_else(|| panic!("byte {at}: no offset is named\n{said}"));
+        let offset =
+            offset_in(&said).unwrap_or_else(|| panic!("byte {at}: no offset is named\n{said}"));
         assert!(offset <= at, "byte {at}: damage is said to be behind it, at {offset}\n{said}");
         assert!(!said.contains("panicked"), "byte {at}:\n{said}");
         load.wait_for_more(10, LIVE_MAX);

@@ -65,11 +65,19 @@ fn bad_bytes_on_both_ports_cost_a_connection_and_nothing_else() {
     while taken < GREEDY_BYTES_MAX && greedy.write_all(&echo).is_ok() {
         taken += echo.len();
     }
-    assert!(taken < GREEDY_BYTES_MAX, "{taken} bytes of requests were taken whose answers nobody reads");
+    assert!(
+        taken < GREEDY_BYTES_MAX,
+        "{taken} bytes of requests were taken whose answers nobody reads"
+    );
 
     for (at, node) in cluster.nodes.iter().enumerate() {
         let grown = node.resident_bytes().saturating_sub(before[at]);
-        report(format_args!("  node {}: resident {} KiB, grown by {}", at + 1, before[at] >> 10, grown >> 10));
+        report(format_args!(
+            "  node {}: resident {} KiB, grown by {}",
+            at + 1,
+            before[at] >> 10,
+            grown >> 10
+        ));
         assert!(grown < GROWN_BYTES_MAX, "node {} grew by {grown} bytes", at + 1);
     }
     assert!(closed > 0, "no connection was closed");
@@ -107,7 +115,9 @@ fn a_clients_bad_request_is_answered_behind_the_good_ones_before_it() {
     ] {
         let mut stream = TcpStream::connect(cluster.nodes[0].client).unwrap();
         stream.set_read_timeout(Some(CLOSE_MAX)).unwrap();
-        stream.write_all(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n").unwrap();
+        stream
+            .write_all(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n")
+            .unwrap();
         stream.write_all(bad).unwrap();
         let mut answer = Vec::new();
         // The rest may come with a reset: bytes we sent were not read.
@@ -186,11 +196,12 @@ fn what_is_in_use_or_not_its_own_is_refused_and_left_as_it_was() {
 
     // Two processes on one directory: its ports are others, so that it is the directory that is refused.
     let ports = free_ports(2);
+    let members: Vec<_> = cluster.nodes.iter().map(|node| (node.id, node.peer)).collect();
     let elsewhere = |node: &Node, flags: &[&str]| {
         let mut command = Command::new(BINARY);
-        let others = cluster.nodes.iter().filter(|other| other.id != node.id);
+        let others = members.iter().filter(|(id, _)| *id != node.id);
         let peers: Vec<String> = std::iter::once(format!("{}=127.0.0.1:{}", node.id, ports[0]))
-            .chain(others.map(|other| format!("{}={}", other.id, other.peer)))
+            .chain(others.map(|(id, peer)| format!("{id}={peer}")))
             .collect();
         command.args(["serve", "--dir"]).arg(&node.dir);
         command.args(["--listen", &format!("127.0.0.1:{}", ports[1]), "--peers", &peers.join(",")]);
@@ -231,13 +242,21 @@ fn what_is_in_use_or_not_its_own_is_refused_and_left_as_it_was() {
     fs::write(foreign.join("thesis.txt"), "years of work").unwrap();
     for init in [true, false] {
         let mut command = Command::new(BINARY);
-        command.args(["serve", "--id", "1", "--peers", &format!("1=127.0.0.1:{}", ports[0]), "--dir"]);
+        command.args([
+            "serve",
+            "--id",
+            "1",
+            "--peers",
+            &format!("1=127.0.0.1:{}", ports[0]),
+            "--dir",
+        ]);
         command.arg(&foreign).args(["--listen", &format!("127.0.0.1:{}", ports[1])]);
         if init {
             command.arg("--init");
         }
         refused(command, &["foreign"]);
-        let names: Vec<_> = fs::read_dir(&foreign).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(&foreign).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["thesis.txt"], "something was made in another's directory");
         assert_eq!(fs::read_to_string(foreign.join("thesis.txt")).unwrap(), "years of work");
     }
@@ -279,12 +298,15 @@ fn inputs(random: &mut u64, node: &Node) -> Vec<(SocketAddr, Vec<u8>)> {
     .collect();
     let http = b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n".to_vec();
     let tls = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3][..], &noise[..64]].concat();
-    let mut both = vec![noise.clone(), http, tls, vec![0; 4_096], vec![0xFF; 4_096], vec![b'\n'; 64]];
+    let mut both =
+        vec![noise.clone(), http, tls, vec![0; 4_096], vec![0xFF; 4_096], vec![b'\n'; 64]];
     // A length of 4 GiB and of 16 EiB in front, little and big end first.
     both.extend([4, 8].map(|bytes| [&vec![0xFF; bytes][..], &noise[..100]].concat()));
     both.push([&[0x7F, 0xFF, 0xFF, 0xFF][..], &[0; 64]].concat());
-    let mut all: Vec<_> =
-        both.into_iter().flat_map(|bytes| [(node.client, bytes.clone()), (node.peer, bytes)]).collect();
+    let mut all: Vec<_> = both
+        .into_iter()
+        .flat_map(|bytes| [(node.client, bytes.clone()), (node.peer, bytes)])
+        .collect();
     for request in [
         &b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$9999999999\r\n"[..],
         b"*1000000000\r\n$3\r\nSET\r\n",
@@ -361,7 +383,8 @@ fn garbage_is_no_reason_to_stop_listening() {
     assert!(told >= 16, "only {told} were turned away");
     drop(held);
     let again = support::eventually(Duration::from_secs(10), || {
-        let answer = Connection::open(address).and_then(|mut connection| connection.call(&[b"PING"]));
+        let answer =
+            Connection::open(address).and_then(|mut connection| connection.call(&[b"PING"]));
         answer.is_ok_and(|answer| answer == Reply::Status("PONG".to_owned()))
     });
     assert!(again, "nobody is let in any more:\n{}", cluster.nodes[0].said());

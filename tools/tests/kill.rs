@@ -50,7 +50,11 @@ fn the_busiest_leader_is_killed_under_load_and_catches_up_from_sealed_segments()
     let start = now();
     while load.acknowledged_bytes() < missed {
         let behind = missed - load.acknowledged_bytes();
-        assert!(start.elapsed() < FILL_MAX, "{behind} bytes are still to write{}", cluster.last_words());
+        assert!(
+            start.elapsed() < FILL_MAX,
+            "{behind} bytes are still to write{}",
+            cluster.last_words()
+        );
         load.wait_for_more(1, LIVE_MAX);
     }
     let grown = other.segments().len() - sealed;

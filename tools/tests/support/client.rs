@@ -57,7 +57,8 @@ impl Connection {
 
     /// Sends one request and waits for its answer.
     pub(crate) fn call(&mut self, words: &[&[u8]]) -> std::io::Result<Reply> {
-        let mut request = Vec::with_capacity(64 + words.iter().map(|word| word.len()).sum::<usize>());
+        let mut request =
+            Vec::with_capacity(64 + words.iter().map(|word| word.len()).sum::<usize>());
         write!(request, "*{}\r\n", words.len())?;
         for word in words {
             write!(request, "${}\r\n", word.len())?;

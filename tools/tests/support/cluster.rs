@@ -83,7 +83,10 @@ impl Cluster {
                     client,
                     peer: SocketAddr::from((Ipv4Addr::LOCALHOST, ports[at])),
                     log: dir.join(format!("n{}.log", at + 1)),
-                    flags: flags.into_iter().flat_map(|(flag, value)| [flag.into(), value]).collect(),
+                    flags: flags
+                        .into_iter()
+                        .flat_map(|(flag, value)| [flag.into(), value])
+                        .collect(),
                     child: None,
                 }
             })
@@ -246,9 +249,8 @@ impl Node {
 
     /// All it wrote, in all its lives.
     pub(crate) fn said(&self) -> String {
-        fs::read(&self.log).map_or_else(|_| String::new(), |bytes| {
-            String::from_utf8_lossy(&bytes).into_owned()
-        })
+        fs::read(&self.log)
+            .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Forgets what it wrote so far.

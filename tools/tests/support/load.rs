@@ -174,7 +174,12 @@ impl Histories {
         }
         let (shown, all) = (wrong.iter().take(20), wrong.len());
         let shown: Vec<&str> = shown.map(String::as_str).collect();
-        assert!(wrong.is_empty(), "{all} of {} keys are wrong:\n{}", self.keys.len(), shown.join("\n"));
+        assert!(
+            wrong.is_empty(),
+            "{all} of {} keys are wrong:\n{}",
+            self.keys.len(),
+            shown.join("\n")
+        );
     }
 }
 
