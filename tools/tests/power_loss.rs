@@ -32,7 +32,7 @@ fn acknowledged_writes_survive_two_power_cuts_of_all_nodes() {
         }
     };
     // After the disk, so that it goes first: nothing may hold the mount.
-    let mut cluster = Cluster::start(disk.path(), 48, 256 << 10);
+    let mut cluster = Cluster::start_logging_to(dir.path(), disk.path(), 48, 256 << 10);
     let addresses = cluster.addresses();
     let mut before: Vec<Histories> = Vec::new();
     for name in ["first", "second"] {

@@ -13,6 +13,10 @@ use std::{
     collections::HashMap,
     io::{BufRead, BufReader, Error, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -116,15 +120,23 @@ pub(crate) struct Client {
     leaders: HashMap<u16, SocketAddr>,
     /// Where to ask next when nobody is known.
     next: usize,
+    /// Once it is true, a request that was refused is not sent again.
+    stop: Arc<AtomicBool>,
 }
 
 impl Client {
     pub(crate) fn new(nodes: &[SocketAddr]) -> Self {
+        Self::until(nodes, Arc::default())
+    }
+
+    /// One that gives up once `stop` is set, instead of asking whether there is a leader now.
+    pub(crate) fn until(nodes: &[SocketAddr], stop: Arc<AtomicBool>) -> Self {
         Self {
             nodes: nodes.to_vec(),
             connections: HashMap::new(),
             leaders: HashMap::new(),
             next: 0,
+            stop,
         }
     }
 
@@ -157,7 +169,9 @@ impl Client {
         let slot = slot_of(key.as_bytes());
         let start = now();
         let mut last = "nobody could be asked".to_owned();
-        while start.elapsed() < within {
+        let mut asked = false;
+        while start.elapsed() < within && !(asked && self.stop.load(Ordering::Relaxed)) {
+            asked = true;
             let node = self.leaders.get(&slot).copied().unwrap_or_else(|| self.any());
             let connection = match self.connections.remove(&node) {
                 Some(connection) => Ok(connection),

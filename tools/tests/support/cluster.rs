@@ -52,7 +52,20 @@ pub(crate) struct Node {
 impl Cluster {
     /// Makes three nodes below `dir` and waits until every slot has a leader.
     pub(crate) fn start(dir: &Path, groups: usize, segment_bytes: usize) -> Self {
+        Self::start_logging_to(dir, dir, groups, segment_bytes)
+    }
+
+    /// The same, with what they write to their standard streams in another directory.
+    pub(crate) fn start_logging_to(
+        logs: &Path,
+        dir: &Path,
+        groups: usize,
+        segment_bytes: usize,
+    ) -> Self {
         let mut cluster = Self::plan(dir, 3, groups, segment_bytes);
+        for node in &mut cluster.nodes {
+            node.log = logs.join(format!("n{}.log", node.id));
+        }
         for node in &mut cluster.nodes {
             node.start(&["--init"]);
         }

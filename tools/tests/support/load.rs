@@ -45,7 +45,7 @@ pub(crate) struct Load {
 
 #[derive(Debug, Default)]
 struct Shared {
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
     acknowledged: AtomicU64,
     acknowledged_bytes: AtomicU64,
     unknown: AtomicU64,
@@ -57,7 +57,7 @@ impl Load {
         let shared = Arc::new(Shared::default());
         let writers = (0..shape.threads)
             .map(|thread| {
-                let client = Client::new(nodes);
+                let client = Client::until(nodes, Arc::clone(&shared.stop));
                 let (shape, shared) = (shape.clone(), Arc::clone(&shared));
                 Builder::new()
                     .name(format!("writer-{thread}"))
