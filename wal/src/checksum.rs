@@ -33,8 +33,7 @@ impl Seed {
 
     /// The checksum of `parts`, one behind the other.
     pub(crate) fn checksum_parts(self, parts: &[&[u8]]) -> u32 {
-        let mut digest =
-            Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, u64::from(self.0));
+        let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, u64::from(self.0));
         for part in parts {
             digest.update(part);
         }

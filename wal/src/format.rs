@@ -238,9 +238,8 @@ impl BatchHeader {
         if header.durable > position {
             return Err(Bad("batch claims bytes behind itself durable"));
         }
-        let end = u64::from(position.offset())
-            + BATCH_HEADER_BYTES as u64
-            + u64::from(header.body_bytes);
+        let end =
+            u64::from(position.offset()) + BATCH_HEADER_BYTES as u64 + u64::from(header.body_bytes);
         if end > segment_bytes {
             return Err(Bad("batch runs past its segment"));
         }
@@ -315,8 +314,14 @@ pub(crate) enum RecordKind {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Record<'a> {
     Start(Start),
-    Membership { group: GroupId, bytes: &'a [u8] },
-    HardState { group: GroupId, state: HardState },
+    Membership {
+        group: GroupId,
+        bytes: &'a [u8],
+    },
+    HardState {
+        group: GroupId,
+        state: HardState,
+    },
     /// A run of one group's entries of one term.
     Entries(EntriesHead),
     /// A kind this version does not know and may skip.
@@ -446,8 +451,7 @@ pub(crate) fn encode_entries(
     head.put_u64(first.index.get());
     head.put_u64(first.term.get());
     head.put_u32(u32::try_from(entries.len()).expect("entries are bounded by a segment"));
-    let crc =
-        seed.checksum_parts(&[&out[..ENTRIES_CRC_AT], &out[ENTRIES_HEAD_BYTES..headers_end]]);
+    let crc = seed.checksum_parts(&[&out[..ENTRIES_CRC_AT], &out[ENTRIES_HEAD_BYTES..headers_end]]);
     out[ENTRIES_CRC_AT..ENTRIES_HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
     end
 }
@@ -645,7 +649,8 @@ const _: () = assert!(START_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(HARD_STATE_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(ENTRIES_HEAD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(88 + CLUSTER_BYTES_MAX <= SEGMENT_CRC_AT);
-const _: () = assert!(SEGMENT_BYTES_MAX <= u32::MAX as u64 && SEGMENT_BYTES_MIN >= 4 * BLOCK_BYTES as u64);
+const _: () =
+    assert!(SEGMENT_BYTES_MAX <= u32::MAX as u64 && SEGMENT_BYTES_MIN >= 4 * BLOCK_BYTES as u64);
 // Zeros are never a batch (rule 5).
 const _: () = assert!(BATCH_MAGIC.to_le_bytes()[0] != 0);
 
@@ -700,8 +705,7 @@ mod tests {
         let mut at = START_RECORD_BYTES;
         body[..at].copy_from_slice(&start.encode(seed));
         at += encode_membership(&mut body[at..], GroupId(1), b"abc");
-        let state =
-            HardState { term: Term(4), voted_for: Some(NodeId(2)), commit: LogIndex(6) };
+        let state = HardState { term: Term(4), voted_for: Some(NodeId(2)), commit: LogIndex(6) };
         at += encode_hard_state(&mut body[at..], GroupId(1), &state);
         let run = entries(4, 7, &[b"", b"hello", b"worlds"]);
         let entries_at = at;

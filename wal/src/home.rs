@@ -380,10 +380,8 @@ pub(crate) fn random_u128() -> u128 {
     let mut bytes = [0u8; 16];
     let mut filled = 0;
     while filled < bytes.len() {
-        let got = rustix::rand::getrandom(
-            &mut bytes[filled..],
-            rustix::rand::GetRandomFlags::empty(),
-        );
+        let got =
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty());
         match got {
             Ok(got) => filled += got,
             Err(rustix::io::Errno::INTR) => {}

@@ -105,8 +105,7 @@ impl Span {
             *left = left.saturating_sub(cost);
             fits += 1;
         }
-        let mut payloads =
-            BytesMut::zeroed(wanted[..fits].iter().map(|entry| entry.bytes).sum());
+        let mut payloads = BytesMut::zeroed(wanted[..fits].iter().map(|entry| entry.bytes).sum());
         self.copy(offset, &mut payloads)?;
         let mut payloads = payloads.freeze();
         let mut index = self.first;

@@ -97,7 +97,8 @@ pub(crate) fn replay(disk: &mut dyn Disk, config: &Config) -> Result<Replayed, W
     let manifest = read_manifest(disk, config)?;
     let files = read_headers(disk, config)?;
     let chain = find_chain(disk, &manifest, &files)?;
-    let mut replay = Replay { disk, groups: BTreeMap::new(), next_batch: 1, prev_crc: 0, batches: 0, bytes: 0 };
+    let mut replay =
+        Replay { disk, groups: BTreeMap::new(), next_batch: 1, prev_crc: 0, batches: 0, bytes: 0 };
 
     let mut buffer = Vec::new();
     let mut end = Position::ZERO;
@@ -124,9 +125,10 @@ pub(crate) fn replay(disk: &mut dyn Disk, config: &Config) -> Result<Replayed, W
     }
 
     let newest = files.keys().next_back().copied().unwrap_or(SegmentSeq(0)).max(manifest.made);
-    let next = newest.0.checked_add(1).ok_or_else(|| {
-        WalError::Config("segment numbers are used up".to_owned())
-    })?;
+    let next = newest
+        .0
+        .checked_add(1)
+        .ok_or_else(|| WalError::Config("segment numbers are used up".to_owned()))?;
     let start = Start {
         end,
         id: chain.last().map_or(0, |seq| files[seq].header.id),
@@ -202,11 +204,7 @@ fn read_manifest(disk: &mut dyn Disk, config: &Config) -> Result<Manifest, WalEr
     Ok(manifest)
 }
 
-fn check_version(
-    file: std::path::PathBuf,
-    what: &'static str,
-    found: u32,
-) -> Result<(), WalError> {
+fn check_version(file: std::path::PathBuf, what: &'static str, found: u32) -> Result<(), WalError> {
     if found == FORMAT_VERSION {
         return Ok(());
     }
@@ -219,7 +217,8 @@ fn read_headers(
     config: &Config,
 ) -> Result<BTreeMap<SegmentSeq, Segment>, WalError> {
     let dir = disk.manifest_path();
-    let found = disk.segments().map_err(|source| WalError::Io { file: dir, what: "listing", source })?;
+    let found =
+        disk.segments().map_err(|source| WalError::Io { file: dir, what: "listing", source })?;
     let mut files = BTreeMap::new();
     let mut ids: HashMap<u128, SegmentSeq> = HashMap::new();
     for file in found {
@@ -487,9 +486,10 @@ impl Replay<'_> {
             }
             Record::Entries(head) => {
                 let last = head.first.forward(u64::from(head.count) - 1);
-                self.groups.entry(head.group).or_default().put(
-                    head.first, last, head.term, place,
-                )?;
+                self.groups
+                    .entry(head.group)
+                    .or_default()
+                    .put(head.first, last, head.term, place)?;
             }
             Record::Optional => {}
         }

@@ -24,9 +24,9 @@ use crate::disk::{Disk, DiskEvent, MakeSegment, SegmentReader, WriteSegment, is_
 use crate::error::{ReadError, WalError};
 use crate::format::{
     self, BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES,
-    ENTRY_LEN_MASK, FIRST_BATCH_AT, FORMAT_VERSION, HARD_STATE_RECORD_BYTES, Manifest,
-    Position, RECORD_ALIGN_BYTES, SegmentHeader, SegmentSeq, START_RECORD_BYTES, Start,
-    decode_entry_header, entries_record_bytes, membership_record_bytes,
+    ENTRY_LEN_MASK, FIRST_BATCH_AT, FORMAT_VERSION, HARD_STATE_RECORD_BYTES, Manifest, Position,
+    RECORD_ALIGN_BYTES, START_RECORD_BYTES, SegmentHeader, SegmentSeq, Start, decode_entry_header,
+    entries_record_bytes, membership_record_bytes,
 };
 use crate::image::{Frozen, ImageWriter};
 use crate::index::Groups;
@@ -318,8 +318,7 @@ impl Wal {
         }
         if let Some(state) = &append.hard_state {
             self.reserve(HARD_STATE_RECORD_BYTES)?;
-            let used =
-                format::encode_hard_state(self.tail(HARD_STATE_RECORD_BYTES), group, state);
+            let used = format::encode_hard_state(self.tail(HARD_STATE_RECORD_BYTES), group, state);
             self.advance(used);
         }
         for run in append.entries.chunk_by(|a, b| a.term == b.term) {
@@ -637,7 +636,8 @@ impl Wal {
     fn room_in_batch(&self) -> usize {
         let segment = self.active.image.len() - self.open.tail;
         let body = self.open.tail - self.active.closed - BATCH_HEADER_BYTES;
-        segment.min((self.config.batch_bytes_max as usize).saturating_sub(body))
+        segment
+            .min((self.config.batch_bytes_max as usize).saturating_sub(body))
             .max(RECORD_ALIGN_BYTES)
     }
 
@@ -715,6 +715,11 @@ impl Wal {
         });
         self.prev_crc = crc;
         self.next_batch += 1;
+        // The maker goes gently until the next segment comes near.
+        let half = self.active.image.len() / 2;
+        if start < half && end >= half && self.ready_spares() == 0 {
+            self.disk.hurry();
+        }
         self.active.closed = end;
         self.open.tail = end + BATCH_HEADER_BYTES;
         self.open.records = 0;
@@ -732,8 +737,7 @@ impl Wal {
         self.keep_spares();
         let spare = self.spares.pop_front().expect("there is always one ahead");
         let end = self.tail_position();
-        let start =
-            Start { end, id: self.active.id, prev_crc: self.prev_crc, cut: false };
+        let start = Start { end, id: self.active.id, prev_crc: self.prev_crc, cut: false };
         let next = Segment {
             seq: spare.seq,
             id: spare.id,
@@ -858,11 +862,8 @@ impl Wal {
             let sealed = &self.sealed[at];
             return (Arc::clone(&sealed.reader), sealed.seed);
         }
-        let segment = self
-            .closing
-            .iter()
-            .find(|segment| segment.seq == seq)
-            .unwrap_or(&self.active);
+        let segment =
+            self.closing.iter().find(|segment| segment.seq == seq).unwrap_or(&self.active);
         assert!(segment.seq == seq, "the index points into {seq:?}, which is no segment");
         (Arc::new(segment.image.share(0..segment.closed)), segment.seed)
     }
@@ -879,7 +880,12 @@ impl Wal {
     }
 
     /// Latches the first failure. Retrying would prove nothing: the kernel reports such an error once.
-    fn fail(&mut self, segment: SegmentSeq, what: &'static str, source: std::io::Error) -> WalError {
+    fn fail(
+        &mut self,
+        segment: SegmentSeq,
+        what: &'static str,
+        source: std::io::Error,
+    ) -> WalError {
         let error = WalError::Io { file: self.disk.path(segment), what, source };
         if let Some(first) = &self.poisoned {
             return WalError::Poisoned { first: first.clone() };

@@ -12,7 +12,6 @@ use crate::{
 };
 use bytes::Bytes;
 use logdrive_raft::{Command, LogIndex, Role, Term};
-use logdrive_wal::sim::SimPlatter;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -35,9 +34,11 @@ pub struct Verdict {
     pub elections: u64,
 }
 
-/// Steps with faults, then steps in which everything must heal.
+/// Steps with faults, then steps in which everything must heal, then steps without proposals in which
+/// everyone must catch up.
 const STORM_STEPS: u64 = 700;
-const PEACE_STEPS: u64 = 500;
+const PEACE_STEPS: u64 = 300;
+const SILENT_STEPS: u64 = 100;
 
 /// Runs one seed: three nodes, a few groups, a network and disks that fail as the seed draws it.
 ///
@@ -52,6 +53,10 @@ pub fn run_seed(seed: u64) -> Verdict {
     }
     run.heal();
     for _ in 0..PEACE_STEPS {
+        run.step();
+    }
+    run.propose_once_in = 0;
+    for _ in 0..SILENT_STEPS {
         run.step();
     }
     run.last_words();
@@ -83,15 +88,7 @@ impl Run {
         };
         let ids: Vec<NodeId> = (1..=3).map(NodeId).collect();
         let groups = (0..1 + random.below(4)).map(|group| GroupId(7 + group)).collect();
-        let nodes = ids
-            .iter()
-            .map(|id| SimNode {
-                id: *id,
-                platter: SimPlatter::new(random.next()),
-                running: None,
-                incarnations: 0,
-            })
-            .collect();
+        let nodes = ids.iter().map(|id| SimNode::new(*id, &mut random)).collect();
         let segment_bytes = *random.pick(&[64 << 10, 128 << 10]);
         let crash_once_in = *random.pick(&[0, 150, 60, 30]);
         let propose_once_in = *random.pick(&[1, 2, 6]);
@@ -151,9 +148,8 @@ impl Run {
     fn crash(&mut self, at: usize) {
         let id = self.nodes[at].id;
         {
-            let World { random, network, .. } = &mut *self.world.borrow_mut();
-            self.nodes[at].crash(random);
-            network.drop_frames_of(id);
+            self.nodes[at].crash();
+            self.world.borrow_mut().network.drop_frames_of(id);
         }
         self.judge.verdict.crashes += 1;
         self.judge.trace(&[4, id.get()]);
@@ -210,7 +206,12 @@ impl Run {
             for (group, (ledger, seen)) in &mut running.ledgers {
                 for (index, term, serial) in ledger.since(*seen) {
                     *seen += 1;
-                    self.judge.applied(id, node.incarnations, *group, (index, term, serial));
+                    self.judge.applied(
+                        id,
+                        node.identity.incarnation,
+                        *group,
+                        (index, term, serial),
+                    );
                 }
                 let status = running.turn.shard.status(*group).expect("it runs");
                 if status.role == Role::Leader {
@@ -228,9 +229,8 @@ impl Run {
                 running.turn.shard.status(*group).is_some_and(|status| status.role == Role::Leader)
             });
             let random = &mut self.world.borrow_mut().random;
-            let tries =
-                if leads { random.once_in(self.propose_once_in) } else { random.once_in(50) };
-            if !tries || self.nodes[at].running.is_none() {
+            let chance = if leads { self.propose_once_in } else { 50 * self.propose_once_in };
+            if !random.once_in(chance) || self.nodes[at].running.is_none() {
                 continue;
             }
             let serial = self.judge.commands.len() as u64;
@@ -262,7 +262,7 @@ impl Run {
                 let status = running.turn.shard.status(*group).expect("it runs");
                 leaders += usize::from(status.role == Role::Leader);
                 commits.insert(status.commit);
-                let incarnation = (node.id, node.incarnations, *group);
+                let incarnation = (node.id, node.identity.incarnation, *group);
                 let missing = self.judge.missing_in(incarnation);
                 assert!(
                     missing.is_empty(),

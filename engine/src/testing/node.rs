@@ -12,8 +12,8 @@ use crate::{
 };
 use bytes::Bytes;
 use logdrive_raft::{Durable, HardState, LogIndex, Message, Ticks};
-use logdrive_wal::{RecoveredGroup, Wal, WalError, sim::SimPlatter};
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+use logdrive_wal::{Config, Identity, RecoveredGroup, Wal, WalError, disk::sim::SimPlatter};
+use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc, sync::Arc};
 
 /// Ticks of the simulated cluster: a step of the simulation is a tick.
 const TIMING: Timing = Timing { election_ticks: 20, heartbeat_ticks: 2 };
@@ -33,7 +33,7 @@ pub(super) struct SimNode {
     pub(super) id: NodeId,
     pub(super) platter: SimPlatter,
     pub(super) running: Option<Running>,
-    pub(super) incarnations: u64,
+    pub(super) identity: Identity,
 }
 
 /// A node's process.
@@ -67,6 +67,19 @@ impl Outside for SimOutside {
 }
 
 impl SimNode {
+    /// A node that was never started, on an empty disk.
+    pub(super) fn new(id: NodeId, random: &mut Random) -> Self {
+        let identity = Identity {
+            cluster: "simulated".to_owned(),
+            node: id,
+            store: u128::from(random.next()),
+            shards: 1,
+            incarnation: 0,
+            settings: BTreeMap::new(),
+        };
+        Self { id, platter: SimPlatter::new(random.next(), &identity, 0), running: None, identity }
+    }
+
     /// Starts the node's process: recovers its log, runs its groups.
     pub(super) fn start(
         &mut self,
@@ -75,13 +88,14 @@ impl SimNode {
         groups: &[GroupId],
         segment_bytes: u64,
     ) -> Result<(), WalError> {
-        self.incarnations += 1;
+        self.identity.incarnation += 1;
         let mut entropy = Random::new(world.borrow_mut().random.next());
         let seed = entropy.next();
-        let mut config = self.platter.config(self.id, self.incarnations);
+        let mut config = Config::new(PathBuf::from("sim"), self.identity.clone(), 0);
         config.segment_bytes = segment_bytes;
         let ids = move || u128::from(entropy.next()) << 64 | u128::from(entropy.next());
-        let (wal, recovered) = Wal::open_on(self.platter.disk(), config, Box::new(ids))?;
+        let (wal, recovered) =
+            Wal::open_on(self.platter.disk(segment_bytes), config, Box::new(ids))?;
         let mut turn = Turn::new(Shard::new(self.id, nodes, TIMING, seed), wal);
         let mut found: BTreeMap<GroupId, RecoveredGroup> =
             recovered.groups.into_iter().map(|group| (group.group, group)).collect();
@@ -101,9 +115,9 @@ impl SimNode {
     }
 
     /// The process ends at once; what the disk had not made durable may be gone.
-    pub(super) fn crash(&mut self, random: &mut Random) {
+    pub(super) fn crash(&mut self) {
         if self.running.take().is_some() {
-            self.platter.crash(random.next());
+            self.platter.crash();
         }
     }
 }

@@ -96,12 +96,7 @@ impl Files {
         Ok(found)
     }
 
-    pub(super) fn read(
-        &self,
-        segment: SegmentSeq,
-        offset: u64,
-        out: &mut [u8],
-    ) -> io::Result<()> {
+    pub(super) fn read(&self, segment: SegmentSeq, offset: u64, out: &mut [u8]) -> io::Result<()> {
         File::open(self.path(segment))?.read_exact_at(out, offset)
     }
 
@@ -190,7 +185,7 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Bytes written between two pauses.
-pub(super) const MAKE_CHUNK_BYTES: usize = 256 << 10;
+pub(super) const MAKE_CHUNK_BYTES: usize = 64 << 10;
 /// Dirty pages a buffered file may gather, so that no sync is long.
 const BUFFERED_SYNC_BYTES: u64 = 4 << 20;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);

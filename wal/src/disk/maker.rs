@@ -62,9 +62,8 @@ impl Maker {
             stop: Arc::clone(&stop),
             zeros,
         };
-        let thread = std::thread::Builder::new()
-            .name("wal-prepare".to_owned())
-            .spawn(move || shop.run())?;
+        let thread =
+            std::thread::Builder::new().name("wal-prepare".to_owned()).spawn(move || shop.run())?;
         let orders = Some(orders);
         Ok(Self { orders, backlog: VecDeque::new(), made, hurry, stop, thread: Some(thread) })
     }
@@ -235,6 +234,7 @@ impl Signal {
 }
 
 const ORDERS_MAX: usize = 8;
-/// With chunks of 256 KiB: at most 128 MB/s beside the log's own writes.
-const CHUNK_PAUSE: Duration = Duration::from_millis(2);
+/// With chunks of 64 KiB: at most 16 MB/s beside the log's own writes, until somebody hurries. A segment of
+/// 64 MiB takes four seconds then.
+const CHUNK_PAUSE: Duration = Duration::from_millis(4);
 const RETRY_AFTER: Duration = Duration::from_secs(1);

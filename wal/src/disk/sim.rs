@@ -12,12 +12,10 @@
 //! random subset of the 512-byte sectors in flight. [`SimPlatter::kill`] (process) lets each sector in flight be
 //! readable but not durable, or land later, or never.
 
-use super::{
-    Disk, DiskEvent, DriverInfo, MakeSegment, SegmentFile, SegmentReader, WriteSegment,
-};
+use super::{Disk, DiskEvent, DriverInfo, MakeSegment, SegmentFile, SegmentReader, WriteSegment};
 use crate::format::{FORMAT_VERSION, Manifest, SegmentSeq};
 use crate::home::Identity;
-use crate::image::{ImagePool, ImageWriter, Image};
+use crate::image::{Image, ImagePool, ImageWriter};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -94,7 +92,10 @@ impl SimPlatter {
     pub fn disk(&self, segment_bytes: u64) -> Box<dyn Disk> {
         let mut platter = self.lock();
         platter.era += 1;
-        assert!(platter.in_flight.is_empty(), "crash or kill the process before the next one opens");
+        assert!(
+            platter.in_flight.is_empty(),
+            "crash or kill the process before the next one opens"
+        );
         let bytes = usize::try_from(segment_bytes).expect("segments fit memory");
         let mut pool = ImagePool::new(bytes, 2);
         pool.add(Image::new(bytes).expect("memory"));
@@ -192,11 +193,16 @@ impl SimPlatter {
         }
     }
 
-    /// Writes and orders in flight.
+    /// Writes in flight.
     #[must_use]
-    pub fn in_flight(&self) -> usize {
-        let platter = self.lock();
-        platter.in_flight.len() + platter.orders.len()
+    pub fn writes_in_flight(&self) -> usize {
+        self.lock().in_flight.len()
+    }
+
+    /// Segments ordered and not yet made.
+    #[must_use]
+    pub fn orders(&self) -> usize {
+        self.lock().orders.len()
     }
 
     /// Writes ever started.
@@ -473,6 +479,14 @@ impl Disk for SimDisk {
         let file = platter.files.get(&write.segment).ok_or(io::ErrorKind::NotFound)?;
         let end = write.offset + write.bytes.len() as u64;
         assert!(end <= file.len() as u64, "write up to {end} in a file of {}", file.len());
+        for other in &platter.in_flight {
+            assert!(
+                other.segment == write.segment,
+                "{:?} is written while {:?} has writes in flight (rule 8)",
+                write.segment,
+                other.segment
+            );
+        }
         match &mut platter.fail_write_in {
             Some(0) => {
                 platter.fail_write_in = None;
@@ -490,7 +504,8 @@ impl Disk for SimDisk {
         let mut platter = self.platter.lock();
         platter.operate(self.era)?;
         events.extend(platter.events.drain(..).map(|event| {
-            let outcome = |kind: Option<io::ErrorKind>| kind.map_or(Ok(()), |kind| Err(kind.into()));
+            let outcome =
+                |kind: Option<io::ErrorKind>| kind.map_or(Ok(()), |kind| Err(kind.into()));
             match event {
                 Event::Written(token, kind) => DiskEvent::Written { token, result: outcome(kind) },
                 Event::Made(segment, kind) => DiskEvent::Made { segment, result: outcome(kind) },

@@ -114,16 +114,16 @@ impl UringDisk {
         assert_eq!(place, self.registered.len(), "images are registered as they are pooled");
         let iovec = libc::iovec { iov_base: base.cast(), iov_len: len };
         let place = u32::try_from(place).expect("a few images");
-        let registered = self.sparse && {
-            // SAFETY: `iovec` is one whole map, which the pool owns; the pool outlives the ring.
-            let update = unsafe {
-                self.ring.submitter().register_buffers_update(place, &[iovec], None)
+        let registered = self.sparse
+            && {
+                // SAFETY: `iovec` is one whole map, which the pool owns; the pool outlives the ring.
+                let update =
+                    unsafe { self.ring.submitter().register_buffers_update(place, &[iovec], None) };
+                if let Err(error) = &update {
+                    tracing::warn!(%error, "image not registered (RLIMIT_MEMLOCK?): plain writes from it");
+                }
+                update.is_ok()
             };
-            if let Err(error) = &update {
-                tracing::warn!(%error, "image not registered (RLIMIT_MEMLOCK?): plain writes from it");
-            }
-            update.is_ok()
-        };
         self.registered.push(registered);
     }
 
@@ -279,12 +279,8 @@ impl Disk for UringDisk {
             *segment >= write.segment
                 || self.in_flight.values().any(|other| other.segment == *segment)
         });
-        let in_flight = InFlight {
-            segment: write.segment,
-            offset: write.offset,
-            bytes: write.bytes,
-            from: 0,
-        };
+        let in_flight =
+            InFlight { segment: write.segment, offset: write.offset, bytes: write.bytes, from: 0 };
         let before = self.in_flight.insert(write.token, in_flight);
         assert!(before.is_none(), "token {} is in flight already", write.token);
         self.push(write.token)

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use logdrive_raft::{Entry, EntryKind, GroupId, HardState, LogIndex, NodeId, Term, WriteId};
 use logdrive_wal::disk::sim::SimPlatter;
 use logdrive_wal::{
-    Append, Completed, Config, DriverChoice, Home, Identity, Recovered, RecoveredGroup, Wal, WalError,
+    Append, Completed, Config, DriverChoice, Home, Identity, Recovered, RecoveredGroup, Wal,
+    WalError,
 };
 use std::collections::BTreeMap;
 
@@ -22,7 +23,9 @@ pub(crate) fn entry(term: u64, index: u64, payload: &[u8]) -> Entry {
 
 /// `count` entries from `first` on, each payload saying who it is, padded to `bytes`.
 pub(crate) fn entries(group: u64, term: u64, first: u64, count: u64, bytes: usize) -> Vec<Entry> {
-    (first..first + count).map(|index| entry(term, index, &payload(group, term, index, bytes))).collect()
+    (first..first + count)
+        .map(|index| entry(term, index, &payload(group, term, index, bytes)))
+        .collect()
 }
 
 pub(crate) fn payload(group: u64, term: u64, index: u64, bytes: usize) -> Vec<u8> {
@@ -40,7 +43,13 @@ pub(crate) fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
 }
 
 pub(crate) fn write<'a>(group: u64, write: u64, entries: &'a [Entry]) -> Append<'a> {
-    Append { group: GroupId(group), write: WriteId(write), membership: None, hard_state: None, entries }
+    Append {
+        group: GroupId(group),
+        write: WriteId(write),
+        membership: None,
+        hard_state: None,
+        entries,
+    }
 }
 
 pub(crate) fn state(group: u64, write: u64, state: HardState) -> Append<'static> {
@@ -109,9 +118,10 @@ impl Sim {
 
     pub(crate) fn try_open(&self) -> Result<(Wal, Recovered), WalError> {
         // Ids differ from open to open: they depend on what is on the platter.
-        let mut id = self.platter.segments().iter().fold(u128::from(self.platter.writes()), |id, s| {
-            id.wrapping_mul(0x1000_0000_01b3).wrapping_add(u128::from(s.0))
-        });
+        let mut id =
+            self.platter.segments().iter().fold(u128::from(self.platter.writes()), |id, s| {
+                id.wrapping_mul(0x1000_0000_01b3).wrapping_add(u128::from(s.0))
+            });
         let entropy = Box::new(move || {
             id = id.wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645).wrapping_add(0x5851);
             id
@@ -146,4 +156,9 @@ pub(crate) fn read_all(wal: &Wal, group: &RecoveredGroup) -> Vec<Entry> {
         all.extend(part);
     }
     all
+}
+
+/// Runs a read on another thread, as a reader does.
+pub(crate) fn read_elsewhere(plan: logdrive_wal::ReadPlan) -> logdrive_raft::EntryBatch {
+    std::thread::scope(|scope| scope.spawn(move || plan.run()).join().unwrap().unwrap())
 }

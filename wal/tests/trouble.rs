@@ -1,0 +1,226 @@
+//! Disks that fail or fill up; directories in use, empty, or another's.
+
+mod common;
+
+use common::*;
+use logdrive_raft::{GroupId, LogIndex, NodeId, WriteId};
+use logdrive_wal::{Home, HomeError, Room, Wal, WalError};
+use std::collections::BTreeMap;
+
+#[test]
+fn w6_w7_the_first_failed_write_poisons_the_log_for_good() {
+    let sim = Sim::new(1);
+    let (mut wal, _) = sim.open();
+    wal.append(&write(1, 1, &entries(1, 1, 1, 3, 50))).unwrap();
+    wal.submit(0).unwrap();
+    // The second of three in flight fails; the third succeeds.
+    sim.platter.fail_write(0);
+    wal.append(&write(1, 2, &entries(1, 1, 4, 3, 50))).unwrap();
+    wal.submit(0).unwrap();
+    wal.append(&write(1, 3, &entries(1, 1, 7, 3, 50))).unwrap();
+    wal.submit(0).unwrap();
+    sim.platter.complete_all();
+    let mut completed = Vec::new();
+    assert!(matches!(wal.poll(0, &mut completed), Err(WalError::Io { what: "write", .. })));
+    // What was durable before the failure is said; what came behind it is not, though it is on disk.
+    let durable: Vec<_> = completed.iter().flat_map(|c| &c.durable).map(|d| d.upto()).collect();
+    assert_eq!(durable, [WriteId(1)]);
+    let writes = sim.platter.writes();
+    for _ in 0..3 {
+        assert!(matches!(wal.poll(0, &mut completed), Err(WalError::Poisoned { .. })));
+        assert!(matches!(wal.submit(0), Err(WalError::Poisoned { .. })));
+        let again = wal.append(&state(1, 4, hard_state(2, 1, 0)));
+        assert!(matches!(again, Err(WalError::Poisoned { .. })));
+    }
+    assert_eq!(completed.len(), 1);
+    assert_eq!(sim.platter.writes(), writes, "a poisoned log wrote again");
+    assert!(matches!(wal.close(), Err(WalError::Poisoned { .. })));
+    sim.platter.crash();
+    let (_wal, recovered) = sim.open();
+    assert_eq!(recovered.groups[0].last, LogIndex(3));
+}
+
+#[test]
+fn w9_a_full_disk_refuses_entries_keeps_votes_going_and_heals() {
+    let sim = Sim::new(2);
+    let (mut wal, _) = sim.open();
+    sim.platter.complete_all();
+    sim.settle(&mut wal);
+    wal.poll(0, &mut Vec::new()).unwrap();
+    sim.platter.set_segments_left(Some(0));
+    assert_eq!(wal.room(), Room::Free);
+    // Until the last segment made is begun, all is well; then entries are to stay away.
+    let mut index = 1;
+    while wal.room() == Room::Free {
+        wal.append(&write(1, index, &entries(1, 1, index, 1, 2000))).unwrap();
+        index += 1;
+        sim.settle(&mut wal);
+        sim.platter.complete_some();
+        wal.poll(0, &mut Vec::new()).unwrap();
+        assert!(index < 100, "never full");
+    }
+    // Somebody who goes on all the same is refused before the reserve is used up, and nothing is torn.
+    loop {
+        match wal.append(&write(1, index, &entries(1, 1, index, 1, 2000))) {
+            Ok(()) => index += 1,
+            Err(WalError::NoSpace) => break,
+            Err(error) => panic!("{error}"),
+        }
+        sim.settle(&mut wal);
+        assert!(index < 200, "never refused");
+    }
+    // Votes go on.
+    for term in 2..5 {
+        wal.append(&state(2, term, hard_state(term, 1, 0))).unwrap();
+        let completed = sim.settle(&mut wal);
+        assert_eq!(completed[0].durable[0].upto(), WriteId(term));
+    }
+    // Room again: it heals by itself.
+    sim.platter.set_segments_left(None);
+    sim.platter.complete_all();
+    wal.poll(0, &mut Vec::new()).unwrap();
+    assert_eq!(wal.room(), Room::Free);
+    for _ in 0..100 {
+        wal.append(&write(1, index, &entries(1, 1, index, 1, 2000))).unwrap();
+        index += 1;
+        sim.settle(&mut wal);
+    }
+    sim.platter.crash();
+    drop(wal);
+    let (_wal, recovered) = sim.open();
+    assert_eq!(recovered.groups[0].last, LogIndex(index - 1));
+    assert_eq!(recovered.groups[1].hard_state, hard_state(4, 1, 0));
+}
+
+#[test]
+fn w9_open_on_a_full_disk_is_a_typed_error() {
+    let sim = Sim::new(3);
+    sim.platter.set_segments_left(Some(0));
+    assert!(matches!(sim.try_open(), Err(WalError::NoSpace)));
+}
+
+#[test]
+fn settings_that_cannot_be_are_refused() {
+    let mut sim = Sim::new(4);
+    for bytes in [0, 4096, (64 << 10) + 1, 2 << 30] {
+        sim.config.segment_bytes = bytes;
+        let disk = Sim::new(4).platter.disk(64 << 10);
+        let opened = Wal::open_on(disk, sim.config.clone(), Box::new(|| 1));
+        assert!(matches!(opened.map(|_| ()), Err(WalError::Config(_))), "{bytes}");
+    }
+}
+
+#[test]
+fn a_segments_size_may_change_from_open_to_open() {
+    let mut sim = Sim::new(5);
+    for (n, bytes) in [64 << 10, 256 << 10, 128 << 10, 64 << 10].into_iter().enumerate() {
+        sim.config.segment_bytes = bytes;
+        let (mut wal, recovered) = sim.open();
+        assert_eq!(recovered.groups.first().map_or(0, |g| g.last.get()), n as u64 * 100);
+        wal.append(&write(1, 1, &entries(1, 1, n as u64 * 100 + 1, 100, 2000))).unwrap();
+        sim.settle(&mut wal);
+        sim.platter.kill();
+    }
+    let (wal, recovered) = sim.open();
+    assert_eq!(read_all(&wal, &recovered.groups[0]).len(), 400);
+}
+
+#[test]
+#[should_panic(expected = "leave a hole")]
+fn entries_that_leave_a_hole_are_a_broken_invariant() {
+    let sim = Sim::new(6);
+    let (mut wal, _) = sim.open();
+    let _ = wal.append(&write(1, 1, &entries(1, 1, 2, 1, 10)));
+}
+
+#[test]
+fn i10_a_directory_is_opened_once_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node");
+    let home = new_home(&path);
+    assert!(matches!(Home::open(&path), Err(HomeError::Locked(_))));
+    // A holder that goes away within two seconds is waited for.
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(150));
+            drop(home);
+        });
+        let again = Home::open(&path).unwrap();
+        assert_eq!(again.identity().incarnation, 2);
+    });
+}
+
+#[test]
+fn p6_c5_a_directory_without_an_identity_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node");
+    assert!(matches!(Home::open(&path), Err(HomeError::Empty(_))));
+    std::fs::create_dir(&path).unwrap();
+    assert!(matches!(Home::open(&path), Err(HomeError::Empty(_))));
+    drop(new_home(&path));
+    assert!(matches!(
+        Home::create(&path, "test", NodeId(1), 1, BTreeMap::new()),
+        Err(HomeError::Exists(_))
+    ));
+    let identity = std::fs::read(path.join("identity")).unwrap();
+    std::fs::remove_file(path.join("identity")).unwrap();
+    assert!(matches!(Home::open(&path), Err(HomeError::NoIdentity { .. })));
+    for at in 0..identity.len() {
+        let mut bytes = identity.clone();
+        bytes[at] ^= 1;
+        std::fs::write(path.join("identity"), &bytes).unwrap();
+        assert!(Home::open(&path).is_err(), "flip of byte {at} went unseen");
+    }
+    std::fs::write(path.join("identity"), b"").unwrap();
+    assert!(matches!(Home::open(&path), Err(HomeError::Corrupt { .. })));
+    std::fs::write(path.join("identity"), &identity).unwrap();
+    std::fs::remove_dir_all(path.join("shard-000")).unwrap();
+    assert!(matches!(Home::open(&path), Err(HomeError::MissingShard(_))));
+}
+
+#[test]
+fn a_directory_with_something_in_it_is_not_made_a_nodes() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("photo.jpg"), b"").unwrap();
+    let made = Home::create(dir.path(), "test", NodeId(1), 1, BTreeMap::new());
+    assert!(matches!(made, Err(HomeError::NotEmpty { .. })));
+}
+
+#[test]
+fn a_creation_that_was_cut_short_is_taken_up_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = BTreeMap::from([("groups".to_owned(), "1000".to_owned())]);
+    drop(Home::create(dir.path(), "test", NodeId(3), 2, settings.clone()).unwrap());
+    std::fs::remove_file(dir.path().join("identity")).unwrap();
+    std::fs::remove_file(dir.path().join("shard-001/manifest")).unwrap();
+    let home = Home::create(dir.path(), "test", NodeId(3), 2, settings.clone()).unwrap();
+    assert_eq!(home.identity().settings, settings);
+    assert_eq!((home.identity().node, home.identity().shards), (NodeId(3), 2));
+    drop(home);
+    let home = Home::open(dir.path()).unwrap();
+    let mut config = logdrive_wal::Config::new(home.shard_dir(1), home.identity().clone(), 1);
+    config.segment_bytes = 64 << 10;
+    let (mut wal, _) = Wal::open(config.clone()).unwrap();
+    wal.append(&write(1, 1, &entries(1, 1, 1, 1, 10))).unwrap();
+    wal.close().unwrap();
+    drop(home);
+    // With segments in it, it is no half-made directory any more.
+    std::fs::remove_file(dir.path().join("identity")).unwrap();
+    let again = Home::create(dir.path(), "test", NodeId(3), 2, settings);
+    assert!(matches!(again, Err(HomeError::NotEmpty { .. })));
+    // C7: one shard's stream is not another's.
+    config.shard = 0;
+    assert!(matches!(Wal::open(config).map(|_| ()), Err(WalError::Foreign { .. })));
+}
+
+#[test]
+fn plans_end_where_the_log_is_durable() {
+    let sim = Sim::new(8);
+    let (mut wal, _) = sim.open();
+    wal.append(&write(1, 1, &entries(1, 1, 1, 3, 50))).unwrap();
+    sim.settle(&mut wal);
+    wal.append(&write(1, 2, &entries(1, 1, 4, 3, 50))).unwrap();
+    let plan = wal.plan_read(GroupId(1), LogIndex(1), LogIndex(6), 1 << 20).unwrap();
+    assert_eq!(plan.run().unwrap().len(), 3);
+    assert!(wal.plan_read(GroupId(1), LogIndex(4), LogIndex(6), 1 << 20).is_err());
+}
