@@ -65,6 +65,33 @@ fn a_cluster_answers_every_command() {
     a_stopped_node_comes_back_with_what_it_had(&mut cluster);
 }
 
+/// With fewer replicas than nodes, a node without a group's replica knows only who has one.
+#[test]
+fn a_node_without_the_group_sends_clients_to_one_with_it() {
+    let flags = ["--groups", "6", "--replicas", "2", "--segment-bytes", "4194304"];
+    let cluster = Cluster::start(3, &flags);
+    for node in &cluster.nodes {
+        assert!(node.line.contains(" groups=4 "), "two thirds of 6: {:?}", node.line);
+        assert_eq!(node.connect().call(&["CLUSTER", "SLOTS"]).items().len(), 6);
+    }
+    for n in 0..60 {
+        let key = format!("key:{n}");
+        assert_eq!(call(&cluster, &["SET", &key, &key]), ok());
+        assert_eq!(call(&cluster, &["GET", &key]), bulk(&key));
+        let mut turned_away = 0;
+        for node in &cluster.nodes {
+            match node.connect().call(&["GET", &key]) {
+                Reply::Error(text) => {
+                    assert!(text.starts_with("MOVED "), "{text}");
+                    turned_away += 1;
+                }
+                reply => assert_eq!(reply, bulk(&key)),
+            }
+        }
+        assert_eq!(turned_away, 2, "one node leads {key}");
+    }
+}
+
 fn start_up_line(cluster: &Cluster) {
     for (at, node) in cluster.nodes.iter().enumerate() {
         let id = at + 1;

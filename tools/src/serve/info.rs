@@ -24,7 +24,9 @@ pub(crate) fn text(server: &Server, sections: &[String]) -> String {
     text
 }
 
-const SECTIONS: [(&str, fn(&Server, &mut String)); 4] = [
+type Section = (&'static str, fn(&Server, &mut String));
+
+const SECTIONS: [Section; 4] = [
     ("Server", write_server),
     ("Clients", write_clients),
     ("Cluster", write_cluster),

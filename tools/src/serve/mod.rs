@@ -21,7 +21,7 @@ mod slots;
 pub(crate) use options::{Args, OptionsError};
 
 use cluster::Cluster;
-use logdrive::{Bootstrap, Config, Group, GroupError, Node, NodeError, OpenError};
+use logdrive::{Bootstrap, Config, Founding, Group, GroupError, Node, NodeError, OpenError};
 use machine::KeyValue;
 use options::{Options, host_port};
 use slots::{Placement, group_id};
@@ -49,13 +49,14 @@ pub(crate) enum ServeError {
     #[error(transparent)]
     Options(#[from] OptionsError),
     /// The node's directory, log or peer address cannot be used.
-    #[error("{dir}: {source}")]
-    Open {
-        /// The node's directory.
-        dir: String,
-        /// What is wrong.
-        source: OpenError,
-    },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// No node was made there. Making one unasked could replace one that has voted.
+    #[error("{0} is missing or empty: --init makes a new node there")]
+    NoNode(String),
+    /// There is one already.
+    #[error("{0} holds a node already: start it without --init")]
+    NodeExists(String),
     /// The client address cannot be listened on.
     #[error("clients' address {address}: {source}")]
     Listen {
@@ -110,18 +111,34 @@ pub(crate) fn run(args: Args) -> Result<(), ServeError> {
     // Before the directory is made: an address in use must not leave half a node behind.
     let (listener, local) = listen(&options.listen)?;
     let advertise = advertise(&options, local)?;
-    let open_error = |source| ServeError::Open { dir: options.dir.display().to_string(), source };
-    if options.init {
-        Node::init(&options.dir, options.founding()?).map_err(open_error)?;
-    }
-    let founding = Node::founding(&options.dir).map_err(open_error)?;
+    let founding = found(&options)?;
     let placement = options.check(&founding)?;
-    let node = Node::open(config(&options, &advertise)).map_err(open_error)?;
+    let node = Node::open(config(&options, &advertise))?;
 
     let served = serve(&options, &node, placement, listener, local, advertise, &stops);
     let closed = node.close();
     served?;
     Ok(closed?)
+}
+
+/// Makes the directory if that is asked for, and reads what it was made with.
+fn found(options: &Options) -> Result<Founding, ServeError> {
+    let dir = || options.dir.display().to_string();
+    if options.init {
+        if Node::founding(&options.dir).is_ok() {
+            return Err(ServeError::NodeExists(dir()));
+        }
+        Node::init(&options.dir, options.founding()?)?;
+    } else {
+        match std::fs::read_dir(&options.dir).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => return Err(ServeError::NoNode(dir())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ServeError::NoNode(dir()));
+            }
+            _ => {}
+        }
+    }
+    Ok(Node::founding(&options.dir)?)
 }
 
 fn serve(

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) keys: Keys,
+    pub(crate) keys: Box<Keys>,
     /// Stop when standard input ends, and when the parent process dies
     #[arg(long, hide = true)]
     pub(crate) exit_with_stdin: bool,
@@ -123,7 +123,7 @@ impl Options {
     pub(crate) fn new(args: Args) -> Result<Self, OptionsError> {
         let keys = match &args.config {
             Some(path) => args.keys.over(Keys::read(path)?),
-            None => args.keys,
+            None => *args.keys,
         };
         let Some(dir) = keys.dir else {
             return fail("dir is missing: --dir DIR");
@@ -174,6 +174,11 @@ impl Options {
             Ok(clients_max) if clients_max > 0 => clients_max,
             _ => return fail("clients-max must be above 0"),
         };
+        let election_timeout = keys.election_timeout.map_or(ELECTION_TIMEOUT, |time| time.0);
+        let heartbeat = keys.heartbeat.map_or(HEARTBEAT, |time| time.0);
+        if heartbeat * 3 > election_timeout {
+            return fail("heartbeat must be at most a third of election-timeout");
+        }
         Ok(Self {
             init: args.init,
             exit_with_stdin: args.exit_with_stdin,
@@ -181,8 +186,8 @@ impl Options {
             peers,
             listen,
             advertise: keys.advertise,
-            election_timeout: keys.election_timeout.map_or(ELECTION_TIMEOUT, |time| time.0),
-            heartbeat: keys.heartbeat.map_or(HEARTBEAT, |time| time.0),
+            election_timeout,
+            heartbeat,
             segment_bytes: keys.segment_bytes,
             driver: keys.driver.map_or(DriverChoice::Auto, |driver| driver.0),
             clients_max,
@@ -533,6 +538,7 @@ mod tests {
             (format!("{base} --advertise host:0"), "advertise"),
             (format!("{base} --clients-max 0"), "clients-max"),
             (format!("{base} --heartbeat 0ms"), "heartbeat"),
+            (format!("{base} --heartbeat 400ms"), "a third"),
             (format!("{base} --driver tape"), "driver"),
             ("--dir d --peers 1=a:1,1=b:1".to_owned(), "twice"),
             ("--dir d --peers 1=a:1,2=a:1".to_owned(), "twice"),

@@ -33,10 +33,11 @@ pub(crate) fn free_ports(count: usize) -> Vec<u16> {
 
 /// Nodes that run until this is dropped.
 pub(crate) struct Cluster {
-    dir: tempfile::TempDir,
+    pub(crate) nodes: Vec<Process>,
     peers: String,
     flags: Vec<String>,
-    pub(crate) nodes: Vec<Process>,
+    /// Below the nodes: they must be gone before their directories are.
+    dir: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -50,7 +51,7 @@ impl Cluster {
             .map(|(at, port)| format!("{}=127.0.0.1:{port}", at + 1))
             .collect();
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut cluster = Self { dir, peers: peers.join(","), flags, nodes: Vec::new() };
+        let mut cluster = Self { nodes: Vec::new(), peers: peers.join(","), flags, dir };
         for id in 1..=nodes {
             let process = cluster.spawn(id, &["--init"]);
             cluster.nodes.push(process);
@@ -119,7 +120,11 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(mut command: Command) -> Self {
-        command.arg("--exit-with-stdin").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .env("LOGDRIVE_LOG", "error")
+            .arg("--exit-with-stdin")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut child = command.spawn().expect("started");
         let stdin = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
