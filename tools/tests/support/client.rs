@@ -223,6 +223,11 @@ impl Client {
                     std::thread::sleep(PAUSE);
                 }
                 "UNKNOWN" if repeatable => {}
+                // A node on its way out: its log failed, or it was told to stop.
+                "ERR" if error.contains("does not run here") => {
+                    self.leaders.remove(&slot);
+                    std::thread::sleep(PAUSE);
+                }
                 _ => return Asked::Answered(Reply::Error(error)),
             }
             last = format!("{node}: {error}");

@@ -13,7 +13,7 @@ use super::{
 };
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -64,7 +64,7 @@ impl Cluster {
     ) -> Self {
         let mut cluster = Self::plan(dir, 3, groups, segment_bytes);
         for node in &mut cluster.nodes {
-            node.log = logs.join(format!("n{}.log", node.id));
+            node.log_to(logs);
         }
         for node in &mut cluster.nodes {
             node.start(&["--init"]);
@@ -266,9 +266,9 @@ impl Node {
             .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Forgets what it wrote so far.
-    pub(crate) fn forget_said(&self) {
-        File::create(&self.log).unwrap();
+    /// Where its next life writes its standard streams to.
+    pub(crate) fn log_to(&mut self, dir: &Path) {
+        self.log = dir.join(format!("n{}.log", self.id));
     }
 
     /// The lines of `INFO`.

@@ -50,6 +50,7 @@ struct Shared {
     acknowledged_bytes: AtomicU64,
     unknown: AtomicU64,
     read: AtomicU64,
+    slowest_ms: AtomicU64,
 }
 
 impl Load {
@@ -100,10 +101,11 @@ impl Load {
         }
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
         report(format_args!(
-            "  load: {} writes acknowledged, {} unknown, {} reads on the way",
+            "  load: {} writes acknowledged, {} unknown, {} reads on the way, slowest write {} ms",
             count(&self.shared.acknowledged),
             count(&self.shared.unknown),
-            count(&self.shared.read)
+            count(&self.shared.read),
+            count(&self.shared.slowest_ms)
         ));
         all
     }
@@ -207,6 +209,7 @@ fn write(mut client: Client, thread: usize, shape: &Shape, shared: &Shared) -> H
         history.sent += 1;
         let number = history.sent;
         let value = value_of(key, number, shape.value_bytes);
+        let asked = now();
         match client.set(key, &value, ASK_MAX) {
             Outcome::Yes => {
                 history.last = number;
@@ -221,6 +224,8 @@ fn write(mut client: Client, thread: usize, shape: &Shape, shared: &Shared) -> H
                 shared.unknown.fetch_add(1, Ordering::Relaxed);
             }
         }
+        let waited = u64::try_from(asked.elapsed().as_millis()).unwrap();
+        shared.slowest_ms.fetch_max(waited, Ordering::Relaxed);
         std::thread::sleep(shape.pause);
     }
     Histories { value_bytes: shape.value_bytes, keys: keys.into_iter().collect() }
