@@ -15,6 +15,7 @@ mod resp;
 mod serve;
 
 use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -45,7 +46,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("logdrive: {}", one_line(error.as_ref()));
+            // `eprintln!` panics where standard error is broken, and then the exit code would be another.
+            let _ = writeln!(std::io::stderr(), "logdrive: {}", one_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -338,7 +338,11 @@ fn wait(node: &Node, stops: &Receiver<Stop>) -> Result<(), ServeError> {
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LOGDRIVE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // They would go to the same standard error with a macro that panics where it is broken.
+        .log_internal_errors(false);
     // Fails only where a subscriber is set already, and then that one is wanted.
     let _ = subscriber.try_init();
 }

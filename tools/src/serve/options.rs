@@ -179,6 +179,15 @@ impl Options {
         if heartbeat * 3 > election_timeout {
             return fail("heartbeat must be at most a third of election-timeout");
         }
+        if let Some(bytes) = keys.segment_bytes
+            && !(SEGMENT_BYTES.contains(&bytes) && bytes.is_multiple_of(BLOCK_BYTES))
+        {
+            return fail(format!(
+                "segment-bytes must be a multiple of {BLOCK_BYTES} from {} to {}",
+                SEGMENT_BYTES.start(),
+                SEGMENT_BYTES.end()
+            ));
+        }
         Ok(Self {
             init: args.init,
             exit_with_stdin: args.exit_with_stdin,
@@ -422,6 +431,9 @@ const CLUSTER: &str = "default";
 const GROUPS: u16 = 1_000;
 const SHARDS_MAX: u32 = 256;
 const CLIENTS_MAX: u64 = 10_000;
+/// What the log takes; it refuses others by itself, but only once the directory is made.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 30;
+const BLOCK_BYTES: u64 = 4_096;
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_millis(100);
 const TIME_MAX: Duration = Duration::from_secs(3_600);
@@ -539,6 +551,8 @@ mod tests {
             (format!("{base} --clients-max 0"), "clients-max"),
             (format!("{base} --heartbeat 0ms"), "heartbeat"),
             (format!("{base} --heartbeat 400ms"), "a third"),
+            (format!("{base} --segment-bytes 4096"), "segment-bytes"),
+            (format!("{base} --segment-bytes 70000"), "segment-bytes"),
             (format!("{base} --driver tape"), "driver"),
             ("--dir d --peers 1=a:1,1=b:1".to_owned(), "twice"),
             ("--dir d --peers 1=a:1,2=a:1".to_owned(), "twice"),

@@ -1,0 +1,153 @@
+//! Safety under `kill -9`: real nodes, killed by process id under load; what was acknowledged is read back.
+//!
+//! A killed process leaves its page cache to the kernel, so this says nothing about syncs: `power_loss.rs` does.
+
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::time::Duration;
+use support::{
+    client::{Client, Outcome},
+    cluster::{Cluster, directory},
+    load::{Load, Shape},
+    now, report, turn,
+};
+
+#[test]
+fn the_busiest_leader_is_killed_under_load_and_catches_up_from_sealed_segments() {
+    let _turn = turn();
+    let dir = directory();
+    let mut cluster = Cluster::start(dir.path(), GROUPS, SEGMENT_BYTES);
+    let addresses = cluster.addresses();
+    let probes = cluster.key_per_group("probe-");
+    assert_eq!(probes.len(), GROUPS);
+    let shape = Shape {
+        name: "busy",
+        threads: 8,
+        keys_per_thread: 24,
+        value_bytes: 16 << 10,
+        pause: Duration::from_millis(1),
+    };
+    let load = Load::start(&addresses, &shape);
+    load.wait_for_more(300, LIVE_MAX);
+
+    let (busiest, led) = cluster.leads_most();
+    assert!(led > 0, "nobody leads");
+    let killed = now();
+    cluster.nodes[busiest].kill();
+    write_to_every_group(&cluster, &probes, "killed");
+    report(format_args!(
+        "  take-over: every group took a write {:?} after node {} was killed, which led {led} of {GROUPS}",
+        killed.elapsed(),
+        busiest + 1
+    ));
+
+    // More than the others keep in memory for it, so that what it missed is in sealed segments alone.
+    let other = &cluster.nodes[(busiest + 1) % 3];
+    let sealed = other.segments().len();
+    let missed = load.acknowledged_bytes() + MISSED_BYTES;
+    let start = now();
+    while load.acknowledged_bytes() < missed {
+        let behind = missed - load.acknowledged_bytes();
+        assert!(
+            start.elapsed() < FILL_MAX,
+            "{behind} bytes are still to write{}",
+            cluster.last_words()
+        );
+        load.wait_for_more(1, LIVE_MAX);
+    }
+    let grown = other.segments().len() - sealed;
+    assert!(grown >= 6, "only {grown} segments were begun meanwhile");
+
+    let back = now();
+    cluster.restart();
+    // The load goes on while it catches up. Another is killed now, so the groups go on only once it has caught up:
+    // two of three make a quorum, and it is one of the two.
+    load.wait_for_more(200, LIVE_MAX);
+    let second = (busiest + 1) % 3;
+    cluster.nodes[second].kill();
+    write_to_every_group(&cluster, &probes, "needed");
+    report(format_args!(
+        "  catch-up: node {} missed {} MiB in {grown} segments; {:?} after its start every group took a write \
+         that needs it",
+        busiest + 1,
+        MISSED_BYTES >> 20,
+        back.elapsed()
+    ));
+    load.wait_for_more(100, LIVE_MAX);
+    let mut histories = load.finish();
+    histories.check(&addresses);
+
+    cluster.restart();
+    histories.check(&addresses);
+    cluster.assert_no_panic();
+}
+
+#[test]
+fn all_nodes_are_killed_at_once_twice_and_nothing_acknowledged_is_lost() {
+    let _turn = turn();
+    let dir = directory();
+    let mut cluster = Cluster::start(dir.path(), 64, 256 << 10);
+    let addresses = cluster.addresses();
+    let mut before: Vec<support::load::Histories> = Vec::new();
+    for name in ["first", "second"] {
+        let shape = Shape {
+            name,
+            threads: 8,
+            keys_per_thread: 40,
+            value_bytes: 512,
+            pause: Duration::ZERO,
+        };
+        let load = Load::start(&addresses, &shape);
+        load.wait_for_more(2_000, LIVE_MAX);
+        cluster.kill_all();
+        let histories = load.finish();
+        let back = now();
+        cluster.restart();
+        report(format_args!("  restart: {:?} until all groups had leaders again", back.elapsed()));
+        before.push(histories);
+        for histories in &mut before {
+            histories.check(&addresses);
+        }
+    }
+    cluster.assert_no_panic();
+    for node in &mut cluster.nodes {
+        let status = node.stop();
+        assert!(status.success(), "node {} stopped with {status}: {}", node.id, node.said());
+    }
+    cluster.restart();
+    for histories in &mut before {
+        histories.check(&addresses);
+    }
+}
+
+/// Writes once to every group; each must take it.
+fn write_to_every_group(cluster: &Cluster, probes: &[String], value: &str) {
+    let mut client = Client::new(&cluster.addresses());
+    for key in probes {
+        let start = now();
+        loop {
+            match client.set(key, value.as_bytes(), TAKE_OVER_MAX) {
+                Outcome::Yes => break,
+                // Probes may be written twice.
+                Outcome::Unknown(_) if start.elapsed() < TAKE_OVER_MAX => {}
+                outcome => panic!(
+                    "no write to the group of {key} in {TAKE_OVER_MAX:?}: {outcome:?}{}",
+                    cluster.last_words()
+                ),
+            }
+        }
+        assert_eq!(client.get(key, TAKE_OVER_MAX).unwrap().as_deref(), Some(value.as_bytes()));
+    }
+}
+
+/// Few, so that what a node missed is more than the others keep in memory of each.
+const GROUPS: usize = 6;
+const SEGMENT_BYTES: usize = 4 << 20;
+/// The engine keeps 4 MiB per group.
+const MISSED_BYTES: u64 = 48 << 20;
+/// An election takes one to two seconds, and a machine under load longer.
+const TAKE_OVER_MAX: Duration = Duration::from_secs(30);
+const LIVE_MAX: Duration = Duration::from_secs(30);
+const FILL_MAX: Duration = Duration::from_secs(60);

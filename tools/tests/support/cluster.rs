@@ -1,0 +1,344 @@
+//! Real nodes: `logdrive serve` processes on loopback, with their directories.
+//!
+//! In:     where the directories go, how many groups, flags.
+//! Out:    nodes that can be killed (SIGKILL by process id), stopped, restarted and looked into.
+//! Cost:   a process and a log per node.
+//! Fails:  by panicking with the last lines the nodes wrote.
+//!
+//! No node outlives its test: dropping kills it, and `--exit-with-stdin` ends it where the test itself was killed.
+
+use super::{
+    client::{Connection, Reply},
+    eventually, now,
+};
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_logdrive");
+
+/// A directory of its own in cargo's folder for tests: a real file system, where the system's temporary one may be
+/// memory. Removed when dropped.
+pub(crate) fn directory() -> tempfile::TempDir {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    fs::create_dir_all(place).unwrap();
+    tempfile::Builder::new().prefix("cluster-").tempdir_in(place).unwrap()
+}
+
+/// Three nodes, or as many as asked for.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+}
+
+/// One node; its process comes and goes.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: usize,
+    pub(crate) dir: PathBuf,
+    pub(crate) client: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    log: PathBuf,
+    flags: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Cluster {
+    /// Makes three nodes below `dir` and waits until every slot has a leader.
+    pub(crate) fn start(dir: &Path, groups: usize, segment_bytes: usize) -> Self {
+        Self::start_logging_to(dir, dir, groups, segment_bytes)
+    }
+
+    /// The same, with what they write to their standard streams in another directory.
+    pub(crate) fn start_logging_to(
+        logs: &Path,
+        dir: &Path,
+        groups: usize,
+        segment_bytes: usize,
+    ) -> Self {
+        let mut cluster = Self::plan(dir, 3, groups, segment_bytes);
+        for node in &mut cluster.nodes {
+            node.log_to(logs);
+        }
+        for node in &mut cluster.nodes {
+            node.start(&["--init"]);
+        }
+        cluster.wait_ready();
+        cluster
+    }
+
+    /// Nodes that are not started yet.
+    pub(crate) fn plan(dir: &Path, nodes: usize, groups: usize, segment_bytes: usize) -> Self {
+        let ports = free_ports(2 * nodes);
+        let peers: Vec<String> =
+            (0..nodes).map(|at| format!("{}=127.0.0.1:{}", at + 1, ports[at])).collect();
+        let nodes = (0..nodes)
+            .map(|at| {
+                let client = SocketAddr::from((Ipv4Addr::LOCALHOST, ports[nodes + at]));
+                let home = dir.join(format!("n{}", at + 1));
+                let flags = [
+                    ("--id", (at + 1).to_string()),
+                    ("--dir", home.display().to_string()),
+                    ("--peers", peers.join(",")),
+                    ("--listen", client.to_string()),
+                    ("--groups", groups.to_string()),
+                    ("--segment-bytes", segment_bytes.to_string()),
+                ];
+                Node {
+                    id: at + 1,
+                    dir: home,
+                    client,
+                    peer: SocketAddr::from((Ipv4Addr::LOCALHOST, ports[at])),
+                    log: dir.join(format!("n{}.log", at + 1)),
+                    flags: flags
+                        .into_iter()
+                        .flat_map(|(flag, value)| [flag.into(), value])
+                        .collect(),
+                    child: None,
+                }
+            })
+            .collect();
+        Self { nodes }
+    }
+
+    /// The clients' addresses of all nodes, running or not.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.client).collect()
+    }
+
+    /// Waits until every running node says that every slot is served.
+    pub(crate) fn wait_ready(&mut self) {
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].child.is_none() {
+                continue;
+            }
+            let ready = eventually(READY_MAX, || {
+                if let Some(status) = self.nodes[at].exited() {
+                    panic!("node {} ended with {status}{}", at + 1, self.last_words());
+                }
+                self.nodes[at].says_ready()
+            });
+            assert!(ready, "node {} is not ready after {READY_MAX:?}{}", at + 1, self.last_words());
+        }
+    }
+
+    /// Kills all running nodes, one right after the other.
+    pub(crate) fn kill_all(&mut self) {
+        for node in &mut self.nodes {
+            // All are told before any is waited for.
+            if let Some(child) = &mut node.child {
+                child.kill().unwrap();
+            }
+        }
+        for node in &mut self.nodes {
+            if node.child.is_some() {
+                node.kill();
+            }
+        }
+    }
+
+    /// Starts the nodes that do not run, on the directories they have.
+    pub(crate) fn restart(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| node.child.is_none()) {
+            node.start(&[]);
+        }
+        self.wait_ready();
+    }
+
+    /// The node that leads most groups, by its place in `nodes`, and how many it leads.
+    pub(crate) fn leads_most(&self) -> (usize, u64) {
+        let led = |node: &Node| node.info().get("groups_led").and_then(|led| led.parse().ok());
+        let leads = self.nodes.iter().map(|node| led(node).expect("INFO has no groups_led"));
+        leads.enumerate().max_by_key(|(_, led)| *led).unwrap()
+    }
+
+    /// A key of every group, found by its range of slots.
+    pub(crate) fn key_per_group(&self, prefix: &str) -> Vec<String> {
+        let node = self.nodes.iter().find(|node| node.child.is_some()).expect("no node runs");
+        let slots = Connection::open(node.client).unwrap().call(&[b"CLUSTER", b"SLOTS"]).unwrap();
+        let Reply::Array(ranges) = slots else { panic!("CLUSTER SLOTS: {slots:?}") };
+        ranges
+            .iter()
+            .map(|range| {
+                let Reply::Array(parts) = range else { panic!("CLUSTER SLOTS: {range:?}") };
+                let (Reply::Integer(first), Reply::Integer(last)) = (&parts[0], &parts[1]) else {
+                    panic!("CLUSTER SLOTS: {parts:?}")
+                };
+                (0..)
+                    .map(|number| format!("{prefix}{number}"))
+                    .find(|key| {
+                        let slot = i64::from(super::client::slot_of(key.as_bytes()));
+                        (*first..=*last).contains(&slot)
+                    })
+                    .unwrap()
+            })
+            .collect()
+    }
+
+    /// What all nodes wrote last, for a panic's message.
+    pub(crate) fn last_words(&self) -> String {
+        self.nodes
+            .iter()
+            .map(|node| {
+                let text = node.said();
+                let skip = text.lines().count().saturating_sub(LAST_LINES);
+                let lines: Vec<&str> = text.lines().skip(skip).collect();
+                format!("\n-- node {}:\n{}", node.id, lines.join("\n"))
+            })
+            .collect()
+    }
+
+    /// Nobody panicked, in any of the processes there were.
+    pub(crate) fn assert_no_panic(&self) {
+        for node in &self.nodes {
+            let said = node.said();
+            assert!(!said.contains("panicked"), "node {} panicked:\n{said}", node.id);
+        }
+    }
+}
+
+impl Node {
+    /// Starts the process. It is not ready yet.
+    pub(crate) fn start(&mut self, more: &[&str]) {
+        assert!(self.child.is_none(), "node {} runs already", self.id);
+        let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let mut command = self.command(more);
+        command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// The command line that starts it, without its standard streams.
+    pub(crate) fn command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(["serve", "--exit-with-stdin"]).args(&self.flags).args(more);
+        command
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the node does not run").id()
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().expect("the node does not run");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("it does not run"));
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.wait_exit(STOP_MAX)
+    }
+
+    /// Waits until the process ends by itself.
+    pub(crate) fn wait_exit(&mut self, within: Duration) -> ExitStatus {
+        let mut status = None;
+        eventually(within, || {
+            status = self.exited();
+            status.is_some()
+        });
+        self.child = None;
+        status.unwrap_or_else(|| {
+            panic!("node {} still runs after {within:?}:\n{}", self.id, self.said())
+        })
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().expect("the node does not run").try_wait().unwrap()
+    }
+
+    /// All it wrote, in all its lives.
+    pub(crate) fn said(&self) -> String {
+        fs::read(&self.log)
+            .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Where its next life writes its standard streams to.
+    pub(crate) fn log_to(&mut self, dir: &Path) {
+        self.log = dir.join(format!("n{}.log", self.id));
+    }
+
+    /// The lines of `INFO`.
+    pub(crate) fn info(&self) -> BTreeMap<String, String> {
+        let reply = Connection::open(self.client).and_then(|mut node| node.call(&[b"INFO"]));
+        let Ok(Reply::Bulk(text)) = reply else { panic!("INFO: {reply:?}\n{}", self.said()) };
+        let text = String::from_utf8(text).unwrap();
+        text.lines()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    pub(crate) fn says_ready(&self) -> bool {
+        let reply =
+            Connection::open(self.client).and_then(|mut node| node.call(&[b"CLUSTER", b"INFO"]));
+        matches!(reply, Ok(Reply::Bulk(text))
+            if String::from_utf8_lossy(&text).contains("cluster_state:ok"))
+    }
+
+    /// Resident memory, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib * 1024
+    }
+
+    /// Its log's segment files, oldest first.
+    pub(crate) fn segments(&self) -> Vec<PathBuf> {
+        let mut segments: Vec<PathBuf> = fs::read_dir(self.dir.join("shard-000"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+            .collect();
+        segments.sort();
+        segments
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Ports nobody listens on. From below the range the kernel gives to outgoing connections: a node that is down must
+/// find its own ports free again when it comes back.
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
+    // Test binaries run one after another, but not the test runs of two checkouts.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = u16::try_from(std::process::id() % 150 * 100).unwrap();
+    let start = now();
+    let mut ports = Vec::with_capacity(count);
+    while ports.len() < count {
+        assert!(start.elapsed() < READY_MAX, "no free ports");
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % 15_000;
+        let port = PORT_MIN + (base + step) % 15_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
+const PORT_MIN: u16 = 16_000;
+/// Generous: a start takes about a second, a restart an election more.
+const READY_MAX: Duration = Duration::from_secs(40);
+const STOP_MAX: Duration = Duration::from_secs(20);
+const LAST_LINES: usize = 12;

@@ -1,0 +1,74 @@
+//! What the black-box tests share: clusters of real `logdrive serve` processes, a plain client, and what it was told.
+//!
+//! In:     the binary under test, which cargo names.
+//! Out:    [`cluster`] starts, kills and restarts nodes; [`client`] speaks RESP to them; [`load`] writes from several
+//!         threads and remembers what was acknowledged. `mount.rs` and `ioctl.rs` beside them, a disk whose power can
+//!         be cut, are `power_loss.rs`' alone.
+//! Fails:  by panicking, with what the nodes wrote: these are tests.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub(crate) mod client;
+pub(crate) mod cluster;
+pub(crate) mod load;
+
+use std::{
+    process::Output,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Takes this binary's turn: a cluster under load leaves no room on a small machine for a second one.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says why a test was not run. It must never look as if it had passed.
+pub(crate) fn skipped(test: &str, reason: impl std::fmt::Display) {
+    use std::io::Write;
+    // Around libtest's capture, which hides what a passing test prints.
+    let _ = writeln!(std::io::stderr().lock(), "SKIPPED: {test}: {reason}");
+}
+
+/// Says what was measured, also where the test passes.
+pub(crate) fn report(line: impl std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// The tests' clock. They bound how long they wait, and print how long it took; they judge nothing by it.
+#[allow(clippy::disallowed_methods, reason = "tests wait for other processes")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Asks until it is so. False if it was not within the time.
+pub(crate) fn eventually(within: Duration, mut so: impl FnMut() -> bool) -> bool {
+    let start = now();
+    loop {
+        if so() {
+            return true;
+        }
+        if start.elapsed() > within {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a command that must end by itself, and kills it where it does not. Its output must fit into a pipe.
+pub(crate) fn output_within(mut command: std::process::Command, within: Duration) -> Output {
+    let mut child = command.spawn().unwrap();
+    let ended = eventually(within, || child.try_wait().unwrap().is_some());
+    if !ended {
+        child.kill().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        ended,
+        "{command:?} still ran after {within:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}

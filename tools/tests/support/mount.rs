@@ -1,0 +1,112 @@
+//! A disk whose power can be cut: an ext4 file system in a file, on a loop device.
+//!
+//! In:     a directory for the file and the mount point, and the size.
+//! Out:    [`Disk`]: mounted at a path; [`Disk::cut_power`]; mounted again with what had reached it.
+//! Fails:  making one says why it cannot be (not root, no loop devices, no mkfs); then the test is skipped.
+//!
+//! Dropping it unmounts and gives the loop device back, also when a test fails half-way.
+
+use crate::{
+    ioctl,
+    support::{eventually, report},
+};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+/// A mounted file system of its own.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    device: String,
+    place: PathBuf,
+    mounted: bool,
+}
+
+impl Disk {
+    /// Makes and mounts it, or says why that cannot be done here.
+    pub(crate) fn new(dir: &Path, bytes: u64) -> Result<Self, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("only root can mount a file system".to_owned());
+        }
+        let (image, place) = (dir.join("disk.img"), dir.join("disk"));
+        let file = File::create(&image).map_err(|error| error.to_string())?;
+        file.set_len(bytes).map_err(|error| error.to_string())?;
+        drop(file);
+        fs::create_dir(&place).map_err(|error| error.to_string())?;
+        let image = image.to_string_lossy();
+        run("mkfs.ext4", &["-q", "-F", &image])?;
+        let device = run("losetup", &["--find", "--show", &image])?;
+        let mut disk = Self { device, place, mounted: false };
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> &Path {
+        &self.place
+    }
+
+    /// From now on nothing reaches the disk, whatever the page cache holds.
+    pub(crate) fn cut_power(&self) {
+        ioctl::shut_down(File::open(&self.place).unwrap()).expect("ext4's shutdown");
+    }
+
+    /// Unmounts it and mounts it again: the page cache is gone, the journal is replayed. Nothing may have a file open.
+    pub(crate) fn power_on(&mut self) {
+        let mut last = String::new();
+        // A killed process' ring lets go of its files a moment after the process is gone.
+        let unmounted = eventually(UNMOUNT_MAX, || match run("umount", &[&self.path_text()]) {
+            Ok(_) => true,
+            Err(why) => {
+                last = why;
+                false
+            }
+        });
+        assert!(unmounted, "{last}");
+        self.mounted = false;
+        self.mount().unwrap();
+    }
+
+    fn mount(&mut self) -> Result<(), String> {
+        run("mount", &["-t", "ext4", &self.device, &self.path_text()])?;
+        self.mounted = true;
+        Ok(())
+    }
+
+    fn path_text(&self) -> String {
+        self.place.to_string_lossy().into_owned()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let place = self.path_text();
+        if self.mounted
+            && !eventually(UNMOUNT_MAX, || run("umount", &[&place]).is_ok())
+            && let Err(why) = run("umount", &["--lazy", &place])
+        {
+            report(why);
+        }
+        if let Err(why) = run("losetup", &["--detach", &self.device]) {
+            report(why);
+        }
+    }
+}
+
+fn run(program: &str, words: &[&str]) -> Result<String, String> {
+    let output = Command::new(program)
+        .args(words)
+        .output()
+        .map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    } else {
+        let why = String::from_utf8_lossy(&output.stderr);
+        Err(format!("{program} {}: {}", words.join(" "), why.trim()))
+    }
+}
+
+const UNMOUNT_MAX: Duration = Duration::from_secs(10);
