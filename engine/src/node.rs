@@ -343,7 +343,7 @@ impl Node {
     #[must_use]
     pub fn describe(&self) -> Description {
         let node = &self.running.node;
-        let log = lock(&node.description).clone().expect("every shard has said what it runs on");
+        let log = lock(&node.description).expect("every shard has said what it runs on");
         Description {
             cluster: node.identity.cluster.clone(),
             node: node.me,
