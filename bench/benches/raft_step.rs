@@ -76,15 +76,15 @@ impl Trio {
 
 fn rounds(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("raft_step");
-    for (entries, bytes) in [(1, 128), (16, 128), (300, 16)] {
+    for (entries, bytes) in [(1_usize, 128), (16, 128), (300, 16)] {
         let mut trio = Trio::new();
         let payload = Bytes::from(vec![7; bytes]);
         let mut commands = Vec::new();
-        group.throughput(Throughput::Elements(entries));
+        group.throughput(Throughput::Elements(entries as u64));
         group.bench_function(format!("{entries}x{bytes}B/3_replicas"), |bencher| {
             bencher.iter(|| {
                 let command = || Command { checksum: 1, payload: payload.clone() };
-                commands.extend(std::iter::repeat_with(command).take(entries as usize));
+                commands.extend(std::iter::repeat_with(command).take(entries));
                 trio.replicas[0].propose(&mut commands).expect("it leads");
                 trio.settle();
             });

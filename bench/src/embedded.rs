@@ -228,7 +228,7 @@ impl StateMachine for Counting {
 
 /// A fixed number of commands outstanding per group: each answer is followed by the next command.
 struct Load {
-    me: Weak<Load>,
+    me: Weak<Self>,
     groups: Vec<Group>,
     per_group: u64,
     command: Bytes,
