@@ -153,7 +153,8 @@ pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
 /// Task polls between two looks at the sockets and the ring.
 const EVENT_INTERVAL: u32 = 31;
 
-/// A panic that reaches the thread's end is a broken invariant: no other thread may go on.
+/// A panic of ours is a broken invariant: nothing may go on, least of all with half-changed groups.
+/// The runtime would end the panicking task alone, so every task of ours holds one of these.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
@@ -235,6 +236,7 @@ impl Driver {
 
     /// Wakes the shard when writes have finished.
     async fn watch_log(self: Rc<Self>, fd: AsyncFd<std::os::fd::OwnedFd>) {
+        let _abort = AbortOnPanic;
         loop {
             match fd.readable().await {
                 // Cleared before the turn looks: a completion after the look fires again.
@@ -249,6 +251,7 @@ impl Driver {
     }
 
     async fn tick(self: Rc<Self>) {
+        let _abort = AbortOnPanic;
         let mut interval = tokio::time::interval(self.node.tick);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -267,6 +270,7 @@ impl Driver {
 
     /// One turn: everything that arrived goes in, everything owed goes out.
     fn turn(&self, inbound: &Rc<dyn Inbound>) {
+        let _abort = AbortOnPanic;
         self.inbox.look();
         let mut borrowed = self.turn.borrow_mut();
         let turn = &mut *borrowed;
@@ -451,6 +455,7 @@ struct Ingress {
 
 impl Inbound for Ingress {
     fn deliver(&self, from: NodeId, messages: Vec<(GroupId, Message)>) {
+        let _abort = AbortOnPanic;
         let driver = &*self.driver;
         let shards = driver.node.inboxes.len();
         let mut elsewhere: HashMap<usize, Vec<(GroupId, Message)>> = HashMap::new();

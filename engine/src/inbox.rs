@@ -76,15 +76,25 @@ impl<Control> Inbox<Control> {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Hands over a submission that was admitted.
+    /// Hands over a submission that was admitted. If the shard has stopped since, its sink is told
+    /// so here: nobody takes it out any more.
     ///
     /// # Errors
-    /// `Overloaded` if the queue is full, `Stopped` if the shard has stopped; its room is given back.
+    /// `Overloaded` if the queue is full; its room is given back.
     pub(crate) fn submit(&self, submission: Submission) -> Result<(), ProposeError> {
         let (commands, bytes) = submission.commands.cost();
         if self.submissions.push(submission).is_err() {
             self.answered(commands, bytes);
             return Err(ProposeError::Overloaded { retry_after: Duration::from_millis(1) });
+        }
+        if let Some(why) = self.stopped.get() {
+            // The shard empties the queue after it has stopped; what was pushed later is ours to
+            // answer. Whoever takes one out answers it, so none is answered twice.
+            while let Some(left) = self.submissions.pop() {
+                let (commands, bytes) = left.commands.cost();
+                self.answered(commands, bytes);
+                left.refuse(&ProposeError::Stopped(why.clone()));
+            }
         }
         self.wake();
         Ok(())

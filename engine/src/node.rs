@@ -15,7 +15,7 @@ use crate::{
     stages::Stages,
 };
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map::Entry};
 use logdrive_net::{Accepted, ClusterId, Hello, Lane, Listener};
 use logdrive_raft::{Durable, HardState};
 use logdrive_wal::{Home, Identity, RecoveredGroup};
@@ -214,11 +214,15 @@ impl Node {
     ) -> Result<Group, GroupError> {
         let Bootstrap::Founding { members, first_leader } = bootstrap;
         self.check_members(group, &members)?;
-        let mut groups = lock(&self.running.node.groups);
-        match groups.get(&group) {
-            Some(Known::Running(_)) => return Err(GroupError::Running(group)),
-            Some(Known::Recovered(_)) => return Err(GroupError::Exists(group)),
-            None => {}
+        // Held for a moment only: a machine's `open` is not ours, and a full queue is waited for.
+        match lock(&self.running.node.groups).entry(group) {
+            Entry::Vacant(free) => drop(free.insert(Known::Starting)),
+            Entry::Occupied(taken) => {
+                return Err(match taken.get() {
+                    Known::Recovered(_) => GroupError::Exists(group),
+                    Known::Running(_) | Known::Starting => GroupError::Running(group),
+                });
+            }
         }
         let found = RecoveredGroup {
             group,
@@ -229,9 +233,13 @@ impl Node {
             durable: Durable::of_nothing(group),
         };
         let first = first_leader == Some(self.id());
-        let handle = self.start(found, members, first, true, machine)?;
-        groups.insert(group, Known::Running(handle.clone()));
-        Ok(handle)
+        let started = self.start(&found, members, first, true, machine);
+        let mut groups = lock(&self.running.node.groups);
+        match &started {
+            Ok(handle) => groups.insert(group, Known::Running(handle.clone())),
+            Err(_) => groups.remove(&group),
+        };
+        started
     }
 
     /// Gives a recovered group its machine; from now on it votes, follows and leads. If nobody leads
@@ -244,26 +252,43 @@ impl Node {
         group: GroupId,
         machine: Box<dyn StateMachine>,
     ) -> Result<Group, GroupError> {
-        let mut groups = lock(&self.running.node.groups);
-        let found = match groups.get(&group) {
-            Some(Known::Running(_)) => return Err(GroupError::Running(group)),
+        let found = match lock(&self.running.node.groups).get_mut(&group) {
             None => return Err(GroupError::Unknown(group)),
-            Some(Known::Recovered(found)) => (**found).clone(),
+            Some(known) => match std::mem::replace(known, Known::Starting) {
+                Known::Recovered(found) => found,
+                other => {
+                    *known = other;
+                    return Err(GroupError::Running(group));
+                }
+            },
         };
+        let resumed = self.resume_found(&found, machine);
+        let known = match &resumed {
+            Ok(handle) => Known::Running(handle.clone()),
+            Err(_) => Known::Recovered(found),
+        };
+        lock(&self.running.node.groups).insert(group, known);
+        resumed
+    }
+
+    fn resume_found(
+        &self,
+        found: &RecoveredGroup,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<Group, GroupError> {
+        let group = found.group;
         let Some(members) = membership::decode(&found.membership) else {
             let why = "its members in the log are written as no known version does".to_owned();
             return Err(GroupError::Members { group, why });
         };
         self.check_members(group, &members)?;
         let first = members.first() == Some(&self.id());
-        let handle = self.start(found, members, first, false, machine)?;
-        groups.insert(group, Known::Running(handle.clone()));
-        Ok(handle)
+        self.start(found, members, first, false, machine)
     }
 
     fn start(
         &self,
-        found: RecoveredGroup,
+        found: &RecoveredGroup,
         members: Vec<NodeId>,
         first_leader: bool,
         new: bool,
@@ -285,7 +310,7 @@ impl Node {
             membership: new.then(|| membership::encode(&members)),
             members,
             hard_state: found.hard_state,
-            runs: found.runs,
+            runs: found.runs.clone(),
             last: found.last,
             applied,
             durable: found.durable,
@@ -461,6 +486,8 @@ impl Drop for Running {
 enum Known {
     /// Found in the log, waiting for its machine.
     Recovered(Box<RecoveredGroup>),
+    /// Being created or resumed.
+    Starting,
     Running(Group),
 }
 

@@ -130,6 +130,8 @@ impl Turn {
         for _ in 0..limits::GATHERINGS_MAX {
             let now = outside.now();
             self.shard.gather(now, &mut self.round);
+            // Before anything can fail: who is answered here is known to nobody else any more.
+            self.answers.append(&mut self.round.answers);
             let Some(wal) = &mut self.wal else { return Ok(()) };
             for job in self.round.writes.drain(..) {
                 // A group's writes keep their order: behind one that is held, all its later ones are.
@@ -139,7 +141,6 @@ impl Turn {
                 }
             }
             self.send_and_write(outside)?;
-            self.answers.append(&mut self.round.answers);
             self.reads.extend(self.round.fetches.drain(..));
             self.start_reads(outside);
             self.apply(outside);
@@ -202,6 +203,11 @@ impl Turn {
 
     fn apply(&mut self, outside: &impl Outside) {
         for job in self.round.applies.drain(..) {
+            // One gathering may hold several jobs of a group: after a failure the rest must not be
+            // applied, or a machine would remember entries behind a gap.
+            if self.shard.is_stopped(job.slot) {
+                continue;
+            }
             let machine = &mut *self.machines[job.slot as usize];
             match apply::run(machine, &job, &mut self.replies) {
                 Ok(()) => {
@@ -237,7 +243,8 @@ impl Turn {
             Err(error) => error,
         };
         tracing::warn!(group = group.get(), ?purpose, %error, "entries cannot be read back");
-        if purpose == FetchFor::Apply {
+        // A file that cannot be opened now may be later; what is damaged stays so.
+        if purpose == FetchFor::Apply && !matches!(error, ReadError::Io { .. }) {
             let error = MachineError(format!("the log cannot be read back: {error}"));
             self.shard.unreadable(group, &error, &mut self.answers);
         } else {

@@ -248,6 +248,11 @@ impl Raft {
         }
     }
 
+    /// The term of the entry at `index`; `None` past the log's end.
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.log.term_at(index)
+    }
+
     /// Swaps the payloads of entries still held in memory, from `first` on, for equal bytes that
     /// live elsewhere (the log's image), so that no second copy is kept. An entry whose term is not
     /// `term` or whose length or checksum differs (it was replaced since) is left alone.

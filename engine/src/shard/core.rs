@@ -202,6 +202,11 @@ impl Shard {
         !self.dirty.is_empty()
     }
 
+    /// True if the group in `slot` serves no more.
+    pub(crate) fn is_stopped(&self, slot: u32) -> bool {
+        self.replicas[slot as usize].stopped
+    }
+
     /// Whether the log takes entries.
     pub(crate) fn set_log_room(&mut self, room: Room) {
         self.log_room = room;
@@ -239,12 +244,16 @@ impl Shard {
     /// make groups (FAULTS.md §5.5).
     pub(crate) fn receive(&mut self, from: NodeId, group: GroupId, message: Message) {
         let Some(slot) = self.slots.get(&group).copied() else { return };
-        if let Message::AppendEntries(append) = &message
-            && !append.entries.is_empty()
-            && !self.takes(group, append.entries.as_slice())
-        {
-            return; // Not answered, so sent again; the heartbeats keep the leader known.
-        }
+        let message = match message {
+            // The leader is heard and answered all the same; the entries it will have to send again.
+            Message::AppendEntries(mut append)
+                if !append.entries.is_empty() && !self.takes(group, append.entries.as_slice()) =>
+            {
+                append.entries = EntryBatch::new();
+                Message::AppendEntries(append)
+            }
+            message => message,
+        };
         self.step(slot, Event::Message { from, message });
     }
 
@@ -439,6 +448,8 @@ impl Shard {
             }
         }
         while let Some(ready) = replica.raft.ready() {
+            // Only committed entries come in portions; all else is complete.
+            let more = !ready.apply.is_empty();
             for Outgoing { to, message } in ready.messages {
                 post(&self.peers, &mut round.outbox, replica.group, to, message);
             }
@@ -457,6 +468,9 @@ impl Shard {
             for fetch in ready.fetch {
                 round.fetches.push(FetchJob { group: replica.group, fetch });
             }
+            if !more {
+                break;
+            }
         }
         while replica.promises.front().is_some_and(|p| replica.durable.covers(p.after())) {
             let promises = replica.promises.pop_front().expect("checked above");
@@ -466,7 +480,8 @@ impl Shard {
             }
         }
         if let Change::LostLeadership { commit } = replica.look(&replica.raft.status()) {
-            replica.proposals.leadership_lost(commit, &mut round.answers);
+            let term_at = |index| replica.raft.term_at(index);
+            replica.proposals.leadership_lost(commit, term_at, &mut round.answers);
         }
         let deadline = replica.raft.deadline();
         if deadline < replica.wake_at {

@@ -8,7 +8,7 @@
 use super::core::Answer;
 use crate::{Completions, ProposeError, group::Applied, stages::Moments};
 use bytes::Bytes;
-use logdrive_raft::{Command, Entry, EntryKind, GroupId, LogId, LogIndex, LogRange, WriteId};
+use logdrive_raft::{Command, Entry, EntryKind, GroupId, LogId, LogIndex, LogRange, Term, WriteId};
 use std::{collections::VecDeque, sync::Arc};
 
 /// Commands on their way to a group.
@@ -20,6 +20,15 @@ pub(crate) struct Submission {
     pub(crate) commands: Commands,
     /// When it was submitted, ns.
     pub(crate) at: u64,
+}
+
+impl Submission {
+    /// Answers every command of it with `error`.
+    pub(crate) fn refuse(self, error: &ProposeError) {
+        let (commands, _) = self.commands.cost();
+        let tokens = self.token..self.token + commands as u64;
+        self.sink.complete(&mut tokens.map(|token| (token, Err(error.clone()))).collect());
+    }
 }
 
 /// One command without a list around it, or several.
@@ -61,6 +70,7 @@ pub(crate) struct Stamps {
 
 /// Entries that entered the log together, and when.
 struct Span {
+    first: LogIndex,
     last: LogIndex,
     /// `None` until the write that carries them is handed out.
     write: Option<WriteId>,
@@ -117,6 +127,7 @@ impl Proposals {
             self.in_log.push_back(waiter);
         }
         self.spans.push_back(Span {
+            first: range.first,
             last: range.last,
             write: None,
             proposed: now,
@@ -153,24 +164,38 @@ impl Proposals {
         }
     }
 
-    /// Leadership is gone: what is past `commit` may or may not survive. What is not, will be
-    /// applied and answered as usual.
-    pub(super) fn leadership_lost(&mut self, commit: LogIndex, answers: &mut Vec<Answer>) {
-        self.settle_after(commit, "leadership moved before the commit", answers);
+    /// Leadership is gone. What is committed as it was proposed will be applied and answered as
+    /// usual; of the rest nobody knows. `commit` may already be a later leader's, over other entries.
+    pub(super) fn leadership_lost(
+        &mut self,
+        commit: LogIndex,
+        term_at: impl Fn(LogIndex) -> Option<Term>,
+        answers: &mut Vec<Answer>,
+    ) {
+        let stays =
+            |entry: LogId| entry.index <= commit && term_at(entry.index) == Some(entry.term);
+        self.settle_unless(stays, "leadership moved before the commit", answers);
     }
 
     /// Nothing will be applied here any more.
     pub(super) fn abandon(&mut self, why: &'static str, answers: &mut Vec<Answer>) {
-        self.settle_after(LogIndex::ZERO, why, answers);
+        self.settle_unless(|_| false, why, answers);
     }
 
-    fn settle_after(&mut self, keep: LogIndex, why: &'static str, answers: &mut Vec<Answer>) {
-        while self.in_log.back().is_some_and(|waiter| waiter.entry.index > keep) {
-            let waiter = self.in_log.pop_back().expect("checked above");
+    /// Settles from the end of the log on, up to the last entry that stays: what is before it does too.
+    fn settle_unless(
+        &mut self,
+        stays: impl Fn(LogId) -> bool,
+        why: &'static str,
+        answers: &mut Vec<Answer>,
+    ) {
+        while let Some(waiter) = self.in_log.pop_back_if(|waiter| !stays(waiter.entry)) {
             answers.push(waiter.answer(Err(ProposeError::OutcomeUnknown(why)), None));
         }
-        while self.spans.back().is_some_and(|span| span.last > keep) {
-            self.spans.pop_back();
+        let last = self.in_log.back().map_or(LogIndex::ZERO, |waiter| waiter.entry.index);
+        self.spans.retain(|span| span.first <= last);
+        if let Some(span) = self.spans.back_mut() {
+            span.last = span.last.min(last);
         }
     }
 

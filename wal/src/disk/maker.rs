@@ -7,7 +7,7 @@
 //! Source: FAULTS' rule 7, W9.
 
 use super::files::{Files, MAKE_CHUNK_BYTES};
-use super::{MakeSegment, is_no_space};
+use super::{AbortOnPanic, MakeSegment, is_no_space};
 use crate::format::SegmentSeq;
 use crate::image::{Image, ImageWriter};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -63,7 +63,10 @@ impl Maker {
             zeros,
         };
         let thread =
-            std::thread::Builder::new().name("wal-prepare".to_owned()).spawn(move || shop.run())?;
+            std::thread::Builder::new().name("wal-prepare".to_owned()).spawn(move || {
+                let _abort = AbortOnPanic;
+                shop.run();
+            })?;
         let orders = Some(orders);
         Ok(Self { orders, backlog: VecDeque::new(), made, hurry, stop, thread: Some(thread) })
     }

@@ -35,6 +35,17 @@ pub enum DriverChoice {
     Portable,
 }
 
+/// A panic on a thread of ours is a broken invariant; the log would wait for that thread for ever.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// What a driver turned out to be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct DriverInfo {

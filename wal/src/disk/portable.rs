@@ -9,8 +9,8 @@
 use super::files::Files;
 use super::maker::{Made, Maker, Signal};
 use super::{
-    Disk, DiskEvent, DriverInfo, MakeSegment, Progress, SegmentFile, SegmentReader, WriteSegment,
-    is_no_space, progress,
+    AbortOnPanic, Disk, DiskEvent, DriverInfo, MakeSegment, Progress, SegmentFile, SegmentReader,
+    WriteSegment, is_no_space, progress,
 };
 use crate::format::SegmentSeq;
 use crate::image::{ImagePool, ImageWriter};
@@ -58,9 +58,10 @@ impl PortableDisk {
         let (jobs, jobs_out) = bounded(in_flight_max);
         let (written_in, written) = bounded(in_flight_max);
         let raise = Arc::clone(&signal);
-        let thread = std::thread::Builder::new()
-            .name("wal-write".to_owned())
-            .spawn(move || write_jobs(&jobs_out, &written_in, &raise))?;
+        let thread = std::thread::Builder::new().name("wal-write".to_owned()).spawn(move || {
+            let _abort = AbortOnPanic;
+            write_jobs(&jobs_out, &written_in, &raise);
+        })?;
         Ok(Self {
             jobs: Some(jobs),
             written,

@@ -13,6 +13,7 @@ use crate::format::{
     BLOCK_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, FORMAT_VERSION, HARD_STATE_RECORD_BYTES,
     Manifest, RECORD_ALIGN_BYTES, SegmentHeader, SegmentSeq, membership_record_bytes,
 };
+use logdrive_raft::EntryKind;
 
 impl Wal {
     /// Refuses what cannot be encoded whole. The estimate is an upper bound: each batch and each segment boundary
@@ -43,7 +44,9 @@ impl Wal {
         let largest = append.entries.iter().map(|entry| entry.payload.len()).max().unwrap_or(0);
         let rest = self.active.image.len() - self.open.tail.min(self.active.image.len());
         let ready = self.ready_spares() * (self.active.image.len() / 2);
-        let reserve = if append.entries.is_empty() { 0 } else { self.active.image.len() / 8 };
+        // A new leader's no-op belongs to its election: refused, it would hold up the group's later votes.
+        let is_election = append.entries.iter().all(|entry| entry.kind == EntryKind::Noop);
+        let reserve = if is_election { 0 } else { self.active.image.len() / 8 };
         if bytes + largest + reserve > rest + ready { Err(WalError::NoSpace) } else { Ok(()) }
     }
 
