@@ -266,6 +266,11 @@ impl Node {
             .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Gives its next lives more flags.
+    pub(crate) fn add_flags(&mut self, flags: &[&str]) {
+        self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    }
+
     /// Where its next life writes its standard streams to.
     pub(crate) fn log_to(&mut self, dir: &Path) {
         self.log = dir.join(format!("n{}.log", self.id));
