@@ -15,7 +15,8 @@ mod support;
 use mount::{Disk, Writes};
 use std::time::Duration;
 use support::{
-    cluster::{Cluster, directory},
+    cluster::{Cluster, Node, directory},
+    eventually,
     load::{Histories, Load, Shape},
     now, report, skipped, turn,
 };
@@ -32,7 +33,7 @@ fn acknowledged_writes_survive_power_cuts_of_all_nodes() {
         }
     };
     // After the disk, so that it goes first: nothing may hold the mount.
-    let mut cluster = Cluster::start_logging_to(dir.path(), disk.path(), 48, 256 << 10);
+    let mut cluster = Cluster::start_logging_to(dir.path(), disk.path(), 48, SEGMENT_BYTES);
     let addresses = cluster.addresses();
     let mut before: Vec<Histories> = Vec::new();
     for (name, next) in [
@@ -49,15 +50,12 @@ fn acknowledged_writes_survive_power_cuts_of_all_nodes() {
         };
         let load = Load::start(&addresses, &shape);
         load.wait_for_more(1_000, LIVE_MAX);
+        let driver = cluster.nodes[0].info().remove("disk_driver").expect("a driver");
         disk.cut_power();
         let cut = now();
-        // Rule 17: the first failed write poisons the log, and a node without a log ends.
-        for node in &mut cluster.nodes {
-            let status = node.wait_exit(EXIT_MAX);
-            assert!(!status.success(), "node {} lost its disk and ended with {status}", node.id);
-        }
+        end_all(&mut cluster);
         report(format_args!(
-            "  power cut, {name}: the last node ended {:?} after it",
+            "  power cut, {name} ({driver}): the last node ended {:?} after it",
             cut.elapsed()
         ));
         before.push(load.finish());
@@ -77,6 +75,27 @@ fn acknowledged_writes_survive_power_cuts_of_all_nodes() {
     }
 }
 
+/// Rule 17: the first failed write poisons the log, and a node without a log ends. Only the last one may live on: alone
+/// it has nothing to write.
+fn end_all(cluster: &mut Cluster) {
+    let ended = |node: &mut Node| node.exited().is_some();
+    let two_ended = eventually(EXIT_MAX, || {
+        cluster.nodes.iter_mut().filter_map(|node| node.exited()).count() >= 2
+    });
+    assert!(two_ended, "nodes without a disk go on{}", cluster.last_words());
+    for node in &mut cluster.nodes {
+        if eventually(LAST_EXIT_MAX, || ended(node)) {
+            let status = node.wait_exit(EXIT_MAX);
+            assert!(!status.success(), "node {} lost its disk and ended with {status}", node.id);
+        } else {
+            node.kill();
+        }
+    }
+}
+
 const DISK_BYTES: u64 = 768 << 20;
 const LIVE_MAX: Duration = Duration::from_secs(30);
 const EXIT_MAX: Duration = Duration::from_secs(30);
+const LAST_EXIT_MAX: Duration = Duration::from_secs(2);
+/// Large, for a segment's making syncs: all that was written before it would be there without a sync of its own.
+const SEGMENT_BYTES: usize = 8 << 20;
