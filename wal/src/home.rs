@@ -121,13 +121,11 @@ impl Home {
         };
         identity.check()?;
         make_dir(dir)?;
+        // Before the lock, so that nothing is put into a directory that is somebody else's; and under
+        // it, because another process may have been quicker.
+        check_unused(dir)?;
         let lock = lock(dir)?;
-        if dir.join(IDENTITY_NAME).exists() {
-            return Err(HomeError::Exists(dir.to_owned()));
-        }
-        if let Some(found) = anything_in(dir, is_left_of_creation)? {
-            return Err(HomeError::NotEmpty { dir: dir.to_owned(), found });
-        }
+        check_unused(dir)?;
         for shard in 0..shards {
             let shard_dir = shard_dir(dir, shard);
             make_dir(&shard_dir)?;
@@ -335,6 +333,16 @@ fn anything_in(
 }
 
 /// True for what a creation leaves behind that did not get to the identity file.
+fn check_unused(dir: &Path) -> Result<(), HomeError> {
+    if dir.join(IDENTITY_NAME).exists() {
+        return Err(HomeError::Exists(dir.to_owned()));
+    }
+    match anything_in(dir, is_left_of_creation)? {
+        Some(found) => Err(HomeError::NotEmpty { dir: dir.to_owned(), found }),
+        None => Ok(()),
+    }
+}
+
 fn is_left_of_creation(name: &str, path: &Path) -> bool {
     let is_empty_shard = || {
         std::fs::read_dir(path).is_ok_and(|entries| {
