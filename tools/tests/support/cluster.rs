@@ -266,6 +266,14 @@ impl Node {
             .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// What a flag says in its next lives.
+    pub(crate) fn set_flag(&mut self, flag: &str, value: &str) {
+        match self.flags.iter().position(|word| word == flag) {
+            Some(at) => self.flags[at + 1] = value.to_owned(),
+            None => self.flags.extend([flag.to_owned(), value.to_owned()]),
+        }
+    }
+
     /// Where its next life writes its standard streams to.
     pub(crate) fn log_to(&mut self, dir: &Path) {
         self.log = dir.join(format!("n{}.log", self.id));

@@ -25,6 +25,15 @@ pub(crate) struct Disk {
     mounted: bool,
 }
 
+/// What becomes of direct writes (`O_DIRECT`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Writes {
+    /// They pass the page cache by, so that blocks written before reach the loop device's file without a sync.
+    Direct,
+    /// With its data in its journal, ext4 takes them into the page cache: what nobody syncs is lost.
+    Cached,
+}
+
 impl Disk {
     /// Makes and mounts it, or says why that cannot be done here.
     pub(crate) fn new(dir: &Path, bytes: u64) -> Result<Self, String> {
@@ -40,7 +49,7 @@ impl Disk {
         run("mkfs.ext4", &["-q", "-F", &image])?;
         let device = run("losetup", &["--find", "--show", &image])?;
         let mut disk = Self { device, place, mounted: false };
-        disk.mount()?;
+        disk.mount(Writes::Direct)?;
         Ok(disk)
     }
 
@@ -55,7 +64,7 @@ impl Disk {
     }
 
     /// Unmounts it and mounts it again: the page cache is gone, the journal is replayed. Nothing may have a file open.
-    pub(crate) fn power_on(&mut self) {
+    pub(crate) fn power_on(&mut self, writes: Writes) {
         let mut last = String::new();
         // A killed process' ring lets go of its files a moment after the process is gone.
         let unmounted = eventually(UNMOUNT_MAX, || match run("umount", &[&self.path_text()]) {
@@ -67,11 +76,15 @@ impl Disk {
         });
         assert!(unmounted, "{last}");
         self.mounted = false;
-        self.mount().unwrap();
+        self.mount(writes).unwrap();
     }
 
-    fn mount(&mut self) -> Result<(), String> {
-        run("mount", &["-t", "ext4", &self.device, &self.path_text()])?;
+    fn mount(&mut self, writes: Writes) -> Result<(), String> {
+        let data = match writes {
+            Writes::Direct => "data=ordered",
+            Writes::Cached => "data=journal",
+        };
+        run("mount", &["-t", "ext4", "-o", data, &self.device, &self.path_text()])?;
         self.mounted = true;
         Ok(())
     }
