@@ -72,7 +72,7 @@ pub(crate) struct Args {
     connections: usize,
     /// Gather an open loop's sends for this long. Half of it is added to the median; each halving of it costs the
     /// machine more wake-ups (50,000 writes/s to three nodes: 12 µs of CPU a write at 100us, 8 at 200us, 6 at 400us).
-    #[arg(long, hide = true, default_value = "200us", value_parser = parse_duration)]
+    #[arg(long, hide = true, default_value = "400us", value_parser = parse_duration)]
     pacing: Duration,
     /// Chooses keys and values.
     #[arg(long, default_value_t = 1)]
