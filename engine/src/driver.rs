@@ -218,7 +218,7 @@ impl Driver {
             #[expect(
                 deprecated,
                 reason = "deprecated for types that may swap their descriptor; \
-                      an OwnedFd cannot, and its replacement is an unsafe fn for all types"
+                      an OwnedFd cannot, and its replacement is marked unsafe for all types"
             )]
             let fd = fd.and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE));
             match fd {

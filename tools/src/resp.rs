@@ -17,8 +17,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub(crate) const BULK_BYTES_MAX: usize = 4 << 20;
 /// One whole request or reply, headers included, in bytes.
 pub(crate) const FRAME_BYTES_MAX: usize = 16 << 20;
-/// Arguments of one request, its command name included.
-pub(crate) const ARGS_MAX: usize = 64 << 10;
+/// The most arguments a request may have. A request that comes in pieces is scanned from its start at each piece, so
+/// this bounds what a client that drips costs the others of its shard.
+pub(crate) const ARGS_MAX: usize = 4 << 10;
 /// An inline request, or a simple string or error in a reply, in bytes.
 pub(crate) const LINE_BYTES_MAX: usize = 64 << 10;
 /// Values of one reply, at every depth together.
