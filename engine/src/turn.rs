@@ -152,7 +152,7 @@ impl Turn {
     }
 
     /// Whether to give out now, or to let more come together: while every write slot is taken, nothing
-    /// new could be written, and each turn costs a dozen system calls however little it does. What
+    /// new could be written, and each turn costs its system calls however little it does. What
     /// frees a slot is followed by a turn. A stuck disk must not silence votes and heartbeats at once.
     fn is_due(&mut self, now: u64) -> bool {
         let due = self.wal.as_ref().is_none_or(Wal::has_slot)
@@ -164,7 +164,7 @@ impl Turn {
     }
 
     /// The first frame, the own write, the other frames: a majority is the fastest follower and this
-    /// node's disk, and each socket call takes as long as a tenth of a write.
+    /// node's disk, and the other frames need not hold up either.
     fn send_and_write(&mut self, outside: &impl Outside) -> Result<(), WalError> {
         let Some(wal) = &mut self.wal else { return Ok(()) };
         let mut submitted = false;
