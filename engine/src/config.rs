@@ -2,6 +2,7 @@
 
 use crate::{NodeId, OpenError, limits};
 use logdrive_wal::DriverChoice;
+use rustix::thread::CpuSet;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -35,10 +36,21 @@ pub struct Config {
     pub election_timeout: Duration,
     /// A leader says at least this often that it is alive. Default 100 ms.
     pub heartbeat: Duration,
+    /// A disk that has not answered for this long is worth a line. After two election timeouts the node gives up its
+    /// leaderships, and stands for none until the disk answers. Default 1 s.
+    pub stall_warn: Duration,
+    /// A disk, or a shard's thread, that has been silent for this long fails the node ([`crate::NodeError::Stalled`]),
+    /// and one second later ends the process with code 1: a thread that is stuck in the kernel can be neither joined
+    /// nor cancelled. `None` never does; then only the embedder can tell. Default 20 s.
+    pub stall_fatal: Option<Duration>,
     /// The core's unit of time. Default 20 ms.
     pub tick: Duration,
     /// The log's segment size in bytes. Default 64 MiB.
     pub segment_bytes: u64,
+    /// The most that the node's log files may come to, in bytes, shared evenly by its shards; at least six segments
+    /// each. Near it proposals are refused ([`crate::ProposeError::LogFull`]), and go on being refused: the engine
+    /// releases nothing before it has snapshots, so all of a log is needed. Default: no bound.
+    pub log_bytes_max: Option<u64>,
     /// Log writes in flight at once, per shard. While all are taken, what arrives comes together for
     /// the next. Default 2.
     pub log_writes_max: usize,
@@ -52,6 +64,9 @@ pub struct Config {
     /// One command's bytes, at most, and never more than 8 MiB or a quarter of a segment. Nodes of a
     /// cluster must agree on it. Default 1 MiB.
     pub command_bytes_max: usize,
+    /// Cores the shard threads stay on: shard *i* on the *i*-th, round and round. Default: none, the system
+    /// moves them.
+    pub cores: Vec<usize>,
     /// Seeds election timeouts; 0 draws a seed from the system.
     pub seed: u64,
 }
@@ -66,15 +81,24 @@ impl Config {
             client_address: String::new(),
             election_timeout: Duration::from_secs(1),
             heartbeat: Duration::from_millis(100),
+            stall_warn: Duration::from_secs(1),
+            stall_fatal: Some(Duration::from_secs(20)),
             tick: Duration::from_millis(20),
             segment_bytes: 64 << 20,
+            log_bytes_max: None,
             log_writes_max: 2,
             driver: DriverChoice::Auto,
             proposals_max: 131_072,
             proposal_bytes_max: 256 << 20,
             command_bytes_max: 1 << 20,
+            cores: Vec::new(),
             seed: 0,
         }
+    }
+
+    /// A silence after which the node leads nothing: its followers have lost patience with a slow leader by then.
+    pub(crate) fn stall_resign(&self) -> Duration {
+        self.election_timeout * 2
     }
 
     /// What a command may have: as set, and never so much that a few fill a segment.
@@ -100,8 +124,18 @@ impl Config {
                 self.heartbeat, self.election_timeout
             ));
         }
+        let resign = self.stall_resign();
+        if self.stall_warn.is_zero() || self.stall_fatal.is_some_and(|fatal| fatal <= resign) {
+            return fail(format!(
+                "stall_warn of {:?} must be above zero, stall_fatal of {:?} above two election timeouts ({resign:?})",
+                self.stall_warn, self.stall_fatal
+            ));
+        }
         if self.proposals_max == 0 || self.log_writes_max == 0 {
             return fail("proposals_max and log_writes_max must be above zero".to_owned());
+        }
+        if let Some(core) = self.cores.iter().find(|core| **core >= CpuSet::MAX_CPU) {
+            return fail(format!("there is no core {core}"));
         }
         if self.command_bytes_max == 0 || self.command_bytes_max > self.proposal_bytes_max {
             return fail("command_bytes_max must be from 1 to proposal_bytes_max".to_owned());

@@ -12,7 +12,7 @@ use crate::{
     limits,
     node::Shared,
     shard::{Answer, Founded, Shard, Submission, Timing},
-    turn::{Outside, ReadDone, ReadTask, Turn},
+    turn::{Outside, ReadDone, ReadTask, SEAL_LOOK_NS, Turn},
 };
 use crossbeam::queue::ArrayQueue;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
@@ -20,6 +20,7 @@ use hashbrown::HashMap;
 use logdrive_net::{Accepted, Hello, Inbound, Lane, Outbound, Sent};
 use logdrive_raft::{Message, Ticks};
 use logdrive_wal::{Recovered, Wal, WalError};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::{
     cell::{Cell, OnceCell, RefCell},
     pin::Pin,
@@ -56,10 +57,14 @@ pub(crate) struct Setup {
     pub(crate) index: usize,
     pub(crate) node: Arc<Shared>,
     pub(crate) timing: Timing,
+    /// A silence of the disk after which the groups here lead nothing.
+    pub(crate) stall_resign_ns: u64,
     pub(crate) seed: u64,
     pub(crate) wal: logdrive_wal::Config,
     /// Shard 0 accepts the node's connections.
     pub(crate) listener: Option<logdrive_net::Listener>,
+    /// The core to stay on.
+    pub(crate) core: Option<usize>,
 }
 
 /// What a shard thread says once it runs.
@@ -131,6 +136,9 @@ pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
     let node = setup.node.clone();
     let shard = Shard::new(node.me, &node.nodes(), setup.timing, setup.seed);
     let reader = Reader::start(setup.index, node.inboxes[setup.index].clone());
+    if let Some(core) = setup.core {
+        stay_on(core);
+    }
     let driver = Rc::new(Driver {
         index: setup.index,
         inbox: node.inboxes[setup.index].clone(),
@@ -139,15 +147,26 @@ pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
         outbound: OnceCell::new(),
         stopping: Cell::new(false),
         stopped: tokio::sync::Notify::new(),
-        turn: RefCell::new(Turn::new(shard, wal)),
+        seal_look: Cell::new(false),
+        turn: RefCell::new(Turn::new(shard, wal, setup.stall_resign_ns)),
         peers: RefCell::default(),
         reader,
-        node,
+        node: node.clone(),
     });
     started(Ok((recovered, description)));
     runtime.block_on(driver.clone().live(setup.listener));
     HERE.set(None);
     drop(runtime); // Tasks end here, with the connections they own.
+    node.pulses[setup.index].end();
+}
+
+/// Keeps this thread, and no thread started before, on one core.
+fn stay_on(core: usize) {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    if let Err(error) = sched_setaffinity(None, &cores) {
+        tracing::warn!(core, %error, "the shard's thread cannot stay on its core");
+    }
 }
 
 /// Task polls between two looks at the sockets and the ring.
@@ -177,6 +196,8 @@ struct Driver {
     outbound: OnceCell<Outbound>,
     stopping: Cell<bool>,
     stopped: tokio::sync::Notify,
+    /// A look at the idle log is on its way.
+    seal_look: Cell<bool>,
     /// Lanes to each peer that are up.
     peers: RefCell<HashMap<NodeId, Link>>,
     turn: RefCell<Turn>,
@@ -263,21 +284,38 @@ impl Driver {
     async fn turns(self: Rc<Self>, inbound: Rc<dyn Inbound>) {
         while !self.stopping.get() {
             self.inbox.wait().await;
-            self.turn(&inbound);
+            if self.turn(&inbound) && !self.seal_look.replace(true) {
+                spawn_local(self.clone().look_at_idle_log());
+            }
         }
-        self.stopped.notify_one();
+        // A log that is stuck is not closed, which would wait for it; what else runs here, clients' connections
+        // among it, goes on until the process ends.
+        if !self.node.is_given_up() {
+            self.stopped.notify_one();
+        }
     }
 
-    /// One turn: everything that arrived goes in, everything owed goes out.
-    fn turn(&self, inbound: &Rc<dyn Inbound>) {
+    /// Only while there is something to seal: an idle shard sleeps.
+    async fn look_at_idle_log(self: Rc<Self>) {
+        tokio::time::sleep(Duration::from_nanos(SEAL_LOOK_NS)).await;
+        self.seal_look.set(false);
+        self.inbox.wake();
+    }
+
+    /// One turn: everything that arrived goes in, everything owed goes out. True if the log is to be looked at again
+    /// when it is idle.
+    fn turn(&self, inbound: &Rc<dyn Inbound>) -> bool {
         let _abort = AbortOnPanic;
         self.inbox.look();
         let mut borrowed = self.turn.borrow_mut();
         let turn = &mut *borrowed;
-        if let Err(error) = self.take_in(turn, inbound).and_then(|()| turn.give_out(self)) {
-            let what = error.to_string();
-            self.node.fail(NodeError::Log { shard: self.shard(), what });
-        }
+        let turned = self.take_in(turn, inbound).and_then(|()| turn.give_out(self));
+        let is_unsealed =
+            turned.and_then(|()| turn.seal_when_idle(now_ns())).unwrap_or_else(|error| {
+                let what = error.to_string();
+                self.node.fail(NodeError::Log { shard: self.shard(), what });
+                false
+            });
         if let Some(failure) = self.node.failed()
             && !self.stopping.get()
         {
@@ -286,21 +324,27 @@ impl Driver {
             self.stopping.set(true);
         }
         if self.stopping.get() {
-            self.end(turn);
+            self.abandon(turn);
         }
+        turn.beat(&self.node.pulses[self.index]);
         let mut answers = std::mem::take(&mut turn.answers);
         let again = turn.shard.is_dirty() && turn.wal.as_ref().is_some_and(Wal::has_slot);
         drop(borrowed);
         self.deliver(&mut answers);
         self.turn.borrow_mut().answers = answers;
-        if again {
+        if self.stopping.get() && !self.node.is_given_up() {
+            // After the answers: it waits for the disk.
+            self.close_log();
+        } else if again {
             self.inbox.wake();
         }
+        is_unsealed
     }
 
     fn take_in(&self, turn: &mut Turn, inbound: &Rc<dyn Inbound>) -> Result<(), WalError> {
         let now = now_ns();
         turn.shard.advance(Ticks(now / self.node.tick_ns()));
+        turn.stalled_elsewhere = self.node.is_stalled_beside(self.index);
         // First, so that what comes in is judged by the room there is now.
         turn.take_completions(now)?;
         while let Some(control) = self.inbox.next_control() {
@@ -400,8 +444,8 @@ impl Driver {
         }
     }
 
-    /// Nothing is promised any more: whoever waits is told so, and the log ends.
-    fn end(&self, turn: &mut Turn) {
+    /// Nothing is promised any more: whoever waits is told so.
+    fn abandon(&self, turn: &mut Turn) {
         for submission in self.submitted.borrow_mut().drain(..) {
             turn.shard.submit(submission, &mut turn.answers);
         }
@@ -409,7 +453,11 @@ impl Driver {
             turn.shard.submit(submission, &mut turn.answers);
         }
         turn.shard.abandon_all("the node stopped", &mut turn.answers);
-        if let Some(wal) = turn.wal.take()
+    }
+
+    fn close_log(&self) {
+        let wal = self.turn.borrow_mut().wal.take();
+        if let Some(wal) = wal
             && let Err(error) = wal.close()
         {
             let what = error.to_string();

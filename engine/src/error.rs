@@ -1,6 +1,7 @@
 //! Did it happen? Every error of the embedding API answers that first.
 
 use logdrive_raft::{GroupId, NodeId};
+use logdrive_wal::Corrupt;
 use std::time::Duration;
 
 /// Why a proposal has no reply. [`ProposeError::happened`] sorts them.
@@ -22,6 +23,10 @@ pub enum ProposeError {
     /// Did not happen. The log has no room and could not make any; it tries again by itself.
     #[error("the log's disk is full")]
     DiskFull,
+    /// Did not happen. The log has nearly the size it may have ([`crate::Config::log_bytes_max`]), and what it holds is
+    /// still needed. Passes when enough of it is released.
+    #[error("the log is at its quota")]
+    LogFull,
     /// Did not happen. The command alone is over the bound.
     #[error("command of {bytes} bytes is over the bound of {max}")]
     TooLarge {
@@ -119,6 +124,27 @@ pub enum GroupError {
         /// What the machine said.
         source: MachineError,
     },
+    /// What the log holds of it is nothing that this engine can run on: so far, entries that were released with no
+    /// snapshot in their place.
+    #[error("{group:?}: {why}")]
+    Log {
+        /// The group.
+        group: GroupId,
+        /// What is wrong.
+        why: String,
+    },
+    /// It was destroyed on this node: its id never lives again here.
+    #[error("{0:?} was destroyed here")]
+    Destroyed(GroupId),
+    /// The log lost something of this group here: it must not vote, acknowledge or lead on this node. Its other
+    /// members serve on.
+    #[error("{group:?} is fenced: {source}")]
+    Fenced {
+        /// The group.
+        group: GroupId,
+        /// The damage: which file, and where.
+        source: Corrupt,
+    },
     /// The node has stopped.
     #[error("the node has stopped: {0}")]
     Stopped(String),
@@ -140,6 +166,17 @@ pub enum NodeError {
         shard: u32,
         /// The log's error.
         what: String,
+    },
+    /// A shard's disk or its thread was silent for longer than [`crate::Config::stall_fatal`]. The process ends a
+    /// second after this was said.
+    #[error("shard {shard}: {what} for {time:.1?}")]
+    Stalled {
+        /// Which shard.
+        shard: u32,
+        /// Who was silent.
+        what: &'static str,
+        /// For how long.
+        time: Duration,
     },
     /// A thread of the node could not go on.
     #[error("{0}")]

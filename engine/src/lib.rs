@@ -28,12 +28,13 @@ mod stages;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod turn;
+mod watchdog;
 
 pub use config::{Config, Founding};
 pub use error::{GroupError, Happened, MachineError, NodeError, OpenError, ProposeError};
 pub use group::{Applied, Completions, Group, Outcome, Proposal, ProposalBatch};
 pub use logdrive_raft::{GroupId, LogIndex, NodeId, Term};
-pub use logdrive_wal::DriverChoice;
+pub use logdrive_wal::{Corrupt, DriverChoice};
 pub use machine::{AppliedAt, CommandRef, Committed, Replies, StateMachine};
 pub use node::{Bootstrap, Description, Node, StageSummary};
 

@@ -75,6 +75,11 @@ impl<'a> Committed<'a> {
             .map(|entry| CommandRef { index: entry.index, term: entry.term, bytes: &entry.payload })
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn entries(&self) -> &'a [Entry] {
+        self.entries
+    }
+
     /// The last entry of the batch: where the machine is once it has applied it.
     #[must_use]
     pub fn last(&self) -> LogIndex {

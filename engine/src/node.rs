@@ -8,17 +8,19 @@
 
 use crate::{
     Config, Founding, Group, GroupError, GroupId, LogIndex, MachineError, NodeError, NodeId,
-    OpenError, StateMachine, apply,
+    OpenError, StateMachine, Term, apply,
     driver::{self, Control, Setup, ShardInbox, Started},
     membership,
     shard::{Founded, GroupView, Timing},
     stages::Stages,
+    watchdog,
 };
 use bytes::Bytes;
+use crossbeam_channel::Sender;
 use hashbrown::{HashMap, hash_map::Entry};
 use logdrive_net::{Accepted, ClusterId, Hello, Lane, Listener};
-use logdrive_raft::{Durable, HardState};
-use logdrive_wal::{Home, Identity, RecoveredGroup};
+use logdrive_raft::{Durable, HardState, Restored};
+use logdrive_wal::{Corrupt, Home, Identity, RecoveredGroup};
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -120,20 +122,26 @@ impl Node {
             election_ticks: ticks(config.election_timeout),
             heartbeat_ticks: ticks(config.heartbeat),
         };
+        let limits =
+            watchdog::Limits::new(config.stall_warn, config.stall_resign(), config.stall_fatal);
         let (started, starts) = crossbeam_channel::bounded(identity.shards as usize);
         let mut threads = Vec::new();
         for shard in 0..identity.shards {
             let mut wal = logdrive_wal::Config::new(home.shard_dir(shard), identity.clone(), shard);
             wal.segment_bytes = config.segment_bytes;
+            wal.log_bytes_max = config.log_bytes_max.map(|max| max / u64::from(identity.shards));
             wal.in_flight_max = config.log_writes_max;
             wal.driver = config.driver;
             let setup = Setup {
                 index: shard as usize,
                 node: node.clone(),
                 timing,
+                stall_resign_ns: limits.resign_ns,
                 seed: seed.wrapping_add(u64::from(shard)),
                 wal,
                 listener: listener.take(),
+                core: (!config.cores.is_empty())
+                    .then(|| config.cores[shard as usize % config.cores.len()]),
             };
             let started = started.clone();
             let thread = std::thread::Builder::new()
@@ -143,13 +151,24 @@ impl Node {
             threads.push(thread);
         }
         drop(started);
-        let running =
-            Arc::new(Running { node, threads: Mutex::new(threads), home: Mutex::new(Some(home)) });
+        let (watch, unwatched) = crossbeam_channel::bounded(0);
+        let watched = node.clone();
+        let watchdog = std::thread::Builder::new()
+            .name("logdrive-watch".to_owned())
+            .spawn(move || watchdog::run(&watched, limits, &unwatched))
+            .map_err(|source| OpenError::Os { what: "cannot start the watchdog", source })?;
+        let running = Arc::new(Running {
+            node,
+            threads: Mutex::new(threads),
+            home: Mutex::new(Some(home)),
+            watch: Mutex::new(Some((watch, watchdog))),
+        });
         let opened = Self { running };
         opened.take_recovered(identity.shards, &starts)?;
         Ok(opened)
     }
 
+    /// Takes in what each shard's log holds.
     fn take_recovered(
         &self,
         shards: u32,
@@ -165,9 +184,16 @@ impl Node {
                     }
                     *lock(&node.description) = Some(description);
                     let mut groups = lock(&node.groups);
-                    for group in recovered.groups {
-                        groups.insert(group.group, Known::Recovered(Box::new(group)));
+                    for mut group in recovered.groups {
+                        let id = group.group;
+                        let known = match group.fenced.take() {
+                            Some(corrupt) => Known::Fenced(corrupt),
+                            None => Known::Recovered(Box::new(group)),
+                        };
+                        groups.insert(id, known);
                     }
+                    let destroyed = recovered.destroyed.into_iter();
+                    groups.extend(destroyed.map(|group| (group, Known::Destroyed)));
                 }
                 Ok((shard, Err(source))) => failure = Some(OpenError::Log { shard, source }),
                 Err(_) => {
@@ -201,6 +227,22 @@ impl Node {
         found
     }
 
+    /// Groups whose log lost something on this node, and where: they are silent for good, and can be neither resumed
+    /// nor created. By id.
+    #[must_use]
+    pub fn fenced(&self) -> Vec<(GroupId, Corrupt)> {
+        let groups = lock(&self.running.node.groups);
+        let mut found: Vec<(GroupId, Corrupt)> = groups
+            .iter()
+            .filter_map(|(group, known)| match known {
+                Known::Fenced(corrupt) => Some((*group, corrupt.clone())),
+                _ => None,
+            })
+            .collect();
+        found.sort_unstable_by_key(|(group, _)| *group);
+        found
+    }
+
     /// Creates a group on this node. It is in the log as soon as it has anything to remember; one
     /// that had nothing yet when the node stopped is unknown afterwards and is created again.
     ///
@@ -220,6 +262,8 @@ impl Node {
             Entry::Occupied(taken) => {
                 return Err(match taken.get() {
                     Known::Recovered(_) => GroupError::Exists(group),
+                    Known::Fenced(corrupt) => GroupError::Fenced { group, source: corrupt.clone() },
+                    Known::Destroyed => GroupError::Destroyed(group),
                     Known::Running(_) | Known::Starting => GroupError::Running(group),
                 });
             }
@@ -228,8 +272,11 @@ impl Node {
             group,
             membership: Bytes::new(),
             hard_state: HardState::default(),
+            released: LogIndex::ZERO,
+            released_term: Term::ZERO,
             runs: Vec::new(),
             last: LogIndex::ZERO,
+            fenced: None,
             durable: Durable::of_nothing(group),
         };
         let first = first_leader == Some(self.id());
@@ -257,8 +304,15 @@ impl Node {
             Some(known) => match std::mem::replace(known, Known::Starting) {
                 Known::Recovered(found) => found,
                 other => {
+                    let why = match &other {
+                        Known::Fenced(corrupt) => {
+                            GroupError::Fenced { group, source: corrupt.clone() }
+                        }
+                        Known::Destroyed => GroupError::Destroyed(group),
+                        _ => GroupError::Running(group),
+                    };
                     *known = other;
-                    return Err(GroupError::Running(group));
+                    return Err(why);
                 }
             },
         };
@@ -302,6 +356,9 @@ impl Node {
             let why = format!("it is at {applied}, but the log ends at {}", found.last);
             return Err(GroupError::Machine { group, source: MachineError(why) });
         }
+        let (hard_state, last) = (found.hard_state, found.last);
+        let restored = Restored { hard_state, runs: found.runs.clone(), last, applied };
+        restored.check().map_err(|error| GroupError::Log { group, why: error.to_string() })?;
         let shard = shard_of(group, node.inboxes.len());
         let view = Arc::new(GroupView::default());
         let inbox = node.inboxes[shard].clone();
@@ -309,9 +366,9 @@ impl Node {
             group,
             membership: new.then(|| membership::encode(&members)),
             members,
-            hard_state: found.hard_state,
-            runs: found.runs.clone(),
-            last: found.last,
+            hard_state,
+            runs: restored.runs,
+            last,
             applied,
             durable: found.durable,
             first_leader,
@@ -329,6 +386,8 @@ impl Node {
             format!("this node ({}) is not a member", node.me)
         } else if let Some(unknown) = members.iter().find(|m| !node.peers.contains_key(*m)) {
             format!("node {unknown} has no address here")
+        } else if members.contains(&NodeId(0)) {
+            "0 is no node".to_owned()
         } else if (1..members.len()).any(|at| members[..at].contains(&members[at])) {
             "a member is named twice".to_owned()
         } else {
@@ -427,8 +486,8 @@ impl Node {
         waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    /// Stops: answers what waits, ends the log's writes in flight, joins the threads. Not on a
-    /// shard's thread.
+    /// Stops: answers what waits, ends the log's writes in flight, joins the threads; a node that has
+    /// stalled ([`NodeError::Stalled`]) is not waited for. Not on a shard's thread.
     ///
     /// # Errors
     /// [`NodeError`] if the node had failed, or fails while it stops.
@@ -458,10 +517,17 @@ struct Running {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The directory's lock, held until every thread has ended.
     home: Mutex<Option<Home>>,
+    /// The watchdog, and what it watches as long as there is.
+    watch: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
 }
 
 impl Running {
     fn stop(&self) {
+        if self.node.is_given_up() {
+            // Its threads may sit in the kernel for ever. The lock stays theirs: their writes may still land.
+            std::mem::forget(lock(&self.home).take());
+            return;
+        }
         for inbox in &self.node.inboxes {
             // One that has stopped by itself needs no telling.
             let _ = inbox.control(Control::Stop);
@@ -472,6 +538,10 @@ impl Running {
             }
             // A panic on a shard's thread has aborted the process before this could see it.
             let _ = thread.join();
+        }
+        if let Some((watch, watchdog)) = lock(&self.watch).take() {
+            drop(watch);
+            let _ = watchdog.join();
         }
         lock(&self.home).take();
     }
@@ -486,6 +556,10 @@ impl Drop for Running {
 enum Known {
     /// Found in the log, waiting for its machine.
     Recovered(Box<RecoveredGroup>),
+    /// Found in the log, damaged. No shard knows it, so messages for it are dropped.
+    Fenced(Corrupt),
+    /// Its id never lives again here.
+    Destroyed,
     /// Being created or resumed.
     Starting,
     Running(Group),
@@ -501,6 +575,8 @@ pub(crate) struct Shared {
     command_bytes_max: usize,
     pub(crate) net_settings: logdrive_net::Settings,
     pub(crate) inboxes: Vec<Arc<ShardInbox>>,
+    /// Per shard.
+    pub(crate) pulses: Vec<watchdog::Pulse>,
     /// Per shard; each written by its own thread and merged when read.
     pub(crate) stages: Vec<Mutex<Stages>>,
     groups: Mutex<HashMap<GroupId, Known>>,
@@ -527,6 +603,7 @@ impl Shared {
                 .clone()
                 .map(|_| Arc::new(ShardInbox::new(config.proposals_max, config.proposal_bytes_max)))
                 .collect(),
+            pulses: shards.clone().map(|_| watchdog::Pulse::default()).collect(),
             stages: shards.map(|_| Mutex::new(Stages::new())).collect(),
             groups: Mutex::default(),
             client_addresses: Mutex::new(
@@ -593,6 +670,11 @@ impl Shared {
         }
     }
 
+    /// True if a shard other than `shard` has waited too long for the disk.
+    pub(crate) fn is_stalled_beside(&self, shard: usize) -> bool {
+        (self.pulses.iter().enumerate()).any(|(other, pulse)| other != shard && pulse.is_stalled())
+    }
+
     /// True if `peer` has a connection open to us.
     pub(crate) fn hears(&self, peer: NodeId) -> bool {
         lock(&self.inbound).get(&peer).is_some_and(|open| *open > 0)
@@ -607,6 +689,11 @@ impl Shared {
         }
         drop(failure);
         self.inboxes.iter().for_each(|inbox| inbox.wake());
+    }
+
+    /// The node has stalled for good: nothing of it is waited for any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        matches!(self.failed(), Some(NodeError::Stalled { .. }))
     }
 
     pub(crate) fn failed(&self) -> Option<NodeError> {

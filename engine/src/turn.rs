@@ -8,13 +8,20 @@
 use crate::{
     GroupId, MachineError, NodeId, Replies, StateMachine, apply, limits,
     shard::{Answer, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
+    watchdog::{Pulse, Silence},
 };
+use hashbrown::HashSet;
 use logdrive_raft::{ConfigError, EntryBatch, FetchFor, Message};
-use logdrive_wal::{Append, Completed, ReadError, ReadPlan, Wal, WalError};
+use logdrive_wal::{
+    Append, CarryDone, CarryPlan, Completed, Position, ReadError, ReadPlan, Room, Wal, WalError,
+};
 use std::collections::VecDeque;
 
 /// However busy the disk, owed work leaves after this long.
 const GIVE_OUT_NS_MAX: u64 = 20_000_000;
+
+/// A log with nothing to write for one to two of these is sealed (FAULTS' rule 22).
+pub(crate) const SEAL_LOOK_NS: u64 = 5_000_000;
 
 /// What a turn needs of the world.
 pub(crate) trait Outside {
@@ -25,26 +32,35 @@ pub(crate) trait Outside {
     fn read(&self, task: ReadTask) -> Result<(), ReadTask>;
     /// The clock, ns.
     fn now(&self) -> u64;
+    /// A write that goes to the log now, or as soon as there is room. For those who watch.
+    fn wrote(&self, _job: &WriteJob) {}
 }
 
 /// Old entries to be read, away from the shard's thread.
-pub(crate) struct ReadTask {
-    pub(crate) group: GroupId,
-    pub(crate) purpose: FetchFor,
-    pub(crate) plan: ReadPlan,
+pub(crate) enum ReadTask {
+    /// For a group that asked for them.
+    Fetch { group: GroupId, purpose: FetchFor, plan: ReadPlan },
+    /// For the log, which gives up the segment they are in.
+    Carry(CarryPlan),
 }
 
 /// Old entries that were read.
-pub(crate) struct ReadDone {
-    pub(crate) group: GroupId,
-    pub(crate) purpose: FetchFor,
-    pub(crate) read: Result<EntryBatch, ReadError>,
+pub(crate) enum ReadDone {
+    /// For a group.
+    Fetch { group: GroupId, purpose: FetchFor, read: Result<EntryBatch, ReadError> },
+    /// For the log.
+    Carry(CarryDone),
 }
 
 impl ReadTask {
     /// Reads; may block on the disk.
     pub(crate) fn run(self) -> ReadDone {
-        ReadDone { group: self.group, purpose: self.purpose, read: self.plan.run() }
+        match self {
+            Self::Fetch { group, purpose, plan } => {
+                ReadDone::Fetch { group, purpose, read: plan.run() }
+            }
+            Self::Carry(plan) => ReadDone::Carry(plan.run()),
+        }
     }
 }
 
@@ -61,13 +77,24 @@ pub(crate) struct Turn {
     replies: Replies,
     /// Fetches there was no room for yet, in their order.
     reads: VecDeque<FetchJob>,
+    /// What the log wants read, if there was no room for it yet.
+    carry: Option<ReadTask>,
     given_out_at: u64,
+    /// Where the unsealed log ended when it was last looked at, and when that was.
+    idle: (Position, u64),
+    disk_silence: Silence,
+    /// A silence of the disk after which the groups here lead nothing.
+    resign_ns: u64,
+    /// Another shard of this node has had such a silence: the disk is the same.
+    pub(crate) stalled_elsewhere: bool,
     /// Writes the log has no room for now; nothing is promised on them before they are durable.
     held: VecDeque<WriteJob>,
+    /// Their groups.
+    held_groups: HashSet<GroupId>,
 }
 
 impl Turn {
-    pub(crate) fn new(shard: Shard, wal: Wal) -> Self {
+    pub(crate) fn new(shard: Shard, wal: Wal, resign_ns: u64) -> Self {
         Self {
             round: shard.round(),
             shard: shard.with_entry_bytes_max(wal.entry_bytes_max()),
@@ -77,8 +104,14 @@ impl Turn {
             completed: Vec::new(),
             replies: Replies::default(),
             reads: VecDeque::new(),
+            carry: None,
             given_out_at: 0,
+            idle: (Position::ZERO, 0),
+            disk_silence: Silence::new(resign_ns),
+            resign_ns,
+            stalled_elsewhere: false,
             held: VecDeque::new(),
+            held_groups: HashSet::new(),
         }
     }
 
@@ -118,7 +151,21 @@ impl Turn {
             }
         }
         self.shard.set_log_room(wal.room());
+        self.disk_silence.look(now, wal.awaits_disk(), wal.disk_answers());
+        self.shard.set_stands(!self.is_stalled() && !self.stalled_elsewhere);
         Ok(())
+    }
+
+    /// The disk of this shard's log has been silent for too long to lead anything.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.disk_silence.ns() >= self.resign_ns
+    }
+
+    /// Tells the watchdog that a turn is over.
+    pub(crate) fn beat(&self, pulse: &Pulse) {
+        let (answers, owed) =
+            self.wal.as_ref().map_or((0, false), |wal| (wal.disk_answers(), wal.awaits_disk()));
+        pulse.beat(answers, owed, self.is_stalled());
     }
 
     /// Gives out everything owed.
@@ -127,6 +174,7 @@ impl Turn {
             return Ok(());
         }
         self.retry_held()?;
+        self.maintain(outside)?;
         for _ in 0..limits::GATHERINGS_MAX {
             let now = outside.now();
             self.shard.gather(now, &mut self.round);
@@ -134,9 +182,13 @@ impl Turn {
             self.answers.append(&mut self.round.answers);
             let Some(wal) = &mut self.wal else { return Ok(()) };
             for job in self.round.writes.drain(..) {
+                outside.wrote(&job);
                 // A group's writes keep their order: behind one that is held, all its later ones are.
-                let behind = self.held.iter().any(|held| held.group == job.group);
+                let behind = !logdrive_raft::bug!("held_write_overtaken")
+                    && self.held_groups.contains(&job.group);
                 if behind || !append(wal, &job)? {
+                    logdrive_raft::reached!("write held for want of room");
+                    self.held_groups.insert(job.group);
                     self.held.push_back(job);
                 }
             }
@@ -149,6 +201,23 @@ impl Turn {
             }
         }
         Ok(())
+    }
+
+    /// Seals the log once nothing was written for a while, so that damage to its last batch is not taken for a
+    /// torn tail. True while there is something to seal, and room for it: look again after [`SEAL_LOOK_NS`].
+    pub(crate) fn seal_when_idle(&mut self, now: u64) -> Result<bool, WalError> {
+        let Some(wal) = &mut self.wal else { return Ok(false) };
+        if wal.is_sealed() {
+            return Ok(false);
+        }
+        if now.saturating_sub(self.idle.1) >= SEAL_LOOK_NS {
+            if wal.durable() == self.idle.0 {
+                wal.seal(now)?;
+            }
+            self.idle = (wal.durable(), now);
+        }
+        // What makes room is followed by a turn.
+        Ok(wal.room() == Room::Free)
     }
 
     /// Whether to give out now, or to let more come together: while every write slot is taken, nothing
@@ -190,13 +259,25 @@ impl Turn {
     /// Writes the log had no room for: they were in their groups' memory when the disk filled up.
     fn retry_held(&mut self) -> Result<(), WalError> {
         let Some(wal) = &mut self.wal else { return Ok(()) };
-        let mut blocked = Vec::new();
+        self.held_groups.clear();
         for _ in 0..self.held.len() {
             let job = self.held.pop_front().expect("counted");
-            if blocked.contains(&job.group) || !append(wal, &job)? {
-                blocked.push(job.group);
+            if self.held_groups.contains(&job.group) || !append(wal, &job)? {
+                self.held_groups.insert(job.group);
                 self.held.push_back(job);
             }
+        }
+        Ok(())
+    }
+
+    /// Lets the log give space back: what it writes for that goes with this turn's batch.
+    fn maintain(&mut self, outside: &impl Outside) -> Result<(), WalError> {
+        let Some(wal) = &mut self.wal else { return Ok(()) };
+        if self.carry.is_none() {
+            self.carry = wal.maintain()?.map(ReadTask::Carry);
+        }
+        if let Some(task) = self.carry.take() {
+            self.carry = outside.read(task).err();
         }
         Ok(())
     }
@@ -225,19 +306,37 @@ impl Turn {
             let purpose = fetch.purpose;
             match wal.plan_read(group, fetch.first, fetch.last, fetch.bytes_max) {
                 Ok(plan) => {
-                    if outside.read(ReadTask { group, purpose, plan }).is_err() {
+                    if outside.read(ReadTask::Fetch { group, purpose, plan }).is_err() {
                         self.reads.push_front(FetchJob { group, fetch });
                         return;
                     }
                 }
-                Err(error) => self.finish_read(ReadDone { group, purpose, read: Err(error) }),
+                Err(error) => self.finish_fetch(group, purpose, Err(error)),
             }
         }
     }
 
     /// Takes in old entries that were read.
     pub(crate) fn finish_read(&mut self, done: ReadDone) {
-        let ReadDone { group, purpose, read } = done;
+        match done {
+            ReadDone::Fetch { group, purpose, read } => self.finish_fetch(group, purpose, read),
+            ReadDone::Carry(done) => {
+                if let Some(wal) = &mut self.wal
+                    && let Err(error) = wal.carried(done)
+                {
+                    // The log is poisoned, and says so to whoever uses it next.
+                    tracing::error!(%error, "entries cannot be carried forward");
+                }
+            }
+        }
+    }
+
+    fn finish_fetch(
+        &mut self,
+        group: GroupId,
+        purpose: FetchFor,
+        read: Result<EntryBatch, ReadError>,
+    ) {
         let error = match read {
             Ok(entries) => return self.shard.fetched(group, purpose, Some(entries)),
             Err(error) => error,
@@ -264,7 +363,11 @@ fn append(wal: &mut Wal, job: &WriteJob) -> Result<bool, WalError> {
     });
     match appended {
         Ok(()) => Ok(true),
-        Err(WalError::NoSpace) => Ok(false),
+        Err(WalError::NoSpace | WalError::OverQuota) => Ok(false),
         Err(error) => Err(error),
     }
 }
+
+#[cfg(all(test, feature = "testing"))]
+#[path = "turn_tests.rs"]
+mod tests;

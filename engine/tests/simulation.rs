@@ -4,8 +4,11 @@
 
 #![forbid(unsafe_code)]
 
-use logdrive::testing::{Verdict, run_seed};
-use std::ops::Range;
+use logdrive::testing::{Cluster, Counts, Coverage, shrink};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 fn seeds(default: Range<u64>) -> Range<u64> {
     let Ok(text) = std::env::var("LOGDRIVE_SEEDS") else { return default };
@@ -13,31 +16,102 @@ fn seeds(default: Range<u64>) -> Range<u64> {
     first.parse().expect("a number")..end.parse().expect("a number")
 }
 
+/// Runs seeds on two threads; panics with what failed.
+fn run(seeds: Range<u64>) -> (Counts, Coverage) {
+    let next = AtomicU64::new(seeds.start);
+    let worker = || {
+        let (mut counts, mut coverage) = (Counts::default(), Coverage::default());
+        let mut failures = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end || failures.len() > 4 {
+                return (counts, coverage, failures);
+            }
+            match Cluster::new(seed).run() {
+                Ok(report) => {
+                    counts.add(&report.counts);
+                    coverage.add(&report.coverage);
+                }
+                Err(failure) => failures.push(failure.to_string()),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers = [scope.spawn(worker), scope.spawn(worker)];
+        let (mut counts, mut coverage) = (Counts::default(), Coverage::default());
+        let mut failures = Vec::new();
+        for worker in workers {
+            let done = worker.join().expect("a worker catches the panics of its runs");
+            counts.add(&done.0);
+            coverage.add(&done.1);
+            failures.extend(done.2);
+        }
+        assert!(failures.is_empty(), "replay with --seed N --trace:\n{}", failures.join("\n"));
+        (counts, coverage)
+    })
+}
+
 #[test]
-fn w1_p4_committed_prefixes_agree_and_what_was_acknowledged_survives() {
-    let seeds = seeds(0..300);
+fn w1_p4_n8_every_invariant_holds_through_faults_and_everything_heals() {
+    let seeds = seeds(0..400);
     let count = seeds.end - seeds.start;
-    let mut sum = Verdict { trace: 0, acknowledged: 0, unknown: 0, crashes: 0, elections: 0 };
-    for seed in seeds {
-        let verdict = run_seed(seed);
-        sum.acknowledged += verdict.acknowledged;
-        sum.unknown += verdict.unknown;
-        sum.crashes += verdict.crashes;
-        sum.elections += verdict.elections;
-    }
-    println!("{count} seeds: {sum:?}");
+    let (counts, coverage) = run(seeds);
+    println!("{count} seeds: {counts:?}");
+    println!("{coverage:?}");
     // A storm in which nothing happens proves nothing.
-    assert!(sum.acknowledged > 100 * count, "{sum:?}");
-    assert!(sum.crashes > count && sum.elections > 2 * count && sum.unknown > count, "{sum:?}");
+    assert!(counts.acknowledged > 100 * count, "{counts:?}");
+    assert!(counts.crashes > 5 * count && counts.elections > 5 * count, "{counts:?}");
+    assert!(counts.unknown > count && counts.faults > 20 * count, "{counts:?}");
+    if count >= 1000 {
+        assert!(coverage.holes().is_empty(), "never reached: {:?}", coverage.holes());
+    }
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let mut traces = std::collections::BTreeSet::new();
-    for seed in 1000..1020 {
-        let verdict = run_seed(seed);
-        assert_eq!(verdict, run_seed(seed), "seed {seed}");
-        traces.insert(verdict.trace);
+    for seed in 5000..5040 {
+        let report = Cluster::new(seed).run().unwrap_or_else(|failure| panic!("{failure}"));
+        assert_eq!(Cluster::new(seed).run().as_ref(), Ok(&report), "seed {seed}");
+        traces.insert(report.trace);
     }
-    assert_eq!(traces.len(), 20, "different seeds give different traces");
+    assert_eq!(traces.len(), 40, "different seeds give different traces");
+}
+
+#[test]
+fn a_history_tells_what_was_said_written_and_committed() {
+    let report = Cluster::new(1).nodes(3).traced().run().unwrap_or_else(|f| panic!("{f}"));
+    for wanted in [" -> n", "durable", "LEADER", "applies", "commit", "FAULT", "all faults end"] {
+        assert!(report.lines.iter().any(|line| line.contains(wanted)), "no {wanted:?}");
+    }
+}
+
+/// A machine that replies something else on every node.
+struct Fickle(u64);
+
+impl logdrive::StateMachine for Fickle {
+    fn apply(
+        &mut self,
+        batch: &logdrive::Committed<'_>,
+        replies: &mut logdrive::Replies,
+    ) -> Result<(), logdrive::MachineError> {
+        batch.commands().for_each(|_| replies.push(self.0.to_le_bytes().to_vec()));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_machine_that_is_not_deterministic_is_found_and_its_schedule_shrinks_to_nothing() {
+    let cluster = Cluster::new(3).nodes(3).machine(|node, _| Box::new(Fickle(node.0)));
+    let failure = cluster.run().expect_err("its replies differ");
+    assert_eq!(failure.invariant, "6 state-machine safety");
+    let shrunk = shrink(&cluster, failure);
+    assert_eq!(shrunk.faults, Vec::<usize>::new(), "no fault is needed");
+    assert_eq!(shrunk.failure.invariant, "6 state-machine safety");
+}
+
+#[test]
+fn a_check_of_what_clients_saw_can_fail_a_run() {
+    let failure = Cluster::new(3).check(|_| Err("no".to_owned())).run().expect_err("it says no");
+    assert_eq!((failure.invariant.as_str(), failure.what.as_str()), ("17 linearizability", "no"));
 }

@@ -3,8 +3,8 @@
 //! In:     [`FrameWriter`] begins a frame in a buffer, the caller adds a body, the writer closes it;
 //!         [`FrameReader`] is fed whatever the socket gave.
 //! Out:    bytes to send; checked bodies, split off the read buffer without a copy.
-//! Cost:   48 bytes a frame and one pass over the body for its checksum. The read buffer grows to one
-//!         frame of at most the agreed bound, and goes back to its usual size when that is read.
+//! Cost:   48 bytes a frame and one pass over the body for its checksum. The read buffer grows with
+//!         one large frame, to at most twice the agreed bound, and goes back to its usual size when that is read.
 //! Fails:  [`FrameError`]; the connection is over then, for nothing after a bad frame can be trusted.
 //! Source: FAULTS.md N8 (replay), N9 (corruption in transit), I1 (lengths).
 //!

@@ -13,6 +13,8 @@ mod load;
 mod resp;
 
 mod serve;
+mod sim;
+mod wal;
 
 use std::error::Error;
 use std::io::Write;
@@ -36,12 +38,16 @@ enum Command {
     /// Run one node of the database.
     Serve(serve::Args),
     Load(Box<load::Args>),
+    Sim(sim::Args),
+    Wal(wal::Args),
 }
 
 fn main() -> ExitCode {
     let result: Result<(), Box<dyn Error>> = match Cli::parse().command {
         Command::Serve(args) => serve::run(args).map_err(Into::into),
+        Command::Wal(args) => return wal::run(&args),
         Command::Load(args) => load::run(*args).map_err(Into::into),
+        Command::Sim(args) => sim::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,10 +8,15 @@
 #[allow(unsafe_code, reason = "one ioctl that no safe crate offers")]
 #[path = "support/ioctl.rs"]
 mod ioctl;
+#[path = "support/log.rs"]
+mod log;
 #[path = "support/mount.rs"]
 mod mount;
 mod support;
 
+use log::BareLog;
+use logdrive::DriverChoice;
+use logdrive_wal::WalError;
 use mount::{Disk, Writes};
 use std::time::Duration;
 use support::{
@@ -75,6 +80,36 @@ fn acknowledged_writes_survive_power_cuts_of_all_nodes() {
     }
 }
 
+#[test]
+fn w1_w6_a_log_alone_survives_power_cuts_and_is_poisoned_by_them() {
+    let _turn = turn();
+    for writes in [Writes::Direct, Writes::Cached] {
+        for driver in [DriverChoice::Uring, DriverChoice::Portable] {
+            let dir = directory();
+            let mut disk = match Disk::with(dir.path(), LOG_DISK_BYTES, writes) {
+                Ok(disk) => disk,
+                Err(why) => {
+                    skipped("w1_w6_a_log_alone_survives_power_cuts_and_is_poisoned_by_them", why);
+                    return;
+                }
+            };
+            let mut log = BareLog::create(&disk.path().join("log"), driver);
+            for _ in 0..2 {
+                log.run(40).unwrap();
+                disk.cut_power();
+                let error = log.run(100).expect_err("a disk without power takes no write");
+                assert!(matches!(error, WalError::Io { .. }), "{error}");
+                log.assert_poisoned();
+                let left = log.leave();
+                disk.power_on(writes);
+                log = left.reopen();
+            }
+            log.run(1).unwrap();
+            log.leave();
+        }
+    }
+}
+
 /// Rule 17: the first failed write poisons the log, and a node without a log ends. Only the last one may live on: alone
 /// it has nothing to write.
 fn end_all(cluster: &mut Cluster) {
@@ -93,6 +128,7 @@ fn end_all(cluster: &mut Cluster) {
     }
 }
 
+const LOG_DISK_BYTES: u64 = 128 << 20;
 const DISK_BYTES: u64 = 768 << 20;
 const LIVE_MAX: Duration = Duration::from_secs(30);
 const EXIT_MAX: Duration = Duration::from_secs(30);

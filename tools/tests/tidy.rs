@@ -17,11 +17,12 @@ const UNSAFE_HOMES: &[&str] = &[
 
 /// Where threads start: a reader who asks "what runs beside what?" has this list to read.
 const THREAD_HOMES: &[&str] = &[
-    "engine/src/driver.rs", // a shard's thread
-    "engine/src/apply.rs",  // state machines that block
-    "engine/src/node.rs",   // starts the shards
-    "wal/src/disk/",        // pre-writing, and the portable driver's writers
-    "wal/src/read.rs",      // cold reads
+    "engine/src/driver.rs",   // a shard's thread
+    "engine/src/apply.rs",    // state machines that block
+    "engine/src/node.rs",     // starts the shards
+    "engine/src/watchdog.rs", // writes its lines beside itself
+    "wal/src/disk/",          // pre-writing, and the portable driver's writers
+    "wal/src/read.rs",        // cold reads
     "bench/",
     "tools/",
 ];

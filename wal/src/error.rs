@@ -77,6 +77,13 @@ pub enum WalError {
     /// may come back.
     #[error("no room in the log: the next segment could not be made")]
     NoSpace,
+    /// The log has nearly the size it may have ([`crate::Config::log_bytes_max`]); what is left is for votes and for
+    /// giving space back. The call did nothing; room comes back when enough is released.
+    #[error("the log is at its quota, and not enough of it is released")]
+    OverQuota,
+    /// The group was destroyed here, for good. The call did nothing.
+    #[error("{0:?} was destroyed in this log")]
+    Destroyed(GroupId),
     /// An entry or a membership is larger than a segment can take. The call did nothing.
     #[error("{bytes} bytes are more than the {max} one segment can take")]
     TooLarge {

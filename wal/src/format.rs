@@ -6,9 +6,14 @@
 //! Fails:  decoding anything but what was encoded gives a [`Bad`] that says what is wrong.
 //! Source: FAULTS' rules 1-6 (format), 11 (order inside a batch), 30 (unknown records).
 
+mod record;
+
 use crate::checksum::Seed;
 use logdrive_raft::{EntryKind, GroupId, HardState, LogIndex, NodeId, Term};
 use std::fmt;
+
+use record::record_header;
+pub(crate) use record::*;
 
 /// Number of a segment: its place in the stream, and its file's name.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -58,6 +63,9 @@ impl fmt::Debug for Position {
 /// What is wrong with some bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Bad(pub(crate) &'static str);
+
+/// A record that may not be skipped, of a kind of some later version.
+pub(crate) const UNKNOWN_KIND: Bad = Bad("a kind of record this version does not know");
 
 /// The first block of a segment file.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -187,6 +195,9 @@ pub(crate) struct BatchHeader {
     pub(crate) records: u32,
     /// `header_crc` of the batch before, in this segment or the one before; zero for the first.
     pub(crate) prev_crc: u32,
+    /// How many groups the directory at the body's end names.
+    pub(crate) groups: u32,
+    pub(crate) directory_crc: u32,
 }
 
 impl BatchHeader {
@@ -203,6 +214,8 @@ impl BatchHeader {
         at.put_u32(self.body_crc);
         at.put_u32(self.records);
         at.put_u32(self.prev_crc);
+        at.put_u32(self.groups);
+        at.put_u32(self.directory_crc);
         let crc = seed.checksum(&out[BATCH_CRC_AT + 4..]);
         out[BATCH_CRC_AT..BATCH_CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
         (out, crc)
@@ -231,6 +244,8 @@ impl BatchHeader {
             body_crc: u32_at(bytes, 36),
             records: u32_at(bytes, 40),
             prev_crc: u32_at(bytes, 44),
+            groups: u32_at(bytes, 48),
+            directory_crc: u32_at(bytes, 52),
         };
         if header.position != position {
             return Err(Bad("batch belongs to another place"));
@@ -243,7 +258,31 @@ impl BatchHeader {
         if end > segment_bytes {
             return Err(Bad("batch runs past its segment"));
         }
+        if u64::from(header.groups) * DIRECTORY_ENTRY_BYTES as u64 > u64::from(header.body_bytes) {
+            return Err(Bad("batch names more groups than its body holds"));
+        }
         Ok((header, crc))
+    }
+
+    /// Bytes of the records: the body without the directory.
+    pub(crate) fn records_bytes(&self) -> usize {
+        self.body_bytes as usize - self.groups as usize * DIRECTORY_ENTRY_BYTES
+    }
+
+    /// The groups that have something in this batch, from its body, whose records may be damaged.
+    pub(crate) fn directory<'a>(
+        &self,
+        body: &'a [u8],
+        seed: Seed,
+    ) -> Result<impl ExactSizeIterator<Item = GroupId> + 'a, Bad> {
+        let directory = body
+            .get(self.records_bytes()..self.body_bytes as usize)
+            .ok_or(Bad("batch directory is cut off"))?;
+        if seed.checksum(directory) != self.directory_crc {
+            return Err(Bad("batch directory fails its checksum"));
+        }
+        let ids = directory.as_chunks::<DIRECTORY_ENTRY_BYTES>().0;
+        Ok(ids.iter().map(|id| GroupId(u64::from_le_bytes(*id))))
     }
 
     /// Bytes on disk, padding included.
@@ -298,277 +337,13 @@ impl Start {
             cut: u32_at(bytes, 44) == 1,
         })
     }
-}
 
-/// What a record holds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
-pub(crate) enum RecordKind {
-    Start = 1,
-    Membership = 2,
-    HardState = 3,
-    Entries = 4,
-}
-
-/// One decoded record.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Record<'a> {
-    Start(Start),
-    Membership {
-        group: GroupId,
-        bytes: &'a [u8],
-    },
-    HardState {
-        group: GroupId,
-        state: HardState,
-    },
-    /// A run of one group's entries of one term.
-    Entries(EntriesHead),
-    /// A kind this version does not know and may skip.
-    Optional,
-}
-
-/// The fixed part of an entries record.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct EntriesHead {
-    pub(crate) group: GroupId,
-    pub(crate) first: LogIndex,
-    pub(crate) term: Term,
-    pub(crate) count: u32,
-    /// The whole record without padding.
-    pub(crate) record_bytes: u32,
-    head_crc: u32,
-}
-
-/// One entry's header inside its record.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct EntryHead {
-    pub(crate) kind: EntryKind,
-    pub(crate) bytes: usize,
-    pub(crate) checksum: u32,
-}
-
-impl EntriesHead {
-    /// Decodes and bounds the fixed part, unverified: the checksum also covers the entry headers.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Bad> {
-        if bytes.len() < ENTRIES_HEAD_BYTES {
-            return Err(Bad("entries record is short"));
-        }
-        if bytes[0] != RecordKind::Entries as u8 || bytes[1..4] != [0; 3] {
-            return Err(Bad("not an entries record"));
-        }
-        let head = Self {
-            record_bytes: u32_at(bytes, 4),
-            group: GroupId(u64_at(bytes, 8)),
-            first: LogIndex(u64_at(bytes, 16)),
-            term: Term(u64_at(bytes, 24)),
-            count: u32_at(bytes, 32),
-            head_crc: u32_at(bytes, 36),
-        };
-        let least = ENTRIES_HEAD_BYTES as u64 + u64::from(head.count) * ENTRY_HEADER_BYTES as u64;
-        if head.count == 0 || u64::from(head.record_bytes) < least {
-            return Err(Bad("entries record has no room for its entries"));
-        }
-        if head.first == LogIndex::ZERO
-            || head.first.get().checked_add(u64::from(head.count)).is_none()
-            || head.term == Term::ZERO
-        {
-            return Err(Bad("entries record with an index or a term out of range"));
-        }
-        Ok(head)
+    /// Whether the segment before, of `bytes` bytes, can have ended there.
+    pub(crate) fn can_end(&self, bytes: u64) -> bool {
+        let end = self.end.offset();
+        (u64::from(FIRST_BATCH_AT)..=bytes).contains(&u64::from(end))
+            && end.is_multiple_of(FIRST_BATCH_AT)
     }
-
-    /// The fixed part and the entry headers, in bytes.
-    pub(crate) fn headers_bytes(&self) -> usize {
-        ENTRIES_HEAD_BYTES + self.count as usize * ENTRY_HEADER_BYTES
-    }
-
-    /// Checks the fixed part with its entry headers, which stand at the start of `bytes`, and returns the
-    /// entry headers. Payloads need not be there.
-    pub(crate) fn verify<'a>(&self, bytes: &'a [u8], seed: Seed) -> Result<&'a [u8], Bad> {
-        let headers = bytes
-            .get(ENTRIES_HEAD_BYTES..self.headers_bytes())
-            .ok_or(Bad("entries record is short"))?;
-        let crc = seed.checksum_parts(&[&bytes[..ENTRIES_CRC_AT], headers]);
-        if crc != self.head_crc {
-            return Err(Bad("entry headers fail their checksum"));
-        }
-        let payload_bytes: u64 = headers
-            .chunks_exact(ENTRY_HEADER_BYTES)
-            .map(|header| u64::from(u32_at(header, 0) & ENTRY_LEN_MASK))
-            .sum();
-        if self.headers_bytes() as u64 + payload_bytes != u64::from(self.record_bytes) {
-            return Err(Bad("entries record's length is not that of its entries"));
-        }
-        for header in headers.chunks_exact(ENTRY_HEADER_BYTES) {
-            decode_entry_header(header)?;
-        }
-        Ok(headers)
-    }
-}
-
-/// Decodes one entry header.
-pub(crate) fn decode_entry_header(header: &[u8]) -> Result<EntryHead, Bad> {
-    let word = u32_at(header, 0);
-    let kind = EntryKind::from_byte(word.to_le_bytes()[3]).ok_or(Bad("unknown kind of entry"))?;
-    Ok(EntryHead { kind, bytes: (word & ENTRY_LEN_MASK) as usize, checksum: u32_at(header, 4) })
-}
-
-/// Bytes a run of entries takes, without padding.
-pub(crate) fn entries_record_bytes(count: usize, payload_bytes: usize) -> usize {
-    ENTRIES_HEAD_BYTES + count * ENTRY_HEADER_BYTES + payload_bytes
-}
-
-/// Encodes `entries` (one term, contiguous, not empty) over the start of `out`; returns the bytes
-/// used, padding included.
-pub(crate) fn encode_entries(
-    out: &mut [u8],
-    seed: Seed,
-    group: GroupId,
-    entries: &[logdrive_raft::Entry],
-) -> usize {
-    let first = entries.first().expect("a run of entries is not empty");
-    let headers_end = ENTRIES_HEAD_BYTES + entries.len() * ENTRY_HEADER_BYTES;
-    let mut at = headers_end;
-    for (entry, header) in
-        entries.iter().zip(out[ENTRIES_HEAD_BYTES..].as_chunks_mut::<ENTRY_HEADER_BYTES>().0)
-    {
-        let bytes = u32::try_from(entry.payload.len()).expect("entries are bounded by a segment");
-        debug_assert!(bytes <= ENTRY_LEN_MASK);
-        let word = bytes | u32::from(entry.kind as u8) << 24;
-        header[..4].copy_from_slice(&word.to_le_bytes());
-        header[4..].copy_from_slice(&entry.checksum.to_le_bytes());
-    }
-    for entry in entries {
-        out[at..at + entry.payload.len()].copy_from_slice(&entry.payload);
-        at += entry.payload.len();
-    }
-    let end = at.next_multiple_of(RECORD_ALIGN_BYTES);
-    out[at..end].fill(0);
-
-    out[..RECORD_HEADER_BYTES].copy_from_slice(&record_header(RecordKind::Entries, at, group));
-    let mut head = Cursor(&mut out[RECORD_HEADER_BYTES..ENTRIES_HEAD_BYTES]);
-    head.put_u64(first.index.get());
-    head.put_u64(first.term.get());
-    head.put_u32(u32::try_from(entries.len()).expect("entries are bounded by a segment"));
-    let crc = seed.checksum_parts(&[&out[..ENTRIES_CRC_AT], &out[ENTRIES_HEAD_BYTES..headers_end]]);
-    out[ENTRIES_CRC_AT..ENTRIES_HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
-    end
-}
-
-/// Bytes a hard state takes.
-pub(crate) fn encode_hard_state(out: &mut [u8], group: GroupId, state: &HardState) -> usize {
-    let mut at = Cursor(&mut out[..HARD_STATE_RECORD_BYTES]);
-    at.put(&record_header(RecordKind::HardState, HARD_STATE_RECORD_BYTES, group));
-    at.put_u64(state.term.get());
-    at.put_u64(state.voted_for.map_or(0, NodeId::get));
-    at.put_u64(state.commit.get());
-    HARD_STATE_RECORD_BYTES
-}
-
-/// Bytes a membership takes, padding included.
-pub(crate) fn membership_record_bytes(bytes: usize) -> usize {
-    (RECORD_HEADER_BYTES + bytes).next_multiple_of(RECORD_ALIGN_BYTES)
-}
-
-/// Encodes a membership; returns the bytes used, padding included.
-pub(crate) fn encode_membership(out: &mut [u8], group: GroupId, membership: &[u8]) -> usize {
-    let end = RECORD_HEADER_BYTES + membership.len();
-    out[..RECORD_HEADER_BYTES].copy_from_slice(&record_header(RecordKind::Membership, end, group));
-    out[RECORD_HEADER_BYTES..end].copy_from_slice(membership);
-    let padded = end.next_multiple_of(RECORD_ALIGN_BYTES);
-    out[end..padded].fill(0);
-    padded
-}
-
-/// Walks the records of a body whose checksum holds. Each item is the record and its offset in the body.
-pub(crate) struct Records<'a> {
-    body: &'a [u8],
-    at: usize,
-    seed: Seed,
-}
-
-impl<'a> Records<'a> {
-    pub(crate) fn new(body: &'a [u8], seed: Seed) -> Self {
-        Self { body, at: 0, seed }
-    }
-
-    fn decode_next(&mut self) -> Result<(usize, Record<'a>), Bad> {
-        let at = self.at;
-        let rest = &self.body[at..];
-        if rest.len() < RECORD_HEADER_BYTES {
-            return Err(Bad("a record's header is cut off"));
-        }
-        let len = u32_at(rest, 4) as usize;
-        if len < RECORD_HEADER_BYTES || len > rest.len() {
-            return Err(Bad("a record's length is out of range"));
-        }
-        let padded = len.next_multiple_of(RECORD_ALIGN_BYTES);
-        let padding = rest.get(len..padded).ok_or(Bad("a record's padding is cut off"))?;
-        if padding.iter().any(|byte| *byte != 0) {
-            return Err(Bad("a record's padding is not zero"));
-        }
-        let record = decode_record(&rest[..len], self.seed)?;
-        self.at += padded;
-        Ok((at, record))
-    }
-}
-
-impl<'a> Iterator for Records<'a> {
-    type Item = Result<(usize, Record<'a>), Bad>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.at == self.body.len() {
-            return None;
-        }
-        let item = self.decode_next();
-        if item.is_err() {
-            self.at = self.body.len();
-        }
-        Some(item)
-    }
-}
-
-fn decode_record(bytes: &[u8], seed: Seed) -> Result<Record<'_>, Bad> {
-    let group = GroupId(u64_at(bytes, 8));
-    if bytes[1] & !FLAG_OPTIONAL != 0 || bytes[2..4] != [0, 0] {
-        return Err(Bad("a record has flags this version does not know"));
-    }
-    let record = match bytes[0] {
-        kind if kind == RecordKind::Start as u8 => Record::Start(Start::decode(bytes, seed)?),
-        kind if kind == RecordKind::Membership as u8 => {
-            Record::Membership { group, bytes: &bytes[RECORD_HEADER_BYTES..] }
-        }
-        kind if kind == RecordKind::HardState as u8 => {
-            if bytes.len() != HARD_STATE_RECORD_BYTES {
-                return Err(Bad("a hard state of the wrong length"));
-            }
-            let voted_for = u64_at(bytes, 24);
-            let state = HardState {
-                term: Term(u64_at(bytes, 16)),
-                voted_for: (voted_for != 0).then_some(NodeId(voted_for)),
-                commit: LogIndex(u64_at(bytes, 32)),
-            };
-            Record::HardState { group, state }
-        }
-        kind if kind == RecordKind::Entries as u8 => {
-            let head = EntriesHead::decode(bytes)?;
-            head.verify(bytes, seed)?;
-            Record::Entries(head)
-        }
-        _ if bytes[1] & FLAG_OPTIONAL != 0 => Record::Optional,
-        _ => return Err(Bad("a kind of record this version does not know")),
-    };
-    Ok(record)
-}
-
-fn record_header(kind: RecordKind, bytes: usize, group: GroupId) -> [u8; RECORD_HEADER_BYTES] {
-    let mut out = [0u8; RECORD_HEADER_BYTES];
-    out[0] = kind as u8;
-    let bytes = u32::try_from(bytes).expect("records are bounded by a segment");
-    out[4..8].copy_from_slice(&bytes.to_le_bytes());
-    out[8..].copy_from_slice(&group.get().to_le_bytes());
-    out
 }
 
 /// Writes fields one behind the other.
@@ -622,7 +397,9 @@ const MANIFEST_BYTES: usize = MANIFEST_CRC_AT + 4;
 /// "LDB1" as little-endian bytes; the first is not zero, so that zeros are never a batch.
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"LDB1");
 const BATCH_CRC_AT: usize = 4;
-pub(crate) const BATCH_HEADER_BYTES: usize = 4 + 4 + 3 * 8 + 4 * 4;
+pub(crate) const BATCH_HEADER_BYTES: usize = 4 + 4 + 3 * 8 + 6 * 4;
+/// A group's id in a batch's directory.
+pub(crate) const DIRECTORY_ENTRY_BYTES: usize = 8;
 
 pub(crate) const RECORD_ALIGN_BYTES: usize = 8;
 pub(crate) const RECORD_HEADER_BYTES: usize = 1 + 1 + 2 + 4 + 8;
@@ -630,6 +407,10 @@ const FLAG_OPTIONAL: u8 = 1;
 const START_CRC_AT: usize = RECORD_HEADER_BYTES + 8 + 16 + 4 + 4;
 pub(crate) const START_RECORD_BYTES: usize = START_CRC_AT + 8;
 pub(crate) const HARD_STATE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 3 * 8;
+pub(crate) const RELEASE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 3 * 8;
+pub(crate) const TOMBSTONE_RECORD_BYTES: usize = RECORD_HEADER_BYTES;
+pub(crate) const FENCE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 8;
+pub(crate) const FOOTER_RECORD_BYTES: usize = RECORD_HEADER_BYTES;
 const ENTRIES_CRC_AT: usize = RECORD_HEADER_BYTES + 8 + 8 + 4;
 pub(crate) const ENTRIES_HEAD_BYTES: usize = ENTRIES_CRC_AT + 4;
 pub(crate) const ENTRY_HEADER_BYTES: usize = 4 + 4;
@@ -647,6 +428,11 @@ const _: () = assert!(BATCH_HEADER_BYTES + START_RECORD_BYTES <= BLOCK_BYTES);
 const _: () = assert!(BATCH_HEADER_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(START_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(HARD_STATE_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
+const _: () = assert!(RELEASE_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
+const _: () = assert!(TOMBSTONE_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
+const _: () = assert!(FENCE_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
+const _: () = assert!(FOOTER_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
+const _: () = assert!(DIRECTORY_ENTRY_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(ENTRIES_HEAD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(88 + CLUSTER_BYTES_MAX <= SEGMENT_CRC_AT);
 const _: () =
@@ -709,9 +495,24 @@ mod tests {
         at += encode_hard_state(&mut body[at..], GroupId(1), &state);
         let run = entries(4, 7, &[b"", b"hello", b"worlds"]);
         let entries_at = at;
-        at += encode_entries(&mut body[at..], seed, GroupId(1), &run);
-        let found: Vec<_> = Records::new(&body[..at], seed).map(Result::unwrap).collect();
-        assert_eq!(found.len(), 4);
+        at += encode_entries(&mut body[at..], seed, RecordKind::Entries, GroupId(1), &run);
+        let carried_at = at;
+        at += encode_entries(&mut body[at..], seed, RecordKind::Carried, GroupId(2), &run);
+        let release = Release { index: LogIndex(7), term: Term(4), last: LogIndex(9) };
+        at += encode_release(&mut body[at..], GroupId(1), &release);
+        at += encode_tombstone(&mut body[at..], GroupId(3));
+        let position = Position::new(SegmentSeq(7), 4096);
+        at += encode_fence(&mut body[at..], GroupId(4), position);
+        at += encode_footer(&mut body[at..]);
+        let found: Vec<_> =
+            Records::new(&body[..at], seed).map(|(at, record)| (at, record.unwrap())).collect();
+        assert_eq!(found.len(), 9);
+        let (offset, Record::Carried(head)) = found[4] else { panic!("{:?}", found[4]) };
+        assert_eq!((offset, head.group, head.count), (carried_at, GroupId(2), 3));
+        assert_eq!(found[5].1, Record::Release { group: GroupId(1), release });
+        assert_eq!(found[6].1, Record::Tombstone { group: GroupId(3) });
+        assert_eq!(found[7].1, Record::Fence { group: GroupId(4), position });
+        assert_eq!(found[8].1, Record::Footer);
         assert_eq!(found[0], (0, Record::Start(start)));
         assert_eq!(found[1].1, Record::Membership { group: GroupId(1), bytes: b"abc" });
         assert_eq!(found[2].1, Record::HardState { group: GroupId(1), state });
@@ -731,9 +532,9 @@ mod tests {
         let mut body = vec![0u8; 24];
         body[0] = 200;
         body[4] = 20;
-        assert!(Records::new(&body, seed).next().unwrap().is_err());
+        assert_eq!(Records::new(&body, seed).next(), Some((0, Err(UNKNOWN_KIND))));
         body[1] = FLAG_OPTIONAL;
-        assert_eq!(Records::new(&body, seed).next(), Some(Ok((0, Record::Optional))));
+        assert_eq!(Records::new(&body, seed).next(), Some((0, Ok(Record::Optional))));
     }
 
     #[test]
@@ -747,6 +548,8 @@ mod tests {
             body_crc: 1,
             records: 1,
             prev_crc: 0,
+            groups: 1,
+            directory_crc: Seed::of(1).checksum(&9u64.to_le_bytes()),
         };
         let (bytes, crc) = header.encode(Seed::of(1));
         assert_eq!(BatchHeader::decode(&bytes, Seed::of(1), position, 1 << 20), Ok((header, crc)));
@@ -754,6 +557,15 @@ mod tests {
         assert!(BatchHeader::decode(&bytes, Seed::of(1), elsewhere, 1 << 20).is_err());
         assert!(BatchHeader::decode(&bytes, Seed::of(2), position, 1 << 20).is_err());
         assert!(BatchHeader::decode(&bytes, Seed::of(1), position, 8192 + 40).is_err());
+        let many = BatchHeader { groups: 2, ..header };
+        assert!(
+            BatchHeader::decode(&many.encode(Seed::of(1)).0, Seed::of(1), position, 1 << 20)
+                .is_err()
+        );
+        let groups: Vec<_> = header.directory(&9u64.to_le_bytes(), Seed::of(1)).unwrap().collect();
+        assert_eq!(groups, [GroupId(9)]);
+        assert!(header.directory(&8u64.to_le_bytes(), Seed::of(1)).is_err());
+        assert!(header.directory(&[0; 7], Seed::of(1)).is_err());
     }
 
     proptest::proptest! {

@@ -168,14 +168,14 @@ impl Home {
             Err(error) => return Err(error),
         };
         let Some(found) = anything else { return Err(HomeError::Empty(dir.to_owned())) };
-        let file = dir.join(IDENTITY_NAME);
+        let file = Identity::file(dir);
         if !file.exists() {
             return Err(HomeError::NoIdentity { dir: dir.to_owned(), found });
         }
         let lock = lock(dir)?;
-        let text = std::fs::read_to_string(&file).map_err(|e| io_error(&file, "read", e))?;
-        let identity = Identity::parse(&text)
-            .map_err(|what| HomeError::Corrupt { file, what: what.to_owned() })?;
+        let identity = Identity::read(dir).map_err(|e| io_error(&file, "read", e))?;
+        let identity =
+            identity.map_err(|what| HomeError::Corrupt { file, what: what.to_owned() })?;
         for shard in 0..identity.shards {
             let manifest = shard_dir(dir, shard).join(crate::disk::MANIFEST_NAME);
             if !manifest.exists() {
@@ -211,13 +211,22 @@ impl Home {
     }
 
     fn write_identity(&self) -> Result<(), HomeError> {
-        let file = self.dir.join(IDENTITY_NAME);
+        let file = Identity::file(&self.dir);
         atomic_write(&file, self.identity.print().as_bytes())
             .map_err(|e| io_error(&file, "write", e))
     }
 }
 
 impl Identity {
+    pub(crate) fn file(dir: &Path) -> PathBuf {
+        dir.join(IDENTITY_NAME)
+    }
+
+    /// Reads a node's identity file; the inner error is a file that does not hold. Takes no lock.
+    pub(crate) fn read(dir: &Path) -> io::Result<Result<Self, &'static str>> {
+        Ok(Self::parse(&std::fs::read_to_string(Self::file(dir))?))
+    }
+
     fn check(&self) -> Result<(), HomeError> {
         let bad = |what: String| Err(HomeError::Setting(what));
         if self.cluster.is_empty() || self.cluster.len() > CLUSTER_BYTES_MAX {
@@ -375,7 +384,7 @@ fn make_dir(dir: &Path) -> Result<(), HomeError> {
     sync_dir(parent).map_err(|e| io_error(parent, "sync", e))
 }
 
-fn shard_dir(dir: &Path, shard: u32) -> PathBuf {
+pub(crate) fn shard_dir(dir: &Path, shard: u32) -> PathBuf {
     dir.join(format!("{SHARD_PREFIX}{shard:03}"))
 }
 
@@ -402,7 +411,7 @@ pub(crate) fn random_u128() -> u128 {
 const IDENTITY_TITLE: &str = "logdrive identity 1";
 const IDENTITY_NAME: &str = "identity";
 const LOCK_NAME: &str = "lock";
-const SHARD_PREFIX: &str = "shard-";
+pub(crate) const SHARD_PREFIX: &str = "shard-";
 const SHARDS_MAX: u32 = 256;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Two seconds of pauses.

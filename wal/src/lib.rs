@@ -18,9 +18,16 @@ mod config;
 pub mod disk;
 mod error;
 mod format;
+#[cfg(feature = "sim")]
+pub mod fuzz;
+mod group;
 mod home;
 mod image;
 mod index;
+pub mod inspect;
+#[cfg(feature = "sim")]
+pub mod landed;
+mod ledger;
 mod mapped;
 mod metrics;
 mod read;
@@ -36,5 +43,5 @@ pub use home::{Home, HomeError, Identity};
 pub use image::{Frozen, Image, ImageWriter};
 pub use metrics::{Description, Metrics};
 pub use read::ReadPlan;
-pub use recovery::{CutTail, Recovered, RecoveredGroup};
-pub use stream::{Append, Completed, FrozenRun, Room, Wal};
+pub use recovery::{Case, CutTail, Decision, Recovered, RecoveredGroup};
+pub use stream::{Append, CarryDone, CarryPlan, Completed, FrozenRun, Room, Usage, Wal};

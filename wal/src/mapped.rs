@@ -2,7 +2,8 @@
 //!
 //! In:     a sealed segment's file, at first use.
 //! Out:    copies.
-//! Cost:   one map per segment read, kept; page faults on the reading thread, never on a shard's.
+//! Cost:   one map per segment read, kept; page faults on the reading thread, never on a shard's. Who reads a
+//!         segment from end to end, as a follower that catches up does, finds the next mebibyte asked for.
 //! Fails:  with the file system's error. A page that cannot be read is a SIGBUS: the process dies (C12),
 //!         acknowledging nothing more.
 //! Source: FAULTS' rules 32-35.
@@ -14,22 +15,25 @@
 #![allow(unsafe_code)]
 
 use crate::disk::SegmentReader;
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A sealed segment, mapped when first read.
 #[derive(Debug)]
 pub(crate) struct MappedSegment {
     path: PathBuf,
     map: OnceLock<MmapRaw>,
+    /// The newest window that was asked for ahead of its readers.
+    asked: AtomicUsize,
 }
 
 impl MappedSegment {
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, map: OnceLock::new() }
+        Self { path, map: OnceLock::new(), asked: AtomicUsize::new(0) }
     }
 
     fn map(&self) -> io::Result<&MmapRaw> {
@@ -40,6 +44,18 @@ impl MappedSegment {
         // Two readers may map at once; the second map is dropped.
         Ok(self.map.get_or_init(|| map))
     }
+
+    /// Has the kernel read the window behind `at`, without waiting. Best effort.
+    fn ask_ahead(&self, map: &MmapRaw, at: usize) {
+        let window = at / WINDOW_BYTES + 1;
+        let start = window * WINDOW_BYTES;
+        if start < map.len() && self.asked.swap(window, Ordering::Relaxed) != window {
+            let len = WINDOW_BYTES.min(map.len() - start);
+            if let Err(error) = map.advise_range(Advice::WillNeed, start, len) {
+                tracing::debug!(%error, "nothing is read ahead");
+            }
+        }
+    }
 }
 
 impl SegmentReader for MappedSegment {
@@ -49,6 +65,7 @@ impl SegmentReader for MappedSegment {
         if start.checked_add(out.len()).is_none_or(|end| end > map.len()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        self.ask_ahead(map, start + out.len());
         // SAFETY: `start..start + out.len()` is inside the map (checked above), which lives as long as
         // `self`; `out` is ours alone and elsewhere. No reference to the mapped bytes is made, so a change by
         // another process gives other bytes, nothing worse; the caller verifies its copy.
@@ -58,3 +75,6 @@ impl SegmentReader for MappedSegment {
         Ok(())
     }
 }
+
+/// Read ahead at once.
+const WINDOW_BYTES: usize = 1 << 20;

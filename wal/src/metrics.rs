@@ -25,6 +25,14 @@ pub struct Metrics {
     pub segments: usize,
     /// Segments started.
     pub rotations: u64,
+    /// Entries that were carried forward.
+    pub carried: u64,
+    /// Their record bytes.
+    pub carried_bytes: u64,
+    /// Segments given up.
+    pub retired: u64,
+    /// Segments made of files that were given up.
+    pub recycled: u64,
     /// Heap bytes of the index.
     pub index_bytes: usize,
 }

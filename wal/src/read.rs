@@ -10,7 +10,8 @@ use crate::checksum::{Seed, checksum};
 use crate::disk::SegmentReader;
 use crate::error::{Corrupt, ReadError};
 use crate::format::{
-    Bad, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, EntriesHead, EntryHead, decode_entry_header,
+    Bad, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, EntriesHead, EntryHead, Position,
+    decode_entry_header,
 };
 use crate::image::Frozen;
 use bytes::{Bytes, BytesMut};
@@ -32,7 +33,7 @@ pub(crate) struct Span {
     pub(crate) source: Arc<dyn SegmentReader>,
     pub(crate) file: PathBuf,
     pub(crate) seed: Seed,
-    pub(crate) offset: u32,
+    pub(crate) place: Position,
     pub(crate) first: LogIndex,
     pub(crate) last: LogIndex,
 }
@@ -55,7 +56,7 @@ impl ReadPlan {
             let span = self.spans.first().expect("a plan has entries");
             ReadError::Corrupt(Corrupt {
                 file: span.file.clone(),
-                offset: u64::from(span.offset),
+                offset: u64::from(span.place.offset()),
                 what: error.to_string(),
             })
         })
@@ -64,7 +65,7 @@ impl ReadPlan {
 
 impl Span {
     /// Reads what fits into `left`; false if it did not all fit.
-    fn read(
+    pub(crate) fn read(
         &self,
         group: GroupId,
         left: &mut usize,
@@ -129,14 +130,14 @@ impl Span {
 
     fn copy(&self, behind: usize, out: &mut [u8]) -> Result<(), ReadError> {
         self.source
-            .read(u64::from(self.offset) + behind as u64, out)
+            .read(u64::from(self.place.offset()) + behind as u64, out)
             .map_err(|source| ReadError::Io { file: self.file.clone(), source })
     }
 
     fn corrupt(&self, behind: usize, bad: Bad) -> ReadError {
         ReadError::Corrupt(Corrupt {
             file: self.file.clone(),
-            offset: u64::from(self.offset) + behind as u64,
+            offset: u64::from(self.place.offset()) + behind as u64,
             what: bad.0.to_owned(),
         })
     }

@@ -1,48 +1,85 @@
-//! What a stream's files say after a restart: replayed, cut, or refused.
+//! What a stream's files say after a restart: replayed, cut, fenced, or refused.
 //!
 //! In:     the files a [`Disk`] finds.
 //! Out:    every group's state, and where the stream ends.
-//! Cost:   one pass; memory for one segment and the groups.
-//! Fails:  damage, a missing or a foreign file is an error that names it; nothing on disk is changed.
-//! Source: FAULTS' rules 19-23, 27, 30; C1-C8, W2, W3, W11, W12.
+//! Cost:   one pass, read ahead; memory for two segments and the groups.
+//! Fails:  by the table. Nothing on disk is changed.
+//! Source: FAULTS' rules 19-25, 27, 30; C1-C10, P8, W2, W3, W8, W11, W12.
 //!
-//! The table of cases. A segment is *used* if the start record in its first batch is readable. The last used
-//! one, `L`, names the one before it, and so on: the *chain*. All others below `L` are void (a later start record
-//! passed them over), all others above are spares.
+//! A segment is *used* if the start record in its first batch is readable. The last used one, `L`, names the one
+//! before it, and so on down to the first that the manifest needs: the *chain*. A batch is *vouched for* if it was
+//! durable for sure: a later segment of the chain follows it, or a later batch of its segment knew it.
 //!
-//! | what is bad                                          | seen as   | because                                 |
-//! |------------------------------------------------------|-----------|-----------------------------------------|
-//! | a header block                                       | damage    | it was synced before the file had a name|
-//! | a batch of a chain member before `L`                 | damage    | the next was written after it completed |
-//! | a batch at X in `L`, later one knows more than X durable | damage | rule 21                                 |
-//! | a spare's first batch, later one knows it durable    | damage    | rule 21                                 |
-//! | a batch at X in `L`, later ones know at most X       | torn: cut | writes in flight land in any order      |
-//! | a batch at X in `L`, nothing valid behind            | torn: cut | C3, or the clean end if all is zero     |
-//! | a number in the manifest's range without a file, not void | missing | rule 27                                |
+//! | label | what is found | decision | because |
+//! |---|---|---|---|
+//! | clean_stop | a footer is the last record of `L` | end | it was written when all else was durable |
+//! | clean_end | only zeros behind the last batch of `L`, or no more room | end | a segment is zeros where it was never written |
+//! | recycled_bytes | behind it a batch header of another segment | end | it fails the seeded checksum: the file was that segment once |
+//! | torn_tail | a batch that is not whole, nobody vouches, nothing whole behind | cut | writes in flight land in part; C3 |
+//! | reordered_tail | the same, whole batches behind that nobody vouches for | cut | writes in flight land in any order; rule 21 |
+//! | unreadable_tail | nobody vouches, and the device cannot read on | refuse | there may be a batch, and a retry may read it; a cut is for ever |
+//! | damaged_body | vouched for; header and directory hold, the rest does not | fence | the directory says which groups lost something; rule 24 |
+//! | unreadable_body | the same, the device cannot read it | fence | C9: the same as a failed checksum |
+//! | damaged_batch_header | vouched for, no header there | refuse | nobody knows which groups lost something, nor where the next batch is |
+//! | damaged_directory | vouched for; the header holds, the directory does not | refuse | nobody knows which groups lost something |
+//! | misdirected_batch | vouched for, and a whole batch of another place or number | refuse | the batch of this place is lost; C10 |
+//! | unknown_record | a mandatory record of an unknown kind | refuse | a newer version wrote it; P8, rule 30 |
+//! | senseless_record | a whole batch with what no log writes | refuse | it was written so: a fault of ours, not of the disk |
+//! | missing_entries | whole batches, but a group's log has a hole that no damage explains | refuse | a segment that is still needed was given up, or never written |
+//! | damaged_segment_header | block 0 fails its checksum, or cannot be read | refuse | it was synced before the file had its name; C4 |
+//! | damaged_start | the first batch of a used segment fails, or continues another one | refuse | what it follows is not known |
+//! | truncated_segment | a file of another size than its header says | refuse | its size was synced before it had its name |
+//! | missing_segment | a number the manifest or a start record needs has no file | refuse | an empty log would vote twice; rule 27, C5 |
+//! | missing_manifest | no manifest | refuse | the same |
+//! | damaged_manifest | a manifest that fails its checksum: torn, empty | refuse | it is replaced by rename, so it is never torn by a crash; C8 |
+//! | older_manifest | a used segment above the newest it knows | refuse | a segment is used only when the manifest names it; C8 |
+//! | foreign_file | a file of another cluster, node, store or shard | refuse | C4, C7 |
+//! | duplicate_segment | two files with one segment's id | refuse | C6 |
+//! | swapped_segment | a file whose header has another number, or another id than its successor says | refuse | C6 |
+//! | newer_version | a manifest or segment of another version | refuse | P8 |
+//! | half_made_segment | above `L`, without a start record; nothing in it knows it durable | pass over | it was made for later, or its first write is torn; W11 |
+//! | passed_over | below `L`, not in the chain | pass over | a start record has voided it: nothing in it was acknowledged |
+//! | leftover | below the manifest's first | pass over | what was live in it was carried on before the manifest moved |
+//!
+//! Where the log ends, the next segment's start record says so, durably, before anything else is done: behind that
+//! place nothing counts again, whatever a dead process's writes do. So a second crash finds the same (W3).
+
+mod batches;
+mod case;
+mod files;
+
+pub(crate) use batches::{Named, claimed_position, is_of_earlier_life};
+pub use case::{Case, Decision};
 
 use crate::Config;
 use crate::checksum::Seed;
-use crate::disk::{Disk, SegmentFile};
+use crate::disk::{Disk, Scanned};
 use crate::error::{Corrupt, WalError};
 use crate::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, Bad, BatchHeader, FIRST_BATCH_AT, FORMAT_VERSION, Manifest,
-    Position, Record, Records, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq,
-    Start,
+    BATCH_HEADER_BYTES, Bad, FIRST_BATCH_AT, Position, Record, RecordKind, Records, SegmentSeq,
+    Start, UNKNOWN_KIND,
 };
-use crate::index::{GroupIndex, Groups};
+use crate::group::{Group, Groups, Small};
+use crate::ledger::{Ledger, Tombstones};
+use batches::{Batch, Bytes as SegmentBytes, Flaw};
 use bytes::Bytes;
-use hashbrown::HashMap;
+use files::Segment;
+use hashbrown::{HashMap, HashSet};
 use logdrive_raft::{Durable, GroupId, HardState, LogIndex, Term, TermRun, WriteId};
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// What a log found of itself.
 #[derive(Clone, Debug)]
 pub struct Recovered {
-    /// Every group ever mentioned, by id.
+    /// Every group ever mentioned and not destroyed, by id.
     pub groups: Vec<RecoveredGroup>,
+    /// Groups that were destroyed, by id: they never live again.
+    pub destroyed: Vec<GroupId>,
     /// The torn tail that was cut off, if there was one. It was never acknowledged.
     pub cut: Option<CutTail>,
-    /// Bytes of segments that were read and replayed.
+    /// True if the log was closed: its last record is a footer.
+    pub closed: bool,
+    /// Bytes of batches that were replayed.
     pub bytes: u64,
     /// Batches that were replayed.
     pub batches: u64,
@@ -57,10 +94,17 @@ pub struct RecoveredGroup {
     pub membership: Bytes,
     /// The latest hard state written; its commit index is never past `last`.
     pub hard_state: HardState,
+    /// Entries up to this one were released: its log begins behind it. `ZERO` if none were.
+    pub released: LogIndex,
+    /// The term of that entry.
+    pub released_term: Term,
     /// The terms of its entries.
     pub runs: Vec<TermRun>,
-    /// Its last entry.
+    /// Its last entry; `released` if there is none behind that.
     pub last: LogIndex,
+    /// The group lost something here. Nothing else is said of it: it must not vote, acknowledge or lead, and the log
+    /// takes nothing for it.
+    pub fenced: Option<Corrupt>,
     /// Says that all of this is on disk ([`WriteId::ZERO`]).
     pub durable: Durable,
 }
@@ -68,8 +112,10 @@ pub struct RecoveredGroup {
 /// A tail that was not whole.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CutTail {
+    /// What it was taken for.
+    pub case: Case,
     /// The file.
-    pub file: std::path::PathBuf,
+    pub file: PathBuf,
     /// Where it was cut.
     pub position: Position,
     /// What was wrong there.
@@ -82,8 +128,11 @@ pub struct CutTail {
 pub(crate) struct Replayed {
     pub(crate) recovered: Recovered,
     pub(crate) groups: Groups,
-    /// Segments that hold the log, oldest first, with what seeds their checksums.
-    pub(crate) chain: Vec<(SegmentSeq, Seed)>,
+    /// Groups that are gone for good, and where it says so.
+    pub(crate) tombstones: Tombstones,
+    pub(crate) ledger: Ledger,
+    /// Segments that hold the log, oldest first.
+    pub(crate) chain: Vec<Link>,
     /// Files that hold nothing; to be removed once the new segment's start is durable.
     pub(crate) void: Vec<SegmentSeq>,
     pub(crate) next_segment: SegmentSeq,
@@ -92,380 +141,224 @@ pub(crate) struct Replayed {
     pub(crate) start: Start,
 }
 
+/// One segment that holds the log.
+pub(crate) struct Link {
+    pub(crate) seq: SegmentSeq,
+    pub(crate) seed: Seed,
+    /// Of its file.
+    pub(crate) bytes: u64,
+    pub(crate) damaged: bool,
+}
+
 /// Reads the whole stream. Changes nothing on disk but to sync what was read of its end.
 pub(crate) fn replay(disk: &mut dyn Disk, config: &Config) -> Result<Replayed, WalError> {
-    let manifest = read_manifest(disk, config)?;
-    let files = read_headers(disk, config)?;
-    let chain = find_chain(disk, &manifest, &files)?;
-    let mut replay =
-        Replay { disk, groups: BTreeMap::new(), next_batch: 1, prev_crc: 0, batches: 0, bytes: 0 };
-
-    let mut buffer = Vec::new();
-    let mut end = Position::ZERO;
-    let mut cut = None;
-    for (n, seq) in chain.iter().enumerate() {
-        let file = &files[seq];
-        replay.read(file, &mut buffer)?;
-        let sealed_at = chain.get(n + 1).map(|next| files[next].start.expect("used").end);
-        let (stop, bad) = replay.segment(file, &buffer, sealed_at)?;
-        if let Some(bad) = bad {
-            cut = replay.judge_tail(file, &buffer, stop, bad)?;
-        }
-        end = stop;
+    let found = files::find(disk, config)?;
+    let unread =
+        |file: &Segment, source| WalError::Io { file: file.path.clone(), what: "read", source };
+    let mut scan = disk.scan(found.to_scan()).map_err(|source| WalError::Io {
+        file: config.dir.clone(),
+        what: "starting to read",
+        source,
+    })?;
+    let mut replay = Replay::new(disk);
+    let mut end = End { position: Position::ZERO, cut: None };
+    for (file, sealed_at) in found.chain() {
+        let scanned = scan.next().map_err(|source| unread(file, source))?;
+        replay.ledger.begin(file.seq());
+        end = replay.segment(file, scanned, sealed_at)?;
+        replay.ledger.end(end.position.offset());
     }
-    replay.judge_spares(&files, chain.last().copied(), end, &mut buffer)?;
+    replay.check_whole(found.chain.first().copied())?;
+    for file in found.spares() {
+        let scanned = scan.next().map_err(|source| unread(file, source))?;
+        replay.judge_spare(file, scanned, end.position)?;
+    }
+    drop(scan);
     // What was read may be in the page cache only (rule 19). Earlier segments were synced before later ones
     // were written.
-    if let Some(last) = chain.last() {
-        replay.disk.sync(*last).map_err(|source| WalError::Io {
-            file: replay.disk.path(*last),
+    let last = found.chain.last().map(|seq| found.segment(*seq));
+    if let Some(last) = last {
+        replay.disk.sync(last.seq()).map_err(|source| WalError::Io {
+            file: last.path.clone(),
             what: "sync",
             source,
         })?;
     }
 
-    let newest = files.keys().next_back().copied().unwrap_or(SegmentSeq(0)).max(manifest.made);
-    let next = newest
-        .0
-        .checked_add(1)
-        .ok_or_else(|| WalError::Config("segment numbers are used up".to_owned()))?;
     let start = Start {
-        end,
-        id: chain.last().map_or(0, |seq| files[seq].header.id),
-        prev_crc: replay.prev_crc,
-        cut: cut.is_some(),
+        end: end.position,
+        id: last.map_or(0, |file| file.header.id),
+        prev_crc: replay.follows.map_or(0, |(_, crc)| crc),
+        cut: end.cut.is_some(),
     };
-    let void = files.keys().filter(|seq| !chain.contains(seq)).copied().collect();
-    let (next_batch, batches, bytes) = (replay.next_batch, replay.batches, replay.bytes);
-    let (groups, found): (Groups, Vec<_>) = replay
-        .groups
-        .into_iter()
-        .map(|(group, state)| {
-            let (index, recovered) = state.finish(group);
-            ((group, index), recovered)
-        })
-        .unzip();
-    Ok(Replayed {
-        recovered: Recovered { groups: found, cut, bytes, batches },
-        groups,
-        chain: chain.iter().map(|seq| (*seq, files[seq].seed)).collect(),
-        void,
-        next_segment: SegmentSeq(next),
-        next_batch,
-        start,
-    })
-}
-
-/// A segment file whose header holds.
-struct Segment {
-    header: SegmentHeader,
-    seed: Seed,
-    /// From its first batch, if that can be read.
-    start: Option<Start>,
-}
-
-impl Segment {
-    fn seq(&self) -> SegmentSeq {
-        self.header.seq
-    }
-
-    fn batch(&self, bytes: &[u8], offset: usize) -> Result<(BatchHeader, u32), Bad> {
-        let at = u32::try_from(offset).map_err(|_| Bad("offset overflows"))?;
-        let position = Position::new(self.seq(), at);
-        BatchHeader::decode(&bytes[offset..], self.seed, position, self.header.bytes)
-    }
-}
-
-fn read_manifest(disk: &mut dyn Disk, config: &Config) -> Result<Manifest, WalError> {
-    let file = disk.manifest_path();
-    let bytes = disk
-        .manifest()
-        .map_err(|source| WalError::Io { file: file.clone(), what: "read", source })?
-        .ok_or_else(|| WalError::Missing {
-            file: file.clone(),
-            what: "every stream has one from the day its directory is made".to_owned(),
-        })?;
-    let manifest = Manifest::decode(&bytes).map_err(|bad| Corrupt {
-        file: file.clone(),
-        offset: 0,
-        what: bad.0.to_owned(),
-    })?;
-    let mine = (config.identity.store, config.identity.node, config.shard);
-    if (manifest.store, manifest.node, manifest.shard) != mine {
-        return Err(WalError::Foreign {
-            file,
-            what: format!(
-                "made for store {:032x}, node {}, shard {}",
-                manifest.store, manifest.node, manifest.shard
-            ),
-        });
-    }
-    check_version(file, "a manifest of version", manifest.version)?;
-    Ok(manifest)
-}
-
-fn check_version(file: std::path::PathBuf, what: &'static str, found: u32) -> Result<(), WalError> {
-    if found == FORMAT_VERSION {
-        return Ok(());
-    }
-    Err(WalError::Version { file, what, found, known: FORMAT_VERSION })
-}
-
-/// Reads every file's header and start record.
-fn read_headers(
-    disk: &mut dyn Disk,
-    config: &Config,
-) -> Result<BTreeMap<SegmentSeq, Segment>, WalError> {
-    let dir = disk.manifest_path();
-    let found =
-        disk.segments().map_err(|source| WalError::Io { file: dir, what: "listing", source })?;
-    let mut files = BTreeMap::new();
-    let mut ids: HashMap<u128, SegmentSeq> = HashMap::new();
-    for file in found {
-        let segment = read_header(disk, config, file)?;
-        if let Some(twin) = ids.insert(segment.header.id, file.segment) {
-            return Err(WalError::Foreign {
-                file: disk.path(file.segment),
-                what: format!("a copy of segment {}", twin.0),
-            });
-        }
-        files.insert(file.segment, segment);
-    }
-    Ok(files)
-}
-
-fn read_header(
-    disk: &mut dyn Disk,
-    config: &Config,
-    file: SegmentFile,
-) -> Result<Segment, WalError> {
-    let path = disk.path(file.segment);
-    let corrupt = |offset: u64, what: &str| {
-        WalError::Corrupt(Corrupt { file: path.clone(), offset, what: what.to_owned() })
+    let link = |(file, _): (&Segment, _)| Link {
+        seq: file.seq(),
+        seed: file.seed,
+        bytes: file.header.bytes,
+        damaged: replay.damaged.contains(&file.seq()),
     };
-    if file.bytes < SEGMENT_BYTES_MIN {
-        return Err(corrupt(file.bytes, "a segment file of less than the least size"));
-    }
-    let mut block = Box::new([0u8; BLOCK_BYTES]);
-    read(disk, file.segment, 0, block.as_mut_slice())?;
-    let header = SegmentHeader::decode(&block).map_err(|bad| corrupt(0, bad.0))?;
-    check_version(path.clone(), "a segment of version", header.version)?;
-    let mine = (config.identity.store, config.identity.node, config.shard);
-    if (header.store, header.node, header.shard) != mine
-        || header.cluster != config.identity.cluster
-    {
-        return Err(WalError::Foreign {
-            file: path,
-            what: format!(
-                "made for cluster {:?}, store {:032x}, node {}, shard {}",
-                header.cluster, header.store, header.node, header.shard
-            ),
-        });
-    }
-    if header.seq != file.segment {
-        return Err(WalError::Foreign {
-            file: path,
-            what: format!("it is segment {} by its header", header.seq.0),
-        });
-    }
-    if header.bytes != file.bytes
-        || !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&header.bytes)
-        || !header.bytes.is_multiple_of(BLOCK_BYTES as u64)
-    {
-        return Err(corrupt(file.bytes, "the file has not the size its header says"));
-    }
-    let seed = Seed::of(header.id);
-    read(disk, file.segment, u64::from(FIRST_BATCH_AT), block.as_mut_slice())?;
-    let position = Position::new(file.segment, FIRST_BATCH_AT);
-    let start = BatchHeader::decode(block.as_slice(), seed, position, header.bytes)
-        .and_then(|_| Start::decode(&block[BATCH_HEADER_BYTES..], seed))
-        .ok();
-    Ok(Segment { header, seed, start })
+    let chain = found.chain().map(link).collect();
+    Ok(replay.finish(end.cut, start, chain, found.void, found.next))
 }
 
-fn read(
-    disk: &mut dyn Disk,
-    segment: SegmentSeq,
-    offset: u64,
-    out: &mut [u8],
-) -> Result<(), WalError> {
-    disk.read(segment, offset, out).map_err(|source| WalError::Io {
-        file: disk.path(segment),
-        what: "read",
-        source,
-    })
-}
-
-/// The segments that hold the log, oldest first; refuses a stream with holes.
-fn find_chain(
-    disk: &dyn Disk,
-    manifest: &Manifest,
-    files: &BTreeMap<SegmentSeq, Segment>,
-) -> Result<Vec<SegmentSeq>, WalError> {
-    let missing = |seq: SegmentSeq, what: String| WalError::Missing { file: disk.path(seq), what };
-    let mut chain = Vec::new();
-    let mut newer: Option<&Segment> = files.values().rev().find(|file| file.start.is_some());
-    while let Some(file) = newer {
-        chain.push(file.seq());
-        let start = file.start.expect("chain members are used");
-        if start.end == Position::ZERO {
-            break;
-        }
-        let before = start.end.segment();
-        let Some(found) = files.get(&before) else {
-            return Err(missing(before, format!("segment {} follows it", file.seq().0)));
-        };
-        if found.header.id != start.id || before >= file.seq() {
-            return Err(WalError::Foreign {
-                file: disk.path(before),
-                what: format!("not the segment that segment {} follows", file.seq().0),
-            });
-        }
-        if found.start.is_none() {
-            return Err(WalError::Corrupt(Corrupt {
-                file: disk.path(before),
-                offset: u64::from(FIRST_BATCH_AT),
-                what: "the first batch of a full segment cannot be read".to_owned(),
-            }));
-        }
-        newer = Some(found);
-    }
-    chain.reverse();
-    let void_below = chain.last().copied().unwrap_or(SegmentSeq(0));
-    for seq in (manifest.first.0..=manifest.made.0).map(SegmentSeq) {
-        if seq > void_below && !files.contains_key(&seq) {
-            return Err(missing(seq, "the manifest says it was made".to_owned()));
-        }
-    }
-    Ok(chain)
-}
-
-/// A group while the stream is replayed.
-#[derive(Default)]
-struct GroupState {
-    membership: Bytes,
-    hard_state: HardState,
-    runs: Vec<TermRun>,
-    index: GroupIndex,
-}
-
-impl GroupState {
-    fn put(
-        &mut self,
-        first: LogIndex,
-        last: LogIndex,
-        term: Term,
-        place: Position,
-    ) -> Result<(), Bad> {
-        if !self.index.follows(first) {
-            return Err(Bad("entries leave a hole in their group's log"));
-        }
-        while self.runs.last().is_some_and(|run| run.first >= first) {
-            self.runs.pop();
-        }
-        match self.runs.last() {
-            Some(run) if run.term > term => return Err(Bad("entries whose term falls")),
-            Some(run) if run.term == term => {}
-            _ => self.runs.push(TermRun { first, term }),
-        }
-        self.index.put(first, last, place);
-        Ok(())
-    }
-
-    fn finish(self, group: GroupId) -> (GroupIndex, RecoveredGroup) {
-        let last = self.index.last();
-        let commit = self.hard_state.commit.min(last);
-        let recovered = RecoveredGroup {
-            group,
-            membership: self.membership,
-            hard_state: HardState { commit, ..self.hard_state },
-            runs: self.runs,
-            last,
-            durable: crate::stream::recovered_durable(group, WriteId::ZERO),
-        };
-        (self.index, recovered)
-    }
+/// Where a segment's batches end.
+struct End {
+    position: Position,
+    cut: Option<CutTail>,
 }
 
 struct Replay<'a> {
     disk: &'a mut dyn Disk,
-    groups: BTreeMap<GroupId, GroupState>,
-    next_batch: u64,
-    prev_crc: u32,
+    groups: Groups,
+    tombstones: Tombstones,
+    ledger: Ledger,
+    /// Where groups lost something that nobody had found yet.
+    damage: HashMap<GroupId, Corrupt>,
+    damaged: HashSet<SegmentSeq>,
+    /// The groups a batch's directory names.
+    named: Named,
+    /// The number and the predecessor's checksum that the next batch must have; `None` before the first.
+    follows: Option<(u64, u32)>,
+    /// A footer was the last record.
+    closed: bool,
     batches: u64,
     bytes: u64,
 }
 
-impl Replay<'_> {
-    fn read(&mut self, file: &Segment, buffer: &mut Vec<u8>) -> Result<(), WalError> {
-        buffer.resize(usize::try_from(file.header.bytes).expect("bounded"), 0);
-        read(self.disk, file.seq(), 0, buffer)
+impl<'a> Replay<'a> {
+    fn new(disk: &'a mut dyn Disk) -> Self {
+        Self {
+            disk,
+            groups: HashMap::new(),
+            tombstones: HashMap::new(),
+            ledger: Ledger::default(),
+            damage: HashMap::new(),
+            damaged: HashSet::new(),
+            named: Named::default(),
+            follows: None,
+            closed: false,
+            batches: 0,
+            bytes: 0,
+        }
     }
 
-    /// Replays one segment. Returns where it ended, and what was bad there if its end is not known from
-    /// a successor.
+    /// Replays one segment; `sealed_at` is where the next one says it ended.
     fn segment(
         &mut self,
         file: &Segment,
-        bytes: &[u8],
+        scanned: &Scanned,
         sealed_at: Option<Position>,
-    ) -> Result<(Position, Option<Bad>), WalError> {
-        let start = file.start.expect("chain members are used");
-        if start.prev_crc != self.prev_crc {
-            let what = Bad("segment does not continue the one before it");
-            return Err(self.corrupt(file, FIRST_BATCH_AT as usize, what));
-        }
+    ) -> Result<End, WalError> {
+        self.begin(file)?;
+        let mut bytes = SegmentBytes::new(file, scanned);
         let mut at = FIRST_BATCH_AT as usize;
         loop {
-            let position =
-                Position::new(file.seq(), u32::try_from(at).expect("segments are below 4 GiB"));
-            if sealed_at == Some(position) {
-                return Ok((position, None));
+            let position = file.position(at);
+            if at == bytes.len() {
+                return Ok(End { position, cut: None });
             }
-            if at == bytes.len() && sealed_at.is_none() {
-                return Ok((position, None));
-            }
-            match self.batch(file, bytes, at)? {
-                Ok(padded) => at += padded,
-                Err(bad) if sealed_at.is_some() => return Err(self.corrupt(file, at, bad)),
-                Err(bad) => return Ok((position, Some(bad))),
+            let flaw = match self.in_order(bytes.batch(at)) {
+                Ok(batch) => {
+                    self.batch(file, at, &batch)?;
+                    at += self.behind(&batch);
+                    continue;
+                }
+                Err(flaw) => flaw,
+            };
+            let case = if self.closed {
+                Case::CleanStop
+            } else {
+                bytes.case(at, &flaw, sealed_at.is_some())
+            };
+            match case.decision() {
+                Decision::End => return Ok(End { position, cut: None }),
+                Decision::Cut => {
+                    let whole_behind = bytes.whole_behind(at);
+                    let (file, what) = (file.path.clone(), flaw.what.0.to_owned());
+                    let cut = CutTail { case, file, position, what, whole_behind };
+                    return Ok(End { position, cut: Some(cut) });
+                }
+                Decision::Fence => {
+                    let batch = flaw.limited_to.expect("the directory says which groups");
+                    if !logdrive_raft::bug!("damage_passed_over") {
+                        self.fence_batch(file, at, &batch, case, flaw.what);
+                    }
+                    at += self.behind(&batch);
+                }
+                Decision::Refuse => {
+                    return Err(refuse_corrupt(case, file.path.clone(), at as u64, flaw.what.0));
+                }
+                Decision::PassOver => unreachable!("{case:?} is no case of a batch"),
             }
         }
     }
 
-    /// Replays the batch at `at`; returns its size. The inner error is a batch that is not whole, the outer
-    /// one a whole batch that makes no sense.
-    fn batch(
-        &mut self,
-        file: &Segment,
-        bytes: &[u8],
-        at: usize,
-    ) -> Result<Result<usize, Bad>, WalError> {
-        let (header, crc) = match check_batch(file, bytes, at) {
-            Ok(found) => found,
-            Err(bad) => return Ok(Err(bad)),
+    /// The first batch of the chain says where it stands in the stream; all others follow the one before.
+    fn begin(&mut self, file: &Segment) -> Result<(), WalError> {
+        let says = (file.first_batch(), file.start().prev_crc);
+        if *self.follows.get_or_insert(says) != says {
+            let what = "segment does not continue the one before it";
+            let (path, at) = (file.path.clone(), u64::from(FIRST_BATCH_AT));
+            return Err(refuse_corrupt(Case::DamagedStart, path, at, what));
+        }
+        self.closed = false;
+        Ok(())
+    }
+
+    /// A batch that holds, or holds but for its records, must be the next one.
+    fn in_order<'b>(&self, found: Result<Batch<'b>, Flaw<'b>>) -> Result<Batch<'b>, Flaw<'b>> {
+        let header = match &found {
+            Ok(batch) | Err(Flaw { limited_to: Some(batch), .. }) => batch.header,
+            Err(_) => return found,
         };
-        if header.seq != self.next_batch || header.prev_crc != self.prev_crc {
-            return Ok(Err(Bad("batch does not follow the one before it")));
+        if self.follows == Some((header.seq, header.prev_crc)) {
+            found
+        } else {
+            Err(Flaw::out_of_order())
+        }
+    }
+
+    /// Goes on behind a batch; returns its size.
+    fn behind(&mut self, batch: &Batch<'_>) -> usize {
+        self.follows = Some((batch.header.seq + 1, batch.crc));
+        batch.header.padded_bytes()
+    }
+
+    fn batch(&mut self, file: &Segment, at: usize, batch: &Batch<'_>) -> Result<(), WalError> {
+        let senseless = |offset: usize, bad: Bad| {
+            refuse_corrupt(Case::SenselessRecord, file.path.clone(), offset as u64, bad.0)
+        };
+        if self.closed {
+            return Err(senseless(at, Bad("a batch behind a footer")));
         }
         let body_at = at + BATCH_HEADER_BYTES;
-        let body = &bytes[body_at..body_at + header.body_bytes as usize];
+        let (header, body) = (&batch.header, batch.body);
+        let directory = header.directory(body, file.seed).map_err(|bad| senseless(at, bad))?;
+        self.named.set(directory);
         let mut records = 0u32;
-        for record in Records::new(body, file.seed) {
-            let (offset, record) = record.map_err(|bad| self.corrupt(file, body_at, bad))?;
-            let place = u32::try_from(body_at + offset).expect("segments are below 4 GiB");
-            self.apply(&record, Position::new(file.seq(), place), at, offset)
-                .map_err(|bad| self.corrupt(file, body_at + offset, bad))?;
+        for (offset, record) in Records::new(&body[..header.records_bytes()], file.seed) {
+            let place = body_at + offset;
+            let record = match record {
+                Err(bad) if bad == UNKNOWN_KIND => {
+                    let (found, known) = (body[offset].into(), RecordKind::Footer as u32);
+                    let (file, what) = (file.path.clone(), "a record of kind");
+                    return Err(WalError::Version { file, what, found, known });
+                }
+                record => record.map_err(|bad| senseless(place, bad))?,
+            };
+            if record.group().is_some_and(|group| !self.named.has(group)) {
+                return Err(senseless(place, Bad("a record of a group its batch does not name")));
+            }
+            self.apply(&record, file.position(place), at, offset)
+                .map_err(|bad| senseless(place, bad))?;
             records += 1;
         }
         if records != header.records {
-            return Err(self.corrupt(file, at, Bad("batch has not the records its header counts")));
+            return Err(senseless(at, Bad("batch has not the records its header counts")));
         }
-        self.next_batch += 1;
-        self.prev_crc = crc;
         self.batches += 1;
         self.bytes += header.padded_bytes() as u64;
-        Ok(Ok(header.padded_bytes()))
+        Ok(())
     }
 
     fn apply(
@@ -479,111 +372,198 @@ impl Replay<'_> {
             Record::Start(_) if batch_at == FIRST_BATCH_AT as usize && offset == 0 => {}
             Record::Start(_) => return Err(Bad("a start record where none belongs")),
             Record::Membership { group, bytes } => {
-                self.groups.entry(*group).or_default().membership = Bytes::copy_from_slice(bytes);
+                self.set(*group, place, Small::Membership(Bytes::copy_from_slice(bytes)))?;
             }
             Record::HardState { group, state } => {
-                self.groups.entry(*group).or_default().hard_state = *state;
+                let known = self.groups.get(group).is_some_and(|g| g.hard_state.term > Term::ZERO);
+                if logdrive_raft::bug!("recovery_keeps_the_first_vote") && known {
+                    return Ok(());
+                }
+                self.set(*group, place, Small::HardState(*state))?;
             }
+            Record::Release { group, release } => {
+                self.set(*group, place, Small::Release(*release))?;
+            }
+            Record::Fence { group, position } => self.fence(*group, *position, place),
             Record::Entries(head) => {
-                let last = head.first.forward(u64::from(head.count) - 1);
-                self.groups
-                    .entry(head.group)
-                    .or_default()
-                    .put(head.first, last, head.term, place)?;
+                if let Some((group, ledger)) = self.group(head.group, place)? {
+                    group.put(head, place, false, ledger)?;
+                }
             }
+            Record::Carried(head) => {
+                if let Some((group, ledger)) = self.group(head.group, place)? {
+                    group.put(head, place, true, ledger)?;
+                }
+            }
+            Record::Tombstone { group } => {
+                let segment = place.segment();
+                if let Some(group) = self.groups.remove(group) {
+                    group.bury(&mut self.ledger);
+                }
+                crate::ledger::tombstone(&mut self.tombstones, *group, segment, &mut self.ledger);
+            }
+            Record::Footer => self.closed = true,
             Record::Optional => {}
         }
         Ok(())
     }
 
-    /// Rule 21: what is bad at `stop` in the last used segment is a torn tail, or damage.
-    fn judge_tail(
+    /// A group that lives, to take in a record at `place`; `None` if it is fenced: then nothing more is kept of it.
+    fn group(
         &mut self,
-        file: &Segment,
-        bytes: &[u8],
-        stop: Position,
-        bad: Bad,
-    ) -> Result<Option<CutTail>, WalError> {
-        let at = stop.offset() as usize;
-        let mut whole_behind = 0;
-        for (offset, header) in valid_headers(file, bytes, at + BLOCK_BYTES) {
-            if header.durable > stop {
-                return Err(self.corrupt(file, at, bad));
-            }
-            whole_behind += u64::from(check_batch(file, bytes, offset).is_ok());
+        id: GroupId,
+        place: Position,
+    ) -> Result<Option<(&mut Group, &mut Ledger)>, Bad> {
+        if self.tombstones.contains_key(&id) {
+            return Err(Bad("a record of a group that was destroyed before"));
         }
-        if whole_behind == 0 && bytes[at..].iter().all(|byte| *byte == 0) {
+        let group = self.groups.entry(id).or_default();
+        if group.fence.is_some() {
             return Ok(None);
         }
-        Ok(Some(CutTail {
-            file: self.disk.path(file.seq()),
-            position: stop,
-            what: bad.0.to_owned(),
-            whole_behind,
-        }))
+        group.enlist(id, place.segment(), &mut self.ledger);
+        Ok(Some((group, &mut self.ledger)))
+    }
+
+    fn set(&mut self, id: GroupId, place: Position, small: Small) -> Result<(), Bad> {
+        if let Some((group, ledger)) = self.group(id, place)? {
+            group.set(small, place.segment(), ledger);
+        }
+        Ok(())
+    }
+
+    /// The group lost something at `damage`, so nothing of it may be relied on: only that is kept. It stands at
+    /// `place`, as a record or as the damage itself, which is written as a record before its segment goes.
+    fn fence(&mut self, id: GroupId, damage: Position, place: Position) {
+        // One that is gone for good has nothing to lose.
+        if self.tombstones.contains_key(&id) {
+            return;
+        }
+        let group = self.groups.entry(id).or_default();
+        let damage = group.fence.unwrap_or(damage);
+        std::mem::take(group).bury(&mut self.ledger);
+        group.enlist(id, place.segment(), &mut self.ledger);
+        group.set(Small::Fence(damage), place.segment(), &mut self.ledger);
+    }
+
+    /// No group's log has a hole: what was given up with its segment was released, or stands elsewhere.
+    fn check_whole(&self, first: Option<SegmentSeq>) -> Result<(), WalError> {
+        for (id, group) in &self.groups {
+            let Some((index, behind)) = group.index.hole() else { continue };
+            if group.fence.is_some() {
+                continue;
+            }
+            let first = first.map_or(Position::ZERO, |seq| Position::new(seq, 0));
+            let at = behind.unwrap_or(first);
+            let what = format!("entry {} of group {} is missing", index.get(), id.get());
+            let (file, offset) = (self.disk.path(at.segment()), u64::from(at.offset()));
+            return Err(refuse_corrupt(Case::MissingEntries, file, offset, &what));
+        }
+        Ok(())
+    }
+
+    /// Rule 24: the groups of a damaged batch have lost something there.
+    fn fence_batch(&mut self, file: &Segment, at: usize, batch: &Batch<'_>, case: Case, what: Bad) {
+        let what = format!("{} [{}]", what.0, case.label());
+        let corrupt = Corrupt { file: file.path.clone(), offset: at as u64, what };
+        let directory = batch.header.directory(batch.body, file.seed);
+        for group in directory.expect("it holds, or the case were another") {
+            self.fence(group, file.position(at), file.position(at));
+            self.damage.entry(group).or_insert_with(|| corrupt.clone());
+        }
+        self.damaged.insert(file.seq());
+        tracing::error!(%corrupt, groups = batch.header.groups, "these groups are fenced");
     }
 
     /// Segments above the last used one hold nothing that was acknowledged, or the log is damaged: batches in
     /// them know how far it was durable.
-    fn judge_spares(
-        &mut self,
-        files: &BTreeMap<SegmentSeq, Segment>,
-        last: Option<SegmentSeq>,
+    fn judge_spare(
+        &self,
+        file: &Segment,
+        scanned: &Scanned,
         end: Position,
-        buffer: &mut Vec<u8>,
     ) -> Result<(), WalError> {
-        let spares = files.values().filter(|file| last.is_none_or(|last| file.seq() > last));
-        for file in spares {
-            self.read(file, buffer)?;
-            let first = Position::new(file.seq(), FIRST_BATCH_AT);
-            for (_, header) in valid_headers(file, buffer, FIRST_BATCH_AT as usize) {
-                if header.durable > first {
-                    let bad = Bad("the segment's first batch was durable and cannot be read");
-                    return Err(self.corrupt(file, FIRST_BATCH_AT as usize, bad));
-                }
-                if header.durable > end {
-                    let bad = Bad("batches that were durable cannot be read");
-                    let (segment, offset) = (end.segment(), u64::from(end.offset()));
-                    let path = self.disk.path(segment);
-                    return Err(Corrupt { file: path, offset, what: bad.0.to_owned() }.into());
-                }
+        let first = file.position(FIRST_BATCH_AT as usize);
+        for (_, header) in SegmentBytes::new(file, scanned).headers(FIRST_BATCH_AT as usize) {
+            if header.durable > first {
+                let what = "the segment's first batch was durable and cannot be read";
+                let (path, at) = (file.path.clone(), u64::from(FIRST_BATCH_AT));
+                return Err(refuse_corrupt(Case::DamagedStart, path, at, what));
+            }
+            if header.durable > end {
+                let what = "batches that were durable cannot be read";
+                let (path, at) = (self.disk.path(end.segment()), u64::from(end.offset()));
+                return Err(refuse_corrupt(Case::DamagedBatchHeader, path, at, what));
             }
         }
         Ok(())
     }
 
-    fn corrupt(&self, file: &Segment, offset: usize, bad: Bad) -> WalError {
-        WalError::Corrupt(Corrupt {
-            file: self.disk.path(file.seq()),
-            offset: offset as u64,
-            what: bad.0.to_owned(),
-        })
+    /// What is said of a group once all is replayed.
+    fn recovered_group(&self, id: GroupId, group: &Group) -> RecoveredGroup {
+        let last = group.index.last();
+        let (released, released_term) = group.index.released();
+        let fenced = group.fence.map(|at| {
+            self.damage.get(&id).cloned().unwrap_or_else(|| Corrupt {
+                file: self.disk.path(at.segment()),
+                offset: u64::from(at.offset()),
+                what: "it was found damaged before, and has been set aside since".to_owned(),
+            })
+        });
+        RecoveredGroup {
+            group: id,
+            membership: group.membership.clone(),
+            hard_state: HardState { commit: group.hard_state.commit.min(last), ..group.hard_state },
+            runs: group.index.terms().to_vec(),
+            released,
+            released_term,
+            last,
+            fenced,
+            durable: crate::stream::recovered_durable(id, WriteId::ZERO),
+        }
+    }
+
+    fn finish(
+        self,
+        cut: Option<CutTail>,
+        start: Start,
+        chain: Vec<Link>,
+        void: Vec<SegmentSeq>,
+        next_segment: SegmentSeq,
+    ) -> Replayed {
+        let groups = self.groups.iter();
+        let mut found: Vec<_> =
+            groups.map(|(id, group)| self.recovered_group(*id, group)).collect();
+        found.sort_unstable_by_key(|group| group.group);
+        let mut destroyed: Vec<GroupId> = self.tombstones.keys().copied().collect();
+        destroyed.sort_unstable();
+        let (closed, bytes, batches) = (self.closed, self.bytes, self.batches);
+        Replayed {
+            recovered: Recovered { groups: found, destroyed, cut, closed, bytes, batches },
+            groups: self.groups,
+            tombstones: self.tombstones,
+            ledger: self.ledger,
+            chain,
+            void,
+            next_segment,
+            next_batch: self.follows.map_or(1, |(next, _)| next),
+            start,
+        }
     }
 }
 
-/// The batch at `at`, if all of it holds: header, body and padding.
-fn check_batch(file: &Segment, bytes: &[u8], at: usize) -> Result<(BatchHeader, u32), Bad> {
-    let (header, crc) = file.batch(bytes, at)?;
-    let body_at = at + BATCH_HEADER_BYTES;
-    let body_end = body_at + header.body_bytes as usize;
-    let padding = bytes.get(body_end..at + header.padded_bytes());
-    let padding = padding.ok_or(Bad("batch's padding runs past its segment"))?;
-    if file.seed.checksum(&bytes[body_at..body_end]) != header.body_crc {
-        return Err(Bad("batch body fails its checksum"));
+/// The error of a case that is about a file.
+fn refuse(case: Case, file: PathBuf, what: &str) -> WalError {
+    assert!(case.decision() == Decision::Refuse, "{case:?} is refused");
+    let what = format!("{what} [{}]", case.label());
+    match case {
+        Case::MissingSegment | Case::MissingManifest => WalError::Missing { file, what },
+        _ => WalError::Foreign { file, what },
     }
-    if padding.iter().any(|byte| *byte != 0) {
-        return Err(Bad("batch padding is not zero"));
-    }
-    Ok((header, crc))
 }
 
-/// Batch headers that hold, at block boundaries from `from` on.
-fn valid_headers<'a>(
-    file: &'a Segment,
-    bytes: &'a [u8],
-    from: usize,
-) -> impl Iterator<Item = (usize, BatchHeader)> + 'a {
-    (from..bytes.len())
-        .step_by(BLOCK_BYTES)
-        .filter_map(|at| file.batch(bytes, at).ok().map(|(header, _)| (at, header)))
+/// The error of a case that is about bytes.
+fn refuse_corrupt(case: Case, file: PathBuf, offset: u64, what: &str) -> WalError {
+    assert!(case.decision() == Decision::Refuse, "{case:?} is refused");
+    Corrupt { file, offset, what: format!("{what} [{}]", case.label()) }.into()
 }

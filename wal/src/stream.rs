@@ -19,19 +19,23 @@
 //!
 //! Not claimed: that what lies between durable and submitted is not on disk.
 
+mod append;
+mod carry;
+mod seal;
 mod space;
 
-use crate::checksum::Seed;
-use crate::disk::{Disk, DiskEvent, SegmentReader, WriteSegment, is_no_space};
+use crate::checksum::{Seed, Sum};
+use crate::disk::{Disk, DiskEvent, SegmentOrigin, SegmentReader, WriteSegment, is_no_space};
 use crate::error::{ReadError, WalError};
 use crate::format::{
-    self, BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES,
-    ENTRY_LEN_MASK, FIRST_BATCH_AT, HARD_STATE_RECORD_BYTES, Position, RECORD_ALIGN_BYTES,
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, DIRECTORY_ENTRY_BYTES, ENTRIES_HEAD_BYTES,
+    ENTRY_HEADER_BYTES, ENTRY_LEN_MASK, FIRST_BATCH_AT, Position, RECORD_ALIGN_BYTES,
     START_RECORD_BYTES, SegmentSeq, Start, decode_entry_header, entries_record_bytes,
-    membership_record_bytes,
 };
+use crate::group::{Group, Groups};
 use crate::image::{Frozen, ImageWriter};
-use crate::index::Groups;
+use crate::index::{Piece, Placed};
+use crate::ledger::{Ledger, Tombstones};
 use crate::metrics::{Description, Metrics};
 use crate::read::{ReadPlan, Span};
 use crate::recovery::{Recovered, replay};
@@ -43,6 +47,9 @@ use logdrive_raft::{
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+
+pub use carry::{CarryDone, CarryPlan};
+pub use space::Usage;
 
 /// One group's part of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +120,9 @@ pub enum Room {
     /// No next segment could be made, for lack of space: propose nothing. What is left is for hard states, so
     /// that votes and heartbeats go on. Passes by itself when there is room again.
     Reserve,
+    /// The log has nearly the size it may have ([`Config::log_bytes_max`]): propose nothing. Passes when enough is
+    /// released or destroyed; votes and heartbeats go on.
+    Quota,
 }
 
 /// A log: the stream of segments of one shard. Owned by the shard's thread.
@@ -121,8 +131,14 @@ pub struct Wal {
     config: Config,
     entropy: Box<dyn FnMut() -> u128>,
     groups: Groups,
+    tombstones: Tombstones,
+    ledger: Ledger,
     /// Full segments, all on disk, oldest first.
-    sealed: Vec<Sealed>,
+    sealed: VecDeque<Sealed>,
+    /// Sum over their files.
+    sealed_bytes: u64,
+    /// The quota, or more if the log was over it when it was opened.
+    bytes_limit: Option<u64>,
     /// Full segments with batches not yet durable, oldest first.
     closing: VecDeque<Segment>,
     active: Segment,
@@ -133,13 +149,26 @@ pub struct Wal {
     made: SegmentSeq,
     /// The maker reported no room, and has not yet succeeded again.
     no_space: bool,
+    carry: carry::Carry,
+    /// Files on their way out, in order, with the bytes that count until they are gone.
+    leaving: VecDeque<u64>,
+    /// Files of segments that were given up, kept to be made new ones.
+    free_segments: usize,
     waiting: VecDeque<ClosedBatch>,
     in_flight: VecDeque<InFlight>,
     durable: Position,
+    /// Behind the newest seal.
+    sealed_upto: Position,
+    /// Some group is fenced.
+    has_fences: bool,
     next_batch: u64,
     prev_crc: u32,
     /// A batch is wanted on its way though no slot was free.
     submit_wanted: bool,
+    /// See [`Wal::disk_answers`].
+    disk_answers: u64,
+    /// The disk's count of what was made of segments, when it was last looked at.
+    chunks_made: u64,
     seal_pending: bool,
     poisoned: Option<String>,
     events: Vec<DiskEvent>,
@@ -149,7 +178,12 @@ pub struct Wal {
 struct Sealed {
     seq: SegmentSeq,
     seed: Seed,
+    bytes: u64,
     reader: Arc<dyn SegmentReader>,
+    /// Recovery read it: its file is never used again, for a killed process may still write to it (rule 8).
+    inherited: bool,
+    /// Bytes in it are not what was written: set aside, not removed (rule 25).
+    damaged: bool,
 }
 
 struct Segment {
@@ -172,9 +206,22 @@ struct Spare {
 struct OpenBatch {
     /// Where the next record goes, in the active image. At most header and nothing else: nothing is open.
     tail: usize,
+    /// The body's checksum up to `summed`, so that little is left to do once a slot is free.
+    sum: Sum,
+    summed: usize,
     records: u32,
+    /// The groups that have something here, each once.
+    directory: Vec<GroupId>,
     writes: Vec<Durable>,
     runs: Vec<RunPlace>,
+    copies: Vec<Copied>,
+}
+
+/// Entries carried forward: found there once the batch is durable.
+struct Copied {
+    group: GroupId,
+    from: Position,
+    to: Placed,
 }
 
 struct RunPlace {
@@ -193,6 +240,7 @@ struct ClosedBatch {
     padding: usize,
     writes: Vec<Durable>,
     runs: Vec<RunPlace>,
+    copies: Vec<Copied>,
 }
 
 struct InFlight {
@@ -201,7 +249,12 @@ struct InFlight {
     done: bool,
 }
 
-/// States what recovery read as durable; the only other maker of a [`Durable`] is a finished write.
+/// What the batch that lists `write` says once it is on disk; until then nobody sees it.
+fn once_written(group: GroupId, write: WriteId) -> Durable {
+    Durable::new(group, write)
+}
+
+/// States what recovery read as durable.
 pub(crate) fn recovered_durable(group: GroupId, upto: WriteId) -> Durable {
     Durable::new(group, upto)
 }
@@ -236,6 +289,12 @@ impl Wal {
     ) -> Result<(Self, Recovered), WalError> {
         config.check()?;
         let replayed = replay(disk.as_mut(), &config)?;
+        // Nothing is refused any more, and their room may be needed for the first segment.
+        disk.remove_temporary().map_err(|source| WalError::Io {
+            file: config.dir.clone(),
+            what: "removing temporary files",
+            source,
+        })?;
         let seq = replayed.next_segment;
         let id = entropy();
         let image = disk.image().map_err(|source| WalError::Io {
@@ -246,7 +305,14 @@ impl Wal {
         let sealed = replayed
             .chain
             .iter()
-            .map(|(seq, seed)| Sealed { seq: *seq, seed: *seed, reader: disk.reader(*seq) })
+            .map(|link| Sealed {
+                seq: link.seq,
+                seed: link.seed,
+                bytes: link.bytes,
+                reader: disk.reader(link.seq),
+                inherited: true,
+                damaged: link.damaged,
+            })
             .collect();
         let mut wal = Self {
             active: Segment {
@@ -260,18 +326,38 @@ impl Wal {
             disk,
             entropy,
             groups: replayed.groups,
+            tombstones: replayed.tombstones,
+            ledger: replayed.ledger,
+            bytes_limit: None,
+            sealed_bytes: replayed.chain.iter().map(|link| link.bytes).sum(),
             sealed,
             closing: VecDeque::new(),
-            open: OpenBatch { tail: 0, records: 0, writes: Vec::new(), runs: Vec::new() },
+            open: OpenBatch {
+                tail: 0,
+                sum: Seed::of(id).sum(),
+                summed: 0,
+                records: 0,
+                directory: Vec::new(),
+                writes: Vec::new(),
+                runs: Vec::new(),
+                copies: Vec::new(),
+            },
             spares: VecDeque::new(),
             made: SegmentSeq(seq.0 - 1),
             no_space: false,
+            carry: carry::Carry::default(),
+            leaving: VecDeque::new(),
+            free_segments: 0,
             waiting: VecDeque::new(),
             in_flight: VecDeque::new(),
             durable: replayed.start.end,
+            sealed_upto: Position::ZERO,
+            has_fences: replayed.recovered.groups.iter().any(|group| group.fenced.is_some()),
             next_batch: replayed.next_batch,
             prev_crc: replayed.start.prev_crc,
             submit_wanted: false,
+            disk_answers: 0,
+            chunks_made: 0,
             seal_pending: false,
             poisoned: None,
             events: Vec::new(),
@@ -279,6 +365,7 @@ impl Wal {
             config,
         };
         wal.metrics.rotations = 1;
+        wal.ledger.begin(seq);
         wal.order(seq, id, true);
         wal.begin_segment(&replayed.start);
         // The start record is durable before anything else happens (rule 23).
@@ -298,41 +385,9 @@ impl Wal {
             let removed = wal.disk.remove(void);
             removed.map_err(|source| wal.fail(void, "remove", source))?;
         }
+        wal.set_bytes_limit();
         wal.keep_spares();
         Ok((wal, replayed.recovered))
-    }
-
-    /// Encodes one group's part at the tail of the open batch. It may end in a later batch, or a later segment, than
-    /// it begins in. Nothing is written yet. Never blocks.
-    ///
-    /// # Errors
-    /// [`WalError::TooLarge`] and [`WalError::NoSpace`]: nothing was encoded. [`WalError::Poisoned`].
-    ///
-    /// # Panics
-    /// If the entries leave a hole in the group's log: the caller's invariant is broken.
-    pub fn append(&mut self, append: &Append<'_>) -> Result<(), WalError> {
-        self.check_poisoned()?;
-        self.check_room(append)?;
-        let group = append.group;
-        if let Some(membership) = append.membership {
-            let bytes = membership_record_bytes(membership.len());
-            self.reserve(bytes)?;
-            let used = format::encode_membership(self.tail(bytes), group, membership);
-            self.advance(used);
-        }
-        if let Some(state) = &append.hard_state {
-            self.reserve(HARD_STATE_RECORD_BYTES)?;
-            let used = format::encode_hard_state(self.tail(HARD_STATE_RECORD_BYTES), group, state);
-            self.advance(used);
-        }
-        for run in append.entries.chunk_by(|a, b| a.term == b.term) {
-            self.append_run(group, run)?;
-        }
-        self.metrics.entries += append.entries.len() as u64;
-        // A write of nothing is durable with what stands before it; it still needs a batch to say so.
-        self.reserve(0)?;
-        self.list_write(group, append.write);
-        Ok(())
     }
 
     /// Sends the open batch on its way if a write slot is free; else it goes on growing, and goes when a slot
@@ -365,7 +420,14 @@ impl Wal {
             }
         }
         self.events = events;
+        let before = completed.len();
         self.complete(completed);
+        self.disk_answers += (completed.len() - before) as u64;
+        let chunks = self.disk.chunks_made();
+        if self.in_flight.is_empty() {
+            self.disk_answers += chunks - self.chunks_made;
+        }
+        self.chunks_made = chunks;
         if let Some(error) = failed {
             return Err(error);
         }
@@ -391,18 +453,19 @@ impl Wal {
         !self.in_flight.is_empty() || !self.waiting.is_empty() || self.has_open()
     }
 
-    /// Whether to go on proposing.
+    /// True if the disk owes an answer: a write is in flight, or waits for a segment that is being made. Not while
+    /// there is no room, which is said, and passes.
     #[must_use]
-    pub fn room(&self) -> Room {
-        let half_full = self.open.tail > self.active.image.len() / 2;
-        let next_ready = self.ready_spares() > 0;
-        let failing = self.no_space && !next_ready;
-        let behind = !self.is_made(self.active.seq) && half_full;
-        match (failing, behind) {
-            (true, _) => Room::Reserve,
-            (false, true) => Room::Behind,
-            (false, false) => Room::Free,
-        }
+    pub fn awaits_disk(&self) -> bool {
+        !self.in_flight.is_empty() || (!self.waiting.is_empty() && !self.no_space)
+    }
+
+    /// Counts the disk's answers: it stands still while a disk that [`Wal::awaits_disk`] is silent. Finished writes, and
+    /// while none is in flight, what was written of the segment that writes wait for: a large one takes its time on a
+    /// slow disk. A write that is stuck is not excused by it.
+    #[must_use]
+    pub fn disk_answers(&self) -> u64 {
+        self.disk_answers
     }
 
     /// The largest payload an entry may have, and the largest membership, in bytes.
@@ -413,7 +476,8 @@ impl Wal {
             + BATCH_HEADER_BYTES
             + START_RECORD_BYTES
             + entries_record_bytes(1, 0)
-            + RECORD_ALIGN_BYTES;
+            + RECORD_ALIGN_BYTES
+            + DIRECTORY_ENTRY_BYTES;
         (segment - overhead).min(ENTRY_LEN_MASK as usize)
     }
 
@@ -430,9 +494,9 @@ impl Wal {
         last: LogIndex,
         bytes_max: usize,
     ) -> Result<ReadPlan, ReadError> {
-        let index = self.groups.get(&group).ok_or(ReadError::UnknownGroup(group))?;
+        let index = &self.groups.get(&group).ok_or(ReadError::UnknownGroup(group))?.index;
         let end = index.last();
-        if first == LogIndex::ZERO || first > last || last > end {
+        if first <= index.released().0 || first > last || last > end {
             return Err(ReadError::OutOfRange { group, first, last, end });
         }
         // Each entry counts for at least its overhead, so this many are enough.
@@ -443,21 +507,25 @@ impl Wal {
             if piece.place >= self.durable {
                 break;
             }
-            let segment = piece.place.segment();
-            let (source, seed) = self.source(segment);
-            spans.push(Span {
-                source,
-                file: self.disk.path(segment),
-                seed,
-                offset: piece.place.offset(),
-                first: piece.first,
-                last: piece.last,
-            });
+            spans.push(self.span(&piece));
         }
         if spans.is_empty() {
             return Err(ReadError::NotDurable { group, at: first });
         }
         Ok(ReadPlan { group, bytes_max, spans })
+    }
+
+    fn span(&self, piece: &Piece) -> Span {
+        let segment = piece.place.segment();
+        let (source, seed) = self.source(segment);
+        Span {
+            source,
+            file: self.disk.path(segment),
+            seed,
+            place: piece.place,
+            first: piece.first,
+            last: piece.last,
+        }
     }
 
     /// What the log runs on.
@@ -477,7 +545,7 @@ impl Wal {
             in_flight: self.in_flight.len(),
             waiting: self.waiting.len(),
             segments: self.sealed.len() + self.closing.len() + 1,
-            index_bytes: self.groups.values().map(crate::index::GroupIndex::heap_bytes).sum(),
+            index_bytes: self.groups.values().map(Group::heap_bytes).sum(),
             ..self.metrics
         }
     }
@@ -488,12 +556,19 @@ impl Wal {
         self.durable
     }
 
-    /// Submits what is open, waits for all of it, and closes the log. Blocks.
+    /// Submits what is open, waits for all of it, and ends the log with a footer. Blocks.
     ///
     /// # Errors
     /// The first failure; what was not reported durable has an unknown outcome. [`WalError::NoSpace`] if batches
     /// wait for a segment that cannot be made.
     pub fn close(mut self) -> Result<(), WalError> {
+        self.write_all()?;
+        self.append_footer()?;
+        self.write_all()
+    }
+
+    /// Writes what is open, and waits for everything.
+    fn write_all(&mut self) -> Result<(), WalError> {
         self.close_batch();
         let mut completed = Vec::new();
         self.poll(0, &mut completed)?;
@@ -507,95 +582,7 @@ impl Wal {
         Ok(())
     }
 
-    // --- encoding ---
-
-    fn append_run(&mut self, group: GroupId, run: &[Entry]) -> Result<(), WalError> {
-        let mut rest = run;
-        while let Some(first) = rest.first() {
-            self.reserve(entries_record_bytes(1, first.payload.len()) + RECORD_ALIGN_BYTES)?;
-            let room = self.room_in_batch() - RECORD_ALIGN_BYTES;
-            let mut bytes = entries_record_bytes(0, 0);
-            let mut fits = 0;
-            for entry in rest {
-                bytes += ENTRY_HEADER_BYTES + entry.payload.len();
-                if bytes > room && fits > 0 {
-                    bytes -= ENTRY_HEADER_BYTES + entry.payload.len();
-                    break;
-                }
-                fits += 1;
-            }
-            let (now, later) = rest.split_at(fits);
-            let seed = self.active.seed;
-            let bytes = bytes.next_multiple_of(RECORD_ALIGN_BYTES);
-            let used = format::encode_entries(self.tail(bytes), seed, group, now);
-            let place = Position::new(self.active.seq, offset_u32(self.open.tail));
-            let last = now.last().expect("at least one fits").index;
-            self.groups.entry(group).or_default().put(first.index, last, place);
-            self.open.runs.push(RunPlace {
-                group,
-                first: first.index,
-                term: first.term,
-                count: u32::try_from(fits).expect("bounded by a segment"),
-                offset: self.open.tail - self.active.closed,
-            });
-            self.advance(used);
-            rest = later;
-        }
-        Ok(())
-    }
-
-    /// Makes sure that a record of `bytes` fits at the tail: closes the batch, or goes on to the next segment.
-    fn reserve(&mut self, bytes: usize) -> Result<(), WalError> {
-        let body = self.open.tail - self.active.closed - BATCH_HEADER_BYTES;
-        if self.has_open()
-            && self.open.records > 0
-            && body + bytes > self.config.batch_bytes_max as usize
-        {
-            self.close_batch();
-        }
-        if self.open.tail + bytes > self.active.image.len() {
-            self.next_segment()?;
-        }
-        assert!(
-            self.open.tail + bytes <= self.active.image.len(),
-            "a record of {bytes} bytes fits no segment"
-        );
-        Ok(())
-    }
-
-    /// Bytes that still fit into the open batch; one record may go over the batch's own bound alone.
-    fn room_in_batch(&self) -> usize {
-        let segment = self.active.image.len() - self.open.tail;
-        let body = self.open.tail - self.active.closed - BATCH_HEADER_BYTES;
-        segment
-            .min((self.config.batch_bytes_max as usize).saturating_sub(body))
-            .max(RECORD_ALIGN_BYTES)
-    }
-
-    fn tail(&mut self, bytes: usize) -> &mut [u8] {
-        self.active.image.tail_mut(self.open.tail..self.open.tail + bytes)
-    }
-
-    fn advance(&mut self, bytes: usize) {
-        assert!(bytes.is_multiple_of(RECORD_ALIGN_BYTES), "record of {bytes} bytes is not padded");
-        self.open.tail += bytes;
-        self.open.records += 1;
-    }
-
-    /// Notes that `write` is whole once the open batch is durable.
-    fn list_write(&mut self, group: GroupId, write: WriteId) {
-        let durable = Durable::new(group, write);
-        let index = self.groups.entry(group).or_default();
-        match index.listed {
-            Some((batch, at)) if batch == self.next_batch => {
-                self.open.writes[at as usize] = durable;
-            }
-            _ => {
-                index.listed = Some((self.next_batch, offset_u32(self.open.writes.len())));
-                self.open.writes.push(durable);
-            }
-        }
-    }
+    // --- batches and segments ---
 
     fn has_open(&self) -> bool {
         self.open.records > 0 || !self.open.writes.is_empty()
@@ -607,7 +594,7 @@ impl Wal {
 
     /// Puts a segment's start record at its tail.
     fn begin_segment(&mut self, start: &Start) {
-        self.open.tail = self.active.closed + BATCH_HEADER_BYTES;
+        self.begin_batch();
         let record = start.encode(self.active.seed);
         self.tail(record.len()).copy_from_slice(&record);
         self.advance(record.len());
@@ -615,23 +602,36 @@ impl Wal {
 
     /// Closes the open batch: header, checksums, padding; from here on its bytes never change.
     fn close_batch(&mut self) {
-        if !self.has_open() {
-            return;
+        if self.has_open() {
+            self.close_open();
         }
+    }
+
+    /// The same, though there may be nothing in it.
+    fn close_open(&mut self) {
         let start = self.active.closed;
         let body_at = start + BATCH_HEADER_BYTES;
-        let tail = self.open.tail;
+        let records_end = self.open.tail;
+        let mut directory = std::mem::take(&mut self.open.directory);
+        let tail = records_end + directory.len() * DIRECTORY_ENTRY_BYTES;
+        let image = self.active.image.tail_mut(records_end..tail);
+        for (id, group) in image.chunks_exact_mut(DIRECTORY_ENTRY_BYTES).zip(&directory) {
+            id.copy_from_slice(&group.get().to_le_bytes());
+        }
         let end = tail.next_multiple_of(BLOCK_BYTES);
         let position = self.tail_position();
         self.active.image.tail_mut(tail..end).fill(0);
+        self.sum_upto(tail);
         let header = BatchHeader {
             seq: self.next_batch,
             position,
             durable: self.durable,
             body_bytes: offset_u32(tail - body_at),
-            body_crc: self.active.seed.checksum(self.active.image.bytes(body_at..tail)),
+            body_crc: self.open.sum.finish(),
             records: self.open.records,
             prev_crc: self.prev_crc,
+            groups: offset_u32(directory.len()),
+            directory_crc: self.active.seed.checksum(self.active.image.bytes(records_end..tail)),
         };
         let (bytes, crc) = header.encode(self.active.seed);
         self.active.image.tail_mut(start..body_at).copy_from_slice(&bytes);
@@ -643,6 +643,7 @@ impl Wal {
             padding: end - tail,
             writes: std::mem::take(&mut self.open.writes),
             runs: std::mem::take(&mut self.open.runs),
+            copies: std::mem::take(&mut self.open.copies),
         });
         self.prev_crc = crc;
         self.next_batch += 1;
@@ -652,8 +653,10 @@ impl Wal {
             self.disk.hurry();
         }
         self.active.closed = end;
-        self.open.tail = end + BATCH_HEADER_BYTES;
-        self.open.records = 0;
+        // Kept for its memory.
+        directory.clear();
+        self.open.directory = directory;
+        self.begin_batch();
         self.submit_wanted = false;
     }
 
@@ -665,8 +668,11 @@ impl Wal {
             .disk
             .image()
             .map_err(|source| self.fail(self.active.seq, "image memory", source))?;
-        self.keep_spares();
-        let spare = self.spares.pop_front().expect("there is always one ahead");
+        if self.spares.is_empty() {
+            // Whoever appends has asked for the room.
+            self.order_spare();
+        }
+        let spare = self.spares.pop_front().expect("ordered above");
         let end = self.tail_position();
         let start = Start { end, id: self.active.id, prev_crc: self.prev_crc, cut: false };
         let next = Segment {
@@ -680,7 +686,10 @@ impl Wal {
         let mut full = std::mem::replace(&mut self.active, next);
         full.end = end;
         self.closing.push_back(full);
+        self.ledger.end(end.offset());
+        self.ledger.begin(self.active.seq);
         self.metrics.rotations += 1;
+        logdrive_raft::reached!("segment changed");
         if !self.is_made(self.active.seq) {
             self.disk.hurry();
         }
@@ -703,7 +712,8 @@ impl Wal {
             // A segment's first write leaves only when all before it is durable: so a bad batch in a segment that
             // has a successor is damage, never a torn tail (rule 8).
             let first = batch.position.offset() == FIRST_BATCH_AT;
-            if (first && !self.in_flight.is_empty()) || !self.is_made(segment) {
+            let early = logdrive_raft::bug!("segment_before_the_last_is_durable");
+            if (first && !early && !self.in_flight.is_empty()) || !self.is_made(segment) {
                 break;
             }
             let batch = self.waiting.pop_front().expect("looked at above");
@@ -724,19 +734,36 @@ impl Wal {
     fn on_event(&mut self, event: DiskEvent) -> Result<(), WalError> {
         match event {
             DiskEvent::Written { token, result } => {
+                if logdrive_raft::bug!("durable_by_any_completion")
+                    && self.in_flight.front().is_none_or(|first| token < first.batch.seq)
+                {
+                    return Ok(());
+                }
                 let first = self.in_flight.front().expect("an event of a write in flight");
                 let at = usize::try_from(token - first.batch.seq).expect("a write in flight");
                 let segment = self.in_flight[at].batch.position.segment();
                 match result {
-                    Ok(()) => self.in_flight[at].done = true,
+                    Ok(()) => {
+                        if at > 0 {
+                            logdrive_raft::reached!("writes finished out of order");
+                        }
+                        self.in_flight[at].done = true;
+                    }
+                    Err(_) if logdrive_raft::bug!("failed_write_taken_for_done") => {
+                        self.in_flight[at].done = true;
+                    }
                     Err(source) => return Err(self.fail(segment, "write", source)),
                 }
             }
             DiskEvent::Made { segment, result } => match result {
-                Ok(()) => {
+                Ok(origin) => {
                     assert!(segment > self.made, "{segment:?} was made twice");
                     self.made = segment;
                     self.no_space = false;
+                    if origin == SegmentOrigin::Recycled {
+                        self.metrics.recycled += 1;
+                        self.free_segments -= 1;
+                    }
                 }
                 Err(source) if is_no_space(&source) => {
                     if !self.no_space {
@@ -746,13 +773,19 @@ impl Wal {
                 }
                 Err(source) => return Err(self.fail(segment, "making", source)),
             },
+            DiskEvent::Retired { segment, result } => match result {
+                Ok(()) => self.retired(segment),
+                Err(source) => return Err(self.fail(segment, "giving up", source)),
+            },
         }
         Ok(())
     }
 
     /// Hands out the contiguous prefix of finished writes.
     fn complete(&mut self, completed: &mut Vec<Completed>) {
-        while self.in_flight.front().is_some_and(|write| write.done) {
+        let any = logdrive_raft::bug!("durable_by_any_completion")
+            && self.in_flight.iter().any(|write| write.done);
+        while self.in_flight.front().is_some_and(|write| write.done || any) {
             let InFlight { batch, stamp, .. } = self.in_flight.pop_front().expect("looked at");
             let bytes = batch.bytes.len();
             let end = Position::new(
@@ -764,6 +797,7 @@ impl Wal {
             self.metrics.batches += 1;
             self.metrics.bytes += bytes as u64;
             self.metrics.padding_bytes += batch.padding as u64;
+            self.relocate(batch.copies);
             self.seal_finished();
             completed.push(Completed {
                 stamp,
@@ -782,7 +816,15 @@ impl Wal {
                 return;
             }
             let reader = self.disk.reader(segment.seq);
-            self.sealed.push(Sealed { seq: segment.seq, seed: segment.seed, reader });
+            self.sealed.push_back(Sealed {
+                seq: segment.seq,
+                seed: segment.seed,
+                bytes: segment.image.len() as u64,
+                reader,
+                inherited: false,
+                damaged: false,
+            });
+            self.sealed_bytes += segment.image.len() as u64;
             self.seal_pending = true;
         }
     }

@@ -9,6 +9,8 @@ use logdrive_wal::{Append, Completed, DriverChoice, Recovered, Wal, WalError};
 /// A place to open a log in, again and again.
 struct Place<'a> {
     open: &'a dyn Fn() -> (Wal, Recovered),
+    /// The same, with at most so many bytes of segments.
+    open_within: &'a dyn Fn(u64) -> (Wal, Recovered),
     /// Lets some of what is in flight finish.
     drive: &'a dyn Fn(),
     driver: &'static str,
@@ -30,13 +32,25 @@ fn on_real(driver: DriverChoice, name: &'static str, test: fn(&Place<'_>)) {
     let dir = tempfile::tempdir().unwrap();
     let home = new_home(&dir.path().join("node"));
     let open = || Wal::open(config(&home, driver)).unwrap();
-    test(&Place { open: &open, drive: &|| std::thread::yield_now(), driver: name });
+    let open_within = |bytes| {
+        let mut config = config(&home, driver);
+        config.log_bytes_max = Some(bytes);
+        Wal::open(config).unwrap()
+    };
+    let drive = || std::thread::yield_now();
+    test(&Place { open: &open, open_within: &open_within, drive: &drive, driver: name });
 }
 
 fn on_sim(test: fn(&Place<'_>)) {
     let sim = Sim::new(11);
     let open = || sim.open();
-    test(&Place { open: &open, drive: &|| sim.platter.complete_some(), driver: "sim" });
+    let open_within = |bytes| {
+        let mut sim = Sim { platter: sim.platter.clone(), config: sim.config.clone() };
+        sim.config.log_bytes_max = Some(bytes);
+        sim.open()
+    };
+    let drive = || sim.platter.complete_some();
+    test(&Place { open: &open, open_within: &open_within, drive: &drive, driver: "sim" });
 }
 
 macro_rules! on_every_driver {
@@ -58,7 +72,102 @@ on_every_driver!(
     borrowed_bytes_live_on_while_segments_come_and_go,
     a_write_of_nothing_is_durable_too,
     w13_ten_thousand_groups_share_batches,
+    w12_s6_segments_are_given_up_and_made_again_and_nothing_old_comes_back,
+    w9_a_log_at_its_quota_refuses_entries_takes_votes_and_heals,
+    w15_a_log_dropped_with_writes_in_flight_finishes_them,
+    d3_a_disk_that_makes_segments_answers,
 );
+
+fn d3_a_disk_that_makes_segments_answers(place: &Place<'_>) {
+    let (mut wal, _) = (place.open)();
+    place.settle(&mut wal);
+    // Nothing is written: what it answers is the making of the next segments.
+    let mut looks = 0;
+    while wal.disk_answers() == 0 {
+        (place.drive)();
+        wal.poll(0, &mut Vec::new()).unwrap();
+        looks += 1;
+        assert!(looks < 20_000_000, "{}: no answer", place.driver);
+    }
+}
+
+fn tend(place: &Place<'_>, wal: &mut Wal) {
+    place.settle(wal);
+    if let Some(plan) = wal.maintain().unwrap() {
+        wal.carried(plan.run()).unwrap();
+    }
+    wal.submit(0).unwrap();
+    place.settle(wal);
+    (place.drive)();
+    wal.poll(0, &mut Vec::new()).unwrap();
+}
+
+fn w12_s6_segments_are_given_up_and_made_again_and_nothing_old_comes_back(place: &Place<'_>) {
+    let (mut wal, _) = (place.open)();
+    wal.append(&state(2, 1, hard_state(7, 3, 0))).unwrap();
+    wal.append(&write(3, 1, &entries(3, 2, 1, 3, 50))).unwrap();
+    let mut last = 0;
+    while wal.metrics().recycled < 3 {
+        wal.append(&write(1, last + 1, &entries(1, 1, last + 1, 5, 900))).unwrap();
+        last += 5;
+        wal.release(GroupId(1), LogIndex(last - 1), Term(1)).unwrap();
+        tend(place, &mut wal);
+        assert!(last < 40_000, "nothing is recycled: {:?}", wal.metrics());
+    }
+    assert!(wal.usage().bytes < 20 * (64 << 10), "{:?}", wal.usage());
+    wal.close().unwrap();
+    let (wal, recovered) = (place.open)();
+    let [one, two, three] = &recovered.groups[..] else { panic!("{recovered:?}") };
+    assert_eq!((one.released, one.last), (LogIndex(last - 1), LogIndex(last)));
+    assert_eq!(read_all(&wal, one), entries(1, 1, last, 1, 900));
+    assert_eq!(two.hard_state, hard_state(7, 3, 0));
+    assert_eq!(read_all(&wal, three), entries(3, 2, 1, 3, 50));
+}
+
+fn w9_a_log_at_its_quota_refuses_entries_takes_votes_and_heals(place: &Place<'_>) {
+    let (mut wal, _) = (place.open_within)(8 * (64 << 10));
+    let mut last = 0;
+    loop {
+        match wal.append(&write(1, last + 1, &entries(1, 1, last + 1, 1, 3000))) {
+            Ok(()) => last += 1,
+            Err(WalError::OverQuota) => break,
+            Err(error) => panic!("{error}"),
+        }
+        tend(place, &mut wal);
+        assert!(last < 1000, "never refused");
+    }
+    assert!(wal.usage().bytes <= 8 * (64 << 10), "{:?}", wal.usage());
+    for term in 2..6 {
+        wal.append(&state(2, term, hard_state(term, 1, 0))).unwrap();
+        tend(place, &mut wal);
+    }
+    wal.release(GroupId(1), LogIndex(last), Term(1)).unwrap();
+    let mut turns = 0;
+    while wal.append(&write(1, last + 1, &entries(1, 1, last + 1, 1, 3000))).is_err() {
+        wal.submit(0).unwrap();
+        tend(place, &mut wal);
+        turns += 1;
+        assert!(turns < 200_000, "it does not heal: {:?}", wal.usage());
+    }
+    wal.close().unwrap();
+    let (_wal, recovered) = (place.open_within)(8 * (64 << 10));
+    assert_eq!(recovered.groups[0].last, LogIndex(last + 1));
+    assert_eq!(recovered.groups[1].hard_state, hard_state(5, 1, 0));
+}
+
+fn w15_a_log_dropped_with_writes_in_flight_finishes_them(place: &Place<'_>) {
+    for n in 0..5u64 {
+        let (mut wal, _) = (place.open)();
+        for part in 0..3 {
+            let first = n * 15 + part * 5 + 1;
+            wal.append(&write(1, part + 1, &entries(1, 1, first, 5, 200))).unwrap();
+            wal.submit(0).unwrap();
+        }
+    }
+    let (_wal, recovered) = (place.open)();
+    assert_eq!(recovered.groups[0].last, LogIndex(75));
+    assert_eq!(recovered.cut, None);
+}
 
 fn what_was_durable_is_there_again(place: &Place<'_>) {
     let (mut wal, recovered) = (place.open)();

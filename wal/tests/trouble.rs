@@ -4,8 +4,10 @@ mod common;
 
 use common::*;
 use logdrive_raft::{GroupId, LogIndex, NodeId, WriteId};
-use logdrive_wal::{Home, HomeError, Room, Wal, WalError};
+use logdrive_wal::disk::sim::{Answer, Damage, WriteFate};
+use logdrive_wal::{Completed, Home, HomeError, ReadError, Room, SegmentSeq, Wal, WalError};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 
 #[test]
 fn w6_w7_the_first_failed_write_poisons_the_log_for_good() {
@@ -38,6 +40,199 @@ fn w6_w7_the_first_failed_write_poisons_the_log_for_good() {
     sim.platter.crash();
     let (_wal, recovered) = sim.open();
     assert_eq!(recovered.groups[0].last, LogIndex(3));
+}
+
+/// One entry in a batch of its own, submitted.
+fn submit_one(wal: &mut Wal, index: u64) {
+    wal.append(&write(1, index, &entries(1, 1, index, 1, 9000))).unwrap();
+    wal.submit(index).unwrap();
+}
+
+fn acked(completed: &[Completed]) -> Vec<u64> {
+    completed.iter().flat_map(|c| &c.durable).map(|durable| durable.upto().0).collect()
+}
+
+#[test]
+fn w4_a_write_counts_when_its_last_part_is_written_and_not_before() {
+    let sim = Sim::new(20);
+    let (mut wal, _) = sim.open();
+    sim.platter.set_fate(
+        0,
+        WriteFate::Answers(vec![
+            Answer::Error(ErrorKind::Interrupted),
+            Answer::Bytes(4096 + 512),
+            Answer::Error(ErrorKind::WouldBlock),
+            Answer::Bytes(4096),
+        ]),
+    );
+    submit_one(&mut wal, 1);
+    let mut completed = Vec::new();
+    for _ in 0..4 {
+        sim.platter.complete_nth(0);
+        wal.poll(0, &mut completed).unwrap();
+        assert!(completed.is_empty(), "part of a write was acknowledged");
+        // A power cut here leaves what the kernel wrote, and that is no batch.
+        let twin = Sim { platter: sim.platter.twin(), config: sim.config.clone() };
+        twin.platter.crash_choosing(|_| false);
+        assert!(twin.open().1.groups.is_empty());
+    }
+    sim.platter.complete_nth(0);
+    wal.poll(0, &mut completed).unwrap();
+    assert_eq!(acked(&completed), [1]);
+    // Less than a block, or nothing: it failed.
+    for answers in [vec![Answer::Bytes(0)], vec![Answer::Bytes(4096), Answer::Bytes(512)]] {
+        let sim = Sim::new(21);
+        let (mut wal, _) = sim.open();
+        let count = answers.len();
+        sim.platter.set_fate(0, WriteFate::Answers(answers));
+        submit_one(&mut wal, 1);
+        (0..count).for_each(|_| sim.platter.complete_nth(0));
+        assert!(matches!(wal.poll(0, &mut completed), Err(WalError::Io { what: "write", .. })));
+        assert_eq!(completed.len(), 1, "a failed write was acknowledged");
+    }
+}
+
+#[test]
+fn w7_an_error_once_and_success_ever_after_fools_nobody() {
+    let sim = Sim::new(22);
+    let (mut wal, _) = sim.open();
+    submit_one(&mut wal, 1);
+    sim.settle(&mut wal);
+    sim.platter.set_fate(0, WriteFate::ErrorThenLies(ErrorKind::Other));
+    submit_one(&mut wal, 2);
+    submit_one(&mut wal, 3);
+    sim.platter.complete_all();
+    let mut completed = Vec::new();
+    assert!(wal.poll(0, &mut completed).is_err() && completed.is_empty());
+    assert!(matches!(wal.submit(0), Err(WalError::Poisoned { .. })));
+    drop(wal);
+    sim.platter.crash();
+    let (_wal, recovered) = sim.open();
+    assert_eq!(recovered.groups[0].last, LogIndex(1));
+}
+
+/// Every operation of a workload with rotations fails once; segments are ordered two ahead.
+#[test]
+fn w6_w11_any_operation_may_fail_and_the_next_open_finds_all_that_was_acknowledged() {
+    for n in 0.. {
+        let mut sim = Sim::new(n);
+        sim.config.spare_segments = 2;
+        let (mut wal, _) = sim.open();
+        sim.platter.fail_operation(n);
+        let mut completed = Vec::new();
+        let mut failed = false;
+        'work: for index in 1..40 {
+            let run = entries(1, 1, index, 1, 9000);
+            failed = wal.append(&write(1, index, &run)).is_err() || wal.submit(0).is_err();
+            while !failed && wal.has_work() {
+                sim.platter.complete_all();
+                failed = wal.poll(0, &mut completed).is_err();
+            }
+            if failed {
+                break 'work;
+            }
+        }
+        let said = acked(&completed).last().copied().unwrap_or(0);
+        if failed {
+            // Nothing more is said, though the disk works again.
+            completed.clear();
+            sim.platter.complete_all();
+            assert!(matches!(wal.poll(0, &mut completed), Err(WalError::Poisoned { .. })));
+            assert!(completed.is_empty());
+        }
+        drop(wal);
+        sim.platter.crash();
+        let (wal, recovered) = sim.try_open().unwrap_or_else(|error| panic!("at {n}: {error}"));
+        let found = recovered.groups.first().map_or(0, |group| read_all(&wal, group).len());
+        assert!(found as u64 >= said, "operation {n} failed: {found} of {said}");
+        if !failed {
+            assert!(n > 60, "{n} operations");
+            return;
+        }
+    }
+}
+
+#[test]
+fn w8_what_a_lying_disk_lost_is_known_by_what_was_written_later() {
+    let sim = Sim::new(23);
+    let (mut wal, _) = sim.open();
+    sim.settle(&mut wal);
+    sim.platter.complete_all();
+    sim.platter.set_lying(true);
+    submit_one(&mut wal, 1);
+    assert_eq!(acked(&sim.settle(&mut wal)), [1]);
+    assert!(!sim.platter.undurable().is_empty() && sim.platter.damage().is_empty());
+    sim.platter.set_lying(false);
+    // This one says that the first is durable.
+    submit_one(&mut wal, 2);
+    assert_eq!(acked(&sim.settle(&mut wal)), [2]);
+    sim.platter.crash_choosing(|_| false);
+    drop(wal);
+    let lost = sim.platter.damage();
+    assert!(!lost.is_empty() && lost.iter().all(|(_, _, what)| *what == Damage::Lost), "{lost:?}");
+    match sim.try_open() {
+        Ok((_, recovered)) => assert!(recovered.groups[0].fenced.is_some(), "{recovered:?}"),
+        Err(error) => assert!(matches!(error, WalError::Corrupt(_)), "{error}"),
+    }
+}
+
+#[test]
+fn d3_w5_nothing_behind_a_stalled_write_is_durable_until_it_is() {
+    let sim = Sim::new(24);
+    let (mut wal, _) = sim.open();
+    sim.platter.set_fate(0, WriteFate::Stalled);
+    (1..=3).for_each(|index| submit_one(&mut wal, index));
+    let mut completed = Vec::new();
+    for _ in 0..20 {
+        sim.platter.complete_some();
+        wal.poll(0, &mut completed).unwrap();
+    }
+    assert!(completed.is_empty() && wal.has_work() && sim.platter.writes_in_flight() == 1);
+    sim.platter.release_stalled();
+    sim.platter.complete_all();
+    wal.poll(0, &mut completed).unwrap();
+    assert_eq!(acked(&completed), [1, 2, 3]);
+}
+
+/// A batch that landed on another's place, or nowhere; a sector that is read from elsewhere.
+#[test]
+fn c10_misdirected_and_lost_writes_and_reads_are_found_out() {
+    let first = SegmentSeq(1);
+    for fate in [WriteFate::Misdirected(first, 8192), WriteFate::Lost] {
+        let sim = Sim::new(25);
+        let (mut wal, _) = sim.open();
+        submit_one(&mut wal, 1);
+        sim.settle(&mut wal);
+        sim.platter.set_fate(0, fate);
+        submit_one(&mut wal, 2);
+        sim.settle(&mut wal);
+        submit_one(&mut wal, 3);
+        assert_eq!(acked(&sim.settle(&mut wal)), [3]);
+        assert!(!sim.platter.damage().is_empty());
+        sim.platter.crash();
+        drop(wal);
+        match sim.try_open() {
+            Ok((_, recovered)) => assert!(recovered.groups[0].fenced.is_some(), "{recovered:?}"),
+            Err(error) => assert!(matches!(error, WalError::Corrupt(_)), "{error}"),
+        }
+    }
+    let sim = Sim::new(26);
+    let (mut wal, _) = sim.open();
+    for index in 1..=12 {
+        submit_one(&mut wal, index);
+        sim.settle(&mut wal);
+    }
+    let read = |wal: &Wal| {
+        wal.plan_read(GroupId(1), LogIndex(1), LogIndex(1), 1 << 20).unwrap().run().map(|_| ())
+    };
+    assert!(read(&wal).is_ok() && wal.metrics().segments > 1);
+    sim.platter.misdirect_reads(first, 8192 + 1024, first, 4096);
+    assert!(matches!(read(&wal), Err(ReadError::Corrupt(_))));
+    drop(wal);
+    match sim.try_open() {
+        Ok((_, recovered)) => assert!(recovered.groups[0].fenced.is_some(), "{recovered:?}"),
+        Err(error) => assert!(matches!(error, WalError::Corrupt(_)), "{error}"),
+    }
 }
 
 #[test]

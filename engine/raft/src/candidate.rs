@@ -7,7 +7,7 @@
 
 use crate::quorum::{self, VoteResult};
 use crate::raft::{State, TERM_MAX};
-use crate::{Message, NodeId, PreVote, PreVoteReply, Raft, RequestVote, VoteReply};
+use crate::{LogId, Message, NodeId, PreVote, PreVoteReply, Raft, RequestVote, VoteReply};
 use alloc::vec::Vec;
 
 /// Who has answered, and what.
@@ -35,7 +35,8 @@ impl Raft {
     /// Asks first whether an election could be won (thesis §9.6).
     pub(crate) fn campaign(&mut self) {
         self.restart_election_timer();
-        if matches!(self.state, State::Leader(_)) || self.term >= TERM_MAX {
+        let leads = matches!(self.state, State::Leader(_));
+        if leads || self.is_resigned || self.term >= TERM_MAX {
             return;
         }
         self.leader = None;
@@ -58,8 +59,15 @@ impl Raft {
         // Our own vote counts once it is durable, and not before (FAULTS.md rule 11): a candidate
         // that won with a vote it then forgets could give it to another in the same term.
         self.state = State::Candidate(Tally::default());
+        if crate::bug!("own_vote_before_durable") {
+            self.on_own_vote_durable();
+        }
         let request = RequestVote { term: self.term, last_log: self.log.last() };
         for peer in self.peers().collect::<Vec<_>>() {
+            if crate::bug!("vote_requests_before_durable") {
+                self.say(peer, Message::RequestVote(request));
+                continue;
+            }
             // A promise too: who asks has voted for itself.
             self.promise(peer, Message::RequestVote(request));
         }
@@ -94,7 +102,14 @@ impl Raft {
             // No answer is no vote. (A sender behind our term is answered below, so that it learns.)
             return;
         }
-        let granted = m.term > self.term && m.last_log.is_up_to_date_with(self.log.last());
+        let is_up_to_date = m.last_log.is_up_to_date_with(self.voters_log());
+        // Who has resigned could not make the vote durable that would have to follow.
+        let granted = m.term > self.term
+            && !self.is_resigned
+            && (is_up_to_date || crate::bug!("vote_for_any_log"));
+        if !granted {
+            crate::reached!("pre-vote refused");
+        }
         // A refusal carries our term: else a short log of a high term and long logs of low terms
         // would refuse each other for ever (FAULTS.md M8).
         let term = if granted { m.term } else { self.term };
@@ -114,6 +129,11 @@ impl Raft {
         self.count_votes();
     }
 
+    /// What a candidate's log is compared with.
+    fn voters_log(&self) -> LogId {
+        if crate::bug!("vote_by_durable_log") { self.log.durable_id() } else { self.log.last() }
+    }
+
     pub(crate) fn on_request_vote(&mut self, from: NodeId, m: RequestVote) {
         let is_free = match self.voted_for {
             Some(candidate) => candidate == from,
@@ -124,7 +144,9 @@ impl Raft {
         // not yet durable, and grant C, which lacks it. 2. Our write of m finishes and our
         // acknowledgement, of the old term, leaves: the old leader commits m. 3. Our vote leaves, and C
         // leads without m.
-        if !is_free || !m.last_log.is_up_to_date_with(self.log.last()) {
+        let own = self.voters_log();
+        let is_free = is_free || crate::bug!("votes_twice");
+        if !is_free || !(m.last_log.is_up_to_date_with(own) || crate::bug!("vote_for_any_log")) {
             self.refuse_vote(from);
             return;
         }
@@ -134,10 +156,14 @@ impl Raft {
         }
         self.restart_election_timer();
         let granted = VoteReply { term: self.term, granted: true };
+        if crate::bug!("vote_before_durable") {
+            return self.say(from, Message::VoteReply(granted));
+        }
         self.promise(from, Message::VoteReply(granted));
     }
 
     pub(crate) fn refuse_vote(&mut self, from: NodeId) {
+        crate::reached!("vote refused");
         self.say(from, Message::VoteReply(VoteReply { term: self.term, granted: false }));
     }
 

@@ -1,6 +1,7 @@
 //! A replica's settings, checked once, and what it finds of itself after a restart.
 
-use crate::{GroupId, HardState, LogIndex, NodeId, TermRun};
+use crate::raft::{INDEX_MAX, TERM_MAX};
+use crate::{GroupId, HardState, LogIndex, NodeId, Term, TermRun};
 use alloc::vec::Vec;
 
 /// One replica's settings.
@@ -41,6 +42,22 @@ pub struct Restored {
     pub last: LogIndex,
     /// How far the state machine is; entries after it will be handed out again.
     pub applied: LogIndex,
+}
+
+impl Restored {
+    /// # Errors
+    /// [`ConfigError`] if no replica can have left it.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let Self { hard_state, runs, last, applied } = self;
+        if hard_state.term > TERM_MAX || *last > INDEX_MAX {
+            return Err(ConfigError::BadLog("a term or an index is past its bound"));
+        }
+        check_runs(runs, *last, hard_state.term)?;
+        if applied > last {
+            return Err(ConfigError::AppliedPastLog { applied: *applied, last: *last });
+        }
+        Ok(())
+    }
 }
 
 /// Why a [`Config`] or a [`Restored`] cannot be.
@@ -109,4 +126,21 @@ impl Config {
             None => Ok(()),
         }
     }
+}
+
+fn check_runs(runs: &[TermRun], last: LogIndex, term: Term) -> Result<(), ConfigError> {
+    let bad = |what| Err(ConfigError::BadLog(what));
+    if runs.is_empty() != (last == LogIndex::ZERO) {
+        return bad("the terms and the last entry disagree whether there is a log");
+    }
+    if runs.first().is_some_and(|run| run.first != LogIndex(1) || run.term == Term::ZERO) {
+        return bad("the log does not begin at entry 1, in a term after zero");
+    }
+    if !runs.is_sorted_by(|a, b| a.first < b.first && a.term < b.term) {
+        return bad("indexes or terms fall");
+    }
+    if runs.last().is_some_and(|run| run.first > last || run.term > term) {
+        return bad("an entry is past the last one or of a term past the newest");
+    }
+    Ok(())
 }

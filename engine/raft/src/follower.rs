@@ -25,7 +25,9 @@ impl Raft {
     }
 
     pub(crate) fn on_append_entries(&mut self, from: NodeId, m: AppendEntries) {
-        if !self.log.contains(m.prev_log) {
+        let skips =
+            crate::bug!("prev_log_by_index_only") && m.prev_log.index <= self.log.last().index;
+        if !self.log.contains(m.prev_log) && !skips {
             self.refuse_append(from, m.prev_log);
             return;
         }
@@ -40,14 +42,23 @@ impl Raft {
             }
             entries.drain(..known);
             self.log.append(entries);
+        } else if match_index < self.log.last().index {
+            crate::reached!("shorter append after a longer one");
+            if crate::bug!("shorter_append_truncates") && match_index >= self.log.commit() {
+                self.log.truncate(match_index.next());
+            }
         }
-        self.follow_commit(m.commit.min(match_index));
+        let upto =
+            if crate::bug!("commit_past_match") { self.log.last().index } else { match_index };
+        self.follow_commit(m.commit.min(upto));
         self.acknowledge(from, match_index);
     }
 
     /// Also for an append of nothing, this waits for the newest write: the entries it acknowledges
     /// may not be durable yet (FAULTS.md M13).
     fn acknowledge(&mut self, to: NodeId, match_index: LogIndex) {
+        let match_index =
+            if crate::bug!("ack_last_not_match") { self.log.last().index } else { match_index };
         // A round's acknowledgements are one: the highest says what the others say. (Within a term
         // what was matched stays matched; at a change of term the promises are dropped.)
         if let Some(Outgoing { to: before, message: Message::AppendReply(reply) }) =
@@ -55,15 +66,20 @@ impl Raft {
             && let AppendResult::Accepted { match_index: acknowledged } = &mut reply.result
             && *before == to
         {
+            crate::reached!("acknowledgement merged");
             *acknowledged = match_index.max(*acknowledged);
             return;
         }
         let result = AppendResult::Accepted { match_index };
+        if crate::bug!("ack_before_durable") {
+            return self.say(to, Message::AppendReply(AppendReply { term: self.term, result }));
+        }
         self.promise(to, Message::AppendReply(AppendReply { term: self.term, result }));
     }
 
     /// No promise: a leader moves its guess by a hint and counts nothing on it.
     pub(crate) fn refuse_append(&mut self, to: NodeId, prev_log: LogId) {
+        crate::reached!("append refused");
         let before = prev_log.index.prev();
         let hint = self.log.last_at_most(before, prev_log.term);
         let result = AppendResult::Rejected { rejected: prev_log.index, hint };
@@ -72,6 +88,10 @@ impl Raft {
 
     pub(crate) fn on_heartbeat(&mut self, from: NodeId, m: Heartbeat) {
         self.follow_commit(m.commit);
+        if crate::bug!("heartbeat_acks_last") {
+            let result = AppendResult::Accepted { match_index: self.log.last().index };
+            self.say(from, Message::AppendReply(AppendReply { term: self.term, result }));
+        }
         self.answer_heartbeat(from);
     }
 

@@ -162,7 +162,8 @@ impl Raft {
         let State::Leader(leader) = &self.state else { return };
         if now >= leader.quorum_check_at {
             let lost_at = self.quorum_lost_at();
-            if now >= lost_at {
+            if now >= lost_at && !crate::bug!("heartbeats_after_quorum_loss") {
+                crate::reached!("leader lost its majority");
                 // Whoever still hears us can then elect another (FAULTS.md N2, N5).
                 self.become_follower(self.term, None);
                 return;
@@ -183,6 +184,23 @@ impl Raft {
         }
     }
 
+    /// From here on it says nothing as a leader or a candidate, so that its followers lose patience. What it
+    /// was given to write stays, and may still be committed by another.
+    pub(crate) fn on_resign(&mut self) {
+        self.is_resigned = true;
+        if !matches!(self.state, State::Follower) {
+            self.become_follower(self.term, None);
+        }
+    }
+
+    /// The others are through with their first tries, a lost one among them, before this one has its next.
+    pub(crate) fn on_give_way(&mut self) {
+        if matches!(self.state, State::Leader(_)) && self.peers().next().is_some() {
+            self.become_follower(self.term, None);
+            self.election_at = self.election_at.after(self.config.election_ticks.saturating_mul(2));
+        }
+    }
+
     /// When a leader that hears no more will have heard from no majority for an election timeout.
     pub(crate) fn quorum_lost_at(&self) -> Ticks {
         let State::Leader(leader) = &self.state else { return self.now };
@@ -198,17 +216,23 @@ impl Raft {
     /// Commits what a majority has durably, this node among them by its durable log only.
     pub(crate) fn advance_commit(&mut self) {
         let State::Leader(leader) = &mut self.state else { return };
-        let durable = self.log.durable();
+        let durable = match crate::bug!("leader_counts_itself_at_once") {
+            true => self.log.last().index,
+            false => self.log.durable(),
+        };
         let reached = quorum::reached(&self.config.voters, |voter| {
             (leader.peers.iter().find(|peer| peer.id == voter))
                 .map_or(durable, Progress::match_index)
         });
         // An entry of an earlier term on a majority may still be replaced (paper figure 8); one of
         // this term commits all before it.
-        if reached >= leader.term_first && reached > self.log.commit() {
+        let counts = reached >= leader.term_first || crate::bug!("earlier_term_by_counting");
+        if counts && reached > self.log.commit() {
             let first = self.log.commit().next();
             leader.uncommitted_bytes -= self.log.bytes_in_memory(first, reached);
             self.log.commit_to(reached);
+        } else if reached > self.log.commit() {
+            crate::reached!("entry of an earlier term not committed by counting");
         }
     }
 }

@@ -53,6 +53,8 @@ mod config;
 mod entry;
 mod error;
 mod follower;
+#[doc(hidden)]
+pub mod hooks;
 mod leader;
 mod log;
 mod message;

@@ -50,6 +50,14 @@ pub enum Event {
     Unreachable(NodeId),
     /// Campaign now (pre-vote first), unless there is a leader.
     Campaign,
+    /// Lead nothing and stand for nothing until [`Event::Stand`]: this node's disk does not answer, and a
+    /// leader that cannot write must not keep the others from electing one that can.
+    Resign,
+    /// The end of [`Event::Resign`].
+    Stand,
+    /// Lead no more for now, and leave the next election to the others, who may have what this node lacks
+    /// (room for entries). If none of them wins it, it may lead again.
+    GiveWay,
 }
 
 /// What a replica is in its group.
@@ -103,6 +111,8 @@ pub struct Raft {
     pub(crate) now: Ticks,
     /// When a follower loses patience, or a candidate tries again.
     pub(crate) election_at: Ticks,
+    /// Neither leads nor stands, until [`Event::Stand`].
+    pub(crate) is_resigned: bool,
     /// Entries to apply could not be read: not before this.
     pub(crate) apply_fetch_at: Option<Ticks>,
     pub(crate) messages: Vec<Outgoing>,
@@ -131,22 +141,21 @@ impl Raft {
     /// [`ConfigError`] if the settings contradict each other or what was found.
     pub fn new(config: Config, restored: Restored, now: Ticks) -> Result<Self, ConfigError> {
         config.check()?;
+        restored.check()?;
         let HardState { term, voted_for, .. } = restored.hard_state;
-        if term > TERM_MAX || restored.last > INDEX_MAX {
-            return Err(ConfigError::BadLog("a term or an index is past its bound"));
-        }
         let random = config.seed ^ config.group.get().rotate_left(32) ^ config.id.get();
         let mut raft = Self {
             config,
             term,
-            voted_for,
+            voted_for: voted_for.filter(|_| !crate::bug!("vote_forgotten_on_restart")),
             is_hard_state_new: false,
-            log: Log::restore(restored)?,
+            log: Log::restore(restored),
             state: State::Follower,
             leader: None,
             leader_heard_at: now,
             now,
             election_at: now,
+            is_resigned: false,
             apply_fetch_at: None,
             messages: Vec::new(),
             promises: Vec::new(),
@@ -192,6 +201,9 @@ impl Raft {
                     self.campaign();
                 }
             }
+            Event::Resign => self.on_resign(),
+            Event::Stand => self.is_resigned = false,
+            Event::GiveWay => self.on_give_way(),
         }
     }
 
@@ -248,6 +260,11 @@ impl Raft {
         }
     }
 
+    /// Who votes, this replica among them.
+    pub fn voters(&self) -> &[NodeId] {
+        &self.config.voters
+    }
+
     /// The term of the entry at `index`; `None` past the log's end.
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
         self.log.term_at(index)
@@ -283,6 +300,7 @@ impl Raft {
 
     fn on_message(&mut self, from: NodeId, message: Message) {
         if !self.is_sound(from, &message) {
+            crate::reached!("impossible message ignored");
             return;
         }
         let term = message.term();
@@ -292,13 +310,18 @@ impl Raft {
             Message::PreVoteReply(m) => return self.on_pre_vote_reply(from, m),
             // Whoever hears a leader helps nobody to depose it, not even by taking the term
             // (thesis §4.2.3). The candidate's own term reaches the leader by its answers.
-            Message::RequestVote(_) if term > self.term && self.hears_a_leader() => return,
+            Message::RequestVote(_) if term > self.term && self.hears_a_leader() => {
+                crate::reached!("vote request ignored, a leader is heard");
+                return;
+            }
             _ => {}
         }
         if term > self.term {
             self.become_follower(term, None);
         }
-        if term < self.term {
+        let is_old = term < self.term;
+        let is_reply = matches!(message, Message::AppendReply(_));
+        if is_old && !(crate::bug!("old_terms_ack_counts") && is_reply) {
             return self.refuse_old_term(from, &message);
         }
         match message {
@@ -439,6 +462,12 @@ impl Raft {
         // What was promised in the old term and not handed out yet may be untrue by the time it
         // would leave: an acknowledged entry may be replaced before it was ever written. To the
         // peers it is a lost message.
+        if !self.promises.is_empty() {
+            crate::reached!("promise dropped with its term");
+        }
+        if crate::bug!("promise_outlives_its_term") {
+            return;
+        }
         self.promises.clear();
     }
 
@@ -482,7 +511,9 @@ impl Raft {
 
     fn hard_state(&self) -> HardState {
         let commit = self.log.commit();
-        HardState { term: self.term, voted_for: self.voted_for, commit }
+        let own = Some(self.config.id);
+        let is_saved = !crate::bug!("vote_not_saved") || self.voted_for == own;
+        HardState { term: self.term, voted_for: self.voted_for.filter(|_| is_saved), commit }
     }
 
     /// The next entries for the state machine, or a fetch of them.
@@ -522,7 +553,7 @@ const TERM_JUMP_MAX: u64 = 1 << 40;
 pub(crate) const TERM_MAX: Term = Term(u64::MAX / 2);
 
 /// No entry is after this, so that there is always a next place.
-const INDEX_MAX: LogIndex = LogIndex(u64::MAX / 2);
+pub(crate) const INDEX_MAX: LogIndex = LogIndex(u64::MAX / 2);
 
 /// Entries handed to the state machine at once, in bytes.
 const APPLY_BYTES_MAX: usize = 1 << 20;

@@ -192,7 +192,10 @@ impl Line<'_> {
 
     fn heartbeat(&mut self, peer: &Progress) {
         // Past its match the peer's log may not be ours.
-        let commit = self.log.commit().min(peer.match_index());
+        let commit = match crate::bug!("heartbeat_commit_unclamped") {
+            true => self.log.commit(),
+            false => self.log.commit().min(peer.match_index()),
+        };
         self.say(peer.id, Message::Heartbeat(Heartbeat { term: self.term, commit }));
     }
 

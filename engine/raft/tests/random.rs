@@ -195,7 +195,7 @@ fn tail(trace: &str) -> &str {
     &trace[trace.len().saturating_sub(4000)..]
 }
 
-fn run(seed: u64) -> (usize, u64) {
+pub(crate) fn run(seed: u64) -> (usize, u64) {
     let mut random = Random(seed);
     let swarm = Swarm {
         voters: [1, 2, 3, 3, 3, 4, 5, 5][random.index(8)],
@@ -219,6 +219,7 @@ fn run(seed: u64) -> (usize, u64) {
 }
 
 #[test]
+#[cfg(not(feature = "bug-bank"))] // Its bank runs them itself.
 fn clusters_are_safe_under_faults_and_come_together_after_them() {
     let number = |name| {
         let text = std::env::var(name).ok()?;

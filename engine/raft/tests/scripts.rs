@@ -7,7 +7,7 @@
 //! cluster 3                      new replicas 1 to 3
 //! node 1 of 3 term 6 log 1,1,4   a replica that starts with this log
 //! set 1 append_bytes_max 100     before `node` or `cluster`: settings of replica 1 (or `*`)
-//! campaign 1                     Event::Campaign
+//! campaign 1                     Event::Campaign;  `resign`, `stand` likewise
 //! propose 1 a b                  commands, in one proposal
 //! pass 10                        ticks for all, one by one; `pass 10 settle`: with all that follows
 //! ready 1                        what is owed
@@ -26,6 +26,8 @@
 //! status | logs | net            what is
 //! ```
 
+#![cfg_attr(feature = "bug-bank", allow(dead_code))] // Played by the bank then.
+
 mod common;
 
 use common::{Cluster, Image, config, log_of, print};
@@ -34,7 +36,6 @@ use logdrive_raft::{
     LogId, LogIndex, Message, NodeId, PreVote, RequestVote, Role, Term,
 };
 use std::fmt::Write as _;
-use std::path::Path;
 
 struct Player {
     cluster: Cluster,
@@ -148,6 +149,8 @@ impl Player {
                 self.cluster.add(config, Image { hard_state, entries: log_of(&log) });
             }
             "campaign" => cluster.step(id(), Event::Campaign),
+            "resign" => cluster.step(id(), Event::Resign),
+            "stand" => cluster.step(id(), Event::Stand),
             "propose" => {
                 let raft = cluster.nodes.get_mut(&id()).unwrap().raft.as_mut().unwrap();
                 let mut commands = words[2..].iter().map(|word| common::command(word)).collect();
@@ -282,7 +285,7 @@ impl Player {
 }
 
 /// Plays one transcript and returns it as it would be written now.
-fn play(text: &str) -> String {
+pub(crate) fn play(text: &str) -> String {
     let mut player = Player { cluster: Cluster::empty(), settings: Vec::new() };
     let mut played = String::new();
     for block in text.split("\n\n") {
@@ -322,8 +325,9 @@ fn play(text: &str) -> String {
 }
 
 #[test]
+#[cfg(not(feature = "bug-bank"))] // Its bank plays them itself.
 fn transcripts_are_what_happens() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
     let rewrites = std::env::var_os("LOGDRIVE_REWRITE").is_some();
     let mut files: Vec<_> = (std::fs::read_dir(&folder).unwrap())
         .map(|file| file.unwrap().path())

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use logdrive_raft::{
     Config, ConfigError, Durable, Entry, EntryBatch, Event, Fetch, FetchFor, GroupId, HardState,
-    LogIndex, Message, NodeId, Outgoing, Raft, Restored, Term, TermRun, Ticks, Write,
+    LogIndex, Message, NodeId, Outgoing, Raft, Restored, Role, Term, TermRun, Ticks, Write,
 };
 use logdrive_wal::Room;
 use std::{sync::Arc, time::Duration};
@@ -113,6 +113,10 @@ pub(crate) struct Shard {
     wheel: Wheel,
     /// Unless it is free, proposals and appends are turned away, votes and heartbeats not.
     log_room: Room,
+    /// Since when the log is full, unless it has taken entries since; and whether it was given way to others for it.
+    full: Option<(Ticks, bool)>,
+    /// The groups here lead and stand: their log's disk answers.
+    stands: bool,
     /// No entry of more bytes fits the log.
     entry_bytes_max: usize,
     released: Vec<Outgoing>,
@@ -137,6 +141,8 @@ impl Shard {
             due: Vec::new(),
             wheel: Wheel::new(now),
             log_room: Room::Free,
+            full: None,
+            stands: true,
             entry_bytes_max: usize::MAX,
             released: Vec::new(),
         }
@@ -186,6 +192,9 @@ impl Shard {
         let Founded { durable, first_leader, view, .. } = founded;
         self.replicas.push(Replica::new(group, raft, durable, membership, first_leader, view));
         self.slots.insert(group, slot);
+        if !self.stands {
+            self.step(slot, Event::Resign);
+        }
         self.mark(slot);
         self.campaign_if_linked(slot);
         Ok(slot)
@@ -207,9 +216,43 @@ impl Shard {
         self.replicas[slot as usize].stopped
     }
 
-    /// Whether the log takes entries.
+    /// Whether the log takes entries. A node whose log is full for an election timeout gives way once to others, who
+    /// may have room (FAULTS.md W9). Once: if they have none either, leaders must last all the same (W10).
     pub(crate) fn set_log_room(&mut self, room: Room) {
         self.log_room = room;
+        self.full = match room {
+            Room::Free => None,
+            Room::Behind => self.full,
+            Room::Reserve | Room::Quota => self.full.or(Some((self.now, false))),
+        };
+        if let Some((since, gave_way @ false)) = &mut self.full
+            && self.now.since(*since) >= self.timing.election_ticks
+        {
+            *gave_way = true;
+            self.give_way();
+        }
+    }
+
+    fn give_way(&mut self) {
+        tracing::warn!("the log is full: the groups led here are left to others");
+        for slot in 0..self.replicas.len() {
+            if self.replicas[slot].raft.status().role == Role::Leader {
+                self.step(u32::try_from(slot).expect("slots are u32"), Event::GiveWay);
+            }
+        }
+    }
+
+    /// Whether the groups here may lead. While they may not, nothing of theirs keeps the other nodes from
+    /// electing leaders whose disk answers (FAULTS.md D3).
+    pub(crate) fn set_stands(&mut self, stands: bool) {
+        if self.stands == stands {
+            return;
+        }
+        self.stands = stands;
+        for slot in 0..self.replicas.len() {
+            let event = if stands { Event::Stand } else { Event::Resign };
+            self.step(u32::try_from(slot).expect("slots are u32"), event);
+        }
     }
 
     /// Commands for a group.
@@ -223,7 +266,14 @@ impl Shard {
             Some(_) => match self.log_room {
                 Room::Free => None,
                 Room::Behind => Some(ProposeError::Overloaded { retry_after: RETRY_AFTER }),
-                Room::Reserve => Some(ProposeError::DiskFull),
+                Room::Reserve => {
+                    logdrive_raft::reached!("proposal refused for want of room");
+                    Some(ProposeError::DiskFull)
+                }
+                Room::Quota => {
+                    logdrive_raft::reached!("proposal refused by the log's quota");
+                    Some(ProposeError::LogFull)
+                }
             },
         };
         match (slot, refusal) {
@@ -507,9 +557,10 @@ impl Shard {
 
     fn campaign_if_linked(&mut self, slot: u32) {
         let replica = &self.replicas[slot as usize];
-        let nodes = self.peers.len() + 1;
-        let reachable = 1 + self.linked.iter().filter(|linked| **linked).count();
-        if replica.first_leader && reachable > nodes / 2 {
+        let voters = replica.raft.voters();
+        let linked = self.peers.iter().zip(&self.linked).filter(|(_, linked)| **linked);
+        let reachable = 1 + linked.filter(|(peer, _)| voters.contains(peer)).count();
+        if replica.first_leader && reachable > voters.len() / 2 {
             self.step(slot, Event::Campaign);
         }
     }

@@ -190,7 +190,12 @@ impl Proposals {
         answers: &mut Vec<Answer>,
     ) {
         while let Some(waiter) = self.in_log.pop_back_if(|waiter| !stays(waiter.entry)) {
-            answers.push(waiter.answer(Err(ProposeError::OutcomeUnknown(why)), None));
+            logdrive_raft::reached!("outcome unknown");
+            let error = match logdrive_raft::bug!("unknown_told_as_no") {
+                true => ProposeError::NotLeader { hint: None },
+                false => ProposeError::OutcomeUnknown(why),
+            };
+            answers.push(waiter.answer(Err(error), None));
         }
         let last = self.in_log.back().map_or(LogIndex::ZERO, |waiter| waiter.entry.index);
         self.spans.retain(|span| span.first <= last);

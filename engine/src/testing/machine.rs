@@ -1,40 +1,152 @@
-//! The simulated state machine: remembers what it was told, in order, where the judge can see it.
+//! The machines of a simulation: whoever's they are, watched; and a small store to have some.
+//!
+//! In:     commands behind the serial number the simulation gave them.
+//! Out:    the machine's own replies, and a ledger of what it applied.
+//! Fails:  as the machine does; once, in a group the run wants to fail.
 
-use crate::{Committed, LogIndex, MachineError, Replies, StateMachine, Term};
-use std::sync::{Arc, Mutex, PoisonError};
+use super::ghost::Applied;
+use crate::{AppliedAt, Committed, LogIndex, MachineError, Replies, StateMachine};
+use bytes::Bytes;
+use logdrive_raft::Entry;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-/// A command of the simulation is its serial number.
-pub(super) type Serial = u64;
+/// Bytes of the serial number before each command.
+pub(super) const SERIAL_BYTES: usize = 8;
 
-/// What one incarnation of one replica's machine has applied.
-#[derive(Debug, Default)]
-pub(super) struct Ledger(Arc<Mutex<Vec<(LogIndex, Term, Serial)>>>);
-
-impl Clone for Ledger {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
+/// What one incarnation of a machine has applied, in order.
+#[derive(Clone, Default)]
+pub(super) struct Ledger(Arc<Mutex<Vec<Applied>>>);
 
 impl Ledger {
-    /// What was applied since position `from` of the ledger.
-    pub(super) fn since(&self, from: usize) -> Vec<(LogIndex, Term, Serial)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)[from..].to_vec()
+    /// What was applied since it was last asked.
+    pub(super) fn take(&self) -> Vec<Applied> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Writes every command into its ledger; the reply is the command.
-pub(super) struct Recorder(pub(super) Ledger);
+/// Somebody's machine, and who watches it.
+pub(super) struct Watched {
+    pub(super) machine: Box<dyn StateMachine>,
+    pub(super) ledger: Ledger,
+    /// Its next command fails.
+    pub(super) broken: Arc<AtomicBool>,
+}
 
-impl StateMachine for Recorder {
+impl StateMachine for Watched {
+    fn open(&mut self) -> Result<AppliedAt, MachineError> {
+        self.machine.open()
+    }
+
     fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
-        let mut ledger = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(MachineError("the simulation broke it".to_owned()));
+        }
+        let entries: Vec<Entry> = batch.entries().iter().map(without_serial).collect();
+        // Every reply is wanted here, so that all nodes' replies can be compared.
+        let mut kept = Replies::keeping();
+        self.machine.apply(&Committed::new(&entries), &mut kept)?;
+        let mut ledger = self.ledger.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (command, reply) in batch.commands().zip(kept.as_slice()) {
+            let (serial, _) = command.bytes.split_first_chunk().expect("every command has one");
+            ledger.push(Applied {
+                index: command.index,
+                term: command.term,
+                serial: u64::from_le_bytes(*serial),
+                reply: logdrive_wal::checksum(reply),
+            });
+            replies.push(reply.clone());
+        }
+        Ok(())
+    }
+
+    fn durable(&self) -> LogIndex {
+        self.machine.durable()
+    }
+}
+
+fn without_serial(entry: &Entry) -> Entry {
+    let payload = match entry.payload.len() {
+        0..SERIAL_BYTES => Bytes::new(),
+        _ => entry.payload.slice(SERIAL_BYTES..),
+    };
+    Entry { payload, ..entry.clone() }
+}
+
+/// A few registers: the machine of a simulation that is given no other.
+#[derive(Debug, Default)]
+pub(super) struct Registers(BTreeMap<u8, u64>);
+
+/// A command of [`Registers`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Operation {
+    /// Replies the register.
+    Get { key: u8 },
+    /// Sets it; replies nothing.
+    Put { key: u8, value: u64 },
+    /// Sets it if it is `expected`; replies what it was.
+    Swap { key: u8, expected: u64, value: u64 },
+}
+
+impl Operation {
+    pub(super) fn key(self) -> u8 {
+        match self {
+            Self::Get { key } | Self::Put { key, .. } | Self::Swap { key, .. } => key,
+        }
+    }
+
+    pub(super) fn encode(self, padding: usize) -> Bytes {
+        let (kind, expected, value) = match self {
+            Self::Get { .. } => (0, 0, 0),
+            Self::Put { value, .. } => (1, 0, value),
+            Self::Swap { expected, value, .. } => (2, expected, value),
+        };
+        let mut bytes = vec![kind, self.key()];
+        bytes.extend(expected.to_le_bytes());
+        bytes.extend(u64::to_le_bytes(value));
+        bytes.resize(bytes.len() + padding, 0xAB);
+        Bytes::from(bytes)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (head, rest) = bytes.split_first_chunk::<2>()?;
+        let (expected, rest) = rest.split_first_chunk::<8>()?;
+        let (value, _) = rest.split_first_chunk::<8>()?;
+        let (expected, value) = (u64::from_le_bytes(*expected), u64::from_le_bytes(*value));
+        let key = head[1];
+        match head[0] {
+            0 => Some(Self::Get { key }),
+            1 => Some(Self::Put { key, value }),
+            2 => Some(Self::Swap { key, expected, value }),
+            _ => None,
+        }
+    }
+
+    /// What it does to a register: its new value, and the reply.
+    pub(super) fn run(self, register: u64) -> (u64, u64) {
+        match self {
+            Self::Get { .. } => (register, register),
+            Self::Put { value, .. } => (value, 0),
+            Self::Swap { expected, value, .. } if expected == register => (value, register),
+            Self::Swap { .. } => (register, register),
+        }
+    }
+}
+
+impl StateMachine for Registers {
+    fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
         for command in batch.commands() {
-            let (serial, _) = command.bytes.split_first_chunk().ok_or_else(|| {
-                MachineError(format!("a command of {} bytes", command.bytes.len()))
-            })?;
-            ledger.push((command.index, command.term, Serial::from_le_bytes(*serial)));
-            replies.push(command.bytes.clone());
+            let operation = Operation::decode(command.bytes)
+                .ok_or_else(|| MachineError(format!("a command of {:?}", command.bytes)))?;
+            let register = self.0.entry(operation.key()).or_default();
+            let (after, reply) = operation.run(*register);
+            *register = after;
+            replies.push(reply.to_le_bytes().to_vec());
         }
         Ok(())
     }

@@ -1,18 +1,34 @@
 //! Whole shards of several nodes in one thread, from one seed (feature `testing`).
 //!
-//! In:     a seed.
-//! Out:    a [`Verdict`]: what happened, and a hash of the whole trace.
-//! Cost:   a few milliseconds per seed.
-//! Fails:  a broken invariant panics with the seed, which replays it.
-//! Source: FAULTS.md §3 (L1) and §4: invariants 1, 4, 6, 7, 10 and 13.
+//! In:     a [`Cluster`]: a seed, and if wanted a state machine, operations and a check of one's own.
+//! Out:    a [`Report`], or a [`Failure`] that the seed replays; [`shrink`] finds which faults it takes.
+//! Cost:   some 20 ms per seed.
+//! Fails:  a broken invariant, and any panic, is a [`Failure`] with the invariant's name.
+//! Source: FAULTS.md §3 (L1) and §4.
 //!
 //! The shard, the Raft core, the log and the codec are the ones that run in a real node; only the
-//! disk, the network, the clock and the randomness are simulated.
+//! disk, the network, the clocks and the randomness are simulated. `faults/` has a file for each thing
+//! that goes wrong, `invariants/` one for each thing that must hold all the same.
 
+#[cfg(feature = "bug-bank")]
+pub mod bugs;
 mod cluster;
+mod coverage;
+mod faults;
+mod ghost;
+mod invariants;
+mod linearizable;
 mod machine;
 mod network;
 mod node;
 mod random;
+mod run;
+mod shape;
+mod shrink;
+mod trace;
 
-pub use cluster::{Verdict, run_seed};
+pub use cluster::{Call, Cluster, Failure, Report};
+pub use coverage::{Coverage, PLACES};
+pub use ghost::Counts;
+pub use random::Random;
+pub use shrink::{Shrunk, shrink};

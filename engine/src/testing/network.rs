@@ -1,13 +1,14 @@
-//! A network that loses, delays, reorders and duplicates, between nodes of one thread.
+//! A network that loses, delays, reorders, doubles, holds up and repeats, between nodes of one thread.
 //!
 //! In:     messages of one peer and lane, as the shard sends them.
 //! Out:    the same messages, through the real codec, when and if they arrive.
-//! Source: FAULTS.md N8 (loss, duplication, reordering, delay), N10 (connections that break).
+//! Source: FAULTS.md N1-N8, N10, N11.
 
 use super::random::Random;
 use crate::{GroupId, NodeId};
 use bytes::{Bytes, BytesMut};
 use logdrive_raft::Message;
+use std::collections::{BTreeMap, VecDeque};
 
 /// How bad the network is.
 #[derive(Clone, Copy, Debug)]
@@ -31,27 +32,51 @@ pub(super) struct Arrival {
     pub(super) messages: Vec<(GroupId, Message)>,
 }
 
+#[derive(Clone)]
 struct Frame {
-    at: u64,
-    /// Breaks ties, so that the order is the seed's alone.
-    number: u64,
     from: NodeId,
     to: NodeId,
     body: Bytes,
 }
 
+/// What happens to a link, one way, up to a step.
+#[derive(Clone, Copy, Debug)]
+struct Trouble {
+    from: NodeId,
+    to: NodeId,
+    until: u64,
+}
+
 /// Frames under way.
 pub(super) struct Network {
-    frames: Vec<Frame>,
+    /// By when they arrive; the number keeps the order the seed's alone.
+    frames: BTreeMap<(u64, u64), Frame>,
     sent: u64,
     pub(super) weather: Weather,
-    /// Links that carry nothing, one way each.
-    pub(super) cut: Vec<(NodeId, NodeId)>,
+    /// Weather for a while, and until when.
+    gust: Option<(Weather, u64)>,
+    /// Links that carry nothing.
+    cut: Vec<Trouble>,
+    /// Links that hold up what they carry.
+    clogged: Vec<Trouble>,
+    /// Appends to anybody but this node are lost, up to a step.
+    appends_only_to: Option<(NodeId, u64)>,
+    /// Frames of the past, to be repeated.
+    past: VecDeque<Frame>,
 }
 
 impl Network {
     pub(super) fn new(weather: Weather) -> Self {
-        Self { frames: Vec::new(), sent: 0, weather, cut: Vec::new() }
+        Self {
+            frames: BTreeMap::new(),
+            sent: 0,
+            weather,
+            gust: None,
+            cut: Vec::new(),
+            clogged: Vec::new(),
+            appends_only_to: None,
+            past: VecDeque::new(),
+        }
     }
 
     pub(super) fn send(
@@ -62,28 +87,38 @@ impl Network {
         to: NodeId,
         messages: &mut Vec<(GroupId, Message)>,
     ) {
+        if self.appends_only_to.is_some_and(|(only, until)| only != to && now < until) {
+            messages.retain(|(_, message)| !matches!(message, Message::AppendEntries(_)));
+        }
         let mut body = BytesMut::new();
         for (group, message) in messages.drain(..) {
             logdrive_net::codec::encode(&mut body, group, &message);
         }
-        let body = body.freeze();
-        let copies = 1 + u64::from(random.once_in(self.weather.twice_once_in));
+        let frame = Frame { from, to, body: body.freeze() };
+        let weather = self.weather_at(now);
+        let copies = 1 + u64::from(random.once_in(weather.twice_once_in));
         for _ in 0..copies {
-            let lost = random.once_in(self.weather.lose_once_in);
-            let at = now + 1 + random.below(self.weather.delay_max);
-            if !lost && !self.cut.contains(&(from, to)) {
-                self.sent += 1;
-                self.frames.push(Frame { at, number: self.sent, from, to, body: body.clone() });
+            let lost = random.once_in(weather.lose_once_in);
+            let mut at = now + 1 + random.below(weather.delay_max);
+            if let Some(clog) = find(&self.clogged, from, to, now) {
+                at = at.max(clog.until + random.below(3));
+            }
+            if !lost && find(&self.cut, from, to, now).is_none() {
+                self.put(at, frame.clone());
             }
         }
+        if self.past.len() == PAST_FRAMES {
+            self.past.pop_front();
+        }
+        self.past.push_back(frame);
     }
 
     /// What arrives at `now`.
     pub(super) fn arrivals(&mut self, now: u64) -> Vec<Arrival> {
-        let mut due: Vec<Frame> = self.frames.extract_if(.., |frame| frame.at <= now).collect();
-        due.sort_unstable_by_key(|frame| (frame.at, frame.number));
-        due.into_iter()
-            .map(|Frame { from, to, body, .. }| {
+        let later = self.frames.split_off(&(now + 1, 0));
+        let due = std::mem::replace(&mut self.frames, later);
+        due.into_values()
+            .map(|Frame { from, to, body }| {
                 let messages = logdrive_net::codec::decode(body).expect("what encode made");
                 Arrival { from, to, messages }
             })
@@ -92,6 +127,67 @@ impl Network {
 
     /// Connections of `node` break: what is under way on them is lost.
     pub(super) fn drop_frames_of(&mut self, node: NodeId) {
-        self.frames.retain(|frame| frame.from != node && frame.to != node);
+        self.frames.retain(|_, frame| frame.from != node && frame.to != node);
+    }
+
+    /// A link carries nothing, one way, for so many steps.
+    pub(super) fn cut(&mut self, now: u64, from: NodeId, to: NodeId, steps: u64) {
+        if from != to {
+            self.cut.push(Trouble { from, to, until: now + steps });
+        }
+    }
+
+    /// A link holds up what it is given, one way, and delivers it at the end.
+    pub(super) fn clog(&mut self, now: u64, from: NodeId, to: NodeId, steps: u64) {
+        self.clogged.push(Trouble { from, to, until: now + steps });
+    }
+
+    /// Appends reach only one node for so many steps.
+    pub(super) fn appends_only_to(&mut self, now: u64, node: NodeId, steps: u64) {
+        self.appends_only_to = Some((node, now + steps));
+    }
+
+    /// Other weather for so many steps.
+    pub(super) fn gust(&mut self, now: u64, weather: Weather, steps: u64) {
+        self.gust = Some((weather, now + steps));
+    }
+
+    /// Frames of the past arrive again, whatever connection they were of.
+    pub(super) fn repeat(&mut self, now: u64, random: &mut Random, frames: u64) {
+        for _ in 0..frames {
+            if self.past.is_empty() {
+                return;
+            }
+            let frame = self.past[random.place(self.past.len())].clone();
+            self.put(now + 1 + random.below(5), frame);
+        }
+    }
+
+    /// All is well from now on; what was held up comes at once.
+    pub(super) fn heal(&mut self, now: u64) {
+        self.weather = Weather::FAIR;
+        self.gust = None;
+        self.cut.clear();
+        self.clogged.clear();
+        self.appends_only_to = None;
+        for frame in std::mem::take(&mut self.frames).into_values() {
+            self.put(now + 1, frame);
+        }
+    }
+
+    fn weather_at(&self, now: u64) -> Weather {
+        self.gust.filter(|(_, until)| now < *until).map_or(self.weather, |(weather, _)| weather)
+    }
+
+    fn put(&mut self, at: u64, frame: Frame) {
+        self.sent += 1;
+        self.frames.insert((at, self.sent), frame);
     }
 }
+
+fn find(troubles: &[Trouble], from: NodeId, to: NodeId, now: u64) -> Option<&Trouble> {
+    troubles.iter().find(|t| t.from == from && t.to == to && now < t.until)
+}
+
+/// Frames kept to be repeated.
+const PAST_FRAMES: usize = 512;

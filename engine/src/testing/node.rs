@@ -1,22 +1,36 @@
-//! One simulated node: the real shard and log on a simulated disk.
+//! One simulated node: the real shard and log on a simulated disk, with a clock of its own.
+//!
+//! In:     messages that arrived, commands, the time.
+//! Out:    what it wrote, said, applied and answered, in [`World::seen`] and its turn.
+//! Fails:  as the log does; a log that does not open is an error.
 
 use super::{
-    machine::{Ledger, Recorder},
+    cluster::MachineFactory,
+    ghost::{Change, LogState, Mark},
+    machine::{Ledger, Watched},
     network::Network,
     random::Random,
+    shape::Shape,
 };
 use crate::{
-    GroupId, NodeId, StateMachine,
-    shard::{Founded, GroupView, Shard, Submission, Timing},
+    GroupId, NodeId,
+    shard::{Founded, GroupView, Shard, Submission, Timing, WriteJob},
     turn::{Outside, ReadDone, ReadTask, Turn},
 };
 use bytes::Bytes;
-use logdrive_raft::{Durable, HardState, LogIndex, Message, Ticks};
-use logdrive_wal::{Config, Identity, RecoveredGroup, Wal, WalError, disk::sim::SimPlatter};
-use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc, sync::Arc};
-
-/// Ticks of the simulated cluster: a step of the simulation is a tick.
-const TIMING: Timing = Timing { election_ticks: 20, heartbeat_ticks: 2 };
+use logdrive_raft::{Durable, Entry, HardState, LogIndex, Message, Ticks};
+use logdrive_wal::{
+    BLOCK_BYTES, Config, Identity, Position, RecoveredGroup, SegmentSeq, Wal, WalError,
+    disk::sim::SimPlatter,
+    landed::{LandedBatch, LandedRecord, landed},
+};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    path::PathBuf,
+    rc::Rc,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 /// A step, in the nanoseconds of the simulated clock.
 const STEP_NS: u64 = 1_000_000;
@@ -26,21 +40,49 @@ pub(super) struct World {
     pub(super) now: u64,
     pub(super) random: Random,
     pub(super) network: Network,
+    /// What the node whose turn it is has done.
+    pub(super) seen: Vec<Seen>,
+}
+
+/// Something a node did in its turn.
+pub(super) enum Seen {
+    Wrote { group: GroupId, change: Change },
+    Sent { to: NodeId, group: GroupId, message: Message },
 }
 
 /// A node that may be up or down; its disk outlives it.
 pub(super) struct SimNode {
     pub(super) id: NodeId,
     pub(super) platter: SimPlatter,
-    pub(super) running: Option<Running>,
     pub(super) identity: Identity,
+    pub(super) running: Option<Running>,
+    /// Frames that arrived while it took no turns.
+    pub(super) inbox: Vec<(NodeId, Vec<(GroupId, Message)>)>,
+    /// When its process starts again, if it is down.
+    pub(super) starts_at: u64,
+    pub(super) paused_until: u64,
+    pub(super) stalled_until: u64,
+    pub(super) full_until: Option<u64>,
+    pub(super) was_started: bool,
+    /// Its log was taken from it, or it refuses to start on it: it never comes back.
+    pub(super) lost: bool,
+    /// Batches that were whole on its platter.
+    pub(super) batches: Vec<(Position, u32, Position)>,
+    failures: u64,
+    next_batch: u64,
+    /// Batches behind one that has not landed.
+    early: BTreeMap<u64, LandedBatch>,
+    heads: BTreeMap<SegmentSeq, Vec<u8>>,
 }
 
 /// A node's process.
 pub(super) struct Running {
     pub(super) turn: Turn,
-    pub(super) ledgers: BTreeMap<GroupId, (Ledger, usize)>,
+    pub(super) machines: BTreeMap<GroupId, (Ledger, Arc<AtomicBool>)>,
     outside: SimOutside,
+    /// Its own clock, and what its shard counts: a turn counts for at most one heartbeat.
+    clock: u64,
+    pub(super) counted: u64,
 }
 
 struct SimOutside {
@@ -51,18 +93,34 @@ struct SimOutside {
 
 impl Outside for SimOutside {
     fn send(&self, peer: NodeId, _lane: usize, messages: &mut Vec<(GroupId, Message)>) -> bool {
-        let World { now, random, network } = &mut *self.world.borrow_mut();
+        let World { now, random, network, seen } = &mut *self.world.borrow_mut();
+        seen.extend(messages.iter().map(|(group, message)| Seen::Sent {
+            to: peer,
+            group: *group,
+            message: message.clone(),
+        }));
         network.send(*now, random, self.id, peer, messages);
         true
     }
 
     fn read(&self, task: ReadTask) -> Result<(), ReadTask> {
+        logdrive_raft::reached!("old entries read back");
         self.reads.borrow_mut().push(task);
         Ok(())
     }
 
     fn now(&self) -> u64 {
         self.world.borrow().now * STEP_NS
+    }
+
+    fn wrote(&self, job: &WriteJob) {
+        let entries = job.write.entries.as_slice();
+        let change = Change {
+            hard_state: job.write.hard_state,
+            first: entries.first().map_or(LogIndex::ZERO, |entry| entry.index),
+            entries: entries.iter().map(mark).collect(),
+        };
+        self.world.borrow_mut().seen.push(Seen::Wrote { group: job.group, change });
     }
 }
 
@@ -72,78 +130,234 @@ impl SimNode {
         let identity = Identity {
             cluster: "simulated".to_owned(),
             node: id,
-            store: u128::from(random.next()),
+            store: u128::from(random.any()),
             shards: 1,
             incarnation: 0,
             settings: BTreeMap::new(),
         };
-        Self { id, platter: SimPlatter::new(random.next(), &identity, 0), running: None, identity }
+        Self {
+            id,
+            platter: SimPlatter::new(random.any(), &identity, 0),
+            identity,
+            running: None,
+            inbox: Vec::new(),
+            starts_at: 0,
+            paused_until: 0,
+            stalled_until: 0,
+            full_until: None,
+            was_started: false,
+            lost: false,
+            batches: Vec::new(),
+            failures: 0,
+            next_batch: 0,
+            early: BTreeMap::new(),
+            heads: BTreeMap::new(),
+        }
     }
 
-    /// Starts the node's process: recovers its log, runs its groups.
+    /// Starts the node's process: recovers its log, runs its groups. Gives what was found of each; nothing of one
+    /// that is fenced.
     pub(super) fn start(
         &mut self,
         world: &Rc<RefCell<World>>,
-        nodes: &[NodeId],
-        groups: &[GroupId],
-        segment_bytes: u64,
-    ) -> Result<(), WalError> {
+        shape: &Shape,
+        factory: &MachineFactory,
+    ) -> Result<Vec<(GroupId, Option<LogState>)>, WalError> {
         self.identity.incarnation += 1;
-        let mut entropy = Random::new(world.borrow_mut().random.next());
-        let seed = entropy.next();
+        self.failures = self.platter.failures();
+        let mut entropy = Random::new(world.borrow_mut().random.any());
+        let seed = entropy.any();
         let mut config = Config::new(PathBuf::from("sim"), self.identity.clone(), 0);
-        config.segment_bytes = segment_bytes;
-        let ids = move || u128::from(entropy.next()) << 64 | u128::from(entropy.next());
-        let (wal, recovered) =
-            Wal::open_on(self.platter.disk(segment_bytes), config, Box::new(ids))?;
-        let mut turn = Turn::new(Shard::new(self.id, nodes, TIMING, seed), wal);
+        config.segment_bytes = shape.segment_bytes;
+        config.batch_bytes_max = shape.batch_bytes_max;
+        config.in_flight_max = shape.in_flight_max;
+        config.log_bytes_max = shape.log_bytes_max;
+        let ids = move || u128::from(entropy.any()) << 64 | u128::from(entropy.any());
+        let _ = self.platter.take_landed();
+        let disk = self.platter.disk(shape.segment_bytes);
+        let (wal, recovered) = Wal::open_on(disk, config, Box::new(ids))?;
+        if recovered.cut.is_some() {
+            logdrive_raft::reached!("torn tail cut");
+        }
+        self.was_started = true;
+        self.early.clear();
+        self.next_batch = 0;
+        for batch in self.landed() {
+            self.next_batch = self.next_batch.max(batch.number + 1);
+        }
+        let timing =
+            Timing { election_ticks: shape.election_ticks, heartbeat_ticks: shape.heartbeat_ticks };
+        // Two election timeouts, as in a real node.
+        let resign_ns = 2 * shape.election_ticks * STEP_NS;
+        let mut turn = Turn::new(Shard::new(self.id, &shape.nodes, timing, seed), wal, resign_ns);
         let mut found: BTreeMap<GroupId, RecoveredGroup> =
             recovered.groups.into_iter().map(|group| (group.group, group)).collect();
-        let mut ledgers = BTreeMap::new();
-        for group in groups {
-            let ledger = Ledger::default();
-            let machine: Box<dyn StateMachine> = Box::new(Recorder(ledger.clone()));
-            let founded = found
-                .remove(group)
-                .map_or_else(|| new_group(*group, nodes), |found| resumed_group(found, nodes));
-            turn.add(founded, machine).expect("what was recovered fits together");
-            ledgers.insert(*group, (ledger, 0));
+        let mut states = Vec::new();
+        let mut machines = BTreeMap::new();
+        for group in &shape.groups {
+            let found = found.remove(group);
+            if found.as_ref().is_some_and(|found| found.fenced.is_some()) {
+                states.push((*group, None));
+                continue;
+            }
+            let (ledger, broken) = (Ledger::default(), Arc::default());
+            let watched = Watched {
+                machine: factory(self.id, *group),
+                ledger: ledger.clone(),
+                broken: Arc::clone(&broken),
+            };
+            let state = found.as_ref().map_or_else(LogState::default, |found| LogState {
+                hard_state: found.hard_state,
+                log: read_back(&turn, found),
+            });
+            states.push((*group, Some(state)));
+            let founded = found.map_or_else(
+                || new_group(*group, &shape.nodes),
+                |found| resumed_group(found, &shape.nodes),
+            );
+            turn.add(founded, Box::new(watched)).expect("what was recovered fits together");
+            machines.insert(*group, (ledger, broken));
         }
         let outside = SimOutside { id: self.id, world: world.clone(), reads: RefCell::default() };
-        self.running = Some(Running { turn, ledgers, outside });
-        Ok(())
+        let clock = self.clock(world.borrow().now, shape);
+        self.running = Some(Running { turn, machines, outside, clock, counted: 1 });
+        Ok(states)
     }
 
-    /// The process ends at once; what the disk had not made durable may be gone.
-    pub(super) fn crash(&mut self) {
-        if self.running.take().is_some() {
+    /// The process ends at once. `power` says whether the machine does too.
+    pub(super) fn stop(&mut self, power: bool) -> bool {
+        let Some(running) = self.running.take() else { return false };
+        // First the platter: a log that is dropped waits for its writes.
+        if power {
             self.platter.crash();
+        } else {
+            self.platter.kill();
+        }
+        drop(running);
+        self.inbox.clear();
+        self.paused_until = 0;
+        true
+    }
+
+    /// The disk works on, a little.
+    pub(super) fn complete_some(&mut self, now: u64) {
+        if now >= self.stalled_until && self.running.is_some() {
+            self.platter.complete_some();
         }
     }
-}
 
-impl Running {
+    /// What is durable now with all before it, in the stream's order.
+    pub(super) fn newly_durable(&mut self) -> Vec<(GroupId, Change)> {
+        for batch in self.landed() {
+            self.early.insert(batch.number, batch);
+        }
+        let mut changes = Vec::new();
+        while let Some(batch) = self.early.remove(&self.next_batch) {
+            self.next_batch += 1;
+            changes.extend(batch.records.into_iter().map(change));
+        }
+        changes
+    }
+
+    /// True if a write has failed that had not when the process began.
+    pub(super) fn has_failed(&self) -> bool {
+        self.platter.failures() > self.failures
+    }
+
+    fn landed(&mut self) -> Vec<LandedBatch> {
+        let mut batches = Vec::new();
+        for write in self.platter.take_landed() {
+            let head = self
+                .heads
+                .entry(write.segment)
+                .or_insert_with(|| self.platter.segment_head(write.segment, BLOCK_BYTES));
+            let batch = landed(write.segment, head, write.offset, &write.bytes);
+            let batch = batch.expect("a batch that landed holds");
+            let bytes = u32::try_from(write.bytes.len()).expect("a batch is small");
+            self.batches.push((batch.position, bytes, batch.durable));
+            batches.push(batch);
+        }
+        batches
+    }
+
+    /// Its own clock, in ticks.
+    fn clock(&self, now: u64, shape: &Shape) -> u64 {
+        let at = usize::try_from(self.id.get() - 1).expect("a few nodes");
+        now * shape.clock_rates[at] / 1000
+    }
+
     /// One turn, as the driver takes it.
     pub(super) fn turn(
         &mut self,
-        arrivals: Vec<(NodeId, Vec<(GroupId, Message)>)>,
+        now: u64,
+        shape: &Shape,
         submissions: Vec<Submission>,
+        answers: &mut Vec<crate::shard::Answer>,
     ) -> Result<(), WalError> {
-        let now = self.outside.world.borrow().now;
-        let Self { turn, outside, .. } = self;
-        turn.shard.advance(Ticks(now));
+        let clock = self.clock(now, shape);
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let Running { turn, outside, .. } = running;
+        let elapsed = clock - running.clock;
+        running.counted += elapsed.min(shape.heartbeat_ticks);
+        running.clock = clock;
+        turn.shard.advance(Ticks(clock));
         for submission in submissions {
             turn.shard.submit(submission, &mut turn.answers);
         }
-        for (from, messages) in arrivals {
+        for (from, messages) in self.inbox.drain(..) {
             for (group, message) in messages {
                 turn.shard.receive(from, group, message);
             }
         }
         let reads: Vec<ReadDone> = outside.reads.take().into_iter().map(ReadTask::run).collect();
         reads.into_iter().for_each(|read| turn.finish_read(read));
-        turn.take_completions(now * STEP_NS)?;
-        turn.give_out(outside)
+        let result = turn
+            .take_completions(now * STEP_NS)
+            .and_then(|()| turn.give_out(outside))
+            .and_then(|()| turn.seal_when_idle(now * STEP_NS).map(drop));
+        answers.append(&mut turn.answers);
+        result
+    }
+}
+
+/// Every entry of a recovered group, read from its disk.
+fn read_back(turn: &Turn, found: &RecoveredGroup) -> Vec<Mark> {
+    let wal = turn.wal.as_ref().expect("it is open");
+    let mut marks: Vec<Mark> = Vec::new();
+    while (marks.len() as u64) < found.last.get() {
+        let first = LogIndex(marks.len() as u64 + 1);
+        let plan = wal.plan_read(found.group, first, found.last, usize::MAX / 2);
+        let entries = plan.and_then(|plan| plan.run());
+        let entries = entries.unwrap_or_else(|error| {
+            super::invariants::Broken {
+                invariant: "14 prefix recovery".to_owned(),
+                what: format!(
+                    "{first:?} of {:?} was recovered and is not there: {error}",
+                    found.group
+                ),
+            }
+            .throw()
+        });
+        assert!(!entries.is_empty(), "a read of {first:?} gave nothing");
+        marks.extend(entries.as_slice().iter().map(mark));
+    }
+    marks
+}
+
+fn mark(entry: &Entry) -> Mark {
+    Mark { term: entry.term, checksum: entry.checksum }
+}
+
+fn change(record: LandedRecord) -> (GroupId, Change) {
+    match record {
+        LandedRecord::HardState { group, state } => {
+            let (first, entries) = (LogIndex::ZERO, Vec::new());
+            (group, Change { hard_state: Some(state), first, entries })
+        }
+        LandedRecord::Entries { group, first, term, checksums } => {
+            let entries = checksums.into_iter().map(|checksum| Mark { term, checksum }).collect();
+            (group, Change { hard_state: None, first, entries })
+        }
     }
 }
 

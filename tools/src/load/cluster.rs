@@ -65,11 +65,13 @@ struct Node {
 }
 
 impl Cluster {
-    /// Starts `nodes` servers with their files in a new directory inside `place`.
+    /// Starts `nodes` servers with their files in a new directory inside `place`; the first of them each
+    /// stay on one of `cores`, while there are any.
     pub(super) fn start(
         program: &Path,
         nodes: usize,
         groups: u32,
+        cores: &[usize],
         place: &Path,
     ) -> Result<Self, ClusterError> {
         let directory = tempfile::Builder::new()
@@ -93,6 +95,9 @@ impl Cluster {
             command.arg(cluster.directory.path().join(format!("n{id}")));
             command.args(["--peers", &peer_list.join(","), "--listen", &client.to_string()]);
             command.args(["--groups", &groups.to_string()]);
+            if let Some(core) = cores.get(at) {
+                command.args(["--cores", &core.to_string()]);
+            }
             let log = cluster.directory.path().join(format!("n{id}.log"));
             let child = spawn(&mut command, &log)
                 .map_err(|error| ClusterError::Start { program: program.to_owned(), error })?;
@@ -267,7 +272,7 @@ mod tests {
     fn a_server_that_fails_to_start_is_named_with_its_last_words() {
         let place = tempfile::tempdir().unwrap();
         let program = program(place.path(), "echo one; echo the disk is on fire >&2; exit 3");
-        let mut cluster = Cluster::start(&program, 2, 10, place.path()).unwrap();
+        let mut cluster = Cluster::start(&program, 2, 10, &[], place.path()).unwrap();
         let error = block_on(cluster.ready(Duration::from_secs(20))).unwrap_err().to_string();
         assert!(
             error.contains("exit status: 3") && error.contains("the disk is on fire"),
@@ -281,7 +286,7 @@ mod tests {
     fn a_cluster_that_never_serves_is_given_up_and_cleaned_away() {
         let place = tempfile::tempdir().unwrap();
         let program = program(place.path(), "echo \"$@\" >&2; exec sleep 600");
-        let mut cluster = Cluster::start(&program, 3, 77, place.path()).unwrap();
+        let mut cluster = Cluster::start(&program, 3, 77, &[5, 7], place.path()).unwrap();
         // Wait for the arguments first, so that the error surely shows them.
         while std::fs::read(&cluster.nodes[0].log).unwrap().is_empty() {
             std::thread::sleep(Duration::from_millis(1));
@@ -295,6 +300,7 @@ mod tests {
             "/n1 --peers 1=127.0.0.1:",
             ",3=127.0.0.1:",
             "--groups 77",
+            "--cores 5",
         ] {
             assert!(error.contains(part), "{part} in {error}");
         }
@@ -309,7 +315,7 @@ mod tests {
     fn a_server_that_ignores_the_signal_still_learns_that_we_are_gone() {
         let place = tempfile::tempdir().unwrap();
         let program = program(place.path(), "trap '' TERM; echo up >&2; read line; echo gone >&2");
-        let cluster = Cluster::start(&program, 1, 1, place.path()).unwrap();
+        let cluster = Cluster::start(&program, 1, 1, &[], place.path()).unwrap();
         while std::fs::read(&cluster.nodes[0].log).unwrap().is_empty() {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -320,8 +326,9 @@ mod tests {
     #[test]
     fn a_missing_program_is_an_error_and_leaves_nothing() {
         let place = tempfile::tempdir().unwrap();
-        let error =
-            Cluster::start(Path::new("/nonexistent/logdrive"), 1, 1, place.path()).err().unwrap();
+        let error = Cluster::start(Path::new("/nonexistent/logdrive"), 1, 1, &[], place.path())
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("/nonexistent/logdrive"), "{error}");
         assert_eq!(left_in(place.path()), 0);
     }

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
+use rustix::thread::{CpuSet, sched_getaffinity};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use cluster::{Cluster, ClusterError};
@@ -72,8 +73,12 @@ pub(crate) struct Args {
     connections: usize,
     /// Gather an open loop's sends for this long. Half of it is added to the median; each halving of it costs the
     /// machine more wake-ups.
-    #[arg(long, hide = true, default_value = "400us", value_parser = parse_duration)]
+    #[arg(long, hide = true, default_value = "200us", value_parser = parse_duration)]
     pacing: Duration,
+    /// Let the system move the servers it starts between cores; else one stays on each core, and only further ones
+    /// and the generator go where there is room.
+    #[arg(long)]
+    no_pin: bool,
     /// Chooses keys and values.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -195,7 +200,9 @@ fn start(args: &Args) -> Result<Cluster, LoadError> {
         eprintln!("warning: this is a debug build; its figures mean nothing");
     }
     let place = std::env::current_dir()?;
-    let cluster = Cluster::start(&std::env::current_exe()?, args.nodes, args.groups, &place)?;
+    let cores = if args.no_pin { Vec::new() } else { cores() };
+    let cluster =
+        Cluster::start(&std::env::current_exe()?, args.nodes, args.groups, &cores, &place)?;
     let (kind, in_memory) = cluster::file_system(cluster.directory());
     eprintln!(
         "{} servers with {} groups, data in {} ({kind})",
@@ -209,6 +216,13 @@ fn start(args: &Args) -> Result<Cluster, LoadError> {
         );
     }
     Ok(cluster)
+}
+
+/// The cores this process may use; none if there is no choice.
+fn cores() -> Vec<usize> {
+    let Ok(allowed) = sched_getaffinity(None) else { return Vec::new() };
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
+    if cores.len() < 2 { Vec::new() } else { cores }
 }
 
 async fn connect(args: &Args, cluster: Option<&mut Cluster>) -> Result<SlotMap, LoadError> {

@@ -31,7 +31,7 @@ struct Member {
 }
 
 impl Cluster {
-    /// `groups` are those of the placement in order, `None` where this node carries no replica.
+    /// `groups` are those of the placement in order, `None` where this node carries no replica that runs.
     pub(crate) fn new(
         node: Node,
         name: &str,
@@ -102,10 +102,12 @@ impl Cluster {
         self.reachable_member(group, |node| self.address(node).is_some())
     }
 
+    /// This node is none of them though it be a member: its replica is fenced then.
     fn reachable_member(&self, group: u16, known: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let first = self.placement.first_leader(group);
         let members = self.placement.members(group);
-        std::iter::once(first).chain(members).find(|node| known(*node))
+        let me = self.node.id();
+        std::iter::once(first).chain(members).find(|node| *node != me && known(*node))
     }
 
     fn address(&self, node: NodeId) -> Option<String> {

@@ -308,6 +308,7 @@ fn refuse(server: &Server, out: &mut BytesMut, slot: u16, error: &ProposeError) 
     match error {
         ProposeError::NotLeader { hint } => server.cluster.redirect(out, slot, *hint),
         ProposeError::Overloaded { .. } => resp::write_error(out, &format!("TRYAGAIN {error}")),
+        ProposeError::LogFull => resp::write_error(out, &format!("LOGFULL {error}")),
         ProposeError::DiskFull => resp::write_error(out, &format!("DISKFULL {error}")),
         ProposeError::OutcomeUnknown(_) => resp::write_error(out, &format!("UNKNOWN {error}")),
         // Errors of later engine versions say by `happened` whether they may have taken effect.

@@ -187,9 +187,17 @@ fn serve(
     wait(node, stops)
 }
 
-/// Creates this node's groups, or resumes those the log holds; a crash in between left some of each.
+/// Creates this node's groups, or resumes those the log holds; a crash in between left some of each. One that is
+/// fenced is left to its other members: clients are sent there.
 fn start_groups(node: &Node, placement: &Placement) -> Result<Vec<Option<Group>>, ServeError> {
     let recovered: BTreeSet<_> = node.recovered().into_iter().collect();
+    let fenced = node.fenced();
+    for (group, corrupt) in fenced.iter().take(FENCED_NAMED_MAX) {
+        tracing::error!(group = group.get(), %corrupt, "this group is fenced here; its other members serve it");
+    }
+    if let Some(more) = fenced.len().checked_sub(FENCED_NAMED_MAX).filter(|more| *more > 0) {
+        tracing::error!(more, "further groups are fenced here");
+    }
     let mut groups = Vec::with_capacity(usize::from(placement.groups()));
     for number in 0..placement.groups() {
         let members = placement.members(number);
@@ -198,6 +206,10 @@ fn start_groups(node: &Node, placement: &Placement) -> Result<Vec<Option<Group>>
             continue;
         }
         let id = group_id(number);
+        if fenced.binary_search_by_key(&id, |(group, _)| *group).is_ok() {
+            groups.push(None);
+            continue;
+        }
         let machine = Box::new(KeyValue::default());
         let group = if recovered.contains(&id) {
             node.resume(id, machine)?
@@ -215,8 +227,11 @@ fn config(options: &Options, advertise: &str) -> Config {
     config.client_address = advertise.to_owned();
     config.election_timeout = options.election_timeout;
     config.heartbeat = options.heartbeat;
+    config.stall_fatal = Some(options.stall_fatal);
     config.tick = config.tick.min(options.heartbeat);
     config.driver = options.driver;
+    config.cores.clone_from(&options.cores);
+    config.log_bytes_max = options.log_quota;
     if let Some(bytes) = options.segment_bytes {
         config.segment_bytes = bytes;
     }
@@ -363,6 +378,8 @@ static SIGNALS: AtomicUsize = AtomicUsize::new(0);
 
 /// Connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1_024;
+/// Fenced groups that get a line each.
+const FENCED_NAMED_MAX: usize = 16;
 /// A failed node has answered its clients already; how much later the process ends matters little.
 const FAILURE_LOOK: Duration = Duration::from_millis(250);
 /// Segments, peers, rings.

@@ -70,12 +70,22 @@ pub(crate) struct Keys {
     /// A leader says at least this often that it is alive [default: 100ms]
     #[arg(long, value_name = "TIME")]
     heartbeat: Option<Time>,
+    /// A disk that has not answered for this long ends the process [default: 20s]
+    #[arg(long, value_name = "TIME")]
+    stall_fatal: Option<Time>,
     /// Size of the log's segment files, in bytes [default: 67108864]
     #[arg(long, value_name = "BYTES")]
     segment_bytes: Option<u64>,
+    /// The most that the log's files may come to, in bytes; at least six segments per shard. Then writes are refused,
+    /// for good: nothing is released yet [default: no bound]
+    #[arg(long, value_name = "BYTES")]
+    log_quota: Option<u64>,
     /// How the log reaches the disk: auto, io_uring or portable [default: auto]
     #[arg(long, value_name = "NAME")]
     driver: Option<Driver>,
+    /// Cores the shard threads stay on, as in 0,2,4; shards go round them [default: the system moves the threads]
+    #[arg(long, value_name = "LIST")]
+    cores: Option<Cores>,
     /// Client connections at once; more are told so and closed [default: 10000]
     #[arg(long, value_name = "N")]
     clients_max: Option<u64>,
@@ -92,8 +102,11 @@ pub(crate) struct Options {
     pub(crate) advertise: Option<String>,
     pub(crate) election_timeout: Duration,
     pub(crate) heartbeat: Duration,
+    pub(crate) stall_fatal: Duration,
     pub(crate) segment_bytes: Option<u64>,
+    pub(crate) log_quota: Option<u64>,
     pub(crate) driver: DriverChoice,
+    pub(crate) cores: Vec<usize>,
     pub(crate) clients_max: usize,
     /// What was said of the settings that `--init` fixes.
     pub(crate) fixed: Fixed,
@@ -179,6 +192,10 @@ impl Options {
         if heartbeat * 3 > election_timeout {
             return fail("heartbeat must be at most a third of election-timeout");
         }
+        let stall_fatal = keys.stall_fatal.map_or(STALL_FATAL, |time| time.0);
+        if stall_fatal <= election_timeout * 2 {
+            return fail("stall-fatal must be more than two election-timeouts");
+        }
         if let Some(bytes) = keys.segment_bytes
             && !(SEGMENT_BYTES.contains(&bytes) && bytes.is_multiple_of(BLOCK_BYTES))
         {
@@ -197,8 +214,11 @@ impl Options {
             advertise: keys.advertise,
             election_timeout,
             heartbeat,
+            stall_fatal,
             segment_bytes: keys.segment_bytes,
+            log_quota: keys.log_quota,
             driver: keys.driver.map_or(DriverChoice::Auto, |driver| driver.0),
+            cores: keys.cores.map_or(Vec::new(), |cores| cores.0),
             clients_max,
             fixed: Fixed { id, groups, replicas, shards, cluster: keys.cluster },
         })
@@ -289,8 +309,11 @@ impl Keys {
             cluster: self.cluster.or(file.cluster),
             election_timeout: self.election_timeout.or(file.election_timeout),
             heartbeat: self.heartbeat.or(file.heartbeat),
+            stall_fatal: self.stall_fatal.or(file.stall_fatal),
             segment_bytes: self.segment_bytes.or(file.segment_bytes),
+            log_quota: self.log_quota.or(file.log_quota),
             driver: self.driver.or(file.driver),
+            cores: self.cores.or(file.cores),
             clients_max: self.clients_max.or(file.clients_max),
         }
     }
@@ -402,6 +425,29 @@ impl TryFrom<String> for Time {
     }
 }
 
+/// Cores by number, as in `0,2,4`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Cores(Vec<usize>);
+
+impl std::str::FromStr for Cores {
+    type Err = OptionsError;
+    fn from_str(text: &str) -> Result<Self, OptionsError> {
+        let cores = text.split(',').map(|core| core.trim().parse());
+        match cores.collect::<Result<Vec<usize>, _>>() {
+            Ok(cores) if cores.iter().all(|core| *core < CORES_MAX) => Ok(Self(cores)),
+            _ => fail(format!("cores '{text}' are no list of numbers below {CORES_MAX}")),
+        }
+    }
+}
+
+impl TryFrom<String> for Cores {
+    type Error = OptionsError;
+    fn try_from(text: String) -> Result<Self, OptionsError> {
+        text.parse()
+    }
+}
+
 /// How the log reaches the disk.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
@@ -431,11 +477,13 @@ const CLUSTER: &str = "default";
 const GROUPS: u16 = 1_000;
 const SHARDS_MAX: u32 = 256;
 const CLIENTS_MAX: u64 = 10_000;
+const CORES_MAX: usize = 1_024;
 /// What the log takes; it refuses others by itself, but only once the directory is made.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 30;
 const BLOCK_BYTES: u64 = 4_096;
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_millis(100);
+const STALL_FATAL: Duration = Duration::from_secs(20);
 const TIME_MAX: Duration = Duration::from_secs(3_600);
 const GROUPS_KEY: &str = "groups";
 const REPLICAS_KEY: &str = "replicas";
@@ -551,8 +599,11 @@ mod tests {
             (format!("{base} --clients-max 0"), "clients-max"),
             (format!("{base} --heartbeat 0ms"), "heartbeat"),
             (format!("{base} --heartbeat 400ms"), "a third"),
+            (format!("{base} --stall-fatal 2s"), "stall-fatal"),
             (format!("{base} --segment-bytes 4096"), "segment-bytes"),
             (format!("{base} --segment-bytes 70000"), "segment-bytes"),
+            (format!("{base} --cores 0,x"), "cores"),
+            (format!("{base} --cores 4096"), "cores"),
             (format!("{base} --driver tape"), "driver"),
             ("--dir d --peers 1=a:1,1=b:1".to_owned(), "twice"),
             ("--dir d --peers 1=a:1,2=a:1".to_owned(), "twice"),

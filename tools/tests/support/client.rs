@@ -52,10 +52,15 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn open(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, CONNECT_MAX)?;
+        Self::within(address, ANSWER_MAX)
+    }
+
+    /// One on which nothing takes longer than `patience`.
+    pub(crate) fn within(address: SocketAddr, patience: Duration) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, CONNECT_MAX.min(patience))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_MAX))?;
-        stream.set_write_timeout(Some(ANSWER_MAX))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 
@@ -122,6 +127,7 @@ pub(crate) struct Client {
     next: usize,
     /// Once it is true, a request that was refused is not sent again.
     stop: Arc<AtomicBool>,
+    answer_max: Duration,
 }
 
 impl Client {
@@ -137,7 +143,13 @@ impl Client {
             leaders: HashMap::new(),
             next: 0,
             stop,
+            answer_max: ANSWER_MAX,
         }
+    }
+
+    /// One that waits no longer than this for an answer: then the outcome is [`Outcome::Late`].
+    pub(crate) fn impatient(nodes: &[SocketAddr], answer_max: Duration) -> Self {
+        Self { answer_max, ..Self::new(nodes) }
     }
 
     /// Writes, and says what became of it within the time.
@@ -175,7 +187,7 @@ impl Client {
             let node = self.leaders.get(&slot).copied().unwrap_or_else(|| self.any());
             let connection = match self.connections.remove(&node) {
                 Some(connection) => Ok(connection),
-                None => Connection::open(node),
+                None => Connection::within(node, self.answer_max),
             };
             let mut connection = match connection {
                 Ok(connection) => connection,

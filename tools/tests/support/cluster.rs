@@ -14,7 +14,8 @@ use super::{
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU16, Ordering},
@@ -45,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) client: SocketAddr,
     pub(crate) peer: SocketAddr,
     log: PathBuf,
+    /// What stands before the binary on its command line.
+    prefix: Vec<String>,
     flags: Vec<String>,
     child: Option<Child>,
 }
@@ -96,6 +99,7 @@ impl Cluster {
                     client,
                     peer: SocketAddr::from((Ipv4Addr::LOCALHOST, ports[at])),
                     log: dir.join(format!("n{}.log", at + 1)),
+                    prefix: Vec::new(),
                     flags: flags
                         .into_iter()
                         .flat_map(|(flag, value)| [flag.into(), value])
@@ -215,8 +219,9 @@ impl Node {
 
     /// The command line that starts it, without its standard streams.
     pub(crate) fn command(&self, more: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
-        command.args(["serve", "--exit-with-stdin"]).args(&self.flags).args(more);
+        let mut words = self.prefix.iter().map(String::as_str).chain([BINARY]);
+        let mut command = Command::new(words.next().expect("one at least"));
+        command.args(words).args(["serve", "--exit-with-stdin"]).args(&self.flags).args(more);
         command
     }
 
@@ -237,9 +242,14 @@ impl Node {
 
     /// Asks it to stop, and waits until it has.
     pub(crate) fn stop(&mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("it does not run"));
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(rustix::process::Signal::TERM);
         self.wait_exit(STOP_MAX)
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("it does not run"));
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Waits until the process ends by itself.
@@ -274,6 +284,11 @@ impl Node {
         }
     }
 
+    /// What its next lives' command lines start with: a program that becomes the node.
+    pub(crate) fn run_behind(&mut self, prefix: Vec<String>) {
+        self.prefix = prefix;
+    }
+
     /// Where its next life writes its standard streams to.
     pub(crate) fn log_to(&mut self, dir: &Path) {
         self.log = dir.join(format!("n{}.log", self.id));
@@ -288,6 +303,17 @@ impl Node {
             .filter_map(|line| line.split_once(':'))
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect()
+    }
+
+    /// Whether it answers a client at all, within a second.
+    pub(crate) fn answers(&self) -> bool {
+        let ask = || {
+            let mut stream = TcpStream::connect(self.client)?;
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            stream.write_all(b"PING\r\n")?;
+            stream.read(&mut [0; 16])
+        };
+        ask().is_ok_and(|read: usize| read > 0)
     }
 
     pub(crate) fn says_ready(&self) -> bool {

@@ -5,6 +5,7 @@
 //! Fails:  the system's answer: not root, or another file system.
 //!
 //! Protocol: the kernel reads one `u32` through the pointer while the call runs and keeps nothing of it.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use rustix::ioctl::{Setter, ioctl, opcode};
 use std::os::fd::AsFd;

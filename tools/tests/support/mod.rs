@@ -2,8 +2,8 @@
 //!
 //! In:     the binary under test, which cargo names.
 //! Out:    [`cluster`] starts, kills and restarts nodes; [`client`] speaks RESP to them; [`load`] writes from several
-//!         threads and remembers what was acknowledged. `mount.rs` and `ioctl.rs` beside them, a disk whose power can
-//!         be cut, are `power_loss.rs`' alone.
+//!         threads and remembers what was acknowledged. Beside them, for the tests that name them: `mount.rs` and
+//!         `ioctl.rs`, a disk whose power can be cut; `throttle.rs`, one that stops answering.
 //! Fails:  by panicking, with what the nodes wrote: these are tests.
 #![allow(dead_code, reason = "each test binary uses its part")]
 

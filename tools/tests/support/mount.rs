@@ -5,6 +5,7 @@
 //! Fails:  making one says why it cannot be (not root, no loop devices, no mkfs); then the test is skipped.
 //!
 //! Dropping it unmounts and gives the loop device back, also when a test fails half-way.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use crate::{
     ioctl,
@@ -32,11 +33,18 @@ pub(crate) enum Writes {
     Direct,
     /// With its data in its journal, ext4 takes them into the page cache: what nobody syncs is lost.
     Cached,
+    /// The same, with the data written back to its own place: every file is encrypted with the kernel's test key.
+    Encrypted,
 }
 
 impl Disk {
     /// Makes and mounts it, or says why that cannot be done here.
     pub(crate) fn new(dir: &Path, bytes: u64) -> Result<Self, String> {
+        Self::with(dir, bytes, Writes::Direct)
+    }
+
+    /// The same, with writes of another kind.
+    pub(crate) fn with(dir: &Path, bytes: u64, writes: Writes) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("only root can mount a file system".to_owned());
         }
@@ -46,16 +54,21 @@ impl Disk {
         drop(file);
         fs::create_dir(&place).map_err(|error| error.to_string())?;
         let image = image.to_string_lossy();
-        run("mkfs.ext4", &["-q", "-F", &image])?;
+        run("mkfs.ext4", &["-q", "-F", "-b", "4096", "-O", "encrypt", &image])?;
         let device = run("losetup", &["--find", "--show", &image])?;
         let mut disk = Self { device, place, mounted: false };
-        disk.mount(Writes::Direct)?;
+        disk.mount(writes)?;
         Ok(disk)
     }
 
     /// Where it is mounted.
     pub(crate) fn path(&self) -> &Path {
         &self.place
+    }
+
+    /// Its block device, such as `/dev/loop3`.
+    pub(crate) fn device(&self) -> &str {
+        &self.device
     }
 
     /// From now on nothing reaches the disk, whatever the page cache holds.
@@ -83,6 +96,7 @@ impl Disk {
         let data = match writes {
             Writes::Direct => "data=ordered",
             Writes::Cached => "data=journal",
+            Writes::Encrypted => "data=ordered,test_dummy_encryption",
         };
         run("mount", &["-t", "ext4", "-o", data, &self.device, &self.path_text()])?;
         self.mounted = true;
@@ -109,7 +123,8 @@ impl Drop for Disk {
     }
 }
 
-fn run(program: &str, words: &[&str]) -> Result<String, String> {
+/// Runs a program to its end; gives what it said.
+pub(crate) fn run(program: &str, words: &[&str]) -> Result<String, String> {
     let output = Command::new(program)
         .args(words)
         .output()

@@ -2,12 +2,12 @@
 //!
 //! In:     a directory; orders for segments.
 //! Out:    open files, directory entries that are durable.
-//! Cost:   making a segment writes it whole, in chunks.
+//! Cost:   making a segment writes it whole, in chunks; making one of an old file writes its header.
 //! Fails:  with the file system's error; a half-made segment keeps its temporary name.
 //! Source: FAULTS' rules 7 (pre-writing), 26 (directory syncs), W11.
 
-use super::{MakeSegment, SegmentFile};
-use crate::format::{BLOCK_BYTES, SegmentSeq};
+use super::{Fate, MakeSegment, SegmentFile};
+use crate::format::{BLOCK_BYTES, Manifest, SegmentSeq};
 use crate::image::{Image, ImageWriter};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use std::fs::File;
@@ -49,7 +49,7 @@ impl Files {
     }
 
     pub(super) fn path(&self, segment: SegmentSeq) -> PathBuf {
-        self.dir.join(format!("{:010}.{SEGMENT_SUFFIX}", segment.0))
+        self.dir.join(segment_name(segment))
     }
 
     pub(super) fn manifest_path(&self) -> PathBuf {
@@ -64,33 +64,25 @@ impl Files {
         }
     }
 
-    /// Lists segments; removes what a crash left half made.
+    /// Lists segments.
     pub(super) fn segments(&self) -> io::Result<Vec<SegmentFile>> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name == MANIFEST_NAME {
+            let others = [CORRUPT_SUFFIX, TEMPORARY_SUFFIX];
+            if name == MANIFEST_NAME || others.iter().any(|suffix| name.ends_with(suffix)) {
                 continue;
             }
-            if name == PROBE_NAME || name.ends_with(TEMPORARY_SUFFIX) {
-                std::fs::remove_file(entry.path())?;
-                continue;
-            }
-            let number = name
-                .strip_suffix(SEGMENT_SUFFIX)
-                .and_then(|name| name.strip_suffix('.'))
-                .filter(|digits| digits.len() == 10)
-                .and_then(|digits| digits.parse().ok());
-            let Some(number) = number else {
+            let Some(segment) = segment_of(&name) else {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
                     format!("{name} is not a segment's name"),
                 ));
             };
             let bytes = entry.metadata()?.len();
-            found.push(SegmentFile { segment: SegmentSeq(number), bytes });
+            found.push(SegmentFile { segment, bytes });
         }
         found.sort_by_key(|file| file.segment);
         Ok(found)
@@ -98,6 +90,13 @@ impl Files {
 
     pub(super) fn read(&self, segment: SegmentSeq, offset: u64, out: &mut [u8]) -> io::Result<()> {
         File::open(self.path(segment))?.read_exact_at(out, offset)
+    }
+
+    /// Opens a segment to be read from end to end, past the page cache if that is possible.
+    pub(super) fn open_to_scan(&self, segment: SegmentSeq) -> io::Result<File> {
+        let mut flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        flags.set(OFlags::DIRECT, self.direct);
+        Ok(File::from(rustix::fs::open(self.path(segment), flags, Mode::empty())?))
     }
 
     pub(super) fn sync(&self, segment: SegmentSeq) -> io::Result<()> {
@@ -109,8 +108,19 @@ impl Files {
         sync_dir(&self.dir)
     }
 
-    /// Makes a segment: room, zeros, header, sync, name, directory sync, manifest. `pause` is called between
-    /// chunks, and may give up. `zeros` is at least a chunk of zeros, page-aligned.
+    /// Removes every file that has a temporary name.
+    pub(super) fn remove_temporary(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().ends_with(TEMPORARY_SUFFIX) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a segment: room, zeros, header, sync, name, directory sync. `pause` is called between chunks, and may give
+    /// up. `zeros` is at least a chunk of zeros, page-aligned.
     pub(super) fn make(
         &self,
         order: &MakeSegment,
@@ -157,9 +167,69 @@ impl Files {
         };
         std::fs::rename(&temporary, self.path(order.segment))?;
         sync_dir(&self.dir)?;
-        atomic_write(&self.manifest_path(), &order.manifest)?;
         Ok(file)
     }
+
+    /// Makes a segment of one that was given up: header, sync, name, directory sync. The header has its new name and
+    /// id before the file has, so its old bytes never count again.
+    pub(super) fn remake(
+        &self,
+        order: &MakeSegment,
+        old: SegmentSeq,
+        block: &mut ImageWriter,
+    ) -> io::Result<File> {
+        let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
+        flags.set(OFlags::DIRECT, self.direct);
+        let file = File::from(rustix::fs::open(self.free_path(old), flags, FILE_MODE)?);
+        block.tail_mut(0..BLOCK_BYTES).copy_from_slice(order.header.as_slice());
+        let written = file.write_all_at(block.bytes(0..BLOCK_BYTES), 0);
+        block.tail_mut(0..BLOCK_BYTES).fill(0);
+        written?;
+        file.sync_all()?;
+        std::fs::rename(self.free_path(old), self.path(order.segment))?;
+        sync_dir(&self.dir)?;
+        Ok(file)
+    }
+
+    /// Takes a segment's name from its file, which the manifest has passed.
+    pub(super) fn retire(&self, segment: SegmentSeq, fate: Fate) -> io::Result<()> {
+        let path = self.path(segment);
+        match fate {
+            Fate::Recycle => std::fs::rename(&path, self.free_path(segment))?,
+            Fate::Remove => std::fs::remove_file(&path)?,
+            Fate::SetAside => {
+                let aside = format!("{:010}{CORRUPT_SUFFIX}", segment.0);
+                std::fs::rename(&path, self.dir.join(aside))?;
+            }
+        }
+        sync_dir(&self.dir)
+    }
+
+    /// The manifest, which was there and whole when the log was opened.
+    pub(super) fn known_manifest(&self) -> io::Result<Manifest> {
+        let bytes = std::fs::read(self.manifest_path())?;
+        Manifest::decode(&bytes).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad.0))
+    }
+
+    pub(super) fn write_manifest(&self, manifest: &Manifest) -> io::Result<()> {
+        atomic_write(&self.manifest_path(), &manifest.encode())
+    }
+
+    /// Half made, as far as a crash is concerned.
+    fn free_path(&self, segment: SegmentSeq) -> PathBuf {
+        self.dir.join(format!("{:010}.free{TEMPORARY_SUFFIX}", segment.0))
+    }
+}
+
+/// The name of a segment's file.
+pub(crate) fn segment_name(segment: SegmentSeq) -> String {
+    format!("{:010}{SEGMENT_SUFFIX}", segment.0)
+}
+
+/// The segment whose file's name this is.
+pub(crate) fn segment_of(name: &str) -> Option<SegmentSeq> {
+    let segment = SegmentSeq(name.strip_suffix(SEGMENT_SUFFIX)?.parse().ok()?);
+    (segment_name(segment) == name).then_some(segment)
 }
 
 /// Replaces a small file: after a crash it is the old one or the new one, whole (rule 26).
@@ -179,9 +249,11 @@ pub(crate) fn atomic_write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_dir(path.parent().expect("a file is in a directory"))
 }
 
-/// Makes a directory's entries durable.
+/// Makes a directory's entries durable. A failure is final, also one that says "no room": the next sync would claim
+/// success over names that are lost (rule 17).
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    let synced = File::open(dir)?.sync_all();
+    synced.map_err(|error| io::Error::other(format!("directory sync: {error}")))
 }
 
 /// Bytes written between two pauses.
@@ -189,7 +261,8 @@ pub(super) const MAKE_CHUNK_BYTES: usize = 64 << 10;
 /// Dirty pages a buffered file may gather, so that no sync is long.
 const BUFFERED_SYNC_BYTES: u64 = 4 << 20;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
-const SEGMENT_SUFFIX: &str = "seg";
-const TEMPORARY_SUFFIX: &str = ".tmp";
+const SEGMENT_SUFFIX: &str = ".seg";
+pub(crate) const CORRUPT_SUFFIX: &str = ".corrupt";
+pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
 const PROBE_NAME: &str = "probe.tmp";
 pub(crate) const MANIFEST_NAME: &str = "manifest";

@@ -1,35 +1,40 @@
-//! The log's one background thread: makes segments before they are needed, and warms images.
+//! The log's one background thread: makes segments before they are needed, gives up old ones, and warms images.
 //!
 //! In:     orders, at most `ORDERS_MAX` waiting.
-//! Out:    open files and warm images, by a channel, with a tick of the driver's eventfd.
-//! Cost:   writes every segment once with zeros, in chunks with pauses unless writes wait for it.
-//! Fails:  no room: reports it, tries again each second. Anything else: reports it; the log is poisoned.
-//! Source: FAULTS' rule 7, W9.
+//! Out:    open files and warm images, by a channel, with a tick of the driver's eventfd; the manifest, which this
+//!         thread alone writes once the log is open.
+//! Cost:   writes every new segment once with zeros, in chunks with pauses unless writes wait for it; of one made
+//!         of an old file only the header.
+//! Fails:  no room: reports it, tries again each second, and when something was given up. Anything else: reports it;
+//!         the log is poisoned.
+//! Source: FAULTS' rules 7, 8, 26, 28; W9, W11.
 
 use super::files::{Files, MAKE_CHUNK_BYTES};
-use super::{AbortOnPanic, MakeSegment, is_no_space};
-use crate::format::SegmentSeq;
+use super::{AbortOnPanic, Fate, MakeSegment, RetireSegment, SegmentOrigin, is_no_space};
+use crate::format::{Manifest, SegmentSeq};
 use crate::image::{Image, ImageWriter};
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use rustix::event::EventfdFlags;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What the thread was asked for.
 enum Order {
     Segment(MakeSegment),
+    Retire(RetireSegment),
     Image(usize),
 }
 
 /// What the thread made.
 pub(super) enum Made {
-    Segment(SegmentSeq, io::Result<File>),
+    Segment(SegmentSeq, io::Result<(File, SegmentOrigin)>),
+    Retired(SegmentSeq, io::Result<()>),
     Image(Arc<Image>),
 }
 
@@ -39,6 +44,7 @@ pub(super) struct Maker {
     /// Orders the channel had no room for: an append may fill many small segments at once.
     backlog: VecDeque<Order>,
     made: Receiver<Made>,
+    chunks: Arc<AtomicU64>,
     hurry: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -49,6 +55,7 @@ impl Maker {
     pub(super) fn start(files: Files, signal: Arc<Signal>) -> io::Result<Self> {
         let (orders, orders_out) = bounded(ORDERS_MAX);
         let (made_in, made) = bounded(ORDERS_MAX);
+        let chunks = Arc::new(AtomicU64::new(0));
         let hurry = Arc::new(AtomicBool::new(false));
         let stop = Arc::new(AtomicBool::new(false));
         let mut zeros = Image::new(MAKE_CHUNK_BYTES)?;
@@ -58,9 +65,15 @@ impl Maker {
             orders: orders_out,
             made: made_in,
             signal,
+            chunks: Arc::clone(&chunks),
             hurry: Arc::clone(&hurry),
             stop: Arc::clone(&stop),
             zeros,
+            manifest: None,
+            free: Vec::new(),
+            making: VecDeque::new(),
+            retiring: VecDeque::new(),
+            named: None,
         };
         let thread =
             std::thread::Builder::new().name("wal-prepare".to_owned()).spawn(move || {
@@ -68,7 +81,8 @@ impl Maker {
                 shop.run();
             })?;
         let orders = Some(orders);
-        Ok(Self { orders, backlog: VecDeque::new(), made, hurry, stop, thread: Some(thread) })
+        let (backlog, thread) = (VecDeque::new(), Some(thread));
+        Ok(Self { orders, backlog, made, chunks, hurry, stop, thread })
     }
 
     pub(super) fn make(&mut self, make: MakeSegment, urgent: bool) {
@@ -78,6 +92,10 @@ impl Maker {
         }
     }
 
+    pub(super) fn retire(&mut self, retire: RetireSegment) {
+        self.order(Order::Retire(retire));
+    }
+
     pub(super) fn warm_image(&mut self, bytes: usize) {
         self.order(Order::Image(bytes));
     }
@@ -85,6 +103,11 @@ impl Maker {
     /// No pauses until the order at hand is done.
     pub(super) fn hurry(&self) {
         self.hurry.store(true, Ordering::Relaxed);
+    }
+
+    /// Chunks of new segments written so far.
+    pub(super) fn chunks_made(&self) -> u64 {
+        self.chunks.load(Ordering::Relaxed)
     }
 
     pub(super) fn take(&mut self) -> Option<Made> {
@@ -136,72 +159,156 @@ struct Shop {
     orders: Receiver<Order>,
     made: Sender<Made>,
     signal: Arc<Signal>,
+    chunks: Arc<AtomicU64>,
     hurry: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     zeros: ImageWriter,
+    /// As it is on disk, once it was needed.
+    manifest: Option<Manifest>,
+    /// Files given up, with their sizes.
+    free: Vec<(SegmentSeq, u64)>,
+    making: VecDeque<MakeSegment>,
+    retiring: VecDeque<RetireSegment>,
+    /// The first of `making` has its file, but the manifest does not say so yet.
+    named: Option<(File, SegmentOrigin)>,
+}
+
+/// What came of working off orders.
+enum Progress {
+    /// All are done.
+    Done,
+    /// There is no room for one of them.
+    NoRoom,
+    /// The log is closing, or something has failed for good.
+    Closing,
 }
 
 impl Shop {
     fn run(mut self) {
-        while let Ok(order) = self.orders.recv() {
-            if self.stopped() {
-                return;
-            }
-            let made = match order {
-                Order::Image(bytes) => match Image::new(bytes) {
-                    Ok(image) => {
-                        image.warm();
-                        Some(Made::Image(image))
-                    }
-                    // The log makes a cold one when it needs it, and says so if it cannot.
-                    Err(_) => None,
-                },
-                Order::Segment(order) => self.make_until_done(&order),
+        let mut progress = Progress::Done;
+        loop {
+            // An order that waits for room holds up none that could give room back.
+            let order = match progress {
+                Progress::Done => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Progress::NoRoom => self.orders.recv_timeout(RETRY_AFTER),
+                Progress::Closing => return,
             };
-            if let Some(made) = made
-                && !self.report(made)
-            {
-                return;
+            match order {
+                Ok(order) => {
+                    if !self.take(order) {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
             }
+            progress = self.work();
         }
     }
 
-    fn make_until_done(&mut self, order: &MakeSegment) -> Option<Made> {
-        loop {
-            let (hurry, stop) = (Arc::clone(&self.hurry), Arc::clone(&self.stop));
-            let made = self.files.make(order, &mut self.zeros, || {
-                if stop.load(Ordering::Relaxed) {
-                    return Err(io::ErrorKind::Interrupted.into());
+    fn take(&mut self, order: Order) -> bool {
+        match order {
+            Order::Segment(order) => self.making.push_back(order),
+            Order::Retire(order) => self.retiring.push_back(order),
+            Order::Image(bytes) => {
+                // The log makes a cold one when it needs it, and says so if it cannot.
+                if let Ok(image) = Image::new(bytes) {
+                    image.warm();
+                    return self.report(Made::Image(image));
                 }
-                if !hurry.load(Ordering::Relaxed) {
-                    std::thread::sleep(CHUNK_PAUSE);
-                }
-                Ok(())
-            });
+            }
+        }
+        true
+    }
+
+    fn work(&mut self) -> Progress {
+        while let Some(order) = self.retiring.front().copied() {
+            let result = self.retire(order);
             if self.stopped() {
-                return None;
+                return Progress::Closing;
+            }
+            if matches!(&result, Err(error) if is_no_space(error)) {
+                return Progress::NoRoom;
+            }
+            self.retiring.pop_front();
+            let failed = result.is_err();
+            if !self.report(Made::Retired(order.segment, result)) || failed {
+                return Progress::Closing;
+            }
+        }
+        while let Some(order) = self.making.pop_front() {
+            let made = self.make(&order);
+            if self.stopped() {
+                return Progress::Closing;
             }
             self.hurry.store(false, Ordering::Relaxed);
-            match made {
-                Err(error) if is_no_space(&error) => {
-                    if !self.report(Made::Segment(order.segment, Err(error))) || !self.rest() {
-                        return None;
-                    }
-                }
-                made => return Some(Made::Segment(order.segment, made)),
+            let no_room = matches!(&made, Err(error) if is_no_space(error));
+            let failed = made.is_err() && !no_room;
+            // The log is poisoned then. A later segment made all the same would leave a hole that the manifest
+            // vouches for, and no open would accept that.
+            if !self.report(Made::Segment(order.segment, made)) || failed {
+                return Progress::Closing;
+            }
+            if no_room {
+                self.making.push_front(order);
+                return Progress::NoRoom;
             }
         }
+        Progress::Done
     }
 
-    /// Waits before trying again, in steps; false if the log is closing.
-    fn rest(&self) -> bool {
-        let mut left = RETRY_AFTER;
-        while !left.is_zero() && !self.stopped() {
-            let step = left.min(Duration::from_millis(20));
-            std::thread::sleep(step);
-            left -= step;
+    fn make(&mut self, order: &MakeSegment) -> io::Result<(File, SegmentOrigin)> {
+        if self.named.is_none() {
+            self.named = Some(self.make_file(order)?);
         }
-        !self.stopped()
+        self.change_manifest(|manifest| manifest.made = order.segment)?;
+        Ok(self.named.take().expect("set above"))
+    }
+
+    fn make_file(&mut self, order: &MakeSegment) -> io::Result<(File, SegmentOrigin)> {
+        while let Some((old, bytes)) = self.free.pop() {
+            if bytes == order.bytes {
+                let remade = self.files.remake(order, old, &mut self.zeros);
+                if remade.is_err() {
+                    // Still there to be tried again: no room may pass, and the log counts on it.
+                    self.free.push((old, bytes));
+                }
+                return Ok((remade?, SegmentOrigin::Recycled));
+            }
+        }
+        let (hurry, stop) = (Arc::clone(&self.hurry), Arc::clone(&self.stop));
+        let file = self.files.make(order, &mut self.zeros, || {
+            self.chunks.fetch_add(1, Ordering::Relaxed);
+            if stop.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            if !hurry.load(Ordering::Relaxed) {
+                std::thread::sleep(CHUNK_PAUSE);
+            }
+            Ok(())
+        })?;
+        Ok((file, SegmentOrigin::New))
+    }
+
+    /// First the manifest, then the file: a crash in between leaves a file that the manifest has passed.
+    fn retire(&mut self, order: RetireSegment) -> io::Result<()> {
+        self.change_manifest(|manifest| manifest.first = order.first)?;
+        self.files.retire(order.segment, order.fate)?;
+        if order.fate == Fate::Recycle {
+            self.free.push((order.segment, order.bytes));
+        }
+        Ok(())
+    }
+
+    fn change_manifest(&mut self, change: impl FnOnce(&mut Manifest)) -> io::Result<()> {
+        let mut manifest = match self.manifest {
+            Some(manifest) => manifest,
+            None => self.files.known_manifest()?,
+        };
+        change(&mut manifest);
+        self.files.write_manifest(&manifest)?;
+        self.manifest = Some(manifest);
+        Ok(())
     }
 
     fn stopped(&self) -> bool {
@@ -241,3 +348,47 @@ const ORDERS_MAX: usize = 8;
 /// 64 MiB takes four seconds then.
 const CHUNK_PAUSE: Duration = Duration::from_millis(4);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::BLOCK_BYTES;
+
+    #[test]
+    fn w9_a_free_file_whose_remaking_fails_is_used_by_the_next_try() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_orders, orders_out) = bounded(1);
+        let (made, _made_out) = bounded(1);
+        let mut zeros = Image::new(MAKE_CHUNK_BYTES).unwrap();
+        let mut shop = Shop {
+            files: Files::probe(dir.path()).unwrap(),
+            orders: orders_out,
+            made,
+            signal: Signal::new().unwrap(),
+            chunks: Arc::default(),
+            hurry: Arc::new(AtomicBool::new(true)),
+            stop: Arc::new(AtomicBool::new(false)),
+            zeros: ImageWriter::claim(&mut zeros).unwrap(),
+            manifest: None,
+            free: Vec::new(),
+            making: VecDeque::new(),
+            retiring: VecDeque::new(),
+            named: None,
+        };
+        let bytes = 64 << 10;
+        let order = |segment| MakeSegment { segment, bytes, header: Box::new([7; BLOCK_BYTES]) };
+        shop.make_file(&order(SegmentSeq(1))).unwrap();
+        shop.files.retire(SegmentSeq(1), Fate::Recycle).unwrap();
+        shop.free.push((SegmentSeq(1), bytes));
+        // A directory of its new name is in its way.
+        let new = shop.files.path(SegmentSeq(2));
+        std::fs::create_dir(&new).unwrap();
+        shop.make_file(&order(SegmentSeq(2))).unwrap_err();
+        std::fs::remove_dir(&new).unwrap();
+        let (_file, origin) = shop.make_file(&order(SegmentSeq(2))).unwrap();
+        assert_eq!(origin, SegmentOrigin::Recycled);
+        let names: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(names, [new]);
+    }
+}

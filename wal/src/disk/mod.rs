@@ -10,6 +10,7 @@
 mod files;
 mod maker;
 mod portable;
+mod scan;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod uring;
@@ -21,7 +22,11 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(crate) use files::{MANIFEST_NAME, atomic_write, sync_dir};
+pub(crate) use files::{
+    CORRUPT_SUFFIX, MANIFEST_NAME, TEMPORARY_SUFFIX, atomic_write, segment_name, segment_of,
+    sync_dir,
+};
+pub use scan::{Scan, Scanned};
 
 /// Which driver writes the log.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -66,6 +71,15 @@ pub struct SegmentFile {
     pub bytes: u64,
 }
 
+/// What to read of a segment while opening.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ScanFile {
+    /// Which.
+    pub segment: SegmentSeq,
+    /// How many bytes, from its first on: whole blocks.
+    pub bytes: u64,
+}
+
 /// An order for the next segment.
 #[derive(Clone, Debug)]
 pub struct MakeSegment {
@@ -75,8 +89,39 @@ pub struct MakeSegment {
     pub bytes: u64,
     /// Its first block; zeros follow.
     pub header: Box<[u8; BLOCK_BYTES]>,
-    /// What the manifest says from then on: replaced when the file is durable, before it may be used.
-    pub manifest: Vec<u8>,
+}
+
+/// An order to give up the oldest segment.
+#[derive(Clone, Copy, Debug)]
+pub struct RetireSegment {
+    /// Its number.
+    pub segment: SegmentSeq,
+    /// The oldest one from then on: the manifest says so, durably, before the file is touched.
+    pub first: SegmentSeq,
+    /// The file's size.
+    pub bytes: u64,
+    /// What becomes of the file.
+    pub fate: Fate,
+}
+
+/// What becomes of a segment's file that is not needed any more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fate {
+    /// Kept to be made another segment.
+    Recycle,
+    /// Removed.
+    Remove,
+    /// Renamed to `*.corrupt`, for somebody to look at (rule 25).
+    SetAside,
+}
+
+/// What a segment was made of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SegmentOrigin {
+    /// A new file, written with zeros.
+    New,
+    /// A file given up before; its old bytes are in it.
+    Recycled,
 }
 
 /// A durable write.
@@ -105,6 +150,13 @@ pub enum DiskEvent {
     /// A segment may be used; or it could not be made. After [`io::ErrorKind::StorageFull`] or
     /// [`io::ErrorKind::QuotaExceeded`] the driver keeps trying, and reports again.
     Made {
+        /// Which.
+        segment: SegmentSeq,
+        /// How it went.
+        result: io::Result<SegmentOrigin>,
+    },
+    /// A segment is given up. For lack of room on the disk the driver keeps trying, without a report.
+    Retired {
         /// Which.
         segment: SegmentSeq,
         /// How it went.
@@ -140,7 +192,7 @@ pub trait Disk {
     /// The read's.
     fn manifest(&mut self) -> io::Result<Option<Vec<u8>>>;
 
-    /// The segment files there are, in order. Half-made ones are removed.
+    /// The segment files there are, in order.
     ///
     /// # Errors
     /// The directory's; [`io::ErrorKind::InvalidData`] for a name that is no segment's.
@@ -151,6 +203,12 @@ pub trait Disk {
     /// # Errors
     /// The read's.
     fn read(&mut self, segment: SegmentSeq, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// Reads segments, in this order, ahead of need. Used while opening.
+    ///
+    /// # Errors
+    /// The thread that reads could not be started.
+    fn scan(&mut self, wanted: Vec<ScanFile>) -> io::Result<Box<dyn Scan>>;
 
     /// Makes what was read of a segment durable. Blocks; used while opening (rule 19).
     ///
@@ -164,11 +222,25 @@ pub trait Disk {
     /// The removal's, or the directory sync's.
     fn remove(&mut self, segment: SegmentSeq) -> io::Result<()>;
 
+    /// Removes what was half made, and files kept to be segments again. Blocks; used while opening, before the first
+    /// order.
+    ///
+    /// # Errors
+    /// The listing's or a removal's.
+    fn remove_temporary(&mut self) -> io::Result<()>;
+
     /// Orders the next segment. Its [`DiskEvent::Made`] follows. `urgent`: writes wait for it.
     fn make(&mut self, make: MakeSegment, urgent: bool);
 
+    /// Orders that the oldest segment be given up. Its [`DiskEvent::Retired`] follows, also while an order for a
+    /// segment waits for room.
+    fn retire(&mut self, retire: RetireSegment);
+
     /// Says that writes wait for the segments ordered.
     fn hurry(&mut self);
+
+    /// Counts what was written of segments in the making: while it grows, the disk answers.
+    fn chunks_made(&self) -> u64;
 
     /// An image of a segment's size, with whatever bytes are in it.
     ///

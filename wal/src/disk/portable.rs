@@ -8,9 +8,10 @@
 
 use super::files::Files;
 use super::maker::{Made, Maker, Signal};
+use super::scan::ReadAhead;
 use super::{
-    AbortOnPanic, Disk, DiskEvent, DriverInfo, MakeSegment, Progress, SegmentFile, SegmentReader,
-    WriteSegment, is_no_space, progress,
+    AbortOnPanic, Disk, DiskEvent, DriverInfo, MakeSegment, Progress, RetireSegment, Scan,
+    ScanFile, SegmentFile, SegmentReader, WriteSegment, is_no_space, progress,
 };
 use crate::format::SegmentSeq;
 use crate::image::{ImagePool, ImageWriter};
@@ -91,11 +92,18 @@ impl PortableDisk {
                 self.pool.add(image);
             }
             Made::Segment(segment, result) => {
-                let result = result.map(|file| self.open.push((segment, Arc::new(file))));
+                let result = result.map(|(file, origin)| {
+                    self.open.push((segment, Arc::new(file)));
+                    origin
+                });
                 if !matches!(&result, Err(error) if is_no_space(error)) {
                     self.orders -= 1;
                 }
                 self.events.push(DiskEvent::Made { segment, result });
+            }
+            Made::Retired(segment, result) => {
+                self.orders -= 1;
+                self.events.push(DiskEvent::Retired { segment, result });
             }
         }
     }
@@ -127,6 +135,10 @@ impl Disk for PortableDisk {
         self.files.read(segment, offset, out)
     }
 
+    fn scan(&mut self, wanted: Vec<ScanFile>) -> io::Result<Box<dyn Scan>> {
+        Ok(Box::new(ReadAhead::start(self.files.clone(), wanted)?))
+    }
+
     fn sync(&mut self, segment: SegmentSeq) -> io::Result<()> {
         self.files.sync(segment)
     }
@@ -135,13 +147,26 @@ impl Disk for PortableDisk {
         self.files.remove(segment)
     }
 
+    fn remove_temporary(&mut self) -> io::Result<()> {
+        self.files.remove_temporary()
+    }
+
     fn make(&mut self, make: MakeSegment, urgent: bool) {
         self.orders += 1;
         self.maker.make(make, urgent);
     }
 
+    fn retire(&mut self, retire: RetireSegment) {
+        self.orders += 1;
+        self.maker.retire(retire);
+    }
+
     fn hurry(&mut self) {
         self.maker.hurry();
+    }
+
+    fn chunks_made(&self) -> u64 {
+        self.maker.chunks_made()
     }
 
     fn image(&mut self) -> io::Result<ImageWriter> {

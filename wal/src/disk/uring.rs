@@ -4,7 +4,7 @@
 //!         durability.
 //! Out:    completions in any order; an eventfd that is written when there is one.
 //! Cost:   one `io_uring_enter` per write; no copy. Registered images spare the kernel the pinning of
-//!         pages per write.
+//!         pages per write, registered files the look-up.
 //! Fails:  io_uring may be forbidden (containers) or RLIMIT_MEMLOCK too small to register images: the first is
 //!         an error of `open`, the second means plain writes.
 //! Source: FAULTS' rules 9, W4, W15; io_uring_setup(2), io_uring_register(2).
@@ -19,18 +19,19 @@
 
 use super::files::Files;
 use super::maker::{Made, Maker, Signal};
+use super::scan::ReadAhead;
 use super::{
-    Disk, DiskEvent, DriverInfo, MakeSegment, Progress, SegmentFile, SegmentReader, WriteSegment,
-    is_no_space, progress,
+    Disk, DiskEvent, DriverInfo, MakeSegment, Progress, RetireSegment, Scan, ScanFile, SegmentFile,
+    SegmentReader, WriteSegment, is_no_space, progress,
 };
 use crate::format::SegmentSeq;
 use crate::image::{Frozen, Image, ImagePool, ImageWriter};
 use crate::mapped::MappedSegment;
 use hashbrown::HashMap;
-use io_uring::{IoUring, opcode, types};
+use io_uring::{IoUring, opcode, squeue, types};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -39,7 +40,7 @@ pub(super) struct UringDisk {
     // Fields drop in order: the ring goes before what it may have registered.
     ring: IoUring,
     in_flight: HashMap<u64, InFlight>,
-    open: Vec<(SegmentSeq, File)>,
+    open: Vec<OpenFile>,
     pool: ImagePool,
     /// Per place in the pool: whether that image is registered under the same number.
     registered: Vec<bool>,
@@ -51,6 +52,13 @@ pub(super) struct UringDisk {
     signal: Arc<Signal>,
     files: Files,
     segment_bytes: usize,
+}
+
+struct OpenFile {
+    segment: SegmentSeq,
+    file: File,
+    /// Its place in the ring's table, which spares the kernel the look-up and the count per write.
+    slot: Option<i32>,
 }
 
 struct InFlight {
@@ -83,6 +91,9 @@ impl UringDisk {
             .submitter()
             .register_buffers_sparse(u32::try_from(images).expect("a few images"))
             .is_ok();
+        if let Err(error) = ring.submitter().register_files_sparse(FILE_SLOTS.cast_unsigned()) {
+            tracing::debug!(%error, "no table of files");
+        }
         let maker = Maker::start(files.clone(), Arc::clone(&signal))?;
         let mut disk = Self {
             ring,
@@ -137,15 +148,18 @@ impl UringDisk {
     /// Hands the rest of write `token` to the kernel.
     fn push(&mut self, token: u64) -> io::Result<()> {
         let write = &self.in_flight[&token];
-        let file = &self.open.iter().find(|(segment, _)| *segment == write.segment);
-        let Some((_, file)) = file else {
+        let open = self.open.iter().find(|open| open.segment == write.segment);
+        let Some(open) = open else {
             return Err(io::Error::other(format!("{:?} is not open", write.segment)));
         };
-        let fd = types::Fd(file.as_raw_fd());
         let rest = &write.bytes[write.from..];
         let len = u32::try_from(rest.len()).expect("batches are below 4 GiB");
         let offset = write.offset + write.from as u64;
         let place = self.pool.place(&write.bytes).filter(|place| self.registered[*place]);
+        let (fd, flags) = match open.slot {
+            Some(slot) => (types::Fd(slot), squeue::Flags::FIXED_FILE),
+            None => (types::Fd(open.file.as_raw_fd()), squeue::Flags::empty()),
+        };
         let entry = match place {
             Some(place) => {
                 let place = u16::try_from(place).expect("a few images");
@@ -159,12 +173,38 @@ impl UringDisk {
                 .rw_flags(libc::RWF_DSYNC)
                 .build(),
         };
-        let entry = entry.user_data(token);
+        let entry = entry.flags(flags).user_data(token);
         // SAFETY: the bytes and the file stay as they are until this token's completion: `in_flight` owns the
         // bytes and lets go only in `reap`, and a file is closed only when no write to it is in flight.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         pushed.map_err(|_| io::Error::other("submission queue is full"))?;
         self.submit()
+    }
+
+    /// Keeps a segment's file, in the ring's table if there is a place.
+    fn keep(&mut self, segment: SegmentSeq, file: File) {
+        let is_free = |slot: &i32| self.open.iter().all(|open| open.slot != Some(*slot));
+        let slot = (0..FILE_SLOTS).find(is_free);
+        let slot = slot.filter(|slot| self.set_slot(*slot, file.as_raw_fd()).is_ok());
+        self.open.push(OpenFile { segment, file, slot });
+    }
+
+    /// Closes the files of segments before `segment` that no write in flight needs.
+    fn close_before(&mut self, segment: SegmentSeq) {
+        let in_flight = &self.in_flight;
+        let is_done = |open: &mut OpenFile| {
+            open.segment < segment && in_flight.values().all(|write| write.segment != open.segment)
+        };
+        let done: Vec<OpenFile> = self.open.extract_if(.., is_done).collect();
+        for slot in done.iter().filter_map(|open| open.slot) {
+            // Left in the table, the file would stay open for as long as the ring, no more.
+            let _ = self.set_slot(slot, NO_FILE);
+        }
+    }
+
+    fn set_slot(&self, slot: i32, file: RawFd) -> io::Result<usize> {
+        let slot = u32::try_from(slot).expect("a small number");
+        self.ring.submitter().register_files_update(slot, &[file])
     }
 
     fn submit(&mut self) -> io::Result<()> {
@@ -211,11 +251,18 @@ impl UringDisk {
                 self.order_image();
             }
             Made::Segment(segment, result) => {
-                let result = result.map(|file| self.open.push((segment, file)));
+                let result = result.map(|(file, origin)| {
+                    self.keep(segment, file);
+                    origin
+                });
                 if !matches!(&result, Err(error) if is_no_space(error)) {
                     self.orders -= 1;
                 }
                 self.events.push(DiskEvent::Made { segment, result });
+            }
+            Made::Retired(segment, result) => {
+                self.orders -= 1;
+                self.events.push(DiskEvent::Retired { segment, result });
             }
         }
     }
@@ -250,6 +297,10 @@ impl Disk for UringDisk {
         self.files.read(segment, offset, out)
     }
 
+    fn scan(&mut self, wanted: Vec<ScanFile>) -> io::Result<Box<dyn Scan>> {
+        Ok(Box::new(ReadAhead::start(self.files.clone(), wanted)?))
+    }
+
     fn sync(&mut self, segment: SegmentSeq) -> io::Result<()> {
         self.files.sync(segment)
     }
@@ -258,13 +309,26 @@ impl Disk for UringDisk {
         self.files.remove(segment)
     }
 
+    fn remove_temporary(&mut self) -> io::Result<()> {
+        self.files.remove_temporary()
+    }
+
     fn make(&mut self, make: MakeSegment, urgent: bool) {
         self.orders += 1;
         self.maker.make(make, urgent);
     }
 
+    fn retire(&mut self, retire: RetireSegment) {
+        self.orders += 1;
+        self.maker.retire(retire);
+    }
+
     fn hurry(&mut self) {
         self.maker.hurry();
+    }
+
+    fn chunks_made(&self) -> u64 {
+        self.maker.chunks_made()
     }
 
     fn image(&mut self) -> io::Result<ImageWriter> {
@@ -275,10 +339,7 @@ impl Disk for UringDisk {
 
     fn write(&mut self, write: WriteSegment) -> io::Result<()> {
         // Segments are written in order: those before this one are done with.
-        self.open.retain(|(segment, _)| {
-            *segment >= write.segment
-                || self.in_flight.values().any(|other| other.segment == *segment)
-        });
+        self.close_before(write.segment);
         let in_flight =
             InFlight { segment: write.segment, offset: write.offset, bytes: write.bytes, from: 0 };
         let before = self.in_flight.insert(write.token, in_flight);
@@ -363,5 +424,8 @@ fn is_transient(error: &io::Error) -> bool {
 
 /// `IORING_ENTER_GETEVENTS`.
 const ENTER_GETEVENTS: u32 = 1;
+/// The active segment, those before it with writes in flight, and the spares.
+const FILE_SLOTS: i32 = 8;
+const NO_FILE: RawFd = -1;
 /// Images kept warm: one active, one closing, one still borrowed from.
 pub(super) const IMAGES_KEPT: usize = 3;

@@ -1,21 +1,86 @@
-//! Room for what is to come: segments ordered ahead, and what is refused while none can be had.
+//! Room for what is to come: segments ordered ahead, the quota, and what is refused while none can be had.
 //!
-//! In:     what an append would take; which segments are made.
-//! Out:    orders for segments; a refusal before anything is encoded.
+//! In:     what an append would take; which segments are made, and how many there may be.
+//! Out:    orders for segments; a refusal before anything is encoded; how much is used, and by whom.
 //! Cost:   a sum over an append's entries.
-//! Fails:  [`WalError::NoSpace`], [`WalError::TooLarge`].
-//! Source: FAULTS.md W9.
+//! Fails:  [`WalError::NoSpace`], [`WalError::OverQuota`], [`WalError::TooLarge`].
+//! Source: FAULTS.md W9, W10.
+//!
+//! With a quota, the last two segments' worth are not for entries: half of one is for votes, half of one for releases
+//! alone, and one for carrying, which has to write before it frees. What stood in one segment fits a fresh one,
+//! whatever the entries' sizes. Every open begins a segment, so a log opened at its quota goes over it, by that and
+//! what carrying needs, until it has given back as much ([`Wal::bytes_limit`]).
 
-use super::{Append, Spare, Wal};
+use super::{Append, Room, Spare, Wal};
 use crate::disk::MakeSegment;
 use crate::error::WalError;
 use crate::format::{
     BLOCK_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, FORMAT_VERSION, HARD_STATE_RECORD_BYTES,
-    Manifest, RECORD_ALIGN_BYTES, SegmentHeader, SegmentSeq, membership_record_bytes,
+    RECORD_ALIGN_BYTES, SegmentHeader, SegmentSeq, membership_record_bytes,
 };
-use logdrive_raft::EntryKind;
+use logdrive_raft::{EntryKind, GroupId};
+
+/// What a log takes on disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Usage {
+    /// Bytes of its segment files: those that hold the log, those made ahead, and those kept to be used again.
+    pub bytes: u64,
+    /// The most they may come to, if there is such a bound.
+    pub bytes_max: Option<u64>,
+    /// Record bytes in the segments that hold the log.
+    pub written: u64,
+    /// Those among them that are still needed.
+    pub live: u64,
+}
 
 impl Wal {
+    /// Whether to go on proposing.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        let half_full = self.open.tail > self.active.image.len() / 2;
+        let next_ready = self.ready_spares() > 0;
+        let segment = self.active.image.len() as u64;
+        if self.no_space && !next_ready {
+            Room::Reserve
+        } else if self.has_quota()
+            && self.capacity_within(self.config.log_bytes_max) < (FOR_ENTRIES + 1) * segment / 2
+        {
+            // What is on its way out is waited for.
+            if self.is_giving_back() { Room::Behind } else { Room::Quota }
+        } else if !self.is_made(self.active.seq) && half_full {
+            Room::Behind
+        } else {
+            Room::Free
+        }
+    }
+
+    /// What the log takes on disk.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            bytes: self.file_bytes(),
+            bytes_max: self.config.log_bytes_max,
+            written: self.ledger.written(),
+            live: self.ledger.live(),
+        }
+    }
+
+    /// Record bytes of a group's entries in this log; `None` if it is not in it.
+    #[must_use]
+    pub fn group_bytes(&self, group: GroupId) -> Option<u64> {
+        self.groups.get(&group).map(|state| state.index.bytes())
+    }
+
+    /// The `count` groups with the most bytes, most first: who should release. Walks the groups.
+    #[must_use]
+    pub fn heaviest_groups(&self, count: usize) -> Vec<(GroupId, u64)> {
+        let mut all: Vec<_> =
+            self.groups.iter().map(|(id, state)| (*id, state.index.bytes())).collect();
+        all.sort_unstable_by_key(|(id, bytes)| (std::cmp::Reverse(*bytes), *id));
+        all.truncate(count);
+        all
+    }
+
     /// Refuses what cannot be encoded whole. The estimate is an upper bound: each batch and each segment boundary
     /// it may cross costs at most a block and a few headers.
     pub(super) fn check_room(&self, append: &Append<'_>) -> Result<(), WalError> {
@@ -33,21 +98,101 @@ impl Wal {
             }
             bytes += entry.payload.len() + ENTRY_HEADER_BYTES;
         }
-        if !self.no_space {
+        if !self.no_space && !self.has_quota() {
             return Ok(());
         }
         let runs = append.entries.chunk_by(|a, b| a.term == b.term).count();
         bytes += runs * (ENTRIES_HEAD_BYTES + RECORD_ALIGN_BYTES);
-        let crossings = bytes / self.config.batch_bytes_max as usize + 2;
-        bytes += crossings * (2 * BLOCK_BYTES);
-        // A segment may be left early by one entry that does not fit its rest.
         let largest = append.entries.iter().map(|entry| entry.payload.len()).max().unwrap_or(0);
-        let rest = self.active.image.len() - self.open.tail.min(self.active.image.len());
-        let ready = self.ready_spares() * (self.active.image.len() / 2);
         // A new leader's no-op belongs to its election: refused, it would hold up the group's later votes.
-        let is_election = append.entries.iter().all(|entry| entry.kind == EntryKind::Noop);
-        let reserve = if is_election { 0 } else { self.active.image.len() / 8 };
-        if bytes + largest + reserve > rest + ready { Err(WalError::NoSpace) } else { Ok(()) }
+        let is_small = append.entries.iter().all(|entry| entry.kind == EntryKind::Noop);
+        self.check_capacity(bytes, largest, if is_small { FOR_VOTES } else { FOR_ENTRIES })
+    }
+
+    /// Refuses a release or a tombstone for which there is no room. They lead to more, so they go deeper than votes.
+    pub(super) fn check_room_to_release(&self, bytes: usize) -> Result<(), WalError> {
+        if self.no_space || self.has_quota() {
+            return self.check_capacity(bytes, 0, FOR_RELEASES);
+        }
+        Ok(())
+    }
+
+    fn check_capacity(&self, bytes: usize, largest: usize, halves: u64) -> Result<(), WalError> {
+        let segment = self.active.image.len();
+        let batches = bytes / self.config.batch_bytes_max as usize + 2;
+        // A segment may be left early by one entry that does not fit its rest.
+        let segments = bytes / (segment / 2) + 1;
+        let needed = bytes + batches * (2 * BLOCK_BYTES) + segments * largest;
+        let is_entries = halves == FOR_ENTRIES;
+        let max = if is_entries { self.config.log_bytes_max } else { self.bytes_limit };
+        let capacity = self.capacity_within(max);
+        let segment = segment as u64;
+        let reserve = match (self.no_space, is_entries) {
+            (true, true) => segment / 8 + self.carry_price(),
+            (true, false) => 0,
+            (false, _) => halves * segment / 2,
+        };
+        match needed as u64 + reserve <= capacity {
+            true => Ok(()),
+            false if self.no_space => Err(WalError::NoSpace),
+            false => Err(WalError::OverQuota),
+        }
+    }
+
+    /// Bytes that can still be written while giving space back.
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity_within(self.bytes_limit)
+    }
+
+    /// Bytes that can still be written: what is left of the active segment, of those ahead, and of those that may
+    /// still be ordered.
+    fn capacity_within(&self, max: Option<u64>) -> u64 {
+        let segment = self.active.image.len() as u64;
+        let rest = segment.saturating_sub(self.open.tail as u64);
+        // Its header, and the batch that says what came before it.
+        let fresh = segment - 2 * BLOCK_BYTES as u64;
+        let ahead = match (self.no_space, max) {
+            (true, _) => self.ready_spares() as u64,
+            (false, Some(max)) => {
+                self.spares.len() as u64 + max.saturating_sub(self.segment_bytes()) / segment
+            }
+            (false, None) => return u64::MAX,
+        };
+        rest + ahead * fresh
+    }
+
+    fn has_quota(&self) -> bool {
+        self.config.log_bytes_max.is_some()
+    }
+
+    /// Whether space must be won back at a higher price.
+    pub(super) fn is_short_of_room(&self) -> bool {
+        let segment = self.active.image.len() as u64;
+        match self.config.log_bytes_max {
+            _ if self.no_space => true,
+            Some(max) => self.capacity_within(Some(max)) <= (max / 4).max(4 * segment),
+            None => false,
+        }
+    }
+
+    /// Bytes of all files but those free to be used again, which orders would take first.
+    fn segment_bytes(&self) -> u64 {
+        let others = self.closing.len() + 1 + self.spares.len();
+        let leaving: u64 = self.leaving.iter().sum();
+        self.sealed_bytes + others as u64 * self.config.segment_bytes + leaving
+    }
+
+    fn file_bytes(&self) -> u64 {
+        let ordered = self.spares.len() - self.ready_spares();
+        let ordered = ordered + usize::from(!self.is_made(self.active.seq));
+        let free = self.free_segments.saturating_sub(ordered);
+        self.segment_bytes() + free as u64 * self.config.segment_bytes
+    }
+
+    /// The log has been opened, whatever its quota: from here on it gives back before it takes more.
+    pub(super) fn set_bytes_limit(&mut self) {
+        let least = self.segment_bytes() + 2 * self.config.segment_bytes;
+        self.bytes_limit = self.config.log_bytes_max.map(|max| max.max(least));
     }
 
     pub(super) fn ready_spares(&self) -> usize {
@@ -58,15 +203,24 @@ impl Wal {
         seq <= self.made
     }
 
-    /// Orders segments so that there are always some ahead of the active one.
+    /// Orders segments so that there are always some ahead of the active one, as far as the quota goes.
     pub(super) fn keep_spares(&mut self) {
-        while self.spares.len() < self.config.spare_segments {
-            let newest = self.spares.back().map_or(self.active.seq, |spare| spare.seq);
-            let seq = SegmentSeq(newest.0.checked_add(1).expect("segment numbers are used up"));
-            let id = (self.entropy)();
-            self.order(seq, id, false);
-            self.spares.push_back(Spare { seq, id });
+        while self.spares.len() < self.config.spare_segments && self.may_order() {
+            self.order_spare();
         }
+    }
+
+    fn may_order(&self) -> bool {
+        let after = self.segment_bytes() + self.config.segment_bytes;
+        self.config.log_bytes_max.is_none_or(|max| after <= max)
+    }
+
+    pub(super) fn order_spare(&mut self) {
+        let newest = self.spares.back().map_or(self.active.seq, |spare| spare.seq);
+        let seq = SegmentSeq(newest.0.checked_add(1).expect("segment numbers are used up"));
+        let id = (self.entropy)();
+        self.order(seq, id, false);
+        self.spares.push_back(Spare { seq, id });
     }
 
     pub(super) fn order(&mut self, seq: SegmentSeq, id: u128, urgent: bool) {
@@ -82,20 +236,15 @@ impl Wal {
             bytes: self.config.segment_bytes,
             cluster: identity.cluster.clone(),
         };
-        let manifest = Manifest {
-            version: FORMAT_VERSION,
-            shard: self.config.shard,
-            store: identity.store,
-            node: identity.node,
-            first: SegmentSeq(1),
-            made: seq,
-        };
-        let make = MakeSegment {
-            segment: seq,
-            bytes: self.config.segment_bytes,
-            header: header.encode(),
-            manifest: manifest.encode(),
-        };
+        let make =
+            MakeSegment { segment: seq, bytes: self.config.segment_bytes, header: header.encode() };
         self.disk.make(make, urgent);
     }
 }
+
+/// Kept back from entries, with a quota, in halves of a segment.
+const FOR_ENTRIES: u64 = 4;
+/// Kept back from votes.
+const FOR_VOTES: u64 = 3;
+/// Kept back from releases.
+const FOR_RELEASES: u64 = 2;

@@ -2,9 +2,16 @@
 
 #![allow(dead_code)] // Each test file uses its own part.
 
+pub(crate) mod crashes;
+pub(crate) mod golden;
+pub(crate) mod model;
+pub(crate) mod mutate;
+pub(crate) mod reader;
+
 use bytes::Bytes;
 use logdrive_raft::{Entry, EntryKind, GroupId, HardState, LogIndex, NodeId, Term, WriteId};
 use logdrive_wal::disk::sim::SimPlatter;
+use logdrive_wal::inspect::{self, Event};
 use logdrive_wal::{
     Append, Completed, Config, DriverChoice, Home, Identity, Recovered, RecoveredGroup, Wal,
     WalError,
@@ -145,17 +152,40 @@ impl Sim {
     }
 }
 
-/// All of a group's entries, read back.
+/// The damage that somebody finds who only looks: its label, and where in its file it is.
+pub(crate) fn inspected(sim: &Sim) -> Vec<(&'static str, u64)> {
+    let dir = tempfile::tempdir().unwrap();
+    for segment in sim.platter.segments() {
+        let file = dir.path().join(format!("{:010}.seg", segment.0));
+        std::fs::write(file, sim.platter.segment(segment)).unwrap();
+    }
+    std::fs::write(dir.path().join("manifest"), sim.platter.manifest().unwrap()).unwrap();
+    let mut damage = Vec::new();
+    inspect::scan(dir.path(), None, &mut |event| {
+        if let Event::Finding(finding) = event
+            && finding.damage
+        {
+            damage.push((finding.label, finding.offset));
+        }
+        Ok(())
+    })
+    .unwrap();
+    damage
+}
+
+/// All entries a group has, read back.
 pub(crate) fn read_all(wal: &Wal, group: &RecoveredGroup) -> Vec<Entry> {
-    let mut all = Vec::new();
-    while (all.len() as u64) < group.last.get() {
-        let next = LogIndex(all.len() as u64 + 1);
+    let mut all: Vec<Entry> = Vec::new();
+    loop {
+        let next = all.last().map_or(group.released, |entry| entry.index).next();
+        if next > group.last {
+            return all;
+        }
         let plan = wal.plan_read(group.group, next, group.last, 4096).unwrap();
         let part = plan.run().unwrap().into_entries();
         assert!(!part.is_empty() && part[0].index == next);
         all.extend(part);
     }
-    all
 }
 
 /// Runs a read on another thread, as a reader does.

@@ -1,0 +1,307 @@
+//! This log under load: one thread owns it, as a shard does; writers hand their entries over and sleep.
+//!
+//! In:     a directory.
+//! Out:    a [`Log`].
+//! Cost:   one wake-up call for all writers of an epoch; the log's thread is woken only while a write slot is free.
+//! Fails:  with the log's first error, at the writers that wait.
+//!
+//! Writers that hand over in the same *epoch* sleep at the same gate, so that one call wakes them all. An epoch
+//! ends when the log's thread takes it, or when it holds as much as a batch should.
+
+use crate::load::{Log, Shape, Writer, noise};
+use crate::sleeper::Sleeper;
+use crate::tenants::Tenants;
+use bytes::Bytes;
+use logdrive_raft::{Entry, EntryKind, GroupId, LogIndex, NodeId, Term, WriteId};
+use logdrive_wal::{Append, Completed, Config, Home, Wal};
+use rustix::thread::futex;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+pub(crate) struct Ours {
+    desk: Arc<Desk>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+    _home: Home,
+}
+
+/// A fresh log's home and settings.
+pub(crate) fn create(dir: &Path, in_flight: Option<usize>) -> io::Result<(Home, Config)> {
+    let home = Home::create(dir, "bench", NodeId(1), 1, BTreeMap::new());
+    let home = home.map_err(io::Error::other)?;
+    let mut config = Config::new(home.shard_dir(0), home.identity().clone(), 0);
+    config.in_flight_max = in_flight.unwrap_or(config.in_flight_max);
+    Ok((home, config))
+}
+
+impl Ours {
+    pub(crate) fn open(dir: &Path, in_flight: Option<usize>) -> io::Result<Self> {
+        let (home, config) = create(dir, in_flight)?;
+        let desk = Arc::new(Desk {
+            waiting: Mutex::new(Waiting { epoch: 1, bytes: 0, writes: Vec::new() }),
+            wanted: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            gates: Default::default(),
+            sleeper: Sleeper::new()?,
+        });
+        let shared = Arc::clone(&desk);
+        let (opened_in, opened) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            let mut clerk = match Clerk::open(config, &shared) {
+                Ok(clerk) => clerk,
+                Err(error) => return opened_in.send(Err(error)).map_err(io::Error::other),
+            };
+            opened_in.send(Ok(())).map_err(io::Error::other)?;
+            let ended = clerk.serve();
+            shared.ended.store(true, Ordering::SeqCst);
+            shared.open_gates(u32::MAX);
+            ended.and_then(|()| clerk.wal.close().map_err(io::Error::other))
+        })?;
+        opened.recv().map_err(io::Error::other)??;
+        Ok(Self { desk, thread: Some(thread), _home: home })
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        self.desk.ended.store(true, Ordering::SeqCst);
+        self.desk.sleeper.kick().expect("an eventfd takes a tick");
+        if let Some(Ok(Err(error))) = self.thread.take().map(JoinHandle::join) {
+            eprintln!("the log ended with: {error}");
+        }
+    }
+}
+
+impl Log for Ours {
+    fn writer(&self, group: u64, shape: Shape) -> Box<dyn Writer + Send + '_> {
+        let payloads = (0..shape.entries as u64)
+            .map(|at| Bytes::from(noise(group << 32 | at, shape.payload)))
+            .collect();
+        Box::new(OurWriter { desk: &self.desk, group: GroupId(group), payloads })
+    }
+
+    /// The log's thread does it whenever a segment is full.
+    fn release(&mut self, _next: &[u64]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct OurWriter<'a> {
+    desk: &'a Desk,
+    group: GroupId,
+    payloads: Vec<Bytes>,
+}
+
+impl Writer for OurWriter<'_> {
+    fn write(&mut self, first: u64) -> io::Result<()> {
+        let entry = |(index, payload): (u64, &Bytes)| Entry {
+            term: Term(1),
+            index: LogIndex(index),
+            kind: EntryKind::Command,
+            checksum: logdrive_wal::checksum(payload),
+            payload: payload.clone(),
+        };
+        let entries = (first..).zip(&self.payloads).map(entry).collect();
+        let epoch = self.desk.hand_over(self.group, entries)?;
+        self.desk.wait(epoch)
+    }
+}
+
+/// Where writers and the log's thread meet. Bounded by the writers: each has one write here.
+struct Desk {
+    waiting: Mutex<Waiting>,
+    /// The log's thread sleeps, or is about to, and has a free slot: the next writer kicks it.
+    wanted: AtomicBool,
+    /// No more writes, or the log has failed.
+    ended: AtomicBool,
+    /// Epochs take turns at the gates. A gate shows the newest epoch of its own that is durable.
+    gates: [Gate; GATES],
+    sleeper: Sleeper,
+}
+
+#[derive(Default)]
+#[repr(align(64))]
+struct Gate(AtomicU32);
+
+struct Waiting {
+    epoch: u32,
+    bytes: usize,
+    writes: Vec<Write>,
+}
+
+struct Write {
+    epoch: u32,
+    group: GroupId,
+    entries: Vec<Entry>,
+}
+
+impl Desk {
+    fn hand_over(&self, group: GroupId, entries: Vec<Entry>) -> io::Result<u32> {
+        let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
+        let mut waiting = self.waiting.lock().expect("nobody panics here");
+        let epoch = waiting.epoch;
+        waiting.writes.push(Write { epoch, group, entries });
+        waiting.bytes += bytes;
+        if waiting.bytes >= EPOCH_BYTES {
+            (waiting.epoch, waiting.bytes) = (epoch + 1, 0);
+        }
+        drop(waiting);
+        if self.wanted.load(Ordering::SeqCst) && self.wanted.swap(false, Ordering::SeqCst) {
+            self.sleeper.kick()?;
+        }
+        Ok(epoch)
+    }
+
+    /// Sleeps until `epoch` is durable.
+    fn wait(&self, epoch: u32) -> io::Result<()> {
+        let gate = &self.gates[epoch as usize % GATES].0;
+        loop {
+            let durable = gate.load(Ordering::Acquire);
+            if durable == u32::MAX {
+                return Err(io::Error::other("the log has ended"));
+            }
+            if durable >= epoch {
+                return Ok(());
+            }
+            match futex::wait(gate, futex::Flags::PRIVATE, durable, None) {
+                Ok(()) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes what was handed over. What comes later is of a later epoch.
+    fn take(&self, writes: &mut Vec<Write>) {
+        let mut waiting = self.waiting.lock().expect("nobody panics here");
+        if waiting.bytes > 0 {
+            waiting.epoch += 1;
+            waiting.bytes = 0;
+        }
+        std::mem::swap(&mut waiting.writes, writes);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.lock().expect("nobody panics here").writes.is_empty()
+    }
+
+    fn open_gate(&self, epoch: u32) -> io::Result<()> {
+        let gate = &self.gates[epoch as usize % GATES].0;
+        gate.store(epoch, Ordering::Release);
+        futex::wake(gate, futex::Flags::PRIVATE, i32::MAX as u32)?;
+        Ok(())
+    }
+
+    fn open_gates(&self, epoch: u32) {
+        for gate in &self.gates {
+            gate.0.store(epoch, Ordering::Release);
+            let _ = futex::wake(&gate.0, futex::Flags::PRIVATE, i32::MAX as u32);
+        }
+    }
+}
+
+/// The log's thread.
+struct Clerk<'a> {
+    wal: Wal,
+    desk: &'a Desk,
+    writes: Vec<Write>,
+    completed: Vec<Completed>,
+    tenants: Tenants,
+    /// The epoch each group waits in, by its number.
+    epochs: Vec<u32>,
+    /// Epochs in the log that are not durable, oldest first, with how many of their writes are not.
+    open: VecDeque<(u32, usize)>,
+}
+
+impl<'a> Clerk<'a> {
+    fn open(config: Config, desk: &'a Desk) -> io::Result<Self> {
+        let (wal, _) = Wal::open(config).map_err(io::Error::other)?;
+        desk.sleeper.watch(&wal)?;
+        Ok(Self {
+            wal,
+            desk,
+            writes: Vec::new(),
+            completed: Vec::new(),
+            tenants: Tenants::default(),
+            epochs: Vec::new(),
+            open: VecDeque::new(),
+        })
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            self.wal.poll(0, &mut self.completed).map_err(io::Error::other)?;
+            // The next batch leaves before the last one's writers are woken.
+            if self.wal.has_slot() {
+                self.desk.take(&mut self.writes);
+                self.append()?;
+                self.wal.submit(0).map_err(io::Error::other)?;
+            }
+            self.wake()?;
+            Tenants::tidy(&mut self.wal)?;
+            if self.wal.has_slot() {
+                self.desk.wanted.store(true, Ordering::SeqCst);
+                if !self.desk.is_idle() {
+                    continue;
+                }
+                if self.desk.ended.load(Ordering::SeqCst) {
+                    return Ok(());
+                }
+            } else {
+                self.desk.wanted.store(false, Ordering::SeqCst);
+            }
+            self.desk.sleeper.sleep()?;
+        }
+    }
+
+    fn append(&mut self) -> io::Result<()> {
+        for write in self.writes.drain(..) {
+            let group = number(write.group);
+            if self.epochs.len() <= group {
+                self.epochs.resize(group + 1, 0);
+            }
+            self.epochs[group] = write.epoch;
+            match self.open.back_mut() {
+                Some((epoch, writes)) if *epoch == write.epoch => *writes += 1,
+                _ => self.open.push_back((write.epoch, 1)),
+            }
+            let last = write.entries.last().expect("a write has entries").index;
+            let append = Append {
+                group: write.group,
+                write: WriteId(last.0),
+                membership: None,
+                hard_state: None,
+                entries: &write.entries,
+            };
+            self.wal.append(&append).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// Wakes the writers whose whole epoch is durable.
+    fn wake(&mut self) -> io::Result<()> {
+        for batch in self.completed.drain(..) {
+            for durable in &batch.durable {
+                let epoch = self.epochs[number(durable.group())];
+                let open = self.open.iter_mut().find(|(open, _)| *open == epoch);
+                open.expect("an epoch is open until all its writes are durable").1 -= 1;
+            }
+            self.tenants.note(&mut self.wal, &batch)?;
+        }
+        while let Some((epoch, 0)) = self.open.front() {
+            self.desk.open_gate(*epoch)?;
+            self.open.pop_front();
+        }
+        Ok(())
+    }
+}
+
+fn number(group: GroupId) -> usize {
+    usize::try_from(group.0).expect("a small number")
+}
+
+const GATES: usize = 16;
+/// An epoch is closed when it holds this many bytes.
+const EPOCH_BYTES: usize = 512 << 10;

@@ -1,0 +1,173 @@
+//! The bug bank: mutations compiled in by the feature `bug-bank`, each of which the simulator must catch.
+//!
+//! In:     a mutation's name; seeds.
+//! Out:    the first seed that fails with it, and by which invariant.
+//! Cost:   a run per seed.
+//! Fails:  a mutation that no seed catches is a hole in the simulator.
+//! Source: FAULTS.md §3 (the bug bank).
+//!
+//! To add one: `bug!("name")` at its place, and a line in [`ALL`]. `engine/BUGS.md` is made by
+//! `LOGDRIVE_BUGS=write cargo test -p logdrive --features bug-bank --test bug_bank`.
+
+use super::{Cluster, cluster::caught, invariants::Broken};
+
+/// A mutation.
+#[derive(Clone, Copy, Debug)]
+pub struct Bug {
+    /// As in `bug!`.
+    pub name: &'static str,
+    /// What it does, and the rule it breaks.
+    pub what: &'static str,
+    /// Seeds within which it must be caught.
+    pub seeds: u64,
+}
+
+const fn bug(name: &'static str, seeds: u64, what: &'static str) -> Bug {
+    Bug { name, what, seeds }
+}
+
+/// All of them.
+pub const ALL: &[Bug] = &[
+    bug("ack_before_durable", 10, "a follower acknowledges what is not on its disk yet (rule 10)"),
+    bug("heartbeat_acks_last", 10, "a heartbeat's answer acknowledges the log's end (M13)"),
+    bug(
+        "ack_last_not_match",
+        60,
+        "an append's answer acknowledges the log's end, not what was compared",
+    ),
+    bug("vote_before_durable", 10, "a vote leaves before it is on disk (rule 11)"),
+    bug("vote_not_saved", 10, "a vote for another is never written (rule 11)"),
+    bug("votes_twice", 60, "a second candidate of a term gets a vote too"),
+    bug("vote_forgotten_on_restart", 200, "a restart forgets whom it voted for"),
+    bug(
+        "vote_requests_before_durable",
+        10,
+        "a candidate asks before its own vote is on disk (rule 11)",
+    ),
+    bug(
+        "own_vote_before_durable",
+        400,
+        "a candidate counts its own vote before it is on disk (rule 11)",
+    ),
+    bug("vote_for_any_log", 60, "a candidate's log is not looked at (paper §5.4.1)"),
+    bug(
+        "earlier_term_by_counting",
+        60,
+        "entries of an earlier term are committed by counting (M11)",
+    ),
+    bug(
+        "leader_counts_itself_at_once",
+        60,
+        "a leader counts its own log before it is on disk (M12)",
+    ),
+    bug("half_is_a_majority", 60, "half of an even number of voters is enough"),
+    bug("heartbeats_after_quorum_loss", 60, "a leader without a majority goes on (N2, N5)"),
+    bug("heartbeat_commit_unclamped", 60, "a heartbeat tells a commit index past what was matched"),
+    bug("commit_past_match", 200, "an append's commit index is taken up to the log's end"),
+    bug(
+        "prev_log_by_index_only",
+        60,
+        "an append is taken without comparing the term before it (paper §5.3)",
+    ),
+    bug("shorter_append_truncates", 60, "a late, shorter append takes back what follows it"),
+    bug("promise_outlives_its_term", 400, "a promise of an earlier term leaves with a later one's"),
+    bug("apply_before_durable", 60, "an entry is applied before it is on this disk (rule 16)"),
+    bug("unknown_told_as_no", 60, "a proposal in the log is told as refused when leadership moves"),
+    bug(
+        "durable_by_any_completion",
+        60,
+        "any finished write vouches for those before it (rule 10)",
+    ),
+    bug("held_write_overtaken", 200, "a write overtakes one of its group that waits for room"),
+    bug("failed_write_taken_for_done", 60, "a failed write counts as done (rule 17)"),
+    bug(
+        "segment_before_the_last_is_durable",
+        60,
+        "a segment is begun before the last one is durable (rule 8)",
+    ),
+    bug(
+        "damage_cut_as_a_tail",
+        400,
+        "damage below a durable offset is cut off as a torn tail, in mid-log too (rule 21)",
+    ),
+    bug("damage_passed_over", 400, "a damaged batch is left out, and its groups go on (rule 24)"),
+    bug("batch_checksum_not_looked_at", 60, "recovery takes a batch whose body fails its checksum"),
+    bug("recovery_keeps_the_first_vote", 60, "recovery takes the first hard state, not the last"),
+];
+
+/// Mutations of the Raft core that whole clusters do not reach within their seeds; replicas alone do, in the
+/// directed transcripts (`engine/raft/tests/scripts`), then in their random runs (`engine/raft/tests/random.rs`).
+pub const OF_THE_CORE: &[Bug] = &[
+    bug("old_terms_ack_counts", 400, "an acknowledgement of an earlier term is counted"),
+    bug("vote_by_durable_log", 400, "votes are decided by the durable log (rule 10)"),
+    bug(
+        "aba_completion",
+        400,
+        "a finished write vouches for an entry that was replaced and put back (W14)",
+    ),
+];
+
+/// Mutations of the log that its own histories catch: `wal/tests/model.rs`, which gives space back.
+pub const OF_THE_LOG: &[Bug] = &[
+    bug(
+        "space_without_carrying_the_vote",
+        60,
+        "a segment goes with the latest vote in it (invariant 22)",
+    ),
+    bug(
+        "space_before_its_copies_are_durable",
+        60,
+        "a segment goes before what was carried from it is on disk (invariant 22)",
+    ),
+    bug("tombstone_dropped_early", 200, "a segment goes with a destroyed group's tombstone in it"),
+    bug(
+        "no_segment_id_in_the_checksum",
+        60,
+        "bytes of a file's earlier life pass for its own (rule 2, W12)",
+    ),
+    bug("directory_not_synced", 200, "the maker skips the directory's sync (rule 7)"),
+    bug("new_file_not_synced", 200, "the maker skips the sync of files it makes (rule 7)"),
+];
+
+/// How a mutation was caught.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Caught {
+    /// Runs it took.
+    pub seeds: u64,
+    /// The invariant, or where an assertion stands.
+    pub by: String,
+    /// Both sides of the contradiction.
+    pub what: String,
+}
+
+/// Runs the cluster of each seed with the mutation `name` on, until one fails.
+#[must_use]
+pub fn hunt(name: &'static str, seeds: std::ops::Range<u64>) -> Option<Caught> {
+    let run =
+        |seed| Cluster::new(seed).run().map(drop).map_err(|f| (f.invariant.clone(), f.to_string()));
+    hunt_with(name, seeds, run)
+}
+
+/// The first of `seeds` that `run` refuses with the mutation `name` on: by what, and why.
+#[must_use]
+pub fn hunt_with(
+    name: &'static str,
+    seeds: std::ops::Range<u64>,
+    run: impl Fn(u64) -> Result<(), (String, String)>,
+) -> Option<Caught> {
+    logdrive_raft::hooks::switch_on(Some(name));
+    let first = seeds.start;
+    let found = seeds
+        .map(|seed| (seed - first + 1, run(seed)))
+        .find_map(|(seeds, result)| result.err().map(|(by, what)| Caught { seeds, by, what }));
+    logdrive_raft::hooks::switch_on(None);
+    found
+}
+
+/// Runs something that panics if it finds a mutation: where the assertion stands, and what it says.
+///
+/// # Errors
+/// Both.
+pub fn guard(run: impl FnOnce()) -> Result<(), (String, String)> {
+    caught(run).map_err(|Broken { invariant, what }| (invariant, what))
+}

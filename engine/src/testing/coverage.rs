@@ -1,0 +1,72 @@
+//! How often runs reached the places worth reaching: a place never reached in a long campaign is a hole.
+//!
+//! In:     the names given to `reached!` in the crates, as a thread counted them.
+//! Out:    [`Coverage`], to be added up over seeds.
+
+use std::collections::BTreeMap;
+
+/// Places that a long campaign must reach, and where they are.
+pub const PLACES: &[(&str, &str)] = &[
+    ("acknowledgement merged", "engine/raft/src/follower.rs"),
+    ("append refused", "engine/raft/src/follower.rs"),
+    ("completion after its entry was replaced", "engine/raft/src/log.rs"),
+    ("conflict repaired", "engine/src/testing/ghost.rs"),
+    ("damaged log refused", "engine/src/testing/run.rs"),
+    ("durable batch damaged at rest", "engine/src/testing/run.rs"),
+    ("entry of an earlier term not committed by counting", "engine/raft/src/leader.rs"),
+    ("group fenced", "engine/src/testing/run.rs"),
+    ("impossible message ignored", "engine/raft/src/raft.rs"),
+    ("leader lost its majority", "engine/raft/src/leader.rs"),
+    ("log poisoned", "engine/src/testing/run.rs"),
+    ("old entries read back", "engine/src/testing/node.rs"),
+    ("outcome unknown", "engine/src/shard/proposals.rs"),
+    ("pre-vote refused", "engine/raft/src/candidate.rs"),
+    ("promise dropped with its term", "engine/raft/src/raft.rs"),
+    ("proposal refused by the log's quota", "engine/src/shard/core.rs"),
+    ("proposal refused for want of room", "engine/src/shard/core.rs"),
+    ("segment changed", "wal/src/stream.rs"),
+    ("shorter append after a longer one", "engine/raft/src/follower.rs"),
+    ("torn tail cut", "engine/src/testing/node.rs"),
+    ("vote refused", "engine/raft/src/candidate.rs"),
+    ("vote request ignored, a leader is heard", "engine/raft/src/raft.rs"),
+    ("write held for want of room", "engine/src/turn.rs"),
+    ("writes finished out of order", "wal/src/stream.rs"),
+];
+
+/// Counted beside them; the fewer the better.
+const GIVEN_UP: &str = "search for an order given up";
+
+/// Counts by place.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Coverage(pub BTreeMap<&'static str, u64>);
+
+impl Coverage {
+    /// Starts anew in this thread.
+    pub(super) fn begin() {
+        let _ = logdrive_raft::hooks::take_reached();
+    }
+
+    /// What this thread has reached since.
+    pub(super) fn end() -> Self {
+        let reached = logdrive_raft::hooks::take_reached();
+        for name in reached.keys() {
+            let known = PLACES.iter().any(|(place, _)| place == name);
+            assert!(known || *name == GIVEN_UP, "{name:?} is not in PLACES");
+        }
+        Self(reached)
+    }
+
+    /// Adds another run's counts.
+    pub fn add(&mut self, other: &Self) {
+        for (name, count) in &other.0 {
+            *self.0.entry(name).or_default() += count;
+        }
+    }
+
+    /// Places never reached.
+    #[must_use]
+    pub fn holes(&self) -> Vec<&'static str> {
+        let is_hole = |name: &&str| !self.0.contains_key(name);
+        PLACES.iter().map(|(name, _)| *name).filter(is_hole).collect()
+    }
+}

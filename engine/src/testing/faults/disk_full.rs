@@ -1,0 +1,20 @@
+//! There is no room for further segments, for a while (FAULTS.md W9, W10). Arguments: the node, or one
+//! past the last for all of them; segments left; for how long.
+
+use super::{Fault, node};
+
+pub(super) const FAULT: Fault = Fault {
+    name: "full disk",
+    often: 4,
+    draw: |random, shape| {
+        let nodes = shape.nodes.len() as u64;
+        [random.below(nodes + 1), random.below(2), *random.pick(&[30, 100, 200])]
+    },
+    inject: |run, [at, left, steps]| {
+        if node(at) < run.nodes.len() {
+            run.fill_disk(node(at), left, steps);
+        } else {
+            (0..run.nodes.len()).for_each(|at| run.fill_disk(at, left, steps));
+        }
+    },
+};

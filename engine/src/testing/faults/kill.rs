@@ -1,0 +1,11 @@
+//! The process of one node ends; what it had in flight may be read, land late, or never (rule 8, 19).
+//! Arguments: the node, steps until it starts again.
+
+use super::{Fault, node};
+
+pub(super) const FAULT: Fault = Fault {
+    name: "kill",
+    often: 12,
+    draw: |random, shape| [shape.any_node(random), *random.pick(&[1, 5, 30, 90]), 0],
+    inject: |run, [at, down, _]| run.kill(node(at), down),
+};

@@ -1,0 +1,11 @@
+//! A node comes back without its disk's content: it must be refused (FAULTS.md P6). Arguments: the node,
+//! what is lost: all, or only segments.
+
+use super::{Fault, node};
+
+pub(super) const FAULT: Fault = Fault {
+    name: "wiped disk",
+    often: 1,
+    draw: |random, shape| [shape.any_node(random), random.below(3), 0],
+    inject: |run, [at, kind, _]| run.wipe(node(at), kind),
+};

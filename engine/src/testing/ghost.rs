@@ -1,0 +1,413 @@
+//! What a run looks like to somebody who sees everything and forgets nothing.
+//!
+//! In:     [`Event`]s, in the order they happen.
+//! Out:    the first invariant that an event breaks; else the state after it.
+//! Cost:   a few map entries an event; memory for every entry of every log.
+//! Source: FAULTS.md §4 (the ghost state).
+
+use super::{
+    invariants::{self, Broken},
+    trace::Trace,
+};
+use crate::{GroupId, LogIndex, NodeId, Outcome, Term};
+use logdrive_raft::{HardState, Message, Role, Status};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An entry as the ghost keeps it: its place is its position in a list.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Mark {
+    pub(super) term: Term,
+    /// Of its payload.
+    pub(super) checksum: u32,
+}
+
+/// A group's log and hard state on one node, at one moment.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct LogState {
+    pub(super) hard_state: HardState,
+    pub(super) log: Vec<Mark>,
+}
+
+/// One write as a replica handed it out.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) hard_state: Option<HardState>,
+    pub(super) first: LogIndex,
+    pub(super) entries: Vec<Mark>,
+}
+
+/// Something that happened, as seen from outside.
+pub(super) enum Event<'a> {
+    /// A node's process is up, and this is what its log said of a group.
+    Recovered { node: NodeId, group: GroupId, state: &'a LogState },
+    /// The same, and the group has lost something. `harmed`: something was taken from the node.
+    Fenced { node: NodeId, group: GroupId, harmed: bool },
+    /// A replica handed out a write.
+    Written { node: NodeId, group: GroupId, change: &'a Change },
+    /// Part of it is on the platter, with all before it.
+    Landed { node: NodeId, group: GroupId, change: &'a Change },
+    /// A message leaves a node.
+    Sent { node: NodeId, to: NodeId, group: GroupId, message: &'a Message },
+    /// A message reaches a node that takes turns.
+    Arrived { node: NodeId, from: NodeId, group: GroupId, message: &'a Message },
+    /// A replica after a turn, if it changed. `clock` is its own, in ticks.
+    Turned { node: NodeId, group: GroupId, status: &'a Status, clock: u64 },
+    /// A node took a turn: writes it has on their way to the disk.
+    Loaded { node: NodeId, in_flight: usize, in_flight_max: usize },
+    /// A machine has applied a command.
+    Applied { node: NodeId, group: GroupId, applied: Applied },
+    /// A client hears.
+    Answered { serial: u64, outcome: &'a Outcome },
+    /// A node's process was to read a log that is not its own, or not there, and did.
+    Impostor { node: NodeId },
+    /// A write of a node has failed.
+    Poisoned { node: NodeId },
+    /// A node's process is gone.
+    Down { node: NodeId },
+    /// After the peace.
+    End { at: &'a AtEnd },
+}
+
+/// A command as a machine has applied it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Applied {
+    pub(super) index: LogIndex,
+    pub(super) term: Term,
+    pub(super) serial: u64,
+    /// Of the reply.
+    pub(super) reply: u32,
+}
+
+/// What the run knows at its end.
+#[derive(Debug, Default)]
+pub(super) struct AtEnd {
+    /// Replicas that must serve: their node is up and nothing was taken from them.
+    pub(super) alive: BTreeMap<GroupId, Vec<(NodeId, Status)>>,
+    /// Terms as they were when the last proposal had been made.
+    pub(super) terms_before: BTreeMap<GroupId, Term>,
+    /// Commands acknowledged since the healing began.
+    pub(super) served: BTreeMap<GroupId, u64>,
+}
+
+/// What a client knows of its command.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Known {
+    Waiting,
+    Yes,
+    No,
+    Unknown,
+}
+
+/// A command somebody proposed.
+#[derive(Debug)]
+pub(super) struct Proposed {
+    pub(super) node: NodeId,
+    pub(super) group: GroupId,
+    pub(super) known: Known,
+}
+
+/// One replica, as seen from outside.
+#[derive(Debug, Default)]
+pub(super) struct Replica {
+    /// As handed out.
+    pub(super) state: LogState,
+    /// On the platter.
+    pub(super) durable: LogState,
+    /// Every vote that was ever on the platter.
+    pub(super) durable_votes: BTreeMap<Term, Option<NodeId>>,
+    /// Every entry that was ever on the platter.
+    pub(super) ever_durable: BTreeSet<(LogIndex, Term)>,
+    /// What this incarnation found, and wrote since.
+    pub(super) found: LogState,
+    pub(super) changes: Vec<Change>,
+    /// Whom it voted for, by the votes that left it.
+    pub(super) granted: BTreeMap<Term, NodeId>,
+    /// After its last turn in this incarnation.
+    pub(super) status: Option<Status>,
+    /// The lowest entry it replaced since then.
+    pub(super) replaced: Option<LogIndex>,
+    /// The last command applied in this incarnation.
+    pub(super) applied: Option<LogIndex>,
+    /// Own clock when it last heard each peer answer in its term.
+    pub(super) heard: BTreeMap<NodeId, u64>,
+    /// Own clock when it began to lead its term.
+    pub(super) leads_since: u64,
+    /// Own clock.
+    pub(super) clock: u64,
+}
+
+impl Replica {
+    pub(super) fn leads(&self) -> Option<Term> {
+        self.status.filter(|status| status.role == Role::Leader).map(|status| status.term)
+    }
+}
+
+/// Everything.
+pub(super) struct Ghost {
+    pub(super) nodes: Vec<NodeId>,
+    pub(super) election_ticks: u64,
+    pub(super) replicas: BTreeMap<(NodeId, GroupId), Replica>,
+    pub(super) leaders: BTreeMap<(GroupId, Term), NodeId>,
+    /// The first time anyone called them committed, in log order.
+    pub(super) committed: BTreeMap<GroupId, Vec<Mark>>,
+    /// Every entry any log ever held, and the term of the one before it.
+    pub(super) entries: BTreeMap<(GroupId, LogIndex, Term), (u32, Term)>,
+    /// What machines made of commands.
+    pub(super) applied: BTreeMap<(GroupId, LogIndex), Applied>,
+    /// By serial.
+    pub(super) commands: Vec<Proposed>,
+    pub(super) acknowledged: BTreeMap<(GroupId, LogIndex), u64>,
+    /// Commands some machine has applied.
+    pub(super) applied_serials: BTreeSet<u64>,
+    pub(super) poisoned: BTreeSet<NodeId>,
+    pub(super) fenced: BTreeSet<(NodeId, GroupId)>,
+    pub(super) counts: Counts,
+    pub(super) trace: Trace,
+}
+
+/// What a run came to, in numbers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Commands answered with success.
+    pub acknowledged: u64,
+    /// Commands that were refused.
+    pub refused: u64,
+    /// Commands whose outcome was unknown.
+    pub unknown: u64,
+    /// Processes that ended, by whatever fault.
+    pub crashes: u64,
+    /// Leaders elected, over all groups.
+    pub elections: u64,
+    /// Faults injected.
+    pub faults: u64,
+    /// Simulated time, in steps of a millisecond.
+    pub steps: u64,
+}
+
+impl Counts {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        self.acknowledged += other.acknowledged;
+        self.refused += other.refused;
+        self.unknown += other.unknown;
+        self.crashes += other.crashes;
+        self.elections += other.elections;
+        self.faults += other.faults;
+        self.steps += other.steps;
+    }
+}
+
+impl Ghost {
+    pub(super) fn new(nodes: Vec<NodeId>, election_ticks: u64, trace: Trace) -> Self {
+        Self {
+            nodes,
+            election_ticks,
+            replicas: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            commands: Vec::new(),
+            acknowledged: BTreeMap::new(),
+            applied_serials: BTreeSet::new(),
+            poisoned: BTreeSet::new(),
+            fenced: BTreeSet::new(),
+            counts: Counts::default(),
+            trace,
+        }
+    }
+
+    pub(super) fn majority(&self) -> usize {
+        self.nodes.len() / 2 + 1
+    }
+
+    pub(super) fn replica(&self, node: NodeId, group: GroupId) -> &Replica {
+        &self.replicas[&(node, group)]
+    }
+
+    /// Checks an event against every invariant, then remembers it.
+    pub(super) fn see(&mut self, event: &Event<'_>) {
+        self.trace.see(event);
+        for invariant in invariants::ALL {
+            if let Err(what) = (invariant.check)(self, event) {
+                Broken { invariant: invariant.name.to_owned(), what }.throw();
+            }
+        }
+        self.remember(event);
+    }
+
+    fn remember(&mut self, event: &Event<'_>) {
+        match *event {
+            Event::Recovered { node, group, state } => {
+                let replica = self.replicas.entry((node, group)).or_default();
+                replica.state = state.clone();
+                replica.durable = state.clone();
+                replica.found = state.clone();
+                replica.changes.clear();
+                note_durable(replica, state.hard_state, LogIndex(1), &state.log);
+                replica.status = None;
+                replica.replaced = None;
+                replica.applied = None;
+                replica.heard.clear();
+                self.poisoned.remove(&node);
+            }
+            Event::Fenced { node, group, .. } => {
+                self.fenced.insert((node, group));
+                self.replicas.entry((node, group)).or_default().status = None;
+                self.poisoned.remove(&node);
+            }
+            Event::Written { node, group, change } => {
+                self.note_entries(node, group, change);
+                let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
+                if !change.entries.is_empty() && place(change.first) < replica.state.log.len() {
+                    logdrive_raft::reached!("conflict repaired");
+                    let lower =
+                        replica.replaced.map_or(change.first, |index| index.min(change.first));
+                    replica.replaced = Some(lower);
+                }
+                apply(&mut replica.state, change);
+                replica.changes.push(change.clone());
+            }
+            Event::Landed { node, group, change } => {
+                let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
+                apply(&mut replica.durable, change);
+                let hard_state = replica.durable.hard_state;
+                note_durable(replica, hard_state, change.first, &change.entries);
+            }
+            Event::Sent { node, to, group, message } => {
+                let grant = match message {
+                    Message::VoteReply(m) if m.granted => Some((m.term, to)),
+                    Message::RequestVote(m) => Some((m.term, node)),
+                    _ => None,
+                };
+                if let Some((term, candidate)) = grant {
+                    let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
+                    replica.granted.insert(term, candidate);
+                }
+            }
+            Event::Arrived { node, from, group, message } => {
+                let Some(replica) = self.replicas.get_mut(&(node, group)) else { return };
+                let answers =
+                    matches!(message, Message::AppendReply(_) | Message::HeartbeatReply(_));
+                if answers && replica.leads() == Some(message.term()) {
+                    replica.heard.insert(from, replica.clock);
+                }
+            }
+            Event::Turned { node, group, status, clock } => {
+                self.note_commit(node, group, status);
+                let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
+                replica.clock = clock;
+                if status.role == Role::Leader && replica.leads() != Some(status.term) {
+                    replica.leads_since = clock;
+                    replica.heard.clear();
+                    if self.leaders.insert((group, status.term), node).is_none() {
+                        self.counts.elections += 1;
+                    }
+                }
+                replica.status = Some(*status);
+                replica.replaced = None;
+            }
+            Event::Applied { node, group, applied } => {
+                let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
+                replica.applied = Some(applied.index);
+                self.applied.entry((group, applied.index)).or_insert(applied);
+                self.applied_serials.insert(applied.serial);
+            }
+            Event::Answered { serial, outcome } => {
+                let known = known(outcome);
+                let command = &mut self.commands[serial_place(serial)];
+                command.known = known;
+                match (outcome, known) {
+                    (Ok(applied), _) => {
+                        self.counts.acknowledged += 1;
+                        self.acknowledged.insert((command.group, applied.index), serial);
+                    }
+                    (Err(_), Known::No) => self.counts.refused += 1,
+                    (Err(_), _) => self.counts.unknown += 1,
+                }
+            }
+            Event::Poisoned { node } => {
+                self.poisoned.insert(node);
+            }
+            Event::Down { node } => {
+                self.counts.crashes += 1;
+                // Whoever proposed there never hears.
+                let commands = self.commands.iter_mut();
+                for command in commands.filter(|c| c.node == node && c.known == Known::Waiting) {
+                    command.known = Known::Unknown;
+                    self.counts.unknown += 1;
+                }
+            }
+            Event::Loaded { .. } | Event::Impostor { .. } | Event::End { .. } => {}
+        }
+    }
+
+    fn note_entries(&mut self, node: NodeId, group: GroupId, change: &Change) {
+        if change.entries.is_empty() {
+            return;
+        }
+        let log = &self.replicas[&(node, group)].state.log;
+        let mut before = match place(change.first) {
+            0 => Term::ZERO,
+            at => log.get(at - 1).map_or(Term::ZERO, |mark| mark.term),
+        };
+        let mut index = change.first;
+        for mark in &change.entries {
+            self.entries.insert((group, index, mark.term), (mark.checksum, before));
+            before = mark.term;
+            index = index.next();
+        }
+    }
+
+    fn note_commit(&mut self, node: NodeId, group: GroupId, status: &Status) {
+        let log = &self.replicas[&(node, group)].state.log;
+        let committed = self.committed.entry(group).or_default();
+        let known = committed.len();
+        if let Some(news) = log.get(known..count(status.commit)) {
+            committed.extend_from_slice(news);
+        }
+    }
+}
+
+/// What an answer says to a client.
+pub(super) fn known(outcome: &Outcome) -> Known {
+    match outcome {
+        Ok(_) => Known::Yes,
+        Err(error) if error.happened() == crate::Happened::No => Known::No,
+        Err(_) => Known::Unknown,
+    }
+}
+
+/// Applies a whole write to a log.
+pub(super) fn apply(state: &mut LogState, change: &Change) {
+    if let Some(hard_state) = change.hard_state {
+        state.hard_state = hard_state;
+    }
+    if !change.entries.is_empty() {
+        state.log.truncate(place(change.first));
+        state.log.extend_from_slice(&change.entries);
+    }
+}
+
+fn note_durable(replica: &mut Replica, state: HardState, first: LogIndex, entries: &[Mark]) {
+    replica.durable_votes.insert(state.term, state.voted_for);
+    let mut index = first;
+    for mark in entries {
+        replica.ever_durable.insert((index, mark.term));
+        index = index.next();
+    }
+}
+
+/// Where an entry stands in a list of marks.
+pub(super) fn place(index: LogIndex) -> usize {
+    count(index).checked_sub(1).expect("entries begin at 1")
+}
+
+/// How many entries there are up to `index`.
+pub(super) fn count(index: LogIndex) -> usize {
+    usize::try_from(index.get()).expect("simulated logs are short")
+}
+
+fn serial_place(serial: u64) -> usize {
+    usize::try_from(serial).expect("a position")
+}

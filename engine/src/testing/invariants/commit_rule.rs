@@ -1,0 +1,34 @@
+//! A leader commits by counting only entries of its own term, and only what a majority has on its
+//! disks at that moment (paper §5.4.2, figure 8).
+
+use super::{Check, Invariant, require};
+use crate::testing::ghost::{Event, Ghost, place};
+use logdrive_raft::Role;
+
+pub(super) const INVARIANT: Invariant = Invariant { name: "8 commit rule", check };
+
+fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
+    let Event::Turned { node, group, status, .. } = event else { return Ok(()) };
+    let replica = ghost.replica(*node, *group);
+    let before = replica.status.map(|status| status.commit);
+    if status.role != Role::Leader
+        || replica.leads() != Some(status.term)
+        || before == Some(status.commit)
+    {
+        return Ok(());
+    }
+    let at = place(status.commit);
+    let own = replica.state.log.get(at);
+    require(own.is_some_and(|own| own.term == status.term), || {
+        let (commit, term) = (status.commit, status.term);
+        format!("{node:?} leads {group:?} in {term:?} and commits {own:?} at {commit:?}")
+    })?;
+    let holds = |node| {
+        ghost.replicas.get(&(node, *group)).is_some_and(|other| other.durable.log.get(at) == own)
+    };
+    let holders: Vec<_> = ghost.nodes.iter().copied().filter(|node| holds(*node)).collect();
+    require(holders.len() >= ghost.majority(), || {
+        let (commit, of) = (status.commit, ghost.nodes.len());
+        format!("{node:?} commits {commit:?} of {group:?}, durable on {holders:?} of {of}")
+    })
+}

@@ -1,0 +1,37 @@
+//! What was once committed at an index stays so for everybody (paper §5.4.3).
+
+use super::{Check, Invariant, require};
+use crate::testing::ghost::{Event, Ghost, count};
+
+pub(super) const INVARIANT: Invariant = Invariant { name: "7 committed immutable", check };
+
+fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
+    match event {
+        Event::Turned { node, group, status, .. } => {
+            let replica = ghost.replica(*node, *group);
+            let from = replica.status.map_or(0, |status| count(status.commit));
+            let to = count(status.commit);
+            require(to <= replica.state.log.len(), || {
+                let log = replica.state.log.len();
+                format!("{node:?} commits {to} of {group:?}, its log has {log}")
+            })?;
+            let committed = ghost.committed.get(group).map_or(&[][..], Vec::as_slice);
+            for (at, known) in committed.iter().enumerate().take(to).skip(from) {
+                let own = replica.state.log[at];
+                require(own == *known, || {
+                    let index = at + 1;
+                    format!("{node:?} commits {own:?} at {index} of {group:?}, not {known:?}")
+                })?;
+            }
+            Ok(())
+        }
+        Event::Written { node, group, change } if !change.entries.is_empty() => {
+            let commit = ghost.replica(*node, *group).status.map(|status| status.commit);
+            require(commit.is_none_or(|commit| commit < change.first), || {
+                let first = change.first;
+                format!("{node:?} replaces {first:?} of {group:?}, committed up to {commit:?}")
+            })
+        }
+        _ => Ok(()),
+    }
+}

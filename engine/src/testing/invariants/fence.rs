@@ -1,0 +1,23 @@
+//! A replica that may have lost something it promised says and does nothing more, whatever restarts; and
+//! only what was harmed is fenced (FAULTS.md §4, 18).
+
+use super::{Check, Invariant, require};
+use crate::testing::ghost::{Event, Ghost};
+
+pub(super) const INVARIANT: Invariant = Invariant { name: "18 fence", check };
+
+fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
+    let (node, group, what) = match event {
+        Event::Fenced { node, group, harmed } => {
+            return require(*harmed, || format!("{group:?} of {node:?} is fenced, unharmed"));
+        }
+        Event::Recovered { node, group, .. } => (node, group, "forgot its fence"),
+        Event::Sent { node, group, .. } => (node, group, "speaks"),
+        Event::Written { node, group, .. } => (node, group, "writes"),
+        Event::Applied { node, group, .. } => (node, group, "applies"),
+        _ => return Ok(()),
+    };
+    require(!ghost.fenced.contains(&(*node, *group)), || {
+        format!("{group:?} of {node:?} is fenced, and {what}")
+    })
+}

@@ -1,0 +1,16 @@
+//! A node starts on its own log or not at all: one that lost its disk, or has another's, would vote
+//! twice (FAULTS.md §4, 20; P6, C7).
+
+use super::{Check, Invariant};
+use crate::testing::ghost::{Event, Ghost};
+
+pub(super) const INVARIANT: Invariant = Invariant { name: "20 identity", check };
+
+fn check(_: &Ghost, event: &Event<'_>) -> Check {
+    match event {
+        Event::Impostor { node } => {
+            Err(format!("{node:?} started on a log that is missing or another's"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,85 @@
+//! What must always hold: an invariant is a file.
+//!
+//! In:     the ghost's state before an event, and the event.
+//! Out:    `Err` with both sides of the contradiction.
+//! Source: FAULTS.md §4, whose numbers and names these are.
+//!
+//! To add one: a file with a `check` and an `INVARIANT`, and its line in [`ALL`].
+
+mod bounds;
+mod client_durability;
+mod commit_rule;
+mod committed_immutable;
+mod durable_ack;
+mod election_safety;
+mod fence;
+mod group_isolation;
+mod identity;
+mod leader_append_only;
+mod leader_completeness;
+mod leader_without_quorum;
+mod liveness;
+mod log_matching;
+mod monotone;
+mod no_holes;
+mod poison;
+mod prefix_recovery;
+mod single_vote;
+mod state_machine_safety;
+mod state_order;
+
+use super::ghost::{Event, Ghost};
+
+/// A rule over a whole run.
+pub(super) struct Invariant {
+    /// Its number and name in FAULTS.md §4.
+    pub(super) name: &'static str,
+    /// Says what `event` would break.
+    pub(super) check: fn(&Ghost, &Event<'_>) -> Check,
+}
+
+/// `Err` says what contradicts what.
+pub(super) type Check = Result<(), String>;
+
+pub(super) const ALL: &[Invariant] = &[
+    election_safety::INVARIANT,
+    single_vote::INVARIANT,
+    leader_append_only::INVARIANT,
+    log_matching::INVARIANT,
+    leader_completeness::INVARIANT,
+    state_machine_safety::INVARIANT,
+    committed_immutable::INVARIANT,
+    commit_rule::INVARIANT,
+    durable_ack::INVARIANT,
+    client_durability::INVARIANT,
+    monotone::INVARIANT,
+    state_order::INVARIANT,
+    no_holes::INVARIANT,
+    prefix_recovery::INVARIANT,
+    fence::INVARIANT,
+    poison::INVARIANT,
+    identity::INVARIANT,
+    group_isolation::INVARIANT,
+    bounds::INVARIANT,
+    leader_without_quorum::INVARIANT,
+    liveness::INVARIANT,
+];
+
+/// An invariant that does not hold. Ends the run by unwinding: nothing after it means anything.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Broken {
+    pub(super) invariant: String,
+    pub(super) what: String,
+}
+
+impl Broken {
+    /// Ends the run.
+    pub(super) fn throw(self) -> ! {
+        std::panic::resume_unwind(Box::new(self))
+    }
+}
+
+/// `Ok` if `holds`.
+fn require(holds: bool, what: impl FnOnce() -> String) -> Check {
+    if holds { Ok(()) } else { Err(what()) }
+}

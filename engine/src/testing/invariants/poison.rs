@@ -1,0 +1,20 @@
+//! After its first failed write a node promises nothing more in this incarnation (FAULTS.md rule 17).
+
+use super::{Check, Invariant, require};
+use crate::testing::ghost::{Event, Ghost};
+use logdrive_raft::{AppendResult, Message};
+
+pub(super) const INVARIANT: Invariant = Invariant { name: "19 poison", check };
+
+fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
+    let Event::Sent { node, group, message, .. } = event else { return Ok(()) };
+    let is_promise = match message {
+        Message::VoteReply(m) => m.granted,
+        Message::RequestVote(_) => true,
+        Message::AppendReply(m) => matches!(m.result, AppendResult::Accepted { .. }),
+        _ => false,
+    };
+    require(!is_promise || !ghost.poisoned.contains(node), || {
+        format!("{node:?} says {message:?} of {group:?} after a write of it failed")
+    })
+}

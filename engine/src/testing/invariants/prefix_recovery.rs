@@ -1,0 +1,73 @@
+//! After a restart a log is what was durable, and some prefix of what was written after it, in the
+//! order it was written (FAULTS.md §4, 14).
+
+use super::{Check, Invariant, require};
+use crate::testing::ghost::{Change, Event, Ghost, LogState, place};
+
+pub(super) const INVARIANT: Invariant = Invariant { name: "14 prefix recovery", check };
+
+fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
+    let Event::Recovered { node, group, state } = event else { return Ok(()) };
+    let Some(replica) = ghost.replicas.get(&(*node, *group)) else { return Ok(()) };
+    let mut history = History { state: replica.found.clone(), changes: &replica.changes };
+    // From the moment the platter is known to have reached, on.
+    let durable = history.reaches(&replica.durable);
+    require(durable, || {
+        format!(
+            "the disk of {node:?} had {:?} of {group:?}, which was no prefix",
+            ends(&replica.durable)
+        )
+    })?;
+    let found = history.reaches(state);
+    require(found, || {
+        let (had, has) = (ends(&replica.durable), ends(state));
+        format!("{node:?} recovered {has} of {group:?}, its disk had {had}")
+    })
+}
+
+/// All states a log passes through as its changes land, one entry at a time.
+struct History<'a> {
+    state: LogState,
+    changes: &'a [Change],
+}
+
+impl History<'_> {
+    /// Goes on until the state is `wanted`; false if it never is.
+    fn reaches(&mut self, wanted: &LogState) -> bool {
+        loop {
+            if is_same(&self.state, wanted) {
+                return true;
+            }
+            let Some((change, rest)) = self.changes.split_first() else { return false };
+            if let Some(hard_state) = change.hard_state {
+                self.state.hard_state = hard_state;
+                if is_same(&self.state, wanted) {
+                    // The entries of this change are still to come.
+                    return true;
+                }
+            }
+            if !change.entries.is_empty() {
+                self.state.log.truncate(place(change.first));
+                for (n, mark) in change.entries.iter().enumerate() {
+                    self.state.log.push(*mark);
+                    if n + 1 < change.entries.len() && is_same(&self.state, wanted) {
+                        return true;
+                    }
+                }
+            }
+            self.changes = rest;
+        }
+    }
+}
+
+fn is_same(a: &LogState, b: &LogState) -> bool {
+    let vote = |state: &LogState| (state.hard_state.term, state.hard_state.voted_for);
+    a.log.len() == b.log.len()
+        && a.log.last() == b.log.last()
+        && vote(a) == vote(b)
+        && a.log == b.log
+}
+
+fn ends(state: &LogState) -> String {
+    format!("{} entries to {:?} with {:?}", state.log.len(), state.log.last(), state.hard_state)
+}

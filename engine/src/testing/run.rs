@@ -1,0 +1,664 @@
+//! A run: faults first, then peace; the ghost watches both.
+//!
+//! In:     a [`Cluster`], the shape and the schedule its seed drew.
+//! Out:    the ghost at the end, or an unwinding [`Broken`].
+//! Cost:   some 10 to 30 ms.
+//! Source: FAULTS.md §3 (L1).
+
+use super::{
+    cluster::{Call, Cluster},
+    ghost::{AtEnd, Counts, Event, Ghost, Known, Proposed},
+    invariants::Broken,
+    machine::SERIAL_BYTES,
+    network::{Network, Weather},
+    node::{Running, Seen, SimNode, World},
+    random::Random,
+    shape::{Planned, Shape, draw_schedule},
+    trace::Trace,
+};
+use crate::{
+    Completions, GroupId, NodeId, Outcome,
+    shard::{Answer, Commands, Submission},
+};
+use bytes::{Bytes, BytesMut};
+use logdrive_raft::{Command, Role, Status};
+use logdrive_wal::WalError;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
+
+/// Steps with faults.
+pub(super) const STORM_STEPS: u64 = 600;
+/// Steps in which everything must heal, besides some for the election timeout.
+const PEACE_STEPS: u64 = 150;
+/// At most so many times that, for a group that serves nobody yet: votes wait behind what the storm left a
+/// disk to write, for longer than an election's timeout if batches are small.
+const PEACE_STRETCH: u64 = 4;
+/// Steps without proposals in which everyone must have caught up: a burst may be left to write.
+const CATCH_UP_STEPS: u64 = 600;
+/// Steps in which nothing may change any more.
+const SILENT_STEPS: u64 = 80;
+
+pub(super) struct Run<'a> {
+    cluster: &'a Cluster,
+    pub(super) shape: Shape,
+    pub(super) nodes: Vec<SimNode>,
+    world: Rc<RefCell<World>>,
+    schedule: Vec<Planned>,
+    ghost: Ghost,
+    clients: Random,
+    calls: Vec<Call>,
+    proposing: bool,
+    /// Nodes that something was taken from for good; a majority never is.
+    impaired: BTreeSet<NodeId>,
+    /// Replicas that stopped because the simulation broke their machine.
+    broken: BTreeSet<(NodeId, GroupId)>,
+    healed_at: Option<usize>,
+    /// Leaders pause every so many steps, up to one.
+    shuffle: Option<(u64, u64)>,
+    sink: Arc<dyn Completions>,
+}
+
+/// What is left of a run.
+pub(super) struct Finished {
+    pub(super) counts: Counts,
+    pub(super) trace: Trace,
+}
+
+/// The schedule a cluster's seed draws, without the faults it leaves out.
+pub(super) fn schedule_of(cluster: &Cluster) -> Vec<Planned> {
+    let shape = cluster.shape();
+    let mut schedule = draw_schedule(cluster.seed, &shape, STORM_STEPS);
+    if let Some(only) = &cluster.only {
+        schedule.retain(|planned| only.contains(&planned.number));
+    }
+    schedule
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(cluster: &'a Cluster) -> Self {
+        let shape = cluster.shape();
+        let mut random = Random::stream(cluster.seed, 3);
+        let nodes: Vec<SimNode> =
+            shape.nodes.iter().map(|id| SimNode::new(*id, &mut random)).collect();
+        let network = Network::new(shape.weather);
+        let trace = Trace::new(cluster.traced);
+        Self {
+            cluster,
+            ghost: Ghost::new(shape.nodes.clone(), shape.election_ticks, trace),
+            schedule: schedule_of(cluster),
+            shape,
+            nodes,
+            world: Rc::new(RefCell::new(World { now: 0, random, network, seen: Vec::new() })),
+            clients: Random::stream(cluster.seed, 4),
+            calls: Vec::new(),
+            proposing: true,
+            impaired: BTreeSet::new(),
+            broken: BTreeSet::new(),
+            healed_at: None,
+            shuffle: None,
+            sink: Arc::new(Nobody),
+        }
+    }
+
+    /// All of it.
+    pub(super) fn all(mut self, counts: &mut Counts, lines: &mut Vec<String>) -> Finished {
+        let shape = self.shape.clone();
+        self.note(|| format!("{shape:?}"));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.phases()));
+        if let Err(broken) = result {
+            // What had happened until then is worth having.
+            *counts = self.ghost.counts;
+            lines.append(&mut self.ghost.trace.lines.take().unwrap_or_default());
+            for node in &mut self.nodes {
+                node.stop(true);
+            }
+            std::panic::resume_unwind(broken);
+        }
+        Finished { counts: self.ghost.counts, trace: self.ghost.trace }
+    }
+
+    fn phases(&mut self) {
+        for _ in 0..STORM_STEPS {
+            self.inject();
+            self.step();
+        }
+        self.heal();
+        let peace = PEACE_STEPS + 8 * self.shape.election_ticks;
+        for n in 0..PEACE_STRETCH * peace {
+            if n >= peace && self.served().values().all(|served| *served > 0) {
+                break;
+            }
+            self.step();
+        }
+        self.proposing = false;
+        for _ in 0..CATCH_UP_STEPS {
+            if self.is_quiet() {
+                break;
+            }
+            self.step();
+        }
+        let mut end = AtEnd { terms_before: self.terms(), ..AtEnd::default() };
+        for _ in 0..SILENT_STEPS {
+            self.step();
+        }
+        end.alive = self.alive();
+        end.served = self.served();
+        self.ghost.see(&Event::End { at: &end });
+        for (call, command) in self.calls.iter_mut().zip(&self.ghost.commands) {
+            call.refused = command.known == Known::No;
+        }
+        if let Err(what) = (self.cluster.check)(&self.calls) {
+            Broken { invariant: "17 linearizability".to_owned(), what }.throw();
+        }
+    }
+
+    // --- what faults do ---
+
+    /// The power of a node fails; it starts again after `down` steps.
+    pub(super) fn crash(&mut self, at: usize, down: u64) {
+        self.stop(at, down, true);
+    }
+
+    /// The process of a node ends; it starts again after `down` steps.
+    pub(super) fn kill(&mut self, at: usize, down: u64) {
+        self.stop(at, down, false);
+    }
+
+    pub(super) fn pause(&mut self, at: usize, steps: u64) {
+        self.nodes[at].paused_until = self.now() + steps;
+    }
+
+    pub(super) fn cut(&mut self, from: NodeId, to: NodeId, steps: u64) {
+        let now = self.now();
+        self.world.borrow_mut().network.cut(now, from, to, steps);
+    }
+
+    pub(super) fn clog(&mut self, from: usize, to: usize, steps: u64) {
+        let (now, from, to) = (self.now(), self.nodes[from].id, self.nodes[to].id);
+        self.world.borrow_mut().network.clog(now, from, to, steps);
+    }
+
+    pub(super) fn gust(&mut self, weather: Weather, steps: u64) {
+        let now = self.now();
+        self.world.borrow_mut().network.gust(now, weather, steps);
+    }
+
+    pub(super) fn repeat_frames(&mut self, frames: u64) {
+        let World { now, random, network, .. } = &mut *self.world.borrow_mut();
+        network.repeat(*now, random, frames);
+    }
+
+    /// All connections of a node break; everybody is told, and they come back.
+    pub(super) fn break_connections(&mut self, at: usize) {
+        let id = self.nodes[at].id;
+        self.world.borrow_mut().network.drop_frames_of(id);
+        for other in 0..self.nodes.len() {
+            let other_id = self.nodes[other].id;
+            if other != at {
+                self.tell(other, id);
+                self.tell(at, other_id);
+            }
+        }
+    }
+
+    /// Whoever leads anything pauses.
+    pub(super) fn pause_leaders(&mut self, steps: u64) {
+        for at in 0..self.nodes.len() {
+            let id = self.nodes[at].id;
+            let leads = |group: &GroupId| {
+                self.ghost.replicas.get(&(id, *group)).is_some_and(|r| r.leads().is_some())
+            };
+            if self.shape.groups.iter().any(leads) {
+                self.pause(at, steps);
+            }
+        }
+    }
+
+    /// Appends reach only one node, whose disk is slow, while leaders come and go.
+    pub(super) fn shuffle(&mut self, at: usize, steps: u64) {
+        let (now, id) = (self.now(), self.nodes[at].id);
+        let whole = 4 * steps;
+        self.world.borrow_mut().network.appends_only_to(now, id, whole);
+        self.stall_disk(at, whole);
+        self.shuffle = Some((steps, now + whole));
+    }
+
+    pub(super) fn stall_disk(&mut self, at: usize, steps: u64) {
+        self.nodes[at].stalled_until = self.now() + steps;
+    }
+
+    pub(super) fn fill_disk(&mut self, at: usize, segments_left: u64, steps: u64) {
+        let left = u32::try_from(segments_left).expect("a few");
+        self.nodes[at].platter.set_segments_left(Some(left));
+        self.nodes[at].full_until = Some(self.now() + steps);
+    }
+
+    /// Flips a bit of a batch that a later one knows durable. The node is killed for it.
+    pub(super) fn damage(&mut self, at: usize, batch: u64, bit: u64) {
+        if !self.may_impair(at) {
+            return;
+        }
+        self.kill(at, 5);
+        let node = &mut self.nodes[at];
+        let known = node.batches.iter().map(|batch| batch.2).max();
+        let segments = node.platter.segments();
+        let hit: Vec<_> = (node.batches.iter())
+            .filter(|(at, ..)| Some(*at) < known && segments.contains(&at.segment()))
+            .collect();
+        if hit.is_empty() {
+            return;
+        }
+        let (position, bytes, _) = Random::new(batch).pick(&hit);
+        let offset = u64::from(position.offset()) + bit / 8 % u64::from(*bytes);
+        let offset = usize::try_from(offset).expect("inside a segment");
+        let segment = position.segment();
+        node.platter.flip(segment, offset, 1 << (bit % 8));
+        logdrive_raft::reached!("durable batch damaged at rest");
+        self.impaired.insert(self.nodes[at].id);
+    }
+
+    /// Takes a node's disk, or parts of it. It must not start again.
+    pub(super) fn wipe(&mut self, at: usize, kind: u64) {
+        if !self.may_impair(at) || !self.nodes[at].was_started {
+            return;
+        }
+        self.crash(at, 5);
+        let node = &mut self.nodes[at];
+        if kind != 1 {
+            node.platter.set_manifest(None);
+        }
+        if kind != 2 {
+            for segment in node.platter.segments() {
+                node.platter.set_segment(segment, None);
+            }
+        }
+        self.must_not_start(at);
+        self.nodes[at].lost = true;
+        self.impaired.insert(self.nodes[at].id);
+    }
+
+    /// Two nodes try to start on each other's disks, and get their own back.
+    pub(super) fn swap_disks(&mut self, a: usize, b: usize) {
+        if a == b || !self.nodes[a].was_started || !self.nodes[b].was_started {
+            return;
+        }
+        if self.nodes[a].lost || self.nodes[b].lost {
+            return;
+        }
+        self.crash(a, 5);
+        self.crash(b, 5);
+        for attempt in [true, false] {
+            let other = self.nodes[a].platter.clone();
+            let own = std::mem::replace(&mut self.nodes[b].platter, other);
+            self.nodes[a].platter = own;
+            if attempt {
+                self.must_not_start(a);
+                self.must_not_start(b);
+            }
+        }
+    }
+
+    /// The next command of a group's machine on a node fails.
+    pub(super) fn break_machine(&mut self, at: usize, group: usize) {
+        if !self.may_impair(at) {
+            return;
+        }
+        let (id, group) = (self.nodes[at].id, self.shape.groups[group]);
+        if let Some(running) = &self.nodes[at].running {
+            let Some((_, broken)) = running.machines.get(&group) else { return };
+            broken.store(true, Ordering::Relaxed);
+            self.impaired.insert(id);
+            self.broken.insert((id, group));
+        }
+    }
+
+    fn may_impair(&self, at: usize) -> bool {
+        // The atlas: whatever is taken for good, a majority of nodes is whole.
+        let spare = (self.nodes.len() - 1) / 2;
+        !self.nodes[at].lost
+            && (self.impaired.contains(&self.nodes[at].id) || self.impaired.len() < spare)
+    }
+
+    // --- starting and stopping ---
+
+    fn start(&mut self, at: usize) {
+        let factory = &*self.cluster.machine;
+        let now = self.now();
+        let node = &mut self.nodes[at];
+        if node.running.is_some() || node.lost || now < node.starts_at {
+            return;
+        }
+        let id = node.id;
+        match node.start(&self.world, &self.shape, factory) {
+            Ok(states) => {
+                for (group, state) in &states {
+                    let group = *group;
+                    self.broken.remove(&(id, group));
+                    let Some(state) = state else {
+                        logdrive_raft::reached!("group fenced");
+                        let harmed = self.impaired.contains(&id);
+                        self.ghost.see(&Event::Fenced { node: id, group, harmed });
+                        continue;
+                    };
+                    self.ghost.see(&Event::Recovered { node: id, group, state });
+                }
+            }
+            Err(WalError::NoSpace) if node.full_until.is_some() => {
+                node.platter.crash();
+                node.starts_at = now + 10;
+            }
+            Err(_) if node.has_failed() => {
+                node.platter.crash();
+                node.starts_at = now + 10;
+            }
+            Err(error) if self.impaired.contains(&id) => {
+                logdrive_raft::reached!("damaged log refused");
+                node.platter.crash();
+                node.lost = true;
+                self.note(|| format!("{id:?} refuses to start: {error}"));
+            }
+            Err(error) => Broken {
+                invariant: "14 prefix recovery".to_owned(),
+                what: format!("{id:?} cannot start on its own log: {error}"),
+            }
+            .throw(),
+        }
+    }
+
+    fn must_not_start(&mut self, at: usize) {
+        let factory = &*self.cluster.machine;
+        let node = &mut self.nodes[at];
+        let started = node.start(&self.world, &self.shape, factory).is_ok();
+        let node = &mut self.nodes[at];
+        if started {
+            node.stop(true);
+            let id = node.id;
+            self.ghost.see(&Event::Impostor { node: id });
+        } else {
+            node.platter.crash();
+        }
+    }
+
+    fn stop(&mut self, at: usize, down: u64, power: bool) {
+        self.nodes[at].starts_at = self.now() + down;
+        if self.nodes[at].stop(power) {
+            let id = self.nodes[at].id;
+            self.break_connections(at);
+            self.ghost.see(&Event::Down { node: id });
+        }
+    }
+
+    fn tell(&mut self, at: usize, lost_peer: NodeId) {
+        if let Some(running) = &mut self.nodes[at].running {
+            running.turn.shard.peer_down(lost_peer);
+        }
+    }
+
+    /// Network and disks behave from now on; everyone who can is up.
+    fn heal(&mut self) {
+        self.note(|| "all faults end".to_owned());
+        if self.shape.log_bytes_max.take().is_some() {
+            // Nothing is ever released here: who is over its quota needs another.
+            (0..self.nodes.len()).for_each(|at| self.kill(at, 0));
+        }
+        let now = self.now();
+        self.world.borrow_mut().network.heal(now);
+        self.shape.disk_rests_once_in = 0;
+        self.shape.propose_once_in = self.shape.propose_once_in.clamp(4, 6);
+        for node in &mut self.nodes {
+            node.platter.set_segments_left(None);
+            node.platter.clear_failures();
+            node.full_until = None;
+            node.paused_until = 0;
+            node.stalled_until = 0;
+            node.starts_at = 0;
+        }
+        self.healed_at = Some(self.calls.len());
+    }
+
+    /// Commands of each group acknowledged since the healing began.
+    fn served(&self) -> BTreeMap<GroupId, u64> {
+        let healed_at = self.healed_at.expect("it was healed");
+        let mut served: BTreeMap<GroupId, u64> =
+            self.shape.groups.iter().map(|group| (*group, 0)).collect();
+        for (call, command) in self.calls.iter().zip(&self.ghost.commands).skip(healed_at) {
+            *served.entry(call.group).or_default() += u64::from(command.known == Known::Yes);
+        }
+        served
+    }
+
+    // --- a step ---
+
+    fn inject(&mut self) {
+        let now = self.now();
+        if let Some((steps, until)) = self.shuffle
+            && now < until
+            && (until - now).is_multiple_of(steps)
+        {
+            self.pause_leaders(steps);
+        }
+        while self.schedule.first().is_some_and(|planned| planned.step <= now) {
+            let planned = self.schedule.remove(0);
+            self.ghost.counts.faults += 1;
+            self.note(|| {
+                format!("FAULT {}: {} {:?}", planned.number, planned.fault.name, planned.args)
+            });
+            (planned.fault.inject)(self, planned.args);
+        }
+    }
+
+    fn step(&mut self) {
+        let now = {
+            let mut world = self.world.borrow_mut();
+            world.now += 1;
+            world.now
+        };
+        self.ghost.trace.step = now;
+        self.ghost.counts.steps = now;
+        let arrivals = self.world.borrow_mut().network.arrivals(now);
+        for arrival in arrivals {
+            let place = self.nodes.iter_mut().find(|node| node.id == arrival.to);
+            let node = place.expect("frames go to nodes");
+            if node.running.is_some() {
+                node.inbox.push((arrival.from, arrival.messages));
+            }
+        }
+        for at in 0..self.nodes.len() {
+            self.start(at);
+            self.node_step(at, now);
+        }
+    }
+
+    fn node_step(&mut self, at: usize, now: u64) {
+        let node = &mut self.nodes[at];
+        if node.full_until.is_some_and(|until| until <= now) {
+            node.platter.set_segments_left(None);
+            node.full_until = None;
+        }
+        if node.running.is_none() {
+            return;
+        }
+        let rests = self.world.borrow_mut().random.once_in(self.shape.disk_rests_once_in);
+        if !rests {
+            node.complete_some(now);
+        }
+        let id = node.id;
+        for (group, change) in self.nodes[at].newly_durable() {
+            self.ghost.see(&Event::Landed { node: id, group, change: &change });
+        }
+        if now < self.nodes[at].paused_until {
+            return;
+        }
+        if self.nodes[at].has_failed() && !self.ghost.poisoned.contains(&id) {
+            self.ghost.see(&Event::Poisoned { node: id });
+        }
+        let submissions = self.propose(at);
+        for (from, messages) in &self.nodes[at].inbox {
+            for (group, message) in messages {
+                let (from, group) = (*from, *group);
+                self.ghost.see(&Event::Arrived { node: id, from, group, message });
+            }
+        }
+        let mut answers = Vec::new();
+        let result = self.nodes[at].turn(now, &self.shape, submissions, &mut answers);
+        self.look(at, answers);
+        if let Err(error) = result {
+            let expected = self.nodes[at].has_failed();
+            if !expected {
+                let what = format!("the log of {id:?} failed by itself: {error}");
+                Broken { invariant: "19 poison".to_owned(), what }.throw();
+            }
+            logdrive_raft::reached!("log poisoned");
+            self.kill(at, 20);
+        }
+    }
+
+    /// What a node has done in its turn.
+    fn look(&mut self, at: usize, answers: Vec<Answer>) {
+        let node = self.nodes[at].id;
+        let seen = std::mem::take(&mut self.world.borrow_mut().seen);
+        for seen in seen {
+            match seen {
+                Seen::Wrote { group, change } => {
+                    self.ghost.see(&Event::Written { node, group, change: &change });
+                }
+                Seen::Sent { to, group, message } => {
+                    self.ghost.see(&Event::Sent { node, to, group, message: &message });
+                }
+            }
+        }
+        let in_flight = self.nodes[at].platter.writes_in_flight();
+        let in_flight_max = self.shape.in_flight_max;
+        self.ghost.see(&Event::Loaded { node, in_flight, in_flight_max });
+        let Some(Running { turn, machines, counted, .. }) = &self.nodes[at].running else { return };
+        for (group, (ledger, _)) in machines {
+            for applied in ledger.take() {
+                self.ghost.see(&Event::Applied { node, group: *group, applied });
+            }
+        }
+        for group in machines.keys() {
+            let status = turn.shard.status(*group).expect("it runs");
+            let replica = self.ghost.replicas.get_mut(&(node, *group)).expect("recovered");
+            replica.clock = *counted;
+            // A turn that gave nothing out keeps what it decided to itself.
+            let same = replica.status == Some(status) && replica.replaced.is_none();
+            if same || turn.shard.is_dirty() {
+                continue;
+            }
+            self.ghost.see(&Event::Turned {
+                node,
+                group: *group,
+                status: &status,
+                clock: *counted,
+            });
+        }
+        for answer in answers {
+            let Answer { token, outcome, .. } = answer;
+            self.answered(token, &outcome);
+        }
+    }
+
+    fn answered(&mut self, serial: u64, outcome: &Outcome) {
+        self.ghost.see(&Event::Answered { serial, outcome });
+        let now = self.now();
+        let call = &mut self.calls[usize::try_from(serial).expect("a position")];
+        if let Ok(applied) = outcome {
+            call.reply = Some((now, applied.reply.clone()));
+        }
+    }
+
+    /// Proposals of this step: to whoever believes it leads, and sometimes to one who does not.
+    fn propose(&mut self, at: usize) -> Vec<Submission> {
+        let mut submissions = Vec::new();
+        let node = &self.nodes[at];
+        let Some(running) = node.running.as_ref().filter(|_| self.proposing) else {
+            return submissions;
+        };
+        for group in &self.shape.groups {
+            let leads = (running.turn.shard.status(*group))
+                .is_some_and(|status: Status| status.role == Role::Leader);
+            let chance = self.shape.propose_once_in * if leads { 1 } else { 50 };
+            if !self.clients.once_in(chance) {
+                continue;
+            }
+            let serial = self.ghost.commands.len() as u64;
+            let command =
+                (self.cluster.operations)(&mut self.clients, *group, &self.shape, &self.calls);
+            let mut payload = BytesMut::with_capacity(SERIAL_BYTES + command.len());
+            payload.extend_from_slice(&serial.to_le_bytes());
+            payload.extend_from_slice(&command);
+            let payload: Bytes = payload.freeze();
+            let checksum = logdrive_wal::checksum(&payload);
+            self.ghost.commands.push(Proposed {
+                node: node.id,
+                group: *group,
+                known: Known::Waiting,
+            });
+            let called = self.world.borrow().now;
+            self.calls.push(Call { group: *group, command, called, reply: None, refused: false });
+            submissions.push(Submission {
+                group: *group,
+                sink: Arc::clone(&self.sink),
+                token: serial,
+                commands: Commands::One(Command { checksum, payload }),
+                at: 1,
+            });
+        }
+        submissions
+    }
+
+    // --- looking ---
+
+    fn alive(&self) -> BTreeMap<GroupId, Vec<(NodeId, Status)>> {
+        let mut alive: BTreeMap<GroupId, Vec<(NodeId, Status)>> = BTreeMap::new();
+        for group in &self.shape.groups {
+            let replicas = alive.entry(*group).or_default();
+            for node in self.nodes.iter().filter(|node| !node.lost) {
+                let replica = (node.id, *group);
+                if self.broken.contains(&replica) || self.ghost.fenced.contains(&replica) {
+                    continue;
+                }
+                let running = node.running.as_ref().expect("healed");
+                replicas.push((node.id, running.turn.shard.status(*group).expect("it runs")));
+            }
+        }
+        alive
+    }
+
+    /// True if all replicas that can have applied all there is.
+    fn is_quiet(&self) -> bool {
+        let has_all = |(_, s): &(NodeId, Status)| {
+            s.applied == s.last_log.index
+                && s.role != Role::Candidate
+                && s.role != Role::PreCandidate
+        };
+        self.alive().values().all(|replicas| {
+            let ends: BTreeSet<_> = replicas.iter().map(|(_, status)| status.applied).collect();
+            ends.len() == 1 && replicas.iter().all(has_all)
+        })
+    }
+
+    fn terms(&self) -> BTreeMap<GroupId, logdrive_raft::Term> {
+        let highest = |replicas: &[(NodeId, Status)]| replicas.iter().map(|r| r.1.term).max();
+        self.alive().iter().filter_map(|(group, r)| Some((*group, highest(r)?))).collect()
+    }
+
+    fn now(&self) -> u64 {
+        self.world.borrow().now
+    }
+
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        self.ghost.trace.note(line);
+    }
+}
+
+/// The run takes answers itself, before anybody is told.
+struct Nobody;
+
+impl Completions for Nobody {
+    fn complete(&self, _: &mut Vec<(u64, Outcome)>) {}
+}

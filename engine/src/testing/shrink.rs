@@ -1,0 +1,49 @@
+//! Which faults of a failing seed it takes: drops the others.
+//!
+//! In:     a cluster that fails.
+//! Out:    the fewest faults found with which it still does.
+//! Cost:   at most [`RUNS_MAX`] runs.
+//! Source: Zeller and Hildebrandt 2002 (delta debugging).
+
+use super::cluster::{Cluster, Failure};
+
+/// Runs spent on one failure.
+const RUNS_MAX: usize = 250;
+
+/// A failure with fewer faults.
+#[derive(Clone, Debug)]
+pub struct Shrunk {
+    /// What it takes, by number.
+    pub faults: Vec<usize>,
+    /// How it fails then: perhaps by another invariant.
+    pub failure: Box<Failure>,
+    /// Runs it took.
+    pub runs: usize,
+}
+
+/// Drops halves of the schedule, then ever smaller parts, as long as the run still fails.
+#[must_use]
+pub fn shrink(cluster: &Cluster, failure: Box<Failure>) -> Shrunk {
+    let faults = failure.faults.iter().map(|(number, _)| *number).collect();
+    let mut shrunk = Shrunk { faults, failure, runs: 0 };
+    let mut part = shrunk.faults.len();
+    while part > 0 && shrunk.runs < RUNS_MAX {
+        let mut at = 0;
+        let mut dropped = false;
+        while at < shrunk.faults.len() && shrunk.runs < RUNS_MAX {
+            let mut fewer = shrunk.faults.clone();
+            fewer.drain(at..(at + part).min(fewer.len()));
+            shrunk.runs += 1;
+            match cluster.clone().only(fewer.clone()).run() {
+                Err(failure) => {
+                    shrunk.faults = fewer;
+                    shrunk.failure = failure;
+                    dropped = true;
+                }
+                Ok(_) => at += part,
+            }
+        }
+        part = if dropped && part == 1 { 1 } else { part / 2 };
+    }
+    shrunk
+}

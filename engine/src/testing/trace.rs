@@ -1,0 +1,208 @@
+//! The history of a run: a hash of all of it, and if wanted, a line per event.
+//!
+//! In:     events as the ghost sees them.
+//! Out:    [`Trace::hash`]: equal for equal runs; the lines.
+//! Cost:   a few multiplications an event; text only if wanted.
+//! Source: FAULTS.md §3 (determinism).
+
+use super::ghost::{Change, Event};
+use crate::{GroupId, LogIndex, NodeId};
+use logdrive_raft::{AppendResult, Message, Role};
+
+/// What has happened so far.
+pub(super) struct Trace {
+    pub(super) hash: u64,
+    pub(super) lines: Option<Vec<String>>,
+    pub(super) step: u64,
+}
+
+impl Trace {
+    pub(super) fn new(wanted: bool) -> Self {
+        Self { hash: 0xCBF2_9CE4_8422_2325, lines: wanted.then(Vec::new), step: 0 }
+    }
+
+    /// Something of the world's: a fault, the healing.
+    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(lines) = &mut self.lines {
+            lines.push(format!("{:>6}  {}", self.step, line()));
+        }
+    }
+
+    pub(super) fn see(&mut self, event: &Event<'_>) {
+        self.hash(event);
+        if self.lines.is_some()
+            && let Some(text) = text(event)
+        {
+            self.note(|| text);
+        }
+    }
+
+    fn hash(&mut self, event: &Event<'_>) {
+        match *event {
+            Event::Recovered { node, group, state } => {
+                self.words(&[1, node.get(), group.get(), state.log.len() as u64]);
+                self.words(&[state.hard_state.term.get()]);
+            }
+            Event::Written { node, group, change } | Event::Landed { node, group, change } => {
+                self.words(&[2, node.get(), group.get(), change.first.get()]);
+                self.words(&[change.entries.len() as u64, self.step]);
+                change.entries.iter().for_each(|mark| self.words(&[u64::from(mark.checksum)]));
+            }
+            Event::Sent { node, to, group, message } => {
+                self.words(&[3, node.get(), to.get(), group.get(), message.term().get()]);
+            }
+            Event::Arrived { node, from, group, message } => {
+                self.words(&[4, node.get(), from.get(), group.get(), message.term().get()]);
+            }
+            Event::Turned { node, group, status, .. } => {
+                self.words(&[5, node.get(), group.get(), status.role as u64, status.term.get()]);
+                self.words(&[status.commit.get(), status.applied.get(), status.durable.get()]);
+            }
+            Event::Applied { node, group, applied } => {
+                self.words(&[6, node.get(), group.get(), applied.index.get(), applied.serial]);
+                self.words(&[u64::from(applied.reply)]);
+            }
+            Event::Answered { serial, outcome } => {
+                self.words(&[7, serial, u64::from(outcome.is_ok()), self.step]);
+            }
+            Event::Loaded { .. } | Event::End { .. } => {}
+            Event::Impostor { node } => self.words(&[8, node.get()]),
+            Event::Poisoned { node } => self.words(&[9, node.get()]),
+            Event::Fenced { node, group, .. } => self.words(&[14, node.get(), group.get()]),
+            Event::Down { node } => self.words(&[10, node.get(), self.step]),
+        }
+    }
+
+    fn words(&mut self, words: &[u64]) {
+        for word in words {
+            self.hash = (self.hash ^ word).wrapping_mul(0x100_0000_01B3).rotate_left(23);
+        }
+    }
+}
+
+fn text(event: &Event<'_>) -> Option<String> {
+    Some(match *event {
+        Event::Recovered { node, group, state } => format!(
+            "{} up: {} has {} entries, term {}, vote {}",
+            name(node),
+            of(group),
+            state.log.len(),
+            state.hard_state.term.get(),
+            state.hard_state.voted_for.map_or_else(|| "-".to_owned(), name),
+        ),
+        Event::Written { node, group, change } => {
+            format!("{} {} writes {}", name(node), of(group), written(change))
+        }
+        Event::Landed { node, group, change } => {
+            format!("{} {} durable {}", name(node), of(group), written(change))
+        }
+        Event::Sent { node, to, group, message } => {
+            format!("{} -> {} {} {}", name(node), name(to), of(group), said(message))
+        }
+        Event::Arrived { node, from, group, message } => {
+            format!("{} <- {} {} {}", name(node), name(from), of(group), said(message))
+        }
+        Event::Turned { node, group, status, .. } => format!(
+            "{} {} {} of term {}, last {}, durable {}, commit {}, applied {}",
+            name(node),
+            of(group),
+            match status.role {
+                Role::Follower => "follower",
+                Role::PreCandidate => "pre-candidate",
+                Role::Candidate => "candidate",
+                Role::Leader => "LEADER",
+            },
+            status.term.get(),
+            status.last_log.index.get(),
+            status.durable.get(),
+            status.commit.get(),
+            status.applied.get(),
+        ),
+        Event::Applied { node, group, applied } => format!(
+            "{} {} applies {} (command {})",
+            name(node),
+            of(group),
+            applied.index.get(),
+            applied.serial
+        ),
+        Event::Answered { serial, outcome } => match outcome {
+            Ok(applied) => format!("command {serial}: yes, at {}", applied.index.get()),
+            Err(error) => format!("command {serial}: {:?}: {error}", error.happened()),
+        },
+        Event::Impostor { node } => format!("{} started on a log that is not its own", name(node)),
+        Event::Poisoned { node } => format!("{} a write failed", name(node)),
+        Event::Fenced { node, group, .. } => format!("{} {group:?} is fenced", name(node)),
+        Event::Down { node } => format!("{} is down", name(node)),
+        Event::Loaded { .. } | Event::End { .. } => return None,
+    })
+}
+
+fn name(node: NodeId) -> String {
+    format!("n{}", node.get())
+}
+
+fn of(group: GroupId) -> String {
+    format!("g{}", group.get())
+}
+
+fn written(change: &Change) -> String {
+    let state = change.hard_state.map_or_else(String::new, |state| {
+        let vote = state.voted_for.map_or_else(|| "-".to_owned(), name);
+        format!("term {} vote {vote} ", state.term.get())
+    });
+    match change.entries.as_slice() {
+        [] => state,
+        [first, .., last] if first.term != last.term => format!(
+            "{state}{}..={} of terms {} to {}",
+            change.first.get(),
+            change.first.get() + change.entries.len() as u64 - 1,
+            first.term.get(),
+            last.term.get()
+        ),
+        [first, ..] => format!(
+            "{state}{}..={} of term {}",
+            change.first.get(),
+            change.first.get() + change.entries.len() as u64 - 1,
+            first.term.get()
+        ),
+    }
+}
+
+fn said(message: &Message) -> String {
+    let term = message.term().get();
+    match message {
+        Message::PreVote(m) => {
+            format!("pre-vote for term {term}? log ends {}", at(m.last_log.index, m.last_log.term))
+        }
+        Message::PreVoteReply(m) => format!("pre-vote {} (term {term})", yes(m.granted)),
+        Message::RequestVote(m) => {
+            format!("vote in term {term}? log ends {}", at(m.last_log.index, m.last_log.term))
+        }
+        Message::VoteReply(m) => format!("vote {} (term {term})", yes(m.granted)),
+        Message::AppendEntries(m) => format!(
+            "append {} after {} (term {term}, commit {})",
+            m.entries.len(),
+            at(m.prev_log.index, m.prev_log.term),
+            m.commit.get()
+        ),
+        Message::AppendReply(m) => match m.result {
+            AppendResult::Accepted { match_index } => {
+                format!("has {} (term {term})", match_index.get())
+            }
+            AppendResult::Rejected { rejected, hint } => {
+                let hint = at(hint.index, hint.term);
+                format!("lacks {}, try {hint} (term {term})", rejected.get())
+            }
+        },
+        Message::Heartbeat(m) => format!("heartbeat (term {term}, commit {})", m.commit.get()),
+        Message::HeartbeatReply(_) => format!("heartbeat answer (term {term})"),
+    }
+}
+
+fn at(index: LogIndex, term: crate::Term) -> String {
+    format!("{}/{}", index.get(), term.get())
+}
+
+fn yes(granted: bool) -> &'static str {
+    if granted { "yes" } else { "no" }
+}

@@ -1,0 +1,529 @@
+//! Three turns, their logs on simulated disks that stall or fail, and a network that carries everything.
+//!
+//! In:     which disk answers in a step; commands for whoever leads.
+//! Out:    what each node said, and what its disk holds after it.
+
+use super::*;
+use crate::{
+    Committed, Completions, Outcome,
+    shard::{Commands, GroupView, Submission, Timing},
+};
+use bytes::Bytes;
+use logdrive_raft::{AppendResult, Command, Durable, HardState, LogIndex, Role, Status, Ticks};
+use logdrive_wal::{Config, Identity, disk::sim::SimPlatter};
+use std::{
+    cell::RefCell,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+const GROUP: GroupId = GroupId(7);
+const TIMING: Timing = Timing { election_ticks: 20, heartbeat_ticks: 2 };
+const TICK_NS: u64 = 1_000_000;
+const RESIGN_TICKS: u64 = 2 * TIMING.election_ticks;
+/// A silence is noticed in steps; followers wait one to two election timeouts, and the first to ask may ask too early.
+const TAKE_OVER_TICKS: u64 = RESIGN_TICKS + RESIGN_TICKS / 8 + 4 * TIMING.election_ticks + 20;
+
+#[derive(Default)]
+struct Said {
+    now: u64,
+    messages: Vec<(NodeId, Message)>,
+    reads: Vec<ReadTask>,
+}
+
+impl Outside for RefCell<Said> {
+    fn send(&self, peer: NodeId, _lane: usize, messages: &mut Vec<(GroupId, Message)>) -> bool {
+        let said = &mut self.borrow_mut().messages;
+        said.extend(messages.drain(..).map(|(_, message)| (peer, message)));
+        true
+    }
+
+    fn read(&self, task: ReadTask) -> Result<(), ReadTask> {
+        self.borrow_mut().reads.push(task);
+        Ok(())
+    }
+
+    fn now(&self) -> u64 {
+        self.borrow().now
+    }
+}
+
+struct Forgetful;
+
+impl StateMachine for Forgetful {
+    fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
+        batch.commands().for_each(|_| replies.push(Bytes::new()));
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Outcomes(Mutex<Vec<Outcome>>);
+
+impl Completions for Outcomes {
+    fn complete(&self, outcomes: &mut Vec<(u64, Outcome)>) {
+        self.0.lock().unwrap().extend(outcomes.drain(..).map(|(_, outcome)| outcome));
+    }
+}
+
+struct Trio {
+    now: u64,
+    nodes: Vec<Node>,
+    /// Arrives in the next step.
+    under_way: Vec<(NodeId, NodeId, Message)>,
+    outcomes: Arc<Outcomes>,
+}
+
+struct Node {
+    id: NodeId,
+    identity: Identity,
+    platter: SimPlatter,
+    is_stuck: bool,
+    /// It makes segments by a step in so many ticks; 0: as the seed has it.
+    ticks_per_making_step: u64,
+    /// `None` once its log has failed.
+    turn: Option<Turn>,
+    outside: RefCell<Said>,
+    /// All it ever said.
+    said: Vec<(u64, Message)>,
+}
+
+impl Trio {
+    fn new(seed: u64) -> Self {
+        let ids = [1, 2, 3].map(NodeId);
+        let nodes = ids.map(|id| {
+            let identity = Identity {
+                cluster: "trio".to_owned(),
+                node: id,
+                store: id.get().into(),
+                shards: 1,
+                incarnation: 1,
+                settings: Default::default(),
+            };
+            let platter = SimPlatter::new(seed ^ id.get(), &identity, 0);
+            let wal = open(&platter, &identity).0;
+            let shard = Shard::new(id, &ids, TIMING, seed);
+            let mut turn = Turn::new(shard, wal, RESIGN_TICKS * TICK_NS);
+            let founded = founded(GROUP, &ids, id == ids[0]);
+            turn.add(founded, Box::new(Forgetful)).unwrap();
+            ids.iter().for_each(|peer| turn.shard.peer_up(*peer));
+            Node {
+                id,
+                identity,
+                platter,
+                is_stuck: false,
+                ticks_per_making_step: 0,
+                turn: Some(turn),
+                outside: RefCell::default(),
+                said: Vec::new(),
+            }
+        });
+        let outcomes = Arc::default();
+        Self { now: 0, nodes: nodes.into(), under_way: Vec::new(), outcomes }
+    }
+
+    /// A tick: what is under way arrives, disks that are not stuck do something, everyone takes a turn.
+    fn step(&mut self) {
+        self.now += 1;
+        let arriving = std::mem::take(&mut self.under_way);
+        for node in &mut self.nodes {
+            let Some(turn) = &mut node.turn else { continue };
+            match node.ticks_per_making_step {
+                _ if node.is_stuck => {}
+                0 => node.platter.complete_some(),
+                ticks => {
+                    (0..node.platter.writes_in_flight()).for_each(|_| node.platter.complete_nth(0));
+                    if self.now.is_multiple_of(ticks) {
+                        node.platter.make_step();
+                    }
+                }
+            }
+            node.outside.borrow_mut().now = self.now * TICK_NS;
+            turn.shard.advance(Ticks(self.now));
+            let reads = std::mem::take(&mut node.outside.borrow_mut().reads);
+            reads.into_iter().for_each(|task| turn.finish_read(task.run()));
+            let mut taken = turn.take_completions(self.now * TICK_NS);
+            for (from, _, message) in arriving.iter().filter(|(_, to, _)| *to == node.id) {
+                turn.shard.receive(*from, GROUP, message.clone());
+            }
+            taken = taken.and_then(|()| turn.give_out(&node.outside));
+            for answer in turn.answers.drain(..) {
+                answer.sink.complete(&mut vec![(answer.token, answer.outcome)]);
+            }
+            if taken.is_err() {
+                turn.shard.abandon_all("the node stopped", &mut turn.answers);
+                for answer in turn.answers.drain(..) {
+                    answer.sink.complete(&mut vec![(answer.token, answer.outcome)]);
+                }
+                node.turn = None;
+            }
+            for (to, message) in node.outside.borrow_mut().messages.drain(..) {
+                node.said.push((self.now, message.clone()));
+                self.under_way.push((node.id, to, message));
+            }
+        }
+    }
+
+    fn status(&self, at: usize) -> Option<Status> {
+        self.nodes[at].turn.as_ref().and_then(|turn| turn.shard.status(GROUP))
+    }
+
+    fn leader(&self) -> Option<usize> {
+        let leads = |at: &usize| self.status(*at).is_some_and(|s| s.role == Role::Leader);
+        (0..3).filter(leads).max_by_key(|at| self.status(*at).map(|status| status.term))
+    }
+
+    /// Steps until it is so; the steps it took.
+    fn until(&mut self, what: &str, steps_max: u64, so: impl Fn(&Self) -> bool) -> u64 {
+        for step in 0..=steps_max {
+            if so(self) {
+                return step;
+            }
+            self.step();
+        }
+        panic!("not within {steps_max} steps: {what}");
+    }
+
+    fn propose(&mut self, at: usize) {
+        self.propose_payload(at, Bytes::from_static(b"command"));
+    }
+
+    fn propose_payload(&mut self, at: usize, payload: Bytes) {
+        let checksum = logdrive_wal::checksum(&payload);
+        let submission = Submission {
+            group: GROUP,
+            sink: self.outcomes.clone(),
+            token: 0,
+            commands: Commands::One(Command { checksum, payload }),
+            at: 1,
+        };
+        let turn = self.nodes[at].turn.as_mut().expect("it runs");
+        turn.shard.submit(submission, &mut turn.answers);
+    }
+
+    fn outcomes(&self) -> Vec<Outcome> {
+        std::mem::take(&mut *self.outcomes.0.lock().unwrap())
+    }
+}
+
+fn founded(group: GroupId, members: &[NodeId], first_leader: bool) -> Founded {
+    Founded {
+        group,
+        members: members.to_vec(),
+        membership: Some(Bytes::from_static(b"members")),
+        hard_state: HardState::default(),
+        runs: Vec::new(),
+        last: LogIndex::ZERO,
+        applied: LogIndex::ZERO,
+        durable: Durable::of_nothing(group),
+        first_leader,
+        view: Arc::new(GroupView::default()),
+    }
+}
+
+fn open(platter: &SimPlatter, identity: &Identity) -> (Wal, logdrive_wal::Recovered) {
+    let mut config = Config::new(PathBuf::from("sim"), identity.clone(), 0);
+    config.segment_bytes = 64 << 10;
+    let mut id = u128::from(platter.writes()) << 64 | identity.store;
+    let ids = move || {
+        id = id.wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645).wrapping_add(1);
+        id
+    };
+    Wal::open_on(platter.disk(64 << 10), config, Box::new(ids)).unwrap()
+}
+
+/// What only a leader or a candidate says.
+fn seeks_followers(message: &Message) -> bool {
+    use Message as M;
+    matches!(message, M::Heartbeat(_) | M::AppendEntries(_) | M::PreVote(_) | M::RequestVote(_))
+}
+
+#[test]
+fn d3_a_leader_whose_disk_is_stuck_gives_way_and_may_lead_again() {
+    let mut led_again = 0;
+    for seed in 0..20 {
+        let mut trio = Trio::new(seed);
+        trio.until("a leader", 100, |trio| trio.leader().is_some());
+        let old = trio.leader().unwrap();
+        trio.propose(old);
+        trio.until("an answer", 50, |trio| !trio.outcomes.0.lock().unwrap().is_empty());
+        assert!(trio.outcomes()[0].is_ok());
+
+        // It owes the disk nothing: a stall that nobody can see harms nobody.
+        trio.nodes[old].is_stuck = true;
+        for _ in 0..2 * TAKE_OVER_TICKS {
+            trio.step();
+        }
+        assert_eq!(trio.leader(), Some(old), "seed {seed}: an idle disk is not a stuck one");
+
+        trio.propose(old);
+        let stuck_at = trio.now;
+        trio.until("another leads", TAKE_OVER_TICKS, |trio| trio.leader() != Some(old));
+        let resigned_at = trio.now;
+        let resigned_after = resigned_at - stuck_at;
+        assert!(resigned_after >= RESIGN_TICKS, "seed {seed}: gave up after {resigned_after}");
+        trio.until("another leads", TAKE_OVER_TICKS - resigned_after, |trio| {
+            trio.leader().is_some_and(|at| at != old)
+        });
+        let new = trio.leader().unwrap();
+        trio.propose(new);
+        trio.until("an answer of the new leader", 50, |trio| {
+            trio.outcomes.0.lock().unwrap().iter().any(Result::is_ok)
+        });
+        for _ in 0..5 * TIMING.election_ticks {
+            trio.step();
+        }
+        let late = |(at, message): &&(u64, Message)| *at > resigned_at && seeks_followers(message);
+        assert!(!trio.nodes[old].said.iter().any(|said| late(&said)), "seed {seed}: not silent");
+        let promised = trio.nodes[old].said.iter().any(|(at, message)| {
+            *at > stuck_at
+                && matches!(message, Message::AppendReply(reply)
+                    if matches!(reply.result, AppendResult::Accepted { .. }))
+        });
+        assert!(!promised, "seed {seed}: a promise left a stuck disk");
+
+        // What waited there was committed on the others' disks: it is applied, and answered, late.
+        trio.nodes[old].is_stuck = false;
+        trio.until("all agree", 200, |trio| {
+            let applied = [0, 1, 2].map(|at| trio.status(at).unwrap().applied);
+            applied[0] == applied[1] && applied[1] == applied[2]
+        });
+        let outcomes = trio.outcomes();
+        assert!(outcomes.len() == 2 && outcomes.iter().all(Result::is_ok), "{seed}: {outcomes:?}");
+
+        // It stands again.
+        trio.nodes[new].turn = None;
+        trio.until("the other two go on", 200, |trio| {
+            trio.leader().is_some_and(|leader| leader != new)
+        });
+        led_again += usize::from(trio.leader() == Some(old));
+    }
+    assert!(led_again > 0, "no node that had resigned led again");
+}
+
+#[test]
+fn d3_what_only_a_stuck_disk_had_is_unknown_once_its_node_has_resigned() {
+    let mut trio = Trio::new(1);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let old = trio.leader().unwrap();
+    trio.nodes[old].is_stuck = true;
+    trio.nodes[(old + 1) % 3].is_stuck = true;
+    trio.propose(old);
+    trio.until("an answer", RESIGN_TICKS + RESIGN_TICKS / 8 + 2, |trio| {
+        !trio.outcomes.0.lock().unwrap().is_empty()
+    });
+    let outcomes = trio.outcomes();
+    let error = outcomes[0].as_ref().unwrap_err();
+    assert_eq!(error.happened(), crate::Happened::Unknown, "{error}");
+}
+
+#[test]
+fn d3_a_segment_that_is_made_slowly_is_no_silence_of_the_disk() {
+    let mut trio = Trio::new(4);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let leader = trio.leader().unwrap();
+    let awaits =
+        |trio: &Trio| trio.nodes[leader].turn.as_ref().unwrap().wal.as_ref().unwrap().awaits_disk();
+    // Ten steps make a segment, each within the limit, all together far over it.
+    trio.nodes[leader].ticks_per_making_step = RESIGN_TICKS / 2;
+    let mut longest = 0;
+    let mut waited = 0;
+    for _ in 0..20 * RESIGN_TICKS {
+        trio.propose_payload(leader, Bytes::from(vec![1; 4 << 10]));
+        trio.step();
+        assert_eq!(trio.leader(), Some(leader), "gave up after {waited} ticks");
+        waited = if awaits(&trio) { waited + 1 } else { 0 };
+        longest = longest.max(waited);
+    }
+    assert!(longest > 2 * RESIGN_TICKS, "no write waited longer than {longest} ticks");
+
+    // A step that never comes is one.
+    trio.until("a write waits", 20 * RESIGN_TICKS, |trio| awaits(trio));
+    trio.nodes[leader].ticks_per_making_step = u64::MAX;
+    for _ in 0..2 * TAKE_OVER_TICKS {
+        trio.propose_payload(leader, Bytes::from(vec![1; 4 << 10]));
+        trio.step();
+    }
+    assert_ne!(trio.leader(), Some(leader));
+}
+
+#[test]
+fn d3_a_shard_gives_way_for_another_of_its_node_and_new_groups_with_it() {
+    let mut trio = Trio::new(2);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let old = trio.leader().unwrap();
+    trio.nodes[old].turn.as_mut().unwrap().stalled_elsewhere = true;
+    trio.until("another leads", TAKE_OVER_TICKS, |trio| {
+        trio.leader().is_some_and(|leader| leader != old)
+    });
+    // A group that is created meanwhile stands for nothing either, though it is to lead first.
+    let group = GroupId(8);
+    let ids = [1, 2, 3].map(NodeId);
+    let turn = trio.nodes[old].turn.as_mut().unwrap();
+    turn.add(founded(group, &ids, true), Box::new(Forgetful)).unwrap();
+    for _ in 0..4 * TIMING.election_ticks {
+        trio.step();
+    }
+    let status = |trio: &Trio| trio.nodes[old].turn.as_ref().unwrap().shard.status(group).unwrap();
+    assert_eq!(status(&trio).role, Role::Follower);
+    trio.nodes[old].turn.as_mut().unwrap().stalled_elsewhere = false;
+    trio.until("it stands", 4 * TIMING.election_ticks, |trio| {
+        status(trio).role == Role::PreCandidate
+    });
+}
+
+#[test]
+fn w9_a_leader_whose_disk_is_full_gives_way_to_one_with_room() {
+    for seed in 0..10 {
+        let mut trio = Trio::new(seed);
+        trio.until("a leader", 100, |trio| trio.leader().is_some());
+        let full = trio.leader().unwrap();
+        trio.nodes[full].platter.set_segments_left(Some(0));
+        let mut steps = 0;
+        while trio.leader() == Some(full) {
+            trio.propose_payload(full, Bytes::from(vec![1; 4 << 10]));
+            trio.step();
+            steps += 1;
+            assert!(steps < 500, "seed {seed}: it leads on, though its disk is full");
+        }
+        let refused = |outcome: &Outcome| matches!(outcome, Err(crate::ProposeError::DiskFull));
+        assert!(trio.outcomes().iter().any(refused), "seed {seed}: nothing was refused");
+        trio.until("one with room leads", 4 * TIMING.election_ticks, |trio| {
+            trio.leader().is_some_and(|leader| leader != full)
+        });
+        for _ in 0..200 {
+            let leader = trio.leader().unwrap();
+            assert_ne!(leader, full, "seed {seed}: it took over again");
+            trio.propose_payload(leader, Bytes::from(vec![1; 4 << 10]));
+            trio.step();
+        }
+        let served = trio.outcomes().iter().filter(|outcome| outcome.is_ok()).count();
+        assert!(served > 100, "seed {seed}: served {served}");
+    }
+}
+
+#[test]
+fn w9_a_log_without_room_is_not_looked_at_to_be_sealed() {
+    let mut trio = Trio::new(5);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let full = trio.leader().unwrap();
+    trio.nodes[full].platter.set_segments_left(Some(0));
+    let wal = |trio: &Trio, so: &dyn Fn(&Wal) -> bool| {
+        so(trio.nodes[full].turn.as_ref().unwrap().wal.as_ref().unwrap())
+    };
+    for _ in 0..500 {
+        trio.propose_payload(full, Bytes::from(vec![1; 4 << 10]));
+        trio.step();
+    }
+    assert!(wal(&trio, &|wal| wal.room() == Room::Reserve && !wal.is_sealed()));
+    let seal =
+        |trio: &mut Trio, now| trio.nodes[full].turn.as_mut().unwrap().seal_when_idle(now).unwrap();
+    let now = trio.now * TICK_NS;
+    assert!(!seal(&mut trio, now), "it cannot be sealed");
+    trio.nodes[full].platter.set_segments_left(None);
+    trio.until("room", 500, |trio| wal(trio, &|wal| wal.room() == Room::Free && !wal.is_sealed()));
+    let now = trio.now * TICK_NS;
+    assert!(seal(&mut trio, now), "it can be sealed");
+}
+
+#[test]
+fn w10_if_no_disk_has_room_leaders_last_all_the_same() {
+    for seed in 0..10 {
+        let mut trio = Trio::new(seed);
+        trio.nodes.iter().for_each(|node| node.platter.set_segments_left(Some(0)));
+        let mut led_by = Vec::new();
+        for _ in 0..100 * TIMING.election_ticks {
+            if let Some(leader) = trio.leader() {
+                trio.propose_payload(leader, Bytes::from(vec![1; 4 << 10]));
+                led_by.push(leader);
+            }
+            trio.step();
+        }
+        led_by.dedup();
+        assert!(led_by.len() <= 4, "seed {seed}: {led_by:?}");
+        let last = trio.leader().expect("somebody leads");
+        // It heals.
+        trio.nodes.iter().for_each(|node| node.platter.set_segments_left(None));
+        trio.outcomes();
+        for _ in 0..100 {
+            trio.propose(last);
+            trio.step();
+        }
+        assert!(trio.outcomes().iter().any(Result::is_ok), "seed {seed}: it does not heal");
+        assert_eq!(trio.leader(), Some(last), "seed {seed}");
+    }
+}
+
+#[test]
+fn d1_a_follower_whose_disk_is_stuck_holds_up_nobody_and_promises_nothing() {
+    let mut trio = Trio::new(3);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let leader = trio.leader().unwrap();
+    let stuck = (leader + 1) % 3;
+    trio.nodes[stuck].is_stuck = true;
+    let stuck_at = trio.now;
+    for _ in 0..200 {
+        trio.propose(leader);
+        trio.step();
+    }
+    assert_eq!(trio.leader(), Some(leader));
+    assert!(trio.outcomes().iter().filter(|outcome| outcome.is_ok()).count() > 150);
+    let commits = trio.status(leader).unwrap().commit;
+    assert!(commits > trio.status(stuck).unwrap().durable, "the stuck disk was written");
+    let accepted = trio.nodes[stuck].said.iter().any(|(at, message)| {
+        *at > stuck_at
+            && matches!(message, Message::AppendReply(reply)
+                if matches!(reply.result, AppendResult::Accepted { match_index }
+                    if match_index > trio.status(stuck).unwrap().durable))
+    });
+    assert!(!accepted);
+}
+
+/// Invariant 19, and 2 and 9 at the moment of the failure: whatever left the node before its log failed is on its
+/// disk, and nothing leaves after it.
+#[test]
+fn w6_w7_what_was_promised_before_the_first_failed_write_is_on_disk_and_nothing_is_promised_after()
+{
+    let mut failed = 0;
+    for seed in 0..150 {
+        let mut trio = Trio::new(seed);
+        let victim = usize::try_from(seed % 3).unwrap();
+        trio.nodes[victim].platter.fail_write(seed / 3 % 25);
+        for _ in 0..400 {
+            if let Some(leader) = trio.leader() {
+                trio.propose(leader);
+            }
+            trio.step();
+        }
+        let node = &mut trio.nodes[victim];
+        if node.turn.is_some() {
+            continue; // Its writes were too few.
+        }
+        failed += 1;
+        node.platter.crash();
+        let (_, recovered) = open(&node.platter, &node.identity);
+        let found = recovered.groups.iter().find(|found| found.group == GROUP);
+        let last = found.map_or(LogIndex::ZERO, |found| found.last);
+        let state = found.map_or(HardState::default(), |found| found.hard_state);
+        for (at, message) in &node.said {
+            let (term, upto) = match message {
+                Message::AppendReply(m) => match m.result {
+                    // A later term may have replaced what was acknowledged in an older one.
+                    AppendResult::Accepted { match_index } if m.term == state.term => {
+                        (m.term, match_index)
+                    }
+                    AppendResult::Accepted { .. } => (m.term, LogIndex::ZERO),
+                    AppendResult::Rejected { .. } => continue,
+                },
+                Message::RequestVote(m) => (m.term, LogIndex::ZERO),
+                Message::VoteReply(m) if m.granted => (m.term, LogIndex::ZERO),
+                _ => continue,
+            };
+            assert!(
+                term <= state.term && upto <= last,
+                "seed {seed}: at {at} it promised {message:?}, its disk holds {state:?}, {last:?}"
+            );
+        }
+    }
+    assert!(failed > 100, "only {failed} logs failed");
+}

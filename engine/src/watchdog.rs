@@ -1,0 +1,289 @@
+//! Stalls: a disk that does not answer, a shard's thread that takes no turn, and what follows.
+//!
+//! In:     each shard's [`Pulse`], which its thread beats once a turn.
+//! Out:    over `stall_warn` one line; over two election timeouts the shards of the node lead nothing and stand for
+//!         nothing until the disk answers; over `stall_fatal` the node fails, and a second later the process ends.
+//! Cost:   one thread per node that looks a few times a second; four relaxed stores a turn.
+//! Fails:  lines are written on threads of their own: a standard error that is stuck on the same disk must not
+//!         hold up the end.
+//! Source: FAULTS.md rule 18, D3; DESIGN §4 (a live thread must not vouch for a stuck disk).
+//!
+//! Who decides what. Leaderships are given up by the shard's own turn, from its own count of the silence, so that the
+//! simulator runs the same code; a shard also gives up when another of the node does, for they share the disk.
+//! Whether the process must end is decided here, for a thread that sits in the kernel decides nothing. It ends by
+//! `process::exit`: such a thread can be neither joined nor cancelled, and until it is gone its process neither
+//! serves nor gives way. An embedder sees [`NodeError::Stalled`] first, from [`crate::Node::failure`], and may
+//! use the second left. While a log is recovered nobody is watched yet: that may take its time.
+
+use crate::{NodeError, driver::now_ns, node::Shared};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// How long somebody has owed an answer, as one observer saw it. Between two looks at most `look_ns_max` counts, so
+/// that a process that was paused hears the answer before it judges (FAULTS.md D4, D5).
+#[derive(Debug)]
+pub(crate) struct Silence {
+    look_ns_max: u64,
+    looked_at: u64,
+    heard: u64,
+    ns: u64,
+}
+
+impl Silence {
+    /// To be judged by a limit: an eighth of it counts between two looks.
+    pub(crate) fn new(limit_ns: u64) -> Self {
+        Self { look_ns_max: (limit_ns / 8).max(1), looked_at: 0, heard: 0, ns: 0 }
+    }
+
+    /// `heard` counts the answers so far; `owed` says that there is another to come. Gives the silence in ns.
+    pub(crate) fn look(&mut self, now: u64, owed: bool, heard: u64) -> u64 {
+        let passed = now.saturating_sub(self.looked_at).min(self.look_ns_max);
+        self.looked_at = now;
+        if owed && heard == self.heard {
+            self.ns = self.ns.saturating_add(passed);
+        } else {
+            self.ns = 0;
+        }
+        self.heard = heard;
+        self.ns
+    }
+
+    /// The silence at the last look.
+    pub(crate) fn ns(&self) -> u64 {
+        self.ns
+    }
+}
+
+/// What a shard's thread says of itself. Each field stands alone, so no order is needed among them.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    /// Turns taken; none before the log is open.
+    turns: AtomicU64,
+    /// [`logdrive_wal::Wal::disk_answers`].
+    answers: AtomicU64,
+    /// It has more to finish.
+    owed: AtomicBool,
+    /// The silence is over two election timeouts.
+    stalled: AtomicBool,
+    /// The thread has ended.
+    ended: AtomicBool,
+}
+
+impl Pulse {
+    /// A turn is over.
+    pub(crate) fn beat(&self, answers: u64, owed: bool, stalled: bool) {
+        self.answers.store(answers, Ordering::Relaxed);
+        self.owed.store(owed, Ordering::Relaxed);
+        self.stalled.store(stalled, Ordering::Relaxed);
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The thread ends: nobody need watch it.
+    pub(crate) fn end(&self) {
+        self.stalled.store(false, Ordering::Relaxed);
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+}
+
+/// How long a silence may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) warn_ns: u64,
+    pub(crate) resign_ns: u64,
+    pub(crate) fatal_ns: u64,
+}
+
+impl Limits {
+    pub(crate) fn new(warn: Duration, resign: Duration, fatal: Option<Duration>) -> Self {
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self { warn_ns: ns(warn), resign_ns: ns(resign), fatal_ns: fatal.map_or(u64::MAX, ns) }
+    }
+
+    fn least_ns(&self) -> u64 {
+        self.warn_ns.min(self.resign_ns)
+    }
+}
+
+/// Watches until `stop`'s other end is gone.
+pub(crate) fn run(node: &Shared, limits: Limits, stop: &Receiver<()>) {
+    let mut watches: Vec<Watch> = node.pulses.iter().map(|_| Watch::new(&limits)).collect();
+    let pause = Duration::from_nanos((limits.least_ns() / 16).clamp(1_000_000, 100_000_000));
+    while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(pause) {
+        for (shard, (watch, pulse)) in watches.iter_mut().zip(&node.pulses).enumerate() {
+            let Some(Finding { stage, what, ns }) = watch.look(now_ns(), pulse, &limits) else {
+                continue;
+            };
+            let time = Duration::from_nanos(ns);
+            match stage {
+                Stage::Quiet => tell(format!("shard {shard} goes on after a stall: {what}")),
+                Stage::Slow => tell(format!("shard {shard}: {what} for {time:.1?}")),
+                Stage::Resigned => {
+                    pulse.stalled.store(true, Ordering::Relaxed);
+                    tell(format!("shard {shard}: {what} for {time:.1?}: this node leads no group"));
+                }
+                Stage::Fatal => end(node, shard, what, time),
+            }
+        }
+    }
+}
+
+/// The disk or a thread is given up, and with it the process.
+fn end(node: &Shared, shard: usize, what: &'static str, time: Duration) -> ! {
+    let shard = u32::try_from(shard).expect("shards are counted in u32");
+    let error = NodeError::Stalled { shard, what, time };
+    tell(format!("{error}: the process ends"));
+    node.fail(error);
+    std::thread::sleep(GRACE);
+    std::process::exit(1)
+}
+
+/// Writes a line without waiting for it to be written.
+fn tell(line: String) {
+    let _ = std::thread::Builder::new()
+        .name("logdrive-tell".to_owned())
+        .spawn(move || tracing::error!("{line}"));
+}
+
+/// One shard, as the watchdog sees it.
+struct Watch {
+    disk: Silence,
+    thread: Silence,
+    stage: Stage,
+}
+
+/// How far a stall has come.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Stage {
+    Quiet,
+    Slow,
+    Resigned,
+    Fatal,
+}
+
+/// A stage that a shard has entered.
+#[derive(Debug, Eq, PartialEq)]
+struct Finding {
+    stage: Stage,
+    what: &'static str,
+    ns: u64,
+}
+
+impl Watch {
+    fn new(limits: &Limits) -> Self {
+        let silence = || Silence::new(limits.least_ns());
+        Self { disk: silence(), thread: silence(), stage: Stage::Quiet }
+    }
+
+    /// What is new, if anything is.
+    fn look(&mut self, now: u64, pulse: &Pulse, limits: &Limits) -> Option<Finding> {
+        let turns = pulse.turns.load(Ordering::Relaxed);
+        let is_alive = turns > 0 && !pulse.ended.load(Ordering::Relaxed);
+        let owed = is_alive && pulse.owed.load(Ordering::Relaxed);
+        let disk = self.disk.look(now, owed, pulse.answers.load(Ordering::Relaxed));
+        let thread = self.thread.look(now, is_alive, turns);
+        let (ns, what) = if thread >= disk { (thread, NO_TURN) } else { (disk, NO_ANSWER) };
+        let stage = match ns {
+            _ if ns >= limits.fatal_ns => Stage::Fatal,
+            _ if ns >= limits.resign_ns => Stage::Resigned,
+            _ if ns >= limits.warn_ns => Stage::Slow,
+            _ => Stage::Quiet,
+        };
+        let was = std::mem::replace(&mut self.stage, stage);
+        (stage > was || (stage == Stage::Quiet && was > stage)).then_some(Finding {
+            stage,
+            what: if stage == Stage::Quiet { ANSWERS_AGAIN } else { what },
+            ns,
+        })
+    }
+}
+
+const NO_ANSWER: &str = "the log's disk has not answered";
+const NO_TURN: &str = "its thread has taken no turn";
+const ANSWERS_AGAIN: &str = "it is answered again";
+
+/// Between the node's failure and the end of its process: for the answers, the line, and an embedder's last words.
+const GRACE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { warn_ns: 100, resign_ns: 200, fatal_ns: 1_000 };
+
+    /// Looks every 10 ns from `from` on, `looks` times; gives the stages entered and when.
+    fn watch(watch: &mut Watch, pulse: &Pulse, from: u64, looks: u64) -> Vec<(u64, Stage)> {
+        (1..=looks)
+            .filter_map(|n| {
+                let now = from + n * 10;
+                watch.look(now, pulse, &LIMITS).map(|found| (now, found.stage))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn d3_a_silence_is_said_once_per_stage_and_ends_with_the_process() {
+        let pulse = Pulse::default();
+        pulse.beat(7, true, false);
+        let mut shard = Watch::new(&LIMITS);
+        assert_eq!(
+            watch(&mut shard, &pulse, 0, 120),
+            [(110, Stage::Slow), (210, Stage::Resigned), (1010, Stage::Fatal)]
+        );
+    }
+
+    #[test]
+    fn d3_a_thread_that_takes_turns_does_not_vouch_for_its_disk() {
+        let pulse = Pulse::default();
+        let mut shard = Watch::new(&LIMITS);
+        let mut stages = Vec::new();
+        for n in 1..=120 {
+            pulse.beat(7, true, false);
+            stages.extend(shard.look(n * 10, &pulse, &LIMITS).map(|found| found.what));
+        }
+        assert_eq!(stages, [NO_ANSWER; 3]);
+    }
+
+    #[test]
+    fn an_answer_ends_a_stall_and_an_idle_disk_owes_none() {
+        let pulse = Pulse::default();
+        pulse.beat(7, true, false);
+        let mut shard = Watch::new(&LIMITS);
+        assert_eq!(watch(&mut shard, &pulse, 0, 15), [(110, Stage::Slow)]);
+        pulse.beat(8, true, false);
+        assert_eq!(watch(&mut shard, &pulse, 150, 1), [(160, Stage::Quiet)]);
+        for n in 0..200 {
+            pulse.beat(8, false, false);
+            assert_eq!(watch(&mut shard, &pulse, 160 + 10 * n, 1), []);
+        }
+    }
+
+    #[test]
+    fn d4_a_pause_of_the_whole_process_is_nobodys_silence() {
+        let pulse = Pulse::default();
+        pulse.beat(7, true, false);
+        let mut shard = Watch::new(&LIMITS);
+        assert_eq!(watch(&mut shard, &pulse, 0, 5), []);
+        // Paused for longer than every limit; its thread and its disk answer a little after it goes on.
+        assert_eq!(watch(&mut shard, &pulse, 1_000_000, 3), []);
+        pulse.beat(8, true, false);
+        assert_eq!(watch(&mut shard, &pulse, 1_000_030, 5), []);
+    }
+
+    #[test]
+    fn who_has_not_begun_or_has_ended_is_not_watched() {
+        let pulse = Pulse::default();
+        let mut shard = Watch::new(&LIMITS);
+        assert_eq!(watch(&mut shard, &pulse, 0, 200), []);
+        pulse.beat(1, true, true);
+        pulse.end();
+        assert_eq!(watch(&mut shard, &pulse, 2_000, 200), []);
+        assert!(!pulse.is_stalled());
+    }
+}

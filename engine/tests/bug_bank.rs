@@ -1,0 +1,156 @@
+//! Every mutation of the bug bank is caught within its seeds; `engine/BUGS.md` says by what.
+//!
+//! `cargo test -p logdrive --features bug-bank --test bug_bank`. With `LOGDRIVE_BUGS=write` the table is written
+//! anew; with `LOGDRIVE_BUGS=NAME` only that one is hunted, and its failure printed.
+
+#![forbid(unsafe_code)]
+
+use logdrive::testing::bugs::{self, Bug, Caught};
+use std::{
+    fmt::Write as _,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+#[path = "../raft/tests/random.rs"]
+mod replicas;
+#[path = "../raft/tests/scripts.rs"]
+mod transcripts;
+
+/// Directed runs of single replicas: a name, and what must come of it.
+const TRANSCRIPTS: [(&str, &str); 3] = [
+    ("aba_w14", include_str!("../raft/tests/scripts/aba_w14.txt")),
+    ("old_terms_ack", include_str!("../raft/tests/scripts/old_terms_ack.txt")),
+    ("vote_by_memory_rule_10", include_str!("../raft/tests/scripts/vote_by_memory_rule_10.txt")),
+];
+
+/// The log's own histories, with the test that they pass.
+#[path = "../../wal/tests/model.rs"]
+mod log;
+
+/// Where hunts begin, so that the table is the same everywhere.
+const FIRST_SEED: u64 = 0;
+
+/// Steps of one of the log's histories.
+const LOG_STEPS: u64 = 350;
+
+/// Everything that is hunted.
+fn bank() -> impl Iterator<Item = &'static Bug> {
+    bugs::ALL.iter().chain(bugs::OF_THE_CORE).chain(bugs::OF_THE_LOG)
+}
+
+fn hunt(bug: &Bug, seeds: u64) -> Option<Caught> {
+    let seeds = FIRST_SEED..seeds;
+    let is_of = |bank: &[Bug]| bank.iter().any(|other| other.name == bug.name);
+    if is_of(bugs::OF_THE_CORE) {
+        bugs::hunt_with(bug.name, seeds, core_run)
+    } else if is_of(bugs::OF_THE_LOG) {
+        let history = |seed| {
+            let _ = log::run(seed, LOG_STEPS, &mut log::Reached::default());
+        };
+        bugs::hunt_with(bug.name, seeds, |seed| bugs::guard(|| history(seed)))
+    } else {
+        bugs::hunt(bug.name, seeds)
+    }
+}
+
+/// The first seeds are the transcripts.
+fn core_run(seed: u64) -> Result<(), (String, String)> {
+    let at = usize::try_from(seed).expect("a small number");
+    let Some((name, text)) = TRANSCRIPTS.get(at) else {
+        return bugs::guard(|| {
+            let _ = replicas::run(seed);
+        });
+    };
+    let by = format!("transcript {name}");
+    match bugs::guard(|| assert!(transcripts::play(text) == *text, "it went otherwise")) {
+        Ok(()) => Ok(()),
+        Err((_, what)) => Err((by, what)),
+    }
+}
+
+fn hunt_all() -> Vec<(&'static Bug, Option<Caught>)> {
+    let bank: Vec<&Bug> = bank().collect();
+    let next = AtomicUsize::new(0);
+    let caught: Mutex<Vec<Option<Caught>>> = Mutex::new(vec![None; bank.len()]);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(bug) = bank.get(at) else { return };
+                    let found = hunt(bug, bug.seeds);
+                    caught.lock().expect("no hunt panics")[at] = found;
+                }
+            });
+        }
+    });
+    bank.into_iter().zip(caught.into_inner().expect("no hunt panics")).collect()
+}
+
+fn table(caught: &[(&Bug, Option<Caught>)]) -> String {
+    let mut text = String::from(
+        "# The bug bank\n\nMutations that a tired engineer would write, and what the simulator says to each. \
+         Made by\n`LOGDRIVE_BUGS=write cargo test -p logdrive --features bug-bank --test bug_bank`; \
+         `engine/src/testing/bugs.rs`\nis the list. \"Seeds\" is how many runs it took, from seed 0 on, and how \
+         many are allowed.\nRuns are of whole clusters; for the \
+         mutations in `OF_THE_CORE` of replicas alone,\nthree transcripts first (`engine/raft/tests`); for those in \
+         `OF_THE_LOG` of the log alone (`wal/tests/model.rs`).\n\n| mutation | what it does | seeds | caught by |\n|---|---|---|---|\n",
+    );
+    for (bug, caught) in caught {
+        let (seeds, by) = match caught {
+            Some(caught) => (caught.seeds.to_string(), caught.by.clone()),
+            None => ("-".to_owned(), "NOT CAUGHT".to_owned()),
+        };
+        // Lines of assertions move with every edit.
+        let by = by.rsplit_once(".rs:").map_or(by.clone(), |(file, _)| format!("{file}.rs"));
+        let _ =
+            writeln!(text, "| `{}` | {} | {seeds} of {} | {by} |", bug.name, bug.what, bug.seeds);
+    }
+    text
+}
+
+#[test]
+fn every_mutation_is_caught_within_its_seeds() {
+    let wish = std::env::var("LOGDRIVE_BUGS").unwrap_or_default();
+    if let Some(bug) = bank().find(|bug| bug.name == wish) {
+        println!("{}: {:?}", bug.name, hunt(bug, u64::MAX));
+        return;
+    }
+    let caught = hunt_all();
+    for (bug, caught) in &caught {
+        match caught {
+            Some(Caught { seeds, by, what }) => {
+                println!("{}: {seeds} seeds: {by}: {what}", bug.name);
+            }
+            None => println!("{}: NOT CAUGHT in {} seeds", bug.name, bug.seeds),
+        }
+    }
+    if wish == "write" {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/BUGS.md");
+        std::fs::write(path, table(&caught)).expect("the table is written");
+    }
+    let missed = caught.iter().filter(|(_, caught)| caught.is_none());
+    let missed: Vec<_> = missed.map(|(bug, _)| bug.name).collect();
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
+
+#[test]
+fn without_a_mutation_the_same_seeds_pass() {
+    let found = bugs::hunt("none", FIRST_SEED..FIRST_SEED + 20);
+    assert!(found.is_none(), "{found:?}");
+    let found = bugs::hunt_with("none", FIRST_SEED..FIRST_SEED + 20, core_run);
+    assert!(found.is_none(), "{found:?}");
+}
+
+#[test]
+fn the_table_lists_every_mutation() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/BUGS.md"));
+    let text = text.expect("the table is in the tree");
+    for bug in bank() {
+        assert!(text.contains(&format!("| `{}` |", bug.name)), "{} is not in BUGS.md", bug.name);
+    }
+    assert!(!text.contains("NOT CAUGHT"), "the table has a hole");
+}

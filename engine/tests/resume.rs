@@ -1,0 +1,94 @@
+//! What a log may hold that no replica can run on is refused, group by group, and the node serves on.
+
+#![forbid(unsafe_code)]
+
+use bytes::Bytes;
+use logdrive::{
+    Bootstrap, Committed, Config, Founding, GroupError, GroupId, LogIndex, MachineError, Node,
+    NodeId, Replies, StateMachine, Term,
+};
+use logdrive_raft::{Entry, EntryKind, HardState, WriteId};
+use logdrive_wal::{Append, Home, Wal};
+use std::{collections::BTreeMap, path::Path};
+
+struct Forgetful;
+
+impl StateMachine for Forgetful {
+    fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
+        batch.commands().for_each(|_| replies.push(Bytes::new()));
+        Ok(())
+    }
+}
+
+const RELEASED: GroupId = GroupId(1);
+const TERM_BACK: GroupId = GroupId(2);
+const SOUND: GroupId = GroupId(3);
+const DESTROYED: GroupId = GroupId(4);
+const SEGMENT_BYTES: u64 = 1 << 20;
+
+fn write(wal: &mut Wal, group: GroupId, term: u64) {
+    let entries: Vec<Entry> = (1..=5)
+        .map(|index| Entry {
+            term: Term(2),
+            index: LogIndex(index),
+            kind: EntryKind::Noop,
+            checksum: 0,
+            payload: Bytes::new(),
+        })
+        .collect();
+    wal.append(&Append {
+        group,
+        write: WriteId(1),
+        // One member: node 1.
+        membership: Some(&[1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0]),
+        hard_state: Some(HardState { term: Term(term), voted_for: None, commit: LogIndex::ZERO }),
+        entries: &entries,
+    })
+    .unwrap();
+}
+
+fn fill(dir: &Path) {
+    let home = Home::open(dir).unwrap();
+    let mut config = logdrive_wal::Config::new(home.shard_dir(0), home.identity().clone(), 0);
+    config.segment_bytes = SEGMENT_BYTES;
+    let (mut wal, _) = Wal::open(config).unwrap();
+    write(&mut wal, RELEASED, 2);
+    write(&mut wal, TERM_BACK, 1);
+    write(&mut wal, SOUND, 2);
+    write(&mut wal, DESTROYED, 2);
+    wal.release(RELEASED, LogIndex(3), Term(2)).unwrap();
+    wal.destroy(DESTROYED).unwrap();
+    wal.close().unwrap();
+}
+
+#[test]
+fn a_log_that_no_replica_can_run_on_is_refused_and_the_node_serves_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("node");
+    let founding = Founding {
+        cluster: "resume".to_owned(),
+        node: NodeId(1),
+        shards: 1,
+        settings: BTreeMap::new(),
+    };
+    Node::init(&dir, founding).unwrap();
+    fill(&dir);
+    let mut config = Config::new(&dir, BTreeMap::from([(NodeId(1), "127.0.0.1:0".to_owned())]));
+    config.segment_bytes = SEGMENT_BYTES;
+    let node = Node::open(config).unwrap();
+
+    for group in [RELEASED, TERM_BACK] {
+        let refused = node.resume(group, Box::new(Forgetful)).map(drop).unwrap_err();
+        assert!(matches!(refused, GroupError::Log { .. }), "{refused}");
+    }
+    assert_eq!(node.recovered(), [RELEASED, TERM_BACK, SOUND]);
+    let founding = Bootstrap::Founding { members: vec![NodeId(1)], first_leader: None };
+    let refused = node.create(DESTROYED, founding, Box::new(Forgetful)).map(drop).unwrap_err();
+    assert!(matches!(refused, GroupError::Destroyed(DESTROYED)), "{refused}");
+    let refused = node.resume(DESTROYED, Box::new(Forgetful)).map(drop).unwrap_err();
+    assert!(matches!(refused, GroupError::Destroyed(DESTROYED)), "{refused}");
+
+    node.resume(SOUND, Box::new(Forgetful)).unwrap();
+    assert!(node.failure(std::time::Duration::from_millis(100)).is_none());
+    node.close().unwrap();
+}

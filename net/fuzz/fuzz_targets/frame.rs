@@ -1,0 +1,9 @@
+//! Frames: any bytes on a connection.
+#![no_main]
+#![forbid(unsafe_code)]
+
+#[allow(dead_code, reason = "each target asks for its part")]
+#[path = "../oracle.rs"]
+mod oracle;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| oracle::frame(input));

@@ -1,0 +1,174 @@
+//! Seeds on all cores, and one seed in full.
+//!
+//! In:     the command line.
+//! Out:    a progress line on standard error, the results on standard output.
+
+use super::Args;
+use logdrive::testing::{Cluster, Counts, Coverage, Failure, PLACES, shrink};
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Failing seeds after which a campaign ends.
+const FAILURES_MAX: usize = 5;
+
+pub(super) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    match args.seed {
+        Some(seed) if args.trace || args.only.is_some() || is_one(args) => one(seed, args),
+        first => many(first.unwrap_or(0), args),
+    }
+}
+
+/// `--seed` alone is one seed.
+fn is_one(args: &Args) -> bool {
+    args.r#for.is_none() && !std::env::args().any(|arg| arg.starts_with("--seeds"))
+}
+
+fn one(seed: u64, args: &Args) -> Result<(), Box<dyn Error>> {
+    let mut cluster = Cluster::new(seed);
+    if let Some(only) = &args.only {
+        cluster = cluster.only(only.clone());
+    }
+    if args.trace {
+        cluster = cluster.traced();
+    }
+    let mut out = std::io::stdout().lock();
+    match cluster.run() {
+        Ok(report) => {
+            for line in &report.lines {
+                writeln!(out, "{line}")?;
+            }
+            writeln!(out, "seed {seed} passes: {:?}, trace {:016x}", report.counts, report.trace)?;
+            Ok(())
+        }
+        Err(failure) => {
+            for line in &failure.lines {
+                writeln!(out, "{line}")?;
+            }
+            if args.only.is_none() && !args.trace {
+                explain(&mut out, seed, failure.clone())?;
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// The fewest faults with which a seed fails, and how to look at it.
+fn explain(out: &mut dyn Write, seed: u64, failure: Box<Failure>) -> std::io::Result<()> {
+    let all = failure.faults.len();
+    let names = failure.faults.clone();
+    let shrunk = shrink(&Cluster::new(seed), failure);
+    let kept: BTreeSet<usize> = shrunk.faults.iter().copied().collect();
+    writeln!(out, "  of {all} faults it takes {} ({} runs):", kept.len(), shrunk.runs)?;
+    for (number, name) in names.iter().filter(|(number, _)| kept.contains(number)) {
+        writeln!(out, "    {number}: {name}")?;
+    }
+    writeln!(out, "  then: {}", shrunk.failure)?;
+    let only: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    // With no fault left there is no list to give; a number past the schedule's end keeps none.
+    let only = if only.is_empty() { all.to_string() } else { only.join(",") };
+    writeln!(out, "  replay: logdrive sim --seed {seed} --only {only} --trace")
+}
+
+struct Sum {
+    seeds: u64,
+    counts: Counts,
+    coverage: Coverage,
+    failures: Vec<Failure>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "a campaign's time, told to people")]
+fn many(first: u64, args: &Args) -> Result<(), Box<dyn Error>> {
+    let begun = Instant::now();
+    let last = args.r#for.map_or(first.saturating_add(args.seeds), |_| u64::MAX);
+    let over = |seed: u64, failed: usize| {
+        seed >= last
+            || failed >= FAILURES_MAX
+            || args.r#for.is_some_and(|time| begun.elapsed() >= time)
+    };
+    let next = AtomicU64::new(first);
+    let sum = Mutex::new(Sum {
+        seeds: 0,
+        counts: Counts::default(),
+        coverage: Coverage::default(),
+        failures: Vec::new(),
+    });
+    let lock = || sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let work = || loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if over(seed, lock().failures.len()) {
+            return;
+        }
+        let result = Cluster::new(seed).run();
+        let mut sum = lock();
+        sum.seeds += 1;
+        match result {
+            Ok(report) => {
+                sum.counts.add(&report.counts);
+                sum.coverage.add(&report.coverage);
+            }
+            Err(failure) => sum.failures.push(*failure),
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = args.threads.unwrap_or(cores).max(1);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let shows = std::io::stderr().is_terminal();
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            std::thread::sleep(Duration::from_millis(200));
+            if shows {
+                let (seeds, failed) = (lock().seeds, lock().failures.len());
+                let rate = rate(seeds, begun.elapsed());
+                let _ = write!(std::io::stderr(), "\r{seeds} seeds, {rate:.0}/s, {failed} failed ");
+            }
+        }
+        if shows {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    });
+    let sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    report(&sum, first, begun.elapsed())
+}
+
+fn report(sum: &Sum, first: u64, took: Duration) -> Result<(), Box<dyn Error>> {
+    let mut out = std::io::stdout().lock();
+    let Sum { seeds, counts, coverage, failures } = sum;
+    let hours = counts.steps as f64 / 3_600_000.0;
+    writeln!(
+        out,
+        "{seeds} seeds from {first} in {:.1} s ({:.0}/s): {hours:.2} simulated hours, {} faults, {} crashes, \
+         {} elections; commands: {} acknowledged, {} refused, {} unknown",
+        took.as_secs_f64(),
+        rate(*seeds, took),
+        counts.faults,
+        counts.crashes,
+        counts.elections,
+        counts.acknowledged,
+        counts.refused,
+        counts.unknown,
+    )?;
+    writeln!(out, "reached:")?;
+    for (place, count) in &coverage.0 {
+        let file = PLACES.iter().find(|(name, _)| name == place).map_or("", |(_, file)| file);
+        writeln!(out, "  {count:>10}  {place}  ({file})")?;
+    }
+    for hole in coverage.holes() {
+        writeln!(out, "  HOLE: never reached: {hole}")?;
+    }
+    for failure in failures {
+        writeln!(out, "FAILED: {failure}\n  replay: logdrive sim --seed {} --trace", failure.seed)?;
+        explain(&mut out, failure.seed, Box::new(failure.clone()))?;
+    }
+    match failures.len() {
+        0 => Ok(()),
+        failed => Err(format!("{failed} of {seeds} seeds failed").into()),
+    }
+}
+
+fn rate(seeds: u64, took: Duration) -> f64 {
+    seeds as f64 / took.as_secs_f64().max(0.001)
+}

@@ -1,0 +1,123 @@
+//! What the system refuses the log, the start-up line says: no io_uring, no registered memory.
+//!
+//! The node runs as nobody, whom the kernel can be told to refuse. Needs root to say so, and a binary that nobody may
+//! run; says SKIPPED without. `kernel.io_uring_disabled` is the whole machine's; it is put back as it was.
+
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::{fs, os::unix::fs::PermissionsExt, process::Command, time::Duration};
+use support::{
+    client::{Client, Outcome},
+    cluster::{BINARY, Cluster, directory},
+    skipped, turn,
+};
+
+#[test]
+fn a_kernel_that_refuses_io_uring_gets_plain_writes_and_the_first_line_says_so() {
+    let _turn = turn();
+    let made = Disabled::new().and_then(|disabled| Ok((start_as_nobody(&[])?, disabled)));
+    let ((_dir, mut cluster), disabled) = match made {
+        Ok(made) => made,
+        Err(why) => {
+            skipped(
+                "a_kernel_that_refuses_io_uring_gets_plain_writes_and_the_first_line_says_so",
+                why,
+            );
+            return;
+        }
+    };
+    assert_eq!(serves_with(&mut cluster), "disk=portable direct_io=yes registered=no");
+    // Whoever insists on io_uring does not start.
+    cluster.nodes[0].stop();
+    cluster.nodes[0].set_flag("--driver", "io_uring");
+    cluster.nodes[0].start(&[]);
+    assert_eq!(cluster.nodes[0].wait_exit(WITHIN).code(), Some(1));
+    assert!(cluster.nodes[0].said().contains("not permitted"), "{}", cluster.nodes[0].said());
+    // Allowed again, the same directory goes on with io_uring.
+    drop(disabled);
+    cluster.nodes[0].set_flag("--driver", "auto");
+    cluster.restart();
+    assert_eq!(serves_with(&mut cluster), "disk=io_uring direct_io=yes registered=yes");
+}
+
+#[test]
+fn a_process_that_may_lock_no_memory_writes_without_registering_it_and_says_so() {
+    let _turn = turn();
+    match start_as_nobody(&["prlimit", "--memlock=65536:65536"]) {
+        Ok((_dir, mut cluster)) => {
+            assert_eq!(serves_with(&mut cluster), "disk=io_uring direct_io=yes registered=no");
+        }
+        Err(why) => skipped(
+            "a_process_that_may_lock_no_memory_writes_without_registering_it_and_says_so",
+            why,
+        ),
+    }
+}
+
+/// What the last start-up line says of the disk, once the node has taken a write and given it back.
+fn serves_with(cluster: &mut Cluster) -> String {
+    cluster.wait_ready();
+    let mut client = Client::new(&cluster.addresses());
+    assert_eq!(client.set("key", b"value", WITHIN), Outcome::Yes);
+    assert_eq!(client.get("key", WITHIN), Ok(Some(b"value".to_vec())));
+    let said = cluster.nodes[0].said();
+    let line = said.lines().rfind(|line| line.contains(" disk=")).expect("a start-up line");
+    let start = line.find("disk=").expect("looked for");
+    let words: Vec<&str> = line[start..].split(' ').take(3).collect();
+    words.join(" ")
+}
+
+/// One node, run as nobody, behind other words of command.
+fn start_as_nobody(words: &[&str]) -> Result<(tempfile::TempDir, Cluster), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("only root can become nobody".to_owned());
+    }
+    let dir = directory();
+    let home = dir.path().join("nobody");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(NOBODY), Some(NOBODY)).unwrap();
+    let (uid, gid) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
+    let under: Vec<&str> = [uid.as_str(), gid.as_str(), "--clear-groups"]
+        .into_iter()
+        .chain(words.iter().copied())
+        .collect();
+    let may_run = Command::new("setpriv").args(&under).args([BINARY, "--version"]).output();
+    match may_run {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => return Err(format!("setpriv: {error}")),
+    }
+    let mut cluster = Cluster::plan(&home, 1, 4, 1 << 20);
+    cluster.nodes[0].log_to(dir.path());
+    let prefix = std::iter::once("setpriv").chain(under).map(str::to_owned);
+    cluster.nodes[0].run_behind(prefix.collect());
+    cluster.nodes[0].start(&["--init"]);
+    Ok((dir, cluster))
+}
+
+/// io_uring is refused to all but root while this lives.
+struct Disabled(String);
+
+impl Disabled {
+    fn new() -> Result<Self, String> {
+        let was = fs::read_to_string(SWITCH).map_err(|error| format!("{SWITCH}: {error}"))?;
+        if was.trim() == "2" {
+            return Err("io_uring is refused to everybody here".to_owned());
+        }
+        fs::write(SWITCH, "1").map_err(|error| format!("{SWITCH}: {error}"))?;
+        Ok(Self(was))
+    }
+}
+
+impl Drop for Disabled {
+    fn drop(&mut self) {
+        fs::write(SWITCH, &self.0).expect("it could be written before");
+    }
+}
+
+const SWITCH: &str = "/proc/sys/kernel/io_uring_disabled";
+const NOBODY: u32 = 65_534;
+const WITHIN: Duration = Duration::from_secs(20);

@@ -1,0 +1,192 @@
+//! No room, on a real kernel: writes are refused by name, votes go on, and it heals by itself (FAULTS.md W9, W10).
+//!
+//! Three nodes share a file system that somebody else fills. It is ext4 on a loop device, or memory alone. Mounting
+//! needs root; says SKIPPED without. Last, one node may write no larger files.
+
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code, reason = "one ioctl that no safe crate offers")]
+#[path = "support/ioctl.rs"]
+mod ioctl;
+#[path = "support/mount.rs"]
+mod mount;
+#[path = "support/room.rs"]
+mod room;
+mod support;
+
+use mount::Disk;
+use room::{Ballast, Memory};
+use std::{path::Path, process::Stdio, time::Duration};
+use support::{
+    client::{Client, Outcome},
+    cluster::{Cluster, directory},
+    eventually,
+    load::{Load, Shape},
+    now, output_within, report, skipped, turn,
+};
+
+#[test]
+fn w9_w10_three_nodes_on_a_full_ext4_refuse_writes_elect_and_heal() {
+    let _turn = turn();
+    let dir = directory();
+    match Disk::new(dir.path(), ROOM_BYTES) {
+        Ok(disk) => fill_and_heal("ext4", dir.path(), disk.path()),
+        Err(why) => {
+            skipped("w9_w10_three_nodes_on_a_full_ext4_refuse_writes_elect_and_heal", why);
+        }
+    }
+}
+
+#[test]
+fn w9_w10_three_nodes_in_full_memory_refuse_writes_elect_and_heal() {
+    let _turn = turn();
+    let dir = directory();
+    match Memory::new(dir.path(), ROOM_BYTES) {
+        Ok(memory) => fill_and_heal("tmpfs", dir.path(), memory.path()),
+        Err(why) => {
+            skipped("w9_w10_three_nodes_in_full_memory_refuse_writes_elect_and_heal", why);
+        }
+    }
+}
+
+fn fill_and_heal(name: &str, logs: &Path, place: &Path) {
+    let mut cluster = Cluster::start_logging_to(logs, place, GROUPS, SEGMENT_BYTES);
+    let addresses = cluster.addresses();
+    let probes = cluster.key_per_group("probe-");
+    let load = Load::start(&addresses, &shape("before"));
+    load.wait_for_more(200, LIVE_MAX);
+    let mut histories = load.finish();
+
+    // Whatever is given back meanwhile is taken too, until no group takes anything any more.
+    let ballast = Ballast::fill(place);
+    let full = now();
+    let refused = eventually(FILL_MAX, || {
+        ballast.take_more();
+        takes_nothing(&addresses, &probes)
+    });
+    assert!(refused, "a full disk goes on taking writes{}", cluster.last_words());
+    report(format_args!("  full, {name}: no group takes writes {:?} after it", full.elapsed()));
+
+    // Each full node has given its leaderships up once, to others that are full too; then leaders last all the same.
+    let led = |cluster: &Cluster, nodes: &[usize]| -> usize {
+        nodes
+            .iter()
+            .map(|at| cluster.nodes[*at].info()["groups_led"].parse::<usize>().unwrap())
+            .sum()
+    };
+    let all_led = eventually(LIVE_MAX, || led(&cluster, &[0, 1, 2]) == GROUPS);
+    assert!(all_led, "leaders do not last without room{}", cluster.last_words());
+
+    // Votes are written to what is left: a leader that dies is replaced while there is no room.
+    let (busiest, _) = cluster.leads_most();
+    cluster.nodes[busiest].kill();
+    let others: Vec<usize> = (0..3).filter(|at| *at != busiest).collect();
+    let elected = eventually(LIVE_MAX, || led(&cluster, &others) == GROUPS);
+    assert!(elected, "no election without room{}", cluster.last_words());
+    assert!(takes_nothing(&addresses, &probes), "a full disk took a write");
+    for at in &others {
+        assert!(cluster.nodes[*at].exited().is_none(), "ended for lack of room");
+    }
+    // Nor does a node start without room; it says so, and nothing is changed.
+    ballast.take_more();
+    let mut command = cluster.nodes[busiest].command(&[]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = output_within(command, LIVE_MAX);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("No space left"), "{said}");
+
+    drop(ballast);
+    let healed = now();
+    write_to_every_group(&cluster, &probes);
+    report(format_args!(
+        "  full, {name}: every group takes writes {:?} after it",
+        healed.elapsed()
+    ));
+    cluster.restart();
+    let load = Load::start(&addresses, &shape("after"));
+    load.wait_for_more(200, LIVE_MAX);
+    let mut after = load.finish();
+    cluster.kill_all();
+    cluster.restart();
+    histories.check(&addresses);
+    after.check(&addresses);
+    cluster.assert_no_panic();
+}
+
+/// A write behind the limit fails at once with EFBIG, where a full disk would have said so before: no segment is
+/// written that was not made whole. So it is a failed write like any other (rule 17).
+#[test]
+fn w6_a_node_whose_log_write_is_over_its_file_size_limit_ends_and_the_others_serve() {
+    let _turn = turn();
+    let dir = directory();
+    let mut cluster = Cluster::plan(dir.path(), 3, GROUPS, SEGMENT_BYTES);
+    // The signal that comes with the error would end the process without a word.
+    let prefix = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"];
+    cluster.nodes[0].run_behind(prefix.map(str::to_owned).to_vec());
+    for node in &mut cluster.nodes {
+        node.start(&["--init"]);
+    }
+    cluster.wait_ready();
+    let addresses = cluster.addresses();
+    let load = Load::start(&addresses, &shape("limited"));
+    load.wait_for_more(20, LIVE_MAX);
+    limit_file_size(cluster.nodes[0].pid(), SEGMENT_BYTES as u64 / 2);
+    let status = cluster.nodes[0].wait_exit(LIVE_MAX);
+    let said = cluster.nodes[0].said();
+    assert!(status.code() == Some(1) && said.contains("File too large"), "{status}: {said}");
+    load.wait_for_more(100, LIVE_MAX);
+    let mut histories = load.finish();
+    cluster.restart();
+    // Its disk is needed for a quorum now.
+    cluster.nodes[1].kill();
+    histories.check(&addresses);
+    cluster.assert_no_panic();
+}
+
+fn limit_file_size(pid: u32, bytes: u64) {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let pid = Pid::from_raw(pid.try_into().unwrap());
+    prlimit(pid, Resource::Fsize, Rlimit { current: Some(bytes), maximum: None }).unwrap();
+}
+
+/// Whether no group takes a write, and those say so whose leader has no room. A leader that has room, alone, takes the
+/// write and waits for a quorum's disks; it is not told why they are silent.
+fn takes_nothing(addresses: &[std::net::SocketAddr], probes: &[String]) -> bool {
+    let mut client = Client::impatient(addresses, ASK_MAX);
+    let mut says_full = 0;
+    for key in probes {
+        match client.set(key, &[b'x'; 8 << 10], ASK_MAX) {
+            Outcome::Yes => return false,
+            Outcome::No(why) if why.contains("DISKFULL") => says_full += 1,
+            // Nobody leads it, or its leader waits.
+            _ => {}
+        }
+    }
+    says_full > 0
+}
+
+/// Writes once to every group; each must take it.
+fn write_to_every_group(cluster: &Cluster, probes: &[String]) {
+    let mut client = Client::new(&cluster.addresses());
+    for key in probes {
+        let outcome = client.set(key, b"healed", LIVE_MAX);
+        assert_eq!(outcome, Outcome::Yes, "group of {key}{}", cluster.last_words());
+    }
+}
+
+fn shape(name: &'static str) -> Shape {
+    Shape {
+        name,
+        threads: 4,
+        keys_per_thread: 50,
+        value_bytes: 8 << 10,
+        pause: Duration::from_millis(1),
+    }
+}
+
+const GROUPS: usize = 6;
+const ROOM_BYTES: u64 = 128 << 20;
+const SEGMENT_BYTES: usize = 1 << 20;
+const LIVE_MAX: Duration = Duration::from_secs(30);
+const FILL_MAX: Duration = Duration::from_secs(40);
+const ASK_MAX: Duration = Duration::from_millis(300);

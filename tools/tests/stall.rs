@@ -1,0 +1,147 @@
+//! A disk that does not answer, on a real kernel: its node gives way, and in the end gives up (FAULTS.md D3, rule 18).
+//!
+//! One of three nodes keeps its log on a loop device whose writes are held back in the block layer. Needs root, a loop
+//! device and a blkio control group; says SKIPPED without. `LOGDRIVE_LONG=1` stalls the portable driver too.
+
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code, reason = "one ioctl that no safe crate offers")]
+#[path = "support/ioctl.rs"]
+mod ioctl;
+#[path = "support/mount.rs"]
+mod mount;
+mod support;
+#[path = "support/throttle.rs"]
+mod throttle;
+
+use mount::Disk;
+use std::time::Duration;
+use support::{
+    client::{Client, Outcome},
+    cluster::{Cluster, directory},
+    eventually,
+    load::{Load, Shape},
+    now, report, skipped, turn,
+};
+use throttle::Throttle;
+
+#[test]
+fn d3_a_stalled_disk_loses_its_leaderships_then_its_process() {
+    let _turn = turn();
+    // Both take half a minute.
+    let drivers: &[&str] = match std::env::var_os("LOGDRIVE_LONG") {
+        Some(_) => &["auto", "portable"],
+        None => &["auto"],
+    };
+    for driver in drivers {
+        let dir = directory();
+        let disk = Disk::new(dir.path(), DISK_BYTES);
+        let made = disk.and_then(|disk| Ok((Throttle::new(disk.device())?, disk)));
+        let (throttle, disk) = match made {
+            Ok(made) => made,
+            Err(why) => {
+                skipped("d3_a_stalled_disk_loses_its_leaderships_then_its_process", why);
+                return;
+            }
+        };
+        stall(driver, dir.path(), &disk, &throttle);
+        drop(throttle);
+    }
+}
+
+fn stall(driver: &str, dir: &std::path::Path, disk: &Disk, throttle: &Throttle) {
+    let mut cluster = Cluster::plan(dir, 3, GROUPS, SEGMENT_BYTES);
+    cluster.nodes[0].dir = disk.path().join("n1");
+    cluster.nodes[0].set_flag("--dir", &disk.path().join("n1").display().to_string());
+    for node in &mut cluster.nodes {
+        node.set_flag("--driver", driver);
+        node.set_flag("--election-timeout", "500ms");
+        node.set_flag("--stall-fatal", "5s");
+        node.start(&["--init"]);
+    }
+    cluster.wait_ready();
+    throttle.take(cluster.nodes[0].pid());
+    let addresses = cluster.addresses();
+    let probes = cluster.key_per_group("probe-");
+    let shape = Shape {
+        name: "stall",
+        threads: 4,
+        keys_per_thread: 200,
+        value_bytes: 400,
+        pause: Duration::from_millis(2),
+    };
+    let load = Load::start(&addresses, &shape);
+    load.wait_for_more(200, LIVE_MAX);
+    let led = groups_led(&cluster);
+    assert!(led > 0, "the node to be stalled leads nothing");
+
+    throttle.stall();
+    let stalled = now();
+    // The others take over while it lives: it is not yet given up, and it answers.
+    let gave_way = eventually(TAKE_OVER_MAX, || groups_led(&cluster) == 0);
+    assert!(gave_way, "a node with a stalled disk still leads{}", cluster.last_words());
+    let gave_way = stalled.elapsed();
+    write_to_every_group(&cluster, &probes, "during");
+    let served = stalled.elapsed();
+    assert!(cluster.nodes[0].exited().is_none(), "it ended early{}", cluster.last_words());
+    throttle.release();
+    report(format_args!(
+        "  stall, {driver} ({}): {led} of {GROUPS} groups given up {gave_way:?} after it began, every group took a \
+         write after {served:?}",
+        cluster.nodes[0].info()["disk_driver"]
+    ));
+    let said = cluster.nodes[0].said();
+    assert!(said.contains("the log's disk has not answered for"), "{said}");
+    assert!(said.contains("this node leads no group"), "{said}");
+    assert!(eventually(LIVE_MAX, || cluster.nodes[0].said().contains("goes on after a stall")));
+
+    // It is a full member again: the quorum needs it.
+    load.wait_for_more(100, LIVE_MAX);
+    cluster.nodes[1].kill();
+    write_to_every_group(&cluster, &probes, "after");
+    cluster.restart();
+    load.wait_for_more(100, LIVE_MAX);
+
+    throttle.stall();
+    let stalled = now();
+    let fatal = || cluster.nodes[0].said().contains("the process ends");
+    assert!(eventually(FATAL_MAX, fatal), "a stuck node goes on{}", cluster.last_words());
+    let fatal = stalled.elapsed();
+    // Its threads may sit in the kernel until the disk answers; it must not serve meanwhile.
+    std::thread::sleep(GRACE);
+    let serves = cluster.nodes[0].answers();
+    throttle.release();
+    assert!(!serves, "it serves after its end{}", cluster.last_words());
+    let status = cluster.nodes[0].wait_exit(EXIT_MAX);
+    assert_eq!(status.code(), Some(1), "{}", cluster.last_words());
+    report(format_args!("  stall, {driver}: the process gave up {fatal:?} after the stall began"));
+    load.wait_for_more(100, LIVE_MAX);
+    let mut histories = load.finish();
+    cluster.restart();
+    histories.check(&addresses);
+    cluster.assert_no_panic();
+}
+
+fn groups_led(cluster: &Cluster) -> u64 {
+    cluster.nodes[0].info()["groups_led"].parse().unwrap()
+}
+
+/// Writes once to every group; each must take it.
+fn write_to_every_group(cluster: &Cluster, probes: &[String], value: &str) {
+    let mut client = Client::new(&cluster.addresses());
+    for key in probes {
+        let outcome = client.set(key, value.as_bytes(), TAKE_OVER_MAX);
+        assert_eq!(outcome, Outcome::Yes, "group of {key}{}", cluster.last_words());
+    }
+}
+
+const GROUPS: usize = 12;
+const DISK_BYTES: u64 = 256 << 20;
+const SEGMENT_BYTES: usize = 4 << 20;
+const LIVE_MAX: Duration = Duration::from_secs(30);
+/// Two election timeouts of 500 ms until it gives way, one to four more for an election; the rest is for a busy machine.
+const TAKE_OVER_MAX: Duration = Duration::from_secs(5);
+const FATAL_MAX: Duration = Duration::from_secs(15);
+/// Longer than the node's own.
+const GRACE: Duration = Duration::from_millis(1_500);
+const EXIT_MAX: Duration = Duration::from_secs(10);

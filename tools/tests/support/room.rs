@@ -1,0 +1,75 @@
+//! Room on a file system, and its end.
+//!
+//! In:     where; how many bytes.
+//! Out:    [`Memory`]: a small file system in memory; [`Ballast`]: a file that takes all the room there is.
+//! Fails:  as [`crate::mount::Disk`] does.
+
+use crate::{mount::run, support::report};
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+/// A tmpfs, unmounted when dropped.
+#[derive(Debug)]
+pub(crate) struct Memory(PathBuf);
+
+impl Memory {
+    /// Mounts it below `dir`.
+    pub(crate) fn new(dir: &Path, bytes: u64) -> Result<Self, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("only root can mount a file system".to_owned());
+        }
+        let place = dir.join("memory");
+        fs::create_dir(&place).map_err(|error| error.to_string())?;
+        let size = format!("size={bytes}");
+        run("mount", &["-t", "tmpfs", "-o", &size, "logdrive-test", &place.to_string_lossy()])?;
+        Ok(Self(place))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let place = self.0.to_string_lossy().into_owned();
+        if run("umount", &[&place]).is_err()
+            && let Err(why) = run("umount", &["--lazy", &place])
+        {
+            report(why);
+        }
+    }
+}
+
+/// Takes the room, and gives it back when dropped.
+#[derive(Debug)]
+pub(crate) struct Ballast(PathBuf);
+
+impl Ballast {
+    /// Writes until there is no room for another block.
+    pub(crate) fn fill(dir: &Path) -> Self {
+        let ballast = Self(dir.join("ballast"));
+        ballast.take_more();
+        ballast
+    }
+
+    /// Takes what has become free since.
+    pub(crate) fn take_more(&self) {
+        let mut file = File::options().create(true).append(true).open(&self.0).unwrap();
+        for bytes in [1 << 20, 4 << 10] {
+            let block = vec![0xBA; bytes];
+            while file.write_all(&block).is_ok() {}
+        }
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            report(format_args!("{} stays: {error}", self.0.display()));
+        }
+    }
+}

@@ -1,0 +1,749 @@
+//! The platter's state: files by sector, names, what is in flight, and what a power cut makes of it.
+//!
+//! In:     writes, syncs, names; choices at a power cut.
+//! Out:    the bytes a reader sees, and those that would survive.
+//! Fails:  reads as the faults say; a file that is not there, or a byte behind its end, as a kernel would.
+//! Source: FAULTS §3 L1.
+
+use super::steps::Maker;
+use super::{Answer, Damage, LandedWrite, SECTOR_BYTES, Unsynced, WriteFate};
+use crate::disk::{Progress, SegmentOrigin, WriteSegment, progress};
+use crate::format::SegmentSeq;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Splitmix64 (Steele, Lea, Flood 2014).
+#[derive(Clone, Copy)]
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % bound as u64).expect("below a usize")
+    }
+}
+
+/// A name in the directory.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Name {
+    Segment(SegmentSeq),
+    /// A segment in the making.
+    Making(SegmentSeq),
+    /// One that was given up, to be made another.
+    Free(SegmentSeq),
+    /// One that was given up, and was damaged.
+    Corrupt(SegmentSeq),
+    Manifest,
+    /// The manifest's successor.
+    ManifestMaking,
+}
+
+impl Name {
+    /// True for what the next open removes.
+    pub(super) fn is_temporary(self) -> bool {
+        matches!(self, Self::Making(_) | Self::Free(_) | Self::ManifestMaking)
+    }
+}
+
+/// A file, whatever its name.
+pub(super) type Inode = u64;
+
+#[derive(Clone, Copy)]
+enum NameChange {
+    Link(Name, Inode),
+    Rename(Name, Name, Inode),
+    Unlink(Name),
+}
+
+type Names = BTreeMap<Name, Inode>;
+
+impl NameChange {
+    fn apply(self, names: &mut Names) {
+        match self {
+            Self::Link(name, inode) => {
+                names.insert(name, inode);
+            }
+            Self::Rename(from, to, inode) => {
+                names.remove(&from);
+                names.insert(to, inode);
+            }
+            Self::Unlink(name) => {
+                names.remove(&name);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct File {
+    /// What a power cut leaves for certain.
+    durable: Arc<Vec<u8>>,
+    /// As the running machine sees it.
+    size: usize,
+    /// Sectors that reads show and a power cut may lose, by byte.
+    cached: BTreeMap<usize, Cached>,
+    /// By sector.
+    damage: BTreeMap<usize, Damage>,
+    /// Reads of a sector that are answered from elsewhere.
+    astray: BTreeMap<usize, (Inode, usize)>,
+}
+
+#[derive(Clone)]
+struct Cached {
+    bytes: Vec<u8>,
+    /// It never becomes durable: its write or its sync has failed, and the kernel thinks it clean.
+    doomed: bool,
+    /// The disk said that it is durable.
+    promised: bool,
+}
+
+impl File {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self { size: bytes.len(), durable: Arc::new(bytes), ..Self::default() }
+    }
+
+    fn cache(&mut self, at: usize, bytes: &[u8], doomed: bool, promised: bool) {
+        self.size = self.size.max(at + bytes.len());
+        for (at, bytes) in sectors(at, bytes) {
+            self.heal(at);
+            self.cached.insert(at, Cached { bytes: bytes.to_vec(), doomed, promised });
+        }
+    }
+
+    /// Makes bytes durable. What is behind the file's end is lost: its size was.
+    fn land(&mut self, at: usize, bytes: &[u8]) {
+        let len = self.durable.len();
+        for (at, bytes) in sectors(at, bytes).filter(|(at, bytes)| at + bytes.len() <= len) {
+            self.cached.remove(&at);
+            self.heal(at);
+            Arc::make_mut(&mut self.durable)[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    fn heal(&mut self, at: usize) {
+        self.damage.remove(&at);
+        self.astray.remove(&at);
+    }
+
+    fn sync(&mut self, lying: bool) {
+        if lying {
+            self.cached.values_mut().for_each(|cached| cached.promised = true);
+            return;
+        }
+        Arc::make_mut(&mut self.durable).resize(self.size, 0);
+        for (at, mut cached) in std::mem::take(&mut self.cached) {
+            if cached.doomed {
+                cached.promised = true;
+                self.cached.insert(at, cached);
+            } else {
+                self.land(at, &cached.bytes);
+            }
+        }
+    }
+
+    fn read(&self, start: usize, out: &mut [u8]) -> io::Result<()> {
+        let end = start + out.len();
+        if end > self.size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let first = start / SECTOR_BYTES * SECTOR_BYTES;
+        if self.damage.range(first..end).any(|(_, damage)| *damage == Damage::Unreadable) {
+            return Err(rustix::io::Errno::IO.into());
+        }
+        let durable = self.durable.len().clamp(start, end);
+        out[..durable - start].copy_from_slice(&self.durable[start..durable]);
+        out[durable - start..].fill(0);
+        for (at, cached) in self.cached.range(first..end) {
+            overlay(out, start, *at, &cached.bytes);
+        }
+        Ok(())
+    }
+}
+
+/// Copies `bytes`, which belong at `at`, over the part of them that `out`, which begins at `start`, holds.
+fn overlay(out: &mut [u8], start: usize, at: usize, bytes: &[u8]) {
+    let (from, to) = (at.max(start), (at + bytes.len()).min(start + out.len()));
+    if from < to {
+        out[from - start..to - start].copy_from_slice(&bytes[from - at..to - at]);
+    }
+}
+
+fn sectors(at: usize, bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    assert!(at.is_multiple_of(SECTOR_BYTES), "byte {at} starts no sector");
+    bytes.chunks(SECTOR_BYTES).enumerate().map(move |(n, bytes)| (at + n * SECTOR_BYTES, bytes))
+}
+
+/// A write under way.
+#[derive(Clone)]
+pub(super) struct InFlight {
+    write: WriteSegment,
+    /// Where it goes.
+    inode: Inode,
+    at: usize,
+    /// Bytes of it that are done with.
+    from: usize,
+    answers: VecDeque<Answer>,
+    stalled: bool,
+    lost: bool,
+}
+
+/// An event whose error can be cloned.
+#[derive(Clone)]
+pub(super) enum Event {
+    Written(u64, Result<(), io::ErrorKind>),
+    Made(SegmentSeq, Result<SegmentOrigin, io::ErrorKind>),
+    Retired(SegmentSeq, Result<(), io::ErrorKind>),
+}
+
+#[derive(Clone)]
+pub(super) struct Platter {
+    pub(super) random: Random,
+    files: BTreeMap<Inode, File>,
+    newest_file: Inode,
+    /// As the running machine sees them.
+    names: Names,
+    durable_names: Names,
+    name_changes: Vec<NameChange>,
+    /// Sectors of killed processes that have not landed yet.
+    late: Vec<(Inode, usize, Vec<u8>)>,
+    pub(super) in_flight: Vec<InFlight>,
+    pub(super) maker: Maker,
+    pub(super) events: Vec<Event>,
+    /// Which process has the platter; older ones get errors.
+    pub(super) era: u64,
+    /// Where in each segment this process may write next.
+    written: BTreeMap<SegmentSeq, u64>,
+    /// Files that there is room for, but small ones.
+    files_max: Option<usize>,
+    pub(super) lying: bool,
+    pub(super) stalled: bool,
+    pub(super) fates: BTreeMap<u64, WriteFate>,
+    fail_read: Option<SegmentSeq>,
+    pub(super) power_fails_in: Option<u64>,
+    pub(super) operation_fails_in: Option<u64>,
+    pub(super) writes: u64,
+    pub(super) failures: u64,
+    /// Writes that landed whole since they were last asked for, if anyone wants to know.
+    pub(super) landed: Option<Vec<LandedWrite>>,
+}
+
+impl Platter {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            random: Random(seed),
+            files: BTreeMap::new(),
+            newest_file: 0,
+            names: Names::new(),
+            durable_names: Names::new(),
+            name_changes: Vec::new(),
+            late: Vec::new(),
+            in_flight: Vec::new(),
+            maker: Maker::default(),
+            events: Vec::new(),
+            era: 0,
+            written: BTreeMap::new(),
+            files_max: None,
+            lying: false,
+            stalled: false,
+            fates: BTreeMap::new(),
+            fail_read: None,
+            power_fails_in: None,
+            operation_fails_in: None,
+            writes: 0,
+            failures: 0,
+            landed: None,
+        }
+    }
+
+    /// Counts an operation of the process of `era`: it may be the one that fails, or the power may have.
+    pub(super) fn operate(&mut self, era: u64) -> io::Result<()> {
+        if era != self.era || !self.count_power() {
+            return Err(io::Error::other("the power has failed"));
+        }
+        match &mut self.operation_fails_in {
+            Some(0) => {
+                self.operation_fails_in = None;
+                self.failures += 1;
+                Err(io::Error::other("simulated input/output error"))
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn count_power(&mut self) -> bool {
+        match &mut self.power_fails_in {
+            Some(0) => return false,
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        true
+    }
+
+    // --- files and names ---
+
+    fn new_inode(&mut self, file: File) -> Inode {
+        self.newest_file += 1;
+        self.files.insert(self.newest_file, file);
+        self.newest_file
+    }
+
+    fn change_name(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.name_changes.push(change);
+    }
+
+    pub(super) fn create(&mut self, name: Name) {
+        let inode = self.new_inode(File::default());
+        self.change_name(NameChange::Link(name, inode));
+    }
+
+    pub(super) fn rename(&mut self, from: Name, to: Name) {
+        let inode = self.names[&from];
+        self.change_name(NameChange::Rename(from, to, inode));
+    }
+
+    pub(super) fn unlink(&mut self, name: Name) -> io::Result<()> {
+        if !self.names.contains_key(&name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.change_name(NameChange::Unlink(name));
+        self.maker.room_changed();
+        Ok(())
+    }
+
+    pub(super) fn sync_dir(&mut self) {
+        if !self.lying {
+            self.durable_names.clone_from(&self.names);
+            self.name_changes.clear();
+        }
+    }
+
+    pub(super) fn cache(&mut self, name: Name, at: usize, bytes: &[u8]) {
+        self.file_mut(name).cache(at, bytes, false, false);
+    }
+
+    pub(super) fn sync(&mut self, name: Name) -> io::Result<()> {
+        let lying = self.lying;
+        let inode = self.inode(name).ok_or(io::ErrorKind::NotFound)?;
+        self.files.get_mut(&inode).expect("named").sync(lying);
+        Ok(())
+    }
+
+    /// What a sync that failed should have covered counts as clean from now on.
+    pub(super) fn doom(&mut self, name: Name) {
+        self.file_mut(name).cached.values_mut().for_each(|cached| cached.doomed = true);
+    }
+
+    /// Puts a whole, durable file under a name, or takes it away.
+    pub(super) fn put_file(&mut self, name: Name, bytes: Option<Vec<u8>>) {
+        let change = match bytes {
+            Some(bytes) => NameChange::Link(name, self.new_inode(File::of(bytes))),
+            None => NameChange::Unlink(name),
+        };
+        change.apply(&mut self.names);
+        change.apply(&mut self.durable_names);
+    }
+
+    pub(super) fn inode(&self, name: Name) -> Option<Inode> {
+        self.names.get(&name).copied()
+    }
+
+    fn file_mut(&mut self, name: Name) -> &mut File {
+        self.files.get_mut(&self.names[&name]).expect("named")
+    }
+
+    fn file_mut_of(&mut self, segment: SegmentSeq) -> &mut File {
+        self.file_mut(Name::Segment(segment))
+    }
+
+    pub(super) fn size_of(&self, name: Name) -> u64 {
+        self.inode(name).map_or(0, |inode| self.files[&inode].size as u64)
+    }
+
+    pub(super) fn names(&self) -> Vec<Name> {
+        self.names.keys().copied().collect()
+    }
+
+    pub(super) fn segments(&self) -> impl Iterator<Item = (SegmentSeq, u64)> + '_ {
+        self.names.iter().filter_map(|(name, inode)| match name {
+            Name::Segment(segment) => Some((*segment, self.files[inode].size as u64)),
+            _ => None,
+        })
+    }
+
+    pub(super) fn durable_bytes(&self, name: Name) -> Option<Vec<u8>> {
+        self.inode(name).map(|inode| self.files[&inode].durable.to_vec())
+    }
+
+    pub(super) fn durable_head(&self, name: Name, bytes: usize) -> Option<Vec<u8>> {
+        self.inode(name).map(|inode| self.files[&inode].durable[..bytes].to_vec())
+    }
+
+    pub(super) fn whole(&self, name: Name) -> io::Result<Option<Vec<u8>>> {
+        let Some(inode) = self.inode(name) else { return Ok(None) };
+        let mut bytes = vec![0; self.files[&inode].size];
+        self.read(inode, 0, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    pub(super) fn read(&self, inode: Inode, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if self.fail_read.is_some() && self.segment_of(inode) == self.fail_read {
+            return Err(rustix::io::Errno::IO.into());
+        }
+        let file = self.files.get(&inode).ok_or(io::ErrorKind::NotFound)?;
+        let start = usize::try_from(offset)
+            .ok()
+            .filter(|start| start.checked_add(out.len()).is_some())
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        file.read(start, out)?;
+        let first = start / SECTOR_BYTES * SECTOR_BYTES;
+        for (at, (other, from)) in file.astray.range(first..start + out.len()) {
+            let mut bytes = [0; SECTOR_BYTES];
+            self.files.get(other).ok_or(io::ErrorKind::NotFound)?.read(*from, &mut bytes)?;
+            overlay(out, start, *at, &bytes);
+        }
+        Ok(())
+    }
+
+    fn segment_of(&self, inode: Inode) -> Option<SegmentSeq> {
+        self.names.iter().find_map(|(name, of)| match name {
+            Name::Segment(segment) if *of == inode => Some(*segment),
+            _ => None,
+        })
+    }
+
+    // --- faults ---
+
+    fn large_files(&self) -> usize {
+        let is_small = |name: &Name| matches!(name, Name::Manifest | Name::ManifestMaking);
+        self.names.keys().filter(|name| !is_small(name)).count()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.files_max.is_none_or(|max| self.large_files() < max)
+    }
+
+    pub(super) fn set_segments_left(&mut self, left: Option<usize>) {
+        self.files_max = left.map(|left| self.large_files() + left);
+        self.maker.room_changed();
+    }
+
+    pub(super) fn mark(&mut self, segment: SegmentSeq, bytes: Range<u64>, damage: Damage) {
+        let start = usize::try_from(bytes.start).expect("inside a segment");
+        let end = usize::try_from(bytes.end).expect("inside a segment");
+        let file = self.file_mut_of(segment);
+        for at in (start / SECTOR_BYTES * SECTOR_BYTES..end).step_by(SECTOR_BYTES) {
+            file.damage.insert(at, damage);
+        }
+    }
+
+    pub(super) fn fail_reads_of(&mut self, segment: Option<SegmentSeq>) {
+        self.fail_read = segment;
+        if segment.is_none() {
+            for file in self.files.values_mut() {
+                file.damage.retain(|_, damage| *damage != Damage::Unreadable);
+            }
+        }
+    }
+
+    pub(super) fn misdirect_reads(
+        &mut self,
+        segment: SegmentSeq,
+        at: u64,
+        from: SegmentSeq,
+        from_at: u64,
+    ) {
+        self.mark(segment, at..at + 1, Damage::Astray);
+        let sector = |at: u64| {
+            let at = usize::try_from(at).expect("inside a segment");
+            assert!(at.is_multiple_of(SECTOR_BYTES), "byte {at} starts no sector");
+            at
+        };
+        let source = (self.names[&Name::Segment(from)], sector(from_at));
+        self.file_mut_of(segment).astray.insert(sector(at), source);
+    }
+
+    pub(super) fn flip(&mut self, segment: SegmentSeq, offset: usize, mask: u8) {
+        let file = self.file_mut_of(segment);
+        let at = offset / SECTOR_BYTES * SECTOR_BYTES;
+        Arc::make_mut(&mut file.durable)[offset] ^= mask;
+        if let Some(cached) = file.cached.get_mut(&at) {
+            cached.bytes[offset - at] ^= mask;
+        }
+        file.damage.insert(at, Damage::Rotten);
+    }
+
+    pub(super) fn release_stalled(&mut self) {
+        self.in_flight.iter_mut().for_each(|write| write.stalled = false);
+    }
+
+    pub(super) fn damage(&self) -> Vec<(SegmentSeq, u64, Damage)> {
+        let mut found = Vec::new();
+        for (name, inode) in &self.names {
+            if let Name::Segment(segment) = name {
+                let damage = self.files[inode].damage.iter();
+                found.extend(damage.map(|(at, damage)| (*segment, *at as u64, *damage)));
+            }
+        }
+        found
+    }
+
+    pub(super) fn undurable(&self) -> Vec<(SegmentSeq, u64)> {
+        let mut found = BTreeSet::new();
+        let mut add = |inode: Inode, at: usize, bytes: &[u8]| {
+            let Some(segment) = self.segment_of(inode) else { return };
+            let there = self.files[&inode].durable.get(at..at + bytes.len());
+            if there != Some(bytes) {
+                found.insert((segment, at as u64));
+            }
+        };
+        for write in &self.in_flight {
+            let rest = &write.write.bytes[write.from..];
+            sectors(write.at + write.from, rest)
+                .for_each(|(at, bytes)| add(write.inode, at, bytes));
+        }
+        self.late.iter().for_each(|(inode, at, bytes)| add(*inode, *at, bytes));
+        for (inode, file) in &self.files {
+            file.cached.iter().for_each(|(at, cached)| add(*inode, *at, &cached.bytes));
+        }
+        found.into_iter().collect()
+    }
+
+    // --- writes ---
+
+    pub(super) fn start_write(&mut self, write: WriteSegment) -> io::Result<()> {
+        let inode = self.inode(Name::Segment(write.segment)).ok_or(io::ErrorKind::NotFound)?;
+        let file = &self.files[&inode];
+        let end = write.offset + write.bytes.len() as u64;
+        assert!(end <= file.size as u64, "write up to {end} in a file of {}", file.size);
+        for other in self.in_flight.iter().map(|other| other.write.segment) {
+            assert!(
+                other == write.segment,
+                "{:?} is written while {other:?} has writes in flight (rule 8)",
+                write.segment
+            );
+        }
+        let before = self.written.insert(write.segment, end).unwrap_or(0);
+        assert!(
+            before <= write.offset,
+            "{:?} is written at {} though it was written up to {before} (rule 6)",
+            write.segment,
+            write.offset
+        );
+        let fate = self.fates.remove(&self.writes);
+        self.writes += 1;
+        let at = usize::try_from(write.offset).expect("inside a segment");
+        let (token, bytes) = (write.token, write.bytes.clone());
+        let mut in_flight = InFlight {
+            write,
+            inode,
+            at,
+            from: 0,
+            answers: VecDeque::new(),
+            stalled: false,
+            lost: false,
+        };
+        let mut failed = None;
+        match fate {
+            None => {}
+            Some(WriteFate::Error(kind)) => failed = Some(kind),
+            Some(WriteFate::ErrorButThere(kind)) => {
+                self.land(inode, at, &bytes);
+                failed = Some(kind);
+            }
+            Some(WriteFate::ErrorThenLies(kind)) => {
+                self.files.get_mut(&inode).expect("named").cache(at, &bytes, true, false);
+                failed = Some(kind);
+            }
+            Some(WriteFate::Misdirected(segment, offset)) => {
+                in_flight.inode = self.names[&Name::Segment(segment)];
+                in_flight.at = usize::try_from(offset).expect("inside a segment");
+            }
+            Some(WriteFate::Lost) => in_flight.lost = true,
+            Some(WriteFate::Stalled) => in_flight.stalled = true,
+            Some(WriteFate::Answers(answers)) => in_flight.answers = answers.into(),
+        }
+        match failed {
+            Some(kind) => {
+                self.failures += 1;
+                self.events.push(Event::Written(token, Err(kind)));
+            }
+            None => self.in_flight.push(in_flight),
+        }
+        Ok(())
+    }
+
+    /// The writes that may finish, by their place among those in flight.
+    pub(super) fn ready(&self) -> Vec<usize> {
+        if self.stalled || self.power_fails_in == Some(0) {
+            return Vec::new();
+        }
+        let writes = self.in_flight.iter().enumerate();
+        writes.filter(|(_, write)| !write.stalled).map(|(at, _)| at).collect()
+    }
+
+    pub(super) fn finish_any(&mut self) -> bool {
+        let ready = self.ready();
+        if ready.is_empty() {
+            return false;
+        }
+        let at = ready[self.random.below(ready.len())];
+        self.finish(at);
+        true
+    }
+
+    pub(super) fn finish(&mut self, n: usize) {
+        let InFlight { write, inode, at, from, answers, lost, .. } = &mut self.in_flight[n];
+        let (inode, start, token, lost) = (*inode, *at + *from, write.token, *lost);
+        let rest = write.bytes[*from..].to_vec();
+        let answer = answers.pop_front().unwrap_or(Answer::Bytes(rest.len()));
+        let result = match answer {
+            Answer::Bytes(written) => Ok(written.min(rest.len())),
+            Answer::Error(kind) => Err(kind.into()),
+        };
+        let landed = *result.as_ref().unwrap_or(&0);
+        let (intended, at_home) = (write.segment, start as u64 == write.offset + *from as u64);
+        let outcome = match progress(*from, write.bytes.len(), result) {
+            Progress::Again(again) => {
+                *from = again;
+                None
+            }
+            Progress::Whole => Some(Ok(())),
+            Progress::Failed(error) => Some(Err(error.kind())),
+        };
+        let home = self.inode(Name::Segment(intended));
+        if home.is_some() && (lost || home != Some(inode) || !at_home) {
+            let write = &self.in_flight[n].write;
+            let bytes = write.offset..write.offset + write.bytes.len() as u64;
+            self.mark(intended, bytes, Damage::Lost);
+        }
+        if !lost {
+            self.land(inode, start, &rest[..landed]);
+            if let Some(there) = self.segment_of(inode)
+                && (there != intended || !at_home)
+            {
+                self.mark(there, start as u64..(start + landed) as u64, Damage::Overwritten);
+            }
+        }
+        if let Some(outcome) = outcome {
+            let InFlight { write, .. } = self.in_flight.remove(n);
+            if let (Ok(()), Some(landed)) = (&outcome, &mut self.landed) {
+                let (segment, offset, bytes) = (write.segment, write.offset, write.bytes.to_vec());
+                landed.push(LandedWrite { segment, offset, bytes });
+            }
+            self.events.push(Event::Written(token, outcome));
+        }
+    }
+
+    /// Bytes that the disk says are durable, whether they are or not.
+    fn land(&mut self, inode: Inode, at: usize, bytes: &[u8]) {
+        let lying = self.lying;
+        // A write may outlive its file: then it lands in nothing.
+        if let Some(file) = self.files.get_mut(&inode) {
+            // A part of a sector that was written is not on the disk yet.
+            let bytes = &bytes[..bytes.len() / SECTOR_BYTES * SECTOR_BYTES];
+            if lying { file.cache(at, bytes, false, true) } else { file.land(at, bytes) }
+        }
+    }
+
+    pub(super) fn land_late(&mut self) {
+        for (inode, at, bytes) in std::mem::take(&mut self.late) {
+            self.land(inode, at, &bytes);
+        }
+    }
+
+    // --- ends of processes ---
+
+    /// What a process that is killed leaves of its writes.
+    pub(super) fn scatter_in_flight(&mut self) {
+        for write in std::mem::take(&mut self.in_flight) {
+            if write.lost {
+                continue;
+            }
+            let rest = &write.write.bytes[write.from..];
+            for (at, bytes) in sectors(write.at + write.from, rest) {
+                match self.random.below(3) {
+                    0 => {
+                        let file = self.files.get_mut(&write.inode).expect("open");
+                        file.cache(at, bytes, false, false);
+                    }
+                    1 => self.late.push((write.inode, at, bytes.to_vec())),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The power fails: of all that is not durable there is what `keep` says.
+    pub(super) fn power_cut(&mut self, keep: &mut dyn FnMut(Unsynced) -> bool) {
+        let mut flying = Vec::new();
+        for write in std::mem::take(&mut self.in_flight) {
+            if !write.lost {
+                let rest = &write.write.bytes[write.from..];
+                let parts = sectors(write.at + write.from, rest);
+                flying.extend(parts.map(|(at, bytes)| (write.inode, at, bytes.to_vec())));
+            }
+        }
+        flying.append(&mut self.late);
+        for (inode, at, bytes) in flying {
+            if keep(Unsynced::Sector(self.segment_of(inode), at as u64))
+                && let Some(file) = self.files.get_mut(&inode)
+            {
+                file.land(at, &bytes);
+            }
+        }
+        for inode in self.files.keys().copied().collect::<Vec<_>>() {
+            let segment = self.segment_of(inode);
+            let file = self.files.get_mut(&inode).expect("listed");
+            if file.size > file.durable.len() && keep(Unsynced::Size) {
+                let size = file.size;
+                Arc::make_mut(&mut file.durable).resize(size, 0);
+            }
+            file.size = file.durable.len();
+            for (at, cached) in std::mem::take(&mut file.cached) {
+                if !cached.doomed && keep(Unsynced::Sector(segment, at as u64)) {
+                    file.land(at, &cached.bytes);
+                } else if cached.promised {
+                    file.damage.insert(at, Damage::Lost);
+                }
+            }
+        }
+        for change in std::mem::take(&mut self.name_changes) {
+            if keep(Unsynced::Name) {
+                change.apply(&mut self.durable_names);
+            }
+        }
+        self.names.clone_from(&self.durable_names);
+        self.forget_process();
+    }
+
+    /// Nobody has the platter any more.
+    pub(super) fn forget_process(&mut self) {
+        self.in_flight.clear();
+        self.maker = Maker::default();
+        self.events.clear();
+        self.written.clear();
+        self.fates.clear();
+        self.era += 1;
+        self.power_fails_in = None;
+        self.operation_fails_in = None;
+        self.stalled = false;
+        let mut named: BTreeSet<Inode> = self.names.values().copied().collect();
+        named.extend(self.durable_names.values());
+        for change in &self.name_changes {
+            if let NameChange::Link(_, inode) | NameChange::Rename(_, _, inode) = change {
+                named.insert(*inode);
+            }
+        }
+        self.files.retain(|inode, _| named.contains(inode));
+    }
+}

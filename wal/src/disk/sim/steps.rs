@@ -1,0 +1,214 @@
+//! How segments come and go, step by step, so that a crash can come between any two of them.
+//!
+//! In:     the log's orders.
+//! Out:    files, names and the manifest, in the order in which `maker.rs` and `files.rs` make them.
+//! Fails:  no room, before the first step; an error at any step.
+//! Source: FAULTS' rules 7, 8, 26, 28; W11, W12.
+
+use super::platter::{Event, Name, Platter};
+use crate::disk::{Fate, MakeSegment, RetireSegment, SegmentOrigin};
+use crate::format::{Manifest, SegmentSeq};
+use std::io;
+
+/// What the log ordered.
+#[derive(Clone)]
+enum Order {
+    Make(MakeSegment),
+    Retire(RetireSegment),
+}
+
+/// One system call's worth of it.
+#[derive(Clone)]
+enum Step {
+    Create(Name),
+    Write(Name, Vec<u8>),
+    Sync(Name),
+    Rename(Name, Name),
+    Remove(Name),
+    SyncDir,
+}
+
+/// The maker's thread.
+#[derive(Clone, Default)]
+pub(super) struct Maker {
+    orders: Vec<Order>,
+    /// What is left to do of the first order.
+    steps: std::collections::VecDeque<Step>,
+    pub(super) steps_taken: u64,
+    origin: Option<SegmentOrigin>,
+    /// Files to be made new segments.
+    free: Vec<SegmentSeq>,
+    no_space_reported: bool,
+    /// Something failed: nothing further is made.
+    failed: bool,
+}
+
+impl Maker {
+    pub(super) fn make(&mut self, make: MakeSegment) {
+        self.orders.push(Order::Make(make));
+    }
+
+    /// Given up before anything further is made.
+    pub(super) fn retire(&mut self, retire: RetireSegment) {
+        let is_retire = |order: &Order| matches!(order, Order::Retire(_));
+        let busy = usize::from(!self.steps.is_empty());
+        let behind = self.orders.iter().rposition(is_retire).map_or(busy, |at| at + 1);
+        self.orders.insert(behind.max(busy), Order::Retire(retire));
+    }
+
+    pub(super) fn segments_ordered(&self) -> usize {
+        self.orders.iter().filter(|order| matches!(order, Order::Make(_))).count()
+    }
+
+    pub(super) fn room_changed(&mut self) {
+        self.no_space_reported = false;
+    }
+}
+
+impl Platter {
+    /// Plans the first order; false if there is no room for it.
+    fn begin_order(&mut self, order: &Order) -> bool {
+        let steps = match order {
+            Order::Make(make) => {
+                let free = self.maker.free.pop();
+                let recycled = free.filter(|old| self.size_of(Name::Free(*old)) == make.bytes);
+                if recycled.is_none() && !self.has_room() {
+                    if !self.maker.no_space_reported {
+                        self.maker.no_space_reported = true;
+                        let full = Err(io::ErrorKind::StorageFull);
+                        self.events.push(Event::Made(make.segment, full));
+                    }
+                    return false;
+                }
+                self.maker.origin = Some(match recycled {
+                    Some(_) => SegmentOrigin::Recycled,
+                    None => SegmentOrigin::New,
+                });
+                self.steps_to_make(make, recycled)
+            }
+            Order::Retire(retire) => self.steps_to_retire(retire),
+        };
+        self.maker.steps.extend(steps);
+        true
+    }
+
+    fn steps_to_make(&self, make: &MakeSegment, recycled: Option<SegmentSeq>) -> Vec<Step> {
+        let mut bytes = make.header.to_vec();
+        let (from, mut steps) = match recycled {
+            Some(old) => (Name::Free(old), Vec::new()),
+            None => {
+                bytes.resize(usize::try_from(make.bytes).expect("segments fit memory"), 0);
+                (Name::Making(make.segment), vec![Step::Create(Name::Making(make.segment))])
+            }
+        };
+        steps.extend([
+            Step::Write(from, bytes),
+            Step::Sync(from),
+            Step::Rename(from, Name::Segment(make.segment)),
+            Step::SyncDir,
+        ]);
+        steps.extend(self.steps_to_change_manifest(|manifest| manifest.made = make.segment));
+        steps
+    }
+
+    fn steps_to_retire(&self, retire: &RetireSegment) -> Vec<Step> {
+        let name = Name::Segment(retire.segment);
+        let mut steps = self.steps_to_change_manifest(|manifest| manifest.first = retire.first);
+        steps.push(match retire.fate {
+            Fate::Recycle => Step::Rename(name, Name::Free(retire.segment)),
+            Fate::Remove => Step::Remove(name),
+            Fate::SetAside => Step::Rename(name, Name::Corrupt(retire.segment)),
+        });
+        steps.push(Step::SyncDir);
+        steps
+    }
+
+    fn steps_to_change_manifest(&self, change: impl FnOnce(&mut Manifest)) -> Vec<Step> {
+        let bytes = self.whole(Name::Manifest).ok().flatten().expect("the log has opened with it");
+        let mut manifest = Manifest::decode(&bytes).expect("the log has opened with it");
+        change(&mut manifest);
+        vec![
+            Step::Create(Name::ManifestMaking),
+            Step::Write(Name::ManifestMaking, manifest.encode()),
+            Step::Sync(Name::ManifestMaking),
+            Step::Rename(Name::ManifestMaking, Name::Manifest),
+            Step::SyncDir,
+        ]
+    }
+
+    /// Takes one step of the order at hand; false if there is none, or no room, or no power.
+    pub(super) fn make_step(&mut self) -> bool {
+        let Some(order) = self.maker.orders.first().cloned() else { return false };
+        if self.maker.failed
+            || self.power_fails_in == Some(0)
+            || (self.maker.steps.is_empty() && !self.begin_order(&order))
+        {
+            return false;
+        }
+        let step = self.maker.steps.pop_front().expect("an order has steps");
+        if let Err(error) = self.operate(self.era) {
+            if let Step::Sync(name) = step {
+                self.doom(name);
+            }
+            self.end_order(&order, Err(error.kind()));
+            return true;
+        }
+        self.maker.steps_taken += 1;
+        match step {
+            Step::Create(name) => self.create(name),
+            Step::Write(name, bytes) => self.cache(name, 0, &bytes),
+            Step::Sync(_) if logdrive_raft::bug!("new_file_not_synced") => {}
+            Step::Sync(name) => self.sync(name).expect("made by a step before"),
+            Step::Rename(from, to) => self.rename(from, to),
+            Step::Remove(name) => self.unlink(name).expect("the log's own"),
+            Step::SyncDir if logdrive_raft::bug!("directory_not_synced") => {}
+            Step::SyncDir => self.sync_dir(),
+        }
+        if self.maker.steps.is_empty() {
+            self.end_order(&order, Ok(()));
+        }
+        true
+    }
+
+    fn end_order(&mut self, order: &Order, outcome: Result<(), io::ErrorKind>) {
+        self.maker.orders.remove(0);
+        self.maker.steps.clear();
+        self.maker.failed = outcome.is_err();
+        self.events.push(match order {
+            Order::Make(make) => {
+                let origin = self.maker.origin.take().expect("set when it began");
+                Event::Made(make.segment, outcome.map(|()| origin))
+            }
+            Order::Retire(retire) => {
+                if outcome.is_ok() && retire.fate == Fate::Recycle {
+                    self.maker.free.push(retire.segment);
+                }
+                Event::Retired(retire.segment, outcome)
+            }
+        });
+    }
+
+    /// Finishes the order at hand; false if there is none, or no room, or no power.
+    pub(super) fn make_next(&mut self) -> bool {
+        let left = self.maker.orders.len();
+        while self.maker.orders.len() == left {
+            if !self.make_step() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Any number of steps of the order at hand: how far it came by itself when its process ended.
+    pub(super) fn make_on(&mut self) {
+        let left = self.maker.orders.len();
+        for _ in 0..self.random.below(STEPS_MAX + 1) {
+            if self.maker.orders.len() < left || !self.make_step() {
+                return;
+            }
+        }
+    }
+}
+
+/// Of one order.
+const STEPS_MAX: usize = 10;

@@ -1,0 +1,165 @@
+//! What the log remembers of one group: where its entries are, and the small records it would write again.
+//!
+//! In:     records, as they are appended or replayed.
+//! Out:    what of the group stands in a segment that is to be given up.
+//! Cost:   at most 272 bytes per group, its membership, and its index.
+//! Fails:  replay refuses what no log of ours can hold.
+//! Source: FAULTS' rule 28 (what must be carried before a segment goes).
+
+use crate::format::{
+    Bad, EntriesHead, FENCE_RECORD_BYTES, HARD_STATE_RECORD_BYTES, Position, RELEASE_RECORD_BYTES,
+    Release, SegmentSeq, membership_record_bytes,
+};
+use crate::index::{GroupIndex, Placed};
+use crate::ledger::Ledger;
+use bytes::Bytes;
+use hashbrown::HashMap;
+use logdrive_raft::{GroupId, HardState};
+
+/// All groups of one stream.
+pub(crate) type Groups = HashMap<GroupId, Group>;
+
+/// One group's part of the stream.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Group {
+    pub(crate) index: GroupIndex,
+    pub(crate) hard_state: HardState,
+    pub(crate) membership: Bytes,
+    /// Where the damage is that the group lost something in.
+    pub(crate) fence: Option<Position>,
+    /// Which segments hold the latest of each; `None`: there is none.
+    hard_state_in: Option<SegmentSeq>,
+    membership_in: Option<SegmentSeq>,
+    release_in: Option<SegmentSeq>,
+    fence_in: Option<SegmentSeq>,
+    /// The newest segment that holds any record of the group.
+    segment: Option<SegmentSeq>,
+    /// The newest batch whose directory names this group; 0: none yet.
+    pub(crate) batch: u64,
+    /// Where that batch lists the group's write.
+    pub(crate) write: Option<u32>,
+}
+
+/// A small record that is carried by writing it again.
+#[derive(Clone, Debug)]
+pub(crate) enum Small {
+    Membership(Bytes),
+    HardState(HardState),
+    Release(Release),
+    Fence(Position),
+}
+
+impl Small {
+    /// What its record takes, padding included.
+    pub(crate) fn record_bytes(&self) -> usize {
+        match self {
+            Self::Membership(bytes) => membership_record_bytes(bytes.len()),
+            Self::HardState(_) => HARD_STATE_RECORD_BYTES,
+            Self::Release(_) => RELEASE_RECORD_BYTES,
+            Self::Fence(_) => FENCE_RECORD_BYTES,
+        }
+    }
+}
+
+impl Group {
+    /// Takes in a small record that was written to the newest segment, `into`.
+    pub(crate) fn set(&mut self, small: Small, into: SegmentSeq, ledger: &mut Ledger) {
+        let bytes = small.record_bytes() as u64;
+        ledger.write(into, bytes);
+        ledger.revive(into, bytes);
+        let (place, before) = match small {
+            Small::Membership(bytes) => {
+                let before = membership_record_bytes(self.membership.len());
+                self.membership = bytes;
+                (&mut self.membership_in, before)
+            }
+            Small::HardState(state) => {
+                self.hard_state = state;
+                (&mut self.hard_state_in, HARD_STATE_RECORD_BYTES)
+            }
+            Small::Release(release) => {
+                self.index.release(release, ledger);
+                (&mut self.release_in, RELEASE_RECORD_BYTES)
+            }
+            Small::Fence(position) => {
+                self.fence = Some(position);
+                (&mut self.fence_in, FENCE_RECORD_BYTES)
+            }
+        };
+        if let Some(old) = place.replace(into) {
+            ledger.kill(old, before as u64);
+        }
+    }
+
+    /// The small records of the group whose latest stands in `segment`, as they would be written now.
+    pub(crate) fn small_in(&self, segment: SegmentSeq) -> impl Iterator<Item = Small> + use<> {
+        let there = |place: Option<SegmentSeq>| place == Some(segment);
+        let (index, term) = self.index.released();
+        let release = Release { index, term, last: self.index.last() };
+        let found = [
+            there(self.membership_in).then(|| Small::Membership(self.membership.clone())),
+            there(self.hard_state_in).then_some(Small::HardState(self.hard_state)),
+            there(self.release_in).then_some(Small::Release(release)),
+            self.fence.filter(|_| there(self.fence_in)).map(Small::Fence),
+        ];
+        found.into_iter().flatten()
+    }
+
+    /// Takes in a replayed record of entries.
+    pub(crate) fn put(
+        &mut self,
+        head: &EntriesHead,
+        place: Position,
+        is_copy: bool,
+        ledger: &mut Ledger,
+    ) -> Result<(), Bad> {
+        let record = Placed {
+            first: head.first,
+            count: head.count,
+            term: head.term,
+            place,
+            bytes: head.record_bytes,
+        };
+        if head.first <= self.index.released().0 {
+            return Err(Bad("entries that were released before"));
+        }
+        ledger.write(place.segment(), u64::from(head.record_bytes));
+        if is_copy {
+            self.index.fill(record, ledger);
+        } else {
+            self.index.put(record, ledger);
+        }
+        Ok(())
+    }
+
+    /// Nothing of the group is needed any more.
+    pub(crate) fn bury(mut self, ledger: &mut Ledger) {
+        self.index.clear(ledger);
+        let places = [
+            (self.membership_in, membership_record_bytes(self.membership.len())),
+            (self.hard_state_in, HARD_STATE_RECORD_BYTES),
+            (self.release_in, RELEASE_RECORD_BYTES),
+            (self.fence_in, FENCE_RECORD_BYTES),
+        ];
+        for (place, bytes) in places {
+            if let Some(segment) = place {
+                ledger.kill(segment, bytes as u64);
+            }
+        }
+    }
+
+    /// Notes that the newest segment, `segment`, holds a record of this group.
+    pub(crate) fn enlist(&mut self, id: GroupId, segment: SegmentSeq, ledger: &mut Ledger) {
+        if self.segment != Some(segment) {
+            self.segment = Some(segment);
+            ledger.enlist(id);
+        }
+    }
+
+    /// Bytes this takes, beside its place in the table.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.index.heap_bytes() + self.membership.len()
+    }
+}
+
+const _: () = assert!(size_of::<Group>() <= 272);

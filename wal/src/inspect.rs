@@ -1,0 +1,331 @@
+//! A stream's directory, read and judged as recovery would, by somebody who must not touch it.
+//!
+//! In:     a path: a stopped node's, a running one's, or a copy, also on a read-only file system.
+//! Out:    every batch and record in order, what is wrong and where, and what it all adds up to.
+//! Cost:   one pass; memory for one batch and the [`Group`]s. Nothing is opened for writing, no lock is taken.
+//! Fails:  what is wrong with the log is a [`Finding`], and the scan goes on behind it as far as it can;
+//!         [`InspectError`] is only for what cannot be looked at.
+//! Source: FAULTS' rules 19-25; `recovery.rs` has the table of cases.
+//!
+//! A running node writes while this reads. So whatever speaks for damage is looked at before what it speaks
+//! against is looked at for the last time, and a segment that is given up meanwhile is passed over.
+
+mod batches;
+mod chain;
+mod files;
+mod ledger;
+mod node;
+mod record;
+
+use crate::checksum::Seed;
+use crate::format::{Manifest, Position, SegmentSeq, Start};
+use crate::home::Identity;
+use crate::recovery::{Case, Decision};
+use files::Dir;
+use ledger::Ledger;
+use logdrive_raft::{GroupId, NodeId};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use ledger::Group;
+pub use logdrive_raft::EntryKind;
+pub use node::{Node, Stream};
+pub use record::{EntryView, Record, Run};
+
+/// What a scan meets, in the order of the log.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A whole batch; its records follow.
+    Batch(&'a Batch),
+    /// A record, and where it stands.
+    Record(Position, Record<'a>),
+    /// Something to know, or something wrong.
+    Finding(&'a Finding),
+}
+
+/// A group commit, as its header has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Batch {
+    /// Where it stands.
+    pub position: Position,
+    /// Its number; the stream's first is 1.
+    pub number: u64,
+    /// Everything before this place was on disk when the batch was closed.
+    pub durable: Position,
+    /// Its size on disk, header and padding included.
+    pub bytes: u64,
+    /// How many records it says it has.
+    pub records: u32,
+    /// The groups that have something in it.
+    pub groups: Vec<GroupId>,
+}
+
+/// Something about the log, with its place.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Finding {
+    /// The name of the case, as in recovery's table where it is one of that.
+    pub label: &'static str,
+    /// False for what a crash, or a running node, leaves behind.
+    pub damage: bool,
+    /// The file.
+    pub file: PathBuf,
+    /// Where in it, in bytes from its start.
+    pub offset: u64,
+    /// The groups it concerns, as far as that is known.
+    pub groups: Vec<GroupId>,
+    /// What was found.
+    pub what: String,
+}
+
+/// What a segment file is to the log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// Full, or ended by an open.
+    Sealed,
+    /// The last one written to.
+    Active,
+    /// Made, and not yet written to.
+    Spare,
+    /// Passed over by a later open, or given up: nothing in it counts.
+    Void,
+    /// Its header does not hold, or is not of this log.
+    Damaged,
+}
+
+/// One segment file.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Its number.
+    pub segment: SegmentSeq,
+    /// Its name.
+    pub file: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// What it is.
+    pub role: Role,
+    /// Its random id; 0 if its header does not hold.
+    pub id: u128,
+    /// Which open of the node made it; 0 if its header does not hold.
+    pub incarnation: u64,
+    /// Bytes of whole batches.
+    pub used_bytes: u64,
+    /// Whole batches.
+    pub batches: u64,
+    /// Bytes of entries that are still wanted.
+    pub live_bytes: u64,
+    seed: Seed,
+    /// Of its first batch, if that can be read: the number, and what came before.
+    first: Option<(u64, Start)>,
+    /// Something was written where its first batch would stand.
+    written: bool,
+    owner: Owner,
+}
+
+impl Segment {
+    /// What its first batch says of what came before. Panics for a segment that is not of the chain.
+    fn start(&self) -> Start {
+        self.first.expect("chain members are used").1
+    }
+}
+
+/// Whose stream it is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Owner {
+    /// The cluster's name; empty as long as there is no segment.
+    pub cluster: String,
+    /// The node.
+    pub node: NodeId,
+    /// The node's directory, by its random id.
+    pub store: u128,
+    /// Which of the node's streams.
+    pub shard: u32,
+}
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Whose stream it is, by its manifest, or by its segments if that is damaged.
+    pub owner: Owner,
+    /// The segments, oldest first.
+    pub segments: Vec<Segment>,
+    /// The groups.
+    pub groups: BTreeMap<GroupId, Group>,
+    /// Whole batches.
+    pub batches: u64,
+    /// Entries in them, also those that were replaced or released later.
+    pub entries: u64,
+    /// Behind the last batch that counts.
+    pub end: Position,
+    /// The durable position that batch knew.
+    pub durable: Position,
+    /// The log was closed, and not opened since.
+    pub closed: bool,
+    /// Findings that are damage.
+    pub damage: u64,
+    /// Findings that are not.
+    pub notes: u64,
+}
+
+/// Why there is nothing to say.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The directory, or a file in it, cannot be read.
+    #[error("cannot read {}: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It has neither a manifest nor a segment.
+    #[error("{} is no log: it has neither a manifest nor a segment", .0.display())]
+    NoLog(PathBuf),
+    /// Who is told of the events wants no more of them.
+    #[error(transparent)]
+    Stopped(io::Error),
+}
+
+/// Reads the stream in `dir` from its first batch to its last, and tells `visit` of everything on the way. An error from
+/// `visit` ends the scan as [`InspectError::Stopped`]. `owner`: whose it must be and which of the node's streams, if that is
+/// known.
+///
+/// # Errors
+/// Any [`InspectError`].
+pub fn scan(
+    dir: &Path,
+    owner: Option<(&Identity, u32)>,
+    visit: &mut dyn FnMut(Event<'_>) -> io::Result<()>,
+) -> Result<Report, InspectError> {
+    let dir_error = |source| InspectError::Io { file: dir.to_owned(), source };
+    let files = Dir::new(dir);
+    // The manifest first: what it says was made is then there to be listed, unless it is given up.
+    let manifest = files.manifest().map_err(dir_error)?;
+    let listing = files.list().map_err(dir_error)?;
+    if manifest.is_none() && listing.segments.is_empty() {
+        return Err(InspectError::NoLog(dir.to_owned()));
+    }
+    let mut scan = Scan {
+        dir: files,
+        visit,
+        report: Report::default(),
+        ledger: Ledger::default(),
+        follows: None,
+        known_durable: Position::ZERO,
+        blind: false,
+    };
+    let manifest = scan.manifest(manifest, owner)?;
+    scan.other_files(&listing)?;
+    let mut segments = scan.headers(&listing, manifest.as_ref())?;
+    let chain = scan.chain(&mut segments, manifest.as_ref())?;
+    scan.spares(&segments)?;
+    for (n, seq) in chain.iter().enumerate() {
+        let newer = chain.get(n + 1).map(|next| segments[next].start().end);
+        let segment = segments.get_mut(seq).expect("chain members are segments");
+        scan.segment(segment, newer)?;
+    }
+    scan.finish(segments)
+}
+
+/// A scan on its way.
+struct Scan<'a> {
+    dir: Dir,
+    visit: &'a mut dyn FnMut(Event<'_>) -> io::Result<()>,
+    report: Report,
+    ledger: Ledger,
+    /// Number of the next batch, and the checksum of the one before; `None`: nobody knows.
+    follows: Option<(u64, u32)>,
+    /// The highest place that batches in spares knew durable.
+    known_durable: Position,
+    /// Something was lost, and nobody knows of which groups: holes prove nothing any more.
+    blind: bool,
+}
+
+impl Scan<'_> {
+    fn finish(
+        mut self,
+        mut segments: BTreeMap<SegmentSeq, Segment>,
+    ) -> Result<Report, InspectError> {
+        let (end, case) = (self.report.end, Case::DamagedBatchHeader);
+        if self.known_durable > end && !self.blind {
+            let (file, at) = (self.dir.path(end.segment()), u64::from(end.offset()));
+            self.find(case, &file, at, "batches that were durable cannot be read")?;
+        }
+        let holed = self.ledger.finish();
+        if !holed.is_empty() && !self.blind {
+            let finding = Finding {
+                groups: holed,
+                ..self.case(
+                    Case::MissingEntries,
+                    self.dir.path(self.report.end.segment()),
+                    u64::from(self.report.end.offset()),
+                    "groups whose entries have a hole",
+                )
+            };
+            self.tell(finding)?;
+        }
+        for (segment, bytes) in self.ledger.live_bytes() {
+            if let Some(segment) = segments.get_mut(&segment) {
+                segment.live_bytes = bytes;
+            }
+        }
+        self.report.segments = segments.into_values().collect();
+        self.report.groups = self.ledger.groups;
+        Ok(self.report)
+    }
+
+    /// True if a running node has given up this segment since the scan began.
+    fn given_up(&self, seq: SegmentSeq) -> bool {
+        self.manifest_now().is_some_and(|manifest| seq < manifest.first)
+    }
+
+    fn manifest_now(&self) -> Option<Manifest> {
+        let bytes = self.dir.manifest().ok().flatten()?;
+        Manifest::decode(&bytes).ok()
+    }
+
+    /// A read that failed: damage if the disk says so, else a reason to stop.
+    fn unreadable(
+        &mut self,
+        segment: &Segment,
+        case: Case,
+        at: u64,
+        source: io::Error,
+    ) -> Result<(), InspectError> {
+        match source.kind() {
+            io::ErrorKind::NotFound if self.given_up(segment.segment) => Ok(()),
+            io::ErrorKind::PermissionDenied => {
+                Err(InspectError::Io { file: segment.file.clone(), source })
+            }
+            _ => self.find(case, &segment.file, at, source.to_string()),
+        }
+    }
+
+    fn find(
+        &mut self,
+        case: Case,
+        file: &Path,
+        offset: u64,
+        what: impl Into<String>,
+    ) -> Result<(), InspectError> {
+        let finding = self.case(case, file.to_owned(), offset, what);
+        self.tell(finding)
+    }
+
+    fn case(&self, case: Case, file: PathBuf, offset: u64, what: impl Into<String>) -> Finding {
+        Finding {
+            label: case.label(),
+            damage: matches!(case.decision(), Decision::Fence | Decision::Refuse),
+            file,
+            offset,
+            groups: Vec::new(),
+            what: what.into(),
+        }
+    }
+
+    fn tell(&mut self, finding: Finding) -> Result<(), InspectError> {
+        let count = if finding.damage { &mut self.report.damage } else { &mut self.report.notes };
+        *count += 1;
+        (self.visit)(Event::Finding(&finding)).map_err(InspectError::Stopped)
+    }
+}

@@ -1,0 +1,83 @@
+//! A node's directory: whose it is, and where its streams are.
+//!
+//! In:     a path: a node's directory, or one stream's.
+//! Out:    the streams in it; what its identity file says that they must be.
+//! Cost:   one small file and a listing. No lock is taken.
+//! Fails:  with [`InspectError`]; an identity that does not hold is a [`Finding`].
+
+use super::{Finding, InspectError};
+use crate::home::{Identity, SHARD_PREFIX, shard_dir};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What a path turned out to be.
+#[derive(Debug)]
+pub struct Node {
+    /// Whose directory it is; `None` for a stream's own, and where the identity file does not hold.
+    pub identity: Option<Identity>,
+    /// Its streams.
+    pub streams: Vec<Stream>,
+    /// What is wrong with the identity file, or missing beside it.
+    pub findings: Vec<Finding>,
+}
+
+/// One stream's directory.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stream {
+    /// Its number, as far as that is known without its manifest.
+    pub shard: Option<u32>,
+    /// Where it is.
+    pub dir: PathBuf,
+}
+
+impl Node {
+    /// Looks at `dir`.
+    ///
+    /// # Errors
+    /// [`InspectError::Io`] where it cannot be listed.
+    pub fn look(dir: &Path) -> Result<Self, InspectError> {
+        let error = |source| InspectError::Io { file: dir.to_owned(), source };
+        let mut streams = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(error)? {
+            let entry = entry.map_err(error)?;
+            let name = entry.file_name();
+            let shard = name.to_string_lossy().strip_prefix(SHARD_PREFIX).map(str::parse);
+            if let Some(Ok(shard)) = shard
+                && shard_dir(dir, shard) == entry.path()
+            {
+                streams.push(Stream { shard: Some(shard), dir: entry.path() });
+            }
+        }
+        streams.sort_by_key(|stream| stream.shard);
+        let file = Identity::file(dir);
+        let mut node = Self { identity: None, streams, findings: Vec::new() };
+        let mut find = |label, file: PathBuf, what: &str| {
+            let (groups, what) = (Vec::new(), what.to_owned());
+            node.findings.push(Finding { label, damage: true, file, offset: 0, groups, what });
+        };
+        match Identity::read(dir) {
+            Ok(Ok(identity)) => {
+                for shard in 0..identity.shards {
+                    if !node.streams.iter().any(|stream| stream.shard == Some(shard)) {
+                        let what = "the identity file says there is one";
+                        find("missing_shard", shard_dir(dir, shard), what);
+                    }
+                }
+                node.identity = Some(identity);
+            }
+            Ok(Err(what)) => find("damaged_identity", file, what),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {
+                if node.streams.is_empty() {
+                    node.streams.push(Stream { shard: None, dir: dir.to_owned() });
+                } else {
+                    find("damaged_identity", file, "there is none");
+                }
+            }
+            Err(source) if source.kind() == io::ErrorKind::InvalidData => {
+                find("damaged_identity", file, "it is not text");
+            }
+            Err(source) => return Err(InspectError::Io { file, source }),
+        }
+        Ok(node)
+    }
+}

@@ -1,0 +1,197 @@
+//! One record, as somebody who looks at the log sees it.
+//!
+//! In:     a batch's body whose checksum holds.
+//! Out:    [`Record`]s; the entries of a run one by one, their payloads where they stand.
+//! Cost:   no allocation.
+//! Fails:  as decoding does.
+
+use crate::checksum::{Seed, checksum};
+use crate::format::{
+    self, Bad, ENTRY_HEADER_BYTES, EntriesHead, Position, RECORD_ALIGN_BYTES, Records,
+    decode_entry_header,
+};
+use logdrive_raft::{EntryKind, GroupId, HardState, LogIndex, Term};
+
+/// A record of the log.
+#[derive(Clone, Copy, Debug)]
+pub enum Record<'a> {
+    /// The first of a segment: where the one before ended.
+    Start {
+        /// Nothing at or behind this place counts. [`Position::ZERO`]: there was no segment before.
+        end: Position,
+        /// True if an open ended it, false if it was full.
+        cut: bool,
+    },
+    /// A group's membership.
+    Membership {
+        /// The group.
+        group: GroupId,
+        /// As the embedder gave it.
+        bytes: &'a [u8],
+    },
+    /// A group's hard state.
+    HardState {
+        /// The group.
+        group: GroupId,
+        /// Term, vote and commit index.
+        state: HardState,
+    },
+    /// Entries of one group and term.
+    Entries(Run<'a>),
+    /// Such entries, copied before the segment they stood in is given up.
+    Carried(Run<'a>),
+    /// What a group no longer needs.
+    Release {
+        /// The group.
+        group: GroupId,
+        /// Entries up to this one are dead.
+        index: LogIndex,
+        /// That entry's term.
+        term: Term,
+        /// The group's last entry from here on.
+        last: LogIndex,
+    },
+    /// The group is gone for good.
+    Tombstone {
+        /// The group.
+        group: GroupId,
+    },
+    /// The group lost something and must not act.
+    Fence {
+        /// The group.
+        group: GroupId,
+        /// Where.
+        position: Position,
+    },
+    /// The log was closed.
+    Footer,
+    /// A kind this version does not know and may skip.
+    Optional,
+}
+
+impl Record<'_> {
+    /// The group it belongs to, if it is one group's.
+    #[must_use]
+    pub fn group(&self) -> Option<GroupId> {
+        match self {
+            Self::Start { .. } | Self::Footer | Self::Optional => None,
+            Self::Membership { group, .. }
+            | Self::HardState { group, .. }
+            | Self::Release { group, .. }
+            | Self::Tombstone { group }
+            | Self::Fence { group, .. } => Some(*group),
+            Self::Entries(run) | Self::Carried(run) => Some(run.group),
+        }
+    }
+
+    /// The first and the last index it is about, if it is about entries.
+    #[must_use]
+    pub fn range(&self) -> Option<(LogIndex, LogIndex)> {
+        match self {
+            Self::Entries(run) | Self::Carried(run) => Some((run.first, run.last())),
+            _ => None,
+        }
+    }
+}
+
+/// Entries of one group and term, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// The group.
+    pub group: GroupId,
+    /// The first entry's index.
+    pub first: LogIndex,
+    /// The term of all of them.
+    pub term: Term,
+    /// How many; at least one.
+    pub count: u32,
+    bytes: &'a [u8],
+    headers_bytes: usize,
+}
+
+impl<'a> Run<'a> {
+    fn new(head: &EntriesHead, bytes: &'a [u8]) -> Self {
+        Self {
+            group: head.group,
+            first: head.first,
+            term: head.term,
+            count: head.count,
+            bytes,
+            headers_bytes: head.headers_bytes(),
+        }
+    }
+
+    /// The last entry's index.
+    #[must_use]
+    pub fn last(&self) -> LogIndex {
+        self.first.forward(u64::from(self.count) - 1)
+    }
+
+    /// The size of the record on disk.
+    #[must_use]
+    pub fn record_bytes(&self) -> u64 {
+        self.bytes.len().next_multiple_of(RECORD_ALIGN_BYTES) as u64
+    }
+
+    /// The entries in order.
+    pub fn entries(&self) -> impl Iterator<Item = EntryView<'a>> + use<'a> {
+        let (headers, mut payloads) = self.bytes.split_at(self.headers_bytes);
+        let headers = &headers[format::ENTRIES_HEAD_BYTES..];
+        let mut index = self.first;
+        headers.chunks_exact(ENTRY_HEADER_BYTES).map(move |header| {
+            let head = decode_entry_header(header).expect("verified with the record");
+            let (payload, rest) = payloads.split_at(head.bytes);
+            payloads = rest;
+            let entry = EntryView { index, kind: head.kind, checksum: head.checksum, payload };
+            index = index.next();
+            entry
+        })
+    }
+}
+
+/// An entry where it stands in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryView<'a> {
+    /// Its place in its group's log.
+    pub index: LogIndex,
+    /// What it is.
+    pub kind: EntryKind,
+    /// The checksum it travels with.
+    pub checksum: u32,
+    /// Its payload.
+    pub payload: &'a [u8],
+}
+
+impl EntryView<'_> {
+    /// Whether the payload is what its proposer gave.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        checksum(self.payload) == self.checksum
+    }
+}
+
+/// The records of a batch, each with its offset in `bytes`.
+pub(super) fn records(
+    bytes: &[u8],
+    seed: Seed,
+) -> impl Iterator<Item = (usize, Result<Record<'_>, Bad>)> {
+    Records::new(bytes, seed).map(move |(at, record)| {
+        let run = |head: EntriesHead| Run::new(&head, &bytes[at..at + head.record_bytes as usize]);
+        let record = record.map(|record| match record {
+            format::Record::Start(start) => Record::Start { end: start.end, cut: start.cut },
+            format::Record::Membership { group, bytes } => Record::Membership { group, bytes },
+            format::Record::HardState { group, state } => Record::HardState { group, state },
+            format::Record::Entries(head) => Record::Entries(run(head)),
+            format::Record::Carried(head) => Record::Carried(run(head)),
+            format::Record::Release { group, release } => {
+                let format::Release { index, term, last } = release;
+                Record::Release { group, index, term, last }
+            }
+            format::Record::Tombstone { group } => Record::Tombstone { group },
+            format::Record::Fence { group, position } => Record::Fence { group, position },
+            format::Record::Footer => Record::Footer,
+            format::Record::Optional => Record::Optional,
+        });
+        (at, record)
+    })
+}

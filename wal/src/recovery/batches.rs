@@ -1,0 +1,217 @@
+//! One segment's batches: which of them hold, and what it means where one does not.
+//!
+//! In:     a segment's bytes; where the next segment says it ended, if there is one.
+//! Out:    batches that hold; a [`Case`] for one that does not.
+//! Cost:   one checksum over every byte; where the last segment ends, one look at each block behind.
+//! Fails:  never; the caller decides by the case.
+//! Source: FAULTS' rules 5, 20-22; C1-C3, C9, C10, W2, W12.
+
+use super::Case;
+use super::files::Segment;
+use crate::disk::Scanned;
+use crate::format::{
+    BATCH_HEADER_BYTES, BATCH_MAGIC, BLOCK_BYTES, Bad, BatchHeader, Position, SegmentSeq, u32_at,
+};
+use logdrive_raft::GroupId;
+
+/// A batch whose header holds.
+pub(super) struct Batch<'a> {
+    pub(super) header: BatchHeader,
+    /// The header's checksum, which names the batch.
+    pub(super) crc: u32,
+    /// Records and directory.
+    pub(super) body: &'a [u8],
+}
+
+/// Why a batch does not hold.
+pub(super) struct Flaw<'a> {
+    pub(super) what: Bad,
+    /// False if the device could not read what is wrong.
+    readable: bool,
+    /// The batch, if its header and directory hold all the same: then its groups and its end are known.
+    pub(super) limited_to: Option<Batch<'a>>,
+    part: Part,
+}
+
+impl Flaw<'_> {
+    /// A whole batch that is not the one that should stand there.
+    pub(super) fn out_of_order() -> Self {
+        let what = Bad("batch does not follow the one before it");
+        Self { what, readable: true, limited_to: None, part: Part::Place }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    /// Nothing of the kind stands there.
+    Header,
+    /// One of this segment does, but not of this place.
+    Place,
+    Directory,
+    Body,
+}
+
+/// A segment with its bytes.
+pub(super) struct Bytes<'a> {
+    file: &'a Segment,
+    scanned: &'a Scanned,
+    /// The highest place that batches behind the first bad one knew durable, once somebody asked.
+    known_durable: Option<Position>,
+}
+
+impl<'a> Bytes<'a> {
+    pub(super) fn new(file: &'a Segment, scanned: &'a Scanned) -> Self {
+        Self { file, scanned, known_durable: None }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.scanned.bytes().len()
+    }
+
+    fn header(&self, at: usize) -> Result<(BatchHeader, u32), Bad> {
+        let position = self.file.position(at);
+        let rest = &self.scanned.bytes()[at..];
+        BatchHeader::decode(rest, self.file.seed, position, self.file.header.bytes)
+    }
+
+    /// The batch at `at`, if all of it holds: header, directory, body and padding.
+    pub(super) fn batch(&self, at: usize) -> Result<Batch<'a>, Flaw<'a>> {
+        let bytes = self.scanned.bytes();
+        let flaw = |part, what, range| Flaw {
+            what,
+            readable: self.scanned.is_readable(range),
+            limited_to: None,
+            part,
+        };
+        let head = at..(at + BATCH_HEADER_BYTES).min(bytes.len());
+        let (header, crc) = self.header(at).map_err(|what| {
+            flaw(if self.is_misplaced(at) { Part::Place } else { Part::Header }, what, head)
+        })?;
+        let body_at = at + BATCH_HEADER_BYTES;
+        let body_end = body_at + header.body_bytes as usize;
+        let end = at + header.padded_bytes();
+        let Some(body) = bytes.get(body_at..body_end).filter(|_| end <= bytes.len()) else {
+            let what = Bad("batch runs past where its segment ended");
+            return Err(flaw(Part::Place, what, at..bytes.len()));
+        };
+        let whole = Batch { header, crc, body };
+        let what = if self.file.seed.checksum(body) != header.body_crc
+            && !logdrive_raft::bug!("batch_checksum_not_looked_at")
+        {
+            Bad("batch body fails its checksum")
+        } else if bytes[body_end..end].iter().any(|byte| *byte != 0) {
+            Bad("batch padding is not zero")
+        } else {
+            return Ok(whole);
+        };
+        let directory_at = body_at + header.records_bytes();
+        if let Err(what) = header.directory(body, self.file.seed) {
+            return Err(flaw(Part::Directory, what, directory_at..body_end));
+        }
+        Err(Flaw { limited_to: Some(whole), ..flaw(Part::Body, what, body_at..end) })
+    }
+
+    /// True if a batch of this segment stands there that says it stands elsewhere.
+    fn is_misplaced(&self, at: usize) -> bool {
+        let bytes = &self.scanned.bytes()[at..];
+        let bound = self.file.header.bytes;
+        claimed_position(bytes).filter(|claimed| *claimed != self.file.position(at)).is_some_and(
+            |claimed| BatchHeader::decode(bytes, self.file.seed, claimed, bound).is_ok(),
+        )
+    }
+
+    /// Takes what stands at `at`, which is no whole batch, for what it is. `sealed`: a later segment says that the
+    /// log goes on behind it.
+    pub(super) fn case(&mut self, at: usize, flaw: &Flaw<'_>, sealed: bool) -> Case {
+        let is_vouched_for = sealed || self.known_durable_behind(at) > self.file.position(at);
+        if is_vouched_for && !logdrive_raft::bug!("damage_cut_as_a_tail") {
+            return match flaw.part {
+                Part::Body if flaw.readable => Case::DamagedBody,
+                Part::Body => Case::UnreadableBody,
+                Part::Directory => Case::DamagedDirectory,
+                Part::Place => Case::MisdirectedBatch,
+                Part::Header => Case::DamagedBatchHeader,
+            };
+        }
+        // Not knowing what stands there is no reason to believe that nothing does, and it may read again.
+        if !self.scanned.is_readable(at..self.len()) {
+            return Case::UnreadableTail;
+        }
+        if self.whole_behind(at) > 0 {
+            return Case::ReorderedTail;
+        }
+        let tail = &self.scanned.bytes()[at..];
+        if tail.iter().all(|byte| *byte == 0) {
+            Case::CleanEnd
+        } else if is_of_earlier_life(tail, self.file.position(at)) {
+            Case::RecycledBytes
+        } else {
+            Case::TornTail
+        }
+    }
+
+    /// The highest place that batches behind `at` knew durable. One that knew a place behind `at` durable stands
+    /// behind `at` itself, so what was found for the first bad batch answers for all.
+    fn known_durable_behind(&mut self, at: usize) -> Position {
+        if let Some(known) = self.known_durable {
+            return known;
+        }
+        let known = self.headers(at + BLOCK_BYTES).map(|(_, header)| header.durable).max();
+        *self.known_durable.insert(known.unwrap_or(Position::ZERO))
+    }
+
+    /// Whole batches behind a torn one.
+    pub(super) fn whole_behind(&self, at: usize) -> u64 {
+        let behind = self.headers(at + BLOCK_BYTES);
+        behind.map(|(at, _)| u64::from(self.batch(at).is_ok())).sum()
+    }
+
+    /// Batch headers that hold, at block boundaries from `from` on.
+    pub(super) fn headers(&self, from: usize) -> impl Iterator<Item = (usize, BatchHeader)> + '_ {
+        let places = (from..self.len()).step_by(BLOCK_BYTES);
+        places.filter_map(|at| self.header(at).ok().map(|(header, _)| (at, header)))
+    }
+}
+
+/// The groups that a batch's directory names.
+#[derive(Debug, Default)]
+pub(crate) struct Named {
+    groups: Vec<GroupId>,
+    /// Where the last one asked for stands.
+    at: usize,
+}
+
+impl Named {
+    pub(crate) fn set(&mut self, groups: impl Iterator<Item = GroupId>) {
+        self.groups.clear();
+        self.groups.extend(groups);
+        self.at = 0;
+    }
+
+    /// Whether it names a group. Records stand nearly in its order, so the search begins where the last one ended.
+    pub(crate) fn has(&mut self, group: GroupId) -> bool {
+        let (before, behind) = self.groups.split_at(self.at);
+        let Some(steps) = behind.iter().chain(before).position(|named| *named == group) else {
+            return false;
+        };
+        self.at = (self.at + steps) % self.groups.len();
+        true
+    }
+}
+
+/// True if a batch of this place in a segment before this one stands there: the file was that segment once.
+pub(crate) fn is_of_earlier_life(bytes: &[u8], here: Position) -> bool {
+    claimed_position(bytes).is_some_and(|claimed| {
+        claimed.offset() == here.offset()
+            && (SegmentSeq(1)..here.segment()).contains(&claimed.segment())
+    })
+}
+
+/// Where a batch header says that it stands, whatever its checksum says.
+pub(crate) fn claimed_position(bytes: &[u8]) -> Option<Position> {
+    if bytes.len() < BATCH_HEADER_BYTES || u32_at(bytes, 0) != BATCH_MAGIC {
+        return None;
+    }
+    let (segment, offset) = (u32_at(bytes, 20), u32_at(bytes, 16));
+    Some(Position::new(SegmentSeq(segment), offset))
+}

@@ -1,0 +1,289 @@
+//! Which files are the log: the manifest, every segment's header, and the chain of start records.
+//!
+//! In:     what a [`Disk`] lists.
+//! Out:    the chain, oldest first; the files that hold nothing; or a refusal that names a file.
+//! Cost:   two blocks of each segment.
+//! Fails:  a file that is missing, foreign, damaged, or there twice; nothing is changed.
+//! Source: FAULTS' rules 8, 23, 26-28; C4-C8, W11, W12.
+
+use super::{Case, Decision, refuse, refuse_corrupt};
+use crate::Config;
+use crate::checksum::Seed;
+use crate::disk::{Disk, ScanFile, SegmentFile};
+use crate::error::WalError;
+use crate::format::{
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, FIRST_BATCH_AT, FORMAT_VERSION, Manifest,
+    Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq, Start,
+};
+use hashbrown::HashMap;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The files of a stream, sorted out.
+pub(super) struct Found {
+    segments: BTreeMap<SegmentSeq, Segment>,
+    /// Those that hold the log, oldest first.
+    pub(super) chain: Vec<SegmentSeq>,
+    /// Files that hold nothing.
+    pub(super) void: Vec<SegmentSeq>,
+    /// Above every segment ever made.
+    pub(super) next: SegmentSeq,
+}
+
+/// A segment file whose header holds.
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
+    pub(super) header: SegmentHeader,
+    pub(super) seed: Seed,
+    /// Of its first batch, if that can be read: the number, and what came before.
+    first: Option<(u64, Start)>,
+    /// True if something was written where its first batch would stand.
+    written: bool,
+}
+
+impl Segment {
+    pub(super) fn seq(&self) -> SegmentSeq {
+        self.header.seq
+    }
+
+    /// What its first batch says of what came before. Panics for a segment that is not of the chain.
+    pub(super) fn start(&self) -> Start {
+        self.first.expect("chain members are used").1
+    }
+
+    /// The number of its first batch. Panics for a segment that is not of the chain.
+    pub(super) fn first_batch(&self) -> u64 {
+        self.first.expect("chain members are used").0
+    }
+
+    pub(super) fn position(&self, offset: usize) -> Position {
+        Position::new(self.seq(), u32::try_from(offset).expect("segments are below 4 GiB"))
+    }
+}
+
+impl Found {
+    pub(super) fn segment(&self, seq: SegmentSeq) -> &Segment {
+        &self.segments[&seq]
+    }
+
+    /// The chain, each with where the next one says it ended.
+    pub(super) fn chain(&self) -> impl Iterator<Item = (&Segment, Option<Position>)> {
+        let ends = self.chain.iter().skip(1).map(|next| Some(self.segments[next].start().end));
+        self.chain.iter().map(|seq| &self.segments[seq]).zip(ends.chain([None]))
+    }
+
+    /// Segments above the last used one.
+    pub(super) fn spares(&self) -> impl Iterator<Item = &Segment> {
+        let last = self.chain.last().copied();
+        self.segments.values().filter(move |file| last.is_none_or(|last| file.seq() > last))
+    }
+
+    /// What has to be read, in this order: of the chain what counts, of the spares all.
+    pub(super) fn to_scan(&self) -> Vec<ScanFile> {
+        let chain = self.chain().map(|(file, end)| ScanFile {
+            segment: file.seq(),
+            bytes: end.map_or(file.header.bytes, |end| u64::from(end.offset())),
+        });
+        let spares =
+            self.spares().map(|file| ScanFile { segment: file.seq(), bytes: file.header.bytes });
+        chain.chain(spares).collect()
+    }
+}
+
+/// Sorts out the files of a stream.
+pub(super) fn find(disk: &mut dyn Disk, config: &Config) -> Result<Found, WalError> {
+    let manifest = read_manifest(disk, config)?;
+    let listed = disk.segments().map_err(|source| WalError::Io {
+        file: disk.manifest_path(),
+        what: "listing the directory",
+        source,
+    })?;
+    let newest = listed.iter().map(|file| file.segment).max().unwrap_or(SegmentSeq(0));
+    let (leftovers, needed): (Vec<_>, Vec<_>) =
+        listed.into_iter().partition(|file| file.segment < manifest.first);
+    let segments = read_headers(disk, config, &needed)?;
+    let chain = find_chain(disk, &manifest, &segments)?;
+
+    let last = chain.last().copied();
+    let mut void = Vec::new();
+    let others = segments.keys().filter(|seq| !chain.contains(seq)).copied();
+    for seq in leftovers.iter().map(|file| file.segment).chain(others) {
+        let case = if seq < manifest.first {
+            Case::Leftover
+        } else if last.is_some_and(|last| seq < last) {
+            Case::PassedOver
+        } else {
+            Case::HalfMadeSegment
+        };
+        assert!(case.decision() == Decision::PassOver, "{case:?} is void");
+        tracing::debug!(?seq, case = case.label(), "the segment holds nothing that counts");
+        void.push(seq);
+    }
+    let next = newest.max(manifest.made).0.checked_add(1).map(SegmentSeq);
+    let next = next.ok_or_else(|| WalError::Config("segment numbers are used up".to_owned()))?;
+    Ok(Found { segments, chain, void, next })
+}
+
+fn read_manifest(disk: &mut dyn Disk, config: &Config) -> Result<Manifest, WalError> {
+    let file = disk.manifest_path();
+    let bytes = disk.manifest().map_err(|source| WalError::Io {
+        file: file.clone(),
+        what: "read",
+        source,
+    })?;
+    let Some(bytes) = bytes else {
+        let what = "every stream has one from the day its directory is made";
+        return Err(refuse(Case::MissingManifest, file, what));
+    };
+    let manifest = Manifest::decode(&bytes)
+        .map_err(|bad| refuse_corrupt(Case::DamagedManifest, file.clone(), 0, bad.0))?;
+    check_version(&file, "a manifest of version", manifest.version)?;
+    let mine = (config.identity.store, config.identity.node, config.shard);
+    if (manifest.store, manifest.node, manifest.shard) != mine {
+        let Manifest { store, node, shard, .. } = manifest;
+        let what = format!("made for store {store:032x}, node {node}, shard {shard}");
+        return Err(refuse(Case::ForeignFile, file, &what));
+    }
+    Ok(manifest)
+}
+
+fn check_version(file: &std::path::Path, what: &'static str, found: u32) -> Result<(), WalError> {
+    if found == FORMAT_VERSION {
+        return Ok(());
+    }
+    Err(WalError::Version { file: file.to_owned(), what, found, known: FORMAT_VERSION })
+}
+
+/// Reads every file's header and start record.
+fn read_headers(
+    disk: &mut dyn Disk,
+    config: &Config,
+    listed: &[SegmentFile],
+) -> Result<BTreeMap<SegmentSeq, Segment>, WalError> {
+    let mut segments = BTreeMap::new();
+    let mut ids: HashMap<u128, SegmentSeq> = HashMap::new();
+    for file in listed {
+        let segment = read_header(disk, config, *file)?;
+        if let Some(twin) = ids.insert(segment.header.id, file.segment) {
+            let what = format!("a copy of segment {}", twin.0);
+            return Err(refuse(Case::DuplicateSegment, segment.path, &what));
+        }
+        if segment.header.seq != file.segment {
+            let what = format!("it is segment {} by its header", segment.header.seq.0);
+            return Err(refuse(Case::SwappedSegment, segment.path, &what));
+        }
+        segments.insert(file.segment, segment);
+    }
+    Ok(segments)
+}
+
+fn read_header(
+    disk: &mut dyn Disk,
+    config: &Config,
+    file: SegmentFile,
+) -> Result<Segment, WalError> {
+    let path = disk.path(file.segment);
+    if file.bytes < SEGMENT_BYTES_MIN {
+        let what = "a segment file of less than the least size";
+        return Err(refuse_corrupt(Case::TruncatedSegment, path, file.bytes, what));
+    }
+    let mut blocks = Box::new([0u8; 2 * BLOCK_BYTES]);
+    disk.read(file.segment, 0, blocks.as_mut_slice()).map_err(|source| WalError::Io {
+        file: path.clone(),
+        what: "read",
+        source,
+    })?;
+    let (block, first) = blocks.split_at(BLOCK_BYTES);
+    let block = block.try_into().expect("one block");
+    let header = SegmentHeader::decode(block)
+        .map_err(|bad| refuse_corrupt(Case::DamagedSegmentHeader, path.clone(), 0, bad.0))?;
+    check_version(&path, "a segment of version", header.version)?;
+    let mine = (config.identity.store, config.identity.node, config.shard);
+    if (header.store, header.node, header.shard) != mine
+        || header.cluster != config.identity.cluster
+    {
+        let SegmentHeader { cluster, store, node, shard, .. } = header;
+        let what =
+            format!("made for cluster {cluster:?}, store {store:032x}, node {node}, shard {shard}");
+        return Err(refuse(Case::ForeignFile, path, &what));
+    }
+    if header.bytes != file.bytes
+        || !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&header.bytes)
+        || !header.bytes.is_multiple_of(BLOCK_BYTES as u64)
+    {
+        let what = "the file has not the size its header says";
+        return Err(refuse_corrupt(Case::TruncatedSegment, path, file.bytes, what));
+    }
+    let seed = Seed::of(header.id);
+    let position = Position::new(header.seq, FIRST_BATCH_AT);
+    let written = first.iter().any(|byte| *byte != 0);
+    let first = BatchHeader::decode(first, seed, position, header.bytes)
+        .and_then(|(batch, _)| Ok((batch.seq, Start::decode(&first[BATCH_HEADER_BYTES..], seed)?)))
+        .ok();
+    Ok(Segment { path, header, seed, first, written })
+}
+
+/// The segments that hold the log, oldest first; refuses a stream with holes.
+fn find_chain(
+    disk: &dyn Disk,
+    manifest: &Manifest,
+    segments: &BTreeMap<SegmentSeq, Segment>,
+) -> Result<Vec<SegmentSeq>, WalError> {
+    let last = segments.values().rev().find(|file| file.first.is_some());
+    if let Some(last) = last.filter(|last| last.seq() > manifest.made) {
+        let what = format!("segment {} is in use, and it does not know it", last.seq().0);
+        return Err(refuse_corrupt(Case::OlderManifest, disk.manifest_path(), 0, &what));
+    }
+    let mut chain = Vec::new();
+    let mut newer = last;
+    while let Some(file) = newer {
+        chain.push(file.seq());
+        let start = file.start();
+        let before = start.end.segment();
+        if start.end == Position::ZERO || before < manifest.first {
+            break;
+        }
+        let Some(found) = segments.get(&before) else {
+            let what = format!("segment {} follows it", file.seq().0);
+            return Err(refuse(Case::MissingSegment, disk.path(before), &what));
+        };
+        if found.header.id != start.id || before >= file.seq() {
+            let what = format!("not the segment that segment {} follows", file.seq().0);
+            return Err(refuse(Case::SwappedSegment, disk.path(before), &what));
+        }
+        if !start.can_end(found.header.bytes) {
+            let what = format!("it follows {:?}, where no batch ends", start.end);
+            let at = u64::from(FIRST_BATCH_AT);
+            return Err(refuse_corrupt(Case::DamagedStart, file.path.clone(), at, &what));
+        }
+        if found.first.is_none() {
+            let what = "the first batch of a full segment cannot be read";
+            let at = u64::from(FIRST_BATCH_AT);
+            return Err(refuse_corrupt(Case::DamagedStart, disk.path(before), at, what));
+        }
+        newer = Some(found);
+    }
+    chain.reverse();
+
+    // What start records passed over is gone, once they were durable. So of several that are gone the newest is
+    // really missing; unless one behind it was in use, and its start record cannot be read any more.
+    let void_below = last.map_or(SegmentSeq(0), Segment::seq);
+    let made = (manifest.first.0..=manifest.made.0).rev().map(SegmentSeq);
+    let mut missing = made.filter(|seq| *seq > void_below && !segments.contains_key(seq));
+    if let Some(seq) = missing.next() {
+        if let Some(used) = segments.values().find(|file| file.seq() > seq && file.written) {
+            let what = format!("its first batch cannot be read, and segment {} is gone", seq.0);
+            let at = u64::from(FIRST_BATCH_AT);
+            return Err(refuse_corrupt(Case::DamagedStart, used.path.clone(), at, &what));
+        }
+        let what = "the manifest says it was made";
+        return Err(refuse(Case::MissingSegment, disk.path(seq), what));
+    }
+    // The first needed segment moves only once a later one is in use.
+    if chain.is_empty() && manifest.first > SegmentSeq(1) {
+        let what = "segments before it were given up, and no later one can be read";
+        let at = u64::from(FIRST_BATCH_AT);
+        return Err(refuse_corrupt(Case::DamagedStart, disk.path(manifest.first), at, what));
+    }
+    Ok(chain)
+}

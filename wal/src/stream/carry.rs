@@ -1,0 +1,334 @@
+//! Space is given back from the old end: what is still needed of the oldest segment is written again at the tail,
+//! and when that is durable the segment goes.
+//!
+//! In:     [`Wal::maintain`], now and then; what a [`CarryPlan`] read, on another thread.
+//! Out:    records of kind *carried*, small records written again, segments given up.
+//! Cost:   a step ends at [`STEP_GROUPS`], [`STEP_RECORDS`] or [`STEP_BYTES`], so that no turn is long; one step at a time.
+//! Fails:  a segment that cannot be read stays, and is tried again when a further one is full.
+//! Source: FAULTS' rule 28, S6, invariant 22; Rosenblum & Ousterhout 1992 §3.4-3.6 (cleaning and its price).
+//!
+//! When, and what it costs. Only the oldest segment is ever given up, so its live bytes are the price. With *live*
+//! and *written* in record bytes, the oldest segment is carried when
+//!
+//! * at most a quarter of its used bytes lives, padding counted, or of the file is used: one byte written again
+//!   frees three;
+//! * or at most half of all that was written lives: going round the whole log, a byte written again frees one;
+//! * or the log is near its quota, or the disk is full, and at most three quarters of what was written lives: going
+//!   round, three bytes written again free one.
+//!
+//! So everything is written at most 1 + 1/3, 2, or 4 times over. Going round once leaves nothing dead, and what is
+//! carried is written densely, so it comes to an end. Above that share the log does not work against itself: it
+//! refuses entries ([`super::Room::Quota`]) until somebody releases some. A log in which nothing is released or
+//! replaced carries nothing but what stands in small writes, among padding, and the few bytes of a segment that a
+//! restart cut short.
+//!
+//! ```text
+//!   scanning ──▶ reading ──▶ scanning … ──▶ landing ──▶ (next segment)
+//!      │ small records         │ re-checked,   │ all of it is durable: the manifest
+//!      │ written again         │ appended      │ moves on, then the file (the maker's thread)
+//! ```
+//!
+//! The index finds an entry in its old place until the copy is durable.
+
+use super::{Copied, Sealed, Wal};
+use crate::disk::{Fate, RetireSegment};
+use crate::error::{ReadError, WalError};
+use crate::format::{BLOCK_BYTES, Position, SegmentSeq, TOMBSTONE_RECORD_BYTES};
+use crate::read::Span;
+use logdrive_raft::{Entry, GroupId, LogIndex};
+use std::sync::Arc;
+
+/// Entries to be read before their segment goes. For a thread that may block.
+pub struct CarryPlan {
+    parts: Vec<(GroupId, Span)>,
+}
+
+/// What a [`CarryPlan`] read.
+pub struct CarryDone(Result<Vec<Part>, ReadError>);
+
+/// What a step has come to.
+#[derive(Default)]
+struct Step {
+    /// Written again, and planned.
+    bytes: u64,
+    /// Records of entries, in whatever segment.
+    looked_at: usize,
+    parts: Vec<(GroupId, Span)>,
+}
+
+impl Step {
+    fn may_go_on(&self) -> bool {
+        self.bytes < STEP_BYTES && self.looked_at < STEP_RECORDS
+    }
+}
+
+struct Part {
+    group: GroupId,
+    from: Position,
+    entries: Vec<Entry>,
+}
+
+/// Where the carrying is.
+#[derive(Debug, Default)]
+pub(super) enum Carry {
+    #[default]
+    Idle,
+    /// Looks at the victim's groups, from the `next`-th on, and at that one's entries from `from` on.
+    Scanning { next: usize, from: LogIndex },
+    /// A plan is out; then scanning goes on.
+    Reading { next: usize, from: LogIndex },
+    /// Everything is written; durable below this place.
+    Landing(Position),
+    /// The victim could not be read; tried again after this many rotations.
+    Stuck(u64),
+}
+
+impl CarryPlan {
+    /// Reads and verifies. May block on the disk; not for a shard thread.
+    #[must_use]
+    pub fn run(self) -> CarryDone {
+        let read = |(group, span): (GroupId, Span)| {
+            let mut entries = Vec::new();
+            let mut left = usize::MAX;
+            span.read(group, &mut left, &mut entries)?;
+            Ok(Part { group, from: span.place, entries })
+        };
+        CarryDone(self.parts.into_iter().map(read).collect())
+    }
+}
+
+impl Wal {
+    /// Goes on giving space back: decides, writes small records again, gives up segments. A plan it returns is to be
+    /// run on a thread that may block, and its outcome brought to [`Wal::carried`]. Cheap when there is nothing to
+    /// do; call it every turn.
+    ///
+    /// # Errors
+    /// [`WalError::Io`] for image memory, [`WalError::Poisoned`].
+    pub fn maintain(&mut self) -> Result<Option<CarryPlan>, WalError> {
+        self.check_poisoned()?;
+        if let Carry::Landing(upto) = self.carry
+            && (self.durable >= upto || logdrive_raft::bug!("space_before_its_copies_are_durable"))
+        {
+            self.retire();
+        }
+        match self.carry {
+            Carry::Stuck(until) if self.metrics.rotations < until => Ok(None),
+            Carry::Idle | Carry::Stuck(_) => {
+                if self.is_worth_carrying() && self.has_carry_room(self.ledger.oldest().live) {
+                    return self.scan(0, LogIndex::ZERO);
+                }
+                Ok(None)
+            }
+            Carry::Scanning { next, from } => self.scan(next, from),
+            Carry::Reading { .. } | Carry::Landing(_) => Ok(None),
+        }
+    }
+
+    /// Takes in what a plan read, and writes again what of it is still live.
+    ///
+    /// # Errors
+    /// As [`Wal::maintain`]. What could not be read is no error of the log: its segment stays.
+    pub fn carried(&mut self, done: CarryDone) -> Result<(), WalError> {
+        self.check_poisoned()?;
+        let Carry::Reading { next, from } = self.carry else {
+            panic!("entries were carried while the log was {:?}", self.carry);
+        };
+        let parts = match done.0 {
+            Ok(parts) => parts,
+            Err(error) => {
+                tracing::error!(%error, "the oldest segment cannot be read: it is kept");
+                self.carry = Carry::Stuck(self.metrics.rotations + 1);
+                return Ok(());
+            }
+        };
+        let bytes: usize = parts.iter().flat_map(|part| &part.entries).map(Entry::cost_bytes).sum();
+        if !self.has_carry_room(bytes as u64) {
+            // Begins again when there is room; what has landed by then is not found in the victim any more.
+            self.carry = Carry::Idle;
+            return Ok(());
+        }
+        for part in &parts {
+            self.append_copies(part)?;
+        }
+        self.submit_wanted |= self.has_open();
+        self.carry = Carry::Scanning { next, from };
+        Ok(())
+    }
+
+    /// Writes again what of a part still stands where it was read: not replaced, released or destroyed since.
+    fn append_copies(&mut self, part: &Part) -> Result<(), WalError> {
+        let Some(state) = self.groups.get(&part.group) else { return Ok(()) };
+        let (Some(first), Some(last)) = (part.entries.first(), part.entries.last()) else {
+            return Ok(());
+        };
+        for live in state.index.standing(part.from, first.index, last.index) {
+            let at = |index: LogIndex| {
+                usize::try_from(first.index.entries_until(index)).expect("inside a record")
+            };
+            let entries = &part.entries[at(live.first)..=at(live.last)];
+            self.append_run(part.group, entries, Some(part.from))?;
+        }
+        Ok(())
+    }
+
+    /// The victim: the oldest segment, once it is full and on disk.
+    fn victim(&self) -> Option<&Sealed> {
+        let oldest = self.ledger.oldest().seq;
+        self.sealed.front().filter(|sealed| sealed.seq == oldest)
+    }
+
+    /// True if room is being won back, or is about to be.
+    pub(super) fn is_giving_back(&self) -> bool {
+        match self.carry {
+            Carry::Idle => !self.leaving.is_empty() || self.is_worth_carrying(),
+            Carry::Scanning { .. } | Carry::Reading { .. } | Carry::Landing(_) => true,
+            Carry::Stuck(_) => false,
+        }
+    }
+
+    /// What carrying will take of the last room on a full disk: the victim's live bytes, if it is worth it.
+    pub(super) fn carry_price(&self) -> u64 {
+        if self.is_worth_carrying() { self.ledger.oldest().live + STEP_SLACK_BYTES } else { 0 }
+    }
+
+    fn is_worth_carrying(&self) -> bool {
+        let Some(victim) = self.victim() else { return false };
+        let oldest = self.ledger.oldest();
+        let (live, written) = (self.ledger.live(), self.ledger.written());
+        let is_cheap =
+            oldest.live * 4 <= u64::from(oldest.used) || u64::from(oldest.used) * 4 <= victim.bytes;
+        let half_is_dead = self.sealed.len() >= CHAIN_MIN && live * 2 <= written;
+        let is_urgent = self.is_short_of_room() && live * 4 <= written * 3;
+        is_cheap || half_is_dead || is_urgent
+    }
+
+    /// Whether a step that writes `bytes` again can be taken now. It must not pile up in memory behind a segment in
+    /// the making.
+    fn has_carry_room(&self, bytes: u64) -> bool {
+        self.is_made(self.active.seq) && self.capacity() >= bytes.min(STEP_BYTES) + STEP_SLACK_BYTES
+    }
+
+    fn scan(&mut self, next: usize, from: LogIndex) -> Result<Option<CarryPlan>, WalError> {
+        self.carry = Carry::Scanning { next, from };
+        if !self.has_carry_room(self.ledger.oldest().live) {
+            return Ok(None);
+        }
+        let victim = self.ledger.oldest().seq;
+        let groups = self.ledger.oldest().groups.len();
+        let (mut at, mut from) = (next, from);
+        let mut step = Step::default();
+        while at < groups && at - next < STEP_GROUPS && step.may_go_on() {
+            let group = self.ledger.oldest().groups[at];
+            step.bytes += self.carry_small(group, victim)?;
+            match self.plan_copies(group, victim, from, &mut step) {
+                Some(rest) => from = rest,
+                None => (at, from) = (at + 1, LogIndex::ZERO),
+            }
+        }
+        self.submit_wanted |= self.has_open();
+        if !step.parts.is_empty() {
+            self.carry = Carry::Reading { next: at, from };
+            return Ok(Some(CarryPlan { parts: step.parts }));
+        }
+        self.carry = if at < groups {
+            Carry::Scanning { next: at, from }
+        } else {
+            // All that made the victim's records dead stands below this place, too.
+            self.close_batch();
+            Carry::Landing(self.tail_position())
+        };
+        Ok(None)
+    }
+
+    /// Writes a group's small records again if their latest stand in the victim; returns their bytes.
+    fn carry_small(&mut self, group: GroupId, victim: SegmentSeq) -> Result<u64, WalError> {
+        if self.tombstones.get(&group) == Some(&victim) {
+            if logdrive_raft::bug!("tombstone_dropped_early") {
+                return Ok(0);
+            }
+            self.append_tombstone(group)?;
+            return Ok(TOMBSTONE_RECORD_BYTES as u64);
+        }
+        let mut bytes = 0;
+        let Some(state) = self.groups.get(&group) else { return Ok(bytes) };
+        for small in state.small_in(victim) {
+            if logdrive_raft::bug!("space_without_carrying_the_vote") {
+                break;
+            }
+            bytes += small.record_bytes() as u64;
+            self.append_small(group, small)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Plans to read a group's entries in the victim, from `from` on; returns from where on it stopped, if it did.
+    fn plan_copies(
+        &self,
+        group: GroupId,
+        victim: SegmentSeq,
+        from: LogIndex,
+        step: &mut Step,
+    ) -> Option<LogIndex> {
+        let index = &self.groups.get(&group)?.index;
+        for piece in index.pieces_from(from) {
+            if !step.may_go_on() {
+                return Some(piece.first);
+            }
+            step.looked_at += 1;
+            if piece.place.segment() == victim {
+                step.bytes += u64::from(piece.bytes);
+                step.parts.push((group, self.span(&piece)));
+            }
+        }
+        None
+    }
+
+    /// Copies that are durable are found there from now on.
+    pub(super) fn relocate(&mut self, copies: Vec<Copied>) {
+        for Copied { group, from, to } in copies {
+            if let Some(state) = self.groups.get_mut(&group) {
+                state.index.relocate(from, to, &mut self.ledger);
+            }
+        }
+    }
+
+    /// Nothing in the victim is needed any more, and what replaces it is durable.
+    fn retire(&mut self) {
+        let victim = self.sealed.pop_front().expect("the victim is sealed");
+        self.ledger.retire(victim.seq);
+        self.sealed_bytes -= victim.bytes;
+        // A reader may still have the file open: then its bytes must stay what they were.
+        let is_free = !victim.inherited && Arc::strong_count(&victim.reader) == 1;
+        let fate = match () {
+            () if victim.damaged => Fate::SetAside,
+            () if is_free && self.free_segments < FREE_MAX => Fate::Recycle,
+            () => Fate::Remove,
+        };
+        // One that is kept counts among the free ones at once.
+        self.free_segments += usize::from(fate == Fate::Recycle);
+        self.leaving.push_back(if fate == Fate::Recycle { 0 } else { victim.bytes });
+        self.carry = Carry::Idle;
+        let first = self.ledger.oldest().seq;
+        self.disk.retire(RetireSegment { segment: victim.seq, first, bytes: victim.bytes, fate });
+    }
+
+    pub(super) fn retired(&mut self, segment: SegmentSeq) {
+        tracing::debug!(?segment, "given up");
+        self.metrics.retired += 1;
+        self.leaving.pop_front().expect("an order was given");
+        self.keep_spares();
+    }
+}
+
+/// Groups looked at in one step.
+const STEP_GROUPS: usize = 256;
+/// Bytes written again or planned in one step; a group's small records and a record of entries more, at most.
+const STEP_BYTES: u64 = 256 << 10;
+/// Records of entries looked at in one step: a group's may be many, and few of them in the victim.
+const STEP_RECORDS: usize = 16 << 10;
+/// For headers and padding of a step.
+const STEP_SLACK_BYTES: u64 = 4 * BLOCK_BYTES as u64;
+/// A shorter log is left alone by the second rule.
+const CHAIN_MIN: usize = 4;
+/// Files kept to be made new segments.
+const FREE_MAX: usize = 2;

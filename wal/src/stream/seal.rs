@@ -1,0 +1,53 @@
+//! Evidence that the log's last batch was durable: a seal when nothing goes on, a footer at the end.
+//!
+//! In:     the embedder's word that the log is idle, or is closed.
+//! Out:    a batch of no records, or of a footer.
+//! Cost:   one block, once per pause.
+//! Fails:  as any write. Without room there is no seal and no footer: the last batch then has no witness, and nothing
+//!         else is lost.
+//! Source: FAULTS' rule 22; C2, C3.
+
+use super::{Room, Wal};
+use crate::error::WalError;
+use crate::format::{FOOTER_RECORD_BYTES, encode_footer};
+
+impl Wal {
+    /// Writes a batch of no records, which says that all before it is durable, if that is so and nobody has said it
+    /// yet: from then on damage to the last batch is known from a torn tail. To be called when nothing was written for
+    /// a while; a second call does nothing. Never blocks. `stamp` as in [`Wal::submit`].
+    ///
+    /// # Errors
+    /// As [`Wal::submit`].
+    pub fn seal(&mut self, stamp: u64) -> Result<(), WalError> {
+        self.check_poisoned()?;
+        if self.is_sealed() || self.has_work() || self.room() != Room::Free || !self.fits_soon(0) {
+            return Ok(());
+        }
+        // A segment begun for this has a start record, which says the same.
+        self.reserve(0)?;
+        self.close_open();
+        self.sealed_upto = self.tail_position();
+        self.pump(stamp)
+    }
+
+    /// True if a seal would say nothing new.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.sealed_upto == self.tail_position() && !self.has_open()
+    }
+
+    /// Puts a footer in a batch of its own behind everything durable.
+    pub(super) fn append_footer(&mut self) -> Result<(), WalError> {
+        if self.fits_soon(FOOTER_RECORD_BYTES) {
+            self.reserve(FOOTER_RECORD_BYTES)?;
+            let used = encode_footer(self.tail(FOOTER_RECORD_BYTES));
+            self.advance(used);
+        }
+        Ok(())
+    }
+
+    /// Whether a record of `bytes` can be written without waiting for a segment to be made.
+    fn fits_soon(&self, bytes: usize) -> bool {
+        self.end_with(bytes) <= self.active.image.len() || self.ready_spares() > 0
+    }
+}

@@ -1,0 +1,237 @@
+//! The log as a plain map: what was written since the last open, in order, and how much of it is acknowledged.
+
+use super::read_all;
+use logdrive_raft::{Entry, GroupId, HardState, LogIndex, Term, WriteId};
+use logdrive_wal::{Append, Completed, Recovered, RecoveredGroup, Wal, WalError};
+use std::collections::BTreeMap;
+
+/// The smallest thing a crash can leave out or in.
+#[derive(Clone, Debug)]
+pub(crate) enum Atom {
+    Membership(u64, Vec<u8>),
+    HardState(u64, HardState),
+    Entry(u64, Entry),
+    Release(u64, LogIndex, Term),
+    Destroy(u64),
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Group {
+    pub(crate) membership: Vec<u8>,
+    pub(crate) hard_state: HardState,
+    /// The entry before the log's first, and its term.
+    pub(crate) released: (LogIndex, Term),
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) destroyed: bool,
+}
+
+impl Group {
+    pub(crate) fn last(&self) -> LogIndex {
+        self.entries.last().map_or(self.released.0, |entry| entry.index)
+    }
+
+    fn release(&mut self, index: LogIndex, term: Term) {
+        if index <= self.released.0 {
+            return;
+        }
+        let known = self.entries.iter().position(|entry| entry.index == index);
+        match known {
+            Some(at) if self.entries[at].term == term => drop(self.entries.drain(..=at)),
+            _ => self.entries.clear(),
+        }
+        self.released = (index, term);
+    }
+}
+
+pub(crate) type State = BTreeMap<u64, Group>;
+
+pub(crate) fn apply(state: &mut State, atom: &Atom) {
+    match atom {
+        Atom::Membership(group, bytes) => {
+            state.entry(*group).or_default().membership = bytes.clone();
+        }
+        Atom::HardState(group, hard_state) => {
+            state.entry(*group).or_default().hard_state = *hard_state;
+        }
+        Atom::Entry(group, entry) => {
+            let entries = &mut state.entry(*group).or_default().entries;
+            while entries.pop_if(|last| last.index >= entry.index).is_some() {}
+            entries.push(entry.clone());
+        }
+        Atom::Release(group, index, term) => {
+            state.entry(*group).or_default().release(*index, *term);
+        }
+        Atom::Destroy(group) => {
+            state.insert(*group, Group { destroyed: true, ..Group::default() });
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Model {
+    base: State,
+    pub(crate) now: State,
+    atoms: Vec<Atom>,
+    /// Per group, its writes: id and how many atoms were written when it ended.
+    writes: BTreeMap<u64, Vec<(WriteId, usize)>>,
+    acked: usize,
+    next_write: u64,
+}
+
+impl Model {
+    pub(crate) fn new(base: State) -> Self {
+        Self {
+            now: base.clone(),
+            base,
+            atoms: Vec::new(),
+            writes: BTreeMap::new(),
+            acked: 0,
+            next_write: 1,
+        }
+    }
+
+    pub(crate) fn append(&mut self, wal: &mut Wal, group: u64, atoms: Vec<Atom>) {
+        self.try_append(wal, group, atoms).unwrap();
+    }
+
+    /// Appends; what the log refuses is not written.
+    pub(crate) fn try_append(
+        &mut self,
+        wal: &mut Wal,
+        group: u64,
+        atoms: Vec<Atom>,
+    ) -> Result<(), WalError> {
+        let mut membership = None;
+        let mut hard_state = None;
+        let mut entries = Vec::new();
+        for atom in &atoms {
+            match atom {
+                Atom::Membership(_, bytes) => membership = Some(bytes.as_slice()),
+                Atom::HardState(_, state) => hard_state = Some(*state),
+                Atom::Entry(_, entry) => entries.push(entry.clone()),
+                Atom::Release(..) | Atom::Destroy(_) => panic!("not part of an append"),
+            }
+        }
+        let write = WriteId(self.next_write);
+        self.next_write += 1;
+        let append =
+            Append { group: GroupId(group), write, membership, hard_state, entries: &entries };
+        wal.append(&append)?;
+        self.wrote(atoms);
+        self.writes.entry(group).or_default().push((write, self.atoms.len()));
+        Ok(())
+    }
+
+    pub(crate) fn try_release(
+        &mut self,
+        wal: &mut Wal,
+        group: u64,
+        index: LogIndex,
+        term: Term,
+    ) -> Result<(), WalError> {
+        wal.release(GroupId(group), index, term)?;
+        self.wrote(vec![Atom::Release(group, index, term)]);
+        Ok(())
+    }
+
+    pub(crate) fn try_destroy(&mut self, wal: &mut Wal, group: u64) -> Result<(), WalError> {
+        wal.destroy(GroupId(group))?;
+        self.wrote(vec![Atom::Destroy(group)]);
+        Ok(())
+    }
+
+    fn wrote(&mut self, atoms: Vec<Atom>) {
+        atoms.iter().for_each(|atom| apply(&mut self.now, atom));
+        self.atoms.extend(atoms);
+    }
+
+    /// True if everything written is acknowledged, but for what no write says.
+    pub(crate) fn is_all_acked(&self) -> bool {
+        let last = self.writes.values().flatten().map(|(_, atoms)| *atoms).max();
+        last.is_none_or(|last| self.acked >= last)
+    }
+
+    /// How much is acknowledged, in atoms.
+    pub(crate) fn acked(&self) -> usize {
+        self.acked
+    }
+
+    pub(crate) fn append_entries(&mut self, wal: &mut Wal, group: u64, entries: Vec<Entry>) {
+        let atoms = entries.into_iter().map(|entry| Atom::Entry(group, entry)).collect();
+        self.append(wal, group, atoms);
+    }
+
+    pub(crate) fn acknowledge(&mut self, completed: &[Completed]) {
+        for durable in completed.iter().flat_map(|completed| &completed.durable) {
+            let writes = &self.writes[&durable.group().get()];
+            let (_, atoms) = writes.iter().find(|(id, _)| *id == durable.upto()).unwrap();
+            self.acked = self.acked.max(*atoms);
+        }
+        for run in completed.iter().flat_map(|completed| &completed.frozen) {
+            for (index, (term, checksum, payload)) in (run.first.get()..).zip(run.payloads()) {
+                assert_eq!(checksum, logdrive_wal::checksum(&payload));
+                let prefix = format!("{}/{}/{index};", run.group, term);
+                assert!(payload.starts_with(prefix.as_bytes()), "{payload:?} is not {prefix}");
+            }
+        }
+    }
+
+    /// Checks that `found` is what some prefix of the writes made, at least the acknowledged one.
+    ///
+    /// Returns that prefix's state as it was written: a commit index that recovery lowered to the log's end is
+    /// still on disk as it was, and counts again once the entries are there (no other entry can be at that index:
+    /// whoever leads in that term or later has the committed one).
+    pub(crate) fn check(&self, found: &State) -> State {
+        let mut state = self.base.clone();
+        for atom in &self.atoms[..self.acked] {
+            apply(&mut state, atom);
+        }
+        for n in self.acked..=self.atoms.len() {
+            if same(&state, found) {
+                return state;
+            }
+            if let Some(atom) = self.atoms.get(n) {
+                apply(&mut state, atom);
+            }
+        }
+        panic!(
+            "recovered state is no prefix (acked {} of {}): {found:?}",
+            self.acked,
+            self.atoms.len()
+        );
+    }
+}
+
+fn same(a: &State, b: &State) -> bool {
+    let empty = Group::default();
+    let clamp = |group: &Group| {
+        let last = group.last();
+        let mut group = group.clone();
+        group.hard_state.commit = group.hard_state.commit.min(last);
+        group
+    };
+    a.keys()
+        .chain(b.keys())
+        .all(|group| clamp(a.get(group).unwrap_or(&empty)) == clamp(b.get(group).unwrap_or(&empty)))
+}
+
+pub(crate) fn state_of(wal: &Wal, recovered: &Recovered) -> State {
+    let group = |group: &RecoveredGroup| {
+        let entries = read_all(wal, group);
+        // The runs say the same terms as the entries.
+        for entry in &entries {
+            let run = group.runs.iter().rev().find(|run| run.first <= entry.index).unwrap();
+            assert_eq!(run.term, entry.term, "runs {:?}", group.runs);
+        }
+        let found = Group {
+            membership: group.membership.to_vec(),
+            hard_state: group.hard_state,
+            released: (group.released, group.released_term),
+            entries,
+            destroyed: false,
+        };
+        (group.group.get(), found)
+    };
+    let destroyed = |group: &GroupId| (group.get(), Group { destroyed: true, ..Group::default() });
+    recovered.groups.iter().map(group).chain(recovered.destroyed.iter().map(destroyed)).collect()
+}

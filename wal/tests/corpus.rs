@@ -1,0 +1,173 @@
+//! Every input that fuzzing starts from or has found, replayed; and a bounded number of random ones.
+
+mod common;
+
+use common::golden::{GOLDEN, unpack};
+use common::mutate::{Base, Input, Machine};
+use logdrive_wal::WalError;
+use logdrive_wal::inspect::{self, Event};
+use std::path::{Path, PathBuf};
+
+fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files.into_iter().map(|file| (file.clone(), std::fs::read(&file).unwrap())).collect()
+}
+
+/// Runs one input, and says which it was if it fails.
+fn run(name: &str, bytes: &[u8], target: impl FnOnce(&[u8]) + std::panic::UnwindSafe) {
+    let input = bytes.to_vec();
+    let failed = std::panic::catch_unwind(move || target(&input)).is_err();
+    assert!(!failed, "{name} fails: {:02x?}", &bytes[..bytes.len().min(64)]);
+}
+
+#[test]
+fn the_corpus_of_decode_holds() {
+    for (file, bytes) in corpus("decode") {
+        run(&file.display().to_string(), &bytes, logdrive_wal::fuzz::decode);
+    }
+}
+
+#[test]
+fn the_corpus_of_open_holds() {
+    let bases = Base::all();
+    for (_, bytes) in corpus("open") {
+        Input::parse(&bytes).expect("two bytes at least").run(&bases);
+    }
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[0]
+    }
+}
+
+/// Seeds per golden stream; `WAL_MUTATIONS` for a longer run.
+fn rounds() -> u64 {
+    std::env::var("WAL_MUTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(400)
+}
+
+#[test]
+fn c1_c2_c3_a_damaged_log_shows_a_prefix_of_its_history_or_says_what_is_lost() {
+    mutate(0, 1);
+}
+
+#[test]
+fn i5_a_log_that_says_anything_at_all_is_refused_or_works() {
+    mutate(1, 2);
+}
+
+fn mutate(flags: u8, seed: u64) {
+    let bases = Base::all();
+    for_random_inputs(rounds(), flags, seed, |bytes| {
+        let input = Input::parse(bytes).unwrap();
+        let run = std::panic::AssertUnwindSafe(|| input.run(&bases));
+        let failed = std::panic::catch_unwind(run).is_err();
+        assert!(!failed, "input {bytes:02x?}");
+    });
+}
+
+fn for_random_inputs(rounds: u64, flags: u8, seed: u64, mut run: impl FnMut(&[u8])) {
+    let mut random = Random(seed);
+    for n in 0..rounds {
+        for base in 0..GOLDEN.len() {
+            let mut bytes = vec![u8::try_from(base).unwrap(), flags];
+            for _ in 0..=random.below(3) {
+                // Mostly where something stands: the first blocks, and there the first bytes.
+                let block = random.below(8) * 4096;
+                let at = block + [random.below(64), random.below(512)][usize::from(n % 3 == 0)];
+                let at = u16::try_from(at % 65_536).unwrap().to_le_bytes();
+                let len = u8::try_from(1 + random.below(4)).unwrap();
+                bytes.extend([random.byte() % 4, at[0], at[1], len]);
+                bytes.extend((0..len).map(|_| 1 << random.below(8)));
+            }
+            run(&bytes);
+        }
+    }
+}
+
+/// Who only looks comes to recovery's own verdict: the same case at the same place, the same groups lost, and where
+/// nothing is wrong the same state.
+#[test]
+fn who_only_looks_judges_as_recovery_does() {
+    let bases = Base::all();
+    let (mut refused, mut fenced, mut cut, mut sound) = (0, 0, 0, 0);
+    for_random_inputs(rounds() / 4, 0, 3, |bytes| {
+        let files = Input::parse(bytes).unwrap().apply(&bases);
+        let dir = tempfile::tempdir().unwrap();
+        unpack(&files, dir.path());
+        let mut findings = Vec::new();
+        let report = inspect::scan(dir.path(), None, &mut |event| {
+            if let Event::Finding(finding) = event {
+                findings.push(finding.clone());
+            }
+            Ok(())
+        });
+        let report = report.unwrap();
+        let at = |label: &str, offset: Option<u64>| {
+            findings.iter().any(|finding| {
+                finding.label == label && offset.is_none_or(|offset| finding.offset == offset)
+            })
+        };
+        let label = |what: &str| what.rsplit_once('[').unwrap().1.trim_end_matches(']').to_owned();
+        match Machine::new(&files).open().map(|(_, recovered)| recovered) {
+            Err(WalError::Corrupt(corrupt)) => {
+                let (label, offset) = (label(&corrupt.what), corrupt.offset);
+                assert!(at(&label, Some(offset)), "{bytes:02x?}: {corrupt} not in {findings:?}");
+                refused += 1;
+            }
+            Err(WalError::Missing { what, .. } | WalError::Foreign { what, .. }) => {
+                assert!(at(&label(&what), None), "{bytes:02x?}: {what} not in {findings:?}");
+                refused += 1;
+            }
+            Err(error) => panic!("{bytes:02x?}: {error}"),
+            Ok(recovered) => {
+                for group in &recovered.groups {
+                    let seen = &report.groups[&group.group];
+                    let found = (group.released, group.last, group.hard_state);
+                    let fence = group.fenced.is_some();
+                    assert_eq!(seen.fenced.is_some(), fence, "{bytes:02x?}: {findings:?}");
+                    assert!(fence || found == (seen.released, seen.last, seen.hard_state));
+                    if let Some(corrupt) = group.fenced.as_ref().filter(|it| it.what.contains('['))
+                    {
+                        assert!(at(&label(&corrupt.what), Some(corrupt.offset)), "{bytes:02x?}");
+                    }
+                }
+                let living = report.groups.values().filter(|group| !group.destroyed).count();
+                assert_eq!(living, recovered.groups.len(), "{bytes:02x?}");
+                let losses = findings.iter().filter(|finding| finding.damage);
+                let limited = losses.clone().all(|it| it.label == "damaged_body");
+                assert!(limited, "{bytes:02x?}: {findings:?}");
+                fenced += usize::from(losses.count() > 0);
+                match &recovered.cut {
+                    Some(tail) => {
+                        let offset = u64::from(tail.position.offset());
+                        assert!(at(tail.case.label(), Some(offset)), "{bytes:02x?}: {findings:?}");
+                        cut += 1;
+                    }
+                    None => sound += 1,
+                }
+            }
+        }
+    });
+    println!("{refused} refused, {fenced} fenced, {cut} cut, {sound} not cut");
+    assert!(refused > 50 && fenced > 50 && cut > 50 && sound > 50);
+}

@@ -1,0 +1,360 @@
+//! Small histories, and every crash there is: at each point, each combination of what a power cut can keep.
+
+mod common;
+
+use common::crashes::{Image, every_crash, image};
+use common::model::{Atom, Model, State, state_of};
+use common::*;
+use logdrive_raft::LogIndex;
+use logdrive_wal::Wal;
+use logdrive_wal::disk::sim::SimPlatter;
+use std::collections::BTreeSet;
+
+/// A history under exploration.
+struct Run {
+    sim: Sim,
+    wal: Wal,
+    model: Model,
+    /// Second crashes are tried too, at every operation of the recovery after the first.
+    twice: bool,
+    crashes: u32,
+    /// Disks that were recovered from, with how much was acknowledged.
+    seen: BTreeSet<(usize, Image)>,
+}
+
+impl Run {
+    fn new(seed: u64, twice: bool) -> Self {
+        let sim = Sim::new(seed);
+        let (wal, _) = sim.open();
+        let model = Model::new(State::new());
+        Self { sim, wal, model, twice, crashes: 0, seen: BTreeSet::new() }
+    }
+
+    fn append(&mut self, group: u64, term: u64, first: u64, count: u64, bytes: usize) {
+        self.model.append_entries(&mut self.wal, group, entries(group, term, first, count, bytes));
+        self.explore();
+    }
+
+    fn submit(&mut self) {
+        self.wal.submit(0).unwrap();
+        self.explore();
+    }
+
+    fn complete(&mut self, n: usize) {
+        self.sim.platter.complete_nth(n);
+        self.explore();
+    }
+
+    fn poll(&mut self) {
+        self.poll_quietly();
+        self.explore();
+    }
+
+    fn poll_quietly(&mut self) {
+        let mut completed = Vec::new();
+        self.wal.poll(0, &mut completed).unwrap();
+        self.model.acknowledge(&completed);
+    }
+
+    /// All that is owed, without looking.
+    fn settle(&mut self) {
+        let completed = self.sim.settle(&mut self.wal);
+        self.model.acknowledge(&completed);
+        self.sim.platter.complete_all();
+        self.wal.poll(0, &mut Vec::new()).unwrap();
+    }
+
+    /// Crashes here in every way.
+    fn explore(&mut self) {
+        // What is durable is there without the log's help (invariants 9, 13, 14).
+        self.model.check(&reader::durable_state(&self.sim.platter));
+        let Self { sim, model, twice, crashes, seen, .. } = self;
+        let mut second = 0;
+        *crashes += every_crash(&sim.platter, |platter| {
+            let sim = Sim { platter, config: sim.config.clone() };
+            if !seen.insert((model.acked(), image(&sim.platter))) {
+                return;
+            }
+            let found = recover(&sim.fork(1), model);
+            if *twice {
+                second += crash_during_recovery(&sim, model, &found, seen);
+            }
+        });
+        *crashes += second;
+    }
+
+    /// One entry after the other until the log goes on in a further segment; the maker does nothing.
+    fn fill_to_rotation(&mut self, index: &mut u64) {
+        let rotations = self.wal.metrics().rotations;
+        while self.wal.metrics().rotations == rotations {
+            self.model.append_entries(&mut self.wal, 1, entries(1, 1, *index, 1, 1500));
+            *index += 1;
+            self.wal.submit(0).unwrap();
+            while self.sim.platter.writes_in_flight() > 0 {
+                self.sim.platter.complete_nth(0);
+                self.poll_quietly();
+            }
+        }
+    }
+}
+
+/// Opens, compares with the model and with the bytes, opens again: it is the same.
+fn recover(sim: &Sim, model: &Model) -> State {
+    let (wal, recovered) = sim.open();
+    let found = state_of(&wal, &recovered);
+    model.check(&found);
+    drop(wal);
+    assert_eq!(reader::state(&sim.platter), found, "the log and the reader differ");
+    let (wal, again) = sim.open();
+    assert_eq!(again.groups, recovered.groups, "a second recovery found something else");
+    assert_eq!(again.cut, None);
+    drop(wal);
+    found
+}
+
+/// The power fails at every operation of the recovery, in every way; what the next one finds is what the first found
+/// or would have: no more, and nothing acknowledged less.
+fn crash_during_recovery(
+    sim: &Sim,
+    model: &Model,
+    first: &State,
+    seen: &mut BTreeSet<(usize, Image)>,
+) -> u32 {
+    let mut crashes = 0;
+    for at in 0.. {
+        let twin = Sim { platter: sim.platter.twin(), config: sim.config.clone() };
+        twin.platter.set_power_fails_in(Some(at));
+        let opened = twin.try_open();
+        let survived = opened.is_ok();
+        if survived {
+            twin.platter.crash_choosing(|_| false);
+        } else {
+            crashes += every_crash(&twin.platter, |platter| {
+                if !seen.insert((model.acked(), image(&platter))) {
+                    return;
+                }
+                let (wal, recovered) = Sim { platter, config: sim.config.clone() }.open();
+                let found = state_of(&wal, &recovered);
+                model.check(&found);
+                assert_eq!(&found, first, "a crash at operation {at} of the recovery");
+            });
+        }
+        drop(opened);
+        if survived {
+            return crashes;
+        }
+    }
+    unreachable!("every recovery ends")
+}
+
+#[test]
+fn w1_w2_w3_every_subset_of_sectors_at_every_point_of_small_batches_twice() {
+    let mut run = Run::new(1, true);
+    run.append(1, 1, 1, 3, 50);
+    run.submit();
+    run.complete(0);
+    run.poll();
+    // One batch of several sectors.
+    run.append(1, 1, 4, 4, 300);
+    run.submit();
+    run.complete(0);
+    run.poll();
+    // Two in flight, of two groups; the later one lands first.
+    run.append(1, 1, 8, 2, 300);
+    run.submit();
+    run.append(2, 1, 1, 2, 300);
+    run.submit();
+    run.complete(1);
+    run.poll();
+    run.complete(0);
+    run.poll();
+    assert!(run.crashes > 500, "{} crashes", run.crashes);
+}
+
+#[test]
+fn w2_three_batches_in_flight_count_up_to_the_first_torn_one() {
+    let mut run = Run::new(2, false);
+    for (n, first) in [1u64, 3, 5].into_iter().enumerate() {
+        run.append(1, 1, first, 2, 350);
+        run.submit();
+        assert_eq!(run.sim.platter.writes_in_flight(), n + 1);
+    }
+    let in_flight = run.sim.platter.undurable();
+    let sectors_per_batch = in_flight.len() / 3;
+    assert!(in_flight.len() >= 6 && in_flight.len().is_multiple_of(3), "{in_flight:?}");
+    for subset in 0u32..1 << in_flight.len() {
+        let platter = run.sim.platter.twin();
+        let kept = |sector| {
+            in_flight.iter().position(|of| *of == sector).is_none_or(|n| subset >> n & 1 == 1)
+        };
+        platter.crash_keeping(|segment, at| kept((segment, at)));
+        let whole = in_flight
+            .chunks(sectors_per_batch)
+            .take_while(|batch| batch.iter().all(|sector| kept(*sector)))
+            .count() as u64;
+        let (_wal, recovered) = Sim { platter, config: run.sim.config.clone() }.open();
+        let last = recovered.groups.first().map_or(LogIndex::ZERO, |group| group.last);
+        assert_eq!(last, LogIndex(2 * whole), "subset {subset:b} of {in_flight:?}");
+    }
+}
+
+#[test]
+fn w14_a_conflict_replaced_at_every_step_also_across_segments() {
+    let mut run = Run::new(3, true);
+    run.append(1, 1, 1, 2, 200);
+    run.append(2, 1, 1, 1, 200);
+    run.submit();
+    run.complete(0);
+    run.poll();
+    // Replaced while in flight: the same index in another term (ABA), and again.
+    run.append(1, 1, 3, 1, 200);
+    run.submit();
+    run.append(1, 2, 2, 1, 200);
+    run.submit();
+    run.complete(1);
+    run.append(1, 3, 2, 2, 100);
+    run.submit();
+    run.poll();
+    run.complete(1);
+    run.poll();
+    run.complete(0);
+    run.poll();
+    // Over several segments, then cut back to the first.
+    run.twice = false;
+    run.append(1, 3, 4, 150, 1000);
+    run.settle();
+    assert!(run.sim.platter.segments().len() > 3);
+    let hard_state = Atom::HardState(1, hard_state(5, 2, 1));
+    let entry = entries(1, 5, 2, 1, 300).remove(0);
+    run.model.append(&mut run.wal, 1, vec![hard_state, Atom::Entry(1, entry)]);
+    run.twice = true;
+    run.explore();
+    run.submit();
+    run.complete(0);
+    run.poll();
+    assert_eq!(run.model.now[&1].entries.len(), 2);
+}
+
+/// Every step of making a segment: before it is created, after its zeros, its sync, its name, the directory's sync,
+/// each of the manifest's steps, before the first batch in it. Once ahead of need, once with batches waiting for it.
+#[test]
+fn w11_every_crash_at_every_step_of_a_rotation_twice() {
+    for needed in [false, true] {
+        let mut run = Run::new(4, false);
+        run.settle();
+        let mut index = 1;
+        // Into the second segment, whose successor is then ordered; or into that one, before it is made.
+        run.fill_to_rotation(&mut index);
+        if needed {
+            run.fill_to_rotation(&mut index);
+        }
+        run.append(1, 1, index, 1, 100);
+        run.submit();
+        let mut steps = 0;
+        while run.sim.platter.make_step() {
+            steps += 1;
+            // Second crashes cost much; the names of a segment and of the manifest are open here.
+            run.twice = needed && matches!(steps, 4 | 9);
+            run.explore();
+        }
+        run.poll();
+        run.complete(0);
+        run.poll();
+        assert!(steps >= 10, "{steps} steps");
+        assert!(run.crashes > 30, "{} crashes", run.crashes);
+    }
+}
+
+/// The very first open, and one after a torn tail: at each operation, in every way, then once more.
+#[test]
+fn w3_w11_every_crash_of_a_first_open_leaves_an_empty_log() {
+    let model = Model::new(State::new());
+    let sim = Sim::new(5);
+    let crashes = crash_during_recovery(&sim, &model, &State::new(), &mut BTreeSet::new());
+    assert!(crashes > 20, "{crashes} crashes");
+}
+
+/// Killed, then the power fails: what was read but never synced, what lands late.
+#[test]
+fn w3_rule_8_19_kills_then_every_power_cut() {
+    for seed in 0..60 {
+        let mut run = Run::new(seed, false);
+        run.append(1, 1, 1, 2, 300);
+        run.settle();
+        run.append(1, 1, 3, 2, 300);
+        run.submit();
+        run.append(1, 1, 5, 2, 300);
+        run.submit();
+        run.sim.platter.kill();
+        let (wal, recovered) = run.sim.open();
+        let found = state_of(&wal, &recovered);
+        let seen = run.model.check(&found);
+        // What this open said is there stays there, whatever lands late and whatever the power does.
+        let mut model = Model::new(seen);
+        let mut wal = wal;
+        let last = found[&1].entries.len() as u64;
+        model.append_entries(&mut wal, 1, entries(1, 2, last, 2, 300));
+        wal.submit(0).unwrap();
+        every_crash(&run.sim.platter, |platter: SimPlatter| {
+            recover(&Sim { platter, config: run.sim.config.clone() }, &model);
+        });
+        run.sim.platter.complete_all();
+        let mut completed = Vec::new();
+        wal.poll(0, &mut completed).unwrap();
+        model.acknowledge(&completed);
+        run.sim.platter.land_late();
+        run.sim.platter.crash();
+        recover(&run.sim, &model);
+    }
+}
+
+/// The vote of an idle group stands in the oldest segment alone, and the entries of a slow one: they are carried, the
+/// manifest moves on, the file goes, and comes back as another segment. Every step of it, in every way.
+#[test]
+fn s6_w12_inv22_every_crash_while_a_segment_is_carried_given_up_and_recycled() {
+    let mut run = Run::new(6, false);
+    let vote = Atom::HardState(2, hard_state(7, 3, 0));
+    run.model.append(&mut run.wal, 2, vec![Atom::Membership(2, vec![9; 20]), vote]);
+    run.model.append_entries(&mut run.wal, 3, entries(3, 1, 1, 2, 100));
+    let mut index = 1;
+    for _ in 0..5 {
+        run.fill_to_rotation(&mut index);
+        run.settle();
+    }
+    let released = LogIndex(index - 2);
+    run.model.try_release(&mut run.wal, 1, released, logdrive_raft::Term(1)).unwrap();
+    run.model.append_entries(&mut run.wal, 1, entries(1, 1, index, 1, 100));
+    run.submit();
+    run.complete(0);
+    run.poll();
+    let (mut steps, mut carried) = (0, false);
+    while run.wal.metrics().recycled == 0 {
+        if let Some(plan) = run.wal.maintain().unwrap() {
+            run.wal.carried(plan.run()).unwrap();
+            carried = true;
+            run.explore();
+        }
+        run.wal.submit(0).unwrap();
+        // Once the first victim is on its way, a step at a time; recoveries are crashed at two of them.
+        let retired = run.wal.metrics().retired;
+        while run.sim.platter.make_step() {
+            steps += 1;
+            run.twice = matches!(steps, 5 | 6);
+            run.explore();
+        }
+        run.twice = false;
+        run.poll_quietly();
+        if run.wal.metrics().retired > retired {
+            // The next segment is made of the file that was given up.
+            run.fill_to_rotation(&mut index);
+        }
+        while run.sim.platter.writes_in_flight() > 0 {
+            run.complete(0);
+            run.poll_quietly();
+        }
+        assert!(steps < 200, "nothing is recycled");
+    }
+    run.explore();
+    assert!(carried && steps >= 15 && run.crashes > 100, "{steps} steps, {} crashes", run.crashes);
+    assert_eq!(run.model.now[&2].hard_state, hard_state(7, 3, 0));
+}

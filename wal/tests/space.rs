@@ -1,0 +1,688 @@
+//! Space is given back: what is released goes, what is live is carried, what was promised stays.
+
+mod common;
+
+use common::*;
+use logdrive_raft::{GroupId, LogIndex, Term, WriteId};
+use logdrive_wal::{Append, DriverChoice, Recovered, Room, SegmentSeq, Wal, WalError};
+
+/// Lets the log give back what it will, and everything finish.
+fn give_back(sim: &Sim, wal: &mut Wal) {
+    let mut quiet = 0;
+    for step in 0.. {
+        if quiet == 3 {
+            break;
+        }
+        assert!(step < 2000, "no end of giving back: {:?} {:?}", wal.usage(), wal.metrics());
+        let before = wal.metrics();
+        let plan = wal.maintain().unwrap();
+        quiet = if plan.is_some() { 0 } else { quiet + 1 };
+        if let Some(plan) = plan {
+            wal.carried(plan.run()).unwrap();
+        }
+        sim.settle(wal);
+        sim.platter.complete_all();
+        wal.poll(0, &mut Vec::new()).unwrap();
+        if wal.metrics().retired != before.retired {
+            quiet = 0;
+        }
+    }
+}
+
+/// One group that writes and releases, so that the log turns over.
+struct Busy {
+    group: u64,
+    next: u64,
+}
+
+impl Busy {
+    fn new(group: u64) -> Self {
+        Self { group, next: 1 }
+    }
+
+    fn write(&mut self, wal: &mut Wal, count: u64, bytes: usize) -> Result<(), WalError> {
+        let run = entries(self.group, 1, self.next, count, bytes);
+        wal.append(&write(self.group, self.next, &run))?;
+        self.next += count;
+        Ok(())
+    }
+
+    fn release_all(&self, wal: &mut Wal) -> Result<(), WalError> {
+        wal.release(GroupId(self.group), LogIndex(self.next - 1), Term(1))
+    }
+}
+
+/// Fails where the power does.
+fn turn_over(sim: &Sim, wal: &mut Wal, busy: &mut Busy) -> Result<(), WalError> {
+    busy.write(wal, 10, 1000)?;
+    busy.release_all(wal)?;
+    let mut completed = Vec::new();
+    for _ in 0..4 {
+        if let Some(plan) = wal.maintain()? {
+            wal.carried(plan.run())?;
+        }
+        wal.submit(0)?;
+        sim.platter.complete_all();
+        wal.poll(0, &mut completed)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn s6_a_vote_in_the_oldest_segment_outlives_it_wherever_the_power_fails() {
+    let first = SegmentSeq(1);
+    let vote = hard_state(5, 2, 0);
+    for at in (0..).step_by(3) {
+        let sim = Sim::new(at);
+        let (mut wal, _) = sim.open();
+        // An idle group: its vote, its membership, two entries and a release are in the first segment.
+        wal.append(&Append {
+            membership: Some(b"members"),
+            hard_state: Some(vote),
+            ..write(7, 1, &entries(7, 1, 1, 4, 100))
+        })
+        .unwrap();
+        wal.release(GroupId(7), LogIndex(2), Term(1)).unwrap();
+        sim.settle(&mut wal);
+        sim.platter.set_power_fails_in(Some(at));
+        let mut busy = Busy::new(1);
+        let survived = loop {
+            if turn_over(&sim, &mut wal, &mut busy).is_err() {
+                break false;
+            }
+            if wal.metrics().retired >= 3 {
+                break true;
+            }
+            assert!(busy.next < 10_000, "nothing is given back");
+        };
+        sim.platter.set_power_fails_in(None);
+        sim.platter.crash();
+        drop(wal);
+        let (wal, recovered) = sim.open();
+        let idle = recovered.groups.iter().find(|group| group.group == GroupId(7)).unwrap();
+        assert_eq!((idle.hard_state, &idle.membership[..]), (vote, &b"members"[..]), "cut at {at}");
+        assert_eq!((idle.released, idle.last), (LogIndex(2), LogIndex(4)), "cut at {at}");
+        assert_eq!(read_all(&wal, idle), entries(7, 1, 3, 2, 100), "cut at {at}");
+        if survived {
+            assert!(!sim.platter.segments().contains(&first), "the first segment is still there");
+            assert!(at > 60, "giving up three segments has more operations than {at}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn m7_a_destroyed_group_stays_dead_when_the_segment_that_says_so_goes() {
+    let sim = Sim::new(7);
+    let (mut wal, _) = sim.open();
+    wal.append(&write(3, 1, &entries(3, 1, 1, 5, 100))).unwrap();
+    wal.append(&state(3, 2, hard_state(4, 1, 2))).unwrap();
+    wal.destroy(GroupId(3)).unwrap();
+    wal.destroy(GroupId(3)).unwrap();
+    let mut busy = Busy::new(1);
+    for round in 0..4 {
+        while wal.metrics().retired < 3 {
+            turn_over(&sim, &mut wal, &mut busy).unwrap();
+        }
+        let zombie = wal.append(&state(3, 9, hard_state(9, 1, 0)));
+        assert!(matches!(zombie, Err(WalError::Destroyed(GroupId(3)))), "{zombie:?}");
+        assert!(wal.release(GroupId(3), LogIndex(9), Term(1)).is_err());
+        assert!(wal.plan_read(GroupId(3), LogIndex(1), LogIndex(1), 10).is_err());
+        sim.platter.crash();
+        drop(wal);
+        let (again, recovered) = sim.open();
+        wal = again;
+        assert_eq!(recovered.destroyed, [GroupId(3)], "round {round}");
+        assert!(recovered.groups.iter().all(|group| group.group != GroupId(3)));
+    }
+    assert!(sim.platter.segments()[0] > SegmentSeq(9));
+}
+
+#[test]
+fn m7_a_batch_names_a_group_once_that_is_written_to_and_destroyed_in_it_or_before_it() {
+    let sim = Sim::new(13);
+    let (mut wal, _) = sim.open();
+    wal.append(&state(3, 1, hard_state(1, 1, 0))).unwrap();
+    sim.settle(&mut wal);
+    wal.append(&state(4, 1, hard_state(1, 1, 0))).unwrap();
+    for group in 3..6 {
+        wal.destroy(GroupId(group)).unwrap();
+    }
+    // The reader looks at every directory.
+    let destroyed =
+        || reader::read(&sim.platter).destroyed.into_iter().map(GroupId).collect::<Vec<_>>();
+    sim.settle(&mut wal);
+    sim.platter.crash();
+    assert_eq!(destroyed(), [3, 4, 5].map(GroupId));
+    drop(wal);
+    // Carried at least once, among other groups' records.
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    while wal.metrics().retired < 3 {
+        turn_over(&sim, &mut wal, &mut busy).unwrap();
+    }
+    sim.settle(&mut wal);
+    sim.platter.crash();
+    assert_eq!(destroyed(), [3, 4, 5].map(GroupId));
+}
+
+#[test]
+fn w12_recycled_segment_never_replays_old_batches() {
+    let mut stale_behind = 0;
+    for seed in 0..60 {
+        let sim = Sim::new(seed);
+        let (mut wal, _) = sim.open();
+        let mut busy = Busy::new(1);
+        while wal.metrics().recycled < 2 + seed % 3 {
+            turn_over(&sim, &mut wal, &mut busy).unwrap();
+        }
+        // Into a recycled segment: some acknowledged, some in flight.
+        busy.write(&mut wal, 3, 500).unwrap();
+        sim.settle(&mut wal);
+        let acked = busy.next - 1;
+        for _ in 0..3 {
+            busy.write(&mut wal, 3, 500).unwrap();
+            wal.submit(0).unwrap();
+        }
+        let newest = *sim.platter.segments().last().unwrap();
+        let bytes = sim.platter.segment(newest);
+        stale_behind += u32::from(bytes[4096..].iter().any(|byte| *byte != 0));
+        if seed % 2 == 0 {
+            sim.platter.kill()
+        } else {
+            sim.platter.crash()
+        }
+        drop(wal);
+        let check = |wal: &Wal, recovered: &Recovered| {
+            let group = &recovered.groups[0];
+            let last = group.last.get();
+            assert!((acked..busy.next).contains(&last), "{last} after {acked} acknowledged");
+            assert!(group.released.get() < acked && group.runs.len() == 1);
+            read_all(wal, group)
+        };
+        let (wal, recovered) = sim.open();
+        let found = check(&wal, &recovered);
+        // What a killed process still had in flight lands in a file that is never used again.
+        sim.platter.land_late();
+        sim.platter.crash();
+        drop(wal);
+        let (wal, recovered) = sim.open();
+        assert_eq!(check(&wal, &recovered), found);
+    }
+    assert!(stale_behind > 20, "only {stale_behind} segments had old bytes in them");
+}
+
+/// Fills a log whose groups all release but one, to many times its quota.
+fn lag(
+    wal: &mut Wal,
+    quota: u64,
+    (per_turn, bytes_each): (u64, usize),
+    settle: &mut dyn FnMut(&mut Wal),
+    files: &dyn Fn() -> u64,
+) {
+    const GROUPS: u64 = 1000;
+    // The laggard's entries come slowly and are never released.
+    let mut laggard = Busy::new(GROUPS + 1);
+    let mut next = vec![1u64; usize::try_from(GROUPS).unwrap()];
+    let (mut appended, mut records, mut most) = (0, 0, 0);
+    let mut turn = 0u64;
+    while appended < 10 * quota {
+        turn += 1;
+        let room = wal.room();
+        assert_ne!(room, Room::Quota, "refused after {appended} bytes: {:?}", wal.usage());
+        if laggard.next * 500 < quota / 4 {
+            laggard.write(wal, 1, 500).unwrap();
+        }
+        for of in 0..per_turn {
+            let group = (turn * per_turn + of) % GROUPS;
+            let index = &mut next[usize::try_from(group).unwrap()];
+            let run = entries(group, 1, *index, 1, bytes_each);
+            wal.append(&write(group, *index, &run)).unwrap();
+            if *index % 3 == 0 {
+                wal.release(GroupId(group), LogIndex(*index), Term(1)).unwrap();
+            }
+            *index += 1;
+            appended += bytes_each as u64;
+            records += bytes_each as u64 + 48;
+        }
+        if let Some(plan) = wal.maintain().unwrap() {
+            wal.carried(plan.run()).unwrap();
+        }
+        settle(wal);
+        while wal.room() == Room::Behind {
+            if let Some(plan) = wal.maintain().unwrap() {
+                wal.carried(plan.run()).unwrap();
+            }
+            settle(wal);
+        }
+        let usage = wal.usage();
+        assert!(usage.bytes <= quota, "{usage:?}");
+        most = most.max(files());
+        assert!(most <= quota, "{most} bytes of files, {usage:?}");
+    }
+    let metrics = wal.metrics();
+    println!(
+        "{records} bytes of records, quota {quota}, most on disk {most}; {} segments given up, {} recycled; {} bytes \
+         carried; {} bytes written",
+        metrics.retired, metrics.recycled, metrics.carried_bytes, metrics.bytes
+    );
+    assert!(metrics.retired > 10 && metrics.recycled > 5 && metrics.carried > 0, "{metrics:?}");
+    // Three bytes written again for one that died is the most the policy allows.
+    assert!(metrics.carried_bytes < 3 * records, "{} for {records}", metrics.carried_bytes);
+    // Nothing of the laggard is lost.
+    let last = LogIndex(laggard.next - 1);
+    let mut index = LogIndex(1);
+    while index <= last {
+        let part = wal.plan_read(GroupId(laggard.group), index, last, 1 << 16).unwrap().run();
+        for entry in part.unwrap().into_entries() {
+            assert_eq!(entry.payload, payload(laggard.group, 1, index.get(), 500));
+            index = index.next();
+        }
+    }
+    let heaviest = wal.heaviest_groups(1)[0];
+    assert_eq!(heaviest.0, GroupId(laggard.group));
+    assert!(heaviest.1 >= last.get() * 500 && wal.group_bytes(heaviest.0) == Some(heaviest.1));
+}
+
+#[test]
+fn a_lagging_group_among_a_thousand_busy_ones_keeps_the_log_under_its_quota() {
+    let mut sim = Sim::new(1);
+    let quota = 32 * sim.config.segment_bytes;
+    sim.config.log_bytes_max = Some(quota);
+    let (mut wal, _) = sim.open();
+    let files = || sim.platter.segments().len() as u64 * sim.config.segment_bytes;
+    let mut settle = |wal: &mut Wal| {
+        sim.settle(wal);
+        sim.platter.complete_all();
+        wal.poll(0, &mut Vec::new()).unwrap();
+    };
+    lag(&mut wal, quota, (16, 100), &mut settle, &files);
+    sim.platter.crash();
+    drop(wal);
+    let (_wal, recovered) = sim.open();
+    assert_eq!(recovered.groups.len(), 1001);
+}
+
+fn lag_on_real(driver: DriverChoice) {
+    let dir = tempfile::tempdir().unwrap();
+    let home = new_home(&dir.path().join("node"));
+    let mut config = config(&home, driver);
+    config.segment_bytes = 256 << 10;
+    config.batch_bytes_max = 128 << 10;
+    let quota = 16 * config.segment_bytes;
+    config.log_bytes_max = Some(quota);
+    let shard = home.shard_dir(0);
+    // Everything in the directory, whatever its name.
+    let files = || {
+        let sizes = std::fs::read_dir(&shard).unwrap().filter_map(|entry| {
+            let entry = entry.unwrap();
+            let is_segment = entry.file_name().to_string_lossy().starts_with('0');
+            // The maker renames while this looks.
+            entry.metadata().ok().filter(|_| is_segment).map(|metadata| metadata.len())
+        });
+        sizes.sum()
+    };
+    let mut settle = |wal: &mut Wal| {
+        common::settle(wal);
+        // Faster than any client: the maker is given its turn.
+        if wal.room() == Room::Behind {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            wal.poll(0, &mut Vec::new()).unwrap();
+        }
+    };
+    let (mut wal, _) = Wal::open(config.clone()).unwrap();
+    lag(&mut wal, quota, (64, 700), &mut settle, &files);
+    wal.close().unwrap();
+    let (wal, recovered) = Wal::open(config).unwrap();
+    assert_eq!(recovered.groups.len(), 1001);
+    for group in &recovered.groups {
+        read_all(&wal, group);
+    }
+}
+
+#[test]
+fn a_lagging_group_keeps_the_log_under_its_quota_on_io_uring() {
+    lag_on_real(DriverChoice::Uring);
+}
+
+#[test]
+fn a_lagging_group_keeps_the_log_under_its_quota_on_plain_writes() {
+    lag_on_real(DriverChoice::Portable);
+}
+
+#[test]
+fn w9_a_log_at_its_quota_refuses_entries_keeps_votes_going_and_heals() {
+    let mut sim = Sim::new(2);
+    let quota = 8 * sim.config.segment_bytes;
+    sim.config.log_bytes_max = Some(quota);
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    let mut first = 1;
+    for round in 0..3 {
+        while wal.room() == Room::Free {
+            busy.write(&mut wal, 1, 2000).unwrap();
+            give_back(&sim, &mut wal);
+        }
+        assert_eq!(wal.room(), Room::Quota);
+        // Somebody who goes on all the same is refused a little later, and nothing is torn.
+        loop {
+            match busy.write(&mut wal, 1, 2000) {
+                Ok(()) => {}
+                Err(WalError::OverQuota) => break,
+                Err(error) => panic!("{error}"),
+            }
+            give_back(&sim, &mut wal);
+        }
+        assert_eq!(read_first(&wal, 1), payload(1, 1, first, 2000));
+        first = busy.next - 1;
+        for term in 1..6 {
+            wal.append(&state(2, term, hard_state(round * 10 + term, 1, 0))).unwrap();
+            wal.append(&write(3, term, &[entry(1, round * 5 + term, b"")])).unwrap();
+            let completed = sim.settle(&mut wal);
+            assert_eq!(completed[0].durable[0].upto(), WriteId(term));
+        }
+        assert!(wal.usage().bytes <= quota, "{:?}", wal.usage());
+        // All but the last entry is released: room again, without a word from the disk.
+        wal.release(GroupId(1), LogIndex(busy.next - 2), Term(1)).unwrap();
+        give_back(&sim, &mut wal);
+        assert_eq!(wal.room(), Room::Free, "{:?}", wal.usage());
+    }
+    sim.platter.crash();
+    drop(wal);
+    let (_wal, recovered) = sim.open();
+    assert_eq!(recovered.groups[0].last, LogIndex(busy.next - 1));
+    assert_eq!(recovered.groups[1].hard_state, hard_state(25, 1, 0));
+}
+
+fn read_first(wal: &Wal, group: u64) -> Vec<u8> {
+    let mut index = LogIndex(1);
+    loop {
+        match wal.plan_read(GroupId(group), index, index, 1) {
+            Ok(plan) => return plan.run().unwrap().as_slice()[0].payload.to_vec(),
+            Err(_) => index = index.next(),
+        }
+    }
+}
+
+#[test]
+fn w10_three_logs_at_their_quotas_refuse_read_and_heal() {
+    let mut logs: Vec<_> = (0..3)
+        .map(|seed| {
+            let mut sim = Sim::new(seed);
+            sim.config.log_bytes_max = Some(6 * sim.config.segment_bytes);
+            let (wal, _) = sim.open();
+            (sim, wal, Busy::new(1))
+        })
+        .collect();
+    for (sim, wal, busy) in &mut logs {
+        while busy.write(wal, 2, 1500).is_ok() {
+            give_back(sim, wal);
+        }
+        assert_eq!(wal.room(), Room::Quota);
+    }
+    for (sim, wal, busy) in &mut logs {
+        let last = LogIndex(busy.next - 1);
+        let back = wal.plan_read(GroupId(1), LogIndex(1), last, 4000).unwrap().run().unwrap();
+        assert_eq!(back.as_slice()[0].payload, payload(1, 1, 1, 1500));
+        busy.release_all(wal).unwrap();
+        give_back(sim, wal);
+        assert_eq!(wal.room(), Room::Free);
+        busy.write(wal, 2, 1500).unwrap();
+    }
+}
+
+#[test]
+fn w9_a_full_disk_heals_by_what_is_given_back_while_an_order_waits_for_room() {
+    let sim = Sim::new(3);
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    for _ in 0..20 {
+        busy.write(&mut wal, 10, 1000).unwrap();
+        sim.settle(&mut wal);
+    }
+    sim.platter.complete_all();
+    wal.poll(0, &mut Vec::new()).unwrap();
+    sim.platter.set_segments_left(Some(0));
+    loop {
+        match busy.write(&mut wal, 1, 2000) {
+            Ok(()) => {}
+            Err(WalError::NoSpace) => break,
+            Err(error) => panic!("{error}"),
+        }
+        sim.settle(&mut wal);
+        sim.platter.complete_some();
+        wal.poll(0, &mut Vec::new()).unwrap();
+    }
+    assert!(sim.platter.orders() > 0, "no order waits for room");
+    busy.release_all(&mut wal).unwrap();
+    give_back(&sim, &mut wal);
+    // The disk is as full as it was; the log has its own files to go on in.
+    for _ in 0..100 {
+        turn_over(&sim, &mut wal, &mut busy).unwrap();
+    }
+    sim.platter.crash();
+    drop(wal);
+    sim.platter.set_segments_left(None);
+    let (_wal, recovered) = sim.open();
+    assert_eq!(recovered.groups[0].last, LogIndex(busy.next - 1));
+}
+
+#[test]
+fn a_log_opened_again_and_again_at_its_quota_can_still_vote_release_and_heal() {
+    let mut sim = Sim::new(4);
+    let quota = 8 * sim.config.segment_bytes;
+    sim.config.log_bytes_max = Some(quota);
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    while busy.write(&mut wal, 1, 2000).is_ok() {
+        give_back(&sim, &mut wal);
+    }
+    for term in 1..15 {
+        if term % 2 == 0 {
+            sim.platter.crash()
+        } else {
+            sim.platter.kill()
+        }
+        drop(wal);
+        (wal, _) = sim.open();
+        wal.append(&state(2, term, hard_state(term, 1, 0))).unwrap();
+        give_back(&sim, &mut wal);
+        assert!(busy.write(&mut wal, 1, 2000).is_err());
+    }
+    busy.release_all(&mut wal).unwrap();
+    give_back(&sim, &mut wal);
+    assert_eq!(wal.room(), Room::Free);
+    assert!(wal.usage().bytes <= quota, "{:?}", wal.usage());
+}
+
+#[test]
+fn a_log_of_which_nothing_is_released_carries_nothing_and_gives_nothing_up() {
+    let sim = Sim::new(5);
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    for n in 0..100 {
+        wal.append(&state(1, n + 1, hard_state(n + 1, 1, 0))).unwrap();
+        busy.write(&mut wal, 10, 300).unwrap();
+        give_back(&sim, &mut wal);
+    }
+    let metrics = wal.metrics();
+    assert_eq!((metrics.carried, metrics.retired), (0, 0));
+    assert!(metrics.segments > 5);
+}
+
+#[test]
+fn w9_a_slow_trickle_under_a_quota_is_packed_before_it_is_refused() {
+    let mut sim = Sim::new(10);
+    sim.config.log_bytes_max = Some(10 * sim.config.segment_bytes);
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    // Each write takes a block of its own, and all of them stay live.
+    let refused = loop {
+        assert!(busy.next < 10_000, "never refused: {:?}", wal.usage());
+        if let Err(error) = busy.write(&mut wal, 1, 100) {
+            break error;
+        }
+        sim.settle(&mut wal);
+        give_back(&sim, &mut wal);
+    };
+    assert!(matches!(refused, WalError::OverQuota), "{refused}");
+    // Blocks of entries that fit seven segments, which is what entries may take.
+    let unpacked = 7 * (sim.config.segment_bytes / 4096);
+    assert!(busy.next > 3 * unpacked / 2, "refused after {}: {:?}", busy.next, wal.metrics());
+    assert!(wal.metrics().carried > 0 && wal.metrics().retired > 3, "{:?}", wal.metrics());
+    let last = LogIndex(busy.next - 1);
+    sim.platter.crash();
+    drop(wal);
+    let (wal, recovered) = sim.open();
+    assert_eq!(read_all(&wal, &recovered.groups[0]), entries(1, 1, 1, last.get(), 100));
+}
+
+/// Groups with a large membership each, all of it in the first segment; another group's entries fill it, and are
+/// released.
+fn many_bytes_in_the_first_segment(sim: &Sim) -> (Wal, u64) {
+    let (mut wal, _) = sim.open();
+    let membership = vec![7; 40 << 10];
+    for group in 10..30 {
+        let append = Append { membership: Some(&membership), ..write(group, 1, &[]) };
+        wal.append(&append).unwrap();
+        sim.settle(&mut wal);
+    }
+    let mut busy = Busy::new(1);
+    while wal.metrics().rotations < 2 {
+        busy.write(&mut wal, 1, 50_000).unwrap();
+        sim.settle(&mut wal);
+    }
+    busy.release_all(&mut wal).unwrap();
+    sim.settle(&mut wal);
+    sim.platter.complete_all();
+    wal.poll(0, &mut Vec::new()).unwrap();
+    (wal, 20 * membership.len() as u64)
+}
+
+#[test]
+fn a_step_of_carrying_writes_a_bounded_part_of_large_memberships() {
+    let mut sim = Sim::new(11);
+    sim.config.segment_bytes = 4 << 20;
+    let (mut wal, bytes) = many_bytes_in_the_first_segment(&sim);
+    let step_max = (256 + 40 + 8) << 10;
+    let mut steps = 0;
+    while wal.metrics().retired == 0 {
+        let before = wal.usage().written;
+        assert!(wal.maintain().unwrap().is_none() && steps < 100, "{steps} steps");
+        let step = wal.usage().written.saturating_sub(before);
+        assert!(step <= step_max, "{step} bytes in one step");
+        steps += u64::from(step > 0);
+        sim.settle(&mut wal);
+        sim.platter.complete_all();
+        wal.poll(0, &mut Vec::new()).unwrap();
+    }
+    assert!(steps >= bytes / step_max, "{steps} steps");
+}
+
+#[test]
+fn a_step_of_carrying_looks_at_a_bounded_number_of_records() {
+    let sim = Sim::new(12);
+    let (mut wal, _) = sim.open();
+    // One of the lagging group's records is in the first segment, and very many behind it.
+    let mut lagging = Busy::new(2);
+    lagging.write(&mut wal, 1, 10).unwrap();
+    let mut busy = Busy::new(1);
+    busy.write(&mut wal, 30, 2000).unwrap();
+    sim.settle(&mut wal);
+    busy.release_all(&mut wal).unwrap();
+    let records = 100_000;
+    for n in 0..records {
+        lagging.write(&mut wal, 1, 1).unwrap();
+        if n % 100 == 0 {
+            sim.settle(&mut wal);
+        }
+    }
+    let mut steps = 0;
+    while wal.metrics().retired == 0 {
+        assert!(steps < 100, "the first segment is not given up");
+        if let Some(plan) = wal.maintain().unwrap() {
+            wal.carried(plan.run()).unwrap();
+        }
+        steps += 1;
+        sim.settle(&mut wal);
+        sim.platter.complete_all();
+        wal.poll(0, &mut Vec::new()).unwrap();
+    }
+    assert!(steps > records / (16 << 10), "{records} records looked at in {steps} steps");
+    let plan = wal.plan_read(GroupId(2), LogIndex(1), LogIndex(1), 1).unwrap();
+    assert_eq!(plan.run().unwrap().as_slice(), entries(2, 1, 1, 1, 10));
+}
+
+#[test]
+fn the_index_takes_two_dozen_bytes_per_record() {
+    let sim = Sim::new(6);
+    let (mut wal, _) = sim.open();
+    let (groups, each) = (100, 300);
+    for index in 1..=each {
+        for group in 0..groups {
+            wal.append(&write(group, index, &entries(group, 1, index, 1, 1))).unwrap();
+        }
+        sim.settle(&mut wal);
+    }
+    let per_entry = wal.metrics().index_bytes as u64 / (groups * each);
+    println!("{per_entry} bytes of index per entry, each in a record of its own");
+    // A record's 24 bytes, and the slack of a vector that doubles.
+    assert!((24..49).contains(&per_entry), "{per_entry}");
+}
+
+#[test]
+fn inv18_a_fenced_group_stays_fenced_when_the_damaged_segment_is_set_aside() {
+    let sim = Sim::new(8);
+    let (mut wal, _) = sim.open();
+    for group in 2..5 {
+        wal.append(&write(group, 1, &entries(group, 1, 1, 3, 200))).unwrap();
+        sim.settle(&mut wal);
+    }
+    let mut busy = Busy::new(1);
+    busy.write(&mut wal, 1, 10).unwrap();
+    sim.settle(&mut wal);
+    sim.platter.crash();
+    drop(wal);
+    let first = SegmentSeq(1);
+    let needle = payload(3, 1, 2, 200);
+    let bytes = sim.platter.segment(first);
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    sim.platter.flip(first, at, 1);
+    let fenced = |recovered: &Recovered| {
+        let fenced = recovered.groups.iter().filter(|group| group.fenced.is_some());
+        fenced.map(|group| group.group.get()).collect::<Vec<_>>()
+    };
+    for round in 0..3 {
+        let (mut wal, recovered) = sim.open();
+        assert_eq!(fenced(&recovered), [3], "round {round}");
+        for group in recovered.groups.iter().filter(|group| [2, 4].contains(&group.group.get())) {
+            assert_eq!(read_all(&wal, group), entries(group.group.get(), 1, 1, 3, 200));
+        }
+        while wal.metrics().retired < 4 {
+            turn_over(&sim, &mut wal, &mut busy).unwrap();
+        }
+        sim.platter.crash();
+    }
+    assert!(!sim.platter.segments().contains(&first));
+    assert_eq!(sim.platter.set_aside(), [first]);
+}
+
+#[test]
+fn c9_a_segment_that_cannot_be_read_is_kept_and_tried_again() {
+    let sim = Sim::new(9);
+    let (mut wal, _) = sim.open();
+    wal.append(&write(2, 1, &entries(2, 1, 1, 5, 100))).unwrap();
+    let mut busy = Busy::new(1);
+    sim.platter.fail_reads_of(Some(SegmentSeq(1)));
+    for _ in 0..40 {
+        turn_over(&sim, &mut wal, &mut busy).unwrap();
+    }
+    assert_eq!(wal.metrics().retired, 0);
+    sim.platter.fail_reads_of(None);
+    for _ in 0..40 {
+        turn_over(&sim, &mut wal, &mut busy).unwrap();
+    }
+    assert!(wal.metrics().retired > 3);
+    let back = wal.plan_read(GroupId(2), LogIndex(1), LogIndex(5), 1 << 20).unwrap().run().unwrap();
+    assert_eq!(back.as_slice(), entries(2, 1, 1, 5, 100));
+}
