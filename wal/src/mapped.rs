@@ -2,8 +2,10 @@
 //!
 //! In:     a sealed segment's file, at first use.
 //! Out:    copies.
-//! Cost:   one map per segment read, kept; page faults on the reading thread, never on a shard's. Who reads a
-//!         segment from end to end, as a follower that catches up does, finds the next mebibyte asked for.
+//! Cost:   one map per segment read, kept; page faults on the reading thread, never on a shard's. A read takes the
+//!         pages it needs from the disk and no more: what a kernel would read around them (it may be megabytes) would
+//!         stand before the log's own writes. Who says that it reads on, as a follower that catches up does, finds
+//!         the next mebibyte asked for.
 //! Fails:  with the file system's error. A page that cannot be read is a SIGBUS: the process dies (C12),
 //!         acknowledging nothing more.
 //! Source: FAULTS' rules 32-35.
@@ -15,9 +17,11 @@
 #![allow(unsafe_code)]
 
 use crate::disk::SegmentReader;
+use crate::format::BLOCK_BYTES;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,20 +45,9 @@ impl MappedSegment {
             return Ok(map);
         }
         let map = MmapOptions::new().map_raw_read_only(&File::open(&self.path)?)?;
+        advise(&map, Advice::Random, 0..map.len());
         // Two readers may map at once; the second map is dropped.
         Ok(self.map.get_or_init(|| map))
-    }
-
-    /// Has the kernel read the window behind `at`, without waiting. Best effort.
-    fn ask_ahead(&self, map: &MmapRaw, at: usize) {
-        let window = at / WINDOW_BYTES + 1;
-        let start = window * WINDOW_BYTES;
-        if start < map.len() && self.asked.swap(window, Ordering::Relaxed) != window {
-            let len = WINDOW_BYTES.min(map.len() - start);
-            if let Err(error) = map.advise_range(Advice::WillNeed, start, len) {
-                tracing::debug!(%error, "nothing is read ahead");
-            }
-        }
     }
 }
 
@@ -65,7 +58,10 @@ impl SegmentReader for MappedSegment {
         if start.checked_add(out.len()).is_none_or(|end| end > map.len()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.ask_ahead(map, start + out.len());
+        // Its pages in one request, not a fault each.
+        if out.len() > BLOCK_BYTES {
+            advise(map, Advice::WillNeed, start..start + out.len());
+        }
         // SAFETY: `start..start + out.len()` is inside the map (checked above), which lives as long as
         // `self`; `out` is ours alone and elsewhere. No reference to the mapped bytes is made, so a change by
         // another process gives other bytes, nothing worse; the caller verifies its copy.
@@ -73,6 +69,24 @@ impl SegmentReader for MappedSegment {
             std::ptr::copy_nonoverlapping(map.as_ptr().add(start), out.as_mut_ptr(), out.len());
         }
         Ok(())
+    }
+
+    /// Has the kernel read on to the end of the next window, without waiting.
+    fn ahead(&self, offset: u64) {
+        // Who reads meets the error.
+        let (Ok(map), Ok(at)) = (self.map(), usize::try_from(offset)) else { return };
+        let window = at / WINDOW_BYTES + 1;
+        if at < map.len() && self.asked.swap(window, Ordering::Relaxed) != window {
+            advise(map, Advice::WillNeed, at..((window + 1) * WINDOW_BYTES).min(map.len()));
+        }
+    }
+}
+
+/// Best effort.
+fn advise(map: &MmapRaw, advice: Advice, bytes: Range<usize>) {
+    let start = bytes.start / BLOCK_BYTES * BLOCK_BYTES;
+    if let Err(error) = map.advise_range(advice, start, bytes.end - start) {
+        tracing::debug!(%error, ?advice, "not heeded");
     }
 }
 

@@ -48,6 +48,7 @@ impl ReadPlan {
         let mut left = self.bytes_max;
         let mut entries = Vec::new();
         for span in &self.spans {
+            span.source.ahead(u64::from(span.place.offset()));
             if !span.read(self.group, &mut left, &mut entries)? {
                 break;
             }

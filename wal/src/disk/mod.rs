@@ -171,6 +171,9 @@ pub trait SegmentReader: Send + Sync {
     /// # Errors
     /// Whatever the file gives; bytes behind its end are an error.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// Somebody reads on from here, one byte after the other. Best effort.
+    fn ahead(&self, _offset: u64) {}
 }
 
 /// Where a log is kept. One stream's: one log owns it.

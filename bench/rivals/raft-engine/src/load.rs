@@ -6,7 +6,8 @@
 //! Fails:  with the first error of the log.
 //!
 //! The loop is closed: a writer has one write outstanding. What a writer waits is therefore what a proposer
-//! would wait that has nothing else to do.
+//! would wait that has nothing else to do. A writer that is alone works where the log does: raft-engine's on its own
+//! thread, which leads the write; this log's on the thread that owns the log, as the connections of a shard do.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -27,8 +28,11 @@ pub(crate) struct Shape {
 
 /// A log under load.
 pub(crate) trait Log: Sync {
-    /// What one thread writes through, to a group of its own.
+    /// What one of several threads writes through, to a group of its own.
     fn writer(&self, group: u64, shape: Shape) -> Box<dyn Writer + Send + '_>;
+
+    /// Runs the only writer there is on the thread that serves this log best.
+    fn alone(&self, group: u64, shape: Shape, work: Work) -> io::Result<Done>;
 
     /// Nobody needs entries below `next[group]` any more: gives their room back.
     fn release(&mut self, next: &[u64]) -> io::Result<()>;
@@ -40,6 +44,10 @@ pub(crate) trait Writer {
     fn write(&mut self, first: u64) -> io::Result<()>;
 }
 
+/// A writer's loop, from the index it begins at to the one it ends at, with the times of its writes.
+pub(crate) type Work = Box<dyn FnOnce(&mut dyn Writer) -> io::Result<Done> + Send>;
+pub(crate) type Done = (u64, Histogram<u64>);
+
 /// What one round measured.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Sample {
@@ -49,35 +57,27 @@ pub(crate) struct Sample {
 }
 
 /// Runs one round. `next` is the index each group goes on at, and is moved on.
-#[expect(clippy::disallowed_methods, reason = "a clock is what a bench is for")]
 pub(crate) fn round(
     log: &dyn Log,
     shape: Shape,
     seconds: f64,
     next: &mut [u64],
 ) -> io::Result<Sample> {
+    let mut all = histogram();
+    if let ([next, ..], 1) = (&mut *next, shape.writers) {
+        let first = *next;
+        let work = Box::new(move |writer: &mut dyn Writer| write(writer, shape, seconds, first));
+        (*next, all) = log.alone(1, shape, work)?;
+        return Ok(sample(&all, shape, seconds));
+    }
     let start = Barrier::new(shape.writers + 1);
-    let length = Duration::from_secs_f64(seconds);
-    let warm_up = Duration::from_secs_f64(WARM_UP_SECONDS);
     let write = |group: u64, next: &mut u64| -> io::Result<Histogram<u64>> {
-        let mut times = histogram();
         let mut writer = log.writer(group, shape);
         start.wait();
-        let mut before = Instant::now();
-        let measured = before + warm_up..before + warm_up + length;
-        while before < measured.end {
-            writer.write(*next)?;
-            *next += shape.entries as u64;
-            let after = Instant::now();
-            if measured.contains(&after) {
-                let nanoseconds = u64::try_from((after - before).as_nanos());
-                times.saturating_record(nanoseconds.map_err(io::Error::other)?);
-            }
-            before = after;
-        }
+        let times;
+        (*next, times) = write(&mut *writer, shape, seconds, *next)?;
         Ok(times)
     };
-    let mut all = histogram();
     std::thread::scope(|scope| -> io::Result<()> {
         let threads: Vec<_> = next[..shape.writers]
             .iter_mut()
@@ -95,12 +95,36 @@ pub(crate) fn round(
         }
         Ok(())
     })?;
-    let microseconds = |quantile| all.value_at_quantile(quantile) as f64 / 1e3;
-    Ok(Sample {
-        entries_per_second: all.len() as f64 * shape.entries as f64 / seconds,
+    Ok(sample(&all, shape, seconds))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a clock is what a bench is for")]
+fn write(writer: &mut dyn Writer, shape: Shape, seconds: f64, first: u64) -> io::Result<Done> {
+    let mut times = histogram();
+    let mut next = first;
+    let mut before = Instant::now();
+    let warm = before + Duration::from_secs_f64(WARM_UP_SECONDS);
+    let measured = warm..warm + Duration::from_secs_f64(seconds);
+    while before < measured.end {
+        writer.write(next)?;
+        next += shape.entries as u64;
+        let after = Instant::now();
+        if measured.contains(&after) {
+            let nanoseconds = u64::try_from((after - before).as_nanos());
+            times.saturating_record(nanoseconds.map_err(io::Error::other)?);
+        }
+        before = after;
+    }
+    Ok((next, times))
+}
+
+fn sample(times: &Histogram<u64>, shape: Shape, seconds: f64) -> Sample {
+    let microseconds = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
+    Sample {
+        entries_per_second: times.len() as f64 * shape.entries as f64 / seconds,
         p50_us: microseconds(0.5),
         p99_us: microseconds(0.99),
-    })
+    }
 }
 
 /// Bytes that do not compress, from a seed.

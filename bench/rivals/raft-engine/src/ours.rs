@@ -8,9 +8,9 @@
 //! Writers that hand over in the same *epoch* sleep at the same gate, so that one call wakes them all. An epoch
 //! ends when the log's thread takes it, or when it holds as much as a batch should.
 
-use crate::load::{Log, Shape, Writer, noise};
+use crate::load::{Done, Log, Shape, Work, Writer, noise};
 use crate::sleeper::Sleeper;
-use crate::tenants::Tenants;
+use crate::tenants::{Reader, Tenants};
 use bytes::Bytes;
 use logdrive_raft::{Entry, EntryKind, GroupId, LogIndex, NodeId, Term, WriteId};
 use logdrive_wal::{Append, Completed, Config, Home, Wal};
@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -44,8 +45,9 @@ impl Ours {
             waiting: Mutex::new(Waiting { epoch: 1, bytes: 0, writes: Vec::new() }),
             wanted: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            guest: Mutex::new(None),
             gates: Default::default(),
-            sleeper: Sleeper::new()?,
+            sleeper: Arc::new(Sleeper::new()?),
         });
         let shared = Arc::clone(&desk);
         let (opened_in, opened) = std::sync::mpsc::sync_channel(1);
@@ -77,10 +79,15 @@ impl Drop for Ours {
 
 impl Log for Ours {
     fn writer(&self, group: u64, shape: Shape) -> Box<dyn Writer + Send + '_> {
-        let payloads = (0..shape.entries as u64)
-            .map(|at| Bytes::from(noise(group << 32 | at, shape.payload)))
-            .collect();
-        Box::new(OurWriter { desk: &self.desk, group: GroupId(group), payloads })
+        Box::new(OurWriter { desk: &self.desk, script: Script::new(group, shape) })
+    }
+
+    fn alone(&self, group: u64, shape: Shape, work: Work) -> io::Result<Done> {
+        let (done, wait) = sync_channel(1);
+        let guest = Guest { script: Script::new(group, shape), work, done };
+        *self.desk.guest.lock().expect("nobody panics here") = Some(guest);
+        self.desk.sleeper.kick()?;
+        wait.recv().map_err(io::Error::other)?
     }
 
     /// The log's thread does it whenever a segment is full.
@@ -89,14 +96,21 @@ impl Log for Ours {
     }
 }
 
-struct OurWriter<'a> {
-    desk: &'a Desk,
+/// What a writer writes.
+struct Script {
     group: GroupId,
     payloads: Vec<Bytes>,
 }
 
-impl Writer for OurWriter<'_> {
-    fn write(&mut self, first: u64) -> io::Result<()> {
+impl Script {
+    fn new(group: u64, shape: Shape) -> Self {
+        let payloads = (0..shape.entries as u64)
+            .map(|at| Bytes::from(noise(group << 32 | at, shape.payload)))
+            .collect();
+        Self { group: GroupId(group), payloads }
+    }
+
+    fn entries(&self, first: u64) -> Vec<Entry> {
         let entry = |(index, payload): (u64, &Bytes)| Entry {
             term: Term(1),
             index: LogIndex(index),
@@ -104,9 +118,53 @@ impl Writer for OurWriter<'_> {
             checksum: logdrive_wal::checksum(payload),
             payload: payload.clone(),
         };
-        let entries = (first..).zip(&self.payloads).map(entry).collect();
-        let epoch = self.desk.hand_over(self.group, entries)?;
+        (first..).zip(&self.payloads).map(entry).collect()
+    }
+}
+
+struct OurWriter<'a> {
+    desk: &'a Desk,
+    script: Script,
+}
+
+impl Writer for OurWriter<'_> {
+    fn write(&mut self, first: u64) -> io::Result<()> {
+        let epoch = self.desk.hand_over(self.script.group, self.script.entries(first))?;
         self.desk.wait(epoch)
+    }
+}
+
+/// A writer that is alone, and works on the log's thread.
+struct Guest {
+    script: Script,
+    work: Work,
+    done: SyncSender<io::Result<Done>>,
+}
+
+struct GuestWriter<'a, 'b> {
+    clerk: &'a mut Clerk<'b>,
+    script: Script,
+}
+
+impl Writer for GuestWriter<'_, '_> {
+    fn write(&mut self, first: u64) -> io::Result<()> {
+        let entries = self.script.entries(first);
+        let last = entries.last().expect("a write has entries").index;
+        self.clerk.append_one(self.script.group, &entries)?;
+        self.clerk.wal.submit(0).map_err(io::Error::other)?;
+        loop {
+            self.clerk.wal.poll(0, &mut self.clerk.completed).map_err(io::Error::other)?;
+            let mut is_durable = false;
+            for batch in self.clerk.completed.drain(..) {
+                is_durable |= batch.durable.iter().any(|durable| durable.upto().0 == last.0);
+                self.clerk.tenants.note(&mut self.clerk.wal, &batch)?;
+            }
+            self.clerk.reader.tidy(&mut self.clerk.wal)?;
+            if is_durable {
+                return Ok(());
+            }
+            self.clerk.desk.sleeper.sleep()?;
+        }
     }
 }
 
@@ -119,7 +177,8 @@ struct Desk {
     ended: AtomicBool,
     /// Epochs take turns at the gates. A gate shows the newest epoch of its own that is durable.
     gates: [Gate; GATES],
-    sleeper: Sleeper,
+    guest: Mutex<Option<Guest>>,
+    sleeper: Arc<Sleeper>,
 }
 
 #[derive(Default)]
@@ -209,6 +268,7 @@ struct Clerk<'a> {
     writes: Vec<Write>,
     completed: Vec<Completed>,
     tenants: Tenants,
+    reader: Reader,
     /// The epoch each group waits in, by its number.
     epochs: Vec<u32>,
     /// Epochs in the log that are not durable, oldest first, with how many of their writes are not.
@@ -225,6 +285,7 @@ impl<'a> Clerk<'a> {
             writes: Vec::new(),
             completed: Vec::new(),
             tenants: Tenants::default(),
+            reader: Reader::start(Arc::clone(&desk.sleeper))?,
             epochs: Vec::new(),
             open: VecDeque::new(),
         })
@@ -240,7 +301,10 @@ impl<'a> Clerk<'a> {
                 self.wal.submit(0).map_err(io::Error::other)?;
             }
             self.wake()?;
-            Tenants::tidy(&mut self.wal)?;
+            self.reader.tidy(&mut self.wal)?;
+            if let Some(guest) = self.desk.guest.lock().expect("nobody panics here").take() {
+                self.serve_alone(guest);
+            }
             if self.wal.has_slot() {
                 self.desk.wanted.store(true, Ordering::SeqCst);
                 if !self.desk.is_idle() {
@@ -257,7 +321,8 @@ impl<'a> Clerk<'a> {
     }
 
     fn append(&mut self) -> io::Result<()> {
-        for write in self.writes.drain(..) {
+        let mut writes = std::mem::take(&mut self.writes);
+        for write in writes.drain(..) {
             let group = number(write.group);
             if self.epochs.len() <= group {
                 self.epochs.resize(group + 1, 0);
@@ -267,17 +332,23 @@ impl<'a> Clerk<'a> {
                 Some((epoch, writes)) if *epoch == write.epoch => *writes += 1,
                 _ => self.open.push_back((write.epoch, 1)),
             }
-            let last = write.entries.last().expect("a write has entries").index;
-            let append = Append {
-                group: write.group,
-                write: WriteId(last.0),
-                membership: None,
-                hard_state: None,
-                entries: &write.entries,
-            };
-            self.wal.append(&append).map_err(io::Error::other)?;
+            self.append_one(write.group, &write.entries)?;
         }
+        self.writes = writes;
         Ok(())
+    }
+
+    fn append_one(&mut self, group: GroupId, entries: &[Entry]) -> io::Result<()> {
+        let last = entries.last().expect("a write has entries").index;
+        let write = WriteId(last.0);
+        let append = Append { group, write, membership: None, hard_state: None, entries };
+        self.wal.append(&append).map_err(io::Error::other)
+    }
+
+    fn serve_alone(&mut self, guest: Guest) {
+        let Guest { script, work, done } = guest;
+        // Whoever waits for it has ended otherwise.
+        let _ = done.send(work(&mut GuestWriter { clerk: self, script }));
     }
 
     /// Wakes the writers whose whole epoch is durable.

@@ -9,7 +9,7 @@
 //! written, as a node does that has run for a while (off by default, and slower then); no compression, because
 //! the payloads do not compress.
 
-use crate::load::{Log, Shape, Writer, noise};
+use crate::load::{Done, Log, Shape, Work, Writer, noise};
 use protobuf::descriptor::UninterpretedOption;
 use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
 use std::io;
@@ -50,6 +50,10 @@ impl Log for Rival {
             entries: entries.collect(),
             batch: LogBatch::default(),
         })
+    }
+
+    fn alone(&self, group: u64, shape: Shape, work: Work) -> io::Result<Done> {
+        work(&mut *self.writer(group, shape))
     }
 
     fn release(&mut self, next: &[u64]) -> io::Result<()> {

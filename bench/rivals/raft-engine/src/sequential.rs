@@ -11,7 +11,7 @@
 use crate::load::noise;
 use crate::ours::create;
 use crate::sleeper::Sleeper;
-use crate::tenants::Tenants;
+use crate::tenants::{Reader, Tenants};
 use bytes::Bytes;
 use logdrive_raft::{Entry, EntryKind, GroupId, LogIndex, Term, WriteId};
 use logdrive_wal::{Append, BLOCK_BYTES, Home, Wal};
@@ -21,6 +21,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,8 @@ impl Raw {
 /// A log whose batches are all of one size.
 pub(crate) struct Large {
     wal: Wal,
-    sleeper: Sleeper,
+    sleeper: Arc<Sleeper>,
+    reader: Reader,
     tenants: Tenants,
     entry: Entry,
     depth: usize,
@@ -91,7 +93,7 @@ impl Large {
         let (home, mut config) = create(dir, Some(depth))?;
         config.batch_bytes_max = u32::try_from(bytes).map_err(io::Error::other)?;
         let (wal, _) = Wal::open(config).map_err(io::Error::other)?;
-        let sleeper = Sleeper::new()?;
+        let sleeper = Arc::new(Sleeper::new()?);
         sleeper.watch(&wal)?;
         // What is left of a block is for the headers: the batch fills its last block.
         let payload = Bytes::from(noise(2, (bytes - BLOCK_BYTES) / BATCH_ENTRIES));
@@ -102,7 +104,8 @@ impl Large {
             checksum: logdrive_wal::checksum(&payload),
             payload,
         };
-        Ok(Self { wal, sleeper, tenants: Tenants::default(), entry, depth, _home: home })
+        let reader = Reader::start(Arc::clone(&sleeper))?;
+        Ok(Self { wal, sleeper, reader, tenants: Tenants::default(), entry, depth, _home: home })
     }
 
     /// Appends entry by entry, always so much that two batches wait for a slot: a batch is closed when it is full.
@@ -148,7 +151,7 @@ impl Large {
         for batch in &completed {
             self.tenants.note(&mut self.wal, batch)?;
         }
-        Tenants::tidy(&mut self.wal)?;
+        self.reader.tidy(&mut self.wal)?;
         Ok(completed.iter().flat_map(|batch| &batch.durable).map(|durable| durable.upto().0).max())
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! In:     batches that became durable; a write's id is its last entry's index.
 //! Out:    [`Wal::release`] for every group when a segment is full, [`Wal::maintain`].
-//! Cost:   a record per group and segment.
+//! Cost:   a record per group and segment; a thread that reads what is to be carried, as a node has one.
 //! Fails:  with the log's error.
 
+use crate::sleeper::Sleeper;
 use logdrive_raft::{LogIndex, Term};
-use logdrive_wal::{Completed, Wal};
+use logdrive_wal::{CarryDone, CarryPlan, Completed, Wal};
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// The last durable entry of each group.
 #[derive(Default)]
@@ -26,11 +29,36 @@ impl Tenants {
         }
         Ok(())
     }
+}
 
-    /// What is still needed of a full segment then is at most a write of each group: it is carried here and now.
-    pub(crate) fn tidy(wal: &mut Wal) -> io::Result<()> {
+/// The thread that reads what the log carries. It ends with its owner.
+pub(crate) struct Reader {
+    plans: SyncSender<CarryPlan>,
+    done: Receiver<CarryDone>,
+}
+
+impl Reader {
+    pub(crate) fn start(sleeper: Arc<Sleeper>) -> io::Result<Self> {
+        // A log has one plan out at a time.
+        let (plans, plans_out) = sync_channel::<CarryPlan>(1);
+        let (done_in, done) = sync_channel(1);
+        std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
+            while let Ok(plan) = plans_out.recv() {
+                if done_in.send(plan.run()).is_err() || sleeper.kick().is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { plans, done })
+    }
+
+    /// What is still needed of a full segment is at most a write of each group: it is carried.
+    pub(crate) fn tidy(&mut self, wal: &mut Wal) -> io::Result<()> {
+        if let Ok(done) = self.done.try_recv() {
+            wal.carried(done).map_err(io::Error::other)?;
+        }
         if let Some(plan) = wal.maintain().map_err(io::Error::other)? {
-            wal.carried(plan.run()).map_err(io::Error::other)?;
+            self.plans.send(plan).map_err(io::Error::other)?;
         }
         Ok(())
     }
