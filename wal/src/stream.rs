@@ -761,6 +761,7 @@ impl Wal {
                     self.made = segment;
                     self.no_space = false;
                     if origin == SegmentOrigin::Recycled {
+                        logdrive_raft::reached!("segment made of one given back");
                         self.metrics.recycled += 1;
                         self.free_segments -= 1;
                     }

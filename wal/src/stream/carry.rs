@@ -166,6 +166,7 @@ impl Wal {
                 usize::try_from(first.index.entries_until(index)).expect("inside a record")
             };
             let entries = &part.entries[at(live.first)..=at(live.last)];
+            logdrive_raft::reached!("entries carried forward");
             self.append_run(part.group, entries, Some(part.from))?;
         }
         Ok(())
@@ -255,6 +256,7 @@ impl Wal {
             if logdrive_raft::bug!("space_without_carrying_the_vote") {
                 break;
             }
+            logdrive_raft::reached!("hard state or membership carried forward");
             bytes += small.record_bytes() as u64;
             self.append_small(group, small)?;
         }
@@ -314,6 +316,7 @@ impl Wal {
 
     pub(super) fn retired(&mut self, segment: SegmentSeq) {
         tracing::debug!(?segment, "given up");
+        logdrive_raft::reached!("segment given back");
         self.metrics.retired += 1;
         self.leaving.pop_front().expect("an order was given");
         self.keep_spares();
