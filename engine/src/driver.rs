@@ -57,6 +57,7 @@ pub(crate) struct Setup {
     pub(crate) index: usize,
     pub(crate) node: Arc<Shared>,
     pub(crate) timing: Timing,
+    pub(crate) heartbeat_ns: u64,
     /// A silence of the disk after which the groups here lead nothing.
     pub(crate) stall_resign_ns: u64,
     pub(crate) seed: u64,
@@ -148,7 +149,7 @@ pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
         stopping: Cell::new(false),
         stopped: tokio::sync::Notify::new(),
         seal_look: Cell::new(false),
-        turn: RefCell::new(Turn::new(shard, wal, setup.stall_resign_ns)),
+        turn: RefCell::new(Turn::new(shard, wal, setup.heartbeat_ns, setup.stall_resign_ns)),
         peers: RefCell::default(),
         reader,
         node: node.clone(),

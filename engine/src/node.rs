@@ -136,6 +136,7 @@ impl Node {
                 index: shard as usize,
                 node: node.clone(),
                 timing,
+                heartbeat_ns: u64::try_from(config.heartbeat.as_nanos()).unwrap_or(u64::MAX),
                 stall_resign_ns: limits.resign_ns,
                 seed: seed.wrapping_add(u64::from(shard)),
                 wal,

@@ -17,7 +17,8 @@ use logdrive_wal::{
 };
 use std::collections::VecDeque;
 
-/// However busy the disk, owed work leaves after this long.
+/// However busy the disk, owed work leaves after this long, or after a heartbeat's time if that is less: what is held
+/// up for an election timeout by a leader or its followers costs the leadership.
 const GIVE_OUT_NS_MAX: u64 = 20_000_000;
 
 /// A log with nothing to write for one to two of these is sealed (FAULTS' rule 22).
@@ -80,6 +81,8 @@ pub(crate) struct Turn {
     /// What the log wants read, if there was no room for it yet.
     carry: Option<ReadTask>,
     given_out_at: u64,
+    /// How long owed work may wait for a write slot.
+    give_out_ns: u64,
     /// Where the unsealed log ended when it was last looked at, and when that was.
     idle: (Position, u64),
     disk_silence: Silence,
@@ -94,7 +97,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    pub(crate) fn new(shard: Shard, wal: Wal, resign_ns: u64) -> Self {
+    pub(crate) fn new(shard: Shard, wal: Wal, heartbeat_ns: u64, resign_ns: u64) -> Self {
         Self {
             round: shard.round(),
             shard: shard.with_entry_bytes_max(wal.entry_bytes_max()),
@@ -106,6 +109,7 @@ impl Turn {
             reads: VecDeque::new(),
             carry: None,
             given_out_at: 0,
+            give_out_ns: GIVE_OUT_NS_MAX.min(heartbeat_ns),
             idle: (Position::ZERO, 0),
             disk_silence: Silence::new(resign_ns),
             resign_ns,
@@ -225,7 +229,7 @@ impl Turn {
     /// frees a slot is followed by a turn. A stuck disk must not silence votes and heartbeats at once.
     fn is_due(&mut self, now: u64) -> bool {
         let due = self.wal.as_ref().is_none_or(Wal::has_slot)
-            || now.saturating_sub(self.given_out_at) >= GIVE_OUT_NS_MAX;
+            || now.saturating_sub(self.given_out_at) >= self.give_out_ns;
         if due {
             self.given_out_at = now;
         }

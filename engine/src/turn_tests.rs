@@ -103,7 +103,8 @@ impl Trio {
             let platter = SimPlatter::new(seed ^ id.get(), &identity, 0);
             let wal = open(&platter, &identity).0;
             let shard = Shard::new(id, &ids, TIMING, seed);
-            let mut turn = Turn::new(shard, wal, RESIGN_TICKS * TICK_NS);
+            let mut turn =
+                Turn::new(shard, wal, TIMING.heartbeat_ticks * TICK_NS, RESIGN_TICKS * TICK_NS);
             let founded = founded(GROUP, &ids, id == ids[0]);
             turn.add(founded, Box::new(Forgetful)).unwrap();
             ids.iter().for_each(|peer| turn.shard.peer_up(*peer));
@@ -477,6 +478,26 @@ fn d1_a_follower_whose_disk_is_stuck_holds_up_nobody_and_promises_nothing() {
                     if match_index > trio.status(stuck).unwrap().durable))
     });
     assert!(!accepted);
+}
+
+/// The simulator's seed 273: while every write slot was taken, what a node owed left it every 20 ms, whatever its
+/// timing. With an election timeout of as much, heartbeats and their answers came too late, and no leader lasted
+/// until the disks had caught up.
+#[test]
+fn d1_followers_whose_write_slots_are_all_taken_answer_heartbeats_in_time() {
+    let mut trio = Trio::new(9);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let leader = trio.leader().unwrap();
+    let term = trio.status(leader).unwrap().term;
+    for at in (0..3).filter(|at| *at != leader) {
+        trio.nodes[at].is_stuck = true;
+    }
+    for _ in 0..10 * TIMING.election_ticks {
+        trio.propose(leader);
+        trio.step();
+        let status = trio.status(leader).unwrap();
+        assert_eq!((status.role, status.term), (Role::Leader, term), "at {}", trio.now);
+    }
 }
 
 /// Invariant 19, and 2 and 9 at the moment of the failure: whatever left the node before its log failed is on its

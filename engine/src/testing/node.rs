@@ -189,7 +189,8 @@ impl SimNode {
             Timing { election_ticks: shape.election_ticks, heartbeat_ticks: shape.heartbeat_ticks };
         // Two election timeouts, as in a real node.
         let resign_ns = 2 * shape.election_ticks * STEP_NS;
-        let mut turn = Turn::new(Shard::new(self.id, &shape.nodes, timing, seed), wal, resign_ns);
+        let shard = Shard::new(self.id, &shape.nodes, timing, seed);
+        let mut turn = Turn::new(shard, wal, shape.heartbeat_ticks * STEP_NS, resign_ns);
         let mut found: BTreeMap<GroupId, RecoveredGroup> =
             recovered.groups.into_iter().map(|group| (group.group, group)).collect();
         let mut states = Vec::new();

@@ -24,11 +24,11 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
     let needed = ghost.majority() - 1;
     let Some(at) = heard.len().checked_sub(needed).filter(|_| needed > 0) else { return Ok(()) };
     let silent = replica.clock.saturating_sub(heard[at]);
-    // Ticks are looked at when a turn gives out, which a stalled disk delays by up to 20 ms (`turn.rs`).
+    // Ticks are looked at when a turn gives out, which a busy disk delays by up to a heartbeat (`turn.rs`).
     require(silent <= ghost.election_ticks + DELAY_TICKS, || {
         format!("{node:?} leads {group:?} and has heard no majority for {silent} of its ticks")
     })
 }
 
-/// A give-out's delay by the fastest clock, and a turn on either side of the timeout.
-const DELAY_TICKS: u64 = 24 + 8;
+/// The longest heartbeat by the fastest clock, and a turn on either side of the timeout.
+const DELAY_TICKS: u64 = 5 + 8;
