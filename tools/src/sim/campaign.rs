@@ -151,6 +151,8 @@ fn report(sum: &Sum, first: u64, took: Duration) -> Result<(), Box<dyn Error>> {
         counts.refused,
         counts.unknown,
     )?;
+    let judged = coverage.0.get("history of a register judged").copied().unwrap_or(0);
+    writeln!(out, "{judged} histories of registers judged, none given up")?;
     writeln!(out, "reached:")?;
     for (place, count) in &coverage.0 {
         let file = PLACES.iter().find(|(name, _)| name == place).map_or("", |(_, file)| file);
