@@ -62,6 +62,10 @@ fn w1_p4_n8_every_invariant_holds_through_faults_and_everything_heals() {
     assert!(counts.acknowledged > 100 * count, "{counts:?}");
     assert!(counts.crashes > 5 * count && counts.elections > 5 * count, "{counts:?}");
     assert!(counts.unknown > count && counts.faults > 20 * count, "{counts:?}");
+    // Nor does one whose disks keep what they were not told to sync: an earlier one did, and everything passed.
+    let reached = |place| coverage.0.get(place).copied().unwrap_or(0);
+    assert!(reached("unsynced sector lost with the power") > 4 * count, "{coverage:?}");
+    assert!(reached("torn tail cut") > count / 4, "{coverage:?}");
     if count >= 1000 {
         assert!(coverage.holes().is_empty(), "never reached: {:?}", coverage.holes());
     }

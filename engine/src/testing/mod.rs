@@ -21,6 +21,8 @@ mod linearizable;
 mod machine;
 mod network;
 mod node;
+#[cfg(test)]
+mod power_tests;
 mod random;
 mod run;
 mod shape;

@@ -695,9 +695,9 @@ impl Platter {
         }
         flying.append(&mut self.late);
         for (inode, at, bytes) in flying {
-            if keep(Unsynced::Sector(self.segment_of(inode), at as u64))
-                && let Some(file) = self.files.get_mut(&inode)
-            {
+            if !keep(Unsynced::Sector(self.segment_of(inode), at as u64)) {
+                logdrive_raft::reached!("unsynced sector lost with the power");
+            } else if let Some(file) = self.files.get_mut(&inode) {
                 file.land(at, &bytes);
             }
         }
