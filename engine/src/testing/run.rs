@@ -32,13 +32,13 @@ use std::{
 
 /// Steps with faults.
 pub(super) const STORM_STEPS: u64 = 600;
-/// Steps in which everything must heal, besides some for the election timeout.
+/// Steps in which everything must heal, besides some for the election timeout, and what disks have to write
+/// ([`Run::backlog_steps`]).
 const PEACE_STEPS: u64 = 150;
-/// At most so many times that, for a group that serves nobody yet: votes wait behind what the storm left a
-/// disk to write, for longer than an election's timeout if batches are small.
-const PEACE_STRETCH: u64 = 4;
 /// Steps without proposals in which everyone must have caught up: a burst may be left to write.
 const CATCH_UP_STEPS: u64 = 600;
+/// Of an entry on disk besides its payload's padding, about: headers, the serial, a register's operation.
+const ENTRY_BYTES_MORE: u64 = 128;
 /// Steps in which nothing may change any more.
 const SILENT_STEPS: u64 = 80;
 
@@ -128,7 +128,9 @@ impl<'a> Run<'a> {
         }
         self.heal();
         let peace = PEACE_STEPS + 8 * self.shape.election_ticks;
-        for n in 0..PEACE_STRETCH * peace {
+        let backlog = self.backlog_steps();
+        self.note(|| format!("disks have {backlog} steps to write"));
+        for n in 0..peace + backlog {
             if n >= peace && self.served().values().all(|served| *served > 0) {
                 break;
             }
@@ -418,6 +420,25 @@ impl<'a> Run<'a> {
             node.starts_at = 0;
         }
         self.healed_at = Some(self.calls.len());
+    }
+
+    /// How long the slowest disk writes, at most, until its node has what any node has: a vote waits behind all that.
+    /// In peace a disk finishes a write in every step, and a segment's making takes another; the window and the
+    /// memory of a leader are large enough to keep it busy.
+    fn backlog_steps(&self) -> u64 {
+        let entry_bytes = self.shape.payload_max + ENTRY_BYTES_MORE;
+        let per_batch = (u64::from(self.shape.batch_bytes_max) / entry_bytes).max(1);
+        let steps_of = |node: &SimNode| {
+            let missing = |group: &GroupId| {
+                let logs = self.ghost.replicas.iter().filter(|((_, of), _)| of == group);
+                let longest = logs.map(|(_, replica)| replica.state.log.len()).max().unwrap_or(0);
+                let own = self.ghost.replicas.get(&(node.id, *group));
+                longest.saturating_sub(own.map_or(0, |replica| replica.durable.log.len())) as u64
+            };
+            let entries: u64 = self.shape.groups.iter().map(missing).sum();
+            entries.div_ceil(per_batch) + (entries * entry_bytes).div_ceil(self.shape.segment_bytes)
+        };
+        self.nodes.iter().filter(|node| !node.lost).map(steps_of).max().unwrap_or(0)
     }
 
     /// Commands of each group acknowledged since the healing began.
