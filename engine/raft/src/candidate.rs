@@ -147,6 +147,9 @@ impl Raft {
         let own = self.voters_log();
         let is_free = is_free || crate::bug!("votes_twice");
         if !is_free || !(m.last_log.is_up_to_date_with(own) || crate::bug!("vote_for_any_log")) {
+            if is_free && m.last_log.is_up_to_date_with(self.log.durable_id()) {
+                crate::reached!("vote refused for entries not yet durable");
+            }
             self.refuse_vote(from);
             return;
         }

@@ -111,6 +111,16 @@ impl Raft {
         }
     }
 
+    /// True if `result`, were it an answer to this term, could commit something of it.
+    pub(crate) fn would_count(&self, result: AppendResult) -> bool {
+        match (&self.state, result) {
+            (State::Leader(leader), AppendResult::Accepted { match_index }) => {
+                match_index >= leader.term_first
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn on_append_reply(&mut self, from: NodeId, result: AppendResult) {
         let State::Leader(leader) = &mut self.state else { return };
         let now = self.now;

@@ -348,6 +348,9 @@ impl Raft {
             Message::RequestVote(_) => self.refuse_vote(from),
             Message::AppendEntries(m) => self.refuse_append(from, m.prev_log),
             Message::Heartbeat(_) => self.answer_heartbeat(from),
+            Message::AppendReply(m) if self.would_count(m.result) => {
+                crate::reached!("acknowledgement of an earlier term not counted");
+            }
             // Answers to what we asked in an older term; nobody waits for them.
             _ => {}
         }

@@ -92,19 +92,14 @@ pub const ALL: &[Bug] = &[
     ),
     bug("damage_passed_over", 400, "a damaged batch is left out, and its groups go on (rule 24)"),
     bug("batch_checksum_not_looked_at", 60, "recovery takes a batch whose body fails its checksum"),
-    bug("recovery_keeps_the_first_vote", 60, "recovery takes the first hard state, not the last"),
-];
-
-/// Mutations of the Raft core that whole clusters do not reach within their seeds; replicas alone do, in the
-/// directed transcripts (`engine/raft/tests/scripts`), then in their random runs (`engine/raft/tests/random.rs`).
-pub const OF_THE_CORE: &[Bug] = &[
-    bug("old_terms_ack_counts", 400, "an acknowledgement of an earlier term is counted"),
-    bug("vote_by_durable_log", 400, "votes are decided by the durable log (rule 10)"),
+    bug("old_terms_ack_counts", 200, "an acknowledgement of an earlier term is counted"),
+    bug("vote_by_durable_log", 200, "votes are decided by the durable log (rule 10)"),
     bug(
         "aba_completion",
         400,
         "a finished write vouches for an entry that was replaced and put back (W14)",
     ),
+    bug("recovery_keeps_the_first_vote", 60, "recovery takes the first hard state, not the last"),
 ];
 
 /// Mutations of the log that its own histories catch: `wal/tests/model.rs`, which gives space back.

@@ -137,6 +137,23 @@ pub(super) struct Replica {
 }
 
 impl Replica {
+    /// True if `change` brings back an entry that was replaced before its own write was done (FAULTS.md W14).
+    fn puts_back(&self, change: &Change) -> bool {
+        let mut index = change.first;
+        change.entries.iter().any(|mark| {
+            let at = index;
+            index = index.next();
+            let had = |before: &Change| {
+                let place = at.get().checked_sub(before.first.get());
+                let place = place.and_then(|place| usize::try_from(place).ok());
+                place.and_then(|place| before.entries.get(place)) == Some(mark)
+            };
+            self.state.log.get(place(at)) != Some(mark)
+                && !self.ever_durable.contains(&(at, mark.term))
+                && self.changes.iter().any(had)
+        })
+    }
+
     pub(super) fn leads(&self) -> Option<Term> {
         self.status.filter(|status| status.role == Role::Leader).map(|status| status.term)
     }
@@ -264,6 +281,11 @@ impl Ghost {
                     let lower =
                         replica.replaced.map_or(change.first, |index| index.min(change.first));
                     replica.replaced = Some(lower);
+                    if replica.puts_back(change) {
+                        logdrive_raft::reached!(
+                            "entry put back while its first write is under way"
+                        );
+                    }
                 }
                 apply(&mut replica.state, change);
                 replica.changes.push(change.clone());

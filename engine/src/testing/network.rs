@@ -7,7 +7,7 @@
 use super::random::Random;
 use crate::{GroupId, NodeId};
 use bytes::{Bytes, BytesMut};
-use logdrive_raft::Message;
+use logdrive_raft::{AppendReply, AppendResult, Message};
 use std::collections::{BTreeMap, VecDeque};
 
 /// How bad the network is.
@@ -61,6 +61,10 @@ pub(super) struct Network {
     clogged: Vec<Trouble>,
     /// Appends to anybody but this node are lost, up to a step.
     appends_only_to: Option<(NodeId, u64)>,
+    /// Acknowledgements arrive again at whoever leads a later term, up to a step.
+    echo_until: u64,
+    /// The highest of each, by who sent it to whom of which group, with its term.
+    echoes: BTreeMap<(NodeId, NodeId, GroupId), Message>,
     /// Frames of the past, to be repeated.
     past: VecDeque<Frame>,
 }
@@ -75,6 +79,8 @@ impl Network {
             cut: Vec::new(),
             clogged: Vec::new(),
             appends_only_to: None,
+            echo_until: 0,
+            echoes: BTreeMap::new(),
             past: VecDeque::new(),
         }
     }
@@ -89,6 +95,9 @@ impl Network {
     ) {
         if self.appends_only_to.is_some_and(|(only, until)| only != to && now < until) {
             messages.retain(|(_, message)| !matches!(message, Message::AppendEntries(_)));
+        }
+        if now < self.echo_until {
+            self.echo_to(now, random, from, to, messages);
         }
         let mut body = BytesMut::new();
         for (group, message) in messages.drain(..) {
@@ -147,6 +156,55 @@ impl Network {
         self.appends_only_to = Some((node, now + steps));
     }
 
+    /// Acknowledgements arrive again at leaders of later terms, for so many steps.
+    pub(super) fn echo(&mut self, now: u64, steps: u64) {
+        self.echo_until = now + steps;
+        self.echoes.clear();
+    }
+
+    /// Keeps acknowledgements that `from` sends; when it appends as a leader, those that reached it in an earlier
+    /// term, or should have, do it once more.
+    fn echo_to(
+        &mut self,
+        now: u64,
+        random: &mut Random,
+        from: NodeId,
+        to: NodeId,
+        messages: &[(GroupId, Message)],
+    ) {
+        for (group, message) in messages {
+            match message {
+                Message::AppendReply(reply) => {
+                    let AppendResult::Accepted { match_index } = reply.result else { continue };
+                    let kept = self.echoes.entry((from, to, *group));
+                    let kept = kept.or_insert_with(|| message.clone());
+                    if let Message::AppendReply(AppendReply { term, result }) = kept
+                        && let AppendResult::Accepted { match_index: highest } = result
+                        && (reply.term, match_index) > (*term, *highest)
+                    {
+                        *kept = message.clone();
+                    }
+                }
+                Message::AppendEntries(append) => {
+                    let of = |key: &(NodeId, NodeId, GroupId), said: &Message| {
+                        key.1 == from && key.2 == *group && said.term() < append.term
+                    };
+                    let old: Vec<_> =
+                        self.echoes.extract_if(.., |key, said| of(key, said)).collect();
+                    for ((sender, leader, group), said) in old {
+                        let mut body = BytesMut::new();
+                        logdrive_net::codec::encode(&mut body, group, &said);
+                        let frame = Frame { from: sender, to: leader, body: body.freeze() };
+                        for later in [1, 3, 9] {
+                            self.put(now + 1 + random.below(later), frame.clone());
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Other weather for so many steps.
     pub(super) fn gust(&mut self, now: u64, weather: Weather, steps: u64) {
         self.gust = Some((weather, now + steps));
@@ -170,6 +228,7 @@ impl Network {
         self.cut.clear();
         self.clogged.clear();
         self.appends_only_to = None;
+        self.echo_until = 0;
         for frame in std::mem::take(&mut self.frames).into_values() {
             self.put(now + 1, frame);
         }

@@ -37,6 +37,8 @@ pub(super) const STORM_STEPS: u64 = 600;
 const PEACE_STEPS: u64 = 150;
 /// Steps without proposals in which everyone must have caught up: a burst may be left to write.
 const CATCH_UP_STEPS: u64 = 600;
+/// A leader that has said its last word pauses for so much longer than the disk it said it to.
+const LAST_WORD_STEPS: u64 = 20;
 /// Of an entry on disk besides its payload's padding, about: headers, the serial, a register's operation.
 const ENTRY_BYTES_MORE: u64 = 128;
 /// Steps in which nothing may change any more.
@@ -59,7 +61,19 @@ pub(super) struct Run<'a> {
     healed_at: Option<usize>,
     /// Leaders pause every so many steps, up to one.
     shuffle: Option<(u64, u64)>,
+    /// Whoever leads is given a command in every step until then.
+    eager_until: u64,
+    /// Faults of the schedule wait until then: one that takes several things in a row has the stage.
+    alone_until: u64,
+    /// What faults have still to do, and when.
+    later: Vec<(u64, Later)>,
     sink: Arc<dyn Completions>,
+}
+
+/// Something that a fault does after a while: to a node, for so many steps.
+enum Later {
+    Pause(usize, u64),
+    Crash(usize, u64),
 }
 
 /// What is left of a run.
@@ -100,6 +114,9 @@ impl<'a> Run<'a> {
             broken: BTreeSet::new(),
             healed_at: None,
             shuffle: None,
+            eager_until: 0,
+            alone_until: 0,
+            later: Vec::new(),
             sink: Arc::new(Nobody),
         }
     }
@@ -220,6 +237,11 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Faults that are due wait for so many steps.
+    pub(super) fn alone(&mut self, steps: u64) {
+        self.alone_until = self.now() + steps;
+    }
+
     /// Appends reach only one node, whose disk is slow, while leaders come and go.
     pub(super) fn shuffle(&mut self, at: usize, steps: u64) {
         let (now, id) = (self.now(), self.nodes[at].id);
@@ -227,6 +249,46 @@ impl<'a> Run<'a> {
         self.world.borrow_mut().network.appends_only_to(now, id, whole);
         self.stall_disk(at, whole);
         self.shuffle = Some((steps, now + whole));
+    }
+
+    /// A group's leader says its last things to one node only, whose disk is slow, and is not heard for a while.
+    pub(super) fn last_word(&mut self, group: usize, to: u64, after: u64, stall: u64) {
+        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let (now, id) = (self.now(), self.nodes[follower].id);
+        self.world.borrow_mut().network.appends_only_to(now, id, after);
+        self.stall_disk(follower, after + stall);
+        self.eager_until = now + after;
+        self.later.push((now + after, Later::Pause(leader, stall + LAST_WORD_STEPS)));
+    }
+
+    /// A group's leader, whose disk is slow, has its entries on one other node only when its power fails; that node is
+    /// not heard for a while. What it has acknowledged arrives at whoever leads then.
+    pub(super) fn forget(&mut self, group: usize, to: u64, after: u64) {
+        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let (now, id) = (self.now(), self.nodes[follower].id);
+        let timeout = self.shape.election_ticks;
+        {
+            let network = &mut self.world.borrow_mut().network;
+            network.appends_only_to(now, id, after);
+            network.echo(now, after + 8 * timeout);
+        }
+        self.stall_disk(leader, after);
+        self.eager_until = now + after;
+        self.later.push((now + after, Later::Crash(leader, 1)));
+        self.later.push((now + after, Later::Pause(follower, 4 * timeout)));
+    }
+
+    /// Who leads a group, as far as is known, and one of the others.
+    fn leader_and_follower(&self, group: usize, other: u64) -> Option<(usize, usize)> {
+        let group = self.shape.groups[group];
+        let leads = |node: &SimNode| {
+            let replica = self.ghost.replicas.get(&(node.id, group));
+            node.running.is_some() && replica.is_some_and(|replica| replica.leads().is_some())
+        };
+        let leader = self.nodes.iter().position(leads)?;
+        let others = self.nodes.len() as u64 - 1;
+        let other = (others > 0).then(|| 1 + other % others)?;
+        Some((leader, (leader + usize::try_from(other).ok()?) % self.nodes.len()))
     }
 
     pub(super) fn stall_disk(&mut self, at: usize, steps: u64) {
@@ -462,7 +524,15 @@ impl<'a> Run<'a> {
         {
             self.pause_leaders(steps);
         }
-        while self.schedule.first().is_some_and(|planned| planned.step <= now) {
+        for (_, later) in self.later.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
+            match later {
+                Later::Pause(at, steps) => self.pause(at, steps),
+                Later::Crash(at, down) => self.crash(at, down),
+            }
+        }
+        while now >= self.alone_until
+            && self.schedule.first().is_some_and(|planned| planned.step <= now)
+        {
             let planned = self.schedule.remove(0);
             self.ghost.counts.faults += 1;
             self.note(|| {
@@ -602,7 +672,11 @@ impl<'a> Run<'a> {
         for group in &self.shape.groups {
             let leads = (running.turn.shard.status(*group))
                 .is_some_and(|status: Status| status.role == Role::Leader);
-            let chance = self.shape.propose_once_in * if leads { 1 } else { 50 };
+            let chance = match leads {
+                true if self.world.borrow().now < self.eager_until => 1,
+                true => self.shape.propose_once_in,
+                false => 50 * self.shape.propose_once_in,
+            };
             if !self.clients.once_in(chance) {
                 continue;
             }

@@ -13,8 +13,10 @@ mod crash;
 mod damage;
 mod disk_full;
 mod flap;
+mod forgetful_leader;
 mod gust;
 mod kill;
+mod last_word;
 mod old_frames;
 mod one_way;
 mod partition;
@@ -61,6 +63,8 @@ pub(super) static ALL: &[Fault] = &[
     wipe::FAULT,
     swap::FAULT,
     broken_machine::FAULT,
+    last_word::FAULT,
+    forgetful_leader::FAULT,
 ];
 
 /// A node's place, from an argument.

@@ -1,4 +1,4 @@
-//! applied ≤ applying ≤ commit ≤ last, durable ≤ last, and what a replica believes durable is
+//! applied ≤ applying ≤ commit ≤ last, durable ≤ last, and what a replica believes durable is, and stays
 //! (FAULTS.md §4, 12).
 
 use super::{Check, Invariant, require};
@@ -28,6 +28,18 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
             require(real, || {
                 let there = on_disk.len();
                 format!("{node:?} believes {believed} of {group:?} durable; its disk has {there}")
+            })
+        }
+        // Nor does a write that was under way take any of that from the disk (rule 16, W14).
+        Event::Landed { node, group, change } if !change.entries.is_empty() => {
+            let replica = ghost.replica(*node, *group);
+            let Some(status) = replica.status else { return Ok(()) };
+            let kept = replica.replaced.map_or(status.durable, |first| first.prev());
+            let believed = status.durable.min(kept);
+            require(change.first > believed, || {
+                format!(
+                    "{node:?} believes {believed:?} of {group:?} durable; then {change:?} lands"
+                )
             })
         }
         Event::Recovered { node, group, state } => {
