@@ -472,7 +472,9 @@ impl<'a> Run<'a> {
         let now = self.now();
         self.world.borrow_mut().network.heal(now);
         self.shape.disk_rests_once_in = 0;
-        self.shape.propose_once_in = self.shape.propose_once_in.clamp(4, 6);
+        // New commands leave disks half of their time for what they are behind.
+        let round = 2 * self.write_steps(self.shape.groups.len() as u64);
+        self.shape.propose_once_in = self.shape.propose_once_in.clamp(4, 6).max(round);
         for node in &mut self.nodes {
             node.platter.set_segments_left(None);
             node.platter.clear_failures();
@@ -484,23 +486,29 @@ impl<'a> Run<'a> {
         self.healed_at = Some(self.calls.len());
     }
 
-    /// How long the slowest disk writes, at most, until its node has what any node has: a vote waits behind all that.
-    /// In peace a disk finishes a write in every step, and a segment's making takes another; the window and the
-    /// memory of a leader are large enough to keep it busy.
+    /// How long the slowest disk writes, at most, until its node has what any node has: a vote waits behind all that,
+    /// and a candidate whose own vote waits for longer than an election's timeout has moved on when it is there. In
+    /// peace at most half of a disk's time goes to new commands, so it takes twice as long as the writes alone.
     fn backlog_steps(&self) -> u64 {
-        let entry_bytes = self.shape.payload_max + ENTRY_BYTES_MORE;
-        let per_batch = (u64::from(self.shape.batch_bytes_max) / entry_bytes).max(1);
-        let steps_of = |node: &SimNode| {
+        let missing_on = |node: &SimNode| {
             let missing = |group: &GroupId| {
                 let logs = self.ghost.replicas.iter().filter(|((_, of), _)| of == group);
                 let longest = logs.map(|(_, replica)| replica.state.log.len()).max().unwrap_or(0);
                 let own = self.ghost.replicas.get(&(node.id, *group));
                 longest.saturating_sub(own.map_or(0, |replica| replica.durable.log.len())) as u64
             };
-            let entries: u64 = self.shape.groups.iter().map(missing).sum();
-            entries.div_ceil(per_batch) + (entries * entry_bytes).div_ceil(self.shape.segment_bytes)
+            self.shape.groups.iter().map(missing).sum()
         };
-        self.nodes.iter().filter(|node| !node.lost).map(steps_of).max().unwrap_or(0)
+        let missing = self.nodes.iter().filter(|node| !node.lost).map(missing_on).max();
+        2 * self.write_steps(missing.unwrap_or(0))
+    }
+
+    /// How long a disk takes in peace for so many entries, at most: it finishes a write in every step, and a segment's
+    /// making takes another.
+    fn write_steps(&self, entries: u64) -> u64 {
+        let entry_bytes = self.shape.payload_max + ENTRY_BYTES_MORE;
+        let per_batch = (u64::from(self.shape.batch_bytes_max) / entry_bytes).max(1);
+        entries.div_ceil(per_batch) + (entries * entry_bytes).div_ceil(self.shape.segment_bytes)
     }
 
     /// Commands of each group acknowledged since the healing began.
