@@ -219,7 +219,6 @@ pub(crate) fn run(seed: u64) -> (usize, u64) {
 }
 
 #[test]
-#[cfg(not(feature = "bug-bank"))] // Its bank runs them itself.
 fn clusters_are_safe_under_faults_and_come_together_after_them() {
     let number = |name| {
         let text = std::env::var(name).ok()?;

@@ -26,8 +26,6 @@
 //! status | logs | net            what is
 //! ```
 
-#![cfg_attr(feature = "bug-bank", allow(dead_code))] // Played by the bank then.
-
 mod common;
 
 use common::{Cluster, Image, config, log_of, print};
@@ -325,7 +323,6 @@ pub(crate) fn play(text: &str) -> String {
 }
 
 #[test]
-#[cfg(not(feature = "bug-bank"))] // Its bank plays them itself.
 fn transcripts_are_what_happens() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
     let rewrites = std::env::var_os("LOGDRIVE_REWRITE").is_some();
