@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+/// Longer than a busy machine keeps a thread or a write waiting.
+const STALL_FATAL: Duration = Duration::from_secs(4);
 const CHILD_DIR: &str = "LOGDRIVE_STALL_CHILD";
 
 #[test]
@@ -45,7 +47,7 @@ fn config(dir: &std::path::Path) -> Config {
     config.election_timeout = Duration::from_millis(150);
     config.heartbeat = Duration::from_millis(50);
     config.stall_warn = Duration::from_millis(150);
-    config.stall_fatal = Some(Duration::from_millis(600));
+    config.stall_fatal = Some(STALL_FATAL);
     config.segment_bytes = 1 << 20;
     config
 }
@@ -59,14 +61,15 @@ fn be_stuck(dir: &std::path::Path) {
     };
     Node::init(dir, founding).unwrap();
     let node = Node::open(config(dir)).unwrap();
-    assert!(node.failure(Duration::from_millis(700)).is_none(), "an idle node does not stall");
+    let idle = STALL_FATAL + Duration::from_millis(100);
+    assert!(node.failure(idle).is_none(), "an idle node does not stall");
     node.spawn_on(0, || {
         Box::pin(async {
-            std::thread::sleep(Duration::from_secs(60));
+            std::thread::sleep(Duration::from_secs(120));
         })
     })
     .unwrap();
-    let failure = node.failure(Duration::from_secs(20)).expect("a stalled node fails");
+    let failure = node.failure(Duration::from_secs(30)).expect("a stalled node fails");
     eprintln!("heard: {failure}");
     assert!(matches!(node.close(), Err(NodeError::Stalled { shard: 0, .. })));
     eprintln!("closed at once");

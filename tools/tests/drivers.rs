@@ -60,7 +60,7 @@ fn a_process_that_may_lock_no_memory_writes_without_registering_it_and_says_so()
 fn serves_with(cluster: &mut Cluster) -> String {
     cluster.wait_ready();
     let mut client = Client::new(&cluster.addresses());
-    assert_eq!(client.set("key", b"value", WITHIN), Outcome::Yes);
+    assert_eq!(client.put("key", b"value", WITHIN), Outcome::Yes);
     assert_eq!(client.get("key", WITHIN), Ok(Some(b"value".to_vec())));
     let said = cluster.nodes[0].said();
     let line = said.lines().rfind(|line| line.contains(" disk=")).expect("a start-up line");
@@ -120,4 +120,4 @@ impl Drop for Disabled {
 
 const SWITCH: &str = "/proc/sys/kernel/io_uring_disabled";
 const NOBODY: u32 = 65_534;
-const WITHIN: Duration = Duration::from_secs(20);
+const WITHIN: Duration = Duration::from_secs(30);

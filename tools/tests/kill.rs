@@ -33,7 +33,6 @@ fn the_busiest_leader_is_killed_under_load_and_catches_up_from_sealed_segments()
     load.wait_for_more(300, LIVE_MAX);
 
     let (busiest, led) = cluster.leads_most();
-    assert!(led > 0, "nobody leads");
     let killed = now();
     cluster.nodes[busiest].kill();
     write_to_every_group(&cluster, &probes, "killed");
@@ -126,18 +125,8 @@ fn all_nodes_are_killed_at_once_twice_and_nothing_acknowledged_is_lost() {
 fn write_to_every_group(cluster: &Cluster, probes: &[String], value: &str) {
     let mut client = Client::new(&cluster.addresses());
     for key in probes {
-        let start = now();
-        loop {
-            match client.set(key, value.as_bytes(), TAKE_OVER_MAX) {
-                Outcome::Yes => break,
-                // Probes may be written twice.
-                Outcome::Unknown(_) if start.elapsed() < TAKE_OVER_MAX => {}
-                outcome => panic!(
-                    "no write to the group of {key} in {TAKE_OVER_MAX:?}: {outcome:?}{}",
-                    cluster.last_words()
-                ),
-            }
-        }
+        let outcome = client.put(key, value.as_bytes(), TAKE_OVER_MAX);
+        assert_eq!(outcome, Outcome::Yes, "group of {key}{}", cluster.last_words());
         assert_eq!(client.get(key, TAKE_OVER_MAX).unwrap().as_deref(), Some(value.as_bytes()));
     }
 }
@@ -150,4 +139,5 @@ const MISSED_BYTES: u64 = 48 << 20;
 /// An election takes one to two seconds, and a machine under load longer.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(30);
 const LIVE_MAX: Duration = Duration::from_secs(30);
-const FILL_MAX: Duration = Duration::from_secs(60);
+/// Beside it every single write has its own bound.
+const FILL_MAX: Duration = Duration::from_secs(180);

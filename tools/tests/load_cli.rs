@@ -51,7 +51,10 @@ fn help_states_the_default_pace() {
 
 #[test]
 fn an_endpoint_nobody_serves_is_one_line_and_exit_one() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Bound, so that nobody else gets the port meanwhile, and not listening.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let port = socket.local_addr().unwrap().as_socket().unwrap().port();
     let output = load(&["--endpoints", &format!("127.0.0.1:{port}")]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let errors = text(&output.stderr);
@@ -136,7 +139,7 @@ fn a_redirect_that_never_ends_is_an_error_of_its_own() {
         "--warmup",
         "0s",
         "--timeout",
-        "300ms",
+        "3s",
     ]);
     assert_eq!(run.code, Some(1), "nothing was acknowledged");
     assert_eq!(
@@ -148,15 +151,18 @@ fn a_redirect_that_never_ends_is_an_error_of_its_own() {
 
 #[test]
 fn a_broken_connection_fails_what_was_on_it_and_is_made_again() {
-    let server =
-        Server::start(
-            |_, count| if count % 50 == 49 { Answer::HangUp } else { Answer::Say("+OK\r\n") },
-        );
-    let run = server.run(&["--rate", "1000", "--duration", "500ms", "--warmup", "0s"]);
+    let rule = |_, count| if count % 50 == 49 { Answer::HangUp } else { Answer::Say("+OK\r\n") };
+    let run = Server::start(rule).run(&["--rate", "1000", "--duration", "500ms", "--warmup", "0s"]);
     assert_eq!(run.number("/sent"), 500);
     let (acknowledged, lost) = (run.number("/acknowledged"), run.number("/errors/connection"));
     assert_eq!(acknowledged + lost, 500, "{}", run.json);
-    assert!(lost > 0 && acknowledged > lost, "{}", run.json);
+    assert!(lost > 0, "{}", run.json);
+    // How much is on it when it breaks depends on the machine, but for a closed loop.
+    let run =
+        Server::start(rule).run(&["--concurrency", "4", "--duration", "2s", "--warmup", "0s"]);
+    let (acknowledged, lost) = (run.number("/acknowledged"), run.number("/errors/connection"));
+    assert_eq!(acknowledged + lost, run.number("/sent"), "{}", run.json);
+    assert!(lost > 4 && acknowledged > lost, "{}", run.json);
 }
 
 #[test]
@@ -170,8 +176,9 @@ fn silence_is_a_timeout() {
         "200ms",
         "--warmup",
         "0s",
+        // Far longer than an answer takes, also on a busy machine.
         "--timeout",
-        "200ms",
+        "5s",
     ]);
     assert_eq!(
         (run.number("/sent"), run.number("/acknowledged"), run.number("/errors/timeout")),

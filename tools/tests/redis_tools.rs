@@ -6,10 +6,13 @@
 
 mod support;
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
 use support::{
     cluster::{Cluster, directory},
-    report, skipped, turn,
+    eventually, report, skipped, turn,
 };
 
 #[test]
@@ -34,9 +37,19 @@ fn redis_cli_reads_and_writes_through_any_node() {
         assert_eq!(cli(&["PING"]), "PONG");
         assert_eq!(cli(&["GET", "nothing"]), "");
         assert_eq!(cli(&["EXISTS", "{tag}x", "{tag}y", "{tag}z"]), "2");
-        assert_eq!(cli(&["DEL", "{tag}x", "{tag}y"]), "2");
+        // Where nobody knows whether they are gone, there must be something to delete again.
+        let deleted = eventually(LIVE_MAX, || {
+            let answer = redis_cli_once(node.client.port(), &["DEL", "{tag}x", "{tag}y"]);
+            let moves = is_moving(&answer);
+            assert!(moves || answer == "2", "{answer}");
+            for key in ["{tag}x", "{tag}y"].iter().filter(|_| moves) {
+                assert_eq!(cli(&["SET", key, "again"]), "OK");
+            }
+            !moves
+        });
+        assert!(deleted, "leaderships move all the time{}", cluster.last_words());
         assert_eq!(cli(&["CLUSTER", "KEYSLOT", "123456789"]), "12739");
-        assert!(cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok"));
+        assert!(eventually(LIVE_MAX, || cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")));
         assert!(cli(&["DEL", "a", "b"]).starts_with("CROSSSLOT"));
         assert!(cli(&["NONSENSE"]).starts_with("ERR"));
     }
@@ -56,12 +69,24 @@ fn redis_benchmark_runs_in_cluster_mode_with_pipelines() {
     let dir = directory();
     let cluster = Cluster::start(dir.path(), 128, 4 << 20);
     let port = cluster.nodes[0].client.port().to_string();
-    let output = Command::new("timeout")
-        .args(["50", "redis-benchmark", "--cluster", "-t", "set,get", "-P", "16", "-n", "40000"])
-        .args(["-r", "10000", "-d", "64", "--csv", "-h", "127.0.0.1", "-p", &port])
-        .output()
-        .unwrap();
-    let text = said(&output);
+    let mut tries = 0;
+    // It ends at the first error: where leaderships moved, which is no error of the cluster, it begins again.
+    let (output, text) = loop {
+        tries += 1;
+        let output = Command::new("timeout")
+            .args(["120", "redis-benchmark", "--cluster", "-t", "set,get", "-P", "16"])
+            .args(["-n", "40000", "-r", "10000", "-d", "64", "--csv"])
+            .args(["-h", "127.0.0.1", "-p", &port])
+            .output()
+            .unwrap();
+        let text = said(&output);
+        let moved =
+            text.contains("CLUSTERDOWN") || text.contains("TRYAGAIN") || text.contains("UNKNOWN");
+        if output.status.success() || !moved || tries == 3 {
+            break (output, text);
+        }
+        report(format_args!("  redis-benchmark begins again: {text}"));
+    };
     assert!(output.status.success(), "{}\n{text}{}", output.status, cluster.last_words());
     assert!(!text.to_lowercase().contains("err"), "{text}");
     for test in ["\"SET\"", "\"GET\""] {
@@ -75,9 +100,23 @@ fn redis_benchmark_runs_in_cluster_mode_with_pipelines() {
     cluster.assert_no_panic();
 }
 
+/// For what may be asked twice: again while leaderships move, as they may at any time on a busy machine.
 fn redis_cli(port: u16, words: &[&str]) -> String {
+    let mut answer = String::new();
+    eventually(LIVE_MAX, || {
+        answer = redis_cli_once(port, words);
+        !is_moving(&answer)
+    });
+    answer
+}
+
+fn is_moving(answer: &str) -> bool {
+    ["CLUSTERDOWN", "TRYAGAIN", "UNKNOWN"].iter().any(|word| answer.starts_with(word))
+}
+
+fn redis_cli_once(port: u16, words: &[&str]) -> String {
     let output = Command::new("timeout")
-        .args(["20", "redis-cli", "-c", "-h", "127.0.0.1", "-p", &port.to_string()])
+        .args(["30", "redis-cli", "-c", "-h", "127.0.0.1", "-p", &port.to_string()])
         .args(words)
         .output()
         .unwrap();
@@ -97,3 +136,5 @@ fn installed(program: &str, test: &str) -> bool {
     }
     found.is_ok()
 }
+
+const LIVE_MAX: Duration = Duration::from_secs(30);

@@ -37,7 +37,7 @@ fn i10_a_node_starts_at_once_after_it_was_killed() {
                 let found = client.get(key, LIVE_MAX).unwrap();
                 assert_eq!(found, Some(written.to_string().into_bytes()), "{key} in round {round}");
             }
-            let outcome = client.set(key, round.to_string().as_bytes(), LIVE_MAX);
+            let outcome = client.put(key, round.to_string().as_bytes(), LIVE_MAX);
             assert_eq!(outcome, Outcome::Yes, "{key} in round {round}{}", cluster.last_words());
             last.insert(key, round);
         }

@@ -6,7 +6,9 @@
 mod serve_support;
 
 use redis::Commands;
-use serve_support::{Cluster, Reply, Wire, bulk, ok, request};
+use serve_support::{
+    Cluster, PATIENCE, Reply, Wire, bulk, expect, is_moving, now, ok, request, steadily,
+};
 use std::collections::BTreeSet;
 
 const GROUPS: &str = "24";
@@ -18,7 +20,8 @@ fn start() -> Cluster {
 /// Follows redirections, as a cluster client does.
 fn call(cluster: &Cluster, words: &[&str]) -> Reply {
     let mut wire = Wire::connect(cluster.address(1));
-    for _ in 0..200 {
+    let start = now();
+    while start.elapsed() < PATIENCE {
         let reply = wire.call(words);
         match &reply {
             Reply::Error(text) if text.starts_with("MOVED ") => {
@@ -35,15 +38,18 @@ fn call(cluster: &Cluster, words: &[&str]) -> Reply {
     panic!("{words:?} found no leader");
 }
 
+/// The same for what may be done twice: again where nobody knows whether it happened.
+fn insist(cluster: &Cluster, words: &[&str]) -> Reply {
+    steadily("an answer", |_| Some(call(cluster, words)).filter(|reply| !is_moving(reply)))
+}
+
 /// A connection to the node that leads `key`'s slot.
 fn leader_of(cluster: &Cluster, key: &str) -> Wire {
-    for id in 1..=cluster.nodes.len() {
-        let mut wire = Wire::connect(cluster.address(id));
-        if !matches!(wire.call(&["GET", key]), Reply::Error(_)) {
-            return wire;
-        }
-    }
-    panic!("nobody leads {key}");
+    steadily("a leader", |_| {
+        (1..=cluster.nodes.len())
+            .map(|id| Wire::connect(cluster.address(id)))
+            .find_map(|mut wire| (!is_moving(&wire.call(&["GET", key]))).then_some(wire))
+    })
 }
 
 /// One cluster for all that does not disturb it: starting processes is what takes time here.
@@ -76,19 +82,18 @@ fn a_node_without_the_group_sends_clients_to_one_with_it() {
     }
     for n in 0..60 {
         let key = format!("key:{n}");
-        assert_eq!(call(&cluster, &["SET", &key, &key]), ok());
-        assert_eq!(call(&cluster, &["GET", &key]), bulk(&key));
-        let mut turned_away = 0;
-        for node in &cluster.nodes {
-            match node.connect().call(&["GET", &key]) {
-                Reply::Error(text) => {
-                    assert!(text.starts_with("MOVED "), "{text}");
-                    turned_away += 1;
+        assert_eq!(insist(&cluster, &["SET", &key, &key]), ok());
+        assert_eq!(insist(&cluster, &["GET", &key]), bulk(&key));
+        steadily("one node leads, two send clients on", |_| {
+            let mut turned_away = 0;
+            for node in &cluster.nodes {
+                match node.connect().call(&["GET", &key]) {
+                    Reply::Error(text) if text.starts_with("MOVED ") => turned_away += 1,
+                    reply => expect(&reply, &bulk(&key))?,
                 }
-                reply => assert_eq!(reply, bulk(&key)),
             }
-        }
-        assert_eq!(turned_away, 2, "one node leads {key}");
+            (turned_away == 2).then_some(())
+        });
     }
 }
 
@@ -107,65 +112,79 @@ fn start_up_line(cluster: &Cluster) {
 }
 
 fn data_commands(cluster: &Cluster) {
-    assert_eq!(call(cluster, &["GET", "k"]), Reply::Null);
-    assert_eq!(call(cluster, &["SET", "k", "v1"]), ok());
-    assert_eq!(call(cluster, &["GET", "k"]), bulk("v1"));
-    assert_eq!(call(cluster, &["SET", "k", "v2", "NX"]), Reply::Null);
-    assert_eq!(call(cluster, &["SET", "k", "v2", "XX", "GET"]), bulk("v1"));
-    assert_eq!(call(cluster, &["SET", "absent", "v", "XX"]), Reply::Null);
-    assert_eq!(call(cluster, &["EXISTS", "{k}", "k", "k"]), Reply::Int(2));
-    assert_eq!(call(cluster, &["DEL", "k", "{k}2"]), Reply::Int(1));
-    assert_eq!(call(cluster, &["EXISTS", "k"]), Reply::Int(0));
-    assert_eq!(call(cluster, &["SET", "", ""]), ok());
-    assert_eq!(call(cluster, &["GET", ""]), bulk(""));
+    steadily("data commands", |number| {
+        let is = |words: &[&str], wanted: Reply| expect(&call(cluster, words), &wanted);
+        let k = format!("k{number}");
+        let (k, same_slot, other) = (k.as_str(), format!("{{{k}}}"), format!("{{{k}}}2"));
+        is(&["GET", k], Reply::Null)?;
+        is(&["SET", k, "v1"], ok())?;
+        is(&["GET", k], bulk("v1"))?;
+        is(&["SET", k, "v2", "NX"], Reply::Null)?;
+        is(&["SET", k, "v2", "XX", "GET"], bulk("v1"))?;
+        is(&["SET", "absent", "v", "XX"], Reply::Null)?;
+        is(&["EXISTS", &same_slot, k, k], Reply::Int(2))?;
+        is(&["DEL", k, &other], Reply::Int(1))?;
+        is(&["EXISTS", k], Reply::Int(0))?;
+        is(&["SET", "", ""], ok())?;
+        is(&["GET", ""], bulk(""))
+    });
 }
 
 fn pipelined_replies_keep_their_order(cluster: &Cluster) {
-    let mut wire = leader_of(cluster, "{order}");
-    let (mut bytes, mut expected) = (Vec::new(), Vec::new());
-    for n in 0..2_000 {
-        let value = n.to_string();
-        bytes.extend(request(&["SET", "{order}", &value]));
-        expected.push(ok());
-        bytes.extend(request(&["ECHO", &value]));
-        expected.push(bulk(&value));
-        bytes.extend(request(&["GET", "{order}"]));
-        expected.push(bulk(&value));
-        if n % 100 == 0 {
-            bytes.extend(request(&["DEL", "{order}", "other"]));
-            expected.push(Reply::Error(
-                "CROSSSLOT Keys in request don't hash to the same slot".to_owned(),
-            ));
+    steadily("a pipeline", |number| {
+        let key = format!("{{order{number}}}");
+        let mut wire = leader_of(cluster, &key);
+        let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+        for n in 0..2_000 {
+            let value = n.to_string();
+            bytes.extend(request(&["SET", &key, &value]));
+            expected.push(ok());
+            bytes.extend(request(&["ECHO", &value]));
+            expected.push(bulk(&value));
+            bytes.extend(request(&["GET", &key]));
+            expected.push(bulk(&value));
+            if n % 100 == 0 {
+                bytes.extend(request(&["DEL", &key, "other"]));
+                expected.push(Reply::Error(
+                    "CROSSSLOT Keys in request don't hash to the same slot".to_owned(),
+                ));
+            }
         }
-    }
-    // Uneven pieces, so that requests are cut anywhere.
-    for piece in bytes.chunks(4_099) {
-        wire.send(piece);
-    }
-    for (at, expected) in expected.into_iter().enumerate() {
-        assert_eq!(wire.read(), expected, "reply {at}");
-    }
+        // Uneven pieces, so that requests are cut anywhere.
+        for piece in bytes.chunks(4_099) {
+            wire.send(piece);
+        }
+        for (at, expected) in expected.into_iter().enumerate() {
+            let reply = wire.read();
+            if is_moving(&reply) {
+                return None;
+            }
+            assert_eq!(reply, expected, "reply {at}");
+        }
+        Some(())
+    });
 }
 
 fn other_nodes_redirect(cluster: &Cluster) {
     let slot = call(cluster, &["CLUSTER", "KEYSLOT", "foo"]);
     assert_eq!(slot, Reply::Int(12_182));
-    let mut moved = BTreeSet::new();
-    let mut served = 0;
-    for id in 1..=3 {
-        match Wire::connect(cluster.address(id)).call(&["SET", "foo", "bar"]) {
-            Reply::Error(text) => {
-                moved.insert(text);
-            }
-            reply => {
-                assert_eq!(reply, ok());
-                served += 1;
-                moved.insert(format!("MOVED 12182 {}", cluster.address(id)));
+    steadily("one node leads the slot, and the others name that one", |_| {
+        let mut moved = BTreeSet::new();
+        let mut served = 0;
+        for id in 1..=3 {
+            match Wire::connect(cluster.address(id)).call(&["SET", "foo", "bar"]) {
+                Reply::Error(text) if text.starts_with("MOVED ") => {
+                    moved.insert(text);
+                }
+                reply => {
+                    expect(&reply, &ok())?;
+                    served += 1;
+                    moved.insert(format!("MOVED 12182 {}", cluster.address(id)));
+                }
             }
         }
-    }
-    assert_eq!(served, 1, "one node leads the slot");
-    assert_eq!(moved.len(), 1, "the others name that one: {moved:?}");
+        (served == 1 && moved.len() == 1).then_some(())
+    });
 }
 
 fn wrong_requests_are_refused_and_the_connection_stays(cluster: &Cluster) {
@@ -213,16 +232,25 @@ fn connection_commands(cluster: &Cluster) {
     assert!(about.contains(&(bulk("mode"), bulk("cluster"))), "{about:?}");
     assert!(matches!(wire.call(&["CONFIG", "GET", "save"]), Reply::Map(map) if map.len() == 1));
     // The dialect changes between two pipelined requests, not before the first is answered.
-    let mut wire = leader_of(cluster, "{none}");
-    let get = request(&["GET", "{none}"]);
-    wire.send(&[get.clone(), request(&["HELLO", "3"]), get].concat());
-    let mut raw = [0; 5];
-    wire.read_exact(&mut raw);
-    assert_eq!(&raw, b"$-1\r\n");
-    assert!(matches!(wire.read(), Reply::Map(_)));
-    let mut raw = [0; 3];
-    wire.read_exact(&mut raw);
-    assert_eq!(&raw, b"_\r\n");
+    let mut wire = steadily("two dialects", |_| {
+        let mut wire = leader_of(cluster, "{none}");
+        let get = request(&["GET", "{none}"]);
+        wire.send(&[get.clone(), request(&["HELLO", "3"]), get].concat());
+        let mut raw = [0; 5];
+        wire.read_exact(&mut raw);
+        if raw[0] == b'-' {
+            return None;
+        }
+        assert_eq!(&raw, b"$-1\r\n");
+        assert!(matches!(wire.read(), Reply::Map(_)));
+        let mut raw = [0; 3];
+        wire.read_exact(&mut raw);
+        if raw[0] == b'-' {
+            return None;
+        }
+        assert_eq!(&raw, b"_\r\n");
+        Some(wire)
+    });
     wire.send(b"ping\r\n\r\nECHO typed\n");
     assert_eq!(wire.read(), Reply::Simple("PONG".to_owned()));
     assert_eq!(wire.read(), bulk("typed"));
@@ -274,7 +302,6 @@ fn server_commands(cluster: &Cluster) {
 
 fn cluster_commands(cluster: &Cluster) {
     let mut ids = BTreeSet::new();
-    let mut led = 0;
     for id in 1..=3 {
         let mut wire = Wire::connect(cluster.address(id));
         let own = wire.call(&["CLUSTER", "MYID"]).text();
@@ -284,29 +311,39 @@ fn cluster_commands(cluster: &Cluster) {
         assert!(mine.starts_with(&format!("{own} {}@", cluster.address(id))), "{mine}");
         assert_eq!(nodes.lines().count(), 3, "{nodes}");
         ids.insert(own);
-        let count: u32 =
-            wire.line_of(&["INFO"], "groups_led")["groups_led:".len()..].parse().expect("a number");
-        led += count;
-        let slots = wire.call(&["CLUSTER", "SLOTS"]);
-        assert_eq!(slots.items().len(), 24);
-        let mut next = 0;
-        for range in slots.items() {
-            let [Reply::Int(first), Reply::Int(last), nodes @ ..] = range.items() else {
-                panic!("{range:?}")
-            };
-            assert_eq!(*first, next, "ranges in order, without a gap");
-            assert_eq!(nodes.len(), 3, "a leader and two others");
-            next = last + 1;
-        }
-        assert_eq!(next, 16_384);
-        assert_eq!(wire.call(&["CLUSTER", "SHARDS"]).items().len(), 24);
-        let info = wire.call(&["CLUSTER", "INFO"]).text();
-        for line in ["cluster_state:ok", "cluster_slots_assigned:16384", "cluster_known_nodes:3"] {
-            assert!(info.contains(line), "{info}");
-        }
     }
     assert_eq!(ids.len(), 3, "every node has its own id");
-    assert_eq!(led, 24, "every group has one leader");
+    steadily("every group has one leader, and everybody knows", |_| {
+        let mut led = 0;
+        for id in 1..=3 {
+            let mut wire = Wire::connect(cluster.address(id));
+            let line = wire.line_of(&["INFO"], "groups_led");
+            led += line["groups_led:".len()..].parse::<u32>().expect("a number");
+            let (slots, shards) =
+                (wire.call(&["CLUSTER", "SLOTS"]), wire.call(&["CLUSTER", "SHARDS"]));
+            let info = wire.call(&["CLUSTER", "INFO"]).text();
+            // A range whose leader is not known is not named.
+            if [slots.items().len(), shards.items().len()] != [24, 24]
+                || !info.contains("cluster_state:ok")
+            {
+                return None;
+            }
+            let mut next = 0;
+            for range in slots.items() {
+                let [Reply::Int(first), Reply::Int(last), nodes @ ..] = range.items() else {
+                    panic!("{range:?}")
+                };
+                assert_eq!(*first, next, "ranges in order, without a gap");
+                assert_eq!(nodes.len(), 3, "a leader and two others");
+                next = last + 1;
+            }
+            assert_eq!(next, 16_384);
+            for line in ["cluster_slots_assigned:16384", "cluster_known_nodes:3"] {
+                assert!(info.contains(line), "{info}");
+            }
+        }
+        (led == 24).then_some(())
+    });
 }
 
 fn a_cluster_client_finds_its_way(cluster: &Cluster) {
@@ -314,13 +351,17 @@ fn a_cluster_client_finds_its_way(cluster: &Cluster) {
     let client = redis::cluster::ClusterClient::new(vec![url.as_str()]).expect("a URL");
     let mut connection = client.get_connection().expect("connected");
     for n in 0..300 {
-        let () = connection.set(format!("key:{n}"), n).expect("set");
+        let () = steadily("set", |_| settled(connection.set(format!("key:{n}"), n)));
     }
     for n in 0..300 {
-        let value: i64 = connection.get(format!("key:{n}")).expect("got");
+        let value: i64 = steadily("get", |_| settled(connection.get(format!("key:{n}"))));
         assert_eq!(value, n);
     }
-    let count: i64 = connection.del("key:0").expect("deleted");
+    let count: i64 = steadily("delete", |_| {
+        // Again, where nobody knows whether it is gone.
+        settled(connection.set::<_, _, ()>("key:0", 0))?;
+        settled(connection.del("key:0"))
+    });
     assert_eq!(count, 1);
     // RESP3 from the first word on.
     let url = format!("redis://{}/?protocol=resp3", cluster.address(1));
@@ -330,6 +371,20 @@ fn a_cluster_client_finds_its_way(cluster: &Cluster) {
     assert_eq!(pong, "PONG");
 }
 
+/// What a cluster client got; `None` while leaderships move for longer than it asks again, or nobody knows.
+fn settled<T>(answer: redis::RedisResult<T>) -> Option<T> {
+    match answer {
+        Ok(answer) => Some(answer),
+        Err(error) => {
+            let text = error.to_string();
+            let words =
+                ["MOVED", "Moved", "CLUSTERDOWN", "ClusterDown", "TRYAGAIN", "TryAgain", "UNKNOWN"];
+            assert!(words.iter().any(|word| text.contains(word)), "{error:?}");
+            None
+        }
+    }
+}
+
 fn clients_that_leave_in_the_middle_do_no_harm(cluster: &Cluster) {
     for _ in 0..20 {
         let mut wire = leader_of(cluster, "{gone}");
@@ -337,8 +392,8 @@ fn clients_that_leave_in_the_middle_do_no_harm(cluster: &Cluster) {
         wire.send(&set.repeat(100));
         wire.send(&set[..set.len() / 2]);
     }
-    assert_eq!(call(cluster, &["SET", "{gone}", "y"]), ok());
-    assert_eq!(call(cluster, &["GET", "{gone}"]), bulk("y"));
+    assert_eq!(insist(cluster, &["SET", "{gone}", "y"]), ok());
+    assert_eq!(insist(cluster, &["GET", "{gone}"]), bulk("y"));
 }
 
 fn hostile_bytes(cluster: &Cluster) {
@@ -381,13 +436,14 @@ fn hostile_bytes(cluster: &Cluster) {
 
 fn big_values_come_back_whole(cluster: &Cluster) {
     let value = "0123456789abcdef".repeat(40_000);
-    assert_eq!(call(cluster, &["SET", "{big}", &value]), ok());
-    let mut wire = leader_of(cluster, "{big}");
-    // More than any buffer holds, before the first is read: the server must wait, not grow or drop.
-    wire.send(&request(&["GET", "{big}"]).repeat(50));
-    for _ in 0..50 {
-        assert_eq!(wire.read(), Reply::Bulk(value.clone().into_bytes()));
-    }
+    assert_eq!(insist(cluster, &["SET", "{big}", &value]), ok());
+    let whole = bulk(&value);
+    steadily("big values", |_| {
+        let mut wire = leader_of(cluster, "{big}");
+        // More than any buffer holds, before the first is read: the server must wait, not grow or drop.
+        wire.send(&request(&["GET", "{big}"]).repeat(50));
+        (0..50).try_for_each(|_| expect(&wire.read(), &whole))
+    });
     let value = "x".repeat(2 << 20);
     let Reply::Error(text) = call(cluster, &["SET", "{big}", &value]) else {
         panic!("a value over the bound was taken")
@@ -396,7 +452,7 @@ fn big_values_come_back_whole(cluster: &Cluster) {
 }
 
 fn a_stopped_node_comes_back_with_what_it_had(cluster: &mut Cluster) {
-    assert_eq!(call(cluster, &["SET", "kept", "safe"]), ok());
+    assert_eq!(insist(cluster, &["SET", "kept", "safe"]), ok());
     for id in 1..=3 {
         let node = &mut cluster.nodes[id - 1];
         assert!(node.terminate().success(), "SIGTERM is a clean stop");
@@ -408,7 +464,7 @@ fn a_stopped_node_comes_back_with_what_it_had(cluster: &mut Cluster) {
     for node in &mut cluster.nodes {
         node.wait_ready();
     }
-    assert_eq!(call(cluster, &["GET", "kept"]), bulk("safe"));
+    assert_eq!(insist(cluster, &["GET", "kept"]), bulk("safe"));
     let status = cluster.nodes[2].close_stdin();
     assert!(status.success(), "the end of standard input is a clean stop: {status}");
 }

@@ -5,7 +5,7 @@
 
 mod serve_support;
 
-use serve_support::{Cluster, exists, free_ports, run, serve};
+use serve_support::{Cluster, bulk, exists, expect, free_ports, ok, run, serve, steadily};
 use std::{fs, net::TcpListener, path::Path, process::Command};
 
 /// Runs it and gives its standard error, which must be one line unless clap wrote it.
@@ -135,9 +135,8 @@ fn what_init_fixed_stays_and_one_process_has_a_directory() {
     };
 
     refused(&cluster, &[]); // another process runs on it
-    let mut wire = cluster.nodes[0].connect();
-    assert_eq!(wire.call(&["SET", "k", "v"]).text(), "OK", "it did not disturb the first");
-    drop(wire);
+    // It did not disturb the first.
+    steadily("a write", |_| expect(&cluster.nodes[0].connect().call(&["SET", "k", "v"]), &ok()));
     assert!(cluster.nodes[0].terminate().success());
 
     let stderr = refused(&cluster, &["--init"]);
@@ -150,14 +149,6 @@ fn what_init_fixed_stays_and_one_process_has_a_directory() {
 
     cluster.nodes[0] = cluster.spawn(1, &[]);
     cluster.nodes[0].wait_ready();
-    let mut wire = cluster.nodes[0].connect();
-    let mut reply = wire.call(&["GET", "k"]).text();
-    for _ in 0..500 {
-        if !reply.starts_with("CLUSTERDOWN") && !reply.starts_with("TRYAGAIN") {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-        reply = wire.call(&["GET", "k"]).text();
-    }
-    assert_eq!(reply, "v", "nothing was lost by being refused");
+    // Nothing was lost by being refused.
+    steadily("a read", |_| expect(&cluster.nodes[0].connect().call(&["GET", "k"]), &bulk("v")));
 }

@@ -46,6 +46,7 @@ fn fail_once(writes: Writes, driver: DriverChoice) -> Result<(), String> {
     let mut disk = Disk::with(memory.path(), DISK_BYTES, writes)?;
     let mut log = BareLog::create(&disk.path().join("log"), driver);
     log.run(50).unwrap();
+    log.wait_spare();
 
     let (file, durable) = log.active();
     // The blocks that come next lose their place; those behind them too, for nobody knows how much is in flight.

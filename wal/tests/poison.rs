@@ -48,11 +48,14 @@ fn fails_in_the_making(break_it: impl Fn(&Path), mend: impl Fn(&Path)) {
             }
             Err(error) => panic!("{error}"),
         };
-        // The spare segment is made by now, or what breaks may come too early to be seen.
-        while !config.dir.join("0000000002.seg").exists() {
+        // The spare segment is made by now, or what breaks comes before anything is durable. The manifest says so last.
+        let made = || {
+            let manifest = fs::read(config.dir.join("manifest")).unwrap();
+            u32::from_le_bytes(manifest[44..48].try_into().unwrap())
+        };
+        while made() < 2 {
             std::thread::yield_now();
         }
-        std::thread::sleep(std::time::Duration::from_millis(50));
         break_it(&config.dir);
         let mut durable = 0;
         let error = (1..).find_map(|index| append(&mut wal, index, &mut durable).err()).unwrap();

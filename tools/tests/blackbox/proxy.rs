@@ -330,8 +330,13 @@ async fn carry(
             () = link.wait_life_after(life) => End::Reset,
         }
     };
-    if spoilt.load(Ordering::Relaxed) && matches!(end, End::AcceptorLeft) {
-        link.counts.refused.fetch_add(1, Ordering::Relaxed);
+    if spoilt.load(Ordering::Relaxed) {
+        match end {
+            End::AcceptorLeft => link.counts.refused.fetch_add(1, Ordering::Relaxed),
+            // The link ended it before the acceptor did: it says nothing.
+            End::Reset | End::HalfOpen => link.counts.spoilt.fetch_sub(1, Ordering::Relaxed),
+            End::DialerLeft => 0,
+        };
     }
     match end {
         End::DialerLeft | End::AcceptorLeft => {}
@@ -373,6 +378,8 @@ async fn forward(
     }
     // Frames added, by which those behind them are renumbered.
     let mut added = 0;
+    // One was lost: the next that arrives shows it.
+    let mut is_gap = false;
     loop {
         let Ok(mut frame) = read_frame(&mut from).await else { return End::DialerLeft };
         link.wait_open().await;
@@ -404,7 +411,9 @@ async fn forward(
         if let Some(fault) = fault {
             link.note(fault);
         }
-        let spoils = matches!(fault, Some(Fault::Corrupt | Fault::Lose | Fault::Repeat));
+        let spoils =
+            matches!(fault, Some(Fault::Corrupt | Fault::Repeat)) || (is_gap && !writes.is_empty());
+        is_gap |= writes.is_empty();
         if spoils && !spoilt.swap(true, Ordering::Relaxed) {
             link.counts.spoilt.fetch_add(1, Ordering::Relaxed);
         }

@@ -25,7 +25,6 @@ fn d4_a_leader_that_was_paused_answers_nothing_stale() {
     let mut asked = Vec::new();
     for round in 0..effort() {
         let (busiest, led) = trial.cluster.leads_most();
-        assert!(led > 0, "nobody leads");
         trial.cluster.nodes[busiest].signal(Signal::STOP);
         trial.every_group_takes_a_write(&format!("a leader of {led} groups is paused"));
         // It goes on where it was, a leader for all it knows, and cannot hear at first that it is none.
@@ -88,7 +87,11 @@ fn i3_strangers_that_drip_or_stay_silent_keep_no_peer_out() {
     let mut dripping: Vec<(TcpStream, usize)> = Vec::new();
     let (mut open_max, mut rounds) = (0, 0);
     let start = now();
-    while start.elapsed() < Duration::from_secs(2) * u32::try_from(effort()).unwrap() {
+    let length = Duration::from_secs(2) * u32::try_from(effort()).unwrap();
+    // As many as are needed, however long they take here.
+    while start.elapsed() < length
+        || (strangers.len() + dripping.len() <= 2 * STRANGERS_MAX && start.elapsed() < LIVE_MAX)
+    {
         for _ in 0..10 {
             strangers.extend(TcpStream::connect(peer));
             dripping.extend(TcpStream::connect(peer).map(|stream| (stream, 0)));

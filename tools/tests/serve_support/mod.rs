@@ -16,7 +16,7 @@ use std::{
 };
 
 /// How long anything may take before the test gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The `logdrive` command with `serve` and these flags.
 pub(crate) fn serve(flags: &[&str]) -> Command {
@@ -274,6 +274,36 @@ impl Reply {
 
 pub(crate) fn bulk(text: &str) -> Reply {
     Reply::Bulk(text.as_bytes().to_vec())
+}
+
+/// What a group answers while its leadership moves, as it may at any time on a busy machine. `UNKNOWN` may have taken
+/// effect, the others have not.
+pub(crate) fn is_moving(reply: &Reply) -> bool {
+    let words = ["MOVED ", "CLUSTERDOWN", "TRYAGAIN", "UNKNOWN"];
+    matches!(reply, Reply::Error(text) if words.iter().any(|word| text.starts_with(word)))
+}
+
+/// Tries, with the number of the try, until leaderships stay where they are meanwhile: a try that finds that one moves
+/// gives `None`.
+pub(crate) fn steadily<T>(what: &str, mut attempt: impl FnMut(u32) -> Option<T>) -> T {
+    let start = now();
+    for number in 0.. {
+        if let Some(done) = attempt(number) {
+            return done;
+        }
+        assert!(start.elapsed() < PATIENCE, "{what}: leaderships move all the time");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    unreachable!("it returns or panics")
+}
+
+/// That this is the answer, unless a leadership moves.
+pub(crate) fn expect(found: &Reply, wanted: &Reply) -> Option<()> {
+    if is_moving(found) {
+        return None;
+    }
+    assert_eq!(found, wanted);
+    Some(())
 }
 
 pub(crate) fn ok() -> Reply {

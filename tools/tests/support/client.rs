@@ -166,6 +166,18 @@ impl Client {
         }
     }
 
+    /// Writes until it is acknowledged, again where nobody knows: leaderships may move at any time on a busy machine.
+    /// For values that may be written twice.
+    pub(crate) fn put(&mut self, key: &str, value: &[u8], within: Duration) -> Outcome {
+        let start = now();
+        loop {
+            match self.set(key, value, within.saturating_sub(start.elapsed()).max(PAUSE)) {
+                Outcome::Unknown(_) | Outcome::Late if start.elapsed() < within => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Reads; a read can always be asked again. The error is the last refusal.
     pub(crate) fn get(&mut self, key: &str, within: Duration) -> Result<Option<Vec<u8>>, String> {
         match self.ask(key, &[b"GET", key.as_bytes()], within, true) {

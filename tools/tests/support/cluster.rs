@@ -155,11 +155,40 @@ impl Cluster {
         self.wait_ready();
     }
 
-    /// The node that leads most groups, by its place in `nodes`, and how many it leads.
+    /// The node that leads most groups, by its place in `nodes`, and how many it leads. All must run. Waited for: at a
+    /// single look all leaderships may be on their way.
     pub(crate) fn leads_most(&self) -> (usize, u64) {
-        let led = |node: &Node| node.info().get("groups_led").and_then(|led| led.parse().ok());
-        let leads = self.nodes.iter().map(|node| led(node).expect("INFO has no groups_led"));
-        leads.enumerate().max_by_key(|(_, led)| *led).unwrap()
+        let mut most = (0, 0);
+        let somebody = eventually(READY_MAX, || {
+            let led = self.nodes.iter().map(Node::groups_led).enumerate();
+            most = led.max_by_key(|(_, led)| *led).unwrap();
+            most.1 > 0
+        });
+        assert!(somebody, "nobody leads{}", self.last_words());
+        most
+    }
+
+    /// Sees to it that this node leads something, and gives how much: while it does not, whoever leads most is stopped,
+    /// and started again.
+    pub(crate) fn make_lead(&mut self, at: usize) -> u64 {
+        let start = now();
+        loop {
+            let led = self.nodes[at].groups_led();
+            if led > 0 {
+                return led;
+            }
+            assert!(
+                start.elapsed() < READY_MAX,
+                "node {} never leads{}",
+                at + 1,
+                self.last_words()
+            );
+            let (busiest, _) = self.leads_most();
+            if busiest != at {
+                self.nodes[busiest].stop();
+                self.restart();
+            }
+        }
     }
 
     /// A key of every group, found by its range of slots.
@@ -305,6 +334,12 @@ impl Node {
             .collect()
     }
 
+    /// How many groups it leads now.
+    pub(crate) fn groups_led(&self) -> u64 {
+        let led = self.info().get("groups_led").and_then(|led| led.parse().ok());
+        led.expect("INFO has no groups_led")
+    }
+
     /// Whether it answers a client at all, within a second.
     pub(crate) fn answers(&self) -> bool {
         let ask = || {
@@ -329,6 +364,12 @@ impl Node {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
+    }
+
+    /// The newest segment of its log that is made whole and ready to be used, by its number.
+    pub(crate) fn segment_made(&self) -> u32 {
+        let manifest = fs::read(self.dir.join("shard-000/manifest")).unwrap();
+        u32::from_le_bytes(manifest[44..48].try_into().unwrap())
     }
 
     /// Its log's segment files, oldest first.

@@ -5,12 +5,14 @@
 //! Fails:  by panicking when an acknowledged entry is gone or another, or a failed log says or writes anything more.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use crate::support::eventually;
 use bytes::Bytes;
 use logdrive_raft::{Entry, EntryKind, GroupId, LogIndex, NodeId, Term, WriteId};
 use logdrive_wal::{Append, Config, DriverChoice, Home, Wal, WalError};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// A log, its directory's lock, and what it has acknowledged.
@@ -50,6 +52,19 @@ impl BareLog {
         let durable = self.wal.as_ref().expect("open").durable();
         let name = format!("{:010}.seg", durable.segment().0);
         (self.home.shard_dir(0).join(name), durable.offset().into())
+    }
+
+    /// Waits until the next segment is made, so that a fault from then on meets the log's own writes.
+    pub(crate) fn wait_spare(&mut self) {
+        let manifest = self.home.shard_dir(0).join("manifest");
+        let wal = self.wal.as_mut().expect("open");
+        let is_made = eventually(Duration::from_secs(30), || {
+            wal.poll(0, &mut Vec::new()).unwrap();
+            let manifest = std::fs::read(&manifest).unwrap();
+            let newest = u32::from_le_bytes(manifest[44..48].try_into().unwrap());
+            newest > wal.durable().segment().0
+        });
+        assert!(is_made, "no segment is made ahead");
     }
 
     /// Appends to every group and waits until it is durable, so often.
