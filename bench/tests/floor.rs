@@ -1,13 +1,21 @@
 //! The floor runs, its parts relate as they must, and it leaves nothing behind.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 #[test]
 fn the_floor_is_measured_and_nothing_is_left() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // The parts are measured one after another, and a busy machine may spoil one of them: then all are measured again.
+    let is_sound = (0..5).any(|_| measure(place.path()));
+    assert!(is_sound, "a write and an exchange are faster together than the exchange alone");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
+/// Whether the whole takes longer than its part.
+fn measure(place: &Path) -> bool {
     let output = Command::new(env!("CARGO_BIN_EXE_floor"))
         .args(["--seconds", "0.2", "--json", "--dir"])
-        .arg(place.path())
+        .arg(place)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -20,8 +28,7 @@ fn the_floor_is_measured_and_nothing_is_left() {
     };
     part("disk_us");
     // The whole holds at least one exchange through the loopback, and a write besides.
-    assert!(part("together_us") > part("loopback_us"), "{floor}");
-    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+    part("together_us") > part("loopback_us")
 }
 
 #[test]

@@ -332,6 +332,7 @@ fn a_copy_of_a_log_that_is_being_written_is_sound() {
     let mut writer = Writer::new(&node, 32 << 20);
     // No segment is finished while a copy is made: that one would have to be made again.
     writer.settle();
+    let before = writer.wal.metrics().rotations;
     for n in 0..6 {
         let copied = dir.path().join(format!("copy{n}"));
         let (from, to) = (node.join("shard-000"), copied.clone());
@@ -348,5 +349,5 @@ fn a_copy_of_a_log_that_is_being_written_is_sound() {
         assert_eq!(code, 0, "{text}");
         fs::remove_dir_all(copied).unwrap();
     }
-    assert_eq!(writer.wal.metrics().rotations, 0, "a segment was filled");
+    assert_eq!(writer.wal.metrics().rotations, before, "a segment was filled");
 }

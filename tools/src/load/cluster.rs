@@ -245,13 +245,15 @@ const LAST_WORDS_LINES: usize = 5;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     /// A program that runs `script` whatever its arguments.
     fn program(place: &Path, script: &str) -> PathBuf {
         let path = place.join("server.sh");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: what this one has open for writing while some test's thread starts a child cannot be run
+        // for a moment.
+        let write = r##"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod 755 "$1""##;
+        let status = Command::new("sh").args(["-c", write, "sh"]).arg(&path).arg(script).status();
+        assert!(status.unwrap().success());
         path
     }
 
