@@ -1,13 +1,20 @@
 //! What the system refuses the log, the start-up line says: no io_uring, no registered memory.
 //!
-//! The node runs as nobody, whom the kernel can be told to refuse. Needs root to say so, and a binary that nobody may
-//! run; says SKIPPED without. `kernel.io_uring_disabled` is the whole machine's; it is put back as it was.
+//! The node runs as a user without rights or a name, whom the kernel can be told to refuse. Needs root to say so, and a
+//! binary that everybody may run; says SKIPPED without. `kernel.io_uring_disabled` is the whole machine's; it is put back
+//! as it was.
 
 #![forbid(unsafe_code)]
 
 mod support;
 
-use std::{fs, os::unix::fs::PermissionsExt, process::Command, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 use support::{
     client::{Client, Outcome},
     cluster::{BINARY, Cluster, directory},
@@ -17,7 +24,7 @@ use support::{
 #[test]
 fn a_kernel_that_refuses_io_uring_gets_plain_writes_and_the_first_line_says_so() {
     let _turn = turn();
-    let made = Disabled::new().and_then(|disabled| Ok((start_as_nobody(&[])?, disabled)));
+    let made = Disabled::new().and_then(|disabled| Ok((start_as_stranger(&[])?, disabled)));
     let ((_dir, mut cluster), disabled) = match made {
         Ok(made) => made,
         Err(why) => {
@@ -45,7 +52,7 @@ fn a_kernel_that_refuses_io_uring_gets_plain_writes_and_the_first_line_says_so()
 #[test]
 fn a_process_that_may_lock_no_memory_writes_without_registering_it_and_says_so() {
     let _turn = turn();
-    match start_as_nobody(&["prlimit", "--memlock=65536:65536"]) {
+    match start_as_stranger(&["prlimit", "--memlock=65536:65536"]) {
         Ok((_dir, mut cluster)) => {
             assert_eq!(serves_with(&mut cluster), "disk=io_uring direct_io=yes registered=no");
         }
@@ -69,17 +76,21 @@ fn serves_with(cluster: &mut Cluster) -> String {
     words.join(" ")
 }
 
-/// One node, run as nobody, behind other words of command.
-fn start_as_nobody(words: &[&str]) -> Result<(tempfile::TempDir, Cluster), String> {
+/// One node, run as another user, behind other words of command. Each has a user of its own: locked memory is counted
+/// for all processes of one together, and a ring's is counted for a moment longer than its process lives.
+fn start_as_stranger(words: &[&str]) -> Result<(tempfile::TempDir, Cluster), String> {
+    static USERS: AtomicU32 = AtomicU32::new(0);
     if !rustix::process::geteuid().is_root() {
-        return Err("only root can become nobody".to_owned());
+        return Err("only root can become somebody else".to_owned());
     }
+    let step = std::process::id() * 2 + USERS.fetch_add(1, Ordering::Relaxed);
+    let user = USER_MIN + step % USERS_MAX;
     let dir = directory();
-    let home = dir.path().join("nobody");
+    let home = dir.path().join("theirs");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(&home).unwrap();
-    std::os::unix::fs::chown(&home, Some(NOBODY), Some(NOBODY)).unwrap();
-    let (uid, gid) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
+    std::os::unix::fs::chown(&home, Some(user), Some(user)).unwrap();
+    let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
     let under: Vec<&str> = [uid.as_str(), gid.as_str(), "--clear-groups"]
         .into_iter()
         .chain(words.iter().copied())
@@ -119,5 +130,7 @@ impl Drop for Disabled {
 }
 
 const SWITCH: &str = "/proc/sys/kernel/io_uring_disabled";
-const NOBODY: u32 = 65_534;
+/// Below nobody's 65,534, above whom systems make.
+const USER_MIN: u32 = 61_200;
+const USERS_MAX: u32 = 4_000;
 const WITHIN: Duration = Duration::from_secs(30);
