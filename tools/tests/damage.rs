@@ -142,11 +142,138 @@ fn c1_inv18_a_damaged_range_fences_its_groups_on_that_node_and_everybody_serves_
     cluster.assert_no_panic();
 }
 
+#[test]
+fn c13_an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() {
+    let _turn = turn();
+    let dir = directory();
+    let mut cluster = Cluster::start(dir.path(), GROUPS, 64 << 10);
+    let addresses = cluster.addresses();
+    let keys: Vec<String> = (1..=GROUPS).map(key_of).collect();
+    let value = |round: usize, key: &str| format!("<{round}/{key}>{}", "x".repeat(2000));
+    let mut client = Client::new(&addresses);
+    for round in 0..ROUNDS {
+        for key in &keys {
+            let outcome = client.set(key, value(round, key).as_bytes(), LIVE_MAX);
+            assert!(matches!(outcome, Outcome::Yes), "{outcome:?}");
+        }
+    }
+    // The last entry of every group is on every disk.
+    for key in &keys {
+        let last = value(ROUNDS - 1, key);
+        let written = |node: &Node| !places_of(node, last.as_bytes()).is_empty();
+        assert!(eventually(LIVE_MAX, || cluster.nodes.iter().all(written)), "{key}");
+    }
+    for node in &mut cluster.nodes {
+        let status = node.stop();
+        assert!(status.success(), "stopped with {status}");
+    }
+
+    // Entries that were overwritten long since: in batches of their own on every node, so that they cost one group.
+    let entries = (1..ROUNDS - 1).flat_map(|round| (1..=GROUPS).map(move |group| (round, group)));
+    let mut alone = entries.filter_map(|(round, group)| {
+        let needle = value(round, &keys[group - 1]);
+        let places: Vec<_> =
+            cluster.nodes.iter().map(|node| places_of(node, needle.as_bytes())).collect();
+        let is_alone = |places: &Vec<Place>| {
+            matches!(&places[..], [place] if !place.is_first && place.groups == [group as u64])
+        };
+        places.iter().all(is_alone).then(|| (group, places.concat()))
+    });
+    let (everywhere, hit) = alone.next().expect("an entry that is alone in its batches");
+    let (on_most, mut hit_on_most) =
+        alone.find(|(group, _)| *group != everywhere).expect("another group's");
+    hit_on_most.pop();
+    drop(alone);
+    let halted = [everywhere, on_most];
+    let hits: Vec<Place> = hit.into_iter().chain(hit_on_most).collect();
+    hits.iter().for_each(|place| flip(&place.file, place.at));
+    let damaged: Vec<_> =
+        hits.iter().map(|hit| (hit.file.clone(), std::fs::read(&hit.file).unwrap())).collect();
+
+    // All other groups serve what was acknowledged, and take more.
+    for node in &mut cluster.nodes {
+        node.start(&[]);
+    }
+    let mut client = Client::new(&addresses);
+    for (group, key) in (1..).zip(&keys).filter(|(group, _)| !halted.contains(group)) {
+        let mut read = Err(String::new());
+        assert!(
+            eventually(LIVE_MAX, || {
+                read = client.get(key, LIVE_MAX);
+                read.is_ok()
+            }),
+            "group {group}: {read:?}{}",
+            cluster.last_words()
+        );
+        assert_eq!(read, Ok(Some(value(ROUNDS - 1, key).into_bytes())), "group {group}");
+        let outcome = client.set(key, b"after", LIVE_MAX);
+        assert!(matches!(outcome, Outcome::Yes), "group {group}: {outcome:?}");
+    }
+    // Each node names what it lost, and where.
+    for (node, place) in cluster.nodes.iter().cycle().zip(&hits) {
+        let said = node.said();
+        let name = place.file.file_name().unwrap().to_str().unwrap();
+        let line = |line: &str| {
+            let words = ["is fenced here", name, &format!("byte {}", place.batch)];
+            words.iter().all(|word| line.contains(word))
+        };
+        assert!(said.lines().any(line), "node {}: {place:?}\n{said}", node.id);
+    }
+    let carried = cluster.nodes.iter().map(|node| node.info()["groups"].parse::<usize>().unwrap());
+    assert_eq!(carried.collect::<Vec<_>>(), [GROUPS - 2, GROUPS - 2, GROUPS - 1]);
+    // For the two, no node has an answer that is one: no value of theirs, old or new, and nothing taken. What it says
+    // is that nothing happened there.
+    for group in halted {
+        let key = &keys[group - 1];
+        for _ in 0..20 {
+            for node in &cluster.nodes {
+                let mut connection = Connection::open(node.client).unwrap();
+                for words in [&[b"GET", key.as_bytes()][..], &[b"SET", key.as_bytes(), b"never"]] {
+                    let reply = connection.call(words).unwrap();
+                    let Reply::Error(error) = &reply else { panic!("group {group}: {reply:?}") };
+                    let typed =
+                        ["MOVED ", "CLUSTERDOWN "].iter().any(|code| error.starts_with(code));
+                    assert!(typed, "group {group}, node {}: {error}", node.id);
+                    let here = error.ends_with(&node.client.to_string());
+                    assert!(!here, "group {group}, node {} sends to itself: {error}", node.id);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let outcome = client.set(key, b"never", Duration::from_secs(2));
+        assert!(matches!(outcome, Outcome::No(_)), "group {group}: {outcome:?}");
+    }
+    // Nothing of the evidence is gone.
+    for (file, bytes) in &damaged {
+        let aside = file.with_extension("corrupt");
+        let kept = std::fs::read(file).or_else(|_| std::fs::read(&aside));
+        assert!(kept.is_ok_and(|kept| kept == *bytes), "{} has changed", file.display());
+    }
+
+    // Nor of anything else: with the bytes as they were, all that was ever acknowledged is served again.
+    for node in &mut cluster.nodes {
+        let status = node.stop();
+        assert!(status.success(), "stopped with {status}");
+    }
+    hits.iter().for_each(|place| flip(&place.file, place.at));
+    cluster.restart();
+    let mut client = Client::new(&addresses);
+    for (group, key) in (1..).zip(&keys) {
+        let last = value(ROUNDS - 1, key).into_bytes();
+        let wanted = if halted.contains(&group) { last } else { b"after".to_vec() };
+        assert_eq!(client.get(key, LIVE_MAX), Ok(Some(wanted)), "group {group}");
+        let outcome = client.set(key, b"whole", LIVE_MAX);
+        assert!(matches!(outcome, Outcome::Yes), "group {group}: {outcome:?}");
+    }
+    cluster.assert_no_panic();
+}
+
 /// A batch as FORMAT.md draws it.
 #[derive(Debug)]
 struct Batch {
     at: u64,
     records: u64,
+    end: u64,
     groups: BTreeSet<u64>,
 }
 
@@ -160,7 +287,7 @@ fn batches(segment: &Path) -> Vec<Batch> {
         let directory = end - 8 * u32_at(at + 48);
         let groups = bytes[directory..end].chunks_exact(8);
         let groups = groups.map(|id| u64::from_le_bytes(id.try_into().unwrap())).collect();
-        found.push(Batch { at: at as u64, records: at as u64 + 56, groups });
+        found.push(Batch { at: at as u64, records: at as u64 + 56, end: end as u64, groups });
         at = end.next_multiple_of(4096);
     }
     found
@@ -176,6 +303,40 @@ fn batch_of_few(node: &Node) -> (PathBuf, Batch) {
         .flat_map(|path| batches(path).into_iter().skip(1).map(move |batch| (path.clone(), batch)));
     let some = batches.filter(|(_, batch)| !batch.groups.is_empty());
     some.min_by_key(|(_, batch)| batch.groups.len()).expect("a batch of a sealed segment")
+}
+
+/// Where some bytes stand on a node, and in whose company.
+#[derive(Clone, Debug)]
+struct Place {
+    file: PathBuf,
+    at: u64,
+    batch: u64,
+    /// True if the batch is its segment's first, or the segment the log's first or last.
+    is_first: bool,
+    groups: Vec<u64>,
+}
+
+/// Every place where a node's log has these bytes.
+fn places_of(node: &Node, needle: &[u8]) -> Vec<Place> {
+    let used: Vec<_> =
+        node.segments().into_iter().filter(|path| !batches(path).is_empty()).collect();
+    let mut found = Vec::new();
+    for (n, file) in used.iter().enumerate() {
+        let bytes = std::fs::read(file).unwrap();
+        for (nth, batch) in batches(file).into_iter().enumerate() {
+            let start = usize::try_from(batch.at).unwrap();
+            let inside = &bytes[start..usize::try_from(batch.end).unwrap()];
+            let at = inside.windows(needle.len()).position(|window| window == needle);
+            found.extend(at.map(|at| Place {
+                file: file.clone(),
+                at: batch.at + at as u64,
+                batch: batch.at,
+                is_first: nth == 0 || n == 0 || n + 1 == used.len(),
+                groups: batch.groups.iter().copied().collect(),
+            }));
+        }
+    }
+    found
 }
 
 /// A key of the group with this id.
@@ -207,5 +368,6 @@ fn offset_in(said: &str) -> Option<u64> {
 }
 
 const GROUPS: usize = 8;
+const ROUNDS: usize = 8;
 const LIVE_MAX: Duration = Duration::from_secs(40);
 const START_MAX: Duration = Duration::from_secs(30);
