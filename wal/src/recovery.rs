@@ -39,7 +39,7 @@
 //! | newer_version | a manifest or segment of another version | refuse | P8 |
 //! | half_made_segment | above `L`, without a start record; nothing in it knows it durable | pass over | it was made for later, or its first write is torn; W11 |
 //! | passed_over | below `L`, not in the chain | pass over | a start record has voided it: nothing in it was acknowledged |
-//! | leftover | below the manifest's first | pass over | what was live in it was carried on before the manifest moved |
+//! | leftover | below the manifest's first | pass over | what was live in it was carried on before the manifest moved, and damage has its other name by then (rule 25) |
 //!
 //! Where the log ends, the next segment's start record says so, durably, before anything else is done: behind that
 //! place nothing counts again, whatever a dead process's writes do. So a second crash finds the same (W3).

@@ -12,7 +12,7 @@ use crate::image::{Image, ImageWriter};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// One stream's directory.
@@ -191,18 +191,55 @@ impl Files {
         Ok(file)
     }
 
-    /// Takes a segment's name from its file, which the manifest has passed.
+    /// Gives a damaged segment its second name, durably, before the manifest passes it: then what a crash leaves of the
+    /// first one is removed by the next open, and the file stays (rule 25).
+    pub(super) fn keep_aside(&self, segment: SegmentSeq) -> io::Result<()> {
+        let path = self.path(segment);
+        for aside in self.aside_paths(segment) {
+            match std::fs::hard_link(&path, &aside) {
+                Ok(()) => break,
+                // From an order that was cut short; else, in a directory that was copied since, a file of its own.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if is_same_file(&path, &aside)? {
+                        break;
+                    }
+                }
+                // A file system without such names: it is renamed in the end, and only a crash just before that is
+                // not provided for.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported
+                    ) =>
+                {
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        sync_dir(&self.dir)
+    }
+
+    /// Takes a segment's name from its file, which the manifest has passed. One to be set aside has its other name
+    /// already, where a file can have two.
     pub(super) fn retire(&self, segment: SegmentSeq, fate: Fate) -> io::Result<()> {
         let path = self.path(segment);
         match fate {
             Fate::Recycle => std::fs::rename(&path, self.free_path(segment))?,
-            Fate::Remove => std::fs::remove_file(&path)?,
-            Fate::SetAside => {
-                let aside = format!("{:010}{CORRUPT_SUFFIX}", segment.0);
-                std::fs::rename(&path, self.dir.join(aside))?;
+            Fate::SetAside if std::fs::metadata(&path)?.nlink() == 1 => {
+                let aside = self.aside_paths(segment).find(|aside| !aside.exists());
+                std::fs::rename(&path, aside.expect("numbers go on"))?;
             }
+            Fate::Remove | Fate::SetAside => std::fs::remove_file(&path)?,
         }
         sync_dir(&self.dir)
+    }
+
+    /// The names for a damaged segment, best first.
+    fn aside_paths(&self, segment: SegmentSeq) -> impl Iterator<Item = PathBuf> + '_ {
+        let first = format!("{:010}{CORRUPT_SUFFIX}", segment.0);
+        let others = (2u32..).map(move |n| format!("{:010}.{n}{CORRUPT_SUFFIX}", segment.0));
+        std::iter::once(first).chain(others).map(|name| self.dir.join(name))
     }
 
     /// The manifest, which was there and whole when the log was opened.
@@ -230,6 +267,11 @@ pub(crate) fn segment_name(segment: SegmentSeq) -> String {
 pub(crate) fn segment_of(name: &str) -> Option<SegmentSeq> {
     let segment = SegmentSeq(name.strip_suffix(SEGMENT_SUFFIX)?.parse().ok()?);
     (segment_name(segment) == name).then_some(segment)
+}
+
+fn is_same_file(a: &Path, b: &Path) -> io::Result<bool> {
+    let (a, b) = (std::fs::metadata(a)?, std::fs::metadata(b)?);
+    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
 }
 
 /// Replaces a small file: after a crash it is the old one or the new one, whole (rule 26).
@@ -266,3 +308,54 @@ pub(crate) const CORRUPT_SUFFIX: &str = ".corrupt";
 pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
 const PROBE_NAME: &str = "probe.tmp";
 pub(crate) const MANIFEST_NAME: &str = "manifest";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(dir: &Path) -> Vec<(String, Vec<u8>)> {
+        let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+        let mut found: Vec<_> = entries
+            .map(|entry| {
+                let name = entry.file_name().into_string().unwrap();
+                (name, std::fs::read(entry.path()).unwrap())
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    fn file(name: &str, bytes: &[u8]) -> (String, Vec<u8>) {
+        (name.to_owned(), bytes.to_vec())
+    }
+
+    #[test]
+    fn rule_25_a_damaged_segment_is_set_aside_once_and_over_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::probe(dir.path()).unwrap();
+        let segment = SegmentSeq(7);
+        std::fs::write(files.path(segment), b"damaged").unwrap();
+        // Cut short, and taken up again.
+        files.keep_aside(segment).unwrap();
+        files.keep_aside(segment).unwrap();
+        let both = [file("0000000007.corrupt", b"damaged"), file("0000000007.seg", b"damaged")];
+        assert_eq!(named(dir.path()), both);
+        files.retire(segment, Fate::SetAside).unwrap();
+        assert_eq!(named(dir.path()), both[..1]);
+        // Another file of its number.
+        std::fs::write(files.path(segment), b"other").unwrap();
+        files.keep_aside(segment).unwrap();
+        files.retire(segment, Fate::SetAside).unwrap();
+        let all = [file("0000000007.2.corrupt", b"other"), both[0].clone()];
+        assert_eq!(named(dir.path()), all);
+    }
+
+    #[test]
+    fn rule_25_where_a_file_has_one_name_it_is_renamed() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::probe(dir.path()).unwrap();
+        std::fs::write(files.path(SegmentSeq(7)), b"damaged").unwrap();
+        files.retire(SegmentSeq(7), Fate::SetAside).unwrap();
+        assert_eq!(named(dir.path()), [file("0000000007.corrupt", b"damaged")]);
+    }
+}

@@ -290,8 +290,12 @@ impl Shop {
         Ok((file, SegmentOrigin::New))
     }
 
-    /// First the manifest, then the file: a crash in between leaves a file that the manifest has passed.
+    /// First the manifest, then the file: a crash in between leaves a file that the manifest has passed, and the next
+    /// open removes it. What is to be kept has its other name before that.
     fn retire(&mut self, order: RetireSegment) -> io::Result<()> {
+        if order.fate == Fate::SetAside {
+            self.files.keep_aside(order.segment)?;
+        }
         self.change_manifest(|manifest| manifest.first = order.first)?;
         self.files.retire(order.segment, order.fate)?;
         if order.fate == Fate::Recycle {
@@ -354,16 +358,13 @@ mod tests {
     use super::*;
     use crate::format::BLOCK_BYTES;
 
-    #[test]
-    fn w9_a_free_file_whose_remaking_fails_is_used_by_the_next_try() {
-        let dir = tempfile::tempdir().unwrap();
-        let (_orders, orders_out) = bounded(1);
-        let (made, _made_out) = bounded(1);
+    /// Without a thread, without anybody to report to.
+    fn shop(dir: &std::path::Path) -> Shop {
         let mut zeros = Image::new(MAKE_CHUNK_BYTES).unwrap();
-        let mut shop = Shop {
-            files: Files::probe(dir.path()).unwrap(),
-            orders: orders_out,
-            made,
+        Shop {
+            files: Files::probe(dir).unwrap(),
+            orders: bounded(1).1,
+            made: bounded(1).0,
             signal: Signal::new().unwrap(),
             chunks: Arc::default(),
             hurry: Arc::new(AtomicBool::new(true)),
@@ -374,7 +375,50 @@ mod tests {
             making: VecDeque::new(),
             retiring: VecDeque::new(),
             named: None,
+        }
+    }
+
+    #[test]
+    fn rule_25_a_damaged_segment_has_its_other_name_before_the_manifest_passes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shop = shop(dir.path());
+        let manifest = Manifest {
+            version: 1,
+            shard: 0,
+            store: 1,
+            node: logdrive_raft::NodeId(1),
+            first: SegmentSeq(1),
+            made: SegmentSeq(2),
         };
+        shop.files.write_manifest(&manifest).unwrap();
+        let segment = shop.files.path(SegmentSeq(1));
+        std::fs::write(&segment, b"damaged").unwrap();
+        let order = RetireSegment {
+            segment: SegmentSeq(1),
+            first: SegmentSeq(2),
+            bytes: 7,
+            fate: Fate::SetAside,
+        };
+        // Something is in the way of the next manifest.
+        let in_the_way = dir.path().join("manifest.tmp");
+        std::fs::create_dir(&in_the_way).unwrap();
+        shop.retire(order).unwrap_err();
+        let aside = dir.path().join("0000000001.corrupt");
+        assert_eq!(shop.files.known_manifest().unwrap(), manifest);
+        for name in [&segment, &aside] {
+            assert_eq!(std::fs::read(name).unwrap(), b"damaged");
+        }
+        std::fs::remove_dir(&in_the_way).unwrap();
+        shop.retire(order).unwrap();
+        assert_eq!(shop.files.known_manifest().unwrap().first, SegmentSeq(2));
+        assert!(!segment.exists());
+        assert_eq!(std::fs::read(&aside).unwrap(), b"damaged");
+    }
+
+    #[test]
+    fn w9_a_free_file_whose_remaking_fails_is_used_by_the_next_try() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shop = shop(dir.path());
         let bytes = 64 << 10;
         let order = |segment| MakeSegment { segment, bytes, header: Box::new([7; BLOCK_BYTES]) };
         shop.make_file(&order(SegmentSeq(1))).unwrap();

@@ -111,7 +111,7 @@ pub enum Fate {
     Recycle,
     /// Removed.
     Remove,
-    /// Renamed to `*.corrupt`, for somebody to look at (rule 25).
+    /// Kept as `*.corrupt`, for somebody to look at (rule 25); it has that name before the manifest passes it.
     SetAside,
 }
 

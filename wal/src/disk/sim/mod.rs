@@ -370,6 +370,12 @@ impl SimPlatter {
         names.into_iter().filter_map(aside).collect()
     }
 
+    /// The durable bytes of a segment set aside as damaged; `None` if there is none.
+    #[must_use]
+    pub fn set_aside_segment(&self, segment: SegmentSeq) -> Option<Vec<u8>> {
+        self.lock().durable_bytes(Name::Corrupt(segment))
+    }
+
     /// The first bytes of a segment, as they are durable. Panics if there is no such segment.
     #[must_use]
     pub fn segment_head(&self, segment: SegmentSeq, bytes: usize) -> Vec<u8> {

@@ -311,6 +311,13 @@ impl Platter {
         self.change_name(NameChange::Rename(from, to, inode));
     }
 
+    pub(super) fn link(&mut self, from: Name, to: Name) {
+        let inode = self.names[&from];
+        if self.inode(to) != Some(inode) {
+            self.change_name(NameChange::Link(to, inode));
+        }
+    }
+
     pub(super) fn unlink(&mut self, name: Name) -> io::Result<()> {
         if !self.names.contains_key(&name) {
             return Err(io::ErrorKind::NotFound.into());
@@ -424,8 +431,10 @@ impl Platter {
     // --- faults ---
 
     fn large_files(&self) -> usize {
-        let is_small = |name: &Name| matches!(name, Name::Manifest | Name::ManifestMaking);
-        self.names.keys().filter(|name| !is_small(name)).count()
+        let is_large = |name: &Name| !matches!(name, Name::Manifest | Name::ManifestMaking);
+        let large = self.names.iter().filter(|(name, _)| is_large(name));
+        // A file may have two names.
+        large.map(|(_, inode)| inode).collect::<BTreeSet<_>>().len()
     }
 
     pub(super) fn has_room(&self) -> bool {

@@ -24,6 +24,8 @@ enum Step {
     Write(Name, Vec<u8>),
     Sync(Name),
     Rename(Name, Name),
+    /// A second name, unless it has it.
+    Link(Name, Name),
     Remove(Name),
     SyncDir,
 }
@@ -113,11 +115,14 @@ impl Platter {
 
     fn steps_to_retire(&self, retire: &RetireSegment) -> Vec<Step> {
         let name = Name::Segment(retire.segment);
-        let mut steps = self.steps_to_change_manifest(|manifest| manifest.first = retire.first);
+        let mut steps = Vec::new();
+        if retire.fate == Fate::SetAside {
+            steps.extend([Step::Link(name, Name::Corrupt(retire.segment)), Step::SyncDir]);
+        }
+        steps.extend(self.steps_to_change_manifest(|manifest| manifest.first = retire.first));
         steps.push(match retire.fate {
             Fate::Recycle => Step::Rename(name, Name::Free(retire.segment)),
-            Fate::Remove => Step::Remove(name),
-            Fate::SetAside => Step::Rename(name, Name::Corrupt(retire.segment)),
+            Fate::Remove | Fate::SetAside => Step::Remove(name),
         });
         steps.push(Step::SyncDir);
         steps
@@ -160,6 +165,7 @@ impl Platter {
             Step::Sync(_) if logdrive_raft::bug!("new_file_not_synced") => {}
             Step::Sync(name) => self.sync(name).expect("made by a step before"),
             Step::Rename(from, to) => self.rename(from, to),
+            Step::Link(from, to) => self.link(from, to),
             Step::Remove(name) => self.unlink(name).expect("the log's own"),
             Step::SyncDir if logdrive_raft::bug!("directory_not_synced") => {}
             Step::SyncDir => self.sync_dir(),
