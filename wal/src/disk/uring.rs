@@ -220,24 +220,9 @@ impl UringDisk {
     fn reap(&mut self) -> io::Result<()> {
         let mut again = Vec::new();
         for completion in self.ring.completion() {
-            let token = completion.user_data();
-            let write = self.in_flight.get_mut(&token).expect("a completion of a write in flight");
-            let result = completion.result();
-            let result = usize::try_from(result)
-                .map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()));
-            match progress(write.from, write.bytes.len(), result) {
-                Progress::Whole => {
-                    self.in_flight.remove(&token);
-                    self.events.push(DiskEvent::Written { token, result: Ok(()) });
-                }
-                Progress::Failed(error) => {
-                    self.in_flight.remove(&token);
-                    self.events.push(DiskEvent::Written { token, result: Err(error) });
-                }
-                Progress::Again(from) => {
-                    write.from = from;
-                    again.push(token);
-                }
+            let (token, result) = (completion.user_data(), completion.result());
+            if goes_on(&mut self.in_flight, &mut self.events, token, result) {
+                again.push(token);
             }
         }
         again.into_iter().try_for_each(|token| self.push(token))
@@ -415,6 +400,29 @@ impl Drop for UringDisk {
     }
 }
 
+/// Takes in the kernel's answer to a write; true if the rest of it is to be handed in again.
+fn goes_on(
+    in_flight: &mut HashMap<u64, InFlight>,
+    events: &mut Vec<DiskEvent>,
+    token: u64,
+    result: i32,
+) -> bool {
+    let write = in_flight.get_mut(&token).expect("a completion of a write in flight");
+    let result =
+        usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()));
+    let result = match progress(write.from, write.bytes.len(), result) {
+        Progress::Again(from) => {
+            write.from = from;
+            return true;
+        }
+        Progress::Whole => Ok(()),
+        Progress::Failed(error) => Err(error),
+    };
+    in_flight.remove(&token);
+    events.push(DiskEvent::Written { token, result });
+    false
+}
+
 fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -429,3 +437,127 @@ const FILE_SLOTS: i32 = 8;
 const NO_FILE: RawFd = -1;
 /// Images kept warm: one active, one closing, one still borrowed from.
 pub(super) const IMAGES_KEPT: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{PipeReader, Read};
+
+    const TOKEN: u64 = 7;
+    const BYTES: usize = 256 << 10;
+    /// What a pipe holds, unless somebody asked for more.
+    const PIPE_BYTES: usize = 64 << 10;
+
+    /// A driver whose one segment is a pipe: a write to it ends short when it fills, and waits while it is full.
+    /// `None`, said aloud, without io_uring.
+    fn on_a_pipe(dir: &std::path::Path) -> Option<(UringDisk, PipeReader)> {
+        let files = Files::probe(dir).unwrap();
+        let mut disk = match UringDisk::open(files, BYTES as u64, 2, IMAGES_KEPT) {
+            Ok(disk) => disk,
+            Err(error) => {
+                println!("SKIPPED: io_uring: {error}");
+                return None;
+            }
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        disk.keep(SegmentSeq(1), File::from(std::os::fd::OwnedFd::from(writer)));
+        Some((disk, reader))
+    }
+
+    /// Starts a write of a whole image; returns what it writes.
+    fn start(disk: &mut UringDisk) -> Vec<u8> {
+        let mut image = disk.image().unwrap();
+        for (word, at) in image.tail_mut(0..BYTES).chunks_exact_mut(4).zip(0u32..) {
+            word.copy_from_slice(&at.to_le_bytes());
+        }
+        image.freeze(BYTES);
+        let bytes = image.share(0..BYTES);
+        let written = bytes.to_vec();
+        disk.write(WriteSegment { token: TOKEN, segment: SegmentSeq(1), offset: 0, bytes })
+            .unwrap();
+        written
+    }
+
+    /// Waits for the next completion.
+    fn complete_one(disk: &mut UringDisk) {
+        let patience = types::Timespec::new().sec(30);
+        let patience = types::SubmitArgs::new().timespec(&patience);
+        disk.ring.submitter().submit_with_args(1, &patience).expect("a completion");
+        assert_eq!(disk.ring.completion().len(), 1);
+    }
+
+    /// Takes in the next completion; returns how far the write has come, while it is under way.
+    fn reap_one(disk: &mut UringDisk) -> Option<usize> {
+        complete_one(disk);
+        disk.reap().unwrap();
+        disk.in_flight.get(&TOKEN).map(|write| write.from)
+    }
+
+    /// Makes the kernel answer the write, which waits for room in the pipe, at once, with an error: it has written
+    /// nothing since its last answer.
+    fn interrupt(disk: &mut UringDisk) {
+        let write = types::CancelBuilder::user_data(TOKEN);
+        disk.ring.submitter().register_sync_cancel(None, write).unwrap();
+    }
+
+    fn outcome(disk: &mut UringDisk) -> io::Result<()> {
+        let mut events = Vec::new();
+        disk.poll(&mut events).unwrap();
+        match (events.pop(), events.pop()) {
+            (Some(DiskEvent::Written { token: TOKEN, result }), None) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn w4_a_write_whose_completions_are_short_or_interrupted_goes_on_until_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some((mut disk, mut reader)) = on_a_pipe(dir.path()) else { return };
+        let wanted = start(&mut disk);
+        // The kernel's answer is the number of bytes the pipe had room for.
+        assert_eq!(reap_one(&mut disk), Some(PIPE_BYTES));
+        // A write that ended without a byte, but not with the errors that say: again. The rest is the kernel's.
+        for errno in [libc::EINTR, libc::EAGAIN] {
+            interrupt(&mut disk);
+            complete_one(&mut disk);
+            let completion = disk.ring.completion().next().unwrap();
+            assert_eq!((completion.user_data(), completion.result()), (TOKEN, -libc::ECANCELED));
+            assert!(goes_on(&mut disk.in_flight, &mut disk.events, TOKEN, -errno));
+            assert_eq!(disk.in_flight[&TOKEN].from, PIPE_BYTES);
+            disk.push(TOKEN).unwrap();
+        }
+        let (mut found, mut parts, mut before) = (vec![0; 20 << 10], 1, PIPE_BYTES);
+        reader.read_exact(&mut found).unwrap();
+        while let Some(from) = reap_one(&mut disk) {
+            assert!(disk.events.is_empty(), "{from} bytes of a write counted for all");
+            assert!(from > before && from <= found.len() + PIPE_BYTES, "{before}, then {from}");
+            (parts, before) = (parts + 1, from);
+            let mut more = [0; 20 << 10];
+            let read = reader.read(&mut more).unwrap();
+            found.extend_from_slice(&more[..read]);
+        }
+        outcome(&mut disk).unwrap();
+        assert!(parts >= 4, "{parts} short completions");
+        drop(disk);
+        reader.read_to_end(&mut found).unwrap();
+        assert!(found == wanted, "other bytes than were to be written");
+    }
+
+    #[test]
+    fn w4_a_write_that_fails_behind_a_short_completion_has_failed() {
+        // Nobody reads any more; or the kernel gives the rest up.
+        for (errno, ends) in [(libc::EPIPE, true), (libc::ECANCELED, false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let Some((mut disk, reader)) = on_a_pipe(dir.path()) else { return };
+            start(&mut disk);
+            assert_eq!(reap_one(&mut disk), Some(PIPE_BYTES));
+            let reader = Some(reader).filter(|_| !ends);
+            if reader.is_some() {
+                interrupt(&mut disk);
+            }
+            assert_eq!(reap_one(&mut disk), None, "handed in again");
+            let error = outcome(&mut disk).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(errno));
+        }
+    }
+}
