@@ -511,6 +511,40 @@ fn a_log_of_which_nothing_is_released_carries_nothing_and_gives_nothing_up() {
     assert!(metrics.segments > 5);
 }
 
+/// The second rule's price. Bytes that live in front of bytes that are dead: no segment of the one kind is cheap, and those
+/// of the other cannot go before it. Round after round, no more is written again than was won.
+#[test]
+fn what_is_written_again_is_no_more_than_what_died_behind_it() {
+    for alternating in [false, true] {
+        let sim = Sim::new(31);
+        let (mut wal, _) = sim.open();
+        let mut lasting = Busy::new(2);
+        let mut passing = Busy::new(1);
+        for n in 0..100 {
+            lasting.write(&mut wal, 5, 1000).unwrap();
+            if alternating && n % 10 == 0 {
+                passing.write(&mut wal, 40, 1000).unwrap();
+            }
+            sim.settle(&mut wal);
+        }
+        let lives = wal.group_bytes(GroupId(2)).unwrap();
+        let (mut fresh, mut most) = (wal.usage().written, 0);
+        while fresh < 8 * lives {
+            turn_over(&sim, &mut wal, &mut passing).unwrap();
+            fresh += 10 * 1000;
+            let used = wal.usage();
+            most = most.max(used.written);
+            let again = wal.metrics().carried_bytes;
+            assert!(again <= fresh, "{again} bytes written again, {fresh} for the first time");
+        }
+        let again = wal.metrics().carried_bytes;
+        println!("{lives} live, {fresh} written, {again} written again, {most} at most in the log");
+        assert!(again > 4 * lives, "it went round less than four times");
+        // What dies while a victim is carried, and a segment that is not full, come on top of twice what lives.
+        assert!(most < 2 * lives + 6 * (64 << 10), "{most} bytes kept, {lives} of them live");
+    }
+}
+
 #[test]
 fn w9_a_slow_trickle_under_a_quota_is_packed_before_it_is_refused() {
     let mut sim = Sim::new(10);

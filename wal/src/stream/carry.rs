@@ -16,6 +16,14 @@
 //! * or the log is near its quota, or the disk is full, and at most three quarters of what was written lives: going
 //!   round, three bytes written again free one.
 //!
+//! The last two look at the whole log, dead bytes that no segment has given back yet among them, and that is right: they
+//! are what carrying is to win. Take what the log holds when a victim is taken by the second rule: as much of it is dead
+//! as lives. Once all of that has been passed, everything of it that lived was written again once at most, and everything
+//! dead is gone, and whatever died meanwhile. A round may stop on its way, when dead segments that it reached are gone and
+//! more than half lives again; it goes on where it stopped, so nothing is written again twice before the round is over.
+//! Padding does not count there: going round leaves some in every batch and segment, and counted as won it could have a
+//! log of small segments go round for ever. Only the first rule counts it, where one segment is mostly that.
+//!
 //! So everything is written at most 1 + 1/3, 2, or 4 times over. Going round once leaves nothing dead, and what is
 //! carried is written densely, so it comes to an end. Above that share the log does not work against itself: it
 //! refuses entries ([`super::Room::Quota`]) until somebody releases some. A log in which nothing is released or
