@@ -243,6 +243,24 @@ fn c13_an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() 
         let outcome = client.set(key, b"never", Duration::from_secs(2));
         assert!(matches!(outcome, Outcome::No(_)), "group {group}: {outcome:?}");
     }
+    // The replica that is whole, alone, is found from everywhere, and says that it has no leader.
+    let key = &keys[on_most - 1];
+    for mut at in 0..3 {
+        let mut hops = 0;
+        while at != 2 {
+            let mut connection = Connection::open(cluster.nodes[at].client).unwrap();
+            let reply = connection.call(&[b"GET", key.as_bytes()]).unwrap();
+            let Reply::Error(error) = &reply else { panic!("{reply:?}") };
+            let place = error.strip_prefix("MOVED ").and_then(|moved| moved.split(' ').nth(1));
+            let place = place.unwrap_or_else(|| panic!("node {}: {error}", at + 1));
+            at = addresses.iter().position(|address| address.to_string() == place).unwrap();
+            hops += 1;
+            assert!(hops < 3, "sent round in a circle");
+        }
+        let mut connection = Connection::open(cluster.nodes[at].client).unwrap();
+        let reply = connection.call(&[b"GET", key.as_bytes()]).unwrap();
+        assert!(matches!(&reply, Reply::Error(e) if e.starts_with("CLUSTERDOWN ")), "{reply:?}");
+    }
     // Nothing of the evidence is gone.
     for (file, bytes) in &damaged {
         let aside = file.with_extension("corrupt");

@@ -102,12 +102,10 @@ impl Cluster {
         self.reachable_member(group, |node| self.address(node).is_some())
     }
 
-    /// This node is none of them though it be a member: its replica is fenced then.
     fn reachable_member(&self, group: u16, known: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let first = self.placement.first_leader(group);
         let members = self.placement.members(group);
-        let me = self.node.id();
-        std::iter::once(first).chain(members).find(|node| *node != me && known(*node))
+        members_to_ask(&members, first, self.node.id()).find(|node| known(*node))
     }
 
     fn address(&self, node: NodeId) -> Option<String> {
@@ -288,6 +286,16 @@ impl View<'_> {
     }
 }
 
+/// Whom a node without a replica that runs names, best first: the first leader, where it is no member. One that is has
+/// its replica fenced, and names the next in the round: another may be fenced too, and two that named each other would
+/// keep clients from those that serve.
+fn members_to_ask(members: &[NodeId], first: NodeId, me: NodeId) -> impl Iterator<Item = NodeId> {
+    let at = |node: NodeId| members.iter().position(|member| *member == node);
+    let from = at(me).map_or_else(|| at(first).unwrap_or(0), |me| me + 1);
+    let (before, behind) = members.split_at(from);
+    behind.iter().chain(before).copied().filter(move |node| *node != me)
+}
+
 /// 40 hexadecimal digits that depend on the cluster's name and the node's id alone, so that a restart keeps them.
 fn public_id(cluster: &str, node: NodeId) -> String {
     let mut id = String::with_capacity(48);
@@ -309,6 +317,16 @@ fn public_id(cluster: &str, node: NodeId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_sent_on_by_fenced_members_comes_past_every_other() {
+        let members = [1, 2, 3, 4, 5].map(NodeId);
+        let named = |me| members_to_ask(&members, NodeId(2), NodeId(me)).next().unwrap().0;
+        assert_eq!([1, 2, 3, 4, 5].map(named), [2, 3, 4, 5, 1]);
+        let outside: Vec<_> = members_to_ask(&members, NodeId(2), NodeId(9)).collect();
+        assert_eq!(outside, [2, 3, 4, 5, 1].map(NodeId));
+        assert_eq!(members_to_ask(&members[..1], NodeId(1), NodeId(1)).next(), None);
+    }
 
     #[test]
     fn public_ids_are_forty_digits_and_differ_by_cluster_and_node() {
