@@ -27,6 +27,8 @@ pub(crate) struct Group {
     pub(crate) membership: Bytes,
     /// Where the damage is that the group lost something in.
     pub(crate) fence: Option<Position>,
+    /// A record says so, where it is [`Small::Fence`]'s latest; else only the damage does, which may read well again.
+    pub(crate) fence_recorded: bool,
     /// Which segments hold the latest of each; `None`: there is none.
     hard_state_in: Option<SegmentSeq>,
     membership_in: Option<SegmentSeq>,
@@ -83,6 +85,7 @@ impl Group {
             }
             Small::Fence(position) => {
                 self.fence = Some(position);
+                self.fence_recorded = true;
                 (&mut self.fence_in, FENCE_RECORD_BYTES)
             }
         };
@@ -91,7 +94,9 @@ impl Group {
         }
     }
 
-    /// The small records of the group whose latest stands in `segment`, as they would be written now.
+    /// The small records of the group that have to be written before `segment`, in which the group has something, may
+    /// go: those whose latest stands there, and a fence that no record says. For what is fenced counts as dead; if the
+    /// damage read well later, with some of it given up, the group would have a hole that nothing explains.
     pub(crate) fn small_in(&self, segment: SegmentSeq) -> impl Iterator<Item = Small> + use<> {
         let there = |place: Option<SegmentSeq>| place == Some(segment);
         let (index, term) = self.index.released();
@@ -100,7 +105,7 @@ impl Group {
             there(self.membership_in).then(|| Small::Membership(self.membership.clone())),
             there(self.hard_state_in).then_some(Small::HardState(self.hard_state)),
             there(self.release_in).then_some(Small::Release(release)),
-            self.fence.filter(|_| there(self.fence_in)).map(Small::Fence),
+            self.fence.filter(|_| there(self.fence_in) || !self.fence_recorded).map(Small::Fence),
         ];
         found.into_iter().flatten()
     }

@@ -433,17 +433,19 @@ impl<'a> Replay<'a> {
     }
 
     /// The group lost something at `damage`, so nothing of it may be relied on: only that is kept. It stands at
-    /// `place`, as a record or as the damage itself, which is written as a record before its segment goes.
+    /// `place`, as a record or as the damage itself, which is written as a record before anything of the group goes.
     fn fence(&mut self, id: GroupId, damage: Position, place: Position) {
         // One that is gone for good has nothing to lose.
         if self.tombstones.contains_key(&id) {
             return;
         }
         let group = self.groups.entry(id).or_default();
+        let recorded = damage != place;
         let damage = group.fence.unwrap_or(damage);
         std::mem::take(group).bury(&mut self.ledger);
         group.enlist(id, place.segment(), &mut self.ledger);
         group.set(Small::Fence(damage), place.segment(), &mut self.ledger);
+        group.fence_recorded = recorded;
     }
 
     /// No group's log has a hole: what was given up with its segment was released, or stands elsewhere.

@@ -690,6 +690,69 @@ fn inv18_a_fenced_group_stays_fenced_when_the_damaged_segment_is_set_aside() {
     assert_eq!(first_segment(&sim), Some(damaged));
 }
 
+/// C9. The history that broke it:
+/// 1. A group's batch in a later segment cannot be read when the log is opened: the group is fenced.
+/// 2. What it has in the first segment counts as dead, and that segment is given up.
+/// 3. At the next open the batch reads well again, and the group's log has a hole that nothing explains.
+#[test]
+fn c9_inv18_a_fence_outlives_damage_that_reads_well_again_once_something_was_given_up() {
+    let sim = Sim::new(11);
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    let later = SegmentSeq(4);
+    wal.append(&write(3, 1, &entries(3, 1, 1, 3, 200))).unwrap();
+    while !sim.platter.segments().contains(&SegmentSeq(5)) {
+        busy.write(&mut wal, 10, 1000).unwrap();
+        sim.settle(&mut wal);
+    }
+    let mut next = 4;
+    let needle = loop {
+        wal.append(&write(3, next, &entries(3, 1, next, 1, 200))).unwrap();
+        busy.write(&mut wal, 10, 1000).unwrap();
+        sim.settle(&mut wal);
+        let needle = payload(3, 1, next, 200);
+        next += 1;
+        if find(&sim, later, &needle).is_some() {
+            break needle;
+        }
+    };
+    busy.write(&mut wal, 10, 1000).unwrap();
+    sim.settle(&mut wal);
+    drop(wal);
+    sim.platter.crash();
+    let at = find(&sim, later, &needle).unwrap();
+    sim.platter.flip(later, at, 1);
+    let is_fenced = |recovered: &Recovered| {
+        recovered.groups.iter().any(|group| group.group == GroupId(3) && group.fenced.is_some())
+    };
+    let (mut wal, recovered) = sim.open();
+    assert!(is_fenced(&recovered));
+    for step in 0.. {
+        if wal.metrics().retired > 0 {
+            break;
+        }
+        assert!(step < 100, "not given up: {:?}", wal.metrics());
+        if let Some(plan) = wal.maintain().unwrap() {
+            wal.carried(plan.run()).unwrap();
+        }
+        wal.submit(0).unwrap();
+        sim.platter.complete_all();
+        wal.poll(0, &mut Vec::new()).unwrap();
+    }
+    let segments = sim.platter.segments();
+    assert!(!segments.contains(&SegmentSeq(1)) && segments.contains(&later), "{segments:?}");
+    drop(wal);
+    sim.platter.crash();
+    sim.platter.flip(later, at, 1);
+    let (_, recovered) = sim.open();
+    assert!(is_fenced(&recovered), "a fence was forgotten");
+}
+
+fn find(sim: &Sim, segment: SegmentSeq, needle: &[u8]) -> Option<usize> {
+    let bytes = sim.platter.segment(segment);
+    bytes.windows(needle.len()).position(|window| window == needle)
+}
+
 /// A log whose first segment holds damage that fences group 3, and that segment's checksum.
 fn with_damage(seed: u64) -> (Sim, u32) {
     let sim = Sim::new(seed);
