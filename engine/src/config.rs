@@ -1,7 +1,8 @@
 //! A node's settings: each with its default, its unit and its effect; checked once, at open.
 
 use crate::{NodeId, OpenError, limits};
-use logdrive_wal::DriverChoice;
+use logdrive_net::handshake::{CLIENT_ADDRESS_BYTES_MAX, CLUSTER_NAME_BYTES_MAX};
+use logdrive_wal::{DriverChoice, Identity};
 use rustix::thread::CpuSet;
 use std::{
     collections::BTreeMap,
@@ -12,7 +13,7 @@ use std::{
 /// What a node's directory is made with, once (see [`crate::Node::init`]).
 #[derive(Clone, Debug)]
 pub struct Founding {
-    /// The cluster's name, at most 64 bytes. Nodes of another name are refused.
+    /// The cluster's name, 1 to 64 bytes. Nodes of another name are refused.
     pub cluster: String,
     /// This node, not 0.
     pub node: NodeId,
@@ -20,6 +21,23 @@ pub struct Founding {
     pub shards: u32,
     /// Settings of the embedder that must not change either; given back by [`crate::Node::settings`].
     pub settings: BTreeMap<String, String>,
+}
+
+impl Founding {
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        check_cluster(&self.cluster)
+    }
+}
+
+/// The log's files would take a longer name than peers do.
+fn check_cluster(name: &str) -> Result<(), OpenError> {
+    if (1..=CLUSTER_NAME_BYTES_MAX).contains(&name.len()) {
+        return Ok(());
+    }
+    let bytes = name.len();
+    Err(OpenError::Config(format!(
+        "a cluster's name has 1 to {CLUSTER_NAME_BYTES_MAX} bytes, not {bytes}"
+    )))
 }
 
 /// A node's settings for one run.
@@ -30,7 +48,7 @@ pub struct Config {
     pub dir: PathBuf,
     /// Every node's peer address (`host:port`), this one's among them: it is listened on.
     pub peers: BTreeMap<NodeId, String>,
-    /// What other nodes are told to send clients to; empty if there is no such address.
+    /// What other nodes are told to send clients to, at most 255 bytes; empty if there is no such address.
     pub client_address: String,
     /// A follower that hears nothing campaigns after one to two of these. Default 1 s.
     pub election_timeout: Duration,
@@ -98,7 +116,7 @@ impl Config {
 
     /// A silence after which the node leads nothing: its followers have lost patience with a slow leader by then.
     pub(crate) fn stall_resign(&self) -> Duration {
-        self.election_timeout * 2
+        self.election_timeout.saturating_mul(2)
     }
 
     /// What a command may have: as set, and never so much that a few fill a segment.
@@ -107,10 +125,18 @@ impl Config {
         self.command_bytes_max.min(limits::COMMAND_BYTES_MAX).min(quarter)
     }
 
-    pub(crate) fn check(&self, node: NodeId) -> Result<(), OpenError> {
+    pub(crate) fn check(&self, identity: &Identity) -> Result<(), OpenError> {
         let fail = |why: String| Err(OpenError::Config(why));
-        if !self.peers.contains_key(&node) {
-            return fail(format!("peers name no address for this node ({})", node.get()));
+        check_cluster(&identity.cluster)?;
+        if !self.peers.contains_key(&identity.node) {
+            let node = identity.node.get();
+            return fail(format!("peers name no address for this node ({node})"));
+        }
+        if self.client_address.len() > CLIENT_ADDRESS_BYTES_MAX {
+            let bytes = self.client_address.len();
+            return fail(format!(
+                "a client address has at most {CLIENT_ADDRESS_BYTES_MAX} bytes, not {bytes}"
+            ));
         }
         if self.tick.is_zero() || self.tick > self.heartbeat {
             return fail(format!(
@@ -118,7 +144,7 @@ impl Config {
                 self.tick, self.heartbeat
             ));
         }
-        if self.heartbeat * 3 > self.election_timeout {
+        if self.heartbeat.saturating_mul(3) > self.election_timeout {
             return fail(format!(
                 "heartbeat of {:?} must be at most a third of the election timeout of {:?}",
                 self.heartbeat, self.election_timeout

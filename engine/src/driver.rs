@@ -7,7 +7,7 @@
 //! Source: DESIGN §3: a runtime on the shard's thread, the ring's readiness in it.
 
 use crate::{
-    GroupId, NodeError, NodeId, Outcome, StateMachine,
+    GroupId, NodeError, NodeId, OpenError, Outcome, StateMachine,
     inbox::Inbox,
     limits,
     node::Shared,
@@ -17,9 +17,9 @@ use crate::{
 use crossbeam::queue::ArrayQueue;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use hashbrown::HashMap;
-use logdrive_net::{Accepted, Hello, Inbound, Lane, Outbound, Sent};
+use logdrive_net::{AbortOnPanic, Accepted, Hello, Inbound, Lane, Outbound, Sent};
 use logdrive_raft::{Message, Ticks};
-use logdrive_wal::{Recovered, Wal, WalError};
+use logdrive_wal::{Home, Recovered, Wal, WalError};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -48,8 +48,6 @@ pub(crate) enum Control {
     Spawn(Task),
     /// Read this connection.
     Receive(Accepted),
-    /// Stop.
-    Stop,
 }
 
 /// What a shard thread starts with.
@@ -66,10 +64,12 @@ pub(crate) struct Setup {
     pub(crate) listener: Option<logdrive_net::Listener>,
     /// The core to stay on.
     pub(crate) core: Option<usize>,
+    /// The directory's lock, let go when the last thread that may write there has ended.
+    pub(crate) home: Arc<Home>,
 }
 
-/// What a shard thread says once it runs.
-pub(crate) type Started = Result<(Recovered, logdrive_wal::Description), logdrive_wal::WalError>;
+/// What a shard thread says once it runs, or why it does not.
+pub(crate) type Started = Result<(Recovered, logdrive_wal::Description), OpenError>;
 
 /// Nanoseconds of the one clock all moments are taken from.
 pub(crate) fn now_ns() -> u64 {
@@ -125,18 +125,23 @@ pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
         .build_local(LocalOptions::default());
     let runtime = match built {
         Ok(runtime) => runtime,
-        Err(error) => return setup.node.fail(NodeError::Thread(format!("no runtime: {error}"))),
+        Err(source) => return started(Err(OpenError::Os { what: "no runtime", source })),
+    };
+    let inbox = setup.node.inboxes[setup.index].clone();
+    let reader = match Reader::start(setup.index, inbox) {
+        Ok(reader) => reader,
+        Err(source) => {
+            let what = "cannot start a shard's reader";
+            return started(Err(OpenError::Os { what, source }));
+        }
     };
     let (wal, recovered) = match Wal::open(setup.wal.clone()) {
         Ok(opened) => opened,
-        Err(error) => {
-            return started(Err(error));
-        }
+        Err(source) => return started(Err(OpenError::Log { shard: setup.shard(), source })),
     };
     let description = wal.describe();
     let node = setup.node.clone();
     let shard = Shard::new(node.me, &node.nodes(), setup.timing, setup.seed);
-    let reader = Reader::start(setup.index, node.inboxes[setup.index].clone());
     if let Some(core) = setup.core {
         stay_on(core);
     }
@@ -159,6 +164,13 @@ pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
     HERE.set(None);
     drop(runtime); // Tasks end here, with the connections they own.
     node.pulses[setup.index].end();
+    drop(setup.home);
+}
+
+impl Setup {
+    fn shard(&self) -> u32 {
+        u32::try_from(self.index).expect("shards are counted in u32")
+    }
 }
 
 /// Keeps this thread, and no thread started before, on one core.
@@ -172,18 +184,6 @@ fn stay_on(core: usize) {
 
 /// Task polls between two looks at the sockets and the ring.
 const EVENT_INTERVAL: u32 = 31;
-
-/// A panic of ours is a broken invariant: nothing may go on, least of all with half-changed groups.
-/// The runtime would end the panicking task alone, so every task of ours holds one of these.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
-    }
-}
 
 /// One shard thread.
 struct Driver {
@@ -228,7 +228,12 @@ impl Driver {
             let known = node.nodes();
             let settings = self.node.net_settings.clone();
             let hand_over = move |accepted: Accepted| node.hand_over(accepted);
-            spawn_local(listener.run(me, known, settings, Box::new(hand_over)));
+            let node = self.node.clone();
+            spawn_local(async move {
+                let _abort = AbortOnPanic;
+                let end = listener.run(me, known, settings, Box::new(hand_over)).await;
+                node.fail(NodeError::Thread(format!("peers cannot be accepted any more: {end}")));
+            });
         }
         let readiness = {
             let turn = self.turn.borrow();
@@ -351,6 +356,10 @@ impl Driver {
         while let Some(control) = self.inbox.next_control() {
             self.control(turn, inbound, control);
         }
+        if self.inbox.is_asked_to_stop() && !self.stopping.get() {
+            self.inbox.stop("the node was closed");
+            self.stopping.set(true);
+        }
         self.follow_links(turn);
         for submission in self.submitted.borrow_mut().drain(..) {
             turn.shard.submit(submission, &mut turn.answers);
@@ -385,14 +394,11 @@ impl Driver {
                     outbound.dial_now(from); // It is there: no need to wait for the next try.
                 }
                 spawn_local(async move {
+                    let _abort = AbortOnPanic;
                     let end = logdrive_net::receive(accepted, &settings, inbound).await;
                     tracing::debug!(peer = from.get(), %end, "inbound connection ended");
                     node.inbound_closed(from);
                 });
-            }
-            Control::Stop => {
-                self.inbox.stop("the node was closed");
-                self.stopping.set(true);
             }
         }
     }
@@ -546,27 +552,24 @@ struct Reader {
 }
 
 impl Reader {
-    fn start(shard: usize, inbox: Arc<ShardInbox>) -> Self {
+    fn start(shard: usize, inbox: Arc<ShardInbox>) -> std::io::Result<Self> {
         let (tasks, todo): (Sender<ReadTask>, Receiver<ReadTask>) =
             crossbeam_channel::bounded(limits::READS_MAX);
         // As many answers as tasks, and one that is being worked on.
         let done = Arc::new(ArrayQueue::new(2 * limits::READS_MAX + 2));
         let answers = done.clone();
-        std::thread::Builder::new()
-            .name(format!("logdrive-read-{shard}"))
-            .spawn(move || {
-                let _abort = AbortOnPanic;
-                for task in todo {
-                    let mut done = task.run();
-                    while let Err(back) = answers.push(done) {
-                        done = back;
-                        inbox.wake();
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
+        std::thread::Builder::new().name(format!("logdrive-read-{shard}")).spawn(move || {
+            let _abort = AbortOnPanic;
+            for task in todo {
+                let mut done = task.run();
+                while let Err(back) = answers.push(done) {
+                    done = back;
                     inbox.wake();
+                    std::thread::sleep(Duration::from_millis(1));
                 }
-            })
-            .expect("a thread can be started");
-        Self { tasks, done }
+                inbox.wake();
+            }
+        })?;
+        Ok(Self { tasks, done })
     }
 }

@@ -35,6 +35,21 @@ pub enum ProposeError {
         /// The bound, in bytes.
         max: usize,
     },
+    /// Did not happen. The batch alone is over a shard's bounds ([`crate::Config::proposals_max`],
+    /// [`crate::Config::proposal_bytes_max`]): it never fits, in smaller ones it may.
+    #[error(
+        "batch of {commands} commands, {bytes} bytes is over the bounds of {commands_max} and {bytes_max}"
+    )]
+    BatchTooLarge {
+        /// The batch's commands.
+        commands: usize,
+        /// Their bytes.
+        bytes: usize,
+        /// The bound on commands.
+        commands_max: usize,
+        /// The bound on bytes.
+        bytes_max: usize,
+    },
     /// Did not happen. The group is not served here (any more): it failed, or the node stopped.
     #[error("the group does not run here: {0}")]
     Stopped(String),
@@ -148,6 +163,9 @@ pub enum GroupError {
     /// The node has stopped.
     #[error("the node has stopped: {0}")]
     Stopped(String),
+    /// Asked on a shard's thread, which must not wait, while the queue of the group's shard is full. Try again.
+    #[error("{0:?}: the queue of its shard is full")]
+    Busy(GroupId),
 }
 
 /// What a state machine says when it cannot go on. Its group stops here; others do not notice.
@@ -181,4 +199,11 @@ pub enum NodeError {
     /// A thread of the node could not go on.
     #[error("{0}")]
     Thread(String),
+    /// [`crate::Node::spawn_on`] on a shard's thread, which must not wait, while the queue of the other shard is full.
+    /// The node runs on; try again.
+    #[error("the queue of shard {shard} is full")]
+    Busy {
+        /// Whose queue.
+        shard: usize,
+    },
 }

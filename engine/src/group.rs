@@ -104,7 +104,7 @@ impl Group {
         self.leader()
     }
 
-    /// Proposes one command.
+    /// Proposes one command. Never blocks; what is refused at once is the outcome too.
     pub fn propose(&self, command: impl Into<Bytes>) -> Proposal {
         let waiting = Arc::new(Waiting::new(1));
         let sink: Arc<dyn Completions> = waiting.clone();
@@ -114,7 +114,8 @@ impl Group {
         Proposal { waiting }
     }
 
-    /// Proposes commands that enter the log together, in order. Each has its own outcome.
+    /// Proposes commands that enter the log together, in order. Each has its own outcome: together does not mean all or
+    /// nothing.
     pub fn propose_batch(&self, commands: Vec<Bytes>) -> ProposalBatch {
         let count = commands.len();
         let waiting = Arc::new(Waiting::new(count));
@@ -131,7 +132,7 @@ impl Group {
     /// Submits one command; its outcome goes to `sink` under `token`.
     ///
     /// # Errors
-    /// What can be said at once: `NotLeader`, `Overloaded`, `TooLarge`, `Stopped`. Nothing will
+    /// What can be said at once: `NotLeader`, `Overloaded`, `TooLarge`, `BatchTooLarge`, `Stopped`. Nothing will
     /// come to `sink` then.
     pub fn submit(
         &self,
@@ -205,7 +206,7 @@ fn checked(payload: Bytes) -> Command {
     Command { checksum, payload }
 }
 
-/// A command on its way: a future; or [`Proposal::wait`], or [`Proposal::on_done`].
+/// A command on its way; dropping this does not call it back. A future; or [`Proposal::wait`], or [`Proposal::on_done`].
 #[must_use = "the outcome is only known to this"]
 #[derive(Debug)]
 pub struct Proposal {
@@ -224,7 +225,8 @@ impl Proposal {
         self.waiting.block().pop().expect("one outcome")
     }
 
-    /// Calls `f` with the outcome, on the shard's thread, or here if it is known.
+    /// Calls `f` with the outcome, on the shard's thread and within its turn, or here if it is known: it must not block,
+    /// and a panic in it ends the process.
     pub fn on_done(self, f: impl FnOnce(Outcome) + Send + 'static) {
         let mut state = self.waiting.lock();
         if state.missing == 0 {

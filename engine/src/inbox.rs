@@ -34,6 +34,8 @@ pub(crate) struct Inbox<Control> {
     bytes: AtomicUsize,
     commands_max: usize,
     bytes_max: usize,
+    /// The shard is asked to stop. Beside the controls, so that a full queue cannot hold it up.
+    stop_asked: AtomicBool,
     stopped: OnceLock<String>,
 }
 
@@ -49,6 +51,7 @@ impl<Control> Inbox<Control> {
             bytes: AtomicUsize::new(0),
             commands_max,
             bytes_max,
+            stop_asked: AtomicBool::new(false),
             stopped: OnceLock::new(),
         }
     }
@@ -56,8 +59,12 @@ impl<Control> Inbox<Control> {
     /// Takes room for commands, until [`Self::answered`] gives it back.
     ///
     /// # Errors
-    /// `Overloaded` if there is none, `Stopped` if the shard is.
+    /// `Overloaded` if there is none, `BatchTooLarge` if there never can be, `Stopped` if the shard is.
     pub(crate) fn admit(&self, commands: usize, bytes: usize) -> Result<(), ProposeError> {
+        if commands > self.commands_max || bytes > self.bytes_max {
+            let (commands_max, bytes_max) = (self.commands_max, self.bytes_max);
+            return Err(ProposeError::BatchTooLarge { commands, bytes, commands_max, bytes_max });
+        }
         if let Some(why) = self.stopped.get() {
             return Err(ProposeError::Stopped(why.clone()));
         }
@@ -107,15 +114,19 @@ impl<Control> Inbox<Control> {
         taken
     }
 
-    /// Hands over a control, waiting for room. Never on the shard's own thread.
+    /// Hands over a control, waiting for room; on a shard's thread (`on_a_shard`) it waits for nothing, for two shards
+    /// could wait for each other.
     ///
     /// # Errors
-    /// Why the shard stopped, if it has.
-    pub(crate) fn control(&self, control: Control) -> Result<(), String> {
+    /// [`NotTaken`].
+    pub(crate) fn control(&self, control: Control, on_a_shard: bool) -> Result<(), NotTaken> {
         let mut control = control;
         loop {
             if let Some(why) = self.stopped.get() {
-                return Err(why.clone());
+                return Err(NotTaken::Stopped(why.clone()));
+            }
+            if on_a_shard {
+                return self.try_control(control).map_err(|_| NotTaken::Full);
             }
             match self.controls.0.send_timeout(control, Duration::from_millis(100)) {
                 Ok(()) => break,
@@ -137,6 +148,16 @@ impl<Control> Inbox<Control> {
         let sent = self.controls.0.try_send(control).map_err(TrySendError::into_inner);
         self.wake();
         sent
+    }
+
+    /// Asks the shard to stop; it does so in its next turn.
+    pub(crate) fn ask_to_stop(&self) {
+        self.stop_asked.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(crate) fn is_asked_to_stop(&self) -> bool {
+        self.stop_asked.load(Ordering::Acquire)
     }
 
     /// Wakes the shard, unless it is awake to come.
@@ -174,6 +195,15 @@ impl<Control> Inbox<Control> {
     }
 }
 
+/// Why a control was not taken.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum NotTaken {
+    /// The shard has stopped, and why.
+    Stopped(String),
+    /// There is no room, and the caller must not wait.
+    Full,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +223,31 @@ mod tests {
         let inbox: Inbox<()> = Inbox::new(2, 100);
         inbox.stop("disk on fire");
         assert_eq!(inbox.admit(1, 1), Err(ProposeError::Stopped("disk on fire".to_owned())));
-        assert_eq!(inbox.control(()), Err("disk on fire".to_owned()));
+        assert_eq!(inbox.control((), false), Err(NotTaken::Stopped("disk on fire".to_owned())));
+    }
+
+    #[test]
+    fn what_can_never_fit_is_not_told_to_come_again() {
+        let inbox: Inbox<()> = Inbox::new(2, 100);
+        let too_large = |commands, bytes| ProposeError::BatchTooLarge {
+            commands,
+            bytes,
+            commands_max: 2,
+            bytes_max: 100,
+        };
+        assert_eq!(inbox.admit(3, 1), Err(too_large(3, 1)));
+        assert_eq!(inbox.admit(1, 101), Err(too_large(1, 101)));
+        inbox.admit(2, 100).unwrap(); // Nothing of the two was kept.
+    }
+
+    #[test]
+    fn a_shard_does_not_wait_for_a_full_queue_and_can_still_be_stopped() {
+        let inbox: Inbox<()> = Inbox::new(1, 1);
+        for _ in 0..limits::CONTROLS_MAX {
+            inbox.control((), true).unwrap();
+        }
+        assert_eq!(inbox.control((), true), Err(NotTaken::Full));
+        inbox.ask_to_stop();
+        assert!(inbox.is_asked_to_stop());
     }
 }

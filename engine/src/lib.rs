@@ -33,8 +33,10 @@ mod watchdog;
 pub use config::{Config, Founding};
 pub use error::{GroupError, Happened, MachineError, NodeError, OpenError, ProposeError};
 pub use group::{Applied, Completions, Group, Outcome, Proposal, ProposalBatch};
+/// What an [`OpenError`] may carry.
+pub use logdrive_net::NetError;
 pub use logdrive_raft::{GroupId, LogIndex, NodeId, Term};
-pub use logdrive_wal::{Corrupt, DriverChoice};
+pub use logdrive_wal::{Corrupt, DriverChoice, HomeError, WalError};
 pub use machine::{AppliedAt, CommandRef, Committed, Replies, StateMachine};
 pub use node::{Bootstrap, Description, Node, StageSummary};
 

@@ -29,8 +29,8 @@ pub trait StateMachine: Send {
     /// [`MachineError`]: the group stops on this node.
     fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError>;
 
-    /// How far the machine is durable by itself; the log keeps what is above it. The log keeps
-    /// everything for a machine that lives in memory.
+    /// How far the machine is durable by itself; the log keeps what is above it, and everything for a machine that
+    /// lives in memory. Not asked for yet: the engine releases nothing before it has snapshots.
     fn durable(&self) -> LogIndex {
         LogIndex::ZERO
     }

@@ -10,6 +10,7 @@ use crate::{
     Config, Founding, Group, GroupError, GroupId, LogIndex, MachineError, NodeError, NodeId,
     OpenError, StateMachine, Term, apply,
     driver::{self, Control, Setup, ShardInbox, Started},
+    inbox::NotTaken,
     membership,
     shard::{Founded, GroupView, Timing},
     stages::Stages,
@@ -32,6 +33,7 @@ use std::{
 
 /// How a group comes to be.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Bootstrap {
     /// All of `members` create it with the same list. `first_leader` campaigns at once, the others
     /// only if it does not get through.
@@ -45,6 +47,7 @@ pub enum Bootstrap {
 
 /// What a node says of itself.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Description {
     /// The cluster's name.
     pub cluster: String,
@@ -62,6 +65,7 @@ pub struct Description {
 
 /// Percentiles of one stage of a proposal's time, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct StageSummary {
     /// `inbox`, `log_wait`, `write`, `peer`, `apply`, `reply` or `total`.
     pub name: &'static str,
@@ -88,8 +92,9 @@ impl Node {
     ///
     /// # Errors
     /// [`OpenError`] if there is one already, the directory holds anything else, or it cannot be
-    /// written.
+    /// written; or if a setting of `founding` cannot be.
     pub fn init(dir: &Path, founding: Founding) -> Result<(), OpenError> {
+        founding.check()?;
         let Founding { cluster, node, shards, settings } = founding;
         Home::create(dir, &cluster, node, shards, settings)?;
         Ok(())
@@ -104,14 +109,15 @@ impl Node {
         Ok(Founding { cluster, node, shards, settings })
     }
 
-    /// Opens a node: takes the directory's lock, recovers the log, listens, starts its threads.
+    /// Opens a node: takes the directory's lock, recovers the log, listens, starts its threads. Blocks until all logs
+    /// are recovered.
     ///
     /// # Errors
     /// [`OpenError`]: nothing runs.
     pub fn open(config: Config) -> Result<Self, OpenError> {
-        let home = Home::open(&config.dir)?;
+        let home = Arc::new(Home::open(&config.dir)?);
         let identity = home.identity().clone();
-        config.check(identity.node)?;
+        config.check(&identity)?;
         let mut listener = Some(Listener::bind(&config.peers[&identity.node])?);
         let node = Arc::new(Shared::new(&config, identity.clone()));
         let seed = if config.seed == 0 { seed_from_system()? } else { config.seed };
@@ -125,7 +131,15 @@ impl Node {
         let limits =
             watchdog::Limits::new(config.stall_warn, config.stall_resign(), config.stall_fatal);
         let (started, starts) = crossbeam_channel::bounded(identity.shards as usize);
-        let mut threads = Vec::new();
+        // From here on whatever was started is stopped again when this is left early.
+        let opened = Self {
+            running: Arc::new(Running {
+                node: node.clone(),
+                threads: Mutex::default(),
+                home: Mutex::new(Some(home.clone())),
+                watch: Mutex::default(),
+            }),
+        };
         for shard in 0..identity.shards {
             let mut wal = logdrive_wal::Config::new(home.shard_dir(shard), identity.clone(), shard);
             wal.segment_bytes = config.segment_bytes;
@@ -143,13 +157,14 @@ impl Node {
                 listener: listener.take(),
                 core: (!config.cores.is_empty())
                     .then(|| config.cores[shard as usize % config.cores.len()]),
+                home: home.clone(),
             };
             let started = started.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("logdrive-shard-{shard}"))
                 .spawn(move || driver::run(setup, &|start| drop(started.send((shard, start)))))
                 .map_err(|source| OpenError::Os { what: "cannot start a shard thread", source })?;
-            threads.push(thread);
+            lock(&opened.running.threads).push(thread);
         }
         drop(started);
         let (watch, unwatched) = crossbeam_channel::bounded(0);
@@ -158,13 +173,7 @@ impl Node {
             .name("logdrive-watch".to_owned())
             .spawn(move || watchdog::run(&watched, limits, &unwatched))
             .map_err(|source| OpenError::Os { what: "cannot start the watchdog", source })?;
-        let running = Arc::new(Running {
-            node,
-            threads: Mutex::new(threads),
-            home: Mutex::new(Some(home)),
-            watch: Mutex::new(Some((watch, watchdog))),
-        });
-        let opened = Self { running };
+        *lock(&opened.running.watch) = Some((watch, watchdog));
         opened.take_recovered(identity.shards, &starts)?;
         Ok(opened)
     }
@@ -196,7 +205,7 @@ impl Node {
                     let destroyed = recovered.destroyed.into_iter();
                     groups.extend(destroyed.map(|group| (group, Known::Destroyed)));
                 }
-                Ok((shard, Err(source))) => failure = Some(OpenError::Log { shard, source }),
+                Ok((_, Err(error))) => failure = Some(error),
                 Err(_) => {
                     let what = "a shard thread ended at once";
                     let why = node.failed().map_or_else(String::new, |error| error.to_string());
@@ -208,7 +217,7 @@ impl Node {
         match failure {
             Some(error) => {
                 // What did start ends before the error is told: nothing runs.
-                let _ = self.close();
+                self.running.stop();
                 Err(error)
             }
             None => Ok(()),
@@ -245,7 +254,8 @@ impl Node {
     }
 
     /// Creates a group on this node. It is in the log as soon as it has anything to remember; one
-    /// that had nothing yet when the node stopped is unknown afterwards and is created again.
+    /// that had nothing yet when the node stopped is unknown afterwards and is created again. Opens the machine on
+    /// this thread, and waits for room in the shard's queue (not on a shard's thread).
     ///
     /// # Errors
     /// [`GroupError`]: it was not created.
@@ -291,7 +301,7 @@ impl Node {
     }
 
     /// Gives a recovered group its machine; from now on it votes, follows and leads. If nobody leads
-    /// it, the first of its members campaigns without waiting for the election timeout.
+    /// it, the first of its members campaigns without waiting for the election timeout. Blocks as [`Self::create`].
     ///
     /// # Errors
     /// [`GroupError`]: it stays silent.
@@ -375,7 +385,11 @@ impl Node {
             first_leader,
             view: view.clone(),
         };
-        inbox.control(Control::Run(Box::new(founded), machine)).map_err(GroupError::Stopped)?;
+        let run = Control::Run(Box::new(founded), machine);
+        inbox.control(run, driver::on_a_shard()).map_err(|not| match not {
+            NotTaken::Stopped(why) => GroupError::Stopped(why),
+            NotTaken::Full => GroupError::Busy(group),
+        })?;
         Ok(Group::new(group, node.me, shard, node.command_bytes_max, view, inbox))
     }
 
@@ -462,10 +476,15 @@ impl Node {
     }
 
     /// Runs a task on a shard's thread, beside its groups: a proposal made there for a group of
-    /// that shard crosses no thread. The task must never block; it is dropped when the node stops.
+    /// that shard crosses no thread. The task must never block; it is dropped when the node stops. If it panics it
+    /// alone ends. Waits for room in the shard's queue, except on a shard's thread.
     ///
     /// # Errors
-    /// [`NodeError`] if the node has stopped.
+    /// [`NodeError`]: the task was dropped, because the node has stopped or the queue is full
+    /// ([`NodeError::Busy`]).
+    ///
+    /// # Panics
+    /// If there is no such shard ([`Self::shards`]).
     pub fn spawn_on(
         &self,
         shard: usize,
@@ -474,7 +493,13 @@ impl Node {
         let inbox = &self.running.node.inboxes[shard];
         match driver::spawn_here(inbox, Box::new(task)) {
             Ok(()) => Ok(()),
-            Err(task) => inbox.control(Control::Spawn(task)).map_err(NodeError::Thread),
+            Err(task) => {
+                let spawned = inbox.control(Control::Spawn(task), driver::on_a_shard());
+                spawned.map_err(|not| match not {
+                    NotTaken::Stopped(why) => NodeError::Thread(why),
+                    NotTaken::Full => NodeError::Busy { shard },
+                })
+            }
         }
     }
 
@@ -488,11 +513,16 @@ impl Node {
     }
 
     /// Stops: answers what waits, ends the log's writes in flight, joins the threads; a node that has
-    /// stalled ([`NodeError::Stalled`]) is not waited for. Not on a shard's thread.
+    /// stalled ([`NodeError::Stalled`]) is not waited for. The last handle to be dropped does the same, but waits for
+    /// nothing on a shard's thread.
     ///
     /// # Errors
     /// [`NodeError`] if the node had failed, or fails while it stops.
+    ///
+    /// # Panics
+    /// On a shard's thread, which it would wait for.
     pub fn close(&self) -> Result<(), NodeError> {
+        assert!(!driver::on_a_shard(), "closing on a shard's thread would wait for itself");
         self.running.stop();
         match self.failure(Duration::ZERO) {
             Some(error) => Err(error),
@@ -516,8 +546,8 @@ pub(crate) fn shard_of(group: GroupId, shards: usize) -> usize {
 struct Running {
     node: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The directory's lock, held until every thread has ended.
-    home: Mutex<Option<Home>>,
+    /// The directory's lock; each shard's thread has a share of it, so that it outlasts them all.
+    home: Mutex<Option<Arc<Home>>>,
     /// The watchdog, and what it watches as long as there is.
     watch: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
 }
@@ -529,14 +559,16 @@ impl Running {
             std::mem::forget(lock(&self.home).take());
             return;
         }
-        for inbox in &self.node.inboxes {
-            // One that has stopped by itself needs no telling.
-            let _ = inbox.control(Control::Stop);
+        self.node.inboxes.iter().for_each(|inbox| inbox.ask_to_stop());
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        if driver::on_a_shard() {
+            // Let go by a task of a shard, perhaps of ours, perhaps of another node: it holds nobody up. The threads
+            // end by themselves.
+            drop(lock(&self.watch).take());
+            lock(&self.home).take();
+            return;
         }
-        for thread in lock(&self.threads).drain(..) {
-            if thread.thread().id() == std::thread::current().id() {
-                continue; // Let go from a task on the shard itself: it ends after this.
-            }
+        for thread in threads {
             // A panic on a shard's thread has aborted the process before this could see it.
             let _ = thread.join();
         }

@@ -42,6 +42,7 @@ use logdrive_raft::{
 
 /// Why a body cannot be read. `at` counts bytes from the body's start.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CodecError {
     /// The body ends inside a message.
     #[error("the body ends inside a message, {wanted} bytes short of the field at byte {at}")]

@@ -8,6 +8,7 @@ use std::io;
 /// What ended a connection, or kept one from being made. Sending never fails with this: a lane that
 /// is down says [`crate::Sent::Dropped`].
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NetError {
     /// The listening address cannot be had.
     #[error("cannot listen on {address}: {source}")]

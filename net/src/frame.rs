@@ -32,6 +32,7 @@ use logdrive_raft::NodeId;
 
 /// Why bytes are not a frame of this connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FrameError {
     /// Not a frame at all.
     #[error("no frame begins with {0:#010x}")]

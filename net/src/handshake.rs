@@ -123,6 +123,7 @@ impl Hello {
 
 /// Why a connection was not accepted.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
 pub enum Refusal {
     /// No common protocol version.
     Version,
@@ -195,6 +196,7 @@ impl fmt::Display for Refusal {
 
 /// Why bytes are not a handshake.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum HandshakeError {
     /// Something else speaks here (HTTP, TLS, noise).
     #[error("not a logdrive peer")]

@@ -24,6 +24,7 @@
 
 #![forbid(unsafe_code)]
 
+mod abort;
 pub mod codec;
 mod error;
 pub mod frame;
@@ -35,6 +36,7 @@ mod metrics;
 mod outbound;
 mod peer;
 
+pub use abort::AbortOnPanic;
 pub use error::NetError;
 pub use handshake::{ClusterId, Hello, Refusal};
 pub use inbound::{Accepted, Inbound, receive};

@@ -8,7 +8,7 @@
 
 use crate::handshake::{self, HandshakeError, Refusal, Said};
 use crate::metrics::{InboundMeter, LogLimit, add};
-use crate::{Accepted, Hello, Lane, NetError, Settings, peer};
+use crate::{AbortOnPanic, Accepted, Hello, Lane, NetError, Settings, peer};
 use logdrive_raft::NodeId;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::cell::RefCell;
@@ -104,7 +104,10 @@ impl Listener {
                         let evicted = strangers.make_room(from.ip(), &door.settings);
                         add(&meter.evicted, evicted);
                         let door = Rc::clone(&door);
-                        let task = tasks.spawn_local(async move { door.admit(stream, from).await });
+                        let task = tasks.spawn_local(async move {
+                            let _abort = AbortOnPanic;
+                            door.admit(stream, from).await;
+                        });
                         strangers.remember(from.ip(), task);
                     }
                     Err(error) => {

@@ -9,7 +9,7 @@
 use crate::lane::Link;
 use crate::metrics::LaneStats;
 use crate::peer::Dialer;
-use crate::{Hello, Inbound, Lane, Sent, Settings};
+use crate::{AbortOnPanic, Hello, Inbound, Lane, Sent, Settings};
 use logdrive_raft::{GroupId, Message, NodeId};
 use std::rc::Rc;
 use tokio::task::JoinHandle;
@@ -55,7 +55,10 @@ impl Outbound {
                     settings: settings.clone(),
                     inbound: Rc::clone(&inbound),
                 };
-                tokio::task::spawn_local(dialer.run())
+                tokio::task::spawn_local(async {
+                    let _abort = AbortOnPanic;
+                    dialer.run().await;
+                })
             });
             started.push(Peer { node, links, tasks });
         }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 /// Settings of one stream.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// The stream's own directory: [`crate::Home::shard_dir`].
     pub dir: PathBuf,

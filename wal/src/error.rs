@@ -23,6 +23,7 @@ pub struct Corrupt {
 
 /// Why the log could not be opened or written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WalError {
     /// The disk failed. Nothing more is written: what was in flight has an unknown outcome, and the
     /// stream is poisoned.
@@ -99,6 +100,7 @@ pub enum WalError {
 
 /// Why entries could not be read back.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReadError {
     /// The group is not in this log.
     #[error("{0:?} is not in this log")]

@@ -38,6 +38,7 @@ pub struct Identity {
 
 /// Why a directory was refused. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum HomeError {
     /// It has an identity already.
     #[error("{} is a node's directory already", .0.display())]

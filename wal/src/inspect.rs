@@ -169,6 +169,7 @@ pub struct Report {
 
 /// Why there is nothing to say.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum InspectError {
     /// The directory, or a file in it, cannot be read.
     #[error("cannot read {}: {source}", file.display())]

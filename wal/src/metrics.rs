@@ -39,6 +39,7 @@ pub struct Metrics {
 
 /// What a log runs on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Description {
     /// The driver, and what it was granted.
     pub disk: DriverInfo,

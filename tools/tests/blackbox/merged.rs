@@ -46,11 +46,9 @@ impl NodeLog {
         let identity = home.identity().clone();
         let mut groups = BTreeMap::new();
         for shard in 0..identity.shards {
-            let config = Config {
-                driver: DriverChoice::Portable,
-                segment_bytes: SEGMENT_BYTES,
-                ..Config::new(home.shard_dir(shard), identity.clone(), shard)
-            };
+            let mut config = Config::new(home.shard_dir(shard), identity.clone(), shard);
+            config.driver = DriverChoice::Portable;
+            config.segment_bytes = SEGMENT_BYTES;
             let (wal, recovered) = Wal::open(config).unwrap();
             for group in recovered.groups {
                 assert!(group.fenced.is_none(), "node {}: {:?}", node.id, group.fenced);
