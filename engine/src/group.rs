@@ -228,14 +228,7 @@ impl Proposal {
     /// Calls `f` with the outcome, on the shard's thread and within its turn, or here if it is known: it must not block,
     /// and a panic in it ends the process.
     pub fn on_done(self, f: impl FnOnce(Outcome) + Send + 'static) {
-        let mut state = self.waiting.lock();
-        if state.missing == 0 {
-            let outcome = state.take().pop().expect("one outcome");
-            drop(state);
-            f(outcome);
-        } else {
-            state.then = Some(Box::new(|mut outcomes| f(outcomes.pop().expect("one outcome"))));
-        }
+        self.waiting.then(|mut outcomes| f(outcomes.pop().expect("one outcome")));
     }
 }
 
@@ -262,6 +255,11 @@ impl ProposalBatch {
     #[must_use]
     pub fn wait(self) -> Vec<Outcome> {
         self.waiting.block()
+    }
+
+    /// Calls `f` with all outcomes, in order, as [`Proposal::on_done`] does.
+    pub fn on_done(self, f: impl FnOnce(Vec<Outcome>) + Send + 'static) {
+        self.waiting.then(f);
     }
 }
 
@@ -319,6 +317,17 @@ impl Waiting {
         state.take()
     }
 
+    fn then(&self, f: impl FnOnce(Vec<Outcome>) + Send + 'static) {
+        let mut state = self.lock();
+        if state.missing == 0 {
+            let outcomes = state.take();
+            drop(state);
+            f(outcomes);
+        } else {
+            state.then = Some(Box::new(f));
+        }
+    }
+
     fn poll(&self, context: &mut Context<'_>) -> Poll<Vec<Outcome>> {
         let mut state = self.lock();
         if state.missing == 0 {
@@ -373,6 +382,22 @@ mod tests {
         assert_eq!(waiting.lock().missing, 1);
         waiting.complete(&mut vec![(0, applied(7))]);
         assert_eq!(waiting.block(), [applied(7), applied(8)]);
+    }
+
+    #[test]
+    fn a_batchs_callback_gets_all_outcomes_in_order_and_an_empty_batch_is_done() {
+        let waiting = Arc::new(Waiting::new(2));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let put = seen.clone();
+        let batch = ProposalBatch { waiting: waiting.clone() };
+        batch.on_done(move |outcomes| *put.lock().unwrap() = outcomes);
+        waiting.complete(&mut vec![(1, applied(8))]);
+        assert!(seen.lock().unwrap().is_empty());
+        waiting.complete(&mut vec![(0, applied(7))]);
+        assert_eq!(*seen.lock().unwrap(), [applied(7), applied(8)]);
+        let (none, said) = (ProposalBatch { waiting: Arc::new(Waiting::new(0)) }, seen.clone());
+        none.on_done(move |outcomes| *said.lock().unwrap() = outcomes);
+        assert!(seen.lock().unwrap().is_empty());
     }
 
     #[test]
