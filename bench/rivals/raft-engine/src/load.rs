@@ -6,19 +6,23 @@
 //! Fails:  with the first error of the log.
 //!
 //! The loop is closed: a writer has one write outstanding. What a writer waits is therefore what a proposer
-//! would wait that has nothing else to do. A writer that is alone works where the log does: raft-engine's on its own
-//! thread, which leads the write; this log's on the thread that owns the log, as the connections of a shard do.
+//! would wait that has nothing else to do. Where writers live matters as much as the log: a call of raft-engine's
+//! blocks, so each of its writers has a thread, and one that is alone leads its own write. This log is told of
+//! completions, so that all writers of a log can live on the thread that owns it, as the groups of a shard and the
+//! connections of their clients do: [`Place::Home`]. To see the log without that, it is measured with a thread for
+//! each writer, too: [`Place::Threads`].
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::io;
+use std::ops::Range;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 /// One load.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 pub(crate) struct Shape {
-    /// Threads, and groups.
+    /// Writers, each with a group of its own.
     pub(crate) writers: usize,
     /// Entries in one write.
     pub(crate) entries: usize,
@@ -26,13 +30,23 @@ pub(crate) struct Shape {
     pub(crate) payload: usize,
 }
 
+/// Where writers live.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Place {
+    /// A thread for each.
+    Threads,
+    /// Where the log has it best.
+    Home,
+}
+
 /// A log under load.
 pub(crate) trait Log: Sync {
     /// What one of several threads writes through, to a group of its own.
     fn writer(&self, group: u64, shape: Shape) -> Box<dyn Writer + Send + '_>;
 
-    /// Runs the only writer there is on the thread that serves this log best.
-    fn alone(&self, group: u64, shape: Shape, work: Work) -> io::Result<Done>;
+    /// Runs all writers where the log has them best, group *g* from `next[g - 1]` on; `None` if that is a thread
+    /// for each.
+    fn at_home(&self, shape: Shape, seconds: f64, next: &[u64]) -> Option<io::Result<Done>>;
 
     /// Nobody needs entries below `next[group]` any more: gives their room back.
     fn release(&mut self, next: &[u64]) -> io::Result<()>;
@@ -44,9 +58,8 @@ pub(crate) trait Writer {
     fn write(&mut self, first: u64) -> io::Result<()>;
 }
 
-/// A writer's loop, from the index it begins at to the one it ends at, with the times of its writes.
-pub(crate) type Work = Box<dyn FnOnce(&mut dyn Writer) -> io::Result<Done> + Send>;
-pub(crate) type Done = (u64, Histogram<u64>);
+/// The index each writer ended at, and the times of all writes.
+pub(crate) type Done = (Vec<u64>, Histogram<u64>);
 
 /// What one round measured.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -59,17 +72,20 @@ pub(crate) struct Sample {
 /// Runs one round. `next` is the index each group goes on at, and is moved on.
 pub(crate) fn round(
     log: &dyn Log,
+    place: Place,
     shape: Shape,
     seconds: f64,
     next: &mut [u64],
 ) -> io::Result<Sample> {
-    let mut all = histogram();
-    if let ([next, ..], 1) = (&mut *next, shape.writers) {
-        let first = *next;
-        let work = Box::new(move |writer: &mut dyn Writer| write(writer, shape, seconds, first));
-        (*next, all) = log.alone(1, shape, work)?;
+    let next = &mut next[..shape.writers];
+    if place == Place::Home
+        && let Some(done) = log.at_home(shape, seconds, next)
+    {
+        let (ends, all) = done?;
+        next.copy_from_slice(&ends);
         return Ok(sample(&all, shape, seconds));
     }
+    let mut all = histogram();
     let start = Barrier::new(shape.writers + 1);
     let write = |group: u64, next: &mut u64| -> io::Result<Histogram<u64>> {
         let mut writer = log.writer(group, shape);
@@ -79,7 +95,7 @@ pub(crate) fn round(
         Ok(times)
     };
     std::thread::scope(|scope| -> io::Result<()> {
-        let threads: Vec<_> = next[..shape.writers]
+        let threads: Vec<_> = next
             .iter_mut()
             .enumerate()
             .map(|(at, next)| {
@@ -98,24 +114,54 @@ pub(crate) fn round(
     Ok(sample(&all, shape, seconds))
 }
 
-#[expect(clippy::disallowed_methods, reason = "a clock is what a bench is for")]
-fn write(writer: &mut dyn Writer, shape: Shape, seconds: f64, first: u64) -> io::Result<Done> {
-    let mut times = histogram();
+/// One writer's loop on a thread of its own: the index it ends at, and the times of its writes.
+pub(crate) fn write(
+    writer: &mut dyn Writer,
+    shape: Shape,
+    seconds: f64,
+    first: u64,
+) -> io::Result<(u64, Histogram<u64>)> {
+    let mut times = Times::start(seconds);
     let mut next = first;
-    let mut before = Instant::now();
-    let warm = before + Duration::from_secs_f64(WARM_UP_SECONDS);
-    let measured = warm..warm + Duration::from_secs_f64(seconds);
-    while before < measured.end {
+    let mut before = times.began;
+    while times.goes_on(before) {
         writer.write(next)?;
         next += shape.entries as u64;
-        let after = Instant::now();
-        if measured.contains(&after) {
-            let nanoseconds = u64::try_from((after - before).as_nanos());
-            times.saturating_record(nanoseconds.map_err(io::Error::other)?);
-        }
-        before = after;
+        before = times.note(before);
     }
-    Ok((next, times))
+    Ok((next, times.all))
+}
+
+/// The times of the writes that end after the warm-up and within the seconds measured.
+pub(crate) struct Times {
+    pub(crate) began: Instant,
+    measured: Range<Instant>,
+    pub(crate) all: Histogram<u64>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "a clock is what a bench is for")]
+impl Times {
+    pub(crate) fn start(seconds: f64) -> Self {
+        let began = Instant::now();
+        let warm = began + Duration::from_secs_f64(WARM_UP_SECONDS);
+        let measured = warm..warm + Duration::from_secs_f64(seconds);
+        Self { began, measured, all: histogram() }
+    }
+
+    /// True if a write may begin then.
+    pub(crate) fn goes_on(&self, now: Instant) -> bool {
+        now < self.measured.end
+    }
+
+    /// A write that began at `before` has just ended.
+    pub(crate) fn note(&mut self, before: Instant) -> Instant {
+        let after = Instant::now();
+        if self.measured.contains(&after) {
+            self.all
+                .saturating_record(u64::try_from((after - before).as_nanos()).unwrap_or(u64::MAX));
+        }
+        after
+    }
 }
 
 fn sample(times: &Histogram<u64>, shape: Shape, seconds: f64) -> Sample {

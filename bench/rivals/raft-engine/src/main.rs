@@ -2,7 +2,7 @@
 //!
 //! In:     a directory on the disk in question.
 //! Out:    a table, and JSON if asked: entries a second, median and 99th percentile of both, and the ratios.
-//! Cost:   about four minutes, and about 1 GiB of disk while it runs.
+//! Cost:   about six minutes, and about 1 GiB of disk while it runs.
 //! Fails:  with the first error of either log.
 //!
 //! Rounds alternate because what else a machine does changes by the second. A figure is the median of its
@@ -19,7 +19,7 @@ mod sleeper;
 mod tenants;
 
 use clap::Parser;
-use load::{Log, Shape};
+use load::{Log, Place, Shape};
 use ours::Ours;
 use report::{Large, Race, Report};
 use rival::Rival;
@@ -86,14 +86,20 @@ fn race(args: &Args, dir: &Path, report: &mut Report) -> io::Result<()> {
     let groups = WRITERS[WRITERS.len() - 1];
     let (mut rival_next, mut ours_next) = (vec![1; groups], vec![1; groups]);
     // Until its segments go round, as they do in a log that has run for a while.
-    load::round(&ours, RUN_IN, RUN_IN_SECONDS, &mut ours_next)?;
+    load::round(&ours, Place::Home, RUN_IN, RUN_IN_SECONDS, &mut ours_next)?;
     Race::print_head();
     for shape in shapes {
         let mut race = Race::new(shape);
         for _ in 0..args.rounds {
-            race.rival.push(load::round(&rival, shape, args.seconds, &mut rival_next)?);
+            let (seconds, home) = (args.seconds, Place::Home);
+            race.rival.push(load::round(&rival, home, shape, seconds, &mut rival_next)?);
             rival.release(&rival_next)?;
-            race.ours.push(load::round(&ours, shape, args.seconds, &mut ours_next)?);
+            race.ours.push(load::round(&ours, home, shape, seconds, &mut ours_next)?);
+            if shape.writers > 1 {
+                let threads = Place::Threads;
+                let sample = load::round(&ours, threads, shape, seconds, &mut ours_next)?;
+                race.ours_threads.push(sample);
+            }
             ours.release(&ours_next)?;
         }
         race.print();

@@ -8,10 +8,11 @@
 //! Writers that hand over in the same *epoch* sleep at the same gate, so that one call wakes them all. An epoch
 //! ends when the log's thread takes it, or when it holds as much as a batch should.
 
-use crate::load::{Done, Log, Shape, Work, Writer, noise};
+use crate::load::{Done, Log, Shape, Times, Writer, noise};
 use crate::sleeper::Sleeper;
 use crate::tenants::{Reader, Tenants};
 use bytes::Bytes;
+use hdrhistogram::Histogram;
 use logdrive_raft::{Entry, EntryKind, GroupId, LogIndex, NodeId, Term, WriteId};
 use logdrive_wal::{Append, Completed, Config, Home, Wal};
 use rustix::thread::futex;
@@ -45,7 +46,7 @@ impl Ours {
             waiting: Mutex::new(Waiting { epoch: 1, bytes: 0, writes: Vec::new() }),
             wanted: AtomicBool::new(false),
             ended: AtomicBool::new(false),
-            guest: Mutex::new(None),
+            guests: Mutex::new(None),
             gates: Default::default(),
             sleeper: Arc::new(Sleeper::new()?),
         });
@@ -82,17 +83,25 @@ impl Log for Ours {
         Box::new(OurWriter { desk: &self.desk, script: Script::new(group, shape) })
     }
 
-    fn alone(&self, group: u64, shape: Shape, work: Work) -> io::Result<Done> {
-        let (done, wait) = sync_channel(1);
-        let guest = Guest { script: Script::new(group, shape), work, done };
-        *self.desk.guest.lock().expect("nobody panics here") = Some(guest);
-        self.desk.sleeper.kick()?;
-        wait.recv().map_err(io::Error::other)?
+    fn at_home(&self, shape: Shape, seconds: f64, next: &[u64]) -> Option<io::Result<Done>> {
+        let writers =
+            (1..).zip(next).map(|(group, next)| (Script::new(group, shape), *next)).collect();
+        Some(self.invite(writers, seconds))
     }
 
     /// The log's thread does it whenever a segment is full.
     fn release(&mut self, _next: &[u64]) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Ours {
+    fn invite(&self, writers: Vec<(Script, u64)>, seconds: f64) -> io::Result<Done> {
+        let (done, wait) = sync_channel(1);
+        *self.desk.guests.lock().expect("nobody panics here") =
+            Some(Guests { writers, seconds, done });
+        self.desk.sleeper.kick()?;
+        wait.recv().map_err(io::Error::other)?
     }
 }
 
@@ -134,38 +143,11 @@ impl Writer for OurWriter<'_> {
     }
 }
 
-/// A writer that is alone, and works on the log's thread.
-struct Guest {
-    script: Script,
-    work: Work,
+/// Writers that live on the log's thread: group *g* is the one before place *g*, and goes on at its index.
+struct Guests {
+    writers: Vec<(Script, u64)>,
+    seconds: f64,
     done: SyncSender<io::Result<Done>>,
-}
-
-struct GuestWriter<'a, 'b> {
-    clerk: &'a mut Clerk<'b>,
-    script: Script,
-}
-
-impl Writer for GuestWriter<'_, '_> {
-    fn write(&mut self, first: u64) -> io::Result<()> {
-        let entries = self.script.entries(first);
-        let last = entries.last().expect("a write has entries").index;
-        self.clerk.append_one(self.script.group, &entries)?;
-        self.clerk.wal.submit(0).map_err(io::Error::other)?;
-        loop {
-            self.clerk.wal.poll(0, &mut self.clerk.completed).map_err(io::Error::other)?;
-            let mut is_durable = false;
-            for batch in self.clerk.completed.drain(..) {
-                is_durable |= batch.durable.iter().any(|durable| durable.upto().0 == last.0);
-                self.clerk.tenants.note(&mut self.clerk.wal, &batch)?;
-            }
-            self.clerk.reader.tidy(&mut self.clerk.wal)?;
-            if is_durable {
-                return Ok(());
-            }
-            self.clerk.desk.sleeper.sleep()?;
-        }
-    }
 }
 
 /// Where writers and the log's thread meet. Bounded by the writers: each has one write here.
@@ -177,7 +159,7 @@ struct Desk {
     ended: AtomicBool,
     /// Epochs take turns at the gates. A gate shows the newest epoch of its own that is durable.
     gates: [Gate; GATES],
-    guest: Mutex<Option<Guest>>,
+    guests: Mutex<Option<Guests>>,
     sleeper: Arc<Sleeper>,
 }
 
@@ -302,8 +284,12 @@ impl<'a> Clerk<'a> {
             }
             self.wake()?;
             self.reader.tidy(&mut self.wal)?;
-            if let Some(guest) = self.desk.guest.lock().expect("nobody panics here").take() {
-                self.serve_alone(guest);
+            if let Some(guests) = self.desk.guests.lock().expect("nobody panics here").take() {
+                let Guests { mut writers, seconds, done } = guests;
+                let times = self.host(&mut writers, seconds);
+                let ends = writers.into_iter().map(|(_, next)| next).collect();
+                // Whoever waits for it has ended otherwise.
+                let _ = done.send(times.map(|times| (ends, times)));
             }
             if self.wal.has_slot() {
                 self.desk.wanted.store(true, Ordering::SeqCst);
@@ -345,10 +331,46 @@ impl<'a> Clerk<'a> {
         self.wal.append(&append).map_err(io::Error::other)
     }
 
-    fn serve_alone(&mut self, guest: Guest) {
-        let Guest { script, work, done } = guest;
-        // Whoever waits for it has ended otherwise.
-        let _ = done.send(work(&mut GuestWriter { clerk: self, script }));
+    /// Every writer goes on as soon as its write is durable: with the next batch that leaves.
+    fn host(&mut self, writers: &mut [(Script, u64)], seconds: f64) -> io::Result<Histogram<u64>> {
+        let mut times = Times::start(seconds);
+        let mut began = vec![times.began; writers.len()];
+        let mut ready: Vec<usize> = (0..writers.len()).collect();
+        let mut writing = 0;
+        loop {
+            if self.wal.has_slot() && !ready.is_empty() {
+                for at in ready.drain(..) {
+                    let (script, next) = &mut writers[at];
+                    let entries = script.entries(*next);
+                    *next += entries.len() as u64;
+                    self.append_one(script.group, &entries)?;
+                    writing += 1;
+                }
+                self.wal.submit(0).map_err(io::Error::other)?;
+            }
+            self.reader.tidy(&mut self.wal)?;
+            if writing == 0 {
+                return Ok(times.all);
+            }
+            self.wal.poll(0, &mut self.completed).map_err(io::Error::other)?;
+            if self.completed.is_empty() {
+                self.desk.sleeper.sleep()?;
+                continue;
+            }
+            for batch in self.completed.drain(..) {
+                for durable in &batch.durable {
+                    let at = number(durable.group()) - 1;
+                    if durable.upto().0 + 1 == writers[at].1 {
+                        writing -= 1;
+                        began[at] = times.note(began[at]);
+                        if times.goes_on(began[at]) {
+                            ready.push(at);
+                        }
+                    }
+                }
+                self.tenants.note(&mut self.wal, &batch)?;
+            }
+        }
     }
 
     /// Wakes the writers whose whole epoch is durable.

@@ -20,7 +20,10 @@ pub(crate) struct Report {
 pub(crate) struct Race {
     shape: Shape,
     pub(crate) rival: Vec<Sample>,
+    /// With the writers on the log's thread.
     pub(crate) ours: Vec<Sample>,
+    /// With a thread for each writer, where there are several.
+    pub(crate) ours_threads: Vec<Sample>,
 }
 
 /// As `--shape` knows it.
@@ -30,7 +33,7 @@ pub(crate) fn name(shape: Shape) -> String {
 
 impl Race {
     pub(crate) fn new(shape: Shape) -> Self {
-        Self { shape, rival: Vec::new(), ours: Vec::new() }
+        Self { shape, rival: Vec::new(), ours: Vec::new(), ours_threads: Vec::new() }
     }
 
     pub(crate) fn print_head() {
@@ -45,20 +48,27 @@ impl Race {
     }
 
     pub(crate) fn print(&self) {
+        self.print_one(&name(self.shape), &self.ours);
+        if !self.ours_threads.is_empty() {
+            self.print_one("  by threads", &self.ours_threads);
+        }
+    }
+
+    fn print_one(&self, name: &str, samples: &[Sample]) {
         let of = |samples: &[Sample], figure: fn(&Sample) -> f64| {
             median(samples.iter().map(figure).collect())
         };
-        let pair = |figure| (of(&self.rival, figure), of(&self.ours, figure));
+        let pair = |figure| (of(&self.rival, figure), of(samples, figure));
         let (rival, ours) = pair(|sample| sample.entries_per_second);
         let (rival_p50, ours_p50) = pair(|sample| sample.p50_us);
         let (rival_p99, ours_p99) = pair(|sample| sample.p99_us);
         let ratios = |figure: fn(&Sample) -> f64| {
-            spread(self.ours.iter().zip(&self.rival).map(|(a, b)| figure(a) / figure(b)).collect())
+            spread(samples.iter().zip(&self.rival).map(|(a, b)| figure(a) / figure(b)).collect())
         };
         println!(
             "{:<14}{rival:>13.0} {ours:>13.0}   {rival_p50:>8.0} {ours_p50:>8.0}   \
              {rival_p99:>8.0} {ours_p99:>8.0}   {:>22}   {:>22}",
-            name(self.shape),
+            name,
             ratios(|sample| sample.entries_per_second),
             ratios(|sample| sample.p99_us),
         );

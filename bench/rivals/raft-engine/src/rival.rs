@@ -9,7 +9,7 @@
 //! written, as a node does that has run for a while (off by default, and slower then); no compression, because
 //! the payloads do not compress.
 
-use crate::load::{Done, Log, Shape, Work, Writer, noise};
+use crate::load::{self, Done, Log, Shape, Writer, noise};
 use protobuf::descriptor::UninterpretedOption;
 use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
 use std::io;
@@ -52,8 +52,10 @@ impl Log for Rival {
         })
     }
 
-    fn alone(&self, group: u64, shape: Shape, work: Work) -> io::Result<Done> {
-        work(&mut *self.writer(group, shape))
+    fn at_home(&self, shape: Shape, seconds: f64, next: &[u64]) -> Option<io::Result<Done>> {
+        let &[first] = next else { return None };
+        let done = load::write(&mut *self.writer(1, shape), shape, seconds, first);
+        Some(done.map(|(end, times)| (vec![end], times)))
     }
 
     fn release(&mut self, next: &[u64]) -> io::Result<()> {
