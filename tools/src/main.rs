@@ -14,6 +14,7 @@ mod resp;
 
 mod serve;
 mod sim;
+mod time;
 mod wal;
 
 use std::error::Error;

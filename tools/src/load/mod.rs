@@ -32,6 +32,8 @@ use run::{Generator, Pace, Plan, RunError, Watch};
 use target::{NodeInfo, SlotMap, TargetError};
 use workload::{SLOTS, Workload};
 
+use crate::time::Time;
+
 /// Measure write throughput and latency.
 ///
 /// Without --endpoints, three servers are started on loopback, with their data in a temporary directory inside the
@@ -60,21 +62,21 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COUNT", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
     concurrency: Option<usize>,
     /// How long to measure.
-    #[arg(long, default_value = "20s", value_parser = parse_duration)]
-    duration: Duration,
+    #[arg(long, default_value = "20s")]
+    duration: Time,
     /// How long to run before measuring.
-    #[arg(long, default_value = "5s", value_parser = parse_duration)]
-    warmup: Duration,
+    #[arg(long, default_value = "5s")]
+    warmup: Time,
     /// A write without an answer after this long is an error.
-    #[arg(long, default_value = "10s", value_parser = parse_duration)]
-    timeout: Duration,
+    #[arg(long, default_value = "10s")]
+    timeout: Time,
     /// Connections to each node.
     #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
     connections: usize,
     /// Gather an open loop's sends for this long. Half of it is added to the median; each halving of it costs the
     /// machine more wake-ups.
-    #[arg(long, hide = true, default_value = "200us", value_parser = parse_duration)]
-    pacing: Duration,
+    #[arg(long, hide = true, default_value = "200us")]
+    pacing: Time,
     /// Let the system move the servers it starts between cores; else one stays on each core, and only further ones
     /// and the generator go where there is room.
     #[arg(long)]
@@ -141,15 +143,15 @@ async fn session(args: Args) -> Result<(), LoadError> {
     let live = io::stderr().is_terminal();
     let plan = Plan {
         pace,
-        warmup: args.warmup,
-        duration: args.duration,
-        timeout: args.timeout,
+        warmup: args.warmup.0,
+        duration: args.duration.0,
+        timeout: args.timeout.0,
         connections_per_node: args.connections,
-        pacing: args.pacing,
+        pacing: args.pacing.0,
         live,
     };
     let workload = Workload::new(args.keys, args.value_size, args.seed);
-    eprintln!("warming up for {:?}, then measuring for {:?}", args.warmup, args.duration);
+    eprintln!("warming up for {}, then measuring for {}", args.warmup, args.duration);
     let mut generator = Generator::new(plan, workload, map);
     let mut watch = Screen { cluster: cluster.as_mut(), live };
     let mut ended = tokio::select! {
@@ -165,7 +167,7 @@ async fn session(args: Args) -> Result<(), LoadError> {
 
     let facts = Facts {
         pace,
-        warmup_s: args.warmup.as_secs_f64(),
+        warmup_s: args.warmup.0.as_secs_f64(),
         keys: args.keys,
         value_bytes: args.value_size,
         seed: args.seed,
@@ -322,51 +324,7 @@ fn write(
         .map_err(|error| LoadError::File { file: path.clone(), error })
 }
 
-/// `20s`, `500ms`, `1.5m`, `1h`: a number and its unit.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let seconds_per_unit = match unit {
-        "us" | "µs" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3_600.0,
-        _ => return Err("write a number and a unit: 500ms, 20s, 2m, 1h".to_owned()),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("{number:?} is not a number"))?;
-    let seconds = number * seconds_per_unit;
-    if seconds > DURATION_MAX_S {
-        return Err("a day is the most".to_owned());
-    }
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
-
 const CONCURRENCY_DEFAULT: usize = 1_000;
-const DURATION_MAX_S: f64 = 86_400.0;
 /// For every server to start and every group to elect a leader.
 const READY_MAX: Duration = Duration::from_secs(60);
 const CLEAR_LINE: &str = "\r\x1b[K";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_a_number_and_a_unit() {
-        for (text, expected) in [
-            ("20s", Some(Duration::from_secs(20))),
-            ("500ms", Some(Duration::from_millis(500))),
-            ("1.5m", Some(Duration::from_secs(90))),
-            ("0s", Some(Duration::ZERO)),
-            ("20", None),
-            ("s", None),
-            ("1.2.3s", None),
-            ("-1s", None),
-            ("25h", None),
-            ("20 s", None),
-        ] {
-            assert_eq!(parse_duration(text).ok(), expected, "{text}");
-        }
-    }
-}

@@ -8,6 +8,7 @@
 //! looked for in other groups otherwise. Addresses and times may change with every start.
 
 use super::slots::{Placement, SLOTS};
+use crate::time::Time;
 use logdrive::{DriverChoice, Founding, NodeId};
 use serde::Deserialize;
 use std::{
@@ -187,12 +188,13 @@ impl Options {
             Ok(clients_max) if clients_max > 0 => clients_max,
             _ => return fail("clients-max must be above 0"),
         };
-        let election_timeout = keys.election_timeout.map_or(ELECTION_TIMEOUT, |time| time.0);
-        let heartbeat = keys.heartbeat.map_or(HEARTBEAT, |time| time.0);
+        let election_timeout =
+            bounded("election-timeout", keys.election_timeout, ELECTION_TIMEOUT)?;
+        let heartbeat = bounded("heartbeat", keys.heartbeat, HEARTBEAT)?;
         if heartbeat * 3 > election_timeout {
             return fail("heartbeat must be at most a third of election-timeout");
         }
-        let stall_fatal = keys.stall_fatal.map_or(STALL_FATAL, |time| time.0);
+        let stall_fatal = bounded("stall-fatal", keys.stall_fatal, STALL_FATAL)?;
         if stall_fatal <= election_timeout * 2 {
             return fail("stall-fatal must be more than two election-timeouts");
         }
@@ -265,6 +267,18 @@ impl Options {
             return Err(foreign());
         }
         Ok(Placement::new(self.peers.keys().copied().collect(), groups, replicas))
+    }
+}
+
+fn bounded(key: &str, said: Option<Time>, default: Duration) -> Result<Duration, OptionsError> {
+    match said.map_or(default, |time| time.0) {
+        time if TIMES.contains(&time) => Ok(time),
+        time => fail(format!(
+            "{key} of {} is not between {} and {}",
+            Time(time),
+            Time(*TIMES.start()),
+            Time(*TIMES.end())
+        )),
     }
 }
 
@@ -396,35 +410,6 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
-/// A length of time: `2s`, `150ms`.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct Time(Duration);
-
-impl std::str::FromStr for Time {
-    type Err = OptionsError;
-    fn from_str(text: &str) -> Result<Self, OptionsError> {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let time = match (number.parse::<u64>(), unit) {
-            (Ok(number), "ms") => Duration::from_millis(number),
-            (Ok(number), "s") => Duration::from_secs(number),
-            _ => return fail(format!("'{text}' is no length of time such as 2s or 150ms")),
-        };
-        if time.is_zero() || time > TIME_MAX {
-            return fail(format!("'{text}' is not between 1ms and {}s", TIME_MAX.as_secs()));
-        }
-        Ok(Self(time))
-    }
-}
-
-impl TryFrom<String> for Time {
-    type Error = OptionsError;
-    fn try_from(text: String) -> Result<Self, OptionsError> {
-        text.parse()
-    }
-}
-
 /// Cores by number, as in `0,2,4`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
@@ -484,7 +469,8 @@ const BLOCK_BYTES: u64 = 4_096;
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_millis(100);
 const STALL_FATAL: Duration = Duration::from_secs(20);
-const TIME_MAX: Duration = Duration::from_secs(3_600);
+const TIMES: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(3_600);
 const GROUPS_KEY: &str = "groups";
 const REPLICAS_KEY: &str = "replicas";
 const NODES_KEY: &str = "nodes";
@@ -545,13 +531,14 @@ mod tests {
     fn flags_win_over_the_file() {
         let file = format!(
             "id = 1\ndir = \"d\"\npeers = \"{PEERS}\"\ngroups = 10\nelection-timeout = \"2s\"\n\
-             heartbeat = \"50ms\"\nlisten = \"127.0.0.1:1\"\ndriver = \"portable\"\n"
+             heartbeat = \"50ms\"\nstall-fatal = \"1.5m\"\nlisten = \"127.0.0.1:1\"\ndriver = \"portable\"\n"
         );
         let options = with_file(&file, "--id 3 --heartbeat 20ms").expect("taken");
         assert_eq!(options.fixed.id, Some(NodeId(3)));
         assert_eq!(options.fixed.groups, Some(10));
         assert_eq!(options.heartbeat, Duration::from_millis(20));
         assert_eq!(options.election_timeout, Duration::from_secs(2));
+        assert_eq!(options.stall_fatal, Duration::from_secs(90));
         assert_eq!(options.driver, DriverChoice::Portable);
     }
 
@@ -572,7 +559,7 @@ mod tests {
             "groups = \"many\"\n",
             "groups = -1\n",
             "id =\n",
-            "heartbeat = \"1h\"\n",
+            "heartbeat = \"1d\"\n",
         ] {
             let error = with_file(text, "").expect_err(text).to_string();
             assert!(error.contains("line 1") && !error.contains('\n'), "{error}");
@@ -597,7 +584,10 @@ mod tests {
             (format!("{base} --listen nowhere"), "listen"),
             (format!("{base} --advertise host:0"), "advertise"),
             (format!("{base} --clients-max 0"), "clients-max"),
-            (format!("{base} --heartbeat 0ms"), "heartbeat"),
+            (format!("{base} --heartbeat 0ms"), "heartbeat of 0s is not between 1ms and 1h"),
+            (format!("{base} --heartbeat 999us"), "heartbeat of 999us"),
+            (format!("{base} --stall-fatal 1.1h"), "stall-fatal of 66m"),
+            (format!("{base} --heartbeat 1"), "150ms"),
             (format!("{base} --heartbeat 400ms"), "a third"),
             (format!("{base} --stall-fatal 2s"), "stall-fatal"),
             (format!("{base} --segment-bytes 4096"), "segment-bytes"),
