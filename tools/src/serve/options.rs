@@ -175,14 +175,11 @@ impl Options {
             return fail("cluster must be 1 to 64 letters, digits, '-', '_' or '.'");
         }
         let listen = keys.listen.unwrap_or_else(|| LISTEN.to_owned());
-        host_port(&listen).ok_or_else(|| bad_address("listen", &listen))?;
-        if let Some(advertise) = &keys.advertise {
-            let Some((_, port)) = host_port(advertise) else {
-                return Err(bad_address("advertise", advertise));
-            };
-            if port == 0 {
-                return fail("advertise needs a port above 0");
-            }
+        client_address("listen", &listen)?;
+        if let Some(advertise) = &keys.advertise
+            && client_address("advertise", advertise)? == 0
+        {
+            return fail("advertise needs a port above 0");
         }
         let clients_max = match usize::try_from(keys.clients_max.unwrap_or(CLIENTS_MAX)) {
             Ok(clients_max) if clients_max > 0 => clients_max,
@@ -205,6 +202,17 @@ impl Options {
                 "segment-bytes must be a multiple of {BLOCK_BYTES} from {} to {}",
                 SEGMENT_BYTES.start(),
                 SEGMENT_BYTES.end()
+            ));
+        }
+        // How many shards a directory has that was made before is not known yet; it has one at least.
+        let quota_min = QUOTA_SEGMENTS_MIN
+            * keys.segment_bytes.unwrap_or(SEGMENT_BYTES_DEFAULT)
+            * u64::from(shards.unwrap_or(1));
+        if let Some(quota) = keys.log_quota
+            && quota < quota_min
+        {
+            return fail(format!(
+                "log-quota must be at least {quota_min}: {QUOTA_SEGMENTS_MIN} segments per shard"
             ));
         }
         Ok(Self {
@@ -401,6 +409,19 @@ pub(crate) fn host_port(address: &str) -> Option<(&str, u16)> {
     plain.then_some((host, port))
 }
 
+/// Checks an address that other nodes are told; its port.
+fn client_address(key: &str, address: &str) -> Result<u16, OptionsError> {
+    let Some((_, port)) = host_port(address) else {
+        return Err(bad_address(key, address));
+    };
+    // A port that the system chooses may be longer than the 0 that asks for it.
+    let bytes = address.len() + if port == 0 { PORT_DIGITS_MAX - 1 } else { 0 };
+    if bytes > CLIENT_ADDRESS_BYTES_MAX {
+        return fail(format!("{key} must be at most {CLIENT_ADDRESS_BYTES_MAX} bytes"));
+    }
+    Ok(port)
+}
+
 fn bad_address(key: &str, address: &str) -> OptionsError {
     OptionsError(format!("{key}: '{address}' is not HOST:PORT"))
 }
@@ -466,6 +487,11 @@ const CORES_MAX: usize = 1_024;
 /// What the log takes; it refuses others by itself, but only once the directory is made.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 30;
 const BLOCK_BYTES: u64 = 4_096;
+const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+const QUOTA_SEGMENTS_MIN: u64 = 6;
+/// What a handshake between nodes has room for.
+const CLIENT_ADDRESS_BYTES_MAX: usize = 255;
+const PORT_DIGITS_MAX: usize = 5;
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_millis(100);
 const STALL_FATAL: Duration = Duration::from_secs(20);
@@ -603,6 +629,37 @@ mod tests {
         ] {
             let error = refusal(&flags);
             assert!(error.contains(word), "{flags}: {error}");
+        }
+    }
+
+    /// What nodes tell each other has bounds; past them no peer would let this node in.
+    #[test]
+    fn names_and_addresses_that_no_handshake_carries_are_refused() {
+        let base = format!("--dir d --peers {PEERS}");
+        let host = |bytes: usize| "h".repeat(bytes);
+        for (key, port) in [("listen", "7001"), ("advertise", "7001"), ("listen", "0")] {
+            // The longest port has five digits, and there is the colon.
+            let most = 255 - 1 - if port == "0" { 5 } else { port.len() };
+            options(&format!("{base} --{key} {}:{port}", host(most))).expect("taken");
+            let error = refusal(&format!("{base} --{key} {}:{port}", host(most + 1)));
+            assert_eq!(error, format!("{key} must be at most 255 bytes"));
+        }
+        options(&format!("{base} --cluster {}", host(64))).expect("taken");
+        let error = refusal(&format!("{base} --cluster {}", host(65)));
+        assert!(error.contains("cluster must be 1 to 64 letters"), "{error}");
+    }
+
+    #[test]
+    fn a_quota_that_no_log_can_keep_is_refused() {
+        let base = format!("--dir d --peers {PEERS}");
+        for (flags, least) in [
+            ("", 6 * 64 << 20),
+            ("--segment-bytes 65536", 6 * 65_536),
+            ("--segment-bytes 65536 --shards 3", 18 * 65_536),
+        ] {
+            options(&format!("{base} {flags} --log-quota {least}")).expect("taken");
+            let error = refusal(&format!("{base} {flags} --log-quota {}", least - 1));
+            assert!(error.contains(&format!("log-quota must be at least {least}")), "{error}");
         }
     }
 
