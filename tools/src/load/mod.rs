@@ -16,9 +16,9 @@ mod schedule;
 mod target;
 mod workload;
 
-use std::fs::File;
+use std::fmt::Display;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use cluster::{Cluster, ClusterError};
 use report::{Facts, Report};
 use run::{Generator, Pace, Plan, RunError, Watch};
-use target::{NodeInfo, SlotMap, TargetError};
+use target::{Endpoint, NodeInfo, SlotMap, TargetError};
 use workload::{SLOTS, Workload};
 
 use crate::time::Time;
@@ -38,6 +38,9 @@ use crate::time::Time;
 ///
 /// Without --endpoints, three servers are started on loopback, with their data in a temporary directory inside the
 /// working directory (which should be on a real disk), and stopped and removed at the end.
+///
+/// Exits with 0 if the run came to its end and any write was acknowledged: refused and lost writes are results, listed
+/// by kind. With 1 if none was, if the cluster did not come up or a server died, and when interrupted.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Servers to start.
@@ -101,8 +104,8 @@ pub(crate) enum LoadError {
     Target(#[from] TargetError),
     #[error("{0}")]
     Run(#[from] RunError),
-    #[error("cannot resolve {endpoint}: {error}")]
-    Endpoint { endpoint: String, error: io::Error },
+    #[error("endpoints: '{0}' is not HOST:PORT")]
+    Endpoint(String),
     #[error("the cluster serves {covered} of {SLOTS} slots")]
     Uncovered { covered: usize },
     #[error("cannot write {file}: {error}")]
@@ -116,7 +119,10 @@ pub(crate) enum LoadError {
 /// Runs one load to its end.
 pub(crate) fn run(args: Args) -> Result<(), LoadError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(session(args))
+    let ended = runtime.block_on(session(args));
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn session(args: Args) -> Result<(), LoadError> {
@@ -124,8 +130,8 @@ async fn session(args: Args) -> Result<(), LoadError> {
     let mut signals = Signals::new()?;
     let mut stop = tokio::spawn(async move { signals.wait().await });
     // Before the run, so that a bad path costs no run.
-    let mut json = create(args.json.as_ref())?;
-    let mut hgrm = create(args.hgrm.as_ref())?;
+    let json = args.json.clone().map(Output::open).transpose()?;
+    let hgrm = args.hgrm.clone().map(Output::open).transpose()?;
 
     let mut cluster = if args.endpoints.is_empty() { Some(start(&args)?) } else { None };
     let map = tokio::select! {
@@ -151,7 +157,7 @@ async fn session(args: Args) -> Result<(), LoadError> {
         live,
     };
     let workload = Workload::new(args.keys, args.value_size, args.seed);
-    eprintln!("warming up for {}, then measuring for {}", args.warmup, args.duration);
+    say(format_args!("warming up for {}, then measuring for {}", args.warmup, args.duration));
     let mut generator = Generator::new(plan, workload, map);
     let mut watch = Screen { cluster: cluster.as_mut(), live };
     let mut ended = tokio::select! {
@@ -161,7 +167,7 @@ async fn session(args: Args) -> Result<(), LoadError> {
     };
     generator.finish();
     if live {
-        eprint!("{CLEAR_LINE}");
+        let _ = write!(io::stderr(), "{CLEAR_LINE}");
     }
     let infos = if ended.is_ok() { ask_all(&nodes).await } else { Vec::new() };
 
@@ -184,38 +190,42 @@ async fn session(args: Args) -> Result<(), LoadError> {
         let _ = writeln!(out, "{}\n{}", report.text(), report.waterfall(&infos));
     }
     if let Some(text) = &generator.first_other {
-        eprintln!("warning: an error reply was: {text}");
+        say(format_args!("warning: an error reply was: {text}"));
+    }
+    for (node, error) in generator.unreached() {
+        say(format_args!("warning: no connection to {node}: {error}"));
     }
     if let Some(warning) = report.warning() {
-        eprintln!("warning: {warning}");
+        say(format_args!("warning: {warning}"));
     }
     if ended.is_ok() && generator.recorder.acknowledged == 0 {
         ended = Err(RunError::Server("no write was acknowledged".to_owned()).into());
     }
-    write(&mut json, |file| file.write_all(report.json().as_bytes()))?;
-    write(&mut hgrm, |file| report::write_hgrm(&generator.recorder.response, file))?;
+    if let Some(output) = json {
+        output.fill(|file| file.write_all(report.json().as_bytes()))?;
+    }
+    if let Some(output) = hgrm {
+        output.fill(|file| report::write_hgrm(&generator.recorder.response, file))?;
+    }
     ended
 }
 
 fn start(args: &Args) -> Result<Cluster, LoadError> {
     if cfg!(debug_assertions) {
-        eprintln!("warning: this is a debug build; its figures mean nothing");
+        say("warning: this is a debug build; its figures mean nothing");
     }
     let place = std::env::current_dir()?;
     let cores = if args.no_pin { Vec::new() } else { cores() };
     let cluster =
         Cluster::start(&std::env::current_exe()?, args.nodes, args.groups, &cores, &place)?;
     let (kind, in_memory) = cluster::file_system(cluster.directory());
-    eprintln!(
-        "{} servers with {} groups, data in {} ({kind})",
-        args.nodes,
-        args.groups,
-        cluster.directory().display()
-    );
+    let place = cluster.directory().display();
+    let Args { nodes, groups, .. } = args;
+    say(format_args!("{nodes} servers with {groups} groups, data in {place} ({kind})"));
     if in_memory {
-        eprintln!(
+        say(format_args!(
             "warning: {kind} is memory: nothing is durable there, and the figures are not a disk's"
-        );
+        ));
     }
     Ok(cluster)
 }
@@ -233,29 +243,27 @@ async fn connect(args: &Args, cluster: Option<&mut Cluster>) -> Result<SlotMap, 
             cluster.ready(READY_MAX).await?;
             cluster.endpoints()
         }
-        None => resolve(&args.endpoints)?,
+        None => {
+            let parse = |text: &String| {
+                Endpoint::parse(text).ok_or_else(|| LoadError::Endpoint(text.clone()))
+            };
+            args.endpoints.iter().map(parse).collect::<Result<_, _>>()?
+        }
     };
     let map = target::fetch_slots(&endpoints, 0).await?;
+    for node in &map.nodes {
+        node.resolve().await?;
+    }
     match map.covered() {
         SLOTS => Ok(map),
         covered => Err(LoadError::Uncovered { covered }),
     }
 }
 
-fn resolve(endpoints: &[String]) -> Result<Vec<SocketAddr>, LoadError> {
-    let mut addresses = Vec::new();
-    for endpoint in endpoints {
-        let failed = |error| LoadError::Endpoint { endpoint: endpoint.clone(), error };
-        let found = endpoint.to_socket_addrs().map_err(failed)?.next();
-        addresses.push(found.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?);
-    }
-    Ok(addresses)
-}
-
 /// What each node says of itself; nothing of one that does not answer.
-async fn ask_all(nodes: &[SocketAddr]) -> Vec<NodeInfo> {
+async fn ask_all(nodes: &[Endpoint]) -> Vec<NodeInfo> {
     let mut infos = Vec::new();
-    for &node in nodes {
+    for node in nodes {
         infos.push(target::fetch_info(node).await.unwrap_or_default());
     }
     infos
@@ -270,7 +278,7 @@ struct Screen<'a> {
 impl Watch for Screen<'_> {
     fn status(&mut self, seconds: u64, line: &str) {
         if self.live {
-            eprint!("{CLEAR_LINE}{seconds:>4} s {line}");
+            let _ = write!(io::stderr(), "{CLEAR_LINE}{seconds:>4} s {line}");
         }
     }
 
@@ -306,22 +314,59 @@ impl Signals {
     }
 }
 
-type Output = (PathBuf, BufWriter<File>);
-
-fn create(path: Option<&PathBuf>) -> Result<Option<Output>, LoadError> {
-    let Some(path) = path else { return Ok(None) };
-    let file = File::create(path).map_err(|error| LoadError::File { file: path.clone(), error })?;
-    Ok(Some((path.clone(), BufWriter::new(file))))
+/// Says a line to whoever watches. Nobody need: a broken standard error is no reason to lose the results.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
-fn write(
-    output: &mut Option<Output>,
-    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-) -> Result<(), LoadError> {
-    let Some((path, file)) = output else { return Ok(()) };
-    fill(file)
-        .and_then(|()| file.flush())
-        .map_err(|error| LoadError::File { file: path.clone(), error })
+/// A file for results, known to be writable. What was in it stays until there are new ones; where there was none, none
+/// is left without results.
+struct Output {
+    path: PathBuf,
+    file: File,
+    made: bool,
+}
+
+impl Output {
+    fn open(path: PathBuf) -> Result<Self, LoadError> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        match options.clone().create_new(true).open(&path) {
+            Ok(file) => Ok(Self { path, file, made: true }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                match options.open(&path) {
+                    Ok(file) => Ok(Self { path, file, made: false }),
+                    Err(error) => Err(LoadError::File { file: path, error }),
+                }
+            }
+            Err(error) => Err(LoadError::File { file: path, error }),
+        }
+    }
+
+    fn fill(
+        mut self,
+        write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+    ) -> Result<(), LoadError> {
+        self.made = false;
+        let fill = || {
+            // Pipes and terminals have no length.
+            if self.file.metadata()?.is_file() {
+                self.file.set_len(0)?;
+            }
+            let mut file = BufWriter::new(&self.file);
+            write(&mut file)?;
+            file.flush()
+        };
+        fill().map_err(|error| LoadError::File { file: self.path.clone(), error })
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.made {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 const CONCURRENCY_DEFAULT: usize = 1_000;

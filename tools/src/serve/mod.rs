@@ -18,12 +18,12 @@ mod machine;
 mod options;
 mod slots;
 
-pub(crate) use options::{Args, OptionsError};
+pub(crate) use options::{Args, OptionsError, host_port};
 
 use cluster::Cluster;
 use logdrive::{Bootstrap, Config, Founding, Group, GroupError, Node, NodeError, OpenError};
 use machine::KeyValue;
-use options::{Options, host_port};
+use options::Options;
 use slots::{Placement, group_id};
 use std::{
     collections::BTreeSet,
