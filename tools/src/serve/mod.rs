@@ -97,6 +97,9 @@ struct Server {
     cluster: Cluster,
     clients: Arc<AtomicUsize>,
     clients_max: usize,
+    /// What all connections hold of requests that are not complete, and may.
+    input_bytes: Arc<AtomicUsize>,
+    input_bytes_max: usize,
     client_ids: AtomicU64,
     client_port: u16,
     started: Instant,
@@ -181,6 +184,8 @@ fn serve(
         cluster,
         clients: Arc::default(),
         clients_max: options.clients_max,
+        input_bytes: Arc::default(),
+        input_bytes_max: connection::INPUT_BYTES_MAX,
         client_ids: AtomicU64::new(0),
         client_port: local.port(),
         started,
