@@ -653,7 +653,7 @@ mod tests {
     fn a_quota_that_no_log_can_keep_is_refused() {
         let base = format!("--dir d --peers {PEERS}");
         for (flags, least) in [
-            ("", 6 * 64 << 20),
+            ("", (6 * 64) << 20),
             ("--segment-bytes 65536", 6 * 65_536),
             ("--segment-bytes 65536 --shards 3", 18 * 65_536),
         ] {
