@@ -4,6 +4,8 @@
 //! command line is clap's, with exit code 2.
 
 #![forbid(unsafe_code)]
+// Their macros panic where the stream is broken: whoever watches may leave.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod load;
 #[allow(
@@ -14,6 +16,7 @@ mod resp;
 
 mod serve;
 mod sim;
+mod time;
 mod wal;
 
 use std::error::Error;

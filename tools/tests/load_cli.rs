@@ -25,7 +25,7 @@ fn bad_flags_are_usage_errors_that_name_the_flag() {
         (&["--rate", "0"], "--rate"),
         (&["--rate", "fast"], "--rate"),
         (&["--concurrency", "0"], "--concurrency"),
-        (&["--duration", "20"], "500ms"),
+        (&["--duration", "20"], "'20' is no length of time"),
         (&["--nodes", "0"], "--nodes"),
         (&["--groups", "16385"], "--groups"),
         (&["--groups", "8", "--endpoints", "127.0.0.1:1"], "--endpoints"),
@@ -71,6 +71,100 @@ fn an_output_file_that_cannot_be_made_is_known_before_the_run() {
         load(&["--json", "/nonexistent/x.json", "--endpoints", "127.0.0.1:1"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("/nonexistent/x.json"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn results_that_are_there_outlast_a_run_that_fails() {
+    let files = tempfile::tempdir().unwrap();
+    let (old, new) = (files.path().join("old.json"), files.path().join("new.hgrm"));
+    std::fs::write(&old, "yesterday's").unwrap();
+    let output = load(&["--endpoints", "no..such..host:1", "--json"])
+        .arg(&old)
+        .arg("--hgrm")
+        .arg(&new)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no..such..host:1"), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read_to_string(&old).unwrap(), "yesterday's");
+    assert!(!new.exists(), "a file without results was left");
+
+    // A run that comes to its end writes over all that was there.
+    std::fs::write(&old, "x".repeat(1 << 20)).unwrap();
+    let server = Server::start(|_, _| Answer::Say("+OK\r\n"));
+    let endpoint = server.address.to_string();
+    let status = load(&["--endpoints", &endpoint, "--duration", "100ms", "--warmup", "0s"])
+        .args(["--json".as_ref(), old.as_os_str()])
+        .output()
+        .unwrap()
+        .status;
+    assert!(status.success());
+    serde_json::from_slice::<serde_json::Value>(&std::fs::read(&old).unwrap()).unwrap();
+}
+
+#[test]
+fn whoever_stops_watching_costs_no_results() {
+    let server = Server::start(|_, _| Answer::Say("-ERR shown as a warning\r\n"));
+    let files = tempfile::tempdir().unwrap();
+    let json = files.path().join("run.json");
+    let endpoint = server.address.to_string();
+    let mut command = load(&["--endpoints", &endpoint, "--duration", "200ms", "--warmup", "0s"]);
+    for stream in [Command::stdout, Command::stderr] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        stream(&mut command, writer);
+    }
+    let status = command.arg("--json").arg(&json).status().unwrap();
+    assert_eq!(status.code(), Some(1), "nothing was acknowledged; a panic is another code");
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert!(json["errors"]["other"].as_u64().unwrap() > 0, "{json}");
+}
+
+#[test]
+fn nodes_may_be_known_by_name() {
+    let taker = Server::start_as("localhost", |_, _, _| Answer::Say("+OK\r\n"));
+    let other = taker.address.port();
+    // Every second write is sent on, to a name as well.
+    let server = Server::start_as("localhost", move |slot, count, _| match count % 2 {
+        0 => Answer::Say("+OK\r\n"),
+        _ => Answer::Tell(format!("-MOVED {slot} localhost:{other}\r\n")),
+    });
+    let endpoint = format!("localhost:{}", server.address.port());
+    let run = attempt(
+        &endpoint,
+        &["--concurrency", "4", "--duration", "300ms", "--warmup", "0s", "--timeout", "1m"],
+    );
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert_eq!(run.number("/sent"), run.number("/acknowledged"), "{}", run.json);
+    assert!(run.number("/redirected") > 0, "{}", run.json);
+}
+
+#[test]
+fn a_name_that_cannot_be_looked_up_is_named() {
+    let server = Server::start_as("no..such..host", |_, _, _| Answer::Say("+OK\r\n"));
+    let output = load(&["--endpoints", &server.address.to_string()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let (errors, port) = (text(&output.stderr), server.address.port());
+    let start = format!("logdrive: a node is said to be at no..such..host:{port}, which cannot");
+    assert!(errors.starts_with(&start), "{errors}");
+
+    // One that comes up in a run is named at its end.
+    let server = Server::start(|slot, count| match count {
+        0 => Answer::Say("+OK\r\n"),
+        _ => Answer::Tell(format!("-MOVED {slot} no..such..host:1\r\n")),
+    });
+    let run = server.run(&[
+        "--concurrency",
+        "2",
+        "--duration",
+        "300ms",
+        "--warmup",
+        "0s",
+        "--timeout",
+        "500ms",
+    ]);
+    assert!(run.stderr.contains("no connection to no..such..host:1: "), "{}", run.stderr);
+    assert!(run.number("/errors/moved") > 0, "{}", run.json);
 }
 
 #[test]
@@ -245,6 +339,14 @@ impl Server {
     fn start_knowing_itself(
         rule: impl Fn(u16, u64, SocketAddr) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::start_as("127.0.0.1", rule)
+    }
+
+    /// One that says that its host is `host`.
+    fn start_as(
+        host: &'static str,
+        rule: impl Fn(u16, u64, SocketAddr) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let writes = Arc::new(std::sync::atomic::AtomicU64::new(0));
@@ -253,7 +355,7 @@ impl Server {
         let accept = move || {
             for stream in listener.incoming() {
                 let (rule, counter) = (Arc::clone(&rule), Arc::clone(&counter));
-                let serve = move || serve(stream.unwrap(), address, &*rule, &counter);
+                let serve = move || serve(stream.unwrap(), address, host, &*rule, &counter);
                 thread::Builder::new().name("connection".into()).spawn(serve).unwrap();
             }
         };
@@ -275,29 +377,33 @@ impl Server {
     }
 
     fn attempt(&self, args: &[&str]) -> Run {
-        let files = tempfile::tempdir().unwrap();
-        let (json, hgrm) = (files.path().join("run.json"), files.path().join("run.hgrm"));
-        let endpoint = self.address.to_string();
-        let output = load(args)
-            .args(["--endpoints", &endpoint, "--json"])
-            .arg(&json)
-            .arg("--hgrm")
-            .arg(&hgrm)
-            .output()
-            .unwrap();
-        Run {
-            code: output.status.code(),
-            json: serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap(),
-            hgrm: std::fs::read_to_string(&hgrm).unwrap(),
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        }
+        attempt(&self.address.to_string(), args)
+    }
+}
+
+fn attempt(endpoint: &str, args: &[&str]) -> Run {
+    let files = tempfile::tempdir().unwrap();
+    let (json, hgrm) = (files.path().join("run.json"), files.path().join("run.hgrm"));
+    let output = load(args)
+        .args(["--endpoints", endpoint, "--json"])
+        .arg(&json)
+        .arg("--hgrm")
+        .arg(&hgrm)
+        .output()
+        .unwrap();
+    Run {
+        code: output.status.code(),
+        json: serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap(),
+        hgrm: std::fs::read_to_string(&hgrm).unwrap(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
     }
 }
 
 fn serve(
     stream: TcpStream,
     address: SocketAddr,
+    host: &str,
     rule: &dyn Fn(u16, u64, SocketAddr) -> Answer,
     writes: &std::sync::atomic::AtomicU64,
 ) {
@@ -311,10 +417,9 @@ fn serve(
                 rule(slot(&args[1]), count, address)
             }
             b"CLUSTER" => {
-                let (ip, port) = (address.ip().to_string(), address.port());
+                let (bytes, port) = (host.len(), address.port());
                 Answer::Tell(format!(
-                    "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n${}\r\n{ip}\r\n:{port}\r\n",
-                    ip.len()
+                    "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n${bytes}\r\n{host}\r\n:{port}\r\n"
                 ))
             }
             _ => Answer::Say("-ERR unknown command\r\n"),

@@ -5,7 +5,7 @@
 
 mod serve_support;
 
-use serve_support::{Cluster, bulk, exists, expect, free_ports, ok, run, serve, steadily};
+use serve_support::{Cluster, Process, bulk, exists, expect, free_ports, ok, run, serve, steadily};
 use std::{fs, net::TcpListener, path::Path, process::Command};
 
 /// Runs it and gives its standard error, which must be one line unless clap wrote it.
@@ -109,19 +109,50 @@ fn a_directory_that_is_not_this_nodes_is_refused() {
 }
 
 #[test]
-fn addresses_in_use_are_named() {
+fn a_first_start_that_is_refused_can_be_repeated_as_it_is() {
     let home = temp();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("bound").port();
-    let free = free_ports(1)[0];
+    let free = free_ports(2);
     let dir = home.path().join("node");
+    let init = ["--init", "--id", "1", "--groups", "1"];
+    let long = format!("{}:7001", "h".repeat(251));
+    let in_use = format!("127.0.0.1:{port}");
+    let same = format!("127.0.0.1:{}", free[0]);
+    for (peer, client, more, word) in [
+        (free[0], port, &[][..], in_use.as_str()),
+        (port, free[0], &[], &in_use),
+        (free[0], free[0], &[], &same),
+        (free[0], free[1], &["--log-quota", "25165823"], "25165824"),
+        (free[0], free[1], &["--advertise", &long], "advertise must be at most 255 bytes"),
+    ] {
+        let stderr = refusal(flags(&dir, peer, client, &[&init, more].concat()));
+        assert!(stderr.contains(word), "{stderr}");
+        assert!(!exists(&dir), "a second try with --init must be possible after: {stderr}");
+    }
+    let mut node = Process::start(flags(&dir, free[0], free[1], &init));
+    node.wait_ready();
+    assert!(node.terminate().success());
+}
 
-    let stderr = refusal(flags(&dir, free, port, &["--init", "--id", "1"]));
-    assert!(stderr.contains(&format!("127.0.0.1:{port}")), "{stderr}");
-    assert!(!exists(&dir), "a second try with --init must be possible");
-
-    let stderr = refusal(flags(&dir, port, free, &["--init", "--id", "1"]));
-    assert!(stderr.contains(&format!("127.0.0.1:{port}")), "{stderr}");
+#[test]
+fn a_node_that_was_made_and_could_not_be_opened_says_how_to_go_on() {
+    let home = temp();
+    let ports = free_ports(2);
+    let dir = home.path().join("node");
+    let init = ["--init", "--id", "1", "--groups", "1"];
+    // What surely fails after the directory is made, and nobody can know before: no file may have a segment's size.
+    let mut command = Command::new("sh");
+    let sh = r#"trap '' XFSZ; ulimit -f 2048; exec "$@""#;
+    let real = flags(&dir, ports[0], ports[1], &init);
+    command.env("LOGDRIVE_LOG", "error"); // the log warns of it, too
+    command.args(["-c", sh, "sh"]).arg(real.get_program()).args(real.get_args());
+    let stderr = refusal(command);
+    assert!(stderr.contains(&format!("{} is made already", dir.display())), "{stderr}");
+    assert!(stderr.contains("start it without --init"), "{stderr}");
+    let mut node = Process::start(flags(&dir, ports[0], ports[1], &[]));
+    node.wait_ready();
+    assert!(node.terminate().success());
 }
 
 #[test]

@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::schedule::now_ns;
-use super::target::is_ready;
+use super::target::{Endpoint, is_ready};
 
 /// A cluster that did not come up, or did not stay up.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ pub(super) struct Cluster {
 struct Node {
     child: Child,
     log: PathBuf,
-    client: SocketAddr,
+    client: Endpoint,
 }
 
 impl Cluster {
@@ -101,7 +101,7 @@ impl Cluster {
             let log = cluster.directory.path().join(format!("n{id}.log"));
             let child = spawn(&mut command, &log)
                 .map_err(|error| ClusterError::Start { program: program.to_owned(), error })?;
-            cluster.nodes.push(Node { child, log, client });
+            cluster.nodes.push(Node { child, log, client: client.into() });
         }
         Ok(cluster)
     }
@@ -112,15 +112,15 @@ impl Cluster {
     }
 
     /// Where clients connect, in node order.
-    pub(super) fn endpoints(&self) -> Vec<SocketAddr> {
-        self.nodes.iter().map(|node| node.client).collect()
+    pub(super) fn endpoints(&self) -> Vec<Endpoint> {
+        self.nodes.iter().map(|node| node.client.clone()).collect()
     }
 
     /// Waits until every node says that every slot is served.
     pub(super) async fn ready(&mut self, within: Duration) -> Result<(), ClusterError> {
         let start = now_ns();
         for at in 0..self.nodes.len() {
-            while !is_ready(self.nodes[at].client).await.unwrap_or(false) {
+            while !is_ready(&self.nodes[at].client).await.unwrap_or(false) {
                 self.check()?;
                 if u128::from(now_ns() - start) > within.as_nanos() {
                     let said = last_words(&self.nodes[at].log);

@@ -9,7 +9,6 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::recorder::Times;
+use super::target::Endpoint;
 use crate::resp;
 
 /// One operation on its way.
@@ -40,8 +40,10 @@ pub(super) enum Outcome<'a> {
 }
 
 pub(super) struct Connection {
-    address: SocketAddr,
+    endpoint: Endpoint,
     link: Link,
+    /// Why it could not be made when that was last tried; `None` once it was.
+    pub(super) failure: Option<io::Error>,
     retry_after: Duration,
     input: Box<[u8]>,
     input_len: usize,
@@ -59,10 +61,11 @@ enum Link {
 
 impl Connection {
     /// A connection that starts to dial when first polled.
-    pub(super) fn new(address: SocketAddr) -> Self {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
         Self {
-            address,
-            link: Link::Dialling(Box::pin(dial(address, Duration::ZERO))),
+            link: Link::Dialling(Box::pin(dial(endpoint.clone(), Duration::ZERO))),
+            endpoint,
+            failure: None,
             retry_after: RETRY_MIN,
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             input_len: 0,
@@ -89,9 +92,13 @@ impl Connection {
                 Ok(stream) => {
                     self.link = Link::Open(stream);
                     self.retry_after = RETRY_MIN;
+                    self.failure = None;
                     return Poll::Ready(());
                 }
-                Err(_) => self.redial(),
+                Err(error) => {
+                    self.failure = Some(error);
+                    self.redial();
+                }
             }
         }
     }
@@ -171,16 +178,16 @@ impl Connection {
     }
 
     fn redial(&mut self) {
-        self.link = Link::Dialling(Box::pin(dial(self.address, self.retry_after)));
+        self.link = Link::Dialling(Box::pin(dial(self.endpoint.clone(), self.retry_after)));
         self.retry_after = (self.retry_after * 2).min(RETRY_MAX);
     }
 }
 
-async fn dial(address: SocketAddr, pause: Duration) -> io::Result<TcpStream> {
+async fn dial(endpoint: Endpoint, pause: Duration) -> io::Result<TcpStream> {
     if !pause.is_zero() {
         tokio::time::sleep(pause).await;
     }
-    let stream = tokio::time::timeout(DIAL_MAX, TcpStream::connect(address)).await??;
+    let stream = tokio::time::timeout(DIAL_MAX, endpoint.connect()).await??;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -209,7 +216,7 @@ mod tests {
     }
 
     async fn open(listener: &std::net::TcpListener) -> (Connection, std::net::TcpStream) {
-        let mut connection = Connection::new(listener.local_addr().unwrap());
+        let mut connection = Connection::new(listener.local_addr().unwrap().into());
         poll_fn(|context| connection.poll_open(context)).await;
         assert!(connection.is_open());
         (connection, listener.accept().unwrap().0)

@@ -16,9 +16,9 @@ mod schedule;
 mod target;
 mod workload;
 
-use std::fs::File;
+use std::fmt::Display;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,13 +29,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use cluster::{Cluster, ClusterError};
 use report::{Facts, Report};
 use run::{Generator, Pace, Plan, RunError, Watch};
-use target::{NodeInfo, SlotMap, TargetError};
+use target::{Endpoint, NodeInfo, SlotMap, TargetError};
 use workload::{SLOTS, Workload};
+
+use crate::time::Time;
 
 /// Measure write throughput and latency.
 ///
 /// Without --endpoints, three servers are started on loopback, with their data in a temporary directory inside the
 /// working directory (which should be on a real disk), and stopped and removed at the end.
+///
+/// Exits with 0 if the run came to its end and any write was acknowledged: refused and lost writes are results, listed
+/// by kind. With 1 if none was, if the cluster did not come up or a server died, and when interrupted.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Servers to start.
@@ -60,21 +65,21 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COUNT", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
     concurrency: Option<usize>,
     /// How long to measure.
-    #[arg(long, default_value = "20s", value_parser = parse_duration)]
-    duration: Duration,
+    #[arg(long, default_value = "20s")]
+    duration: Time,
     /// How long to run before measuring.
-    #[arg(long, default_value = "5s", value_parser = parse_duration)]
-    warmup: Duration,
+    #[arg(long, default_value = "5s")]
+    warmup: Time,
     /// A write without an answer after this long is an error.
-    #[arg(long, default_value = "10s", value_parser = parse_duration)]
-    timeout: Duration,
+    #[arg(long, default_value = "10s")]
+    timeout: Time,
     /// Connections to each node.
     #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
     connections: usize,
     /// Gather an open loop's sends for this long. Half of it is added to the median; each halving of it costs the
     /// machine more wake-ups.
-    #[arg(long, hide = true, default_value = "200us", value_parser = parse_duration)]
-    pacing: Duration,
+    #[arg(long, hide = true, default_value = "200us")]
+    pacing: Time,
     /// Let the system move the servers it starts between cores; else one stays on each core, and only further ones
     /// and the generator go where there is room.
     #[arg(long)]
@@ -99,8 +104,8 @@ pub(crate) enum LoadError {
     Target(#[from] TargetError),
     #[error("{0}")]
     Run(#[from] RunError),
-    #[error("cannot resolve {endpoint}: {error}")]
-    Endpoint { endpoint: String, error: io::Error },
+    #[error("endpoints: '{0}' is not HOST:PORT")]
+    Endpoint(String),
     #[error("the cluster serves {covered} of {SLOTS} slots")]
     Uncovered { covered: usize },
     #[error("cannot write {file}: {error}")]
@@ -114,7 +119,10 @@ pub(crate) enum LoadError {
 /// Runs one load to its end.
 pub(crate) fn run(args: Args) -> Result<(), LoadError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(session(args))
+    let ended = runtime.block_on(session(args));
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn session(args: Args) -> Result<(), LoadError> {
@@ -122,8 +130,8 @@ async fn session(args: Args) -> Result<(), LoadError> {
     let mut signals = Signals::new()?;
     let mut stop = tokio::spawn(async move { signals.wait().await });
     // Before the run, so that a bad path costs no run.
-    let mut json = create(args.json.as_ref())?;
-    let mut hgrm = create(args.hgrm.as_ref())?;
+    let json = args.json.clone().map(Output::open).transpose()?;
+    let hgrm = args.hgrm.clone().map(Output::open).transpose()?;
 
     let mut cluster = if args.endpoints.is_empty() { Some(start(&args)?) } else { None };
     let map = tokio::select! {
@@ -141,15 +149,15 @@ async fn session(args: Args) -> Result<(), LoadError> {
     let live = io::stderr().is_terminal();
     let plan = Plan {
         pace,
-        warmup: args.warmup,
-        duration: args.duration,
-        timeout: args.timeout,
+        warmup: args.warmup.0,
+        duration: args.duration.0,
+        timeout: args.timeout.0,
         connections_per_node: args.connections,
-        pacing: args.pacing,
+        pacing: args.pacing.0,
         live,
     };
     let workload = Workload::new(args.keys, args.value_size, args.seed);
-    eprintln!("warming up for {:?}, then measuring for {:?}", args.warmup, args.duration);
+    say(format_args!("warming up for {}, then measuring for {}", args.warmup, args.duration));
     let mut generator = Generator::new(plan, workload, map);
     let mut watch = Screen { cluster: cluster.as_mut(), live };
     let mut ended = tokio::select! {
@@ -159,13 +167,13 @@ async fn session(args: Args) -> Result<(), LoadError> {
     };
     generator.finish();
     if live {
-        eprint!("{CLEAR_LINE}");
+        let _ = write!(io::stderr(), "{CLEAR_LINE}");
     }
     let infos = if ended.is_ok() { ask_all(&nodes).await } else { Vec::new() };
 
     let facts = Facts {
         pace,
-        warmup_s: args.warmup.as_secs_f64(),
+        warmup_s: args.warmup.0.as_secs_f64(),
         keys: args.keys,
         value_bytes: args.value_size,
         seed: args.seed,
@@ -182,38 +190,42 @@ async fn session(args: Args) -> Result<(), LoadError> {
         let _ = writeln!(out, "{}\n{}", report.text(), report.waterfall(&infos));
     }
     if let Some(text) = &generator.first_other {
-        eprintln!("warning: an error reply was: {text}");
+        say(format_args!("warning: an error reply was: {text}"));
+    }
+    for (node, error) in generator.unreached() {
+        say(format_args!("warning: no connection to {node}: {error}"));
     }
     if let Some(warning) = report.warning() {
-        eprintln!("warning: {warning}");
+        say(format_args!("warning: {warning}"));
     }
     if ended.is_ok() && generator.recorder.acknowledged == 0 {
         ended = Err(RunError::Server("no write was acknowledged".to_owned()).into());
     }
-    write(&mut json, |file| file.write_all(report.json().as_bytes()))?;
-    write(&mut hgrm, |file| report::write_hgrm(&generator.recorder.response, file))?;
+    if let Some(output) = json {
+        output.fill(|file| file.write_all(report.json().as_bytes()))?;
+    }
+    if let Some(output) = hgrm {
+        output.fill(|file| report::write_hgrm(&generator.recorder.response, file))?;
+    }
     ended
 }
 
 fn start(args: &Args) -> Result<Cluster, LoadError> {
     if cfg!(debug_assertions) {
-        eprintln!("warning: this is a debug build; its figures mean nothing");
+        say("warning: this is a debug build; its figures mean nothing");
     }
     let place = std::env::current_dir()?;
     let cores = if args.no_pin { Vec::new() } else { cores() };
     let cluster =
         Cluster::start(&std::env::current_exe()?, args.nodes, args.groups, &cores, &place)?;
     let (kind, in_memory) = cluster::file_system(cluster.directory());
-    eprintln!(
-        "{} servers with {} groups, data in {} ({kind})",
-        args.nodes,
-        args.groups,
-        cluster.directory().display()
-    );
+    let place = cluster.directory().display();
+    let Args { nodes, groups, .. } = args;
+    say(format_args!("{nodes} servers with {groups} groups, data in {place} ({kind})"));
     if in_memory {
-        eprintln!(
+        say(format_args!(
             "warning: {kind} is memory: nothing is durable there, and the figures are not a disk's"
-        );
+        ));
     }
     Ok(cluster)
 }
@@ -231,29 +243,27 @@ async fn connect(args: &Args, cluster: Option<&mut Cluster>) -> Result<SlotMap, 
             cluster.ready(READY_MAX).await?;
             cluster.endpoints()
         }
-        None => resolve(&args.endpoints)?,
+        None => {
+            let parse = |text: &String| {
+                Endpoint::parse(text).ok_or_else(|| LoadError::Endpoint(text.clone()))
+            };
+            args.endpoints.iter().map(parse).collect::<Result<_, _>>()?
+        }
     };
     let map = target::fetch_slots(&endpoints, 0).await?;
+    for node in &map.nodes {
+        node.resolve().await?;
+    }
     match map.covered() {
         SLOTS => Ok(map),
         covered => Err(LoadError::Uncovered { covered }),
     }
 }
 
-fn resolve(endpoints: &[String]) -> Result<Vec<SocketAddr>, LoadError> {
-    let mut addresses = Vec::new();
-    for endpoint in endpoints {
-        let failed = |error| LoadError::Endpoint { endpoint: endpoint.clone(), error };
-        let found = endpoint.to_socket_addrs().map_err(failed)?.next();
-        addresses.push(found.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?);
-    }
-    Ok(addresses)
-}
-
 /// What each node says of itself; nothing of one that does not answer.
-async fn ask_all(nodes: &[SocketAddr]) -> Vec<NodeInfo> {
+async fn ask_all(nodes: &[Endpoint]) -> Vec<NodeInfo> {
     let mut infos = Vec::new();
-    for &node in nodes {
+    for node in nodes {
         infos.push(target::fetch_info(node).await.unwrap_or_default());
     }
     infos
@@ -268,7 +278,7 @@ struct Screen<'a> {
 impl Watch for Screen<'_> {
     fn status(&mut self, seconds: u64, line: &str) {
         if self.live {
-            eprint!("{CLEAR_LINE}{seconds:>4} s {line}");
+            let _ = write!(io::stderr(), "{CLEAR_LINE}{seconds:>4} s {line}");
         }
     }
 
@@ -304,69 +314,62 @@ impl Signals {
     }
 }
 
-type Output = (PathBuf, BufWriter<File>);
-
-fn create(path: Option<&PathBuf>) -> Result<Option<Output>, LoadError> {
-    let Some(path) = path else { return Ok(None) };
-    let file = File::create(path).map_err(|error| LoadError::File { file: path.clone(), error })?;
-    Ok(Some((path.clone(), BufWriter::new(file))))
+/// Says a line to whoever watches. Nobody need: a broken standard error is no reason to lose the results.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
-fn write(
-    output: &mut Option<Output>,
-    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-) -> Result<(), LoadError> {
-    let Some((path, file)) = output else { return Ok(()) };
-    fill(file)
-        .and_then(|()| file.flush())
-        .map_err(|error| LoadError::File { file: path.clone(), error })
+/// A file for results, known to be writable. What was in it stays until there are new ones; where there was none, none
+/// is left without results.
+struct Output {
+    path: PathBuf,
+    file: File,
+    made: bool,
 }
 
-/// `20s`, `500ms`, `1.5m`, `1h`: a number and its unit.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let seconds_per_unit = match unit {
-        "us" | "µs" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3_600.0,
-        _ => return Err("write a number and a unit: 500ms, 20s, 2m, 1h".to_owned()),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("{number:?} is not a number"))?;
-    let seconds = number * seconds_per_unit;
-    if seconds > DURATION_MAX_S {
-        return Err("a day is the most".to_owned());
+impl Output {
+    fn open(path: PathBuf) -> Result<Self, LoadError> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        match options.clone().create_new(true).open(&path) {
+            Ok(file) => Ok(Self { path, file, made: true }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                match options.open(&path) {
+                    Ok(file) => Ok(Self { path, file, made: false }),
+                    Err(error) => Err(LoadError::File { file: path, error }),
+                }
+            }
+            Err(error) => Err(LoadError::File { file: path, error }),
+        }
     }
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+
+    fn fill(
+        mut self,
+        write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+    ) -> Result<(), LoadError> {
+        self.made = false;
+        let fill = || {
+            // Pipes and terminals have no length.
+            if self.file.metadata()?.is_file() {
+                self.file.set_len(0)?;
+            }
+            let mut file = BufWriter::new(&self.file);
+            write(&mut file)?;
+            file.flush()
+        };
+        fill().map_err(|error| LoadError::File { file: self.path.clone(), error })
+    }
 }
 
-const CONCURRENCY_DEFAULT: usize = 1_000;
-const DURATION_MAX_S: f64 = 86_400.0;
-/// For every server to start and every group to elect a leader.
-const READY_MAX: Duration = Duration::from_secs(60);
-const CLEAR_LINE: &str = "\r\x1b[K";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_a_number_and_a_unit() {
-        for (text, expected) in [
-            ("20s", Some(Duration::from_secs(20))),
-            ("500ms", Some(Duration::from_millis(500))),
-            ("1.5m", Some(Duration::from_secs(90))),
-            ("0s", Some(Duration::ZERO)),
-            ("20", None),
-            ("s", None),
-            ("1.2.3s", None),
-            ("-1s", None),
-            ("25h", None),
-            ("20 s", None),
-        ] {
-            assert_eq!(parse_duration(text).ok(), expected, "{text}");
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.made {
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }
+
+const CONCURRENCY_DEFAULT: usize = 1_000;
+/// For every server to start and every group to elect a leader.
+const READY_MAX: Duration = Duration::from_secs(60);
+const CLEAR_LINE: &str = "\r\x1b[K";

@@ -20,6 +20,10 @@ pub(super) enum ErrorKind {
     Unknown,
     /// Refused: the server is at a bound.
     Overloaded,
+    /// Refused: the log is at its quota.
+    LogFull,
+    /// Refused: the log's disk is full.
+    DiskFull,
     /// Refused: the key's slot has no leader.
     ClusterDown,
     /// The connection broke under it, or none could be made. A write that was sent may have happened.
@@ -29,11 +33,13 @@ pub(super) enum ErrorKind {
 }
 
 impl ErrorKind {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Timeout,
         Self::Moved,
         Self::Unknown,
         Self::Overloaded,
+        Self::LogFull,
+        Self::DiskFull,
         Self::ClusterDown,
         Self::Connection,
         Self::Other,
@@ -46,6 +52,8 @@ impl ErrorKind {
             Self::Moved => "moved",
             Self::Unknown => "unknown",
             Self::Overloaded => "overloaded",
+            Self::LogFull => "logfull",
+            Self::DiskFull => "diskfull",
             Self::ClusterDown => "clusterdown",
             Self::Connection => "connection",
             Self::Other => "other",
@@ -58,6 +66,8 @@ impl ErrorKind {
         match code {
             b"UNKNOWN" => Self::Unknown,
             b"OVERLOADED" | b"BUSY" | b"TRYAGAIN" | b"OOM" => Self::Overloaded,
+            b"LOGFULL" => Self::LogFull,
+            b"DISKFULL" => Self::DiskFull,
             b"CLUSTERDOWN" | b"LOADING" | b"MASTERDOWN" => Self::ClusterDown,
             _ => Self::Other,
         }
@@ -247,6 +257,9 @@ mod tests {
         for (text, kind) in [
             (&b"UNKNOWN outcome"[..], ErrorKind::Unknown),
             (b"OVERLOADED", ErrorKind::Overloaded),
+            (b"TRYAGAIN overloaded, retry after 5ms", ErrorKind::Overloaded),
+            (b"LOGFULL the log is at its quota", ErrorKind::LogFull),
+            (b"DISKFULL the log's disk is full", ErrorKind::DiskFull),
             (b"CLUSTERDOWN Hash slot not served", ErrorKind::ClusterDown),
             (b"ERR no such thing", ErrorKind::Other),
             (b"", ErrorKind::Other),

@@ -248,14 +248,15 @@ impl Report {
 
 impl Latency {
     fn of(histogram: &Histogram<u64>) -> Self {
-        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
+        // A quantile is its bucket's upper end, a mean is made of buckets' middles: both may lie past all there was.
+        let at = |quantile| histogram.value_at_quantile(quantile).min(histogram.max()) as f64 / 1e3;
         Self {
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
             p99_9: at(0.999),
             max: histogram.max() as f64 / 1e3,
-            mean: histogram.mean() / 1e3,
+            mean: histogram.mean().min(histogram.max() as f64) / 1e3,
         }
     }
 }
@@ -464,6 +465,14 @@ mod tests {
             (json["stages"][0]["mean_us"].as_f64(), json["stages"][0]["count"].as_u64()),
             (Some(30.0), Some(3))
         );
+    }
+
+    #[test]
+    fn nothing_is_past_the_maximum() {
+        let mut recorder = Recorder::new(0, NS_PER_S, false);
+        recorder.acknowledge(Times { intended_ns: 0, started_ns: 0, sent_ns: 0 }, 3 * MS);
+        let lag = Latency::of(&recorder.lag);
+        assert_eq!([lag.p50, lag.p99_9, lag.max, lag.mean], [0.0; 4]);
     }
 
     #[test]

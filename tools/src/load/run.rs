@@ -13,7 +13,6 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,7 +20,7 @@ use std::time::Duration;
 use super::connection::{Connection, Outcome, Pending};
 use super::recorder::{ErrorKind, Recorder, Times};
 use super::schedule::{NS_PER_S, Pacer, Schedule, cpu_ns, now_ns};
-use super::target::{SlotMap, TargetError, fetch_slots, parse_moved};
+use super::target::{Endpoint, SlotMap, TargetError, fetch_slots, parse_moved};
 use super::workload::Workload;
 
 /// How operations are started.
@@ -197,6 +196,17 @@ impl Generator {
         }
     }
 
+    /// Nodes that could not be reached when that was last tried, and why.
+    pub(super) fn unreached(&self) -> impl Iterator<Item = (&Endpoint, &io::Error)> {
+        let per_node = self.plan.connections_per_node;
+        let firsts = self.connections.iter().step_by(per_node);
+        self.map
+            .nodes
+            .iter()
+            .zip(firsts)
+            .filter_map(|(node, first)| Some((node, first.failure.as_ref()?)))
+    }
+
     fn poll_run(
         &mut self,
         context: &mut Context<'_>,
@@ -229,7 +239,7 @@ impl Generator {
 
     fn poll_replies(&mut self, context: &mut Context<'_>) {
         for place in 0..self.connections.len() {
-            let asked = self.map.nodes[place / self.plan.connections_per_node];
+            let node = place / self.plan.connections_per_node;
             loop {
                 // The clock is read after the bytes arrived, once for all replies they hold.
                 let mut now = None;
@@ -253,7 +263,7 @@ impl Generator {
                         }
                         Outcome::Error(text) | Outcome::Strange(text) => text,
                     };
-                    if let Some((slot, owner)) = parse_moved(text, asked) {
+                    if let Some((slot, owner)) = parse_moved(text, &map.nodes[node]) {
                         map.assign(slot, owner);
                         *refresh_wanted = true;
                         recorder.redirect();
@@ -441,8 +451,8 @@ impl Generator {
     fn grow_connections(&mut self) {
         let per_node = self.plan.connections_per_node;
         while self.connections.len() < self.map.nodes.len() * per_node {
-            let address: SocketAddr = self.map.nodes[self.connections.len() / per_node];
-            self.connections.push(Connection::new(address));
+            let endpoint = self.map.nodes[self.connections.len() / per_node].clone();
+            self.connections.push(Connection::new(endpoint));
             self.next_tick_ns = 0;
         }
     }

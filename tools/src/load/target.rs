@@ -1,6 +1,6 @@
 //! What the servers say of themselves: who owns which slot, whether they are ready, what they run on.
 //!
-//! In:     addresses of nodes.
+//! In:     endpoints of nodes; a host may be a name, which is looked up at each connection.
 //! Out:    a [`SlotMap`] from `CLUSTER SLOTS`; `CLUSTER INFO`; the `# logdrive` part of `INFO`.
 //! Cost:   a connection per question: none is asked on the path of an operation.
 //! Fails:  [`TargetError`], which names the node and the command. Every answer is bounded in time and size.
@@ -8,7 +8,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -17,29 +18,90 @@ use tokio::net::TcpStream;
 
 use super::workload::SLOTS;
 use crate::resp::{self, Reply};
+use crate::serve::host_port;
 
 /// A question a node did not answer well.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TargetError {
     /// No connection, or it broke, or the answer did not come in time.
     #[error("{command} to {address}: {error}")]
-    Io { address: SocketAddr, command: String, error: io::Error },
+    Io { address: Endpoint, command: String, error: io::Error },
     /// An error reply.
     #[error("{command} to {address} was refused: {text}")]
-    Refused { address: SocketAddr, command: String, text: String },
+    Refused { address: Endpoint, command: String, text: String },
     /// An answer of the wrong shape.
     #[error("{command} to {address}: the answer is not one of a Redis cluster node")]
-    Shape { address: SocketAddr, command: String },
+    Shape { address: Endpoint, command: String },
+    /// The cluster sends its clients to a name that this machine does not know.
+    #[error("a node is said to be at {endpoint}, which cannot be looked up: {error}")]
+    Name { endpoint: Endpoint, error: io::Error },
     /// None of the endpoints answered; the last one's error.
     #[error("no endpoint answered: {0}")]
     Nobody(String),
+}
+
+/// Where a node is found, as the cluster says it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Endpoint {
+    /// A name or an IP address, the latter without brackets.
+    host: Arc<str>,
+    port: u16,
+}
+
+impl Endpoint {
+    /// Reads `host:port`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (host, port) = host_port(text)?;
+        Some(Self { host: host.into(), port })
+    }
+
+    /// What a node says of itself or another. An empty host means the node that was asked.
+    fn announced(host: &[u8], port: u16, asked: &Self) -> Option<Self> {
+        if host.is_empty() || host == b"?" {
+            return Some(Self { host: Arc::clone(&asked.host), port });
+        }
+        let host = str::from_utf8(host).ok()?.trim_matches(['[', ']']);
+        let plain =
+            !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c.is_control());
+        plain.then(|| Self { host: host.into(), port })
+    }
+
+    /// Connects to the first of the name's addresses that answers.
+    pub(super) async fn connect(&self) -> io::Result<TcpStream> {
+        TcpStream::connect((&*self.host, self.port)).await
+    }
+
+    /// An error if the host has no address.
+    pub(super) async fn resolve(&self) -> Result<(), TargetError> {
+        let found = tokio::net::lookup_host((&*self.host, self.port)).await;
+        let none = || io::ErrorKind::NotFound.into();
+        let first = found.and_then(|mut places| places.next().ok_or_else(none));
+        first.map(drop).map_err(|error| TargetError::Name { endpoint: self.clone(), error })
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self { host: address.ip().to_string().into(), port: address.port() }
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') {
+            write!(out, "[{host}]:{port}")
+        } else {
+            write!(out, "{host}:{port}")
+        }
+    }
 }
 
 /// Which node owns each slot.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct SlotMap {
     /// Owners, in order of appearance.
-    pub(super) nodes: Vec<SocketAddr>,
+    pub(super) nodes: Vec<Endpoint>,
     owner: Vec<Option<u16>>,
 }
 
@@ -58,18 +120,18 @@ impl SlotMap {
         self.owner.iter().flatten().count()
     }
 
-    /// Gives one slot to `address`; its place in `nodes`.
-    pub(super) fn assign(&mut self, slot: usize, address: SocketAddr) -> usize {
-        let place = self.place(address);
+    /// Gives one slot to `owner`; its place in `nodes`.
+    pub(super) fn assign(&mut self, slot: usize, owner: Endpoint) -> usize {
+        let place = self.place(owner);
         self.owner[slot] = Some(u16::try_from(place).expect("fewer nodes than slots"));
         place
     }
 
-    fn place(&mut self, address: SocketAddr) -> usize {
-        if let Some(place) = self.nodes.iter().position(|&node| node == address) {
+    fn place(&mut self, node: Endpoint) -> usize {
+        if let Some(place) = self.nodes.iter().position(|known| *known == node) {
             return place;
         }
-        self.nodes.push(address);
+        self.nodes.push(node);
         self.nodes.len() - 1
     }
 
@@ -78,7 +140,7 @@ impl SlotMap {
         let places: Vec<u16> = newer
             .nodes
             .iter()
-            .map(|&node| u16::try_from(self.place(node)).expect("fewer nodes than slots"))
+            .map(|node| u16::try_from(self.place(node.clone())).expect("fewer nodes than slots"))
             .collect();
         for (slot, owner) in newer.owner.iter().enumerate() {
             self.owner[slot] = owner.map(|place| places[usize::from(place)]);
@@ -86,7 +148,7 @@ impl SlotMap {
     }
 
     /// Reads the answer to `CLUSTER SLOTS`. An empty host means the node that answered.
-    fn from_reply(reply: &Reply, asked: SocketAddr) -> Option<Self> {
+    fn from_reply(reply: &Reply, asked: &Endpoint) -> Option<Self> {
         let mut map = Self::new();
         let Reply::Array(ranges) = reply else { return None };
         for range in ranges {
@@ -102,8 +164,8 @@ impl SlotMap {
             if first > last || last >= SLOTS {
                 return None;
             }
-            let address = address_of(host, u16::try_from(*port).ok()?, asked)?;
-            let place = u16::try_from(map.place(address)).ok()?;
+            let owner = Endpoint::announced(host, u16::try_from(*port).ok()?, asked)?;
+            let place = u16::try_from(map.place(owner)).ok()?;
             map.owner[first..=last].fill(Some(place));
         }
         Some(map)
@@ -111,32 +173,22 @@ impl SlotMap {
 }
 
 /// The slot and node of a `MOVED` error's text, if it is one.
-pub(super) fn parse_moved(text: &[u8], asked: SocketAddr) -> Option<(usize, SocketAddr)> {
+pub(super) fn parse_moved(text: &[u8], asked: &Endpoint) -> Option<(usize, Endpoint)> {
     let text = str::from_utf8(text).ok()?;
     let mut words = text.strip_prefix("MOVED ")?.split(' ');
     let slot = words.next()?.parse().ok().filter(|&slot: &usize| slot < SLOTS)?;
     let (host, port) = words.next()?.rsplit_once(':')?;
-    let host = host.trim_matches(['[', ']']);
-    Some((slot, address_of(host.as_bytes(), port.parse().ok()?, asked)?))
-}
-
-/// Names are not looked up here: cluster nodes announce addresses.
-fn address_of(host: &[u8], port: u16, asked: SocketAddr) -> Option<SocketAddr> {
-    if host.is_empty() || host == b"?" {
-        return Some(SocketAddr::new(asked.ip(), port));
-    }
-    let ip: IpAddr = str::from_utf8(host).ok()?.parse().ok()?;
-    Some(SocketAddr::new(ip, port))
+    Some((slot, Endpoint::announced(host.as_bytes(), port.parse().ok()?, asked)?))
 }
 
 /// Asks each endpoint in turn, from `first` on, until one gives its slot map.
 pub(super) async fn fetch_slots(
-    endpoints: &[SocketAddr],
+    endpoints: &[Endpoint],
     first: usize,
 ) -> Result<SlotMap, TargetError> {
     let mut error = None;
     for turn in 0..endpoints.len() {
-        let address = endpoints[(first + turn) % endpoints.len()];
+        let address = &endpoints[(first + turn) % endpoints.len()];
         match ask(address, &["CLUSTER", "SLOTS"]).await {
             Ok(reply) => match SlotMap::from_reply(&reply, address) {
                 Some(map) => return Ok(map),
@@ -151,7 +203,7 @@ pub(super) async fn fetch_slots(
 }
 
 /// Whether the node sees every slot served.
-pub(super) async fn is_ready(address: SocketAddr) -> Result<bool, TargetError> {
+pub(super) async fn is_ready(address: &Endpoint) -> Result<bool, TargetError> {
     let text = text(address, &["CLUSTER", "INFO"]).await?;
     Ok(text.lines().any(|line| line.trim_end() == "cluster_state:ok"))
 }
@@ -217,11 +269,11 @@ impl Stage {
 }
 
 /// What the node runs on.
-pub(super) async fn fetch_info(address: SocketAddr) -> Result<NodeInfo, TargetError> {
+pub(super) async fn fetch_info(address: &Endpoint) -> Result<NodeInfo, TargetError> {
     Ok(NodeInfo::parse(&text(address, &["INFO"]).await?))
 }
 
-async fn text(address: SocketAddr, command: &[&str]) -> Result<String, TargetError> {
+async fn text(address: &Endpoint, command: &[&str]) -> Result<String, TargetError> {
     match ask(address, command).await? {
         Reply::BulkString(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
         _ => Err(shape(address, &command.join(" "))),
@@ -229,10 +281,10 @@ async fn text(address: SocketAddr, command: &[&str]) -> Result<String, TargetErr
 }
 
 /// Asks one question on a connection of its own.
-async fn ask(address: SocketAddr, command: &[&str]) -> Result<Reply, TargetError> {
+async fn ask(address: &Endpoint, command: &[&str]) -> Result<Reply, TargetError> {
     let name = || command.join(" ");
     let exchange = async {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = address.connect().await?;
         let mut buffer = BytesMut::new();
         let args: Vec<&[u8]> = command.iter().map(|word| word.as_bytes()).collect();
         resp::write_request(&mut buffer, &args);
@@ -251,16 +303,18 @@ async fn ask(address: SocketAddr, command: &[&str]) -> Result<Reply, TargetError
     };
     let answer = tokio::time::timeout(ANSWER_MAX, exchange).await;
     match answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-        Ok(Reply::Error(text)) => {
-            Err(TargetError::Refused { address, command: name(), text: text.to_string() })
-        }
+        Ok(Reply::Error(text)) => Err(TargetError::Refused {
+            address: address.clone(),
+            command: name(),
+            text: text.to_string(),
+        }),
         Ok(reply) => Ok(reply),
-        Err(error) => Err(TargetError::Io { address, command: name(), error }),
+        Err(error) => Err(TargetError::Io { address: address.clone(), command: name(), error }),
     }
 }
 
-fn shape(address: SocketAddr, command: &str) -> TargetError {
-    TargetError::Shape { address, command: command.to_owned() }
+fn shape(address: &Endpoint, command: &str) -> TargetError {
+    TargetError::Shape { address: address.clone(), command: command.to_owned() }
 }
 
 /// A node that takes longer to say who owns what is taken for dead.
@@ -270,13 +324,13 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> SocketAddr {
-        text.parse().unwrap()
+    fn address(text: &str) -> Endpoint {
+        Endpoint::parse(text).unwrap()
     }
 
     fn slots(wire: &[u8]) -> Option<SlotMap> {
         let reply = resp::parse_reply(&mut BytesMut::from(wire)).unwrap().unwrap();
-        SlotMap::from_reply(&reply, address("127.0.0.1:7000"))
+        SlotMap::from_reply(&reply, &address("127.0.0.1:7000"))
     }
 
     #[test]
@@ -304,7 +358,7 @@ mod tests {
             b"*1\r\n*3\r\n:0\r\n:16384\r\n*2\r\n$9\r\n127.0.0.1\r\n:7001\r\n",
             b"*1\r\n*3\r\n:9\r\n:8\r\n*2\r\n$9\r\n127.0.0.1\r\n:7001\r\n",
             b"*1\r\n*3\r\n:0\r\n:8\r\n*2\r\n$9\r\n127.0.0.1\r\n:70010\r\n",
-            b"*1\r\n*3\r\n:0\r\n:8\r\n*2\r\n$4\r\nhost\r\n:7001\r\n",
+            b"*1\r\n*3\r\n:0\r\n:8\r\n*2\r\n$4\r\nh st\r\n:7001\r\n",
         ] {
             assert_eq!(slots(wire), None, "{}", wire.escape_ascii());
         }
@@ -313,15 +367,25 @@ mod tests {
     #[test]
     fn moved_names_a_slot_and_a_node() {
         let asked = address("127.0.0.1:7000");
-        let moved = |text: &str| parse_moved(text.as_bytes(), asked);
+        let moved = |text: &str| parse_moved(text.as_bytes(), &asked);
         assert_eq!(moved("MOVED 3999 127.0.0.1:6381"), Some((3_999, address("127.0.0.1:6381"))));
         assert_eq!(moved("MOVED 1 :7002"), Some((1, address("127.0.0.1:7002"))));
         assert_eq!(moved("MOVED 1 [::1]:7002"), Some((1, address("[::1]:7002"))));
+        assert_eq!(moved("MOVED 1 db-2.local:7002"), Some((1, address("db-2.local:7002"))));
         for text in
             ["ERR no", "MOVED", "MOVED x 1.1.1.1:1", "MOVED 16384 1.1.1.1:1", "MOVED 1 nowhere"]
         {
             assert_eq!(moved(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn an_endpoint_is_shown_as_it_is_written() {
+        for text in ["127.0.0.1:1", "[::1]:65535", "db-2.local:7002"] {
+            assert_eq!(address(text).to_string(), text);
+        }
+        let v6 = Endpoint::from(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 7)));
+        assert_eq!(v6, address("[::1]:7"));
     }
 
     #[test]

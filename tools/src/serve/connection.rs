@@ -8,7 +8,9 @@
 //!         connection is closed.
 //!
 //! Bounds: at most [`PENDING_MAX`] requests wait for their outcome and about [`OUTPUT_BYTES_MAX`] of replies wait for
-//! the client; beyond either nothing more is read until there is room.
+//! the client; beyond either nothing more is read until there is room. What is read and not yet run has
+//! [`INPUT_BYTES_FREE`] to itself, and beyond that a [`Share`] of what all connections may hold together
+//! ([`INPUT_BYTES_MAX`]); who needs more than is left is told so and closed.
 
 use super::{
     Server,
@@ -50,6 +52,8 @@ pub(crate) struct Connection {
     /// Bytes of replies that wait in `pending` behind an unknown outcome.
     pending_bytes: usize,
     input: BytesMut,
+    /// What `input` has beyond its free bytes.
+    share: Share,
     output: BytesMut,
     scratch: BytesMut,
     read_bytes: usize,
@@ -84,6 +88,7 @@ impl Connection {
     ) -> std::io::Result<Self> {
         let stream = TcpStream::from_std(stream)?;
         let sink = Arc::new(Sink::default());
+        let share = Share::of(&server.input_bytes, server.input_bytes_max);
         Ok(Self {
             session: Session::new(server.next_client_id(), stream.peer_addr()?),
             stream,
@@ -96,6 +101,7 @@ impl Connection {
             head: 0,
             pending_bytes: 0,
             input: BytesMut::new(),
+            share,
             output: BytesMut::new(),
             scratch: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
@@ -228,12 +234,22 @@ impl Connection {
 
     /// Reads once. True if bytes came.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
-        if self.input.is_empty() && self.input.capacity() > 2 * READ_BYTES_MAX {
-            self.input = BytesMut::new(); // a large request is over; its memory goes back
+        if self.share.bytes > 0 && self.input.len() < INPUT_BYTES_FREE / 2 {
+            // A large request is over; its memory goes back, also where a small one follows it.
+            self.input = BytesMut::from(&self.input[..]);
         }
         let room = self.input.capacity() - self.input.len();
         if room < self.read_bytes / 2 {
             self.input.reserve(self.read_bytes);
+        }
+        if !self.share.set(self.input.capacity().saturating_sub(INPUT_BYTES_FREE)) {
+            self.input = BytesMut::new();
+            self.share.set(0);
+            self.answer(|_, _, out| {
+                resp::write_error(out, "ERR unfinished requests of all clients are at their bound");
+            });
+            self.closing = true;
+            return Ok(false);
         }
         let room = self.input.capacity() - self.input.len();
         let Poll::Ready(read) = pin!(self.stream.read_buf(&mut self.input)).poll(cx) else {
@@ -380,6 +396,47 @@ impl Drop for Seat {
     }
 }
 
+/// Bytes of a total that all connections share; given back when dropped.
+struct Share {
+    taken: Arc<AtomicUsize>,
+    max: usize,
+    bytes: usize,
+}
+
+impl Share {
+    /// An empty share of `max` bytes, of which `taken` are taken.
+    fn of(taken: &Arc<AtomicUsize>, max: usize) -> Self {
+        Self { taken: Arc::clone(taken), max, bytes: 0 }
+    }
+
+    /// Makes the share `bytes` large. False if there is not so much left; then it is as before.
+    fn set(&mut self, bytes: usize) -> bool {
+        if let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) {
+            let taken = self.taken.fetch_add(more, Ordering::Relaxed);
+            if taken.saturating_add(more) > self.max {
+                self.taken.fetch_sub(more, Ordering::Relaxed);
+                return false;
+            }
+        } else {
+            self.taken.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+        true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// What the unfinished requests of all connections of a node may hold, beside [`INPUT_BYTES_FREE`] each: room for eight
+/// of the largest at once, whose buffers double as they grow.
+pub(crate) const INPUT_BYTES_MAX: usize = 256 << 20;
+const _: () = assert!(INPUT_BYTES_MAX >= 8 * 2 * resp::FRAME_BYTES_MAX);
+/// What a connection may read ahead of its requests whatever the others do.
+const INPUT_BYTES_FREE: usize = 2 * READ_BYTES_MAX;
 /// Requests of one connection whose outcome is not known yet.
 const PENDING_MAX: usize = 16_384;
 /// Replies the client has not taken. A bound on when more is begun, not on one reply's size.
@@ -440,6 +497,148 @@ mod tests {
         drop(first);
         assert!(Seat::take(&taken, 1).is_some());
         assert_eq!(taken.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn shares_are_given_back() {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let (mut first, mut second) = (Share::of(&taken, 10), Share::of(&taken, 10));
+        assert!(first.set(7) && second.set(3));
+        assert!(!second.set(4) && second.bytes == 3, "a share that is refused stays as it was");
+        assert!(first.set(6) && second.set(4) && second.set(4));
+        assert!(!first.set(usize::MAX));
+        drop(second);
+        assert!(first.set(10));
+        drop(first);
+        assert_eq!(taken.load(Ordering::Relaxed), 0);
+    }
+
+    /// A node with one group and no clients, that allows `input_bytes_max`.
+    fn server(dir: &std::path::Path, input_bytes_max: usize) -> Server {
+        use crate::serve::{cluster::Cluster, slots::Placement};
+        use logdrive::{Config, DriverChoice, Founding, Node, NodeId};
+        use std::{collections::BTreeMap, sync::atomic::AtomicU64};
+        let founding = Founding {
+            cluster: "test".to_owned(),
+            node: NodeId(1),
+            shards: 1,
+            settings: BTreeMap::new(),
+        };
+        Node::init(dir, founding).unwrap();
+        let peers = BTreeMap::from([(NodeId(1), "127.0.0.1:0".to_owned())]);
+        let mut config = Config::new(dir, peers.clone());
+        config.driver = DriverChoice::Portable;
+        config.segment_bytes = 1 << 20;
+        let node = Node::open(config).unwrap();
+        let placement = Placement::new(vec![NodeId(1)], 1, 1);
+        let advertise = "127.0.0.1:1".to_owned();
+        let cluster = Cluster::new(node.clone(), "test", placement, vec![None], &peers, advertise);
+        #[expect(clippy::disallowed_methods, reason = "uptime, told to people")]
+        let started = std::time::Instant::now();
+        Server {
+            node,
+            cluster,
+            clients: Arc::default(),
+            clients_max: 10,
+            input_bytes: Arc::default(),
+            input_bytes_max,
+            client_ids: AtomicU64::new(0),
+            client_port: 1,
+            started,
+        }
+    }
+
+    /// Polls the connection until it has read `bytes` that it cannot use yet. False if it ends before.
+    async fn has_read(connection: &mut Connection, bytes: usize) -> bool {
+        std::future::poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+            Poll::Ready(()) => Poll::Ready(false),
+            Poll::Pending if connection.input.len() == bytes => Poll::Ready(true),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Sends `bytes` that stay unfinished. False if the connection ends instead.
+    async fn begin(client: &mut TcpStream, connection: &mut Connection, bytes: &[u8]) -> bool {
+        use tokio::io::AsyncWriteExt;
+        let send = async {
+            let _ = client.write_all(bytes).await; // it may be closed meanwhile
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            read = has_read(connection, bytes.len()) => read,
+            () = send => unreachable!("it never ends"),
+        }
+    }
+
+    /// 10,000 clients that each began a request of 16 MiB would come to 160 GB.
+    #[test]
+    fn unfinished_requests_of_all_connections_have_a_bound() {
+        use tokio::io::AsyncWriteExt;
+        const MIB: usize = 1 << 20;
+        let home = tempfile::tempdir().unwrap();
+        let server = Arc::new(server(&home.path().join("n1"), 4 * MIB));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || {
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, _) = listener.accept().unwrap();
+            for end in [&client, &stream] {
+                end.set_nonblocking(true).unwrap();
+            }
+            let seat = Seat::take(&server.clients, 10).unwrap();
+            let connection = Connection::new(stream, Arc::clone(&server), seat).unwrap();
+            (TcpStream::from_std(client).unwrap(), connection)
+        };
+        let taken = || server.input_bytes.load(Ordering::Relaxed);
+        let mut request = b"*2\r\n$4\r\nECHO\r\n$1048576\r\n".to_vec();
+        request.resize(request.len() + MIB, b'e');
+        request.extend_from_slice(b"\r\n");
+        let (end, unfinished) = request.split_last().unwrap();
+        runtime.block_on(async {
+            let (mut client, mut first) = connect();
+            assert!(begin(&mut client, &mut first, unfinished).await);
+            assert!(taken() >= MIB - INPUT_BYTES_FREE, "{} bytes are counted", taken());
+
+            // As many more as it takes: one is turned away.
+            let mut held = Vec::new();
+            let mut turned_away = loop {
+                let (mut client, mut connection) = connect();
+                let before = taken();
+                if !begin(&mut client, &mut connection, unfinished).await {
+                    drop(connection);
+                    assert_eq!(taken(), before, "it gave back what it held");
+                    break client;
+                }
+                held.push((client, connection));
+                assert!(held.len() < 4, "5 times 1 MiB within 4 MiB");
+            };
+            let mut answer = Vec::new();
+            let _ = turned_away.read_to_end(&mut answer).await; // a reset may follow the answer
+            assert!(answer.starts_with(b"-ERR unfinished requests"), "{}", answer.escape_ascii());
+
+            // Small requests are served as ever.
+            let (mut small, mut connection) = connect();
+            small.write_all(b"PING\r\nP").await.unwrap();
+            assert!(has_read(&mut connection, 1).await);
+            let mut pong = [0; 7];
+            small.read_exact(&mut pong).await.unwrap();
+            assert_eq!(&pong, b"+PONG\r\n");
+
+            // What was begun is ended, and its memory goes back although the next request has begun.
+            held.clear();
+            client.write_all(&[*end, b'P']).await.unwrap();
+            let mut echo = vec![0; MIB + 12];
+            tokio::select! {
+                read = client.read_exact(&mut echo) => assert_eq!(read.unwrap(), MIB + 12),
+                () = &mut first => panic!("it was turned away"),
+            }
+            assert!(echo.starts_with(b"$1048576\r\neee"));
+            assert!(has_read(&mut first, 1).await);
+            assert_eq!(taken(), 0);
+        });
+        server.node.close().unwrap();
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! In:     flags and a file ([`options`]); clients ([`listener`], [`connection`], [`commands`]); signals.
 //! Out:    one line on standard output once clients are served; their replies; an error, or nothing.
 //! Cost:   two threads beside the engine's: the main one waits for a signal, ctrlc's delivers it.
-//! Fails:  [`ServeError`], one line; nothing is touched before the options make sense, and clients are served only
-//!         once every group of this node runs.
+//! Fails:  [`ServeError`], one line; nothing is touched before the options make sense and both addresses are free, and
+//!         clients are served only once every group of this node runs.
 //!
 //! A request's way: `listener` -> `connection` reads it -> `commands` encodes it -> `slots` finds its group -> the
 //! engine -> `machine` applies it -> `connection` answers. `cluster` tells clients where else to go, `info` how it is.
@@ -18,12 +18,12 @@ mod machine;
 mod options;
 mod slots;
 
-pub(crate) use options::{Args, OptionsError};
+pub(crate) use options::{Args, OptionsError, host_port};
 
 use cluster::Cluster;
 use logdrive::{Bootstrap, Config, Founding, Group, GroupError, Node, NodeError, OpenError};
 use machine::KeyValue;
-use options::{Options, host_port};
+use options::Options;
 use slots::{Placement, group_id};
 use std::{
     collections::BTreeSet,
@@ -57,9 +57,19 @@ pub(crate) enum ServeError {
     /// There is one already.
     #[error("{0} holds a node already: start it without --init")]
     NodeExists(String),
-    /// The client address cannot be listened on.
-    #[error("clients' address {address}: {source}")]
+    /// The node made its directory and then could not be opened: what is wrong is not in the directory.
+    #[error("{source}; {dir} is made already: start it without --init then")]
+    Made {
+        /// The directory.
+        dir: String,
+        /// Why it could not be opened.
+        source: OpenError,
+    },
+    /// An address cannot be listened on.
+    #[error("{whose} address {address}: {source}")]
     Listen {
+        /// Who would connect there.
+        whose: &'static str,
         /// As it was given.
         address: String,
         /// The system's answer.
@@ -87,6 +97,9 @@ struct Server {
     cluster: Cluster,
     clients: Arc<AtomicUsize>,
     clients_max: usize,
+    /// What all connections hold of requests that are not complete, and may.
+    input_bytes: Arc<AtomicUsize>,
+    input_bytes_max: usize,
     client_ids: AtomicU64,
     client_port: u16,
     started: Instant,
@@ -108,12 +121,16 @@ pub(crate) fn run(args: Args) -> Result<(), ServeError> {
     log_to_stderr();
     raise_descriptor_limit(options.clients_max);
 
-    // Before the directory is made: an address in use must not leave half a node behind.
+    // Before the directory is made: with an address in use the same command must be possible again.
     let (listener, local) = listen(&options.listen)?;
     let advertise = advertise(&options, local)?;
     let founding = found(&options)?;
     let placement = options.check(&founding)?;
-    let node = Node::open(config(&options, &advertise))?;
+    let node = Node::open(config(&options, &advertise)).map_err(|source| {
+        // Never removed: a directory that may have been a node, in whoever's hands, is not ours to judge.
+        let dir = || options.dir.display().to_string();
+        if options.init { ServeError::Made { dir: dir(), source } } else { source.into() }
+    })?;
 
     let served = serve(&options, &node, placement, listener, local, advertise, &stops);
     let closed = node.close();
@@ -128,7 +145,11 @@ fn found(options: &Options) -> Result<Founding, ServeError> {
         if Node::founding(&options.dir).is_ok() {
             return Err(ServeError::NodeExists(dir()));
         }
-        Node::init(&options.dir, options.founding()?)?;
+        let founding = options.founding()?;
+        // The node listens there itself; this only asks whether it could.
+        let peers = &options.peers[&founding.node];
+        bind(peers).map_err(|source| not_listening(PEERS, peers, source))?;
+        Node::init(&options.dir, founding)?;
     } else {
         match std::fs::read_dir(&options.dir).map(|mut entries| entries.next().is_none()) {
             Ok(true) => return Err(ServeError::NoNode(dir())),
@@ -163,6 +184,8 @@ fn serve(
         cluster,
         clients: Arc::default(),
         clients_max: options.clients_max,
+        input_bytes: Arc::default(),
+        input_bytes_max: connection::INPUT_BYTES_MAX,
         client_ids: AtomicU64::new(0),
         client_port: local.port(),
         started,
@@ -239,10 +262,21 @@ fn config(options: &Options, advertise: &str) -> Config {
 }
 
 fn listen(address: &str) -> Result<(TcpListener, SocketAddr), ServeError> {
-    let fail = |source| ServeError::Listen { address: address.to_owned(), source };
-    let mut places = address.to_socket_addrs().map_err(fail)?;
-    let place = places.next().ok_or_else(|| fail(std::io::ErrorKind::AddrNotAvailable.into()))?;
-    let bind = || {
+    let listen = || {
+        let socket = bind(address)?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from(socket);
+        let local = listener.local_addr()?;
+        Ok((listener, local))
+    };
+    listen().map_err(|source| not_listening(CLIENTS, address, source))
+}
+
+/// A socket at the first of the address' meanings that can be had. Fails where somebody listens.
+fn bind(address: &str) -> std::io::Result<socket2::Socket> {
+    let mut last = std::io::ErrorKind::AddrNotAvailable.into();
+    for place in address.to_socket_addrs()? {
         let socket = socket2::Socket::new(
             socket2::Domain::for_address(place),
             socket2::Type::STREAM,
@@ -250,14 +284,16 @@ fn listen(address: &str) -> Result<(TcpListener, SocketAddr), ServeError> {
         )?;
         // A restart must not wait for the last run's connections to be forgotten.
         socket.set_reuse_address(true)?;
-        socket.bind(&place.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        let listener = TcpListener::from(socket);
-        let local = listener.local_addr()?;
-        Ok((listener, local))
-    };
-    bind().map_err(fail)
+        match socket.bind(&place.into()) {
+            Ok(()) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn not_listening(whose: &'static str, address: &str, source: std::io::Error) -> ServeError {
+    ServeError::Listen { whose, address: address.to_owned(), source }
 }
 
 /// Where clients are sent: as told, else where this node listens.
@@ -266,13 +302,9 @@ fn advertise(options: &Options, local: SocketAddr) -> Result<String, ServeError>
         return Ok(address.clone());
     }
     if local.ip().is_unspecified() {
-        return Err(ServeError::Listen {
-            address: options.listen.clone(),
-            source: std::io::Error::new(
-                std::io::ErrorKind::InvalidInput,
-                "no client can be sent there: --advertise HOST:PORT is needed",
-            ),
-        });
+        let why = "no client can be sent there: --advertise HOST:PORT is needed";
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, why);
+        return Err(not_listening(CLIENTS, &options.listen, source));
     }
     match host_port(&options.listen) {
         Some((host, _)) if host.contains(':') => Ok(format!("[{host}]:{}", local.port())),
@@ -376,6 +408,8 @@ fn raise_descriptor_limit(clients_max: usize) {
 
 static SIGNALS: AtomicUsize = AtomicUsize::new(0);
 
+const CLIENTS: &str = "clients'";
+const PEERS: &str = "peers'";
 /// Connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1_024;
 /// Fenced groups that get a line each.

@@ -8,6 +8,7 @@
 //! looked for in other groups otherwise. Addresses and times may change with every start.
 
 use super::slots::{Placement, SLOTS};
+use crate::time::Time;
 use logdrive::{DriverChoice, Founding, NodeId};
 use serde::Deserialize;
 use std::{
@@ -174,25 +175,23 @@ impl Options {
             return fail("cluster must be 1 to 64 letters, digits, '-', '_' or '.'");
         }
         let listen = keys.listen.unwrap_or_else(|| LISTEN.to_owned());
-        host_port(&listen).ok_or_else(|| bad_address("listen", &listen))?;
-        if let Some(advertise) = &keys.advertise {
-            let Some((_, port)) = host_port(advertise) else {
-                return Err(bad_address("advertise", advertise));
-            };
-            if port == 0 {
-                return fail("advertise needs a port above 0");
-            }
+        client_address("listen", &listen)?;
+        if let Some(advertise) = &keys.advertise
+            && client_address("advertise", advertise)? == 0
+        {
+            return fail("advertise needs a port above 0");
         }
         let clients_max = match usize::try_from(keys.clients_max.unwrap_or(CLIENTS_MAX)) {
             Ok(clients_max) if clients_max > 0 => clients_max,
             _ => return fail("clients-max must be above 0"),
         };
-        let election_timeout = keys.election_timeout.map_or(ELECTION_TIMEOUT, |time| time.0);
-        let heartbeat = keys.heartbeat.map_or(HEARTBEAT, |time| time.0);
+        let election_timeout =
+            bounded("election-timeout", keys.election_timeout, ELECTION_TIMEOUT)?;
+        let heartbeat = bounded("heartbeat", keys.heartbeat, HEARTBEAT)?;
         if heartbeat * 3 > election_timeout {
             return fail("heartbeat must be at most a third of election-timeout");
         }
-        let stall_fatal = keys.stall_fatal.map_or(STALL_FATAL, |time| time.0);
+        let stall_fatal = bounded("stall-fatal", keys.stall_fatal, STALL_FATAL)?;
         if stall_fatal <= election_timeout * 2 {
             return fail("stall-fatal must be more than two election-timeouts");
         }
@@ -203,6 +202,17 @@ impl Options {
                 "segment-bytes must be a multiple of {BLOCK_BYTES} from {} to {}",
                 SEGMENT_BYTES.start(),
                 SEGMENT_BYTES.end()
+            ));
+        }
+        // How many shards a directory has that was made before is not known yet; it has one at least.
+        let quota_min = QUOTA_SEGMENTS_MIN
+            * keys.segment_bytes.unwrap_or(SEGMENT_BYTES_DEFAULT)
+            * u64::from(shards.unwrap_or(1));
+        if let Some(quota) = keys.log_quota
+            && quota < quota_min
+        {
+            return fail(format!(
+                "log-quota must be at least {quota_min}: {QUOTA_SEGMENTS_MIN} segments per shard"
             ));
         }
         Ok(Self {
@@ -265,6 +275,18 @@ impl Options {
             return Err(foreign());
         }
         Ok(Placement::new(self.peers.keys().copied().collect(), groups, replicas))
+    }
+}
+
+fn bounded(key: &str, said: Option<Time>, default: Duration) -> Result<Duration, OptionsError> {
+    match said.map_or(default, |time| time.0) {
+        time if TIMES.contains(&time) => Ok(time),
+        time => fail(format!(
+            "{key} of {} is not between {} and {}",
+            Time(time),
+            Time(*TIMES.start()),
+            Time(*TIMES.end())
+        )),
     }
 }
 
@@ -387,6 +409,19 @@ pub(crate) fn host_port(address: &str) -> Option<(&str, u16)> {
     plain.then_some((host, port))
 }
 
+/// Checks an address that other nodes are told; its port.
+fn client_address(key: &str, address: &str) -> Result<u16, OptionsError> {
+    let Some((_, port)) = host_port(address) else {
+        return Err(bad_address(key, address));
+    };
+    // A port that the system chooses may be longer than the 0 that asks for it.
+    let bytes = address.len() + if port == 0 { PORT_DIGITS_MAX - 1 } else { 0 };
+    if bytes > CLIENT_ADDRESS_BYTES_MAX {
+        return fail(format!("{key} must be at most {CLIENT_ADDRESS_BYTES_MAX} bytes"));
+    }
+    Ok(port)
+}
+
 fn bad_address(key: &str, address: &str) -> OptionsError {
     OptionsError(format!("{key}: '{address}' is not HOST:PORT"))
 }
@@ -394,35 +429,6 @@ fn bad_address(key: &str, address: &str) -> OptionsError {
 fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-}
-
-/// A length of time: `2s`, `150ms`.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct Time(Duration);
-
-impl std::str::FromStr for Time {
-    type Err = OptionsError;
-    fn from_str(text: &str) -> Result<Self, OptionsError> {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let time = match (number.parse::<u64>(), unit) {
-            (Ok(number), "ms") => Duration::from_millis(number),
-            (Ok(number), "s") => Duration::from_secs(number),
-            _ => return fail(format!("'{text}' is no length of time such as 2s or 150ms")),
-        };
-        if time.is_zero() || time > TIME_MAX {
-            return fail(format!("'{text}' is not between 1ms and {}s", TIME_MAX.as_secs()));
-        }
-        Ok(Self(time))
-    }
-}
-
-impl TryFrom<String> for Time {
-    type Error = OptionsError;
-    fn try_from(text: String) -> Result<Self, OptionsError> {
-        text.parse()
-    }
 }
 
 /// Cores by number, as in `0,2,4`.
@@ -481,10 +487,16 @@ const CORES_MAX: usize = 1_024;
 /// What the log takes; it refuses others by itself, but only once the directory is made.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 30;
 const BLOCK_BYTES: u64 = 4_096;
+const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+const QUOTA_SEGMENTS_MIN: u64 = 6;
+/// What a handshake between nodes has room for.
+const CLIENT_ADDRESS_BYTES_MAX: usize = 255;
+const PORT_DIGITS_MAX: usize = 5;
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_millis(100);
 const STALL_FATAL: Duration = Duration::from_secs(20);
-const TIME_MAX: Duration = Duration::from_secs(3_600);
+const TIMES: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(3_600);
 const GROUPS_KEY: &str = "groups";
 const REPLICAS_KEY: &str = "replicas";
 const NODES_KEY: &str = "nodes";
@@ -545,13 +557,14 @@ mod tests {
     fn flags_win_over_the_file() {
         let file = format!(
             "id = 1\ndir = \"d\"\npeers = \"{PEERS}\"\ngroups = 10\nelection-timeout = \"2s\"\n\
-             heartbeat = \"50ms\"\nlisten = \"127.0.0.1:1\"\ndriver = \"portable\"\n"
+             heartbeat = \"50ms\"\nstall-fatal = \"1.5m\"\nlisten = \"127.0.0.1:1\"\ndriver = \"portable\"\n"
         );
         let options = with_file(&file, "--id 3 --heartbeat 20ms").expect("taken");
         assert_eq!(options.fixed.id, Some(NodeId(3)));
         assert_eq!(options.fixed.groups, Some(10));
         assert_eq!(options.heartbeat, Duration::from_millis(20));
         assert_eq!(options.election_timeout, Duration::from_secs(2));
+        assert_eq!(options.stall_fatal, Duration::from_secs(90));
         assert_eq!(options.driver, DriverChoice::Portable);
     }
 
@@ -572,7 +585,7 @@ mod tests {
             "groups = \"many\"\n",
             "groups = -1\n",
             "id =\n",
-            "heartbeat = \"1h\"\n",
+            "heartbeat = \"1d\"\n",
         ] {
             let error = with_file(text, "").expect_err(text).to_string();
             assert!(error.contains("line 1") && !error.contains('\n'), "{error}");
@@ -597,7 +610,10 @@ mod tests {
             (format!("{base} --listen nowhere"), "listen"),
             (format!("{base} --advertise host:0"), "advertise"),
             (format!("{base} --clients-max 0"), "clients-max"),
-            (format!("{base} --heartbeat 0ms"), "heartbeat"),
+            (format!("{base} --heartbeat 0ms"), "heartbeat of 0s is not between 1ms and 1h"),
+            (format!("{base} --heartbeat 999us"), "heartbeat of 999us"),
+            (format!("{base} --stall-fatal 1.1h"), "stall-fatal of 66m"),
+            (format!("{base} --heartbeat 1"), "150ms"),
             (format!("{base} --heartbeat 400ms"), "a third"),
             (format!("{base} --stall-fatal 2s"), "stall-fatal"),
             (format!("{base} --segment-bytes 4096"), "segment-bytes"),
@@ -613,6 +629,37 @@ mod tests {
         ] {
             let error = refusal(&flags);
             assert!(error.contains(word), "{flags}: {error}");
+        }
+    }
+
+    /// What nodes tell each other has bounds; past them no peer would let this node in.
+    #[test]
+    fn names_and_addresses_that_no_handshake_carries_are_refused() {
+        let base = format!("--dir d --peers {PEERS}");
+        let host = |bytes: usize| "h".repeat(bytes);
+        for (key, port) in [("listen", "7001"), ("advertise", "7001"), ("listen", "0")] {
+            // The longest port has five digits, and there is the colon.
+            let most = 255 - 1 - if port == "0" { 5 } else { port.len() };
+            options(&format!("{base} --{key} {}:{port}", host(most))).expect("taken");
+            let error = refusal(&format!("{base} --{key} {}:{port}", host(most + 1)));
+            assert_eq!(error, format!("{key} must be at most 255 bytes"));
+        }
+        options(&format!("{base} --cluster {}", host(64))).expect("taken");
+        let error = refusal(&format!("{base} --cluster {}", host(65)));
+        assert!(error.contains("cluster must be 1 to 64 letters"), "{error}");
+    }
+
+    #[test]
+    fn a_quota_that_no_log_can_keep_is_refused() {
+        let base = format!("--dir d --peers {PEERS}");
+        for (flags, least) in [
+            ("", (6 * 64) << 20),
+            ("--segment-bytes 65536", 6 * 65_536),
+            ("--segment-bytes 65536 --shards 3", 18 * 65_536),
+        ] {
+            options(&format!("{base} {flags} --log-quota {least}")).expect("taken");
+            let error = refusal(&format!("{base} {flags} --log-quota {}", least - 1));
+            assert!(error.contains(&format!("log-quota must be at least {least}")), "{error}");
         }
     }
 

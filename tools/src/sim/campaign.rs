@@ -3,7 +3,7 @@
 //! In:     the command line.
 //! Out:    a progress line on standard error, the results on standard output.
 
-use super::Args;
+use super::{Args, replay};
 use logdrive::testing::{Cluster, Counts, Coverage, Failure, PLACES, shrink};
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -67,10 +67,9 @@ fn explain(out: &mut dyn Write, seed: u64, failure: Box<Failure>) -> std::io::Re
         writeln!(out, "    {number}: {name}")?;
     }
     writeln!(out, "  then: {}", shrunk.failure)?;
-    let only: Vec<String> = kept.iter().map(ToString::to_string).collect();
     // With no fault left there is no list to give; a number past the schedule's end keeps none.
-    let only = if only.is_empty() { all.to_string() } else { only.join(",") };
-    writeln!(out, "  replay: logdrive sim --seed {seed} --only {only} --trace")
+    let only = if kept.is_empty() { vec![all] } else { kept.into_iter().collect() };
+    writeln!(out, "  replay: {}", replay(seed, Some(&only)))
 }
 
 struct Sum {
@@ -87,7 +86,7 @@ fn many(first: u64, args: &Args) -> Result<(), Box<dyn Error>> {
     let over = |seed: u64, failed: usize| {
         seed >= last
             || failed >= FAILURES_MAX
-            || args.r#for.is_some_and(|time| begun.elapsed() >= time)
+            || args.r#for.is_some_and(|time| begun.elapsed() >= time.0)
     };
     let next = AtomicU64::new(first);
     let sum = Mutex::new(Sum {
@@ -162,7 +161,7 @@ fn report(sum: &Sum, first: u64, took: Duration) -> Result<(), Box<dyn Error>> {
         writeln!(out, "  HOLE: never reached: {hole}")?;
     }
     for failure in failures {
-        writeln!(out, "FAILED: {failure}\n  replay: logdrive sim --seed {} --trace", failure.seed)?;
+        writeln!(out, "FAILED: {failure}\n  replay: {}", replay(failure.seed, None))?;
         explain(&mut out, failure.seed, Box::new(failure.clone()))?;
     }
     match failures.len() {

@@ -9,8 +9,8 @@
 //! The simulator and its counters are compiled in by the feature `sim`, which no release has: `cargo run -p
 //! logdrive-tools --features sim -- sim`.
 
+use crate::time::Time;
 use std::error::Error;
-use std::time::Duration;
 
 #[cfg(feature = "sim")]
 mod campaign;
@@ -23,8 +23,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 100, conflicts_with = "for")]
     seeds: u64,
     /// Run seeds for this long instead, e.g. 30s, 10m, 2h.
-    #[arg(long, value_parser = parse_time)]
-    r#for: Option<Duration>,
+    #[arg(long)]
+    r#for: Option<Time>,
     /// The first seed; alone, the only one.
     #[arg(long)]
     seed: Option<u64>,
@@ -46,30 +46,44 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
 #[cfg(not(feature = "sim"))]
 pub(crate) fn run(_: &Args) -> Result<(), Box<dyn Error>> {
-    Err("this build has no simulator: cargo run -p logdrive-tools --features sim -- sim".into())
+    Err(format!("this build has no simulator: {COMMAND}").into())
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
-    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} begins with no number"))?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err(format!("{text:?} ends neither in s, m nor h")),
-    };
-    Ok(Duration::from_secs(number.saturating_mul(seconds)))
+/// The command that shows one history, with `only` the faults that are kept of it. Nothing else that can be said to a
+/// campaign changes a history.
+#[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "the simulator's"))]
+fn replay(seed: u64, only: Option<&[usize]>) -> String {
+    let only = only.map_or(String::new(), |only| {
+        let numbers: Vec<String> = only.iter().map(ToString::to_string).collect();
+        format!(" --only {}", numbers.join(","))
+    });
+    format!("{COMMAND} --seed {seed}{only} --trace")
 }
+
+/// Runs here in any checkout: a binary may have been built without the simulator.
+const COMMAND: &str = "cargo run -p logdrive-tools --features sim -- sim";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
 
     #[test]
-    fn times_have_a_unit() {
-        assert_eq!(parse_time("10m"), Ok(Duration::from_secs(600)));
-        assert_eq!(parse_time("7s"), Ok(Duration::from_secs(7)));
-        assert!(parse_time("7").is_err() && parse_time("m").is_err() && parse_time("1d").is_err());
+    fn a_replay_is_the_readmes_command_and_says_all_that_made_the_history() {
+        assert!(
+            include_str!("../../../README.md").contains(&format!("{COMMAND} --seed 7 --trace"))
+        );
+        for (seed, only) in [(7, None), (u64::MAX, Some(vec![3])), (0, Some(vec![0, 12]))] {
+            let text = replay(seed, only.as_deref());
+            let flags = text.strip_prefix(COMMAND).expect("the command").split_whitespace();
+            let Cli { args } = Cli::try_parse_from(std::iter::once("sim").chain(flags)).unwrap();
+            assert_eq!((args.seed, args.only, args.trace), (Some(seed), only, true), "{text}");
+        }
     }
 }
