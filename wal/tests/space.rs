@@ -853,3 +853,57 @@ fn c9_a_segment_that_cannot_be_read_is_kept_and_tried_again() {
     let back = wal.plan_read(GroupId(2), LogIndex(1), LogIndex(5), 1 << 20).unwrap().run().unwrap();
     assert_eq!(back.as_slice(), entries(2, 1, 1, 5, 100));
 }
+
+/// Turns in which nothing is written; the reads that carrying asked for.
+fn idle_turns(sim: &Sim, wal: &mut Wal, turns: u32) -> u32 {
+    let mut reads = 0;
+    for _ in 0..turns {
+        if let Some(plan) = wal.maintain().unwrap() {
+            reads += 1;
+            wal.carried(plan.run()).unwrap();
+        }
+        wal.submit(0).unwrap();
+        sim.platter.complete_all();
+        wal.poll(0, &mut Vec::new()).unwrap();
+    }
+    reads
+}
+
+/// C9 where W9 is. The history that broke it:
+/// 1. A log takes no entries any more: its quota, or its disk, is full.
+/// 2. Enough is released, but one read of what the oldest segment still holds fails.
+/// 3. It would have been read again once a further segment was full, which needed the room that it held.
+#[test]
+fn c9_w9_a_read_that_failed_is_tried_again_where_no_segment_can_become_full() {
+    for is_disk_full in [false, true] {
+        let mut sim = Sim::new(9);
+        if !is_disk_full {
+            sim.config.log_bytes_max = Some(8 * sim.config.segment_bytes);
+        }
+        let (mut wal, _) = sim.open();
+        wal.append(&write(2, 1, &entries(2, 1, 1, 5, 100))).unwrap();
+        let mut busy = Busy::new(1);
+        while busy.write(&mut wal, 1, 2000).is_ok() {
+            sim.settle(&mut wal);
+            sim.platter.complete_all();
+            wal.poll(0, &mut Vec::new()).unwrap();
+            if is_disk_full && wal.metrics().rotations == 5 {
+                sim.platter.set_segments_left(Some(0));
+            }
+        }
+        let refused = if is_disk_full { Room::Reserve } else { Room::Quota };
+        assert_eq!(wal.room(), refused);
+        sim.platter.fail_reads_of(Some(SegmentSeq(1)));
+        busy.release_all(&mut wal).unwrap();
+        // Every failure wakes the shard: a turn is no reason to try again.
+        let reads = idle_turns(&sim, &mut wal, 1000);
+        assert!((2..10).contains(&reads), "tried {reads} times in 1000 turns");
+        assert_eq!((wal.metrics().retired, wal.room()), (0, refused));
+        sim.platter.fail_reads_of(None);
+        idle_turns(&sim, &mut wal, 1000);
+        assert_eq!(wal.room(), Room::Free, "{:?} {:?}", wal.usage(), wal.metrics());
+        busy.write(&mut wal, 1, 2000).unwrap();
+        let back = wal.plan_read(GroupId(2), LogIndex(1), LogIndex(5), 1 << 20).unwrap();
+        assert_eq!(back.run().unwrap().as_slice(), entries(2, 1, 1, 5, 100));
+    }
+}

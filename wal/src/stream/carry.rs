@@ -4,7 +4,8 @@
 //! In:     [`Wal::maintain`], now and then; what a [`CarryPlan`] read, on another thread.
 //! Out:    records of kind *carried*, small records written again, segments given up.
 //! Cost:   a step ends at [`STEP_GROUPS`], [`STEP_RECORDS`] or [`STEP_BYTES`], so that no turn is long; one step at a time.
-//! Fails:  a segment that cannot be read stays, and is tried again when a further one is full.
+//! Fails:  a segment that cannot be read stays, and is tried again when a further one is full, or a while later: with no
+//!         room left none ever is.
 //! Source: FAULTS' rule 28, S6, invariant 22; Rosenblum & Ousterhout 1992 §3.4-3.6 (cleaning and its price).
 //!
 //! When, and what it costs. Only the oldest segment is ever given up, so its live bytes are the price. With *live*
@@ -81,14 +82,21 @@ struct Part {
 pub(super) enum Carry {
     #[default]
     Idle,
-    /// Looks at the victim's groups, from the `next`-th on, and at that one's entries from `from` on.
-    Scanning { next: usize, from: LogIndex },
-    /// A plan is out; then scanning goes on.
-    Reading { next: usize, from: LogIndex },
+    /// Looks at the victim.
+    Scanning(Cursor),
+    /// A plan is out; then scanning goes on at `next`. Its step began at `begun`.
+    Reading { begun: Cursor, next: Cursor },
     /// Everything is written; durable below this place.
     Landing(Position),
-    /// The victim could not be read; tried again after this many rotations.
-    Stuck(u64),
+    /// The step that begins here failed; tried again after so many rotations, or calls of [`Wal::maintain`].
+    Stuck { begun: Cursor, rotations: u64, calls: u32 },
+}
+
+/// A place in the victim: its `group`-th group, and that one's entries from `from` on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cursor {
+    group: usize,
+    from: LogIndex,
 }
 
 impl CarryPlan {
@@ -119,17 +127,34 @@ impl Wal {
         {
             self.retire();
         }
-        match self.carry {
-            Carry::Stuck(until) if self.metrics.rotations < until => Ok(None),
-            Carry::Idle | Carry::Stuck(_) => {
+        match &mut self.carry {
+            Carry::Idle => {
                 if self.is_worth_carrying() && self.has_carry_room(self.ledger.oldest().live) {
-                    return self.scan(0, LogIndex::ZERO);
+                    return self.scan(Cursor::default());
                 }
                 Ok(None)
             }
-            Carry::Scanning { next, from } => self.scan(next, from),
+            Carry::Scanning(at) => {
+                let at = *at;
+                self.scan(at)
+            }
             Carry::Reading { .. } | Carry::Landing(_) => Ok(None),
+            Carry::Stuck { begun, rotations, calls } => {
+                let begun = *begun;
+                *calls = calls.saturating_sub(1);
+                if *calls > 0 && self.metrics.rotations < *rotations {
+                    return Ok(None);
+                }
+                self.scan(begun)
+            }
         }
+    }
+
+    /// Nothing to be done about it now: the step that began there waits a while. A failure is answered at once, and that
+    /// wakes the shard, so a retry at its next turn would be one for ever.
+    fn be_stuck(&mut self, begun: Cursor) {
+        let rotations = self.metrics.rotations + 1;
+        self.carry = Carry::Stuck { begun, rotations, calls: STUCK_CALLS };
     }
 
     /// Takes in what a plan read, and writes again what of it is still live.
@@ -138,14 +163,14 @@ impl Wal {
     /// As [`Wal::maintain`]. What could not be read is no error of the log: its segment stays.
     pub fn carried(&mut self, done: CarryDone) -> Result<(), WalError> {
         self.check_poisoned()?;
-        let Carry::Reading { next, from } = self.carry else {
+        let Carry::Reading { begun, next } = self.carry else {
             panic!("entries were carried while the log was {:?}", self.carry);
         };
         let parts = match done.0 {
             Ok(parts) => parts,
             Err(error) => {
                 tracing::error!(%error, "the oldest segment cannot be read: it is kept");
-                self.carry = Carry::Stuck(self.metrics.rotations + 1);
+                self.be_stuck(begun);
                 return Ok(());
             }
         };
@@ -159,7 +184,7 @@ impl Wal {
             self.append_copies(part)?;
         }
         self.submit_wanted |= self.has_open();
-        self.carry = Carry::Scanning { next, from };
+        self.carry = Carry::Scanning(next);
         Ok(())
     }
 
@@ -190,8 +215,8 @@ impl Wal {
     pub(super) fn is_giving_back(&self) -> bool {
         match self.carry {
             Carry::Idle => !self.leaving.is_empty() || self.is_worth_carrying(),
-            Carry::Scanning { .. } | Carry::Reading { .. } | Carry::Landing(_) => true,
-            Carry::Stuck(_) => false,
+            Carry::Scanning(_) | Carry::Reading { .. } | Carry::Landing(_) => true,
+            Carry::Stuck { .. } => false,
         }
     }
 
@@ -217,30 +242,30 @@ impl Wal {
         self.is_made(self.active.seq) && self.capacity() >= bytes.min(STEP_BYTES) + STEP_SLACK_BYTES
     }
 
-    fn scan(&mut self, next: usize, from: LogIndex) -> Result<Option<CarryPlan>, WalError> {
-        self.carry = Carry::Scanning { next, from };
+    fn scan(&mut self, begun: Cursor) -> Result<Option<CarryPlan>, WalError> {
+        self.carry = Carry::Scanning(begun);
         if !self.has_carry_room(self.ledger.oldest().live) {
             return Ok(None);
         }
         let victim = self.ledger.oldest().seq;
         let groups = self.ledger.oldest().groups.len();
-        let (mut at, mut from) = (next, from);
+        let mut at = begun;
         let mut step = Step::default();
-        while at < groups && at - next < STEP_GROUPS && step.may_go_on() {
-            let group = self.ledger.oldest().groups[at];
+        while at.group < groups && at.group - begun.group < STEP_GROUPS && step.may_go_on() {
+            let group = self.ledger.oldest().groups[at.group];
             step.bytes += self.carry_small(group, victim)?;
-            match self.plan_copies(group, victim, from, &mut step) {
-                Some(rest) => from = rest,
-                None => (at, from) = (at + 1, LogIndex::ZERO),
-            }
+            at = match self.plan_copies(group, victim, at.from, &mut step) {
+                Some(rest) => Cursor { from: rest, ..at },
+                None => Cursor { group: at.group + 1, from: LogIndex::ZERO },
+            };
         }
         self.submit_wanted |= self.has_open();
         if !step.parts.is_empty() {
-            self.carry = Carry::Reading { next: at, from };
+            self.carry = Carry::Reading { begun, next: at };
             return Ok(Some(CarryPlan { parts: step.parts }));
         }
-        self.carry = if at < groups {
-            Carry::Scanning { next: at, from }
+        self.carry = if at.group < groups {
+            Carry::Scanning(at)
         } else {
             // All that made the victim's records dead stands below this place, too.
             self.close_batch();
@@ -337,6 +362,9 @@ const STEP_GROUPS: usize = 256;
 const STEP_BYTES: u64 = 256 << 10;
 /// Records of entries looked at in one step: a group's may be many, and few of them in the victim.
 const STEP_RECORDS: usize = 16 << 10;
+/// Calls of [`Wal::maintain`] after which a step that failed is tried again: there is one in every turn of the shard, and
+/// an idle one takes 50 a second.
+const STUCK_CALLS: u32 = 256;
 /// For headers and padding of a step.
 const STEP_SLACK_BYTES: u64 = 4 * BLOCK_BYTES as u64;
 /// A shorter log is left alone by the second rule.
