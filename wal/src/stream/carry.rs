@@ -42,7 +42,10 @@
 use super::{Copied, Sealed, Wal};
 use crate::disk::{Fate, RetireSegment};
 use crate::error::{ReadError, WalError};
-use crate::format::{BLOCK_BYTES, Position, SegmentSeq, TOMBSTONE_RECORD_BYTES};
+use crate::format::{
+    BLOCK_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, Position, RECORD_ALIGN_BYTES, SegmentSeq,
+    TOMBSTONE_RECORD_BYTES,
+};
 use crate::read::Span;
 use logdrive_raft::{Entry, GroupId, LogIndex};
 use std::sync::Arc;
@@ -129,7 +132,7 @@ impl Wal {
         }
         match &mut self.carry {
             Carry::Idle => {
-                if self.is_worth_carrying() && self.has_carry_room(self.ledger.oldest().live) {
+                if self.is_worth_carrying() && self.has_carry_room() {
                     return self.scan(Cursor::default());
                 }
                 Ok(None)
@@ -174,10 +177,13 @@ impl Wal {
                 return Ok(());
             }
         };
-        let bytes: usize = parts.iter().flat_map(|part| &part.entries).map(Entry::cost_bytes).sum();
-        if !self.has_carry_room(bytes as u64) {
-            // Begins again when there is room; what has landed by then is not found in the victim any more.
-            self.carry = Carry::Idle;
+        if !self.is_made(self.active.seq) {
+            self.carry = Carry::Scanning(begun);
+            return Ok(());
+        }
+        if !self.has_room_to_land(&parts) {
+            // A record with much in it that died is larger than its part of the live bytes says.
+            self.be_stuck(begun);
             return Ok(());
         }
         for part in &parts {
@@ -220,9 +226,18 @@ impl Wal {
         }
     }
 
-    /// What carrying will take of the last room on a full disk: the victim's live bytes, if it is worth it.
+    /// What carrying will take of the last room on a full disk, if it is worth it.
     pub(super) fn carry_price(&self) -> u64 {
-        if self.is_worth_carrying() { self.ledger.oldest().live + STEP_SLACK_BYTES } else { 0 }
+        if self.is_worth_carrying() { self.price_of_the_rest() } else { 0 }
+    }
+
+    /// What it takes to write again all that still lives of the victim: its bytes, and the headers and padding of as
+    /// many batches as there are steps.
+    fn price_of_the_rest(&self) -> u64 {
+        let oldest = self.ledger.oldest();
+        let batch = STEP_BYTES.min(u64::from(self.config.batch_bytes_max));
+        let batches = oldest.live / batch + (oldest.groups.len() / STEP_GROUPS) as u64;
+        oldest.live + batches * BATCH_SLACK_BYTES + STEP_SLACK_BYTES
     }
 
     fn is_worth_carrying(&self) -> bool {
@@ -236,15 +251,33 @@ impl Wal {
         is_cheap || half_is_dead || is_urgent
     }
 
-    /// Whether a step that writes `bytes` again can be taken now. It must not pile up in memory behind a segment in
-    /// the making.
-    fn has_carry_room(&self, bytes: u64) -> bool {
-        self.is_made(self.active.seq) && self.capacity() >= bytes.min(STEP_BYTES) + STEP_SLACK_BYTES
+    /// Whether a step can be taken now. It must not pile up in memory behind a segment in the making. On a full disk
+    /// what is begun must come to its end: a part of the victim frees nothing, and what it took was the votes'.
+    fn has_carry_room(&self) -> bool {
+        let needed = if self.no_space {
+            self.price_of_the_rest()
+        } else {
+            self.ledger.oldest().live.min(STEP_BYTES) + STEP_SLACK_BYTES
+        };
+        self.is_made(self.active.seq) && self.capacity() >= needed
+    }
+
+    /// Whether what was read can be written again. On a full disk not into a segment that cannot be made: all later
+    /// batches would wait behind it, with the votes in them.
+    fn has_room_to_land(&self, parts: &[Part]) -> bool {
+        let entries = || parts.iter().flat_map(|part| &part.entries);
+        let payloads: usize = entries().map(|entry| entry.payload.len() + ENTRY_HEADER_BYTES).sum();
+        let bytes = payloads + parts.len() * (ENTRIES_HEAD_BYTES + RECORD_ALIGN_BYTES);
+        let largest = entries().map(|entry| entry.payload.len()).max().unwrap_or(0);
+        match self.no_space {
+            true => self.fits_made(bytes, largest),
+            false => self.capacity() >= bytes as u64 + STEP_SLACK_BYTES,
+        }
     }
 
     fn scan(&mut self, begun: Cursor) -> Result<Option<CarryPlan>, WalError> {
         self.carry = Carry::Scanning(begun);
-        if !self.has_carry_room(self.ledger.oldest().live) {
+        if !self.has_carry_room() {
             return Ok(None);
         }
         let victim = self.ledger.oldest().seq;
@@ -366,7 +399,9 @@ const STEP_RECORDS: usize = 16 << 10;
 /// an idle one takes 50 a second.
 const STUCK_CALLS: u32 = 256;
 /// For headers and padding of a step.
-const STEP_SLACK_BYTES: u64 = 4 * BLOCK_BYTES as u64;
+const STEP_SLACK_BYTES: u64 = 2 * BATCH_SLACK_BYTES;
+/// For those of one batch.
+const BATCH_SLACK_BYTES: u64 = 2 * BLOCK_BYTES as u64;
 /// A shorter log is left alone by the second rule.
 const CHAIN_MIN: usize = 4;
 /// Files kept to be made new segments.
