@@ -21,6 +21,7 @@
 
 mod append;
 mod carry;
+mod fence;
 mod seal;
 mod space;
 

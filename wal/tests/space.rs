@@ -5,7 +5,7 @@ mod common;
 use common::crashes::every_crash;
 use common::*;
 use logdrive_raft::{GroupId, LogIndex, Term, WriteId};
-use logdrive_wal::{Append, DriverChoice, Recovered, Room, SegmentSeq, Wal, WalError};
+use logdrive_wal::{Append, DriverChoice, ReadError, Recovered, Room, SegmentSeq, Wal, WalError};
 
 /// Lets the log give back what it will, and everything finish.
 fn give_back(sim: &Sim, wal: &mut Wal) {
@@ -771,6 +771,184 @@ fn with_damage(seed: u64) -> (Sim, u32) {
     sim.platter.flip(first, at, 1);
     let damaged = logdrive_wal::checksum(&sim.platter.segment(first));
     (sim, damaged)
+}
+
+/// A running log whose first segment is full, and holds three live entries each of groups 2 to 4; damaged are group 3's,
+/// at the place that is returned.
+fn damaged_while_running(sim: &Sim) -> (Wal, Busy, usize) {
+    let (mut wal, _) = sim.open();
+    for group in 2..5 {
+        let append =
+            Append { membership: Some(b"members"), ..state(group, 1, hard_state(4, 1, 0)) };
+        wal.append(&append).unwrap();
+        wal.append(&write(group, 2, &entries(group, 4, 1, 3, 200))).unwrap();
+    }
+    let mut busy = Busy::new(1);
+    while wal.metrics().rotations < 3 {
+        busy.write(&mut wal, 10, 1000).unwrap();
+        sim.settle(&mut wal);
+    }
+    let at = find(sim, SegmentSeq(1), &payload(3, 4, 2, 200)).unwrap();
+    sim.platter.flip(SegmentSeq(1), at, 1);
+    (wal, busy, at)
+}
+
+fn fenced(recovered: &Recovered) -> Vec<u64> {
+    let fenced = recovered.groups.iter().filter(|group| group.fenced.is_some());
+    fenced.map(|group| group.group.get()).collect()
+}
+
+/// C1, rule 24. The history that broke it:
+/// 1. A payload of one group rots in the oldest segment while the log runs.
+/// 2. Carrying finds it, takes it for a read that failed, and keeps the segment.
+/// 3. Nothing of any group is given back any more, until the quota; and the group acts on.
+#[test]
+fn c1_rule_24_damage_that_carrying_finds_fences_its_group_and_holds_up_no_other() {
+    let sim = Sim::new(31);
+    let (mut wal, mut busy, at) = damaged_while_running(&sim);
+    let mut found = Vec::new();
+    for turn in 0.. {
+        assert!(turn < 100, "not given up: {:?}", wal.metrics());
+        if wal.metrics().retired >= 3 {
+            break;
+        }
+        busy.write(&mut wal, 10, 1000).unwrap();
+        busy.release_all(&mut wal).unwrap();
+        if let Some(plan) = wal.maintain().unwrap() {
+            found.extend(wal.carried(plan.run()).unwrap());
+        }
+        sim.settle(&mut wal);
+        sim.platter.complete_all();
+        wal.poll(0, &mut Vec::new()).unwrap();
+    }
+    let [(group, corrupt)] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((group.get(), corrupt.offset <= at as u64), (3, true), "{corrupt}");
+    assert!(corrupt.file.ends_with("0000000001.seg"), "{corrupt}");
+    assert_eq!(wal.group_bytes(GroupId(3)), Some(0));
+    assert_eq!(sim.platter.set_aside(), [SegmentSeq(1)]);
+    for _ in 0..2 {
+        sim.platter.crash();
+        drop(wal);
+        let (again, recovered) = sim.open();
+        wal = again;
+        assert_eq!(fenced(&recovered), [3]);
+        for group in recovered.groups.iter().filter(|group| [2, 4].contains(&group.group.get())) {
+            assert_eq!(group.hard_state, hard_state(4, 1, 0));
+            assert_eq!(read_all(&wal, group), entries(group.group.get(), 4, 1, 3, 200));
+        }
+    }
+}
+
+/// As `damaged_while_running`, and the damage reads well again after the power has failed: the group is whole then, with
+/// all that it ever had, or fenced.
+#[test]
+fn c1_inv18_a_group_fenced_while_the_log_runs_is_fenced_or_whole_wherever_the_power_fails() {
+    let (mut whole, mut gone) = (0, 0);
+    for at in 0.. {
+        let sim = Sim::new(at);
+        let (mut wal, mut busy, flipped) = damaged_while_running(&sim);
+        sim.platter.set_power_fails_in(Some(at));
+        let survived = loop {
+            if turn_over(&sim, &mut wal, &mut busy).is_err() {
+                break false;
+            }
+            if wal.metrics().retired >= 2 {
+                break true;
+            }
+        };
+        sim.platter.set_power_fails_in(None);
+        sim.platter.crash();
+        drop(wal);
+        if sim.platter.segments().contains(&SegmentSeq(1)) {
+            sim.platter.flip(SegmentSeq(1), flipped, 1);
+        } else {
+            gone += 1;
+        }
+        let (wal, recovered) = sim.open();
+        if fenced(&recovered).is_empty() {
+            whole += 1;
+            for group in recovered.groups.iter().filter(|group| (2..5).contains(&group.group.get()))
+            {
+                assert_eq!(group.hard_state, hard_state(4, 1, 0));
+                assert_eq!(read_all(&wal, group), entries(group.group.get(), 4, 1, 3, 200));
+            }
+        } else {
+            assert_eq!(fenced(&recovered), [3], "cut at {at}");
+        }
+        if survived {
+            assert_eq!(fenced(&recovered), [3]);
+            assert!(whole > 0 && gone > 3, "{whole} whole, {gone} without the segment");
+            return;
+        }
+    }
+}
+
+#[test]
+fn rule_24_damage_that_a_read_finds_fences_its_group_once() {
+    for is_disk_full in [false, true] {
+        let sim = Sim::new(32);
+        let (mut wal, mut busy, at) = damaged_while_running(&sim);
+        if is_disk_full {
+            sim.platter.set_segments_left(Some(0));
+            while wal.append(&state(5, 1, hard_state(1, 1, 0))).is_ok() {
+                sim.settle(&mut wal);
+                sim.platter.complete_all();
+                wal.poll(0, &mut Vec::new()).unwrap();
+            }
+        }
+        let read = wal.plan_read(GroupId(3), LogIndex(1), LogIndex(3), 1 << 20).unwrap().run();
+        let Err(ReadError::Corrupt(corrupt)) = read else { panic!("{read:?}") };
+        // Something of the group is open.
+        if !is_disk_full {
+            wal.append(&write(3, 3, &entries(3, 4, 4, 1, 200))).unwrap();
+        }
+        assert!(wal.fence(GroupId(3), &corrupt).unwrap());
+        assert!(!wal.fence(GroupId(3), &corrupt).unwrap(), "fenced twice");
+        assert!(wal.plan_read(GroupId(3), LogIndex(1), LogIndex(3), 1 << 20).is_err());
+        sim.settle(&mut wal);
+        assert_eq!(fenced_by_records(&sim, at), if is_disk_full { vec![] } else { vec![3] });
+        if is_disk_full {
+            // There is room again: it is recorded before anything of the group goes.
+            sim.platter.set_segments_left(None);
+            idle_turns(&sim, &mut wal, 20);
+            busy.release_all(&mut wal).unwrap();
+            idle_turns(&sim, &mut wal, 20);
+            assert!(wal.metrics().retired > 0, "{:?}", wal.metrics());
+            assert_eq!(fenced_by_records(&sim, at), [3]);
+        } else {
+            busy.write(&mut wal, 1, 1000).unwrap();
+            sim.settle(&mut wal);
+        }
+        sim.platter.crash();
+        drop(wal);
+        sim.platter.set_segments_left(None);
+        let (_, recovered) = sim.open();
+        assert!(fenced(&recovered).contains(&3));
+    }
+}
+
+/// The groups that records fence, whatever the damage says.
+fn fenced_by_records(sim: &Sim, damage_at: usize) -> Vec<u64> {
+    let copy = sim.fork(1);
+    copy.platter.set_segments_left(None);
+    if copy.platter.segments().contains(&SegmentSeq(1)) {
+        copy.platter.flip(SegmentSeq(1), damage_at, 1);
+    }
+    fenced(&copy.open().1)
+}
+
+#[test]
+fn rule_24_damage_in_a_segment_that_is_gone_fences_nobody() {
+    let sim = Sim::new(33);
+    let (mut wal, mut busy, _) = damaged_while_running(&sim);
+    let plan = wal.plan_read(GroupId(3), LogIndex(1), LogIndex(3), 1 << 20).unwrap();
+    wal.release(GroupId(3), LogIndex(3), Term(4)).unwrap();
+    while wal.metrics().retired == 0 {
+        turn_over(&sim, &mut wal, &mut busy).unwrap();
+    }
+    let Err(ReadError::Corrupt(corrupt)) = plan.run() else { panic!("it reads well") };
+    assert!(!wal.fence(GroupId(3), &corrupt).unwrap());
+    wal.append(&write(3, 4, &entries(3, 4, 4, 1, 10))).unwrap();
 }
 
 /// The first segment's checksum, under whichever of its names.

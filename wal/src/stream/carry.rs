@@ -5,7 +5,7 @@
 //! Out:    records of kind *carried*, small records written again, segments given up.
 //! Cost:   a step ends at [`STEP_GROUPS`], [`STEP_RECORDS`] or [`STEP_BYTES`], so that no turn is long; one step at a time.
 //! Fails:  a segment that cannot be read stays, and is tried again when a further one is full, or a while later: with no
-//!         room left none ever is.
+//!         room left none ever is. Groups whose entries are damaged are fenced, and hold up nobody.
 //! Source: FAULTS' rule 28, S6, invariant 22; Rosenblum & Ousterhout 1992 §3.4-3.6 (cleaning and its price).
 //!
 //! When, and what it costs. Only the oldest segment is ever given up, so its live bytes are the price. With *live*
@@ -41,7 +41,7 @@
 
 use super::{Copied, Sealed, Wal};
 use crate::disk::{Fate, RetireSegment};
-use crate::error::{ReadError, WalError};
+use crate::error::{Corrupt, ReadError, WalError};
 use crate::format::{
     BLOCK_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, Position, RECORD_ALIGN_BYTES, SegmentSeq,
     TOMBSTONE_RECORD_BYTES,
@@ -56,7 +56,14 @@ pub struct CarryPlan {
 }
 
 /// What a [`CarryPlan`] read.
-pub struct CarryDone(Result<Vec<Part>, ReadError>);
+#[derive(Default)]
+pub struct CarryDone {
+    parts: Vec<Part>,
+    /// What was found damaged.
+    damaged: Vec<(GroupId, Corrupt)>,
+    /// Where the reading ended before its end.
+    failed: Option<ReadError>,
+}
 
 /// What a step has come to.
 #[derive(Default)]
@@ -106,13 +113,20 @@ impl CarryPlan {
     /// Reads and verifies. May block on the disk; not for a shard thread.
     #[must_use]
     pub fn run(self) -> CarryDone {
-        let read = |(group, span): (GroupId, Span)| {
+        let mut done = CarryDone::default();
+        for (group, span) in self.parts {
             let mut entries = Vec::new();
             let mut left = usize::MAX;
-            span.read(group, &mut left, &mut entries)?;
-            Ok(Part { group, from: span.place, entries })
-        };
-        CarryDone(self.parts.into_iter().map(read).collect())
+            match span.read(group, &mut left, &mut entries) {
+                Ok(_) => done.parts.push(Part { group, from: span.place, entries }),
+                Err(ReadError::Corrupt(corrupt)) => done.damaged.push((group, corrupt)),
+                Err(error) => {
+                    done.failed = Some(error);
+                    break;
+                }
+            }
+        }
+        done
     }
 }
 
@@ -160,38 +174,39 @@ impl Wal {
         self.carry = Carry::Stuck { begun, rotations, calls: STUCK_CALLS };
     }
 
-    /// Takes in what a plan read, and writes again what of it is still live.
+    /// Takes in what a plan read, and writes again what of it is still live. A group that has lost something is fenced
+    /// ([`Wal::fence`]) and holds up nobody; returns those that were.
     ///
     /// # Errors
     /// As [`Wal::maintain`]. What could not be read is no error of the log: its segment stays.
-    pub fn carried(&mut self, done: CarryDone) -> Result<(), WalError> {
+    pub fn carried(&mut self, done: CarryDone) -> Result<Vec<(GroupId, Corrupt)>, WalError> {
         self.check_poisoned()?;
         let Carry::Reading { begun, next } = self.carry else {
             panic!("entries were carried while the log was {:?}", self.carry);
         };
-        let parts = match done.0 {
-            Ok(parts) => parts,
-            Err(error) => {
-                tracing::error!(%error, "the oldest segment cannot be read: it is kept");
-                self.be_stuck(begun);
-                return Ok(());
+        let CarryDone { parts, damaged, failed } = done;
+        let mut fenced = Vec::new();
+        for (group, corrupt) in damaged {
+            if self.fence(group, &corrupt)? {
+                fenced.push((group, corrupt));
             }
-        };
-        if !self.is_made(self.active.seq) {
-            self.carry = Carry::Scanning(begun);
-            return Ok(());
         }
-        if !self.has_room_to_land(&parts) {
+        if let Some(error) = failed {
+            tracing::error!(%error, "the oldest segment cannot be read: it is kept");
+            self.be_stuck(begun);
+        } else if !self.is_made(self.active.seq) {
+            self.carry = Carry::Scanning(begun);
+        } else if !self.has_room_to_land(&parts) {
             // A record with much in it that died is larger than its part of the live bytes says.
             self.be_stuck(begun);
-            return Ok(());
+        } else {
+            for part in &parts {
+                self.append_copies(part)?;
+            }
+            self.submit_wanted |= self.has_open();
+            self.carry = Carry::Scanning(next);
         }
-        for part in &parts {
-            self.append_copies(part)?;
-        }
-        self.submit_wanted |= self.has_open();
-        self.carry = Carry::Scanning(next);
-        Ok(())
+        Ok(fenced)
     }
 
     /// Writes again what of a part still stands where it was read: not replaced, released or destroyed since.
