@@ -10,10 +10,11 @@ use crate::{
     shard::{Answer, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
     watchdog::{Pulse, Silence},
 };
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use logdrive_raft::{ConfigError, EntryBatch, FetchFor, Message};
 use logdrive_wal::{
-    Append, CarryDone, CarryPlan, Completed, Position, ReadError, ReadPlan, Room, Wal, WalError,
+    Append, CarryDone, CarryPlan, Completed, Corrupt, Position, ReadError, ReadPlan, Room, Wal,
+    WalError,
 };
 use std::collections::VecDeque;
 
@@ -94,6 +95,10 @@ pub(crate) struct Turn {
     held: VecDeque<WriteJob>,
     /// Their groups.
     held_groups: HashSet<GroupId>,
+    /// Groups that lost something while the log ran, and where.
+    fenced: HashMap<GroupId, Corrupt>,
+    /// Those that the node has not been told of.
+    pub(crate) newly_fenced: Vec<(GroupId, Corrupt)>,
 }
 
 impl Turn {
@@ -116,6 +121,8 @@ impl Turn {
             stalled_elsewhere: false,
             held: VecDeque::new(),
             held_groups: HashSet::new(),
+            fenced: HashMap::new(),
+            newly_fenced: Vec::new(),
         }
     }
 
@@ -128,6 +135,7 @@ impl Turn {
         founded: Founded,
         machine: Box<dyn StateMachine>,
     ) -> Result<(), ConfigError> {
+        let group = founded.group;
         let slot = self.shard.add(founded)?;
         assert!(
             slot as usize == self.machines.len(),
@@ -135,6 +143,11 @@ impl Turn {
             self.machines.len()
         );
         self.machines.push(machine);
+        if let Some(corrupt) = self.fenced.get(&group) {
+            // Carrying found it while the group waited for its machine.
+            let corrupt = corrupt.clone();
+            self.fence(group, corrupt);
+        }
         Ok(())
     }
 
@@ -325,14 +338,25 @@ impl Turn {
         match done {
             ReadDone::Fetch { group, purpose, read } => self.finish_fetch(group, purpose, read),
             ReadDone::Carry(done) => {
-                if let Some(wal) = &mut self.wal
-                    && let Err(error) = wal.carried(done)
-                {
+                let Some(wal) = &mut self.wal else { return };
+                match wal.carried(done) {
+                    Ok(fenced) => {
+                        fenced.into_iter().for_each(|(group, corrupt)| self.fence(group, corrupt));
+                    }
                     // The log is poisoned, and says so to whoever uses it next.
-                    tracing::error!(%error, "entries cannot be carried forward");
+                    Err(error) => tracing::error!(%error, "entries cannot be carried forward"),
                 }
             }
         }
+    }
+
+    /// The log has fenced a group: it says and writes nothing more here.
+    fn fence(&mut self, group: GroupId, corrupt: Corrupt) {
+        self.shard.fence(group, &mut self.answers);
+        self.held.retain(|job| job.group != group);
+        self.reads.retain(|job| job.group != group);
+        self.fenced.insert(group, corrupt.clone());
+        self.newly_fenced.push((group, corrupt));
     }
 
     fn finish_fetch(
@@ -346,12 +370,26 @@ impl Turn {
             Err(error) => error,
         };
         tracing::warn!(group = group.get(), ?purpose, %error, "entries cannot be read back");
-        // A file that cannot be opened now may be later; what is damaged stays so.
-        if purpose == FetchFor::Apply && !matches!(error, ReadError::Io { .. }) {
-            let error = MachineError(format!("the log cannot be read back: {error}"));
-            self.shard.unreadable(group, &error, &mut self.answers);
-        } else {
-            self.shard.fetched(group, purpose, None);
+        match error {
+            // Whoever needed it: a log with damage in it neither votes nor leads.
+            ReadError::Corrupt(corrupt) => self.on_damage(group, purpose, corrupt),
+            // A file that cannot be opened now may be later.
+            ReadError::Io { .. } => self.shard.fetched(group, purpose, None),
+            error if purpose == FetchFor::Apply => {
+                let error = MachineError(format!("the log cannot be read back: {error}"));
+                self.shard.unreadable(group, &error, &mut self.answers);
+            }
+            _ => self.shard.fetched(group, purpose, None),
+        }
+    }
+
+    fn on_damage(&mut self, group: GroupId, purpose: FetchFor, corrupt: Corrupt) {
+        let Some(wal) = &mut self.wal else { return };
+        match wal.fence(group, &corrupt) {
+            Ok(true) => self.fence(group, corrupt),
+            // It has been written again elsewhere, whole.
+            Ok(false) => self.shard.fetched(group, purpose, None),
+            Err(error) => tracing::error!(%error, "a fence cannot be written"),
         }
     }
 }

@@ -260,9 +260,7 @@ impl Shard {
         let slot = self.slots.get(&submission.group).copied();
         let refusal = match slot.map(|slot| &self.replicas[slot as usize]) {
             None => Some(ProposeError::Stopped("no such group here".to_owned())),
-            Some(replica) if replica.stopped => {
-                Some(ProposeError::Stopped("its state machine failed".to_owned()))
-            }
+            Some(replica) if replica.stopped => Some(replica.refusal()),
             Some(_) => match self.log_room {
                 Room::Free => None,
                 Room::Behind => Some(ProposeError::Overloaded { retry_after: RETRY_AFTER }),
@@ -463,6 +461,16 @@ impl Shard {
         if let Some(slot) = self.slots.get(&group).copied() {
             self.machine_failed(slot, error, answers);
         }
+    }
+
+    /// A group lost something in this node's log: it is silent here from now on (FAULTS.md rule 24), and clients are
+    /// sent to its other members.
+    pub(crate) fn fence(&mut self, group: GroupId, answers: &mut Vec<Answer>) {
+        let Some(slot) = self.slots.get(&group).copied() else { return };
+        let replica = &mut self.replicas[slot as usize];
+        replica.fence(self.me);
+        replica.proposals.refuse(&replica.refusal(), answers);
+        replica.proposals.abandon("the group lost something in this node's log", answers);
     }
 
     /// The node stops: whoever waits is told so.
