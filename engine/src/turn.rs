@@ -93,6 +93,8 @@ pub(crate) struct Turn {
     pub(crate) stalled_elsewhere: bool,
     /// Writes the log has no room for now; nothing is promised on them before they are durable.
     held: VecDeque<WriteJob>,
+    /// What there was no room for when one was last held.
+    held_for: Room,
     /// Their groups.
     held_groups: HashSet<GroupId>,
     /// Groups that lost something while the log ran, and where.
@@ -120,6 +122,7 @@ impl Turn {
             resign_ns,
             stalled_elsewhere: false,
             held: VecDeque::new(),
+            held_for: Room::Free,
             held_groups: HashSet::new(),
             fenced: HashMap::new(),
             newly_fenced: Vec::new(),
@@ -167,7 +170,16 @@ impl Turn {
                 self.shard.own_tails();
             }
         }
-        self.shard.set_log_room(wal.room());
+        let room = match wal.room() {
+            // For smaller writes than one that is held: they must not go on until there is none for any.
+            Room::Free if !self.held.is_empty() => self.held_for,
+            room => room,
+        };
+        if self.shard.set_log_room(room) {
+            for job in &self.held {
+                self.shard.abandon(job.group, &mut self.answers);
+            }
+        }
         self.disk_silence.look(now, wal.awaits_disk(), wal.disk_answers());
         self.shard.set_stands(!self.is_stalled() && !self.stalled_elsewhere);
         Ok(())
@@ -203,7 +215,7 @@ impl Turn {
                 // A group's writes keep their order: behind one that is held, all its later ones are.
                 let behind = !logdrive_raft::bug!("held_write_overtaken")
                     && self.held_groups.contains(&job.group);
-                if behind || !append(wal, &job)? {
+                if behind || !append(wal, &job, &mut self.held_for)? {
                     logdrive_raft::reached!("write held for want of room");
                     self.held_groups.insert(job.group);
                     self.held.push_back(job);
@@ -279,7 +291,8 @@ impl Turn {
         self.held_groups.clear();
         for _ in 0..self.held.len() {
             let job = self.held.pop_front().expect("counted");
-            if self.held_groups.contains(&job.group) || !append(wal, &job)? {
+            let behind = self.held_groups.contains(&job.group);
+            if behind || !append(wal, &job, &mut self.held_for)? {
                 self.held_groups.insert(job.group);
                 self.held.push_back(job);
             }
@@ -394,8 +407,8 @@ impl Turn {
     }
 }
 
-/// Appends one group's part; false if there is no room for it now.
-fn append(wal: &mut Wal, job: &WriteJob) -> Result<bool, WalError> {
+/// Appends one group's part; false if there is no room for it now, and `why`.
+fn append(wal: &mut Wal, job: &WriteJob, why: &mut Room) -> Result<bool, WalError> {
     let appended = wal.append(&Append {
         group: job.group,
         write: job.write.id,
@@ -405,7 +418,14 @@ fn append(wal: &mut Wal, job: &WriteJob) -> Result<bool, WalError> {
     });
     match appended {
         Ok(()) => Ok(true),
-        Err(WalError::NoSpace | WalError::OverQuota) => Ok(false),
+        Err(WalError::NoSpace) => {
+            *why = Room::Reserve;
+            Ok(false)
+        }
+        Err(WalError::OverQuota) => {
+            *why = Room::Quota;
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }

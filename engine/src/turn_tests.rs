@@ -90,6 +90,10 @@ struct Node {
 
 impl Trio {
     fn new(seed: u64) -> Self {
+        Self::with_quota(seed, None)
+    }
+
+    fn with_quota(seed: u64, log_bytes_max: Option<u64>) -> Self {
         let ids = [1, 2, 3].map(NodeId);
         let nodes = ids.map(|id| {
             let identity = Identity {
@@ -101,7 +105,7 @@ impl Trio {
                 settings: Default::default(),
             };
             let platter = SimPlatter::new(seed ^ id.get(), &identity, 0);
-            let wal = open(&platter, &identity).0;
+            let wal = open_with_quota(&platter, &identity, log_bytes_max).0;
             let shard = Shard::new(id, &ids, TIMING, seed);
             let mut turn =
                 Turn::new(shard, wal, TIMING.heartbeat_ticks * TICK_NS, RESIGN_TICKS * TICK_NS);
@@ -223,8 +227,17 @@ fn founded(group: GroupId, members: &[NodeId], first_leader: bool) -> Founded {
 }
 
 fn open(platter: &SimPlatter, identity: &Identity) -> (Wal, logdrive_wal::Recovered) {
+    open_with_quota(platter, identity, None)
+}
+
+fn open_with_quota(
+    platter: &SimPlatter,
+    identity: &Identity,
+    log_bytes_max: Option<u64>,
+) -> (Wal, logdrive_wal::Recovered) {
     let mut config = Config::new(PathBuf::from("sim"), identity.clone(), 0);
     config.segment_bytes = 64 << 10;
+    config.log_bytes_max = log_bytes_max;
     let mut id = u128::from(platter.writes()) << 64 | identity.store;
     let ids = move || {
         id = id.wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645).wrapping_add(1);
@@ -660,5 +673,44 @@ fn c1_rule_24_a_fenced_group_writes_nothing_that_was_held_and_is_not_run_later()
         }
         assert_eq!(trio.nodes[full].said.len(), said, "it speaks after {at}");
         assert!(!held(&trio));
+    }
+}
+
+/// W9. The history that broke it:
+/// 1. A log near its quota has room, but not for as large a write as comes next: it is held.
+/// 2. There is still room for smaller ones, so nobody is told that the log is full, and no leader gives way.
+/// 3. Nothing is released, and who waits for the large one waits for ever.
+#[test]
+fn w9_who_waits_for_a_write_that_is_held_near_the_quota_is_answered() {
+    for seed in 0..5 {
+        let mut trio = Trio::with_quota(seed, Some(8 * (64 << 10)));
+        trio.until("a leader", 100, |trio| trio.leader().is_some());
+        let leader = trio.leader().unwrap();
+        let turn = |trio: &Trio| {
+            let turn = trio.nodes[leader].turn.as_ref().unwrap();
+            (turn.held.is_empty(), turn.wal.as_ref().unwrap().room())
+        };
+        let mut proposed = 0;
+        while turn(&trio) != (false, Room::Free) {
+            trio.propose_payload(leader, Bytes::from(vec![1; 30 << 10]));
+            proposed += 1;
+            for _ in 0..10 {
+                trio.step();
+            }
+            assert!(trio.now < 1000, "nothing is held while there is room");
+        }
+        let patience = 2 * TIMING.election_ticks;
+        trio.until("all are answered", patience, |trio| {
+            trio.outcomes.0.lock().unwrap().len() == proposed
+        });
+        let outcomes = trio.outcomes();
+        let unknown =
+            |outcome: &Outcome| matches!(outcome, Err(crate::ProposeError::OutcomeUnknown(_)));
+        assert!(unknown(outcomes.last().unwrap()), "{:?}", outcomes.last());
+        assert!(trio.status(leader).unwrap().role != Role::Leader, "it does not give way");
+        trio.propose(leader);
+        trio.step();
+        let full = |outcome: &Outcome| matches!(outcome, Err(crate::ProposeError::LogFull));
+        assert!(trio.outcomes().iter().all(full));
     }
 }

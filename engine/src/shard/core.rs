@@ -217,8 +217,9 @@ impl Shard {
     }
 
     /// Whether the log takes entries. A node whose log is full for an election timeout gives way once to others, who
-    /// may have room (FAULTS.md W9). Once: if they have none either, leaders must last all the same (W10).
-    pub(crate) fn set_log_room(&mut self, room: Room) {
+    /// may have room (FAULTS.md W9). Once: if they have none either, leaders must last all the same (W10). True when it
+    /// does so.
+    pub(crate) fn set_log_room(&mut self, room: Room) -> bool {
         self.log_room = room;
         self.full = match room {
             Room::Free => None,
@@ -230,6 +231,17 @@ impl Shard {
         {
             *gave_way = true;
             self.give_way();
+            return true;
+        }
+        false
+    }
+
+    /// Whoever waits for what the log has had no room for so long is told that its outcome is unknown: others may have
+    /// committed it.
+    pub(crate) fn abandon(&mut self, group: GroupId, answers: &mut Vec<Answer>) {
+        if let Some(slot) = self.slots.get(&group) {
+            let proposals = &mut self.replicas[*slot as usize].proposals;
+            proposals.abandon("there is no room for it in this node's log", answers);
         }
     }
 
