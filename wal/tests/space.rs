@@ -927,6 +927,21 @@ fn rule_24_damage_that_a_read_finds_fences_its_group_once() {
     }
 }
 
+/// Rule 3: a length is checked before anything is allocated for it, and a wrong one is damage, not the end of a file.
+#[test]
+fn rule_3_a_record_that_claims_to_reach_past_its_segment_is_damaged() {
+    let sim = Sim::new(34);
+    let (wal, _, _) = damaged_while_running(&sim);
+    let headers = 40 + 3 * 8;
+    let record = find(&sim, SegmentSeq(1), &payload(4, 4, 1, 200)).unwrap() - headers;
+    // A million entries more, and sixteen million bytes.
+    sim.platter.flip(SegmentSeq(1), record + 34, 0x10);
+    sim.platter.flip(SegmentSeq(1), record + 7, 0x01);
+    let read = wal.plan_read(GroupId(4), LogIndex(1), LogIndex(3), 1 << 20).unwrap().run();
+    let Err(ReadError::Corrupt(corrupt)) = read else { panic!("{read:?}") };
+    assert_eq!(corrupt.offset, record as u64, "{corrupt}");
+}
+
 /// The groups that records fence, whatever the damage says.
 fn fenced_by_records(sim: &Sim, damage_at: usize) -> Vec<u64> {
     let copy = sim.fork(1);
