@@ -375,6 +375,9 @@ impl Driver {
         while let Some(read) = self.reader.done.pop() {
             turn.finish_read(read);
         }
+        for (group, corrupt) in turn.newly_fenced.drain(..) {
+            self.node.fenced(group, corrupt);
+        }
         Ok(())
     }
 

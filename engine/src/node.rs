@@ -237,8 +237,8 @@ impl Node {
         found
     }
 
-    /// Groups whose log lost something on this node, and where: they are silent for good, and can be neither resumed
-    /// nor created. By id.
+    /// Groups whose log lost something on this node, and where, found when it was opened or read since: they are silent
+    /// for good, and can be neither resumed nor created. By id.
     #[must_use]
     pub fn fenced(&self) -> Vec<(GroupId, Corrupt)> {
         let groups = lock(&self.running.node.groups);
@@ -292,11 +292,7 @@ impl Node {
         };
         let first = first_leader == Some(self.id());
         let started = self.start(&found, members, first, true, machine);
-        let mut groups = lock(&self.running.node.groups);
-        match &started {
-            Ok(handle) => groups.insert(group, Known::Running(handle.clone())),
-            Err(_) => groups.remove(&group),
-        };
+        self.running.node.started(group, started.as_ref().ok().cloned().map(Known::Running));
         started
     }
 
@@ -332,7 +328,7 @@ impl Node {
             Ok(handle) => Known::Running(handle.clone()),
             Err(_) => Known::Recovered(found),
         };
-        lock(&self.running.node.groups).insert(group, known);
+        self.running.node.started(group, Some(known));
         resumed
     }
 
@@ -589,7 +585,7 @@ impl Drop for Running {
 enum Known {
     /// Found in the log, waiting for its machine.
     Recovered(Box<RecoveredGroup>),
-    /// Found in the log, damaged. No shard knows it, so messages for it are dropped.
+    /// Damaged in the log. No shard runs it, so messages for it are dropped.
     Fenced(Corrupt),
     /// Its id never lives again here.
     Destroyed,
@@ -648,6 +644,20 @@ impl Shared {
             failed: Condvar::new(),
             identity,
         }
+    }
+
+    /// A group that was being started is `known` from now on, or not at all; unless it was fenced meanwhile.
+    fn started(&self, group: GroupId, known: Option<Known>) {
+        let mut groups = lock(&self.groups);
+        if matches!(groups.get(&group), Some(Known::Starting)) {
+            groups.remove(&group);
+            groups.extend(known.map(|known| (group, known)));
+        }
+    }
+
+    /// A group lost something in the log while that ran.
+    pub(crate) fn fenced(&self, group: GroupId, corrupt: Corrupt) {
+        lock(&self.groups).insert(group, Known::Fenced(corrupt));
     }
 
     pub(crate) fn nodes(&self) -> Vec<NodeId> {

@@ -10,10 +10,11 @@ use crate::{
     shard::{Answer, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
     watchdog::{Pulse, Silence},
 };
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use logdrive_raft::{ConfigError, EntryBatch, FetchFor, Message};
 use logdrive_wal::{
-    Append, CarryDone, CarryPlan, Completed, Position, ReadError, ReadPlan, Room, Wal, WalError,
+    Append, CarryDone, CarryPlan, Completed, Corrupt, Position, ReadError, ReadPlan, Room, Wal,
+    WalError,
 };
 use std::collections::VecDeque;
 
@@ -92,8 +93,14 @@ pub(crate) struct Turn {
     pub(crate) stalled_elsewhere: bool,
     /// Writes the log has no room for now; nothing is promised on them before they are durable.
     held: VecDeque<WriteJob>,
+    /// What there was no room for when one was last held.
+    held_for: Room,
     /// Their groups.
     held_groups: HashSet<GroupId>,
+    /// Groups that lost something while the log ran, and where.
+    fenced: HashMap<GroupId, Corrupt>,
+    /// Those that the node has not been told of.
+    pub(crate) newly_fenced: Vec<(GroupId, Corrupt)>,
 }
 
 impl Turn {
@@ -115,7 +122,10 @@ impl Turn {
             resign_ns,
             stalled_elsewhere: false,
             held: VecDeque::new(),
+            held_for: Room::Free,
             held_groups: HashSet::new(),
+            fenced: HashMap::new(),
+            newly_fenced: Vec::new(),
         }
     }
 
@@ -128,6 +138,7 @@ impl Turn {
         founded: Founded,
         machine: Box<dyn StateMachine>,
     ) -> Result<(), ConfigError> {
+        let group = founded.group;
         let slot = self.shard.add(founded)?;
         assert!(
             slot as usize == self.machines.len(),
@@ -135,6 +146,11 @@ impl Turn {
             self.machines.len()
         );
         self.machines.push(machine);
+        if let Some(corrupt) = self.fenced.get(&group) {
+            // Carrying found it while the group waited for its machine.
+            let corrupt = corrupt.clone();
+            self.fence(group, corrupt);
+        }
         Ok(())
     }
 
@@ -154,7 +170,16 @@ impl Turn {
                 self.shard.own_tails();
             }
         }
-        self.shard.set_log_room(wal.room());
+        let room = match wal.room() {
+            // For smaller writes than one that is held: they must not go on until there is none for any.
+            Room::Free if !self.held.is_empty() => self.held_for,
+            room => room,
+        };
+        if self.shard.set_log_room(room) {
+            for job in &self.held {
+                self.shard.abandon(job.group, &mut self.answers);
+            }
+        }
         self.disk_silence.look(now, wal.awaits_disk(), wal.disk_answers());
         self.shard.set_stands(!self.is_stalled() && !self.stalled_elsewhere);
         Ok(())
@@ -190,7 +215,7 @@ impl Turn {
                 // A group's writes keep their order: behind one that is held, all its later ones are.
                 let behind = !logdrive_raft::bug!("held_write_overtaken")
                     && self.held_groups.contains(&job.group);
-                if behind || !append(wal, &job)? {
+                if behind || !append(wal, &job, &mut self.held_for)? {
                     logdrive_raft::reached!("write held for want of room");
                     self.held_groups.insert(job.group);
                     self.held.push_back(job);
@@ -266,7 +291,8 @@ impl Turn {
         self.held_groups.clear();
         for _ in 0..self.held.len() {
             let job = self.held.pop_front().expect("counted");
-            if self.held_groups.contains(&job.group) || !append(wal, &job)? {
+            let behind = self.held_groups.contains(&job.group);
+            if behind || !append(wal, &job, &mut self.held_for)? {
                 self.held_groups.insert(job.group);
                 self.held.push_back(job);
             }
@@ -325,14 +351,25 @@ impl Turn {
         match done {
             ReadDone::Fetch { group, purpose, read } => self.finish_fetch(group, purpose, read),
             ReadDone::Carry(done) => {
-                if let Some(wal) = &mut self.wal
-                    && let Err(error) = wal.carried(done)
-                {
+                let Some(wal) = &mut self.wal else { return };
+                match wal.carried(done) {
+                    Ok(fenced) => {
+                        fenced.into_iter().for_each(|(group, corrupt)| self.fence(group, corrupt));
+                    }
                     // The log is poisoned, and says so to whoever uses it next.
-                    tracing::error!(%error, "entries cannot be carried forward");
+                    Err(error) => tracing::error!(%error, "entries cannot be carried forward"),
                 }
             }
         }
+    }
+
+    /// The log has fenced a group: it says and writes nothing more here.
+    fn fence(&mut self, group: GroupId, corrupt: Corrupt) {
+        self.shard.fence(group, &mut self.answers);
+        self.held.retain(|job| job.group != group);
+        self.reads.retain(|job| job.group != group);
+        self.fenced.insert(group, corrupt.clone());
+        self.newly_fenced.push((group, corrupt));
     }
 
     fn finish_fetch(
@@ -346,18 +383,32 @@ impl Turn {
             Err(error) => error,
         };
         tracing::warn!(group = group.get(), ?purpose, %error, "entries cannot be read back");
-        // A file that cannot be opened now may be later; what is damaged stays so.
-        if purpose == FetchFor::Apply && !matches!(error, ReadError::Io { .. }) {
-            let error = MachineError(format!("the log cannot be read back: {error}"));
-            self.shard.unreadable(group, &error, &mut self.answers);
-        } else {
-            self.shard.fetched(group, purpose, None);
+        match error {
+            // Whoever needed it: a log with damage in it neither votes nor leads.
+            ReadError::Corrupt(corrupt) => self.on_damage(group, purpose, corrupt),
+            // A file that cannot be opened now may be later.
+            ReadError::Io { .. } => self.shard.fetched(group, purpose, None),
+            error if purpose == FetchFor::Apply => {
+                let error = MachineError(format!("the log cannot be read back: {error}"));
+                self.shard.unreadable(group, &error, &mut self.answers);
+            }
+            _ => self.shard.fetched(group, purpose, None),
+        }
+    }
+
+    fn on_damage(&mut self, group: GroupId, purpose: FetchFor, corrupt: Corrupt) {
+        let Some(wal) = &mut self.wal else { return };
+        match wal.fence(group, &corrupt) {
+            Ok(true) => self.fence(group, corrupt),
+            // It has been written again elsewhere, whole.
+            Ok(false) => self.shard.fetched(group, purpose, None),
+            Err(error) => tracing::error!(%error, "a fence cannot be written"),
         }
     }
 }
 
-/// Appends one group's part; false if there is no room for it now.
-fn append(wal: &mut Wal, job: &WriteJob) -> Result<bool, WalError> {
+/// Appends one group's part; false if there is no room for it now, and `why`.
+fn append(wal: &mut Wal, job: &WriteJob, why: &mut Room) -> Result<bool, WalError> {
     let appended = wal.append(&Append {
         group: job.group,
         write: job.write.id,
@@ -367,7 +418,14 @@ fn append(wal: &mut Wal, job: &WriteJob) -> Result<bool, WalError> {
     });
     match appended {
         Ok(()) => Ok(true),
-        Err(WalError::NoSpace | WalError::OverQuota) => Ok(false),
+        Err(WalError::NoSpace) => {
+            *why = Room::Reserve;
+            Ok(false)
+        }
+        Err(WalError::OverQuota) => {
+            *why = Room::Quota;
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 use bytes::Bytes;
 use logdrive_raft::{AppendResult, Command, Durable, HardState, LogIndex, Role, Status, Ticks};
-use logdrive_wal::{Config, Identity, disk::sim::SimPlatter};
+use logdrive_wal::{Config, Identity, SegmentSeq, disk::sim::SimPlatter};
 use std::{
     cell::RefCell,
     path::PathBuf,
@@ -90,6 +90,10 @@ struct Node {
 
 impl Trio {
     fn new(seed: u64) -> Self {
+        Self::with_quota(seed, None)
+    }
+
+    fn with_quota(seed: u64, log_bytes_max: Option<u64>) -> Self {
         let ids = [1, 2, 3].map(NodeId);
         let nodes = ids.map(|id| {
             let identity = Identity {
@@ -101,7 +105,7 @@ impl Trio {
                 settings: Default::default(),
             };
             let platter = SimPlatter::new(seed ^ id.get(), &identity, 0);
-            let wal = open(&platter, &identity).0;
+            let wal = open_with_quota(&platter, &identity, log_bytes_max).0;
             let shard = Shard::new(id, &ids, TIMING, seed);
             let mut turn =
                 Turn::new(shard, wal, TIMING.heartbeat_ticks * TICK_NS, RESIGN_TICKS * TICK_NS);
@@ -223,8 +227,17 @@ fn founded(group: GroupId, members: &[NodeId], first_leader: bool) -> Founded {
 }
 
 fn open(platter: &SimPlatter, identity: &Identity) -> (Wal, logdrive_wal::Recovered) {
+    open_with_quota(platter, identity, None)
+}
+
+fn open_with_quota(
+    platter: &SimPlatter,
+    identity: &Identity,
+    log_bytes_max: Option<u64>,
+) -> (Wal, logdrive_wal::Recovered) {
     let mut config = Config::new(PathBuf::from("sim"), identity.clone(), 0);
     config.segment_bytes = 64 << 10;
+    config.log_bytes_max = log_bytes_max;
     let mut id = u128::from(platter.writes()) << 64 | identity.store;
     let ids = move || {
         id = id.wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645).wrapping_add(1);
@@ -547,4 +560,157 @@ fn w6_w7_what_was_promised_before_the_first_failed_write_is_on_disk_and_nothing_
         }
     }
     assert!(failed > 100, "only {failed} logs failed");
+}
+
+/// Damages one payload in each segment that is full; where, to undo it.
+fn damage_full_segments(platter: &SimPlatter, fill: u8) -> Vec<(SegmentSeq, usize)> {
+    let segments = platter.segments();
+    let of = |segment: &SegmentSeq| {
+        let bytes = platter.segment(*segment);
+        let at = bytes.windows(64).position(|window| window.iter().all(|byte| *byte == fill));
+        at.map(|at| (*segment, at))
+    };
+    let places: Vec<_> = segments[..segments.len() - 2].iter().filter_map(of).collect();
+    assert!(!places.is_empty(), "{segments:?}");
+    places.iter().for_each(|(segment, at)| platter.flip(*segment, *at, 1));
+    places
+}
+
+/// C1, rule 24. The history that broke it:
+/// 1. Entries that a slow follower still needs rot in the leader's log.
+/// 2. The leader reads them back for it, and takes the damage for a peer that cannot be reached.
+/// 3. It leads and votes on with a log that it knows to be damaged, and reads the same at each heartbeat's answer.
+#[test]
+fn c1_rule_24_a_leader_that_finds_its_log_damaged_is_silent_for_good_and_another_leads() {
+    let mut trio = Trio::new(6);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let old = trio.leader().unwrap();
+    let slow = (old + 1) % 3;
+    trio.nodes[slow].is_stuck = true;
+    let mut proposed = 0;
+    while proposed < 3 * (limits::TAIL_BYTES_MAX >> 14) {
+        trio.propose_payload(old, Bytes::from(vec![0xAB; 16 << 10]));
+        trio.step();
+        proposed += 1;
+    }
+    assert_eq!(trio.leader(), Some(old));
+    let damaged = damage_full_segments(&trio.nodes[old].platter, 0xAB);
+    trio.nodes[slow].is_stuck = false;
+    let news = |trio: &Trio| trio.nodes[old].turn.as_ref().unwrap().newly_fenced.clone();
+    while news(&trio).is_empty() {
+        trio.propose(old);
+        trio.step();
+        proposed += 1;
+        assert!(trio.now < 5000, "it does not find the damage, or says nothing of it");
+    }
+    let fenced_at = trio.now;
+    let [(GROUP, corrupt)] = &news(&trio)[..] else { panic!("{:?}", news(&trio)) };
+    assert!(damaged.iter().any(|(segment, _)| corrupt.file.ends_with(file_name(*segment))));
+    assert_eq!(trio.outcomes().len(), proposed, "not all are answered");
+    trio.propose(old);
+    trio.step();
+    let outcomes = trio.outcomes();
+    let [Err(crate::ProposeError::NotLeader { hint: Some(hint) })] = &outcomes[..] else {
+        panic!("{outcomes:?}")
+    };
+    assert_ne!(*hint, trio.nodes[old].id);
+    trio.until("another leads", 4 * TIMING.election_ticks, |trio| {
+        trio.leader().is_some_and(|leader| leader != old)
+    });
+    trio.propose(trio.leader().unwrap());
+    trio.until("an answer of the new leader", 5000, |trio| {
+        trio.outcomes.0.lock().unwrap().iter().any(Result::is_ok)
+    });
+    assert!(trio.nodes[old].said.iter().all(|(at, _)| *at < fenced_at), "it is not silent");
+    // Whatever restarts, and though the damage reads well again.
+    let node = &mut trio.nodes[old];
+    node.platter.kill();
+    node.turn = None;
+    // What was damaged and has been given up is set aside.
+    let left = node.platter.segments();
+    let there = damaged.iter().filter(|(segment, _)| left.contains(segment));
+    there.for_each(|(segment, at)| node.platter.flip(*segment, *at, 1));
+    let (_, recovered) = open(&node.platter, &node.identity);
+    assert!(recovered.groups[0].fenced.is_some());
+}
+
+fn file_name(segment: SegmentSeq) -> String {
+    format!("{:010}.seg", segment.0)
+}
+
+#[test]
+fn c1_rule_24_a_fenced_group_writes_nothing_that_was_held_and_is_not_run_later() {
+    for purpose in [FetchFor::Apply, FetchFor::Peer(NodeId(2))] {
+        let mut trio = Trio::new(7);
+        trio.until("a leader", 100, |trio| trio.leader().is_some());
+        let full = trio.leader().unwrap();
+        trio.nodes[full].platter.set_segments_left(Some(0));
+        let held = |trio: &Trio| !trio.nodes[full].turn.as_ref().unwrap().held.is_empty();
+        while !held(&trio) {
+            trio.propose_payload(full, Bytes::from(vec![1; 16 << 10]));
+            trio.step();
+            assert!(trio.now < 1000, "nothing is held");
+        }
+        let turn = trio.nodes[full].turn.as_mut().unwrap();
+        let file = PathBuf::from("sim").join(file_name(SegmentSeq(1)));
+        let corrupt = Corrupt { file, offset: 4096, what: "damaged".to_owned() };
+        let read = Err(ReadError::Corrupt(corrupt.clone()));
+        turn.finish_read(ReadDone::Fetch { group: GROUP, purpose, read });
+        assert_eq!(turn.newly_fenced, [(GROUP, corrupt.clone())]);
+        // A second read was under way.
+        let read = Err(ReadError::Corrupt(corrupt.clone()));
+        turn.finish_read(ReadDone::Fetch { group: GROUP, purpose, read });
+        assert_eq!(turn.newly_fenced.len(), 1);
+        // Another group was fenced before it got its machine.
+        let group = GroupId(8);
+        turn.fence(group, corrupt);
+        turn.add(founded(group, &[1, 2, 3].map(NodeId), true), Box::new(Forgetful)).unwrap();
+        assert_eq!(turn.newly_fenced.iter().filter(|(fenced, _)| *fenced == group).count(), 2);
+        let (at, said) = (trio.now, trio.nodes[full].said.len());
+        trio.nodes[full].platter.set_segments_left(None);
+        for _ in 0..4 * TIMING.election_ticks {
+            trio.step();
+        }
+        assert_eq!(trio.nodes[full].said.len(), said, "it speaks after {at}");
+        assert!(!held(&trio));
+    }
+}
+
+/// W9. The history that broke it:
+/// 1. A log near its quota has room, but not for as large a write as comes next: it is held.
+/// 2. There is still room for smaller ones, so nobody is told that the log is full, and no leader gives way.
+/// 3. Nothing is released, and who waits for the large one waits for ever.
+#[test]
+fn w9_who_waits_for_a_write_that_is_held_near_the_quota_is_answered() {
+    for seed in 0..5 {
+        let mut trio = Trio::with_quota(seed, Some(8 * (64 << 10)));
+        trio.until("a leader", 100, |trio| trio.leader().is_some());
+        let leader = trio.leader().unwrap();
+        let turn = |trio: &Trio| {
+            let turn = trio.nodes[leader].turn.as_ref().unwrap();
+            (turn.held.is_empty(), turn.wal.as_ref().unwrap().room())
+        };
+        let mut proposed = 0;
+        while turn(&trio) != (false, Room::Free) {
+            trio.propose_payload(leader, Bytes::from(vec![1; 30 << 10]));
+            proposed += 1;
+            for _ in 0..10 {
+                trio.step();
+            }
+            assert!(trio.now < 1000, "nothing is held while there is room");
+        }
+        let patience = 2 * TIMING.election_ticks;
+        trio.until("all are answered", patience, |trio| {
+            trio.outcomes.0.lock().unwrap().len() == proposed
+        });
+        let outcomes = trio.outcomes();
+        let unknown =
+            |outcome: &Outcome| matches!(outcome, Err(crate::ProposeError::OutcomeUnknown(_)));
+        assert!(unknown(outcomes.last().unwrap()), "{:?}", outcomes.last());
+        assert!(trio.status(leader).unwrap().role != Role::Leader, "it does not give way");
+        trio.propose(leader);
+        trio.step();
+        let full = |outcome: &Outcome| matches!(outcome, Err(crate::ProposeError::LogFull));
+        assert!(trio.outcomes().iter().all(full));
+    }
 }

@@ -27,13 +27,18 @@ const DESTROYED: GroupId = GroupId(4);
 const SEGMENT_BYTES: u64 = 1 << 20;
 
 fn write(wal: &mut Wal, group: GroupId, term: u64) {
+    write_payloads(wal, group, term, &Bytes::new());
+}
+
+fn write_payloads(wal: &mut Wal, group: GroupId, term: u64, payload: &Bytes) {
+    let kind = if payload.is_empty() { EntryKind::Noop } else { EntryKind::Command };
     let entries: Vec<Entry> = (1..=5)
         .map(|index| Entry {
             term: Term(2),
             index: LogIndex(index),
-            kind: EntryKind::Noop,
-            checksum: 0,
-            payload: Bytes::new(),
+            kind,
+            checksum: logdrive_wal::checksum(payload),
+            payload: payload.clone(),
         })
         .collect();
     wal.append(&Append {
@@ -61,20 +66,35 @@ fn fill(dir: &Path) {
     wal.close().unwrap();
 }
 
-#[test]
-fn a_log_that_no_replica_can_run_on_is_refused_and_the_node_serves_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path().join("node");
+fn init(dir: &Path) -> Config {
     let founding = Founding {
         cluster: "resume".to_owned(),
         node: NodeId(1),
         shards: 1,
         settings: BTreeMap::new(),
     };
-    Node::init(&dir, founding).unwrap();
-    fill(&dir);
-    let mut config = Config::new(&dir, BTreeMap::from([(NodeId(1), "127.0.0.1:0".to_owned())]));
+    Node::init(dir, founding).unwrap();
+    let mut config = Config::new(dir, BTreeMap::from([(NodeId(1), "127.0.0.1:0".to_owned())]));
     config.segment_bytes = SEGMENT_BYTES;
+    config
+}
+
+fn wait_until(what: &str, so: impl Fn() -> bool) {
+    for _ in 0..3000 {
+        if so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("not within half a minute: {what}");
+}
+
+#[test]
+fn a_log_that_no_replica_can_run_on_is_refused_and_the_node_serves_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("node");
+    let config = init(&dir);
+    fill(&dir);
     let node = Node::open(config).unwrap();
 
     for group in [RELEASED, TERM_BACK] {
@@ -90,5 +110,49 @@ fn a_log_that_no_replica_can_run_on_is_refused_and_the_node_serves_on() {
 
     node.resume(SOUND, Box::new(Forgetful)).unwrap();
     assert!(node.failure(std::time::Duration::from_millis(100)).is_none());
+    node.close().unwrap();
+}
+
+#[test]
+fn rule_24_a_group_whose_log_rots_while_the_node_runs_is_fenced_now_and_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("node");
+    let config = init(&dir);
+    // Large enough that what is in the first segment stays there.
+    let payload = Bytes::from(vec![0xAB; 100_000]);
+    let home = Home::open(&dir).unwrap();
+    let mut log = logdrive_wal::Config::new(home.shard_dir(0), home.identity().clone(), 0);
+    log.segment_bytes = SEGMENT_BYTES;
+    let segment = log.dir.join("0000000001.seg");
+    let (mut wal, _) = Wal::open(log).unwrap();
+    write_payloads(&mut wal, SOUND, 2, &payload);
+    write(&mut wal, TERM_BACK, 2);
+    wal.close().unwrap();
+    drop(home);
+    let node = Node::open(config.clone()).unwrap();
+    let flip = || {
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let at = bytes.windows(500).position(|window| *window == payload[..500]).unwrap();
+        bytes[at + 600] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+    };
+    flip();
+    let rotten = node.resume(SOUND, Box::new(Forgetful)).unwrap();
+    wait_until("it is fenced", || !node.fenced().is_empty());
+    let fenced = node.fenced();
+    assert_eq!((fenced.len(), fenced[0].0, &fenced[0].1.file), (1, SOUND, &segment));
+    assert!(node.group(SOUND).is_none());
+    assert!(rotten.propose("command").wait().is_err());
+    let refused = node.resume(SOUND, Box::new(Forgetful)).map(drop).unwrap_err();
+    assert!(matches!(refused, GroupError::Fenced { .. }), "{refused}");
+    // Others serve.
+    let sound = node.resume(TERM_BACK, Box::new(Forgetful)).unwrap();
+    wait_until("it serves", || sound.propose("command").wait().is_ok());
+    node.close().unwrap();
+    drop(node);
+    // It reads well again.
+    flip();
+    let node = Node::open(config).unwrap();
+    assert_eq!(node.fenced()[0].0, SOUND);
     node.close().unwrap();
 }

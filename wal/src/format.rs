@@ -247,6 +247,9 @@ impl BatchHeader {
             groups: u32_at(bytes, 48),
             directory_crc: u32_at(bytes, 52),
         };
+        if header.seq > BATCH_SEQ_MAX {
+            return Err(Bad("batch number that no log comes to"));
+        }
         if header.position != position {
             return Err(Bad("batch belongs to another place"));
         }
@@ -397,6 +400,8 @@ const MANIFEST_BYTES: usize = MANIFEST_CRC_AT + 4;
 /// "LDB1" as little-endian bytes; the first is not zero, so that zeros are never a batch.
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"LDB1");
 const BATCH_CRC_AT: usize = 4;
+/// A log that writes a billion batches a second comes to it after a century: there is always a next number.
+const BATCH_SEQ_MAX: u64 = 1 << 62;
 pub(crate) const BATCH_HEADER_BYTES: usize = 4 + 4 + 3 * 8 + 6 * 4;
 /// A group's id in a batch's directory.
 pub(crate) const DIRECTORY_ENTRY_BYTES: usize = 8;

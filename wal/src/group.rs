@@ -137,6 +137,13 @@ impl Group {
         Ok(())
     }
 
+    /// The group lost something at `damage`: nothing of it may be relied on, and only that is kept. No record says it yet.
+    pub(crate) fn fence(&mut self, damage: Position, ledger: &mut Ledger) {
+        let Self { segment, batch, write, .. } = *self;
+        let fenced = Self { fence: Some(damage), segment, batch, write, ..Self::default() };
+        std::mem::replace(self, fenced).bury(ledger);
+    }
+
     /// Nothing of the group is needed any more.
     pub(crate) fn bury(mut self, ledger: &mut Ledger) {
         self.index.clear(ledger);

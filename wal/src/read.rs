@@ -31,6 +31,8 @@ pub struct ReadPlan {
 #[derive(Clone)]
 pub(crate) struct Span {
     pub(crate) source: Arc<dyn SegmentReader>,
+    /// No record reaches past them.
+    pub(crate) segment_bytes: u64,
     pub(crate) file: PathBuf,
     pub(crate) seed: Seed,
     pub(crate) place: Position,
@@ -82,6 +84,9 @@ impl Span {
         // A count that was damaged upwards must not cost memory before the checksum finds it out.
         if u64::from(head.count) > self.last.get() - head.first.get() + 1 + COUNT_SLACK_MAX {
             return Err(self.corrupt(0, Bad("record with too many entries")));
+        }
+        if u64::from(self.place.offset()) + u64::from(head.record_bytes) > self.segment_bytes {
+            return Err(self.corrupt(0, Bad("record runs past its segment")));
         }
         headers.resize(head.headers_bytes(), 0);
         self.copy(ENTRIES_HEAD_BYTES, &mut headers[ENTRIES_HEAD_BYTES..])?;

@@ -509,7 +509,7 @@ impl<'a> Replay<'a> {
             self.damage.get(&id).cloned().unwrap_or_else(|| Corrupt {
                 file: self.disk.path(at.segment()),
                 offset: u64::from(at.offset()),
-                what: "it was found damaged before, and has been set aside since".to_owned(),
+                what: "it was found damaged here before".to_owned(),
             })
         });
         RecoveredGroup {

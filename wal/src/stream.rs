@@ -21,6 +21,7 @@
 
 mod append;
 mod carry;
+mod fence;
 mod seal;
 mod space;
 
@@ -517,9 +518,10 @@ impl Wal {
 
     fn span(&self, piece: &Piece) -> Span {
         let segment = piece.place.segment();
-        let (source, seed) = self.source(segment);
+        let (source, seed, segment_bytes) = self.source(segment);
         Span {
             source,
+            segment_bytes,
             file: self.disk.path(segment),
             seed,
             place: piece.place,
@@ -830,16 +832,17 @@ impl Wal {
         }
     }
 
-    /// Where durable bytes of a segment are read.
-    fn source(&self, seq: SegmentSeq) -> (Arc<dyn SegmentReader>, Seed) {
+    /// Where durable bytes of a segment are read, and how many it can have.
+    fn source(&self, seq: SegmentSeq) -> (Arc<dyn SegmentReader>, Seed, u64) {
         if let Ok(at) = self.sealed.binary_search_by_key(&seq, |sealed| sealed.seq) {
             let sealed = &self.sealed[at];
-            return (Arc::clone(&sealed.reader), sealed.seed);
+            return (Arc::clone(&sealed.reader), sealed.seed, sealed.bytes);
         }
         let segment =
             self.closing.iter().find(|segment| segment.seq == seq).unwrap_or(&self.active);
         assert!(segment.seq == seq, "the index points into {seq:?}, which is no segment");
-        (Arc::new(segment.image.share(0..segment.closed)), segment.seed)
+        let closed = segment.image.share(0..segment.closed);
+        (Arc::new(closed), segment.seed, segment.closed as u64)
     }
 
     fn wait(&mut self) -> Result<(), WalError> {

@@ -255,7 +255,7 @@ impl<'a> History<'a> {
         match self.plan.take() {
             // Sometimes the plan is held back, while the log goes on.
             Some(plan) if self.random.once_in(2) => self.plan = Some(plan),
-            Some(plan) => self.wal().carried(plan.run())?,
+            Some(plan) => drop(self.wal().carried(plan.run())?),
             None => self.plan = self.wal().maintain()?,
         }
         Ok(())

@@ -336,6 +336,19 @@ fn unknown_record_p8_is_refused_unless_it_may_be_skipped() {
 }
 
 #[test]
+fn i5_a_batch_number_that_no_other_can_follow_is_none() {
+    for number in [u64::MAX, u64::MAX - 1, (1 << 62) + 1] {
+        let sim = three_batches();
+        let first = batch(&sim, 0);
+        change(&sim, FIRST, |bytes| {
+            bytes.put(first.at + 8, &number.to_le_bytes());
+            bytes.sign(&first);
+        });
+        refused(&sim, Case::DamagedStart);
+    }
+}
+
+#[test]
 fn senseless_record_in_a_whole_batch_is_refused() {
     type Forgery = fn(&mut SegmentBytes, &BatchPlace);
     let forgeries: [Forgery; 4] = [

@@ -217,8 +217,9 @@ impl Shard {
     }
 
     /// Whether the log takes entries. A node whose log is full for an election timeout gives way once to others, who
-    /// may have room (FAULTS.md W9). Once: if they have none either, leaders must last all the same (W10).
-    pub(crate) fn set_log_room(&mut self, room: Room) {
+    /// may have room (FAULTS.md W9). Once: if they have none either, leaders must last all the same (W10). True when it
+    /// does so.
+    pub(crate) fn set_log_room(&mut self, room: Room) -> bool {
         self.log_room = room;
         self.full = match room {
             Room::Free => None,
@@ -230,6 +231,17 @@ impl Shard {
         {
             *gave_way = true;
             self.give_way();
+            return true;
+        }
+        false
+    }
+
+    /// Whoever waits for what the log has had no room for so long is told that its outcome is unknown: others may have
+    /// committed it.
+    pub(crate) fn abandon(&mut self, group: GroupId, answers: &mut Vec<Answer>) {
+        if let Some(slot) = self.slots.get(&group) {
+            let proposals = &mut self.replicas[*slot as usize].proposals;
+            proposals.abandon("there is no room for it in this node's log", answers);
         }
     }
 
@@ -260,9 +272,7 @@ impl Shard {
         let slot = self.slots.get(&submission.group).copied();
         let refusal = match slot.map(|slot| &self.replicas[slot as usize]) {
             None => Some(ProposeError::Stopped("no such group here".to_owned())),
-            Some(replica) if replica.stopped => {
-                Some(ProposeError::Stopped("its state machine failed".to_owned()))
-            }
+            Some(replica) if replica.stopped => Some(replica.refusal()),
             Some(_) => match self.log_room {
                 Room::Free => None,
                 Room::Behind => Some(ProposeError::Overloaded { retry_after: RETRY_AFTER }),
@@ -463,6 +473,16 @@ impl Shard {
         if let Some(slot) = self.slots.get(&group).copied() {
             self.machine_failed(slot, error, answers);
         }
+    }
+
+    /// A group lost something in this node's log: it is silent here from now on (FAULTS.md rule 24), and clients are
+    /// sent to its other members.
+    pub(crate) fn fence(&mut self, group: GroupId, answers: &mut Vec<Answer>) {
+        let Some(slot) = self.slots.get(&group).copied() else { return };
+        let replica = &mut self.replicas[slot as usize];
+        replica.fence(self.me);
+        replica.proposals.refuse(&replica.refusal(), answers);
+        replica.proposals.abandon("the group lost something in this node's log", answers);
     }
 
     /// The node stops: whoever waits is told so.

@@ -1,6 +1,7 @@
 //! One group here: its Raft, the proposals that wait on it, the promises that wait on the disk.
 
 use super::proposals::Proposals;
+use crate::ProposeError;
 use bytes::Bytes;
 use logdrive_raft::{Durable, GroupId, LogIndex, NodeId, Promises, Raft, Role, Status, Ticks};
 use std::{
@@ -14,7 +15,7 @@ use std::{
 /// What handles on other threads may know of a replica without asking its shard.
 #[derive(Debug, Default)]
 pub(crate) struct GroupView {
-    /// The leader's node id; 0 is none known.
+    /// The leader's node id, or of a fenced replica whom to ask; 0 is none known.
     leader: AtomicU64,
     /// True once the replica will never serve again here.
     stopped: AtomicBool,
@@ -53,7 +54,7 @@ pub(super) struct Replica {
     pub(super) wake_at: Ticks,
     /// It should campaign as soon as it could win, once.
     pub(super) first_leader: bool,
-    /// Its machine failed: it says and does nothing more here.
+    /// Its machine failed, or its log lost something: it says and does nothing more here.
     pub(super) stopped: bool,
     pub(super) view: Arc<GroupView>,
     role: Role,
@@ -107,6 +108,29 @@ impl Replica {
             return Change::LostLeadership { commit: status.commit };
         }
         Change::Nothing
+    }
+
+    /// Its log has lost something: it serves no more, and its handles name another member, which knows who leads.
+    pub(super) fn fence(&mut self, me: NodeId) {
+        let voters = self.raft.voters();
+        let behind = voters.iter().skip_while(|voter| **voter != me).skip(1);
+        let other = behind.chain(voters).copied().find(|voter| *voter != me);
+        match other {
+            Some(other) if !self.view.is_stopped() => {
+                self.stopped = true;
+                self.promises.clear();
+                self.view.set_leader(Some(other));
+            }
+            _ => self.stop(),
+        }
+    }
+
+    /// What a proposal is told once it serves no more.
+    pub(super) fn refusal(&self) -> ProposeError {
+        match self.view.leader() {
+            Some(other) => ProposeError::NotLeader { hint: Some(other) },
+            None => ProposeError::Stopped("its state machine failed".to_owned()),
+        }
     }
 
     /// It serves no more: its handles say so.

@@ -6,10 +6,11 @@
 //! Fails:  with the file system's error; a half-made segment keeps its temporary name.
 //! Source: FAULTS' rules 7 (pre-writing), 26 (directory syncs), W11.
 
-use super::{Fate, MakeSegment, SegmentFile};
+use super::{Fate, MakeSegment, SegmentFile, is_no_space};
 use crate::format::{BLOCK_BYTES, Manifest, SegmentSeq};
 use crate::image::{Image, ImageWriter};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -26,22 +27,18 @@ impl Files {
     /// Looks at a directory, and whether its file system takes direct writes.
     pub(super) fn probe(dir: &Path) -> io::Result<Self> {
         let name = dir.join(PROBE_NAME);
-        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
-        let direct = match rustix::fs::open(&name, flags | OFlags::DIRECT, FILE_MODE) {
-            Ok(file) => {
-                let block = Image::new(BLOCK_BYTES)?;
-                let mut block = block;
-                let writer = ImageWriter::claim(&mut block).expect("a new image has one owner");
-                // Some file systems take the flag and refuse the write.
-                File::from(file).write_at(writer.bytes(0..BLOCK_BYTES), 0).is_ok()
-            }
-            Err(_) => {
-                drop(rustix::fs::open(&name, flags, FILE_MODE)?);
-                false
-            }
-        };
-        std::fs::remove_file(&name)?;
-        Ok(Self { dir: dir.to_owned(), direct })
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::DIRECT;
+        let mut block = Image::new(BLOCK_BYTES)?;
+        let block = ImageWriter::claim(&mut block).expect("a new image has one owner");
+        let written = rustix::fs::open(&name, flags, FILE_MODE).map_err(io::Error::from);
+        // Some file systems take the flag and refuse the write.
+        let written =
+            written.and_then(|file| File::from(file).write_at(block.bytes(0..BLOCK_BYTES), 0));
+        let direct = takes_direct(written)?;
+        match std::fs::remove_file(&name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(Self { dir: dir.to_owned(), direct }),
+        }
     }
 
     pub(super) fn direct(&self) -> bool {
@@ -135,7 +132,7 @@ impl Files {
             match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, order.bytes) {
                 Ok(()) => {}
                 // Room is then found by the zeros.
-                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
                 Err(error) => return Err(error.into()),
             }
             let chunk = zeros.len();
@@ -269,6 +266,19 @@ pub(crate) fn segment_of(name: &str) -> Option<SegmentSeq> {
     (segment_name(segment) == name).then_some(segment)
 }
 
+/// What a direct write says of its file system. One that has no room has not refused it, and what is taken for a no would
+/// count for as long as the process runs.
+fn takes_direct(written: io::Result<usize>) -> io::Result<bool> {
+    match written {
+        Ok(_) => Ok(true),
+        Err(error) if is_no_space(&error) => Ok(true),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::INVAL | Errno::OPNOTSUPP) => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
 fn is_same_file(a: &Path, b: &Path) -> io::Result<bool> {
     let (a, b) = (std::fs::metadata(a)?, std::fs::metadata(b)?);
     Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
@@ -327,6 +337,21 @@ mod tests {
 
     fn file(name: &str, bytes: &[u8]) -> (String, Vec<u8>) {
         (name.to_owned(), bytes.to_vec())
+    }
+
+    #[test]
+    fn w9_a_full_disk_does_not_say_that_it_takes_no_direct_writes() {
+        let says = |errno: Errno| takes_direct(Err(errno.into()));
+        assert!(takes_direct(Ok(BLOCK_BYTES)).unwrap());
+        for full in [Errno::NOSPC, Errno::DQUOT] {
+            assert!(says(full).unwrap(), "{full}");
+        }
+        for no in [Errno::INVAL, Errno::OPNOTSUPP] {
+            assert!(!says(no).unwrap(), "{no}");
+        }
+        for unknown in [Errno::IO, Errno::MFILE, Errno::NOMEM, Errno::ROFS] {
+            assert_eq!(says(unknown).unwrap_err().raw_os_error(), Some(unknown.raw_os_error()));
+        }
     }
 
     #[test]

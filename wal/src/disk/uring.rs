@@ -12,7 +12,7 @@
 //! What makes the `unsafe` here sound: the kernel reads a write's bytes until its completion is reaped.
 //! [`UringDisk::in_flight`] owns them (a [`Frozen`], which never changes and pins its image) from before
 //! the submission until the completion, and the file descriptor stays open as long. `Drop` waits for all of
-//! them; if the ring itself fails it leaks them instead. A registered image stays registered until the
+//! them, all of which the ring knows; if the ring itself fails it leaks them instead. A registered image stays registered until the
 //! ring is gone, and the pool, which owns it, is dropped after the ring.
 
 #![allow(unsafe_code)]
@@ -145,8 +145,8 @@ impl UringDisk {
         }
     }
 
-    /// Hands the rest of write `token` to the kernel.
-    fn push(&mut self, token: u64) -> io::Result<()> {
+    /// Queues the rest of write `token` for the kernel. If that fails, the kernel knows nothing of it.
+    fn queue(&mut self, token: u64) -> io::Result<()> {
         let write = &self.in_flight[&token];
         let open = self.open.iter().find(|open| open.segment == write.segment);
         let Some(open) = open else {
@@ -177,8 +177,7 @@ impl UringDisk {
         // SAFETY: the bytes and the file stay as they are until this token's completion: `in_flight` owns the
         // bytes and lets go only in `reap`, and a file is closed only when no write to it is in flight.
         let pushed = unsafe { self.ring.submission().push(&entry) };
-        pushed.map_err(|_| io::Error::other("submission queue is full"))?;
-        self.submit()
+        pushed.map_err(|_| io::Error::other("submission queue is full"))
     }
 
     /// Keeps a segment's file, in the ring's table if there is a place.
@@ -225,7 +224,17 @@ impl UringDisk {
                 again.push(token);
             }
         }
-        again.into_iter().try_for_each(|token| self.push(token))
+        if again.is_empty() {
+            return Ok(());
+        }
+        for token in again {
+            if let Err(error) = self.queue(token) {
+                // Nothing in flight may be unknown to the ring: nobody would ever answer for it.
+                self.in_flight.remove(&token);
+                self.events.push(DiskEvent::Written { token, result: Err(error) });
+            }
+        }
+        self.submit()
     }
 
     fn on_made(&mut self, made: Made) {
@@ -329,7 +338,11 @@ impl Disk for UringDisk {
             InFlight { segment: write.segment, offset: write.offset, bytes: write.bytes, from: 0 };
         let before = self.in_flight.insert(write.token, in_flight);
         assert!(before.is_none(), "token {} is in flight already", write.token);
-        self.push(write.token)
+        if let Err(error) = self.queue(write.token) {
+            self.in_flight.remove(&write.token);
+            return Err(error);
+        }
+        self.submit()
     }
 
     fn poll(&mut self, events: &mut Vec<DiskEvent>) -> io::Result<()> {
@@ -524,7 +537,8 @@ mod tests {
             assert_eq!((completion.user_data(), completion.result()), (TOKEN, -libc::ECANCELED));
             assert!(goes_on(&mut disk.in_flight, &mut disk.events, TOKEN, -errno));
             assert_eq!(disk.in_flight[&TOKEN].from, PIPE_BYTES);
-            disk.push(TOKEN).unwrap();
+            disk.queue(TOKEN).unwrap();
+            disk.submit().unwrap();
         }
         let (mut found, mut parts, mut before) = (vec![0; 20 << 10], 1, PIPE_BYTES);
         reader.read_exact(&mut found).unwrap();
@@ -559,5 +573,43 @@ mod tests {
             let error = outcome(&mut disk).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(errno));
         }
+    }
+
+    /// The history that broke it:
+    /// 1. Two writes end short. The rest of the first cannot be handed in.
+    /// 2. The rest of the second is not handed in either, and counts as in flight.
+    /// 3. Dropping the driver waits for an answer to it, for ever.
+    #[test]
+    fn w4_w15_a_write_that_cannot_be_handed_in_again_takes_no_other_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some((disk, reader)) = on_a_pipe(dir.path()) else { return };
+        // If this fails, its drop is what waits.
+        let mut disk = std::mem::ManuallyDrop::new(disk);
+        let (mut other, writer) = std::io::pipe().unwrap();
+        disk.keep(SegmentSeq(2), File::from(std::os::fd::OwnedFd::from(writer)));
+        start(&mut disk);
+        let mut image = disk.image().unwrap();
+        image.freeze(BYTES);
+        let bytes = image.share(0..BYTES);
+        let second = WriteSegment { token: TOKEN + 1, segment: SegmentSeq(2), offset: 0, bytes };
+        disk.write(second).unwrap();
+        let patience = types::Timespec::new().sec(30);
+        let patience = types::SubmitArgs::new().timespec(&patience);
+        disk.ring.submitter().submit_with_args(2, &patience).expect("both end short");
+        disk.open.retain(|open| open.segment != SegmentSeq(1));
+        disk.reap().unwrap();
+        assert!(matches!(&disk.events[..], [DiskEvent::Written { token: TOKEN, result: Err(_) }]));
+        assert_eq!(disk.in_flight.keys().collect::<Vec<_>>(), [&(TOKEN + 1)]);
+        drop(reader);
+        let found = std::thread::scope(|scope| {
+            let read = scope.spawn(move || {
+                let mut found = Vec::new();
+                other.read_to_end(&mut found).map(|_| found.len())
+            });
+            // Waits for the second write, and closes its pipe.
+            drop(std::mem::ManuallyDrop::into_inner(disk));
+            read.join().unwrap().unwrap()
+        });
+        assert_eq!(found, BYTES);
     }
 }

@@ -75,7 +75,7 @@ impl Scan<'_> {
             Finding { label, damage, file, offset: 0, groups: Vec::new(), what }
         };
         for file in &listing.set_aside {
-            let what = "damaged, and given up; its groups are fenced";
+            let what = "a damaged segment, given up or about to be; its groups are fenced";
             self.tell(strange("set_aside", false, file, what))?;
         }
         for file in &listing.others {

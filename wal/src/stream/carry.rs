@@ -4,7 +4,8 @@
 //! In:     [`Wal::maintain`], now and then; what a [`CarryPlan`] read, on another thread.
 //! Out:    records of kind *carried*, small records written again, segments given up.
 //! Cost:   a step ends at [`STEP_GROUPS`], [`STEP_RECORDS`] or [`STEP_BYTES`], so that no turn is long; one step at a time.
-//! Fails:  a segment that cannot be read stays, and is tried again when a further one is full.
+//! Fails:  a segment that cannot be read stays, and is tried again when a further one is full, or a while later: with no
+//!         room left none ever is. Groups whose entries are damaged are fenced, and hold up nobody.
 //! Source: FAULTS' rule 28, S6, invariant 22; Rosenblum & Ousterhout 1992 §3.4-3.6 (cleaning and its price).
 //!
 //! When, and what it costs. Only the oldest segment is ever given up, so its live bytes are the price. With *live*
@@ -40,8 +41,11 @@
 
 use super::{Copied, Sealed, Wal};
 use crate::disk::{Fate, RetireSegment};
-use crate::error::{ReadError, WalError};
-use crate::format::{BLOCK_BYTES, Position, SegmentSeq, TOMBSTONE_RECORD_BYTES};
+use crate::error::{Corrupt, ReadError, WalError};
+use crate::format::{
+    BLOCK_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, Position, RECORD_ALIGN_BYTES, SegmentSeq,
+    TOMBSTONE_RECORD_BYTES,
+};
 use crate::read::Span;
 use logdrive_raft::{Entry, GroupId, LogIndex};
 use std::sync::Arc;
@@ -52,7 +56,14 @@ pub struct CarryPlan {
 }
 
 /// What a [`CarryPlan`] read.
-pub struct CarryDone(Result<Vec<Part>, ReadError>);
+#[derive(Default)]
+pub struct CarryDone {
+    parts: Vec<Part>,
+    /// What was found damaged.
+    damaged: Vec<(GroupId, Corrupt)>,
+    /// Where the reading ended before its end.
+    failed: Option<ReadError>,
+}
 
 /// What a step has come to.
 #[derive(Default)]
@@ -81,27 +92,41 @@ struct Part {
 pub(super) enum Carry {
     #[default]
     Idle,
-    /// Looks at the victim's groups, from the `next`-th on, and at that one's entries from `from` on.
-    Scanning { next: usize, from: LogIndex },
-    /// A plan is out; then scanning goes on.
-    Reading { next: usize, from: LogIndex },
+    /// Looks at the victim.
+    Scanning(Cursor),
+    /// A plan is out; then scanning goes on at `next`. Its step began at `begun`.
+    Reading { begun: Cursor, next: Cursor },
     /// Everything is written; durable below this place.
     Landing(Position),
-    /// The victim could not be read; tried again after this many rotations.
-    Stuck(u64),
+    /// The step that begins here failed; tried again after so many rotations, or calls of [`Wal::maintain`].
+    Stuck { begun: Cursor, rotations: u64, calls: u32 },
+}
+
+/// A place in the victim: its `group`-th group, and that one's entries from `from` on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cursor {
+    group: usize,
+    from: LogIndex,
 }
 
 impl CarryPlan {
     /// Reads and verifies. May block on the disk; not for a shard thread.
     #[must_use]
     pub fn run(self) -> CarryDone {
-        let read = |(group, span): (GroupId, Span)| {
+        let mut done = CarryDone::default();
+        for (group, span) in self.parts {
             let mut entries = Vec::new();
             let mut left = usize::MAX;
-            span.read(group, &mut left, &mut entries)?;
-            Ok(Part { group, from: span.place, entries })
-        };
-        CarryDone(self.parts.into_iter().map(read).collect())
+            match span.read(group, &mut left, &mut entries) {
+                Ok(_) => done.parts.push(Part { group, from: span.place, entries }),
+                Err(ReadError::Corrupt(corrupt)) => done.damaged.push((group, corrupt)),
+                Err(error) => {
+                    done.failed = Some(error);
+                    break;
+                }
+            }
+        }
+        done
     }
 }
 
@@ -119,48 +144,69 @@ impl Wal {
         {
             self.retire();
         }
-        match self.carry {
-            Carry::Stuck(until) if self.metrics.rotations < until => Ok(None),
-            Carry::Idle | Carry::Stuck(_) => {
-                if self.is_worth_carrying() && self.has_carry_room(self.ledger.oldest().live) {
-                    return self.scan(0, LogIndex::ZERO);
+        match &mut self.carry {
+            Carry::Idle => {
+                if self.is_worth_carrying() && self.has_carry_room() {
+                    return self.scan(Cursor::default());
                 }
                 Ok(None)
             }
-            Carry::Scanning { next, from } => self.scan(next, from),
+            Carry::Scanning(at) => {
+                let at = *at;
+                self.scan(at)
+            }
             Carry::Reading { .. } | Carry::Landing(_) => Ok(None),
+            Carry::Stuck { begun, rotations, calls } => {
+                let begun = *begun;
+                *calls = calls.saturating_sub(1);
+                if *calls > 0 && self.metrics.rotations < *rotations {
+                    return Ok(None);
+                }
+                self.scan(begun)
+            }
         }
     }
 
-    /// Takes in what a plan read, and writes again what of it is still live.
+    /// Nothing to be done about it now: the step that began there waits a while. A failure is answered at once, and that
+    /// wakes the shard, so a retry at its next turn would be one for ever.
+    fn be_stuck(&mut self, begun: Cursor) {
+        let rotations = self.metrics.rotations + 1;
+        self.carry = Carry::Stuck { begun, rotations, calls: STUCK_CALLS };
+    }
+
+    /// Takes in what a plan read, and writes again what of it is still live. A group that has lost something is fenced
+    /// ([`Wal::fence`]) and holds up nobody; returns those that were.
     ///
     /// # Errors
     /// As [`Wal::maintain`]. What could not be read is no error of the log: its segment stays.
-    pub fn carried(&mut self, done: CarryDone) -> Result<(), WalError> {
+    pub fn carried(&mut self, done: CarryDone) -> Result<Vec<(GroupId, Corrupt)>, WalError> {
         self.check_poisoned()?;
-        let Carry::Reading { next, from } = self.carry else {
+        let Carry::Reading { begun, next } = self.carry else {
             panic!("entries were carried while the log was {:?}", self.carry);
         };
-        let parts = match done.0 {
-            Ok(parts) => parts,
-            Err(error) => {
-                tracing::error!(%error, "the oldest segment cannot be read: it is kept");
-                self.carry = Carry::Stuck(self.metrics.rotations + 1);
-                return Ok(());
+        let CarryDone { parts, damaged, failed } = done;
+        let mut fenced = Vec::new();
+        for (group, corrupt) in damaged {
+            if self.fence(group, &corrupt)? {
+                fenced.push((group, corrupt));
             }
-        };
-        let bytes: usize = parts.iter().flat_map(|part| &part.entries).map(Entry::cost_bytes).sum();
-        if !self.has_carry_room(bytes as u64) {
-            // Begins again when there is room; what has landed by then is not found in the victim any more.
-            self.carry = Carry::Idle;
-            return Ok(());
         }
-        for part in &parts {
-            self.append_copies(part)?;
+        if let Some(error) = failed {
+            tracing::error!(%error, "the oldest segment cannot be read: it is kept");
+            self.be_stuck(begun);
+        } else if !self.is_made(self.active.seq) {
+            self.carry = Carry::Scanning(begun);
+        } else if !self.has_room_to_land(&parts) {
+            // A record with much in it that died is larger than its part of the live bytes says.
+            self.be_stuck(begun);
+        } else {
+            for part in &parts {
+                self.append_copies(part)?;
+            }
+            self.submit_wanted |= self.has_open();
+            self.carry = Carry::Scanning(next);
         }
-        self.submit_wanted |= self.has_open();
-        self.carry = Carry::Scanning { next, from };
-        Ok(())
+        Ok(fenced)
     }
 
     /// Writes again what of a part still stands where it was read: not replaced, released or destroyed since.
@@ -190,14 +236,23 @@ impl Wal {
     pub(super) fn is_giving_back(&self) -> bool {
         match self.carry {
             Carry::Idle => !self.leaving.is_empty() || self.is_worth_carrying(),
-            Carry::Scanning { .. } | Carry::Reading { .. } | Carry::Landing(_) => true,
-            Carry::Stuck(_) => false,
+            Carry::Scanning(_) | Carry::Reading { .. } | Carry::Landing(_) => true,
+            Carry::Stuck { .. } => false,
         }
     }
 
-    /// What carrying will take of the last room on a full disk: the victim's live bytes, if it is worth it.
+    /// What carrying will take of the last room on a full disk, if it is worth it.
     pub(super) fn carry_price(&self) -> u64 {
-        if self.is_worth_carrying() { self.ledger.oldest().live + STEP_SLACK_BYTES } else { 0 }
+        if self.is_worth_carrying() { self.price_of_the_rest() } else { 0 }
+    }
+
+    /// What it takes to write again all that still lives of the victim: its bytes, and the headers and padding of as
+    /// many batches as there are steps.
+    fn price_of_the_rest(&self) -> u64 {
+        let oldest = self.ledger.oldest();
+        let batch = STEP_BYTES.min(u64::from(self.config.batch_bytes_max));
+        let batches = oldest.live / batch + (oldest.groups.len() / STEP_GROUPS) as u64;
+        oldest.live + batches * BATCH_SLACK_BYTES + STEP_SLACK_BYTES
     }
 
     fn is_worth_carrying(&self) -> bool {
@@ -211,36 +266,54 @@ impl Wal {
         is_cheap || half_is_dead || is_urgent
     }
 
-    /// Whether a step that writes `bytes` again can be taken now. It must not pile up in memory behind a segment in
-    /// the making.
-    fn has_carry_room(&self, bytes: u64) -> bool {
-        self.is_made(self.active.seq) && self.capacity() >= bytes.min(STEP_BYTES) + STEP_SLACK_BYTES
+    /// Whether a step can be taken now. It must not pile up in memory behind a segment in the making. On a full disk
+    /// what is begun must come to its end: a part of the victim frees nothing, and what it took was the votes'.
+    fn has_carry_room(&self) -> bool {
+        let needed = if self.no_space {
+            self.price_of_the_rest()
+        } else {
+            self.ledger.oldest().live.min(STEP_BYTES) + STEP_SLACK_BYTES
+        };
+        self.is_made(self.active.seq) && self.capacity() >= needed
     }
 
-    fn scan(&mut self, next: usize, from: LogIndex) -> Result<Option<CarryPlan>, WalError> {
-        self.carry = Carry::Scanning { next, from };
-        if !self.has_carry_room(self.ledger.oldest().live) {
+    /// Whether what was read can be written again. On a full disk not into a segment that cannot be made: all later
+    /// batches would wait behind it, with the votes in them.
+    fn has_room_to_land(&self, parts: &[Part]) -> bool {
+        let entries = || parts.iter().flat_map(|part| &part.entries);
+        let payloads: usize = entries().map(|entry| entry.payload.len() + ENTRY_HEADER_BYTES).sum();
+        let bytes = payloads + parts.len() * (ENTRIES_HEAD_BYTES + RECORD_ALIGN_BYTES);
+        let largest = entries().map(|entry| entry.payload.len()).max().unwrap_or(0);
+        match self.no_space {
+            true => self.fits_made(bytes, largest),
+            false => self.capacity() >= bytes as u64 + STEP_SLACK_BYTES,
+        }
+    }
+
+    fn scan(&mut self, begun: Cursor) -> Result<Option<CarryPlan>, WalError> {
+        self.carry = Carry::Scanning(begun);
+        if !self.has_carry_room() {
             return Ok(None);
         }
         let victim = self.ledger.oldest().seq;
         let groups = self.ledger.oldest().groups.len();
-        let (mut at, mut from) = (next, from);
+        let mut at = begun;
         let mut step = Step::default();
-        while at < groups && at - next < STEP_GROUPS && step.may_go_on() {
-            let group = self.ledger.oldest().groups[at];
+        while at.group < groups && at.group - begun.group < STEP_GROUPS && step.may_go_on() {
+            let group = self.ledger.oldest().groups[at.group];
             step.bytes += self.carry_small(group, victim)?;
-            match self.plan_copies(group, victim, from, &mut step) {
-                Some(rest) => from = rest,
-                None => (at, from) = (at + 1, LogIndex::ZERO),
-            }
+            at = match self.plan_copies(group, victim, at.from, &mut step) {
+                Some(rest) => Cursor { from: rest, ..at },
+                None => Cursor { group: at.group + 1, from: LogIndex::ZERO },
+            };
         }
         self.submit_wanted |= self.has_open();
         if !step.parts.is_empty() {
-            self.carry = Carry::Reading { next: at, from };
+            self.carry = Carry::Reading { begun, next: at };
             return Ok(Some(CarryPlan { parts: step.parts }));
         }
-        self.carry = if at < groups {
-            Carry::Scanning { next: at, from }
+        self.carry = if at.group < groups {
+            Carry::Scanning(at)
         } else {
             // All that made the victim's records dead stands below this place, too.
             self.close_batch();
@@ -337,8 +410,13 @@ const STEP_GROUPS: usize = 256;
 const STEP_BYTES: u64 = 256 << 10;
 /// Records of entries looked at in one step: a group's may be many, and few of them in the victim.
 const STEP_RECORDS: usize = 16 << 10;
+/// Calls of [`Wal::maintain`] after which a step that failed is tried again: there is one in every turn of the shard, and
+/// an idle one takes 50 a second.
+const STUCK_CALLS: u32 = 256;
 /// For headers and padding of a step.
-const STEP_SLACK_BYTES: u64 = 4 * BLOCK_BYTES as u64;
+const STEP_SLACK_BYTES: u64 = 2 * BATCH_SLACK_BYTES;
+/// For those of one batch.
+const BATCH_SLACK_BYTES: u64 = 2 * BLOCK_BYTES as u64;
 /// A shorter log is left alone by the second rule.
 const CHAIN_MIN: usize = 4;
 /// Files kept to be made new segments.

@@ -118,25 +118,36 @@ impl Wal {
     }
 
     fn check_capacity(&self, bytes: usize, largest: usize, halves: u64) -> Result<(), WalError> {
-        let segment = self.active.image.len();
-        let batches = bytes / self.config.batch_bytes_max as usize + 2;
-        // A segment may be left early by one entry that does not fit its rest.
-        let segments = bytes / (segment / 2) + 1;
-        let needed = bytes + batches * (2 * BLOCK_BYTES) + segments * largest;
+        let (in_one, across) = self.room_for(bytes, largest);
+        let needed = in_one + across;
         let is_entries = halves == FOR_ENTRIES;
         let max = if is_entries { self.config.log_bytes_max } else { self.bytes_limit };
         let capacity = self.capacity_within(max);
-        let segment = segment as u64;
+        let segment = self.active.image.len() as u64;
         let reserve = match (self.no_space, is_entries) {
             (true, true) => segment / 8 + self.carry_price(),
             (true, false) => 0,
             (false, _) => halves * segment / 2,
         };
-        match needed as u64 + reserve <= capacity {
+        match needed + reserve <= capacity {
             true => Ok(()),
             false if self.no_space => Err(WalError::NoSpace),
             false => Err(WalError::OverQuota),
         }
+    }
+
+    /// What records of `bytes`, no entry among them above `largest`, take at most of one segment; and what they take
+    /// more if they go on in others, each of which may be left early by one entry that does not fit its rest.
+    fn room_for(&self, bytes: usize, largest: usize) -> (u64, u64) {
+        let batches = bytes / self.config.batch_bytes_max as usize + 2;
+        let segments = bytes / (self.active.image.len() / 2) + 1;
+        ((bytes + batches * (2 * BLOCK_BYTES)) as u64, (segments * largest) as u64)
+    }
+
+    /// Whether records of `bytes` can be written without a segment that is still to be made, `largest` as above.
+    pub(super) fn fits_made(&self, bytes: usize, largest: usize) -> bool {
+        let (in_one, across) = self.room_for(bytes, largest);
+        in_one <= self.rest() || in_one + across <= self.rest() + self.made_ahead()
     }
 
     /// Bytes that can still be written while giving space back.
@@ -147,18 +158,30 @@ impl Wal {
     /// Bytes that can still be written: what is left of the active segment, of those ahead, and of those that may
     /// still be ordered.
     fn capacity_within(&self, max: Option<u64>) -> u64 {
-        let segment = self.active.image.len() as u64;
-        let rest = segment.saturating_sub(self.open.tail as u64);
-        // Its header, and the batch that says what came before it.
-        let fresh = segment - 2 * BLOCK_BYTES as u64;
         let ahead = match (self.no_space, max) {
-            (true, _) => self.ready_spares() as u64,
+            (true, _) => self.made_ahead(),
             (false, Some(max)) => {
-                self.spares.len() as u64 + max.saturating_sub(self.segment_bytes()) / segment
+                let more = max.saturating_sub(self.segment_bytes()) / self.config.segment_bytes;
+                (self.spares.len() as u64 + more) * self.fresh()
             }
             (false, None) => return u64::MAX,
         };
-        rest + ahead * fresh
+        self.rest() + ahead
+    }
+
+    /// What is left of the active segment.
+    fn rest(&self) -> u64 {
+        self.active.image.len().saturating_sub(self.open.tail) as u64
+    }
+
+    /// What the segments that are made, and not begun, hold.
+    fn made_ahead(&self) -> u64 {
+        self.ready_spares() as u64 * self.fresh()
+    }
+
+    /// What a segment holds, but for its header, and the batch that says what came before it.
+    fn fresh(&self) -> u64 {
+        self.config.segment_bytes - 2 * BLOCK_BYTES as u64
     }
 
     fn has_quota(&self) -> bool {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each test file uses its own part.
 
+pub(crate) mod busy;
 pub(crate) mod crashes;
 pub(crate) mod golden;
 pub(crate) mod model;

@@ -1,0 +1,52 @@
+//! A group that has lost something is fenced at once, whoever reads it: what recovery does for a damaged batch, while the
+//! log runs.
+//!
+//! In:     whose entries a read found damaged, and where.
+//! Out:    a fence record; nothing else of the group is kept, and the damaged segment is set aside when it goes.
+//! Cost:   as releasing all that the group has.
+//! Fails:  without room for its record the fence holds as long as this process, and the record is written before anything
+//!         of the group goes; until then the damage itself fences the group at the next open.
+//! Source: FAULTS' rules 24, 25; C1.
+
+use super::Wal;
+use crate::error::{Corrupt, WalError};
+use crate::format::{FENCE_RECORD_BYTES, Position, SegmentSeq};
+use crate::group::Small;
+use logdrive_raft::GroupId;
+
+impl Wal {
+    /// A read said that entries of `group` are `corrupt`: the group must not act here any more, and the log takes
+    /// nothing for it ([`Wal::append`] panics). Its record is durable with the next write of any group. False if nothing
+    /// changed: it was fenced or destroyed before, or the damaged segment was given up meanwhile, with all of it that
+    /// was needed written again from bytes that were whole.
+    ///
+    /// # Errors
+    /// [`WalError::Io`] for image memory, [`WalError::Poisoned`].
+    pub fn fence(&mut self, group: GroupId, corrupt: &Corrupt) -> Result<bool, WalError> {
+        self.check_poisoned()?;
+        let Some(segment) = self.segment_of(corrupt) else { return Ok(false) };
+        let Some(state) = self.groups.get_mut(&group).filter(|state| state.fence.is_none()) else {
+            return Ok(false);
+        };
+        let offset = u32::try_from(corrupt.offset).expect("segments are below 4 GiB");
+        let damage = Position::new(segment, offset);
+        state.fence(damage, &mut self.ledger);
+        self.has_fences = true;
+        if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.seq == segment) {
+            sealed.damaged = true;
+        }
+        tracing::error!(group = group.get(), %corrupt, "this group is fenced");
+        if self.check_room_to_release(FENCE_RECORD_BYTES).is_ok() {
+            self.append_small(group, Small::Fence(damage))?;
+            self.submit_wanted = true;
+        }
+        Ok(true)
+    }
+
+    /// The segment that is damaged, if the log still has it.
+    fn segment_of(&self, corrupt: &Corrupt) -> Option<SegmentSeq> {
+        let sealed = self.sealed.iter().map(|sealed| sealed.seq);
+        let images = self.closing.iter().chain([&self.active]).map(|segment| segment.seq);
+        sealed.chain(images).find(|seq| self.disk.path(*seq) == corrupt.file)
+    }
+}
