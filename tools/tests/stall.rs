@@ -116,13 +116,18 @@ fn stall(driver: &str, dir: &std::path::Path, disk: &Disk, throttle: &Throttle) 
     let fatal = || last.iter().any(|line| cluster.nodes[0].said().contains(line));
     assert!(eventually(FATAL_MAX, fatal), "a stuck node goes on{}", cluster.last_words());
     let fatal = stalled.elapsed();
-    // Its threads may sit in the kernel until the disk answers; it must not serve meanwhile.
-    let is_silent = eventually(LIVE_MAX, || !cluster.nodes[0].answers());
+    // Its threads may sit in the kernel until the disk answers; once it is silent it stays so meanwhile.
+    let is_silent = eventually(SILENT_WITHIN, || !cluster.nodes[0].answers());
+    let silent = now();
+    let stays_silent = !eventually(SILENCE, || cluster.nodes[0].answers());
+    let silence = silent.elapsed();
     throttle.release();
-    assert!(is_silent, "it serves after its end{}", cluster.last_words());
+    assert!(is_silent && stays_silent, "it serves after its end{}", cluster.last_words());
     let status = cluster.nodes[0].wait_exit(EXIT_MAX);
     assert_eq!(status.code(), Some(1), "{}", cluster.last_words());
-    report(format_args!("  stall, {driver}: the process gave up {fatal:?} after the stall began"));
+    report(format_args!(
+        "  stall, {driver}: the process gave up {fatal:?} after the stall began, and was silent for {silence:?}"
+    ));
     load.wait_for_more(100, LIVE_MAX);
     let mut histories = load.finish();
     cluster.restart();
@@ -144,6 +149,9 @@ const DISK_BYTES: u64 = 256 << 20;
 const SEGMENT_BYTES: usize = 4 << 20;
 const LIVE_MAX: Duration = Duration::from_secs(30);
 /// Two election timeouts of 500 ms until it gives way, one to four more for an election; the rest is for a busy machine.
-const TAKE_OVER_MAX: Duration = Duration::from_secs(30);
+const TAKE_OVER_MAX: Duration = Duration::from_secs(12);
 const FATAL_MAX: Duration = Duration::from_secs(30);
+/// A second for what is under way, which is the node's own grace; the rest is for a busy machine.
+const SILENT_WITHIN: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(3);
 const EXIT_MAX: Duration = Duration::from_secs(30);

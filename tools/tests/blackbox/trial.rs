@@ -231,6 +231,8 @@ pub(crate) fn must(within: Duration, what: &str, so: impl FnMut() -> bool) {
 }
 
 pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(400);
+/// A leader that hears no majority steps down within one; the rest is for a machine that is shared.
+pub(crate) const STEP_DOWN_MAX: Duration = ELECTION_TIMEOUT.saturating_mul(10);
 /// Far beyond some elections, on a machine that is shared.
 pub(crate) const LIVE_MAX: Duration = Duration::from_secs(30);
 const KEYS: u32 = 64;
