@@ -138,6 +138,15 @@ impl Trial {
         took
     }
 
+    /// Writes and reads, none of which may be answered.
+    pub(crate) fn nothing_is_served(&mut self, when: &str) {
+        for key in 0..4 {
+            assert!(!self.probe.write(key), "{when}: a write is acknowledged");
+            assert!(!self.probe.read(key), "{when}: a read is answered");
+        }
+        report(format_args!("  {when}: nothing is served"));
+    }
+
     /// Heals everything, reads all back, stops the nodes, and judges.
     pub(crate) fn judge(mut self, traffic: Vec<Traffic>) -> Verdict {
         if let Some(links) = &self.links {
