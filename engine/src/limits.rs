@@ -1,5 +1,21 @@
 //! Every bound of a shard, with the arithmetic that relates them.
 
+/// What is bounded per group, in one place: the simulator draws smaller ones.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfGroup {
+    pub(crate) inflight_messages_max: usize,
+    pub(crate) inflight_bytes_max: usize,
+    pub(crate) uncommitted_bytes_max: usize,
+}
+
+impl OfGroup {
+    pub(crate) const REAL: Self = Self {
+        inflight_messages_max: INFLIGHT_MESSAGES_MAX,
+        inflight_bytes_max: INFLIGHT_BYTES_MAX,
+        uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
+    };
+}
+
 /// Appends in flight to one follower of one group.
 pub(crate) const INFLIGHT_MESSAGES_MAX: usize = 256;
 /// Bytes in flight to one follower of one group.

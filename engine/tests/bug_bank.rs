@@ -5,7 +5,11 @@
 
 #![forbid(unsafe_code)]
 
-use logdrive::testing::bugs::{self, Bug, Caught};
+use logdrive::testing::{
+    Cluster,
+    bugs::{self, Bug, Caught},
+    shrink,
+};
 use std::{
     fmt::Write as _,
     sync::{
@@ -34,6 +38,15 @@ Three do harm only in a situation that chance alone seldom brings about; a fault
   the write between the two takes it from the disk again. Invariant 12 looks at each write that lands. It takes
   five nodes: while the first write is under way its replica has no vote to give, and of two or three others, all of
   whom every majority then needs, one has the entry and refuses whoever has not. Fault `shuffle`.
+
+";
+
+/// What two of them leave open, and what closes it.
+const TWINS: &str = "\
+`directory_not_synced` and `new_file_not_synced` are mutations of the simulated disk's maker of segments, which is not the
+real one. `rules_7_26_28_the_simulated_maker_takes_the_real_ones_steps` (`wal/src/disk/maker.rs`) holds the two against
+each other, step by step. The same two lines left out of `wal/src/disk/files.rs` fail that test, and on a real kernel both
+of `tools/tests/power_loss.rs`.
 
 ";
 
@@ -85,7 +98,7 @@ fn table(caught: &[(&Bug, Option<Caught>)]) -> String {
          Made by\n`LOGDRIVE_BUGS=write cargo test -p logdrive --features bug-bank --test bug_bank`; \
          `engine/src/testing/bugs.rs`\nis the list. \"Seeds\" is how many runs it took, from seed 0 on, and how \
          many are allowed.\nRuns are of whole clusters; for the \
-         mutations in `OF_THE_LOG` of the log alone (`wal/tests/model.rs`).\n\n{SITUATIONS}| mutation | what it does | seeds | caught by |\n|---|---|---|---|\n",
+         mutations in `OF_THE_LOG` of the log alone (`wal/tests/model.rs`).\n\n{SITUATIONS}{TWINS}| mutation | what it does | seeds | caught by |\n|---|---|---|---|\n",
     );
     for (bug, caught) in caught {
         let (seeds, by) = match caught {
@@ -116,27 +129,41 @@ fn every_mutation_is_caught_within_its_seeds() {
             None => println!("{}: NOT CAUGHT in {} seeds", bug.name, bug.seeds),
         }
     }
-    if wish == "write" {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/BUGS.md");
-        std::fs::write(path, table(&caught)).expect("the table is written");
-    }
     let missed = caught.iter().filter(|(_, caught)| caught.is_none());
     let missed: Vec<_> = missed.map(|(bug, _)| bug.name).collect();
     assert!(missed.is_empty(), "not caught: {missed:?}");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/BUGS.md");
+    let table = table(&caught);
+    if wish == "write" {
+        std::fs::write(path, &table).expect("the table is written");
+    }
+    // Seeds are deterministic, so that the table says what this code does.
+    let in_tree = std::fs::read_to_string(path).expect("the table is in the tree");
+    let differs = table.lines().find(|line| !in_tree.lines().any(|other| other == *line));
+    assert!(
+        table == in_tree,
+        "BUGS.md is not what was found, at {differs:?}: write it with LOGDRIVE_BUGS=write"
+    );
+}
+
+#[test]
+fn a_failure_shrinks_to_the_faults_it_takes_and_stays_the_same_failure() {
+    let shrunk = bugs::with("damage_cut_as_a_tail", || {
+        let failure = (FIRST_SEED..400).find_map(|seed| Cluster::new(seed).run().err());
+        let failure = failure.expect("it is caught");
+        let (seed, invariant) = (failure.seed, failure.invariant.clone());
+        let shrunk = shrink(&Cluster::new(seed), failure);
+        assert_eq!(shrunk.failure.invariant, invariant);
+        shrunk
+    });
+    let all = Cluster::new(shrunk.failure.seed).faults();
+    let kept: Vec<_> = all.iter().filter(|(n, _)| shrunk.faults.contains(n)).collect();
+    assert!(kept.len() < all.len() / 2, "of {all:?} it takes {kept:?}");
+    assert!(kept.iter().any(|(_, fault)| fault.contains(": damage")), "it takes {kept:?}");
 }
 
 #[test]
 fn without_a_mutation_the_same_seeds_pass() {
     let found = bugs::hunt("none", FIRST_SEED..FIRST_SEED + 20);
     assert!(found.is_none(), "{found:?}");
-}
-
-#[test]
-fn the_table_lists_every_mutation() {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/BUGS.md"));
-    let text = text.expect("the table is in the tree");
-    for bug in bank() {
-        assert!(text.contains(&format!("| `{}` |", bug.name)), "{} is not in BUGS.md", bug.name);
-    }
-    assert!(!text.contains("NOT CAUGHT"), "the table has a hole");
 }

@@ -109,6 +109,7 @@ fn a_machine_that_is_not_deterministic_is_found_and_its_schedule_shrinks_to_noth
     let cluster = Cluster::new(3).nodes(3).machine(|node, _| Box::new(Fickle(node.0)));
     let failure = cluster.run().expect_err("its replies differ");
     assert_eq!(failure.invariant, "6 state-machine safety");
+    assert_eq!(cluster.run().as_ref(), Err(&failure), "a failing seed fails again, with its trace");
     let shrunk = shrink(&cluster, failure);
     assert_eq!(shrunk.faults, Vec::<usize>::new(), "no fault is needed");
     assert_eq!(shrunk.failure.invariant, "6 state-machine safety");

@@ -754,6 +754,12 @@ impl Wal {
                     Err(_) if logdrive_raft::bug!("failed_write_taken_for_done") => {
                         self.in_flight[at].done = true;
                     }
+                    Err(_)
+                        if logdrive_raft::bug!("sync_retried")
+                            && self.disk.sync(segment).is_ok() =>
+                    {
+                        self.in_flight[at].done = true;
+                    }
                     Err(source) => return Err(self.fail(segment, "write", source)),
                 }
             }

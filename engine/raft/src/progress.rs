@@ -83,7 +83,7 @@ impl Progress {
     /// Bytes the next append may hold; `None` if the window is full. The first append in an empty
     /// window may be any size an append may have.
     pub(crate) fn room_bytes(&self, config: &Config) -> Option<usize> {
-        if self.in_flight.is_empty() {
+        if self.in_flight.is_empty() || crate::bug!("window_never_full") {
             return Some(config.append_bytes_max);
         }
         if self.in_flight.len() >= config.inflight_messages_max {

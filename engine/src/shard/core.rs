@@ -119,6 +119,7 @@ pub(crate) struct Shard {
     stands: bool,
     /// No entry of more bytes fits the log.
     entry_bytes_max: usize,
+    limits: limits::OfGroup,
     released: Vec<Outgoing>,
 }
 
@@ -144,6 +145,7 @@ impl Shard {
             full: None,
             stands: true,
             entry_bytes_max: usize::MAX,
+            limits: limits::OfGroup::REAL,
             released: Vec::new(),
         }
     }
@@ -151,6 +153,13 @@ impl Shard {
     /// The largest payload the log takes.
     pub(crate) fn with_entry_bytes_max(mut self, bytes: usize) -> Self {
         self.entry_bytes_max = bytes;
+        self
+    }
+
+    /// Other bounds for the groups that are added from now on.
+    #[cfg(feature = "testing")]
+    pub(crate) fn with_limits(mut self, limits: limits::OfGroup) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -181,11 +190,11 @@ impl Shard {
             election_ticks: self.timing.election_ticks,
             heartbeat_ticks: self.timing.heartbeat_ticks,
             seed: self.seed ^ group.get().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ self.me.get() << 56,
-            inflight_messages_max: limits::INFLIGHT_MESSAGES_MAX,
-            inflight_bytes_max: limits::INFLIGHT_BYTES_MAX,
+            inflight_messages_max: self.limits.inflight_messages_max,
+            inflight_bytes_max: self.limits.inflight_bytes_max,
             append_bytes_max: limits::APPEND_BYTES_MAX,
             tail_bytes_max: limits::TAIL_BYTES_MAX,
-            uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
+            uncommitted_bytes_max: self.limits.uncommitted_bytes_max,
         };
         let raft = Raft::new(config, Restored { hard_state, runs, last, applied }, self.now)?;
         let slot = u32::try_from(self.replicas.len()).expect("fewer groups than 2^32");
@@ -455,6 +464,9 @@ impl Shard {
         error: &MachineError,
         answers: &mut Vec<Answer>,
     ) {
+        if logdrive_raft::bug!("failed_machine_stops_its_shard") {
+            return self.abandon_all("a state machine failed", answers);
+        }
         let replica = &mut self.replicas[slot as usize];
         tracing::error!(group = replica.group.get(), %error, "the group stops on this node");
         replica.stop();

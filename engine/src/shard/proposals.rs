@@ -195,6 +195,9 @@ impl Proposals {
                 true => ProposeError::NotLeader { hint: None },
                 false => ProposeError::OutcomeUnknown(why),
             };
+            if logdrive_raft::bug!("unknown_never_told") {
+                continue;
+            }
             answers.push(waiter.answer(Err(error), None));
         }
         let last = self.in_log.back().map_or(LogIndex::ZERO, |waiter| waiter.entry.index);

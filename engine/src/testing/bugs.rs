@@ -71,7 +71,20 @@ pub const ALL: &[Bug] = &[
     ),
     bug("shorter_append_truncates", 60, "a late, shorter append takes back what follows it"),
     bug("promise_outlives_its_term", 400, "a promise of an earlier term leaves with a later one's"),
+    bug("unknown_never_told", 60, "whoever waits when leadership moves is never answered"),
     bug("apply_before_durable", 60, "an entry is applied before it is on this disk (rule 16)"),
+    bug("window_never_full", 60, "a leader appends however much is in flight to a follower"),
+    bug("uncommitted_never_full", 60, "a leader takes commands however much is not committed"),
+    bug(
+        "failed_machine_passed_over",
+        60,
+        "a group goes on without what its machine failed at (P9)",
+    ),
+    bug(
+        "failed_machine_stops_its_shard",
+        120,
+        "a failed machine stops every group of its shard (P9)",
+    ),
     bug("unknown_told_as_no", 60, "a proposal in the log is told as refused when leadership moves"),
     bug(
         "durable_by_any_completion",
@@ -80,6 +93,7 @@ pub const ALL: &[Bug] = &[
     ),
     bug("held_write_overtaken", 200, "a write overtakes one of its group that waits for room"),
     bug("failed_write_taken_for_done", 60, "a failed write counts as done (rule 17)"),
+    bug("sync_retried", 60, "a failed sync is tried once more, and believed (rule 17, W7)"),
     bug(
         "segment_before_the_last_is_durable",
         60,
@@ -150,13 +164,20 @@ pub fn hunt_with(
     seeds: std::ops::Range<u64>,
     run: impl Fn(u64) -> Result<(), (String, String)>,
 ) -> Option<Caught> {
-    logdrive_raft::hooks::switch_on(Some(name));
     let first = seeds.start;
-    let found = seeds
-        .map(|seed| (seed - first + 1, run(seed)))
-        .find_map(|(seeds, result)| result.err().map(|(by, what)| Caught { seeds, by, what }));
+    with(name, || {
+        seeds
+            .map(|seed| (seed - first + 1, run(seed)))
+            .find_map(|(seeds, result)| result.err().map(|(by, what)| Caught { seeds, by, what }))
+    })
+}
+
+/// Runs something with the mutation `name` on.
+pub fn with<T>(name: &'static str, run: impl FnOnce() -> T) -> T {
+    logdrive_raft::hooks::switch_on(Some(name));
+    let result = run();
     logdrive_raft::hooks::switch_on(None);
-    found
+    result
 }
 
 /// Runs something that panics if it finds a mutation: where the assertion stands, and what it says.

@@ -10,8 +10,9 @@ use super::{
     linearizable,
     machine::{Operation, Registers},
     random::Random,
-    run::{Run, schedule_of},
+    run::{Finished, Run, schedule_of},
     shape::Shape,
+    trace::Trace,
 };
 use crate::{GroupId, NodeId, StateMachine};
 use bytes::Bytes;
@@ -127,6 +128,8 @@ pub struct Failure {
     pub what: String,
     /// The faults of the run, by number.
     pub faults: Vec<(usize, String)>,
+    /// A hash over everything that happened until then, in order: equal for equal runs.
+    pub trace: u64,
     /// In numbers, as far as it came.
     pub counts: Counts,
     /// Places it reached.
@@ -137,8 +140,8 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, invariant, what, counts, .. } = self;
-        write!(f, "seed {seed}, step {}: {invariant}: {what}", counts.steps)
+        let Self { seed, invariant, what, trace, counts, .. } = self;
+        write!(f, "seed {seed}, step {}, trace {trace:016x}: {invariant}: {what}", counts.steps)
     }
 }
 
@@ -232,21 +235,17 @@ impl Cluster {
     /// [`Failure`]: an invariant is broken, or something panicked.
     pub fn run(&self) -> Result<Report, Box<Failure>> {
         Coverage::begin();
-        let mut counts = Counts::default();
-        let mut lines = Vec::new();
-        let run = caught(|| Run::new(self).all(&mut counts, &mut lines));
+        let mut finished = Finished::default();
+        let run = caught(|| Run::new(self).all(&mut finished));
         let coverage = Coverage::end();
         let seed = self.seed;
-        match run {
-            Ok(done) => {
-                let (trace, lines) = (done.trace.hash, done.trace.lines.unwrap_or_default());
-                Ok(Report { seed, trace, counts: done.counts, coverage, lines })
-            }
-            Err(Broken { invariant, what }) => {
-                let faults = self.faults();
-                Err(Box::new(Failure { seed, invariant, what, faults, counts, coverage, lines }))
-            }
-        }
+        let Finished { counts, trace: Trace { hash: trace, lines, .. } } = finished;
+        let lines = lines.unwrap_or_default();
+        let Err(Broken { invariant, what }) = run else {
+            return Ok(Report { seed, trace, counts, coverage, lines });
+        };
+        let faults = self.faults();
+        Err(Box::new(Failure { seed, invariant, what, faults, trace, counts, coverage, lines }))
     }
 
     pub(super) fn shape(&self) -> Shape {
@@ -261,13 +260,14 @@ fn draw_operation(random: &mut Random, group: GroupId, shape: &Shape, calls: &[C
     let operation = match random.below(5) {
         0 | 1 => Operation::Get { key },
         2 => {
-            // From what somebody tried to write lately, or from the beginning.
-            let recent = calls.iter().rev().take(12).filter(|call| call.group == group);
-            let written = recent.filter_map(|call| match Operation::decode(&call.command) {
-                Some(Operation::Put { key: of, value }) if of == key => Some(value),
-                _ => None,
-            });
-            Operation::Swap { key, expected: written.last().unwrap_or(0), value }
+            // From what the last one who was answered left there, or from the beginning.
+            let mut left =
+                calls.iter().rev().filter(|call| call.group == group).filter_map(|call| {
+                    let (_, reply) = call.reply.as_ref()?;
+                    let operation = Operation::decode(&call.command).filter(|o| o.key() == key)?;
+                    Some(operation.run(register_of(reply)?).0)
+                });
+            Operation::Swap { key, expected: left.next().unwrap_or(0), value }
         }
         _ => Operation::Put { key, value },
     };
@@ -280,21 +280,21 @@ fn check_registers(calls: &[Call]) -> Result<(), String> {
     for group in groups {
         let calls: Vec<linearizable::Call> = (calls.iter())
             .filter(|call| call.group == group && !call.refused)
-            .map(|call| {
-                let value = |reply: &Bytes| {
-                    let bytes = reply.first_chunk().expect("a register's reply is a number");
-                    u64::from_le_bytes(*bytes)
-                };
-                linearizable::Call {
-                    operation: Operation::decode(&call.command).expect("one of ours"),
-                    called: call.called,
-                    answer: call.reply.as_ref().map(|(at, reply)| (*at, value(reply))),
-                }
+            .map(|call| linearizable::Call {
+                operation: Operation::decode(&call.command).expect("one of ours"),
+                called: call.called,
+                answer: call.reply.as_ref().map(|(at, reply)| {
+                    (*at, register_of(reply).expect("a register's reply is a number"))
+                }),
             })
             .collect();
         linearizable::check(&calls).map_err(|what| format!("{group:?}: {what}"))?;
     }
     Ok(())
+}
+
+fn register_of(reply: &Bytes) -> Option<u64> {
+    reply.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
 thread_local! {

@@ -7,11 +7,12 @@
 
 use super::{
     invariants::{self, Broken},
+    shape::Shape,
     trace::Trace,
 };
-use crate::{GroupId, LogIndex, NodeId, Outcome, Term};
-use logdrive_raft::{HardState, Message, Role, Status};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::{GroupId, LogIndex, NodeId, Outcome, Term, limits};
+use logdrive_raft::{AppendEntries, AppendResult, HardState, Message, Role, Status};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// An entry as the ghost keeps it: its place is its position in a list.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,6 +35,50 @@ pub(super) struct Change {
     pub(super) hard_state: Option<HardState>,
     pub(super) first: LogIndex,
     pub(super) entries: Vec<Mark>,
+    /// What each entry counts for in every budget, where the entries were handed out.
+    pub(super) cost_bytes: Vec<usize>,
+}
+
+/// Appends that a leader has sent to one peer in a term and that were not acknowledged, as far as was heard.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    term: Term,
+    /// The last entry and the bytes of each, oldest first.
+    sent: VecDeque<(LogIndex, usize)>,
+    acknowledged: LogIndex,
+}
+
+impl Window {
+    /// Appends and their bytes that are in flight when this one leaves. A leader that goes back has written off what
+    /// it says again.
+    pub(super) fn before(&self, append: &AppendEntries) -> (usize, usize) {
+        let goes_on = self.sent.back().is_none_or(|(last, _)| append.prev_log.index >= *last);
+        match self.term == append.term && goes_on {
+            true => (self.sent.len(), self.sent.iter().map(|(_, bytes)| bytes).sum()),
+            false => (0, 0),
+        }
+    }
+
+    fn send(&mut self, append: &AppendEntries) {
+        if self.term != append.term {
+            *self = Self { term: append.term, ..Self::default() };
+        }
+        if self.before(append).0 == 0 {
+            self.sent.clear();
+        }
+        // While a disk is busy an append may wait to leave for so long that the peer has it all before.
+        let last = append.entries.last().filter(|last| last.index > self.acknowledged);
+        if let Some(last) = last {
+            self.sent.push_back((last.index, append.entries.cost_bytes()));
+        }
+    }
+
+    fn acknowledge(&mut self, term: Term, match_index: LogIndex) {
+        if self.term == term {
+            self.acknowledged = self.acknowledged.max(match_index);
+            self.sent.retain(|(last, _)| *last > match_index);
+        }
+    }
 }
 
 /// Something that happened, as seen from outside.
@@ -56,6 +101,11 @@ pub(super) enum Event<'a> {
     Loaded { node: NodeId, in_flight: usize, in_flight_max: usize },
     /// A machine has applied a command.
     Applied { node: NodeId, group: GroupId, applied: Applied },
+    /// A machine has failed: its replica serves no more in this incarnation.
+    Stopped { node: NodeId, group: GroupId },
+    /// A node's log has given up a segment; this is what its disk would leave of a group if the power failed now.
+    /// `None` if the group would be fenced.
+    GivenBack { node: NodeId, group: GroupId, state: Option<&'a LogState> },
     /// A client hears.
     Answered { serial: u64, outcome: &'a Outcome },
     /// A node's process was to read a log that is not its own, or not there, and did.
@@ -111,6 +161,10 @@ pub(super) struct Proposed {
 pub(super) struct Replica {
     /// As handed out.
     pub(super) state: LogState,
+    /// What its entries count for; nothing for those it found.
+    pub(super) cost_bytes: Vec<usize>,
+    /// To each peer, while it leads.
+    pub(super) windows: BTreeMap<NodeId, Window>,
     /// On the platter.
     pub(super) durable: LogState,
     /// Every vote that was ever on the platter.
@@ -163,6 +217,7 @@ impl Replica {
 pub(super) struct Ghost {
     pub(super) nodes: Vec<NodeId>,
     pub(super) election_ticks: u64,
+    pub(super) limits: limits::OfGroup,
     pub(super) replicas: BTreeMap<(NodeId, GroupId), Replica>,
     pub(super) leaders: BTreeMap<(GroupId, Term), NodeId>,
     /// The first time anyone called them committed, in log order.
@@ -178,6 +233,8 @@ pub(super) struct Ghost {
     pub(super) applied_serials: BTreeSet<u64>,
     pub(super) poisoned: BTreeSet<NodeId>,
     pub(super) fenced: BTreeSet<(NodeId, GroupId)>,
+    /// Their machines failed, and they have not started since.
+    pub(super) stopped: BTreeSet<(NodeId, GroupId)>,
     pub(super) counts: Counts,
     pub(super) trace: Trace,
 }
@@ -215,10 +272,11 @@ impl Counts {
 }
 
 impl Ghost {
-    pub(super) fn new(nodes: Vec<NodeId>, election_ticks: u64, trace: Trace) -> Self {
+    pub(super) fn new(shape: &Shape, trace: Trace) -> Self {
         Self {
-            nodes,
-            election_ticks,
+            nodes: shape.nodes.clone(),
+            election_ticks: shape.election_ticks,
+            limits: shape.limits,
             replicas: BTreeMap::new(),
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
@@ -229,6 +287,7 @@ impl Ghost {
             applied_serials: BTreeSet::new(),
             poisoned: BTreeSet::new(),
             fenced: BTreeSet::new(),
+            stopped: BTreeSet::new(),
             counts: Counts::default(),
             trace,
         }
@@ -258,6 +317,8 @@ impl Ghost {
             Event::Recovered { node, group, state } => {
                 let replica = self.replicas.entry((node, group)).or_default();
                 replica.state = state.clone();
+                replica.cost_bytes = vec![0; state.log.len()];
+                replica.windows.clear();
                 replica.durable = state.clone();
                 replica.found = state.clone();
                 replica.changes.clear();
@@ -288,6 +349,10 @@ impl Ghost {
                     }
                 }
                 apply(&mut replica.state, change);
+                if !change.entries.is_empty() {
+                    replica.cost_bytes.truncate(place(change.first));
+                    replica.cost_bytes.extend_from_slice(&change.cost_bytes);
+                }
                 replica.changes.push(change.clone());
             }
             Event::Landed { node, group, change } => {
@@ -302,13 +367,22 @@ impl Ghost {
                     Message::RequestVote(m) => Some((m.term, node)),
                     _ => None,
                 };
+                let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
                 if let Some((term, candidate)) = grant {
-                    let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
                     replica.granted.insert(term, candidate);
+                }
+                if let Message::AppendEntries(append) = message {
+                    replica.windows.entry(to).or_default().send(append);
                 }
             }
             Event::Arrived { node, from, group, message } => {
                 let Some(replica) = self.replicas.get_mut(&(node, group)) else { return };
+                if let Message::AppendReply(reply) = message
+                    && let AppendResult::Accepted { match_index } = reply.result
+                    && let Some(window) = replica.windows.get_mut(&from)
+                {
+                    window.acknowledge(reply.term, match_index);
+                }
                 let answers =
                     matches!(message, Message::AppendReply(_) | Message::HeartbeatReply(_));
                 if answers && replica.leads() == Some(message.term()) {
@@ -348,11 +422,16 @@ impl Ghost {
                     (Err(_), _) => self.counts.unknown += 1,
                 }
             }
+            Event::Stopped { node, group } => {
+                logdrive_raft::reached!("group stopped by its machine");
+                self.stopped.insert((node, group));
+            }
             Event::Poisoned { node } => {
                 self.poisoned.insert(node);
             }
             Event::Down { node } => {
                 self.counts.crashes += 1;
+                self.stopped.retain(|(of, _)| *of != node);
                 // Whoever proposed there never hears.
                 let commands = self.commands.iter_mut();
                 for command in commands.filter(|c| c.node == node && c.known == Known::Waiting) {
@@ -360,7 +439,10 @@ impl Ghost {
                     self.counts.unknown += 1;
                 }
             }
-            Event::Loaded { .. } | Event::Impostor { .. } | Event::End { .. } => {}
+            Event::Loaded { .. }
+            | Event::GivenBack { .. }
+            | Event::Impostor { .. }
+            | Event::End { .. } => {}
         }
     }
 

@@ -11,7 +11,7 @@ use logdrive_raft::Entry;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -19,14 +19,31 @@ use std::{
 /// Bytes of the serial number before each command.
 pub(super) const SERIAL_BYTES: usize = 8;
 
-/// What one incarnation of a machine has applied, in order.
+/// What one incarnation of a machine has done.
 #[derive(Clone, Default)]
-pub(super) struct Ledger(Arc<Mutex<Vec<Applied>>>);
+pub(super) struct Ledger(Arc<Mutex<Done>>);
+
+#[derive(Default)]
+struct Done {
+    /// In order, since it was last asked.
+    applied: Vec<Applied>,
+    /// It has begun a batch that it has not ended well.
+    failed: bool,
+}
 
 impl Ledger {
     /// What was applied since it was last asked.
     pub(super) fn take(&self) -> Vec<Applied> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.lock().applied)
+    }
+
+    /// An error, a panic or a missing reply.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().failed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Done> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -44,6 +61,7 @@ impl StateMachine for Watched {
     }
 
     fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
+        self.ledger.lock().failed = true;
         if self.broken.load(Ordering::Relaxed) {
             return Err(MachineError("the simulation broke it".to_owned()));
         }
@@ -51,10 +69,11 @@ impl StateMachine for Watched {
         // Every reply is wanted here, so that all nodes' replies can be compared.
         let mut kept = Replies::keeping();
         self.machine.apply(&Committed::new(&entries), &mut kept)?;
-        let mut ledger = self.ledger.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = self.ledger.lock();
+        ledger.failed = kept.len() != batch.commands().count();
         for (command, reply) in batch.commands().zip(kept.as_slice()) {
             let (serial, _) = command.bytes.split_first_chunk().expect("every command has one");
-            ledger.push(Applied {
+            ledger.applied.push(Applied {
                 index: command.index,
                 term: command.term,
                 serial: u64::from_le_bytes(*serial),
@@ -145,6 +164,9 @@ impl StateMachine for Registers {
                 .ok_or_else(|| MachineError(format!("a command of {:?}", command.bytes)))?;
             let register = self.0.entry(operation.key()).or_default();
             let (after, reply) = operation.run(*register);
+            if matches!(operation, Operation::Swap { .. }) && after != reply {
+                logdrive_raft::reached!("register swapped");
+            }
             *register = after;
             replies.push(reply.to_le_bytes().to_vec());
         }

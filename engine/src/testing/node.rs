@@ -69,6 +69,8 @@ pub(super) struct SimNode {
     /// Batches that were whole on its platter.
     pub(super) batches: Vec<(Position, u32, Position)>,
     failures: u64,
+    /// Of its log, when it was last looked at.
+    first_segment: Option<SegmentSeq>,
     next_batch: u64,
     /// Batches behind one that has not landed.
     early: BTreeMap<u64, LandedBatch>,
@@ -119,6 +121,7 @@ impl Outside for SimOutside {
             hard_state: job.write.hard_state,
             first: entries.first().map_or(LogIndex::ZERO, |entry| entry.index),
             entries: entries.iter().map(mark).collect(),
+            cost_bytes: entries.iter().map(Entry::cost_bytes).collect(),
         };
         self.world.borrow_mut().seen.push(Seen::Wrote { group: job.group, change });
     }
@@ -149,6 +152,7 @@ impl SimNode {
             lost: false,
             batches: Vec::new(),
             failures: 0,
+            first_segment: None,
             next_batch: 0,
             early: BTreeMap::new(),
             heads: BTreeMap::new(),
@@ -165,13 +169,10 @@ impl SimNode {
     ) -> Result<Vec<(GroupId, Option<LogState>)>, WalError> {
         self.identity.incarnation += 1;
         self.failures = self.platter.failures();
+        self.first_segment = None;
         let mut entropy = Random::new(world.borrow_mut().random.any());
         let seed = entropy.any();
-        let mut config = Config::new(PathBuf::from("sim"), self.identity.clone(), 0);
-        config.segment_bytes = shape.segment_bytes;
-        config.batch_bytes_max = shape.batch_bytes_max;
-        config.in_flight_max = shape.in_flight_max;
-        config.log_bytes_max = shape.log_bytes_max;
+        let config = self.config(shape);
         let ids = move || u128::from(entropy.any()) << 64 | u128::from(entropy.any());
         let _ = self.platter.take_landed();
         let disk = self.platter.disk(shape.segment_bytes);
@@ -189,7 +190,7 @@ impl SimNode {
             Timing { election_ticks: shape.election_ticks, heartbeat_ticks: shape.heartbeat_ticks };
         // Two election timeouts, as in a real node.
         let resign_ns = 2 * shape.election_ticks * STEP_NS;
-        let shard = Shard::new(self.id, &shape.nodes, timing, seed);
+        let shard = Shard::new(self.id, &shape.nodes, timing, seed).with_limits(shape.limits);
         let mut turn = Turn::new(shard, wal, shape.heartbeat_ticks * STEP_NS, resign_ns);
         let mut found: BTreeMap<GroupId, RecoveredGroup> =
             recovered.groups.into_iter().map(|group| (group.group, group)).collect();
@@ -209,7 +210,7 @@ impl SimNode {
             };
             let state = found.as_ref().map_or_else(LogState::default, |found| LogState {
                 hard_state: found.hard_state,
-                log: read_back(&turn, found),
+                log: read_back(turn.wal.as_ref().expect("it is open"), found),
             });
             states.push((*group, Some(state)));
             let founded = found.map_or_else(
@@ -223,6 +224,41 @@ impl SimNode {
         let clock = self.clock(world.borrow().now, shape);
         self.running = Some(Running { turn, machines, outside, clock, counted: 1 });
         Ok(states)
+    }
+
+    fn config(&self, shape: &Shape) -> Config {
+        let mut config = Config::new(PathBuf::from("sim"), self.identity.clone(), 0);
+        config.segment_bytes = shape.segment_bytes;
+        config.batch_bytes_max = shape.batch_bytes_max;
+        config.in_flight_max = shape.in_flight_max;
+        config.log_bytes_max = shape.log_bytes_max;
+        config
+    }
+
+    /// True if the log has given up a segment since the last look.
+    pub(super) fn has_given_back(&mut self) -> bool {
+        let first = self.platter.segments().first().copied();
+        let before = std::mem::replace(&mut self.first_segment, first);
+        before.is_some() && before < first
+    }
+
+    /// What would be found of each group if the power failed now, and took all that is not durable.
+    pub(super) fn after_power_loss(
+        &self,
+        shape: &Shape,
+    ) -> Result<Vec<(GroupId, Option<LogState>)>, WalError> {
+        let platter = self.platter.twin();
+        platter.crash_choosing(|_| false);
+        let disk = platter.disk(shape.segment_bytes);
+        let (wal, recovered) = Wal::open_on(disk, self.config(shape), Box::new(|| 1))?;
+        let state = |found: RecoveredGroup| {
+            let state = found
+                .fenced
+                .is_none()
+                .then(|| LogState { hard_state: found.hard_state, log: read_back(&wal, &found) });
+            (found.group, state)
+        };
+        Ok(recovered.groups.into_iter().map(state).collect())
     }
 
     /// The process ends at once. `power` says whether the machine does too.
@@ -322,8 +358,7 @@ impl SimNode {
 }
 
 /// Every entry of a recovered group, read from its disk.
-fn read_back(turn: &Turn, found: &RecoveredGroup) -> Vec<Mark> {
-    let wal = turn.wal.as_ref().expect("it is open");
+fn read_back(wal: &Wal, found: &RecoveredGroup) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     while (marks.len() as u64) < found.last.get() {
         let first = LogIndex(marks.len() as u64 + 1);
@@ -353,11 +388,12 @@ fn change(record: LandedRecord) -> (GroupId, Change) {
     match record {
         LandedRecord::HardState { group, state } => {
             let (first, entries) = (LogIndex::ZERO, Vec::new());
-            (group, Change { hard_state: Some(state), first, entries })
+            let hard_state = Some(state);
+            (group, Change { hard_state, first, entries, cost_bytes: Vec::new() })
         }
         LandedRecord::Entries { group, first, term, checksums } => {
             let entries = checksums.into_iter().map(|checksum| Mark { term, checksum }).collect();
-            (group, Change { hard_state: None, first, entries })
+            (group, Change { hard_state: None, first, entries, cost_bytes: Vec::new() })
         }
     }
 }

@@ -76,7 +76,8 @@ enum Later {
     Crash(usize, u64),
 }
 
-/// What is left of a run.
+/// What is left of a run, however it ended.
+#[derive(Default)]
 pub(super) struct Finished {
     pub(super) counts: Counts,
     pub(super) trace: Trace,
@@ -102,7 +103,7 @@ impl<'a> Run<'a> {
         let trace = Trace::new(cluster.traced);
         Self {
             cluster,
-            ghost: Ghost::new(shape.nodes.clone(), shape.election_ticks, trace),
+            ghost: Ghost::new(&shape, trace),
             schedule: schedule_of(cluster),
             shape,
             nodes,
@@ -122,20 +123,19 @@ impl<'a> Run<'a> {
     }
 
     /// All of it.
-    pub(super) fn all(mut self, counts: &mut Counts, lines: &mut Vec<String>) -> Finished {
+    pub(super) fn all(mut self, finished: &mut Finished) {
         let shape = self.shape.clone();
         self.note(|| format!("{shape:?}"));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.phases()));
+        // What had happened until it broke is worth having.
+        finished.counts = self.ghost.counts;
+        finished.trace = std::mem::take(&mut self.ghost.trace);
         if let Err(broken) = result {
-            // What had happened until then is worth having.
-            *counts = self.ghost.counts;
-            lines.append(&mut self.ghost.trace.lines.take().unwrap_or_default());
             for node in &mut self.nodes {
                 node.stop(true);
             }
             std::panic::resume_unwind(broken);
         }
-        Finished { counts: self.ghost.counts, trace: self.ghost.trace }
     }
 
     fn phases(&mut self) {
@@ -589,6 +589,7 @@ impl<'a> Run<'a> {
         for (group, change) in self.nodes[at].newly_durable() {
             self.ghost.see(&Event::Landed { node: id, group, change: &change });
         }
+        self.look_at_space(at);
         if now < self.nodes[at].paused_until {
             return;
         }
@@ -616,6 +617,27 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Whenever a node's log has given up a segment: what is durable without it.
+    fn look_at_space(&mut self, at: usize) {
+        let node = self.nodes[at].id;
+        if !self.nodes[at].has_given_back() || self.impaired.contains(&node) {
+            return;
+        }
+        match self.nodes[at].after_power_loss(&self.shape) {
+            Ok(states) => {
+                for (group, state) in &states {
+                    let (group, state) = (*group, state.as_ref());
+                    self.ghost.see(&Event::GivenBack { node, group, state });
+                }
+            }
+            Err(error) => Broken {
+                invariant: "22 GC safety".to_owned(),
+                what: format!("{node:?} has given up a segment and could not start: {error}"),
+            }
+            .throw(),
+        }
+    }
+
     /// What a node has done in its turn.
     fn look(&mut self, at: usize, answers: Vec<Answer>) {
         let node = self.nodes[at].id;
@@ -637,6 +659,9 @@ impl<'a> Run<'a> {
         for (group, (ledger, _)) in machines {
             for applied in ledger.take() {
                 self.ghost.see(&Event::Applied { node, group: *group, applied });
+            }
+            if ledger.has_failed() && !self.ghost.stopped.contains(&(node, *group)) {
+                self.ghost.see(&Event::Stopped { node, group: *group });
             }
         }
         for group in machines.keys() {

@@ -11,7 +11,7 @@ use super::{
     network::Weather,
     random::Random,
 };
-use crate::{GroupId, NodeId};
+use crate::{GroupId, NodeId, limits};
 
 /// The fewest segments a log's quota may be.
 const QUOTA_SEGMENTS_MIN: u64 = 6;
@@ -36,6 +36,7 @@ pub(super) struct Shape {
     pub(super) log_bytes_max: Option<u64>,
     /// Per node: its clock's ticks in a thousand steps.
     pub(super) clock_rates: Vec<u64>,
+    pub(super) limits: limits::OfGroup,
 }
 
 impl Shape {
@@ -65,9 +66,16 @@ impl Shape {
             disk_rests_once_in: *random.pick(&[0, 2, 3, 4]),
             log_bytes_max: None,
             clock_rates: (0..nodes).map(|_| *random.pick(&rates)).collect(),
+            limits: limits::OfGroup::REAL,
         };
         let segments = random.between(QUOTA_SEGMENTS_MIN, 2 * QUOTA_SEGMENTS_MIN);
         shape.log_bytes_max = random.once_in(6).then_some(segments * shape.segment_bytes);
+        let real = limits::OfGroup::REAL;
+        shape.limits = limits::OfGroup {
+            inflight_messages_max: *random.pick(&[real.inflight_messages_max, 16, 4, 1]),
+            inflight_bytes_max: *random.pick(&[real.inflight_bytes_max, 64 << 10, 4 << 10]),
+            uncommitted_bytes_max: *random.pick(&[real.uncommitted_bytes_max, 256 << 10, 64 << 10]),
+        };
         shape
     }
 

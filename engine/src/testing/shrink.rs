@@ -15,13 +15,14 @@ const RUNS_MAX: usize = 250;
 pub struct Shrunk {
     /// What it takes, by number.
     pub faults: Vec<usize>,
-    /// How it fails then: perhaps by another invariant.
+    /// How it fails then: by the same invariant.
     pub failure: Box<Failure>,
     /// Runs it took.
     pub runs: usize,
 }
 
-/// Drops halves of the schedule, then ever smaller parts, as long as the run still fails.
+/// Drops halves of the schedule, then ever smaller parts, as long as the run still fails by the same invariant: by
+/// another one it would be another bug.
 #[must_use]
 pub fn shrink(cluster: &Cluster, failure: Box<Failure>) -> Shrunk {
     let faults = failure.faults.iter().map(|(number, _)| *number).collect();
@@ -35,12 +36,12 @@ pub fn shrink(cluster: &Cluster, failure: Box<Failure>) -> Shrunk {
             fewer.drain(at..(at + part).min(fewer.len()));
             shrunk.runs += 1;
             match cluster.clone().only(fewer.clone()).run() {
-                Err(failure) => {
+                Err(failure) if failure.invariant == shrunk.failure.invariant => {
                     shrunk.faults = fewer;
                     shrunk.failure = failure;
                     dropped = true;
                 }
-                Ok(_) => at += part,
+                _ => at += part,
             }
         }
         part = if dropped && part == 1 { 1 } else { part / 2 };

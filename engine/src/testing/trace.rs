@@ -5,11 +5,12 @@
 //! Cost:   a few multiplications an event; text only if wanted.
 //! Source: FAULTS.md §3 (determinism).
 
-use super::ghost::{Change, Event};
+use super::ghost::{Change, Event, Mark};
 use crate::{GroupId, LogIndex, NodeId};
-use logdrive_raft::{AppendResult, Message, Role};
+use logdrive_raft::{AppendResult, HardState, LogId, Message, Role};
 
 /// What has happened so far.
+#[derive(Default)]
 pub(super) struct Trace {
     pub(super) hash: u64,
     pub(super) lines: Option<Vec<String>>,
@@ -38,39 +39,119 @@ impl Trace {
     }
 
     fn hash(&mut self, event: &Event<'_>) {
+        self.words(&[self.step]);
         match *event {
             Event::Recovered { node, group, state } => {
-                self.words(&[1, node.get(), group.get(), state.log.len() as u64]);
-                self.words(&[state.hard_state.term.get()]);
+                self.words(&[1, node.get(), group.get()]);
+                self.hard_state(Some(state.hard_state));
+                self.marks(&state.log);
             }
-            Event::Written { node, group, change } | Event::Landed { node, group, change } => {
-                self.words(&[2, node.get(), group.get(), change.first.get()]);
-                self.words(&[change.entries.len() as u64, self.step]);
-                change.entries.iter().for_each(|mark| self.words(&[u64::from(mark.checksum)]));
+            Event::Written { node, group, change } => {
+                self.words(&[2, node.get(), group.get()]);
+                self.change(change);
+            }
+            Event::Landed { node, group, change } => {
+                self.words(&[3, node.get(), group.get()]);
+                self.change(change);
             }
             Event::Sent { node, to, group, message } => {
-                self.words(&[3, node.get(), to.get(), group.get(), message.term().get()]);
+                self.words(&[4, node.get(), to.get(), group.get()]);
+                self.message(message);
             }
             Event::Arrived { node, from, group, message } => {
-                self.words(&[4, node.get(), from.get(), group.get(), message.term().get()]);
+                self.words(&[5, node.get(), from.get(), group.get()]);
+                self.message(message);
             }
-            Event::Turned { node, group, status, .. } => {
-                self.words(&[5, node.get(), group.get(), status.role as u64, status.term.get()]);
-                self.words(&[status.commit.get(), status.applied.get(), status.durable.get()]);
+            Event::Turned { node, group, status, clock } => {
+                let leader = status.leader.map_or(0, NodeId::get);
+                self.words(&[6, node.get(), group.get(), clock, status.role as u64, leader]);
+                self.words(&[status.term.get(), status.durable.get(), status.commit.get()]);
+                self.words(&[status.applying.get(), status.applied.get()]);
+                self.log_id(status.last_log);
+            }
+            Event::Loaded { node, in_flight, .. } => {
+                self.words(&[7, node.get(), in_flight as u64]);
             }
             Event::Applied { node, group, applied } => {
-                self.words(&[6, node.get(), group.get(), applied.index.get(), applied.serial]);
-                self.words(&[u64::from(applied.reply)]);
+                self.words(&[8, node.get(), group.get(), applied.index.get()]);
+                self.words(&[applied.term.get(), applied.serial, u64::from(applied.reply)]);
             }
             Event::Answered { serial, outcome } => {
-                self.words(&[7, serial, u64::from(outcome.is_ok()), self.step]);
+                self.words(&[9, serial]);
+                match outcome {
+                    Ok(applied) => {
+                        let reply = u64::from(logdrive_wal::checksum(&applied.reply));
+                        self.words(&[applied.index.get(), reply]);
+                    }
+                    Err(error) => {
+                        let error = logdrive_wal::checksum(format!("{error:?}").as_bytes());
+                        self.words(&[0, u64::from(error)]);
+                    }
+                }
             }
-            Event::Loaded { .. } | Event::End { .. } => {}
-            Event::Impostor { node } => self.words(&[8, node.get()]),
-            Event::Poisoned { node } => self.words(&[9, node.get()]),
-            Event::Fenced { node, group, .. } => self.words(&[14, node.get(), group.get()]),
-            Event::Down { node } => self.words(&[10, node.get(), self.step]),
+            Event::Impostor { node } => self.words(&[10, node.get()]),
+            Event::Poisoned { node } => self.words(&[11, node.get()]),
+            Event::Fenced { node, group, .. } => self.words(&[12, node.get(), group.get()]),
+            Event::Down { node } => self.words(&[13, node.get()]),
+            Event::Stopped { node, group } => self.words(&[14, node.get(), group.get()]),
+            Event::GivenBack { node, group, .. } => self.words(&[15, node.get(), group.get()]),
+            Event::End { .. } => self.words(&[16]),
         }
+    }
+
+    /// All of a message but its payloads, for which their checksums stand.
+    fn message(&mut self, message: &Message) {
+        self.words(&[message.term().get()]);
+        match message {
+            Message::PreVote(m) => {
+                self.words(&[1]);
+                self.log_id(m.last_log);
+            }
+            Message::PreVoteReply(m) => self.words(&[2, u64::from(m.granted)]),
+            Message::RequestVote(m) => {
+                self.words(&[3]);
+                self.log_id(m.last_log);
+            }
+            Message::VoteReply(m) => self.words(&[4, u64::from(m.granted)]),
+            Message::AppendEntries(m) => {
+                self.words(&[5, m.commit.get(), m.entries.len() as u64]);
+                self.log_id(m.prev_log);
+                for entry in m.entries.as_slice() {
+                    self.log_id(entry.id());
+                    self.words(&[entry.kind as u64, u64::from(entry.checksum)]);
+                }
+            }
+            Message::AppendReply(m) => match m.result {
+                AppendResult::Accepted { match_index } => self.words(&[6, match_index.get()]),
+                AppendResult::Rejected { rejected, hint } => {
+                    self.words(&[7, rejected.get()]);
+                    self.log_id(hint);
+                }
+            },
+            Message::Heartbeat(m) => self.words(&[8, m.commit.get()]),
+            Message::HeartbeatReply(_) => self.words(&[9]),
+        }
+    }
+
+    fn change(&mut self, change: &Change) {
+        self.hard_state(change.hard_state);
+        self.words(&[change.first.get()]);
+        self.marks(&change.entries);
+    }
+
+    fn hard_state(&mut self, state: Option<HardState>) {
+        let Some(HardState { term, voted_for, commit }) = state else { return self.words(&[0]) };
+        let vote = voted_for.map_or(0, NodeId::get);
+        self.words(&[1, term.get(), vote, commit.get()]);
+    }
+
+    fn marks(&mut self, marks: &[Mark]) {
+        self.words(&[marks.len() as u64]);
+        marks.iter().for_each(|mark| self.words(&[mark.term.get(), u64::from(mark.checksum)]));
+    }
+
+    fn log_id(&mut self, id: LogId) {
+        self.words(&[id.index.get(), id.term.get()]);
     }
 
     fn words(&mut self, words: &[u64]) {
@@ -131,8 +212,12 @@ fn text(event: &Event<'_>) -> Option<String> {
         },
         Event::Impostor { node } => format!("{} started on a log that is not its own", name(node)),
         Event::Poisoned { node } => format!("{} a write failed", name(node)),
-        Event::Fenced { node, group, .. } => format!("{} {group:?} is fenced", name(node)),
+        Event::Fenced { node, group, .. } => format!("{} {} is fenced", name(node), of(group)),
         Event::Down { node } => format!("{} is down", name(node)),
+        Event::Stopped { node, group } => format!("{} {} machine failed", name(node), of(group)),
+        Event::GivenBack { node, group, .. } => {
+            format!("{} {} looked at: a segment was given back", name(node), of(group))
+        }
         Event::Loaded { .. } | Event::End { .. } => return None,
     })
 }

@@ -12,6 +12,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// Seeds of a campaign that is not told how many.
+const SEEDS: u64 = 100;
+
+/// A campaign of so many seeds must reach every place.
+const SEEDS_WITHOUT_HOLES: u64 = 1_000;
+
 /// Failing seeds after which a campaign ends.
 const FAILURES_MAX: usize = 5;
 
@@ -24,7 +30,7 @@ pub(super) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
 /// `--seed` alone is one seed.
 fn is_one(args: &Args) -> bool {
-    args.r#for.is_none() && !std::env::args().any(|arg| arg.starts_with("--seeds"))
+    args.r#for.is_none() && args.seeds.is_none()
 }
 
 fn one(seed: u64, args: &Args) -> Result<(), Box<dyn Error>> {
@@ -82,7 +88,8 @@ struct Sum {
 #[expect(clippy::disallowed_methods, reason = "a campaign's time, told to people")]
 fn many(first: u64, args: &Args) -> Result<(), Box<dyn Error>> {
     let begun = Instant::now();
-    let last = args.r#for.map_or(first.saturating_add(args.seeds), |_| u64::MAX);
+    let seeds = args.seeds.unwrap_or(SEEDS);
+    let last = args.r#for.map_or(first.saturating_add(seeds), |_| u64::MAX);
     let over = |seed: u64, failed: usize| {
         seed >= last
             || failed >= FAILURES_MAX
@@ -150,14 +157,13 @@ fn report(sum: &Sum, first: u64, took: Duration) -> Result<(), Box<dyn Error>> {
         counts.refused,
         counts.unknown,
     )?;
-    let judged = coverage.0.get("history of a register judged").copied().unwrap_or(0);
-    writeln!(out, "{judged} histories of registers judged, none given up")?;
     writeln!(out, "reached:")?;
     for (place, count) in &coverage.0 {
         let file = PLACES.iter().find(|(name, _)| name == place).map_or("", |(_, file)| file);
         writeln!(out, "  {count:>10}  {place}  ({file})")?;
     }
-    for hole in coverage.holes() {
+    let holes = coverage.holes();
+    for hole in &holes {
         writeln!(out, "  HOLE: never reached: {hole}")?;
     }
     for failure in failures {
@@ -165,6 +171,9 @@ fn report(sum: &Sum, first: u64, took: Duration) -> Result<(), Box<dyn Error>> {
         explain(&mut out, failure.seed, Box::new(failure.clone()))?;
     }
     match failures.len() {
+        0 if *seeds >= SEEDS_WITHOUT_HOLES && !holes.is_empty() => {
+            Err(format!("{} places were never reached in {seeds} seeds", holes.len()).into())
+        }
         0 => Ok(()),
         failed => Err(format!("{failed} of {seeds} seeds failed").into()),
     }

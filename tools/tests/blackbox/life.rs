@@ -1,9 +1,9 @@
-//! Processes come and go: killed, restarted, told to stop (FAULTS' rows P1 to P4 and P10).
+//! Processes come and go: killed, restarted, told to stop (FAULTS' rows P1 to P5 and P10).
 
 use super::{
     proxy::Random,
     support::{now, report, turn},
-    trial::{LIVE_MAX, Trial, effort, seed},
+    trial::{ELECTION_TIMEOUT, LIVE_MAX, STEP_DOWN_MAX, Trial, effort, must, seed},
 };
 use rustix::process::Signal;
 use std::time::Duration;
@@ -88,6 +88,28 @@ fn p4_all_nodes_die_at_once() {
         trial.every_group_takes_a_write(&format!("round {round}, all were killed"));
         traffic.wait_for_more(100, LIVE_MAX);
     }
+    trial.judge(vec![traffic]);
+}
+
+#[test]
+fn p5_a_minority_left_alone_serves_nothing_and_loses_nothing() {
+    let _turn = turn();
+    let mut trial = Trial::direct(3, GROUPS);
+    let traffic = trial.traffic();
+    let (left, led) = trial.cluster.leads_most();
+    for gone in (0..3).filter(|node| *node != left) {
+        trial.cluster.nodes[gone].kill();
+    }
+    let node = &trial.cluster.nodes[left];
+    must(STEP_DOWN_MAX, "the last node leads nothing", || node.groups_led() == 0);
+    // What was answered before is counted a moment later.
+    std::thread::sleep(ELECTION_TIMEOUT);
+    let acknowledged = traffic.acknowledged();
+    trial.nothing_is_served(&format!("node {} is alone, led {led} groups", left + 1));
+    assert_eq!(traffic.acknowledged(), acknowledged, "a node alone acknowledges writes");
+    trial.cluster.restart();
+    trial.every_group_takes_a_write("the others are back");
+    traffic.wait_for_more(50, LIVE_MAX);
     trial.judge(vec![traffic]);
 }
 

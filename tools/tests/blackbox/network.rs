@@ -4,7 +4,7 @@ use super::{
     proxy::{Fault, Links},
     resources::{descriptors, settled_descriptors},
     support::{eventually, now, report, turn},
-    trial::{ELECTION_TIMEOUT, LIVE_MAX, Trial, effort, must},
+    trial::{ELECTION_TIMEOUT, LIVE_MAX, STEP_DOWN_MAX, Trial, effort, must},
 };
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn n1_a_minority_that_leads_is_cut_off_and_the_majority_goes_on() {
         trial.links().only(&[&[a, b]]);
         trial.every_group_takes_a_write(&format!("node {alone} is alone, led {led} groups"));
         let node = &trial.cluster.nodes[leader];
-        must(LIVE_MAX, "a leader without a majority steps down", || node.groups_led() == 0);
+        must(STEP_DOWN_MAX, "a leader without a majority steps down", || node.groups_led() == 0);
         trial.links().only(&[&[alone, a, b]]);
         traffic.wait_for_more(50, LIVE_MAX);
     }
@@ -38,7 +38,7 @@ fn n2_a_leader_that_is_heard_but_hears_nothing_steps_down() {
         trial.links().set((b, deaf), |rules| rules.open = false);
         trial.every_group_takes_a_write(&format!("node {deaf} is deaf, led {led} groups"));
         let node = &trial.cluster.nodes[leader];
-        must(LIVE_MAX, "a deaf leader steps down", || node.groups_led() == 0);
+        must(STEP_DOWN_MAX, "a deaf leader steps down", || node.groups_led() == 0);
         trial.links().only(&[&[deaf, a, b]]);
         traffic.wait_for_more(50, LIVE_MAX);
     }
@@ -84,7 +84,7 @@ fn n4_and_n5_the_hub_of_a_broken_mesh_leads() {
     trial.links().only(&[&[1, 5], &[3, 4, 5]]);
     trial.cluster.nodes[1].kill();
     trial.every_group_takes_a_write("node 5 is the bridge to the old leader");
-    must(LIVE_MAX, "node 1 leads nothing", || led(&trial, 1) == 0);
+    must(STEP_DOWN_MAX, "node 1 leads nothing", || led(&trial, 1) == 0);
     trial.links().only(&[&[1, 2, 3, 4, 5]]);
     trial.cluster.restart();
 

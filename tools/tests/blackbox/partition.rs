@@ -5,7 +5,7 @@
 use super::{
     netns::Network,
     support::{skipped, turn},
-    trial::{ELECTION_TIMEOUT, LIVE_MAX, Trial, effort, must},
+    trial::{ELECTION_TIMEOUT, LIVE_MAX, STEP_DOWN_MAX, Trial, effort, must},
 };
 
 #[test]
@@ -37,7 +37,7 @@ fn n1_n2_n3_packets_are_lost_one_way_and_both_ways() {
             }
             trial.every_group_takes_a_write(&format!("node {cut} {what}, led {led} groups"));
             let node = &trial.cluster.nodes[leader];
-            must(LIVE_MAX, "it leads nothing", || node.groups_led() == 0);
+            must(STEP_DOWN_MAX, "it leads nothing", || node.groups_led() == 0);
             std::thread::sleep(ELECTION_TIMEOUT);
             trial.network.as_ref().unwrap().heal();
             traffic.wait_for_more(50, LIVE_MAX);

@@ -138,6 +138,15 @@ impl Trial {
         took
     }
 
+    /// Writes and reads, none of which may be answered.
+    pub(crate) fn nothing_is_served(&mut self, when: &str) {
+        for key in 0..4 {
+            assert!(!self.probe.write(key), "{when}: a write is acknowledged");
+            assert!(!self.probe.read(key), "{when}: a read is answered");
+        }
+        report(format_args!("  {when}: nothing is served"));
+    }
+
     /// Heals everything, reads all back, stops the nodes, and judges.
     pub(crate) fn judge(mut self, traffic: Vec<Traffic>) -> Verdict {
         if let Some(links) = &self.links {
@@ -231,6 +240,8 @@ pub(crate) fn must(within: Duration, what: &str, so: impl FnMut() -> bool) {
 }
 
 pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(400);
+/// A leader that hears no majority steps down within one; the rest is for a machine that is shared.
+pub(crate) const STEP_DOWN_MAX: Duration = ELECTION_TIMEOUT.saturating_mul(10);
 /// Far beyond some elections, on a machine that is shared.
 pub(crate) const LIVE_MAX: Duration = Duration::from_secs(30);
 const KEYS: u32 = 64;

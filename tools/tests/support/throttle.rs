@@ -1,7 +1,7 @@
-//! A disk that stops answering: the block layer holds back what a process writes to one device.
+//! A disk that is slow or stops answering: the block layer holds back what a process writes to one device.
 //!
 //! In:     the device of a [`crate::mount::Disk`]; processes.
-//! Out:    [`Throttle::stall`] and [`Throttle::release`]; writes are neither lost nor failed, only late.
+//! Out:    [`Throttle::slow`], [`Throttle::stall`] and [`Throttle::release`]; writes are neither lost nor failed, only late.
 //! Fails:  making one says why it cannot be (not root, no cgroup of version 1 with blkio); then the test is skipped.
 //!
 //! Direct writes are held as they are submitted, and whoever waits for one sits in the kernel, where no signal reaches
@@ -42,6 +42,11 @@ impl Throttle {
     /// One byte a second: no write ends in a test's time.
     pub(crate) fn stall(&self) {
         self.limit("1").unwrap();
+    }
+
+    /// Some 25 writes a second.
+    pub(crate) fn slow(&self) {
+        self.limit("100000").unwrap();
     }
 
     /// Everything goes through again, what was held back first.

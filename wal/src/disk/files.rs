@@ -6,13 +6,13 @@
 //! Fails:  with the file system's error; a half-made segment keeps its temporary name.
 //! Source: FAULTS' rules 7 (pre-writing), 26 (directory syncs), W11.
 
-use super::{Fate, MakeSegment, SegmentFile, is_no_space};
+use super::{Fate, MakeSegment, SegmentFile, is_no_space, steps};
 use crate::format::{BLOCK_BYTES, Manifest, SegmentSeq};
 use crate::image::{Image, ImageWriter};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -101,7 +101,7 @@ impl Files {
     }
 
     pub(super) fn remove(&self, segment: SegmentSeq) -> io::Result<()> {
-        std::fs::remove_file(self.path(segment))?;
+        remove(&self.path(segment))?;
         sync_dir(&self.dir)
     }
 
@@ -128,7 +128,7 @@ impl Files {
         let mut flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::TRUNC;
         flags.set(OFlags::DIRECT, self.direct);
         let made = (|| {
-            let file = File::from(rustix::fs::open(&temporary, flags, FILE_MODE)?);
+            let file = create(&temporary, flags)?;
             match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, order.bytes) {
                 Ok(()) => {}
                 // Room is then found by the zeros.
@@ -140,7 +140,7 @@ impl Files {
             zeros.tail_mut(0..BLOCK_BYTES).copy_from_slice(order.header.as_slice());
             while at < order.bytes {
                 let len = usize::try_from(order.bytes - at).map_or(chunk, |left| left.min(chunk));
-                file.write_all_at(zeros.bytes(0..len), at)?;
+                write(&file, &temporary, zeros.bytes(0..len), at)?;
                 if at == 0 {
                     zeros.tail_mut(0..BLOCK_BYTES).fill(0);
                 }
@@ -150,7 +150,7 @@ impl Files {
                 }
                 pause()?;
             }
-            file.sync_all()?;
+            sync(&file, &temporary)?;
             Ok(file)
         })();
         zeros.tail_mut(0..BLOCK_BYTES).fill(0);
@@ -162,7 +162,7 @@ impl Files {
                 return Err(error);
             }
         };
-        std::fs::rename(&temporary, self.path(order.segment))?;
+        rename(&temporary, &self.path(order.segment))?;
         sync_dir(&self.dir)?;
         Ok(file)
     }
@@ -177,13 +177,14 @@ impl Files {
     ) -> io::Result<File> {
         let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
         flags.set(OFlags::DIRECT, self.direct);
-        let file = File::from(rustix::fs::open(self.free_path(old), flags, FILE_MODE)?);
+        let free = self.free_path(old);
+        let file = File::from(rustix::fs::open(&free, flags, FILE_MODE)?);
         block.tail_mut(0..BLOCK_BYTES).copy_from_slice(order.header.as_slice());
-        let written = file.write_all_at(block.bytes(0..BLOCK_BYTES), 0);
+        let written = write(&file, &free, block.bytes(0..BLOCK_BYTES), 0);
         block.tail_mut(0..BLOCK_BYTES).fill(0);
         written?;
-        file.sync_all()?;
-        std::fs::rename(self.free_path(old), self.path(order.segment))?;
+        sync(&file, &free)?;
+        rename(&free, &self.path(order.segment))?;
         sync_dir(&self.dir)?;
         Ok(file)
     }
@@ -193,7 +194,7 @@ impl Files {
     pub(super) fn keep_aside(&self, segment: SegmentSeq) -> io::Result<()> {
         let path = self.path(segment);
         for aside in self.aside_paths(segment) {
-            match std::fs::hard_link(&path, &aside) {
+            match link(&path, &aside) {
                 Ok(()) => break,
                 // From an order that was cut short; else, in a directory that was copied since, a file of its own.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -222,12 +223,12 @@ impl Files {
     pub(super) fn retire(&self, segment: SegmentSeq, fate: Fate) -> io::Result<()> {
         let path = self.path(segment);
         match fate {
-            Fate::Recycle => std::fs::rename(&path, self.free_path(segment))?,
+            Fate::Recycle => rename(&path, &self.free_path(segment))?,
             Fate::SetAside if std::fs::metadata(&path)?.nlink() == 1 => {
                 let aside = self.aside_paths(segment).find(|aside| !aside.exists());
-                std::fs::rename(&path, aside.expect("numbers go on"))?;
+                rename(&path, &aside.expect("numbers go on"))?;
             }
-            Fate::Remove | Fate::SetAside => std::fs::remove_file(&path)?,
+            Fate::Remove | Fate::SetAside => remove(&path)?,
         }
         sync_dir(&self.dir)
     }
@@ -289,23 +290,60 @@ pub(crate) fn atomic_write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().expect("a file has a name").to_owned();
     name.push(TEMPORARY_SUFFIX);
     let temporary = path.with_file_name(name);
-    let file = rustix::fs::open(
-        &temporary,
-        OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC,
-        FILE_MODE,
-    )?;
-    let mut file = File::from(file);
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC;
+    let file = create(&temporary, flags)?;
+    write(&file, &temporary, bytes, 0)?;
+    sync(&file, &temporary)?;
+    rename(&temporary, path)?;
     sync_dir(path.parent().expect("a file is in a directory"))
 }
 
 /// Makes a directory's entries durable. A failure is final, also one that says "no room": the next sync would claim
 /// success over names that are lost (rule 17).
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    steps::take(|| "sync the directory".to_owned());
     let synced = File::open(dir)?.sync_all();
     synced.map_err(|error| io::Error::other(format!("directory sync: {error}")))
+}
+
+// What a crash may come between. Each is written down as it is taken, for the test that holds them against the
+// simulated disk's.
+
+fn create(path: &Path, flags: OFlags) -> io::Result<File> {
+    steps::take(|| format!("create {}", name_of(path)));
+    Ok(File::from(rustix::fs::open(path, flags, FILE_MODE)?))
+}
+
+fn write(file: &File, path: &Path, bytes: &[u8], at: u64) -> io::Result<()> {
+    // In one step, as far as anybody could tell: none of it is synced.
+    if at == 0 {
+        steps::take(|| format!("write {}", name_of(path)));
+    }
+    file.write_all_at(bytes, at)
+}
+
+fn sync(file: &File, path: &Path) -> io::Result<()> {
+    steps::take(|| format!("sync {}", name_of(path)));
+    file.sync_all()
+}
+
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    steps::take(|| format!("rename {} {}", name_of(from), name_of(to)));
+    std::fs::rename(from, to)
+}
+
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    steps::take(|| format!("link {} {}", name_of(from), name_of(to)));
+    std::fs::hard_link(from, to)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    steps::take(|| format!("remove {}", name_of(path)));
+    std::fs::remove_file(path)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().expect("a file has a name").to_string_lossy().into_owned()
 }
 
 /// Bytes written between two pauses.

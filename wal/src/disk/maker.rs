@@ -356,6 +356,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::steps;
     use crate::format::BLOCK_BYTES;
 
     /// Without a thread, without anybody to report to.
@@ -376,6 +377,83 @@ mod tests {
             retiring: VecDeque::new(),
             named: None,
         }
+    }
+
+    /// What the real maker and the simulated one do for an order.
+    fn both(
+        shop: &mut Shop,
+        sim: &crate::disk::sim::SimPlatter,
+        disk: &mut dyn crate::disk::Disk,
+        order: Order,
+    ) -> Vec<String> {
+        steps::taken();
+        match &order {
+            Order::Segment(make) => drop(shop.make(make).unwrap()),
+            Order::Retire(retire) => shop.retire(*retire).unwrap(),
+            Order::Image(_) => unreachable!("it touches no file"),
+        }
+        let real = steps::taken();
+        match order {
+            Order::Segment(make) => disk.make(make, false),
+            Order::Retire(retire) => disk.retire(retire),
+            Order::Image(_) => {}
+        }
+        while sim.make_step() {}
+        assert_eq!(real, steps::taken());
+        real
+    }
+
+    #[test]
+    fn rules_7_26_28_the_simulated_maker_takes_the_real_ones_steps() {
+        let identity = crate::home::Identity {
+            cluster: "steps".to_owned(),
+            node: logdrive_raft::NodeId(1),
+            store: 1,
+            shards: 1,
+            incarnation: 0,
+            settings: std::collections::BTreeMap::new(),
+        };
+        let sim = crate::disk::sim::SimPlatter::new(1, &identity, 0);
+        let bytes = 64 << 10;
+        let mut disk = sim.disk(bytes);
+        let dir = tempfile::tempdir().unwrap();
+        let mut shop = shop(dir.path());
+        std::fs::write(shop.files.manifest_path(), sim.manifest().unwrap()).unwrap();
+        let mut make = |segment, header| {
+            let (segment, header) = (SegmentSeq(segment), Box::new([header; BLOCK_BYTES]));
+            both(
+                &mut shop,
+                &sim,
+                &mut *disk,
+                Order::Segment(MakeSegment { segment, bytes, header }),
+            )
+        };
+        let made = make(1, 1);
+        // Bytes, name and manifest are durable, each before the next.
+        let wanted = [
+            "create 0000000001.tmp",
+            "write 0000000001.tmp",
+            "sync 0000000001.tmp",
+            "rename 0000000001.tmp 0000000001.seg",
+            "sync the directory",
+            "create manifest.tmp",
+            "write manifest.tmp",
+            "sync manifest.tmp",
+            "rename manifest.tmp manifest",
+            "sync the directory",
+        ];
+        assert_eq!(made, wanted);
+        (2..=4).for_each(|segment| drop(make(segment, 1)));
+        for (segment, fate) in [(1, Fate::Recycle), (2, Fate::SetAside), (3, Fate::Remove)] {
+            let (segment, first) = (SegmentSeq(segment), SegmentSeq(segment + 1));
+            let order = Order::Retire(RetireSegment { segment, first, bytes, fate });
+            let retired = both(&mut shop, &sim, &mut *disk, order);
+            assert_eq!(retired.last().map(String::as_str), Some("sync the directory"));
+        }
+        let (segment, header) = (SegmentSeq(5), Box::new([2; BLOCK_BYTES]));
+        let order = Order::Segment(MakeSegment { segment, bytes, header });
+        let remade = both(&mut shop, &sim, &mut *disk, order);
+        assert_eq!(remade[0], "write 0000000001.free.tmp");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod portable;
 mod scan;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod steps;
 mod uring;
 
 use crate::format::{BLOCK_BYTES, SegmentSeq};

@@ -1,26 +1,66 @@
-//! What is under way keeps to its bounds: writes in flight, and the bytes of one append
-//! (FAULTS.md §4, 23).
+//! What is under way keeps to its bounds (FAULTS.md §4, 23; ARCHITECTURE.md's table of queues): a log's writes in
+//! flight, one append's bytes, appends in flight to one follower of a group, a group's uncommitted bytes.
 
 use super::{Check, Invariant, require};
+use crate::LogIndex;
 use crate::limits::APPEND_BYTES_MAX;
-use crate::testing::ghost::{Event, Ghost};
-use logdrive_raft::Message;
+use crate::testing::ghost::{Event, Ghost, Replica, count};
+use logdrive_raft::{Message, Role};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "23 bounds", check };
 
-fn check(_: &Ghost, event: &Event<'_>) -> Check {
+fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
+    let limits = &ghost.limits;
     match event {
         Event::Loaded { node, in_flight, in_flight_max } => {
             require(in_flight <= in_flight_max, || {
                 format!("{node:?} has {in_flight} writes in flight, at most {in_flight_max}")
             })
         }
-        Event::Sent { node, group, message: Message::AppendEntries(m), .. } => {
+        Event::Sent { node, to, group, message: Message::AppendEntries(m) } => {
+            if m.entries.is_empty() {
+                return Ok(());
+            }
             let bytes = m.entries.cost_bytes();
             require(bytes <= APPEND_BYTES_MAX || m.entries.len() == 1, || {
                 format!("{node:?} appends {bytes} bytes at once to {group:?}")
+            })?;
+            // An append leaves while there is room, and may then be larger than the rest of it: old entries were
+            // read back for it.
+            let window = ghost.replica(*node, *group).windows.get(to);
+            let (appends, bytes) = window.map_or((0, 0), |window| window.before(m));
+            let has_room =
+                appends < limits.inflight_messages_max && bytes < limits.inflight_bytes_max;
+            require(appends == 0 || has_room, || {
+                format!(
+                    "{node:?} appends to {to:?} of {group:?} over {appends} of {bytes} bytes in flight: \
+                     {limits:?}"
+                )
             })
+        }
+        Event::Turned { node, group, status, .. } if status.role == Role::Leader => {
+            let replica = ghost.replica(*node, *group);
+            if replica.leads() != Some(status.term) {
+                return Ok(()); // what it was elected with is not its choice
+            }
+            let last = replica.status.map_or(LogIndex::ZERO, |before| before.last_log.index);
+            let uncommitted = cost_bytes(replica, status.commit);
+            // Alone, a batch of commands may be of any size.
+            let new = cost_bytes(replica, last.max(status.commit));
+            require(
+                new == 0 || uncommitted == new || uncommitted <= limits.uncommitted_bytes_max,
+                || {
+                    format!(
+                        "{node:?} took {new} bytes for {group:?}, {uncommitted} not committed: {limits:?}"
+                    )
+                },
+            )
         }
         _ => Ok(()),
     }
+}
+
+/// Of the entries behind one.
+fn cost_bytes(replica: &Replica, behind: LogIndex) -> usize {
+    replica.cost_bytes.iter().skip(count(behind)).sum()
 }

@@ -1,5 +1,5 @@
-//! What was acknowledged stays, at its place; what was refused never happens; nobody is answered
-//! twice (FAULTS.md §4, 10).
+//! What was acknowledged stays, at its place; what was refused never happens; everybody is answered,
+//! and nobody twice (FAULTS.md §4, 10).
 
 use super::{Check, Invariant, require};
 use crate::testing::ghost::{Event, Ghost, Known, known};
@@ -37,7 +37,12 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                     })?;
                 }
             }
-            Ok(())
+            // Who proposed to a process that is gone knows: it is unknown.
+            let waits = ghost.commands.iter().position(|command| command.known == Known::Waiting);
+            require(waits.is_none(), || {
+                let waits = waits.map(|serial| (serial, &ghost.commands[serial]));
+                format!("a command was never answered: {waits:?}")
+            })
         }
         _ => Ok(()),
     }

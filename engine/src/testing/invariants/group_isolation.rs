@@ -6,11 +6,29 @@ use crate::testing::ghost::{Event, Ghost};
 pub(super) const INVARIANT: Invariant = Invariant { name: "21 group isolation", check };
 
 fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
-    let Event::End { at } = event else { return Ok(()) };
-    for (group, alive) in &at.alive {
-        require(alive.len() >= ghost.majority(), || {
-            format!("only {} replicas of {group:?} are alive", alive.len())
-        })?;
-    }
-    Ok(())
+    let (node, group, what) = match event {
+        Event::Sent { node, group, .. } => (node, group, "speaks"),
+        Event::Written { node, group, .. } => (node, group, "writes"),
+        Event::Applied { node, group, .. } => (node, group, "applies"),
+        Event::End { at } => {
+            // Whoever runs beside one that has stopped has all there is.
+            for (group, replicas) in &at.alive {
+                let commit = replicas.iter().map(|(_, status)| status.commit).max();
+                let beside = |node| ghost.stopped.iter().any(|(of, _)| *of == node);
+                for (node, status) in replicas.iter().filter(|(node, _)| beside(*node)) {
+                    require(Some(status.applied) == commit, || {
+                        format!(
+                            "a machine of {node:?} has failed, and {group:?} there is {status:?}, \
+                             committed up to {commit:?}"
+                        )
+                    })?;
+                }
+            }
+            return Ok(());
+        }
+        _ => return Ok(()),
+    };
+    require(!ghost.stopped.contains(&(*node, *group)), || {
+        format!("the machine of {group:?} on {node:?} has failed, and it {what}")
+    })
 }

@@ -13,6 +13,7 @@ mod committed_immutable;
 mod durable_ack;
 mod election_safety;
 mod fence;
+mod gc_safety;
 mod group_isolation;
 mod identity;
 mod leader_append_only;
@@ -60,6 +61,7 @@ pub(super) const ALL: &[Invariant] = &[
     poison::INVARIANT,
     identity::INVARIANT,
     group_isolation::INVARIANT,
+    gc_safety::INVARIANT,
     bounds::INVARIANT,
     leader_without_quorum::INVARIANT,
     liveness::INVARIANT,

@@ -2,27 +2,25 @@
 //! order it was written (FAULTS.md §4, 14).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Change, Event, Ghost, LogState, place};
+use crate::testing::ghost::{Change, Event, Ghost, LogState, Replica, place};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "14 prefix recovery", check };
 
 fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
     let Event::Recovered { node, group, state } = event else { return Ok(()) };
     let Some(replica) = ghost.replicas.get(&(*node, *group)) else { return Ok(()) };
+    follows(replica, state)
+        .map_err(|what| format!("{node:?} recovered {} of {group:?}: {what}", ends(state)))
+}
+
+/// `Err` if a restart must not find `state`.
+pub(super) fn follows(replica: &Replica, state: &LogState) -> Check {
     let mut history = History { state: replica.found.clone(), changes: &replica.changes };
     // From the moment the platter is known to have reached, on.
     let durable = history.reaches(&replica.durable);
-    require(durable, || {
-        format!(
-            "the disk of {node:?} had {:?} of {group:?}, which was no prefix",
-            ends(&replica.durable)
-        )
-    })?;
+    require(durable, || format!("the disk had {}, which was no prefix", ends(&replica.durable)))?;
     let found = history.reaches(state);
-    require(found, || {
-        let (had, has) = (ends(&replica.durable), ends(state));
-        format!("{node:?} recovered {has} of {group:?}, its disk had {had}")
-    })
+    require(found, || format!("the disk had {}", ends(&replica.durable)))
 }
 
 /// All states a log passes through as its changes land, one entry at a time.
@@ -68,6 +66,6 @@ fn is_same(a: &LogState, b: &LogState) -> bool {
         && a.log == b.log
 }
 
-fn ends(state: &LogState) -> String {
+pub(super) fn ends(state: &LogState) -> String {
     format!("{} entries to {:?} with {:?}", state.log.len(), state.log.last(), state.hard_state)
 }

@@ -7,9 +7,13 @@
 
 use super::steps::Maker;
 use super::{Answer, Damage, LandedWrite, SECTOR_BYTES, Unsynced, WriteFate};
-use crate::disk::{Progress, SegmentOrigin, WriteSegment, progress};
+use crate::disk::{
+    CORRUPT_SUFFIX, MANIFEST_NAME, Progress, SegmentOrigin, TEMPORARY_SUFFIX, WriteSegment,
+    progress, segment_name,
+};
 use crate::format::SegmentSeq;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -47,6 +51,20 @@ impl Name {
     /// True for what the next open removes.
     pub(super) fn is_temporary(self) -> bool {
         matches!(self, Self::Making(_) | Self::Free(_) | Self::ManifestMaking)
+    }
+}
+
+/// As in a real directory.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Segment(segment) => write!(f, "{}", segment_name(*segment)),
+            Self::Making(segment) => write!(f, "{:010}{TEMPORARY_SUFFIX}", segment.0),
+            Self::Free(segment) => write!(f, "{:010}.free{TEMPORARY_SUFFIX}", segment.0),
+            Self::Corrupt(segment) => write!(f, "{:010}{CORRUPT_SUFFIX}", segment.0),
+            Self::Manifest => write!(f, "{MANIFEST_NAME}"),
+            Self::ManifestMaking => write!(f, "{MANIFEST_NAME}{TEMPORARY_SUFFIX}"),
+        }
     }
 }
 

@@ -6,9 +6,9 @@
 //! Source: FAULTS' rules 7, 8, 26, 28; W11, W12.
 
 use super::platter::{Event, Name, Platter};
-use crate::disk::{Fate, MakeSegment, RetireSegment, SegmentOrigin};
+use crate::disk::{Fate, MakeSegment, RetireSegment, SegmentOrigin, steps};
 use crate::format::{Manifest, SegmentSeq};
-use std::io;
+use std::{fmt, io};
 
 /// What the log ordered.
 #[derive(Clone)]
@@ -28,6 +28,21 @@ enum Step {
     Link(Name, Name),
     Remove(Name),
     SyncDir,
+}
+
+/// As `files.rs` says it.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(name) => write!(f, "create {name}"),
+            Self::Write(name, _) => write!(f, "write {name}"),
+            Self::Sync(name) => write!(f, "sync {name}"),
+            Self::Rename(from, to) => write!(f, "rename {from} {to}"),
+            Self::Link(from, to) => write!(f, "link {from} {to}"),
+            Self::Remove(name) => write!(f, "remove {name}"),
+            Self::SyncDir => write!(f, "sync the directory"),
+        }
+    }
 }
 
 /// The maker's thread.
@@ -159,6 +174,7 @@ impl Platter {
             return true;
         }
         self.maker.steps_taken += 1;
+        steps::take(|| step.to_string());
         match step {
             Step::Create(name) => self.create(name),
             Step::Write(name, bytes) => self.cache(name, 0, &bytes),
