@@ -224,6 +224,11 @@ impl Network {
     /// All is well from now on; what was held up comes at once.
     pub(super) fn heal(&mut self, now: u64) {
         self.weather = Weather::FAIR;
+        self.calm(now);
+    }
+
+    /// Whatever passes by itself has passed.
+    pub(super) fn calm(&mut self, now: u64) {
         self.gust = None;
         self.cut.clear();
         self.clogged.clear();

@@ -7,6 +7,7 @@
 use super::{
     cluster::MachineFactory,
     ghost::{Change, LogState, Mark},
+    harm::{Harm, Stored},
     machine::{Ledger, Watched},
     network::Network,
     random::Random,
@@ -20,13 +21,14 @@ use crate::{
 use bytes::Bytes;
 use logdrive_raft::{Durable, Entry, HardState, LogIndex, Message, Ticks};
 use logdrive_wal::{
-    BLOCK_BYTES, Config, Identity, Position, RecoveredGroup, SegmentSeq, Wal, WalError,
+    BLOCK_BYTES, Config, Identity, RecoveredGroup, SegmentSeq, Wal, WalError,
     disk::sim::SimPlatter,
     landed::{LandedBatch, LandedRecord, landed},
 };
 use std::{
     cell::RefCell,
     collections::BTreeMap,
+    ops::Range,
     path::PathBuf,
     rc::Rc,
     sync::{Arc, atomic::AtomicBool},
@@ -62,12 +64,16 @@ pub(super) struct SimNode {
     pub(super) starts_at: u64,
     pub(super) paused_until: u64,
     pub(super) stalled_until: u64,
+    /// Its clock stands still meanwhile.
+    pub(super) clock_stands: Range<u64>,
     pub(super) full_until: Option<u64>,
     pub(super) was_started: bool,
     /// Its log was taken from it, or it refuses to start on it: it never comes back.
     pub(super) lost: bool,
-    /// Batches that were whole on its platter.
-    pub(super) batches: Vec<(Position, u32, Position)>,
+    /// Its disk has said of names and sizes that they are durable when they were not.
+    pub(super) lied: bool,
+    /// Batches that were whole on its platter, or that it said were.
+    batches: Vec<Stored>,
     failures: u64,
     next_batch: u64,
     /// Batches behind one that has not landed.
@@ -144,9 +150,11 @@ impl SimNode {
             starts_at: 0,
             paused_until: 0,
             stalled_until: 0,
+            clock_stands: 0..0,
             full_until: None,
             was_started: false,
             lost: false,
+            lied: false,
             batches: Vec::new(),
             failures: 0,
             next_batch: 0,
@@ -180,6 +188,10 @@ impl SimNode {
             logdrive_raft::reached!("torn tail cut");
         }
         self.was_started = true;
+        self.heads.clear();
+        // A segment that was lost may have its number again.
+        let begun = wal.durable().segment();
+        self.batches.retain(|batch| batch.position.segment() < begun);
         self.early.clear();
         self.next_batch = 0;
         for batch in self.landed() {
@@ -265,6 +277,22 @@ impl SimNode {
         self.platter.failures() > self.failures
     }
 
+    /// Batches that later ones know durable, of segments that are there.
+    pub(super) fn vouched_batches(&self) -> Vec<&Stored> {
+        let known = self.batches.iter().map(|batch| batch.durable).max();
+        let segments = self.platter.segments();
+        let is_vouched = |batch: &&Stored| {
+            Some(batch.position) < known && segments.contains(&batch.position.segment())
+        };
+        self.batches.iter().filter(is_vouched).collect()
+    }
+
+    /// What its disk has lost.
+    pub(super) fn harm(&self) -> Harm {
+        let (segments, damage) = (self.platter.segments(), self.platter.damage());
+        Harm::of(&self.batches, &segments, &damage, self.lied)
+    }
+
     fn landed(&mut self) -> Vec<LandedBatch> {
         let mut batches = Vec::new();
         for write in self.platter.take_landed() {
@@ -274,8 +302,7 @@ impl SimNode {
                 .or_insert_with(|| self.platter.segment_head(write.segment, BLOCK_BYTES));
             let batch = landed(write.segment, head, write.offset, &write.bytes);
             let batch = batch.expect("a batch that landed holds");
-            let bytes = u32::try_from(write.bytes.len()).expect("a batch is small");
-            self.batches.push((batch.position, bytes, batch.durable));
+            self.batches.push(Stored::new(&batch, write.bytes.len() as u64));
             batches.push(batch);
         }
         batches
@@ -283,8 +310,13 @@ impl SimNode {
 
     /// Its own clock, in ticks.
     fn clock(&self, now: u64, shape: &Shape) -> u64 {
-        let at = usize::try_from(self.id.get() - 1).expect("a few nodes");
-        now * shape.clock_rates[at] / 1000
+        let now = if self.clock_stands.contains(&now) { self.clock_stands.start } else { now };
+        now * self.clock_rate(shape) / 1000
+    }
+
+    /// Ticks of its clock in a thousand steps.
+    pub(super) fn clock_rate(&self, shape: &Shape) -> u64 {
+        shape.clock_rates[usize::try_from(self.id.get() - 1).expect("a few nodes")]
     }
 
     /// One turn, as the driver takes it.

@@ -90,16 +90,18 @@ pub(super) struct Planned {
 /// All faults of a run, by time.
 pub(super) fn draw_schedule(seed: u64, shape: &Shape, steps: u64) -> Vec<Planned> {
     let mut random = Random::stream(seed, 2);
-    let mut planned = Vec::new();
-    for fault in faults::ALL {
-        // A quarter of all runs has no fault of a kind, another more of them than the rest.
+    let stage = Stage::draw(&mut random, shape, steps);
+    let mut planned = stage.planned.clone();
+    let impairing = [random.pick(faults::IMPAIRING), random.pick(faults::IMPAIRING)];
+    for fault in faults::ALL.iter().chain(impairing) {
+        // A half of all runs has no fault of a kind, a quarter more of them than the rest.
         let times = match random.below(4) {
             0 | 1 => 0,
             2 => random.between(1, 1 + fault.often / 2),
             _ => random.between(1, 1 + fault.often),
         };
         for _ in 0..times {
-            let step = random.below(steps);
+            let step = stage.draw_step(&mut random, steps);
             let args = (fault.draw)(&mut random, shape);
             planned.push(Planned { number: 0, step, fault, args });
         }
@@ -109,4 +111,38 @@ pub(super) fn draw_schedule(seed: u64, shape: &Shape, steps: u64) -> Vec<Planned
         planned.number = number;
     }
     planned
+}
+
+/// Steps in which one fault, that takes several things in a row, is let alone: all else has passed before it, and a
+/// leader was found. Most runs have none: what is never disturbed finds less.
+struct Stage {
+    planned: Vec<Planned>,
+    first: u64,
+    steps: u64,
+}
+
+impl Stage {
+    fn draw(random: &mut Random, shape: &Shape, steps: u64) -> Self {
+        let staged = faults::staged(shape.nodes.len());
+        // Of all runs a quarter.
+        if staged.is_empty() || !random.once_in(if shape.nodes.len() == 5 { 2 } else { 4 }) {
+            return Self { planned: Vec::new(), first: 0, steps: 0 };
+        }
+        let staged = random.pick(staged);
+        let args = (staged.fault.draw)(random, shape);
+        let before = 3 * shape.election_ticks;
+        let whole = (before + (staged.steps)(args, shape)).min(steps / 2);
+        let first = random.below(steps - whole);
+        let planned = vec![
+            Planned { number: 0, step: first, fault: &faults::CALM, args: [0; 3] },
+            Planned { number: 0, step: first + before, fault: &staged.fault, args },
+        ];
+        Self { planned, first, steps: whole }
+    }
+
+    /// Any step that is not among these.
+    fn draw_step(&self, random: &mut Random, steps: u64) -> u64 {
+        let step = random.below(steps - self.steps);
+        if step < self.first { step } else { step + self.steps }
+    }
 }
