@@ -239,7 +239,12 @@ impl SimNode {
 
     /// The process ends at once. `power` says whether the machine does too.
     pub(super) fn stop(&mut self, power: bool) -> bool {
-        let Some(running) = self.running.take() else { return false };
+        let Some(running) = self.running.take() else {
+            if power {
+                self.platter.crash();
+            }
+            return false;
+        };
         // First the platter: a log that is dropped waits for its writes.
         if power {
             self.platter.crash();

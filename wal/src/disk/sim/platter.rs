@@ -677,7 +677,16 @@ impl Platter {
         if let Some(file) = self.files.get_mut(&inode) {
             // A part of a sector that was written is not on the disk yet.
             let bytes = &bytes[..bytes.len() / SECTOR_BYTES * SECTOR_BYTES];
-            if lying { file.cache(at, bytes, false, true) } else { file.land(at, bytes) }
+            if lying {
+                file.cache(at, bytes, false, true);
+            } else {
+                // What it takes to find the bytes again becomes durable with them.
+                let size = file.size;
+                if file.durable.len() < size {
+                    Arc::make_mut(&mut file.durable).resize(size, 0);
+                }
+                file.land(at, bytes);
+            }
         }
     }
 
