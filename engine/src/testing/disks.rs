@@ -84,7 +84,7 @@ impl Run<'_> {
 
     /// A write succeeds, but goes where another batch stands, or nowhere. The process ends after a while.
     pub(super) fn misplace_write(&mut self, at: usize, after: u64, place: u64) {
-        if !self.may_impair(at) {
+        if self.nodes[at].running.is_none() || !self.may_impair(at) {
             return;
         }
         let node = &self.nodes[at];

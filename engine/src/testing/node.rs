@@ -21,13 +21,14 @@ use crate::{
 use bytes::Bytes;
 use logdrive_raft::{Durable, Entry, HardState, LogIndex, Message, Ticks};
 use logdrive_wal::{
-    BLOCK_BYTES, Config, Identity, RecoveredGroup, SegmentSeq, Wal, WalError,
+    BLOCK_BYTES, Config, Identity, ReadError, RecoveredGroup, SegmentSeq, Wal, WalError,
     disk::sim::SimPlatter,
     landed::{LandedBatch, LandedRecord, landed},
 };
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
     ops::Range,
     path::PathBuf,
     rc::Rc,
@@ -85,6 +86,8 @@ pub(super) struct SimNode {
 pub(super) struct Running {
     pub(super) turn: Turn,
     pub(super) machines: BTreeMap<GroupId, (Ledger, Arc<AtomicBool>)>,
+    /// Peers it can talk to.
+    pub(super) linked: BTreeSet<NodeId>,
     outside: SimOutside,
     /// Its own clock, and what its shard counts: a turn counts for at most one heartbeat.
     clock: u64,
@@ -94,12 +97,17 @@ pub(super) struct Running {
 struct SimOutside {
     id: NodeId,
     world: Rc<RefCell<World>>,
-    reads: RefCell<Vec<ReadTask>>,
+    reads: RefCell<VecDeque<ReadTask>>,
+    reads_max: usize,
 }
 
 impl Outside for SimOutside {
     fn send(&self, peer: NodeId, _lane: usize, messages: &mut Vec<(GroupId, Message)>) -> bool {
         let World { now, random, network, seen } = &mut *self.world.borrow_mut();
+        if network.refuses(random) {
+            logdrive_raft::reached!("frame refused by a full queue");
+            return false;
+        }
         seen.extend(messages.iter().map(|(group, message)| Seen::Sent {
             to: peer,
             group: *group,
@@ -110,8 +118,13 @@ impl Outside for SimOutside {
     }
 
     fn read(&self, task: ReadTask) -> Result<(), ReadTask> {
+        let mut reads = self.reads.borrow_mut();
+        if reads.len() == self.reads_max {
+            logdrive_raft::reached!("read refused by a full queue");
+            return Err(task);
+        }
         logdrive_raft::reached!("old entries read back");
-        self.reads.borrow_mut().push(task);
+        reads.push_back(task);
         Ok(())
     }
 
@@ -127,6 +140,26 @@ impl Outside for SimOutside {
             entries: entries.iter().map(mark).collect(),
         };
         self.world.borrow_mut().seen.push(Seen::Wrote { group: job.group, change });
+    }
+}
+
+impl SimOutside {
+    /// What the thread that reads has done since the last turn: all that was asked for, or nothing; perhaps with errors
+    /// that pass.
+    fn finished_reads(&self, shape: &Shape) -> Vec<ReadDone> {
+        let random = &mut self.world.borrow_mut().random;
+        if random.once_in(shape.reads_rest_once_in) {
+            return Vec::new();
+        }
+        let finish = |task| match task {
+            ReadTask::Fetch { group, purpose, .. } if random.once_in(shape.reads_fail_once_in) => {
+                logdrive_raft::reached!("old entries could not be read for once");
+                let (file, source) = (PathBuf::from("sim"), io::ErrorKind::Other.into());
+                ReadDone::Fetch { group, purpose, read: Err(ReadError::Io { file, source }) }
+            }
+            task => task.run(),
+        };
+        self.reads.borrow_mut().drain(..).map(finish).collect()
     }
 }
 
@@ -225,15 +258,17 @@ impl SimNode {
             });
             states.push((*group, Some(state)));
             let founded = found.map_or_else(
-                || new_group(*group, &shape.nodes),
-                |found| resumed_group(found, &shape.nodes),
+                || new_group(*group, &shape.nodes, shape.first_leader == Some(self.id)),
+                |found| resumed_group(found, &shape.nodes, shape.nodes[0] == self.id),
             );
             turn.add(founded, Box::new(watched)).expect("what was recovered fits together");
             machines.insert(*group, (ledger, broken));
         }
-        let outside = SimOutside { id: self.id, world: world.clone(), reads: RefCell::default() };
+        let (id, reads_max) = (self.id, shape.reads_max);
+        let outside = SimOutside { id, world: world.clone(), reads: RefCell::default(), reads_max };
         let clock = self.clock(world.borrow().now, shape);
-        self.running = Some(Running { turn, machines, outside, clock, counted: 1 });
+        let linked = BTreeSet::new();
+        self.running = Some(Running { turn, machines, linked, outside, clock, counted: 1 });
         Ok(states)
     }
 
@@ -347,7 +382,7 @@ impl SimNode {
                 turn.shard.receive(from, group, message);
             }
         }
-        let reads: Vec<ReadDone> = outside.reads.take().into_iter().map(ReadTask::run).collect();
+        let reads = outside.finished_reads(shape);
         reads.into_iter().for_each(|read| turn.finish_read(read));
         let result = turn
             .take_completions(now * STEP_NS)
@@ -399,7 +434,7 @@ fn change(record: LandedRecord) -> (GroupId, Change) {
     }
 }
 
-fn new_group(group: GroupId, nodes: &[NodeId]) -> Founded {
+fn new_group(group: GroupId, nodes: &[NodeId], first_leader: bool) -> Founded {
     Founded {
         group,
         members: nodes.to_vec(),
@@ -409,12 +444,12 @@ fn new_group(group: GroupId, nodes: &[NodeId]) -> Founded {
         last: LogIndex::ZERO,
         applied: LogIndex::ZERO,
         durable: Durable::of_nothing(group),
-        first_leader: false,
+        first_leader,
         view: Arc::new(GroupView::default()),
     }
 }
 
-fn resumed_group(found: RecoveredGroup, nodes: &[NodeId]) -> Founded {
+fn resumed_group(found: RecoveredGroup, nodes: &[NodeId], first_leader: bool) -> Founded {
     assert_eq!(&found.membership[..], b"members", "the membership came back");
     Founded {
         membership: None,
@@ -422,6 +457,6 @@ fn resumed_group(found: RecoveredGroup, nodes: &[NodeId]) -> Founded {
         runs: found.runs,
         last: found.last,
         durable: found.durable,
-        ..new_group(found.group, nodes)
+        ..new_group(found.group, nodes, first_leader)
     }
 }

@@ -37,6 +37,11 @@ pub(super) const STORM_STEPS: u64 = 600;
 const PEACE_STEPS: u64 = 150;
 /// Steps without proposals in which everyone must have caught up: a burst may be left to write.
 const CATCH_UP_STEPS: u64 = 600;
+/// A connection that is down comes back in one of so many steps.
+const LINKS_ONCE_IN: u64 = 4;
+/// Commands are proposed several at once, one time in so many, and so many at most.
+const SEVERAL_ONCE_IN: u64 = 8;
+const SEVERAL_MAX: u64 = 4;
 /// A leader that has said its last word pauses for so much longer than the disk it said it to.
 const LAST_WORD_STEPS: u64 = 20;
 /// Of an entry on disk besides its payload's padding, about: headers, the serial, a register's operation.
@@ -56,7 +61,7 @@ pub(super) struct Run<'a> {
     proposing: bool,
     /// Nodes that something was taken from for good; a majority never is.
     pub(super) impaired: BTreeSet<NodeId>,
-    /// Replicas that stopped because the simulation broke their machine or their log: until their node starts again.
+    /// Replicas that stopped because the simulation broke their machine: until their node starts again.
     pub(super) broken: BTreeSet<(NodeId, GroupId)>,
     healed_at: Option<usize>,
     /// Whoever leads is given a command in every step until then.
@@ -100,7 +105,7 @@ impl<'a> Run<'a> {
         let mut random = Random::stream(cluster.seed, 3);
         let nodes: Vec<SimNode> =
             shape.nodes.iter().map(|id| SimNode::new(*id, &mut random)).collect();
-        let network = Network::new(shape.weather);
+        let network = Network::new(shape.weather, shape.refuse_once_in);
         let trace = Trace::new(cluster.traced);
         Self {
             cluster,
@@ -481,7 +486,23 @@ impl<'a> Run<'a> {
 
     fn tell(&mut self, at: usize, lost_peer: NodeId) {
         if let Some(running) = &mut self.nodes[at].running {
+            running.linked.remove(&lost_peer);
             running.turn.shard.peer_down(lost_peer);
+        }
+    }
+
+    /// Connections that are down come back, sooner or later, if there is somebody at the other end.
+    fn link(&mut self, at: usize) {
+        let ups = self.nodes.iter().filter(|node| node.running.is_some()).map(|node| node.id);
+        let peers: Vec<NodeId> = ups.filter(|id| *id != self.nodes[at].id).collect();
+        let Some(running) = &mut self.nodes[at].running else { return };
+        for peer in peers {
+            if !running.linked.contains(&peer)
+                && self.world.borrow_mut().random.once_in(LINKS_ONCE_IN)
+            {
+                running.linked.insert(peer);
+                running.turn.shard.peer_up(peer);
+            }
         }
     }
 
@@ -495,6 +516,8 @@ impl<'a> Run<'a> {
         let now = self.now();
         self.world.borrow_mut().network.heal(now);
         self.shape.disk_rests_once_in = 0;
+        self.shape.reads_rest_once_in = 0;
+        self.shape.reads_fail_once_in = 0;
         // New commands leave disks half of their time for what they are behind.
         let round = 2 * self.write_steps(self.shape.groups.len() as u64);
         self.shape.propose_once_in = self.shape.propose_once_in.clamp(4, 6).max(round);
@@ -606,6 +629,7 @@ impl<'a> Run<'a> {
         if self.nodes[at].has_failed() && !self.ghost.poisoned.contains(&id) {
             self.ghost.see(&Event::Poisoned { node: id });
         }
+        self.link(at);
         let submissions = self.propose(at);
         for (from, messages) in &self.nodes[at].inbox {
             for (group, message) in messages {
@@ -629,6 +653,14 @@ impl<'a> Run<'a> {
     /// What a node has done in its turn.
     fn look(&mut self, at: usize, answers: Vec<Answer>) {
         let node = self.nodes[at].id;
+        let running = self.nodes[at].running.as_mut();
+        let fenced =
+            running.map_or_else(Vec::new, |running| running.turn.newly_fenced.split_off(0));
+        for (group, _) in fenced {
+            logdrive_raft::reached!("group fenced while its log runs");
+            let harmed = self.nodes[at].harm().explains_fence(group);
+            self.ghost.see(&Event::Fenced { node, group, harmed });
+        }
         let seen = std::mem::take(&mut self.world.borrow_mut().seen);
         for seen in seen {
             match seen {
@@ -650,6 +682,9 @@ impl<'a> Run<'a> {
             }
         }
         for group in machines.keys() {
+            if self.ghost.fenced.contains(&(node, *group)) {
+                continue;
+            }
             let status = turn.shard.status(*group).expect("it runs");
             let replica = self.ghost.replicas.get_mut(&(node, *group)).expect("recovered");
             replica.clock = *counted;
@@ -698,28 +733,33 @@ impl<'a> Run<'a> {
             if !self.clients.once_in(chance) {
                 continue;
             }
-            let serial = self.ghost.commands.len() as u64;
-            let command =
-                (self.cluster.operations)(&mut self.clients, *group, &self.shape, &self.calls);
-            let mut payload = BytesMut::with_capacity(SERIAL_BYTES + command.len());
-            payload.extend_from_slice(&serial.to_le_bytes());
-            payload.extend_from_slice(&command);
-            let payload: Bytes = payload.freeze();
-            let checksum = logdrive_wal::checksum(&payload);
-            self.ghost.commands.push(Proposed {
-                node: node.id,
-                group: *group,
-                known: Known::Waiting,
-            });
-            let called = self.world.borrow().now;
-            self.calls.push(Call { group: *group, command, called, reply: None, refused: false });
-            submissions.push(Submission {
-                group: *group,
-                sink: Arc::clone(&self.sink),
-                token: serial,
-                commands: Commands::One(Command { checksum, payload }),
-                at: 1,
-            });
+            // In peace disks are given no more than they can write.
+            let several = self.healed_at.is_none() && self.clients.once_in(SEVERAL_ONCE_IN);
+            let count = if several { self.clients.between(2, SEVERAL_MAX) } else { 1 };
+            let (token, called) = (self.ghost.commands.len() as u64, self.world.borrow().now);
+            let mut commands = Vec::new();
+            for serial in token..token + count {
+                let command =
+                    (self.cluster.operations)(&mut self.clients, *group, &self.shape, &self.calls);
+                let mut payload = BytesMut::with_capacity(SERIAL_BYTES + command.len());
+                payload.extend_from_slice(&serial.to_le_bytes());
+                payload.extend_from_slice(&command);
+                let payload: Bytes = payload.freeze();
+                let checksum = logdrive_wal::checksum(&payload);
+                commands.push(Command { checksum, payload });
+                let known = Known::Waiting;
+                self.ghost.commands.push(Proposed { node: node.id, group: *group, known });
+                let (group, reply) = (*group, None);
+                self.calls.push(Call { group, command, called, reply, refused: false });
+            }
+            let commands = if several {
+                logdrive_raft::reached!("several commands proposed at once");
+                Commands::Many(commands)
+            } else {
+                Commands::One(commands.pop().expect("one"))
+            };
+            let sink = Arc::clone(&self.sink);
+            submissions.push(Submission { group: *group, sink, token, commands, at: 1 });
         }
         submissions
     }

@@ -32,6 +32,16 @@ pub(super) struct Shape {
     pub(super) keys: u64,
     /// A disk rests in one of so many steps; 0 is never.
     pub(super) disk_rests_once_in: u64,
+    /// A frame finds no room in its queue once in so many; 0 is never.
+    pub(super) refuse_once_in: u64,
+    /// Old entries are read by a thread of its own: so many reads wait for it at most.
+    pub(super) reads_max: usize,
+    /// It does nothing in one of so many steps; 0 is never.
+    pub(super) reads_rest_once_in: u64,
+    /// A read fails once in so many; 0 is never.
+    pub(super) reads_fail_once_in: u64,
+    /// Who campaigns at once when the groups are founded.
+    pub(super) first_leader: Option<NodeId>,
     /// What the nodes' logs may take while there are faults.
     pub(super) log_bytes_max: Option<u64>,
     /// Per node: its clock's ticks in a thousand steps.
@@ -63,11 +73,21 @@ impl Shape {
             payload_max: *random.pick(&[1, 100, 600, 600, 5000, 20_000]),
             keys: random.between(1, 5),
             disk_rests_once_in: *random.pick(&[0, 2, 3, 4]),
+            refuse_once_in: 0,
+            reads_max: 1,
+            reads_rest_once_in: 0,
+            reads_fail_once_in: 0,
+            first_leader: None,
             log_bytes_max: None,
             clock_rates: (0..nodes).map(|_| *random.pick(&rates)).collect(),
         };
         let segments = random.between(QUOTA_SEGMENTS_MIN, 2 * QUOTA_SEGMENTS_MIN);
         shape.log_bytes_max = random.once_in(6).then_some(segments * shape.segment_bytes);
+        shape.refuse_once_in = *random.pick(&[0, 0, 50, 10]);
+        shape.reads_max = *random.pick(&[1, 2, 64]);
+        shape.reads_rest_once_in = *random.pick(&[0, 2, 3]);
+        shape.reads_fail_once_in = *random.pick(&[0, 0, 20, 5]);
+        shape.first_leader = (!random.once_in(3)).then(|| *random.pick(&shape.nodes));
         shape
     }
 

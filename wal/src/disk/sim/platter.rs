@@ -699,10 +699,16 @@ impl Platter {
 
     // --- ends of processes ---
 
+    /// False for a write that is misdirected: whole or not at all, so that the atlas knows what it went over.
+    fn goes_home(&self, write: &InFlight) -> bool {
+        let home = self.inode(Name::Segment(write.write.segment));
+        home.is_none_or(|home| home == write.inode) && write.at as u64 == write.write.offset
+    }
+
     /// What a process that is killed leaves of its writes.
     pub(super) fn scatter_in_flight(&mut self) {
         for write in std::mem::take(&mut self.in_flight) {
-            if write.lost {
+            if write.lost || !self.goes_home(&write) {
                 continue;
             }
             let rest = &write.write.bytes[write.from..];
@@ -723,7 +729,7 @@ impl Platter {
     pub(super) fn power_cut(&mut self, keep: &mut dyn FnMut(Unsynced) -> bool) {
         let mut flying = Vec::new();
         for write in std::mem::take(&mut self.in_flight) {
-            if !write.lost {
+            if !write.lost && self.goes_home(&write) {
                 let rest = &write.write.bytes[write.from..];
                 let parts = sectors(write.at + write.from, rest);
                 flying.extend(parts.map(|(at, bytes)| (write.inode, at, bytes.to_vec())));
