@@ -28,6 +28,7 @@ pub const PLACES: &[(&str, &str)] = &[
     ("history of a register judged", "engine/src/testing/linearizable.rs"),
     ("impossible message ignored", "engine/raft/src/raft.rs"),
     ("leader lost its majority", "engine/raft/src/leader.rs"),
+    ("log closed", "engine/src/testing/run.rs"),
     ("log poisoned", "engine/src/testing/run.rs"),
     ("old entries could not be read for once", "engine/src/testing/node.rs"),
     ("old entries read back", "engine/src/testing/node.rs"),

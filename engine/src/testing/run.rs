@@ -192,6 +192,16 @@ impl<'a> Run<'a> {
         self.stop(at, down, false);
     }
 
+    /// A node is stopped cleanly, if its disk lets it; it starts again after `down` steps.
+    pub(super) fn close(&mut self, at: usize, down: u64) {
+        let wal = self.nodes[at].running.as_mut().and_then(|running| running.turn.wal.take());
+        if wal.is_some_and(|wal| wal.close().is_ok()) {
+            logdrive_raft::reached!("log closed");
+        }
+        self.see_landed(at);
+        self.kill(at, down);
+    }
+
     pub(super) fn pause(&mut self, at: usize, steps: u64) {
         self.nodes[at].paused_until = self.now() + steps;
     }
@@ -620,9 +630,7 @@ impl<'a> Run<'a> {
             node.complete_some(now);
         }
         let id = node.id;
-        for (group, change) in self.nodes[at].newly_durable() {
-            self.ghost.see(&Event::Landed { node: id, group, change: &change });
-        }
+        self.see_landed(at);
         if now < self.nodes[at].paused_until {
             return;
         }
@@ -647,6 +655,14 @@ impl<'a> Run<'a> {
             }
             logdrive_raft::reached!("log poisoned");
             self.kill(at, 20);
+        }
+    }
+
+    /// What has become durable on a node's disk.
+    fn see_landed(&mut self, at: usize) {
+        let node = self.nodes[at].id;
+        for (group, change) in self.nodes[at].newly_durable() {
+            self.ghost.see(&Event::Landed { node, group, change: &change });
         }
     }
 

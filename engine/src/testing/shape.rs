@@ -151,7 +151,7 @@ impl Stage {
         let staged = random.pick(staged);
         let args = (staged.fault.draw)(random, shape);
         let before = 3 * shape.election_ticks;
-        let whole = (before + (staged.steps)(args, shape)).min(steps / 2);
+        let whole = (before + (staged.steps)(args, shape)).min(2 * steps / 3);
         let first = random.below(steps - whole);
         let planned = vec![
             Planned { number: 0, step: first, fault: &faults::CALM, args: [0; 3] },

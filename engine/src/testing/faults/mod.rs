@@ -11,6 +11,7 @@ mod bad_sector;
 mod broken_machine;
 mod calm;
 mod clog;
+mod close;
 mod crash;
 mod damage;
 mod disk_full;
@@ -55,6 +56,7 @@ pub(super) struct Fault {
 pub(super) static ALL: &[Fault] = &[
     crash::FAULT,
     kill::FAULT,
+    close::FAULT,
     power_loss::FAULT,
     pause::FAULT,
     pause_leaders::FAULT,
