@@ -89,7 +89,7 @@ impl Run<'_> {
         }
         let node = &self.nodes[at];
         let others = node.vouched_batches();
-        let fate = if others.is_empty() || place % 3 == 0 {
+        let fate = if others.is_empty() || place.is_multiple_of(3) {
             WriteFate::Lost
         } else {
             let there = Random::new(place).pick(&others).position;

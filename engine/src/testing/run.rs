@@ -255,8 +255,8 @@ impl<'a> Run<'a> {
     /// Whoever came to lead a group last pauses.
     fn pause_newest_leader(&mut self, group: usize, steps: u64) {
         let group = self.shape.groups[group];
-        let led = self.ghost.leaders.iter().filter(|((of, _), _)| *of == group);
-        let newest = led.last().map(|(_, leader)| *leader);
+        let led = self.ghost.leaders.iter().rfind(|((of, _), _)| *of == group);
+        let newest = led.map(|(_, leader)| *leader);
         if let Some(at) = self.nodes.iter().position(|node| Some(node.id) == newest) {
             self.pause(at, steps);
         }
