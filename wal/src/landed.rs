@@ -22,6 +22,10 @@ pub struct LandedBatch {
     pub position: Position,
     /// The position before which all was durable when it was built.
     pub durable: Position,
+    /// The groups its directory names.
+    pub groups: Vec<GroupId>,
+    /// Where in it the directory stands, behind the records: from its beginning.
+    pub directory_at: usize,
     /// What it says, in order.
     pub records: Vec<LandedRecord>,
 }
@@ -62,7 +66,9 @@ pub fn landed(
     let seed = Seed::of(header.id);
     let position = Position::new(segment, u32::try_from(offset).ok()?);
     let (batch, _) = BatchHeader::decode(bytes, seed, position, header.bytes).ok()?;
-    let body = bytes.get(BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + batch.records_bytes())?;
+    let body = bytes.get(BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + batch.body_bytes as usize)?;
+    let groups = batch.directory(body, seed).ok()?.collect();
+    let body = &body[..batch.records_bytes()];
     let mut records = Vec::new();
     for (at, record) in Records::new(body, seed) {
         match record.ok()? {
@@ -83,5 +89,7 @@ pub fn landed(
             _ => {}
         }
     }
-    Some(LandedBatch { number: batch.seq, position, durable: batch.durable, records })
+    let directory_at = BATCH_HEADER_BYTES + body.len();
+    let (number, durable) = (batch.seq, batch.durable);
+    Some(LandedBatch { number, position, durable, groups, directory_at, records })
 }

@@ -593,6 +593,7 @@ impl Shard {
         let linked = self.peers.iter().zip(&self.linked).filter(|(_, linked)| **linked);
         let reachable = 1 + linked.filter(|(peer, _)| voters.contains(peer)).count();
         if replica.first_leader && reachable > voters.len() / 2 {
+            logdrive_raft::reached!("first leader campaigns at once");
             self.step(slot, Event::Campaign);
         }
     }

@@ -14,8 +14,10 @@
 pub mod bugs;
 mod cluster;
 mod coverage;
+mod disks;
 mod faults;
 mod ghost;
+mod harm;
 mod invariants;
 mod linearizable;
 mod machine;

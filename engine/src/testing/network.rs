@@ -53,6 +53,8 @@ pub(super) struct Network {
     frames: BTreeMap<(u64, u64), Frame>,
     sent: u64,
     pub(super) weather: Weather,
+    /// A frame finds no room in its queue once in so many; 0 is never.
+    refuse_once_in: u64,
     /// Weather for a while, and until when.
     gust: Option<(Weather, u64)>,
     /// Links that carry nothing.
@@ -70,11 +72,12 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn new(weather: Weather) -> Self {
+    pub(super) fn new(weather: Weather, refuse_once_in: u64) -> Self {
         Self {
             frames: BTreeMap::new(),
             sent: 0,
             weather,
+            refuse_once_in,
             gust: None,
             cut: Vec::new(),
             clogged: Vec::new(),
@@ -83,6 +86,11 @@ impl Network {
             echoes: BTreeMap::new(),
             past: VecDeque::new(),
         }
+    }
+
+    /// True if the next frame finds its queue full.
+    pub(super) fn refuses(&self, random: &mut Random) -> bool {
+        random.once_in(self.refuse_once_in)
     }
 
     pub(super) fn send(
@@ -224,6 +232,12 @@ impl Network {
     /// All is well from now on; what was held up comes at once.
     pub(super) fn heal(&mut self, now: u64) {
         self.weather = Weather::FAIR;
+        self.refuse_once_in = 0;
+        self.calm(now);
+    }
+
+    /// Whatever passes by itself has passed.
+    pub(super) fn calm(&mut self, now: u64) {
         self.gust = None;
         self.cut.clear();
         self.clogged.clear();

@@ -7,6 +7,7 @@
 use super::{
     cluster::MachineFactory,
     ghost::{Change, LogState, Mark},
+    harm::{Harm, Stored},
     machine::{Ledger, Watched},
     network::Network,
     random::Random,
@@ -20,13 +21,15 @@ use crate::{
 use bytes::Bytes;
 use logdrive_raft::{Durable, Entry, HardState, LogIndex, Message, Ticks};
 use logdrive_wal::{
-    BLOCK_BYTES, Config, Identity, Position, RecoveredGroup, SegmentSeq, Wal, WalError,
+    BLOCK_BYTES, Config, Identity, ReadError, RecoveredGroup, SegmentSeq, Wal, WalError,
     disk::sim::SimPlatter,
     landed::{LandedBatch, LandedRecord, landed},
 };
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
+    ops::Range,
     path::PathBuf,
     rc::Rc,
     sync::{Arc, atomic::AtomicBool},
@@ -62,12 +65,16 @@ pub(super) struct SimNode {
     pub(super) starts_at: u64,
     pub(super) paused_until: u64,
     pub(super) stalled_until: u64,
+    /// Its clock stands still meanwhile.
+    pub(super) clock_stands: Range<u64>,
     pub(super) full_until: Option<u64>,
     pub(super) was_started: bool,
     /// Its log was taken from it, or it refuses to start on it: it never comes back.
     pub(super) lost: bool,
-    /// Batches that were whole on its platter.
-    pub(super) batches: Vec<(Position, u32, Position)>,
+    /// Its disk has said of names and sizes that they are durable when they were not.
+    pub(super) lied: bool,
+    /// Batches that were whole on its platter, or that it said were.
+    batches: Vec<Stored>,
     failures: u64,
     /// Of its log, when it was last looked at.
     first_segment: Option<SegmentSeq>,
@@ -81,6 +88,8 @@ pub(super) struct SimNode {
 pub(super) struct Running {
     pub(super) turn: Turn,
     pub(super) machines: BTreeMap<GroupId, (Ledger, Arc<AtomicBool>)>,
+    /// Peers it can talk to.
+    pub(super) linked: BTreeSet<NodeId>,
     outside: SimOutside,
     /// Its own clock, and what its shard counts: a turn counts for at most one heartbeat.
     clock: u64,
@@ -90,12 +99,17 @@ pub(super) struct Running {
 struct SimOutside {
     id: NodeId,
     world: Rc<RefCell<World>>,
-    reads: RefCell<Vec<ReadTask>>,
+    reads: RefCell<VecDeque<ReadTask>>,
+    reads_max: usize,
 }
 
 impl Outside for SimOutside {
     fn send(&self, peer: NodeId, _lane: usize, messages: &mut Vec<(GroupId, Message)>) -> bool {
         let World { now, random, network, seen } = &mut *self.world.borrow_mut();
+        if network.refuses(random) {
+            logdrive_raft::reached!("frame refused by a full queue");
+            return false;
+        }
         seen.extend(messages.iter().map(|(group, message)| Seen::Sent {
             to: peer,
             group: *group,
@@ -106,8 +120,13 @@ impl Outside for SimOutside {
     }
 
     fn read(&self, task: ReadTask) -> Result<(), ReadTask> {
+        let mut reads = self.reads.borrow_mut();
+        if reads.len() == self.reads_max {
+            logdrive_raft::reached!("read refused by a full queue");
+            return Err(task);
+        }
         logdrive_raft::reached!("old entries read back");
-        self.reads.borrow_mut().push(task);
+        reads.push_back(task);
         Ok(())
     }
 
@@ -124,6 +143,26 @@ impl Outside for SimOutside {
             cost_bytes: entries.iter().map(Entry::cost_bytes).collect(),
         };
         self.world.borrow_mut().seen.push(Seen::Wrote { group: job.group, change });
+    }
+}
+
+impl SimOutside {
+    /// What the thread that reads has done since the last turn: all that was asked for, or nothing; perhaps with errors
+    /// that pass.
+    fn finished_reads(&self, shape: &Shape) -> Vec<ReadDone> {
+        let random = &mut self.world.borrow_mut().random;
+        if random.once_in(shape.reads_rest_once_in) {
+            return Vec::new();
+        }
+        let finish = |task| match task {
+            ReadTask::Fetch { group, purpose, .. } if random.once_in(shape.reads_fail_once_in) => {
+                logdrive_raft::reached!("old entries could not be read for once");
+                let (file, source) = (PathBuf::from("sim"), io::ErrorKind::Other.into());
+                ReadDone::Fetch { group, purpose, read: Err(ReadError::Io { file, source }) }
+            }
+            task => task.run(),
+        };
+        self.reads.borrow_mut().drain(..).map(finish).collect()
     }
 }
 
@@ -147,9 +186,11 @@ impl SimNode {
             starts_at: 0,
             paused_until: 0,
             stalled_until: 0,
+            clock_stands: 0..0,
             full_until: None,
             was_started: false,
             lost: false,
+            lied: false,
             batches: Vec::new(),
             failures: 0,
             first_segment: None,
@@ -181,6 +222,10 @@ impl SimNode {
             logdrive_raft::reached!("torn tail cut");
         }
         self.was_started = true;
+        self.heads.clear();
+        // A segment that was lost may have its number again.
+        let begun = wal.durable().segment();
+        self.batches.retain(|batch| batch.position.segment() < begun);
         self.early.clear();
         self.next_batch = 0;
         for batch in self.landed() {
@@ -214,15 +259,17 @@ impl SimNode {
             });
             states.push((*group, Some(state)));
             let founded = found.map_or_else(
-                || new_group(*group, &shape.nodes),
-                |found| resumed_group(found, &shape.nodes),
+                || new_group(*group, &shape.nodes, shape.first_leader == Some(self.id)),
+                |found| resumed_group(found, &shape.nodes, shape.nodes[0] == self.id),
             );
             turn.add(founded, Box::new(watched)).expect("what was recovered fits together");
             machines.insert(*group, (ledger, broken));
         }
-        let outside = SimOutside { id: self.id, world: world.clone(), reads: RefCell::default() };
+        let (id, reads_max) = (self.id, shape.reads_max);
+        let outside = SimOutside { id, world: world.clone(), reads: RefCell::default(), reads_max };
         let clock = self.clock(world.borrow().now, shape);
-        self.running = Some(Running { turn, machines, outside, clock, counted: 1 });
+        let linked = BTreeSet::new();
+        self.running = Some(Running { turn, machines, linked, outside, clock, counted: 1 });
         Ok(states)
     }
 
@@ -263,7 +310,12 @@ impl SimNode {
 
     /// The process ends at once. `power` says whether the machine does too.
     pub(super) fn stop(&mut self, power: bool) -> bool {
-        let Some(running) = self.running.take() else { return false };
+        let Some(running) = self.running.take() else {
+            if power {
+                self.platter.crash();
+            }
+            return false;
+        };
         // First the platter: a log that is dropped waits for its writes.
         if power {
             self.platter.crash();
@@ -301,6 +353,22 @@ impl SimNode {
         self.platter.failures() > self.failures
     }
 
+    /// Batches that later ones know durable, of segments that are there.
+    pub(super) fn vouched_batches(&self) -> Vec<&Stored> {
+        let known = self.batches.iter().map(|batch| batch.durable).max();
+        let segments = self.platter.segments();
+        let is_vouched = |batch: &&Stored| {
+            Some(batch.position) < known && segments.contains(&batch.position.segment())
+        };
+        self.batches.iter().filter(is_vouched).collect()
+    }
+
+    /// What its disk has lost.
+    pub(super) fn harm(&self) -> Harm {
+        let (segments, damage) = (self.platter.segments(), self.platter.damage());
+        Harm::of(&self.batches, &segments, &damage, self.lied)
+    }
+
     fn landed(&mut self) -> Vec<LandedBatch> {
         let mut batches = Vec::new();
         for write in self.platter.take_landed() {
@@ -310,8 +378,7 @@ impl SimNode {
                 .or_insert_with(|| self.platter.segment_head(write.segment, BLOCK_BYTES));
             let batch = landed(write.segment, head, write.offset, &write.bytes);
             let batch = batch.expect("a batch that landed holds");
-            let bytes = u32::try_from(write.bytes.len()).expect("a batch is small");
-            self.batches.push((batch.position, bytes, batch.durable));
+            self.batches.push(Stored::new(&batch, write.bytes.len() as u64));
             batches.push(batch);
         }
         batches
@@ -319,8 +386,13 @@ impl SimNode {
 
     /// Its own clock, in ticks.
     fn clock(&self, now: u64, shape: &Shape) -> u64 {
-        let at = usize::try_from(self.id.get() - 1).expect("a few nodes");
-        now * shape.clock_rates[at] / 1000
+        let now = if self.clock_stands.contains(&now) { self.clock_stands.start } else { now };
+        now * self.clock_rate(shape) / 1000
+    }
+
+    /// Ticks of its clock in a thousand steps.
+    pub(super) fn clock_rate(&self, shape: &Shape) -> u64 {
+        shape.clock_rates[usize::try_from(self.id.get() - 1).expect("a few nodes")]
     }
 
     /// One turn, as the driver takes it.
@@ -346,7 +418,7 @@ impl SimNode {
                 turn.shard.receive(from, group, message);
             }
         }
-        let reads: Vec<ReadDone> = outside.reads.take().into_iter().map(ReadTask::run).collect();
+        let reads = outside.finished_reads(shape);
         reads.into_iter().for_each(|read| turn.finish_read(read));
         let result = turn
             .take_completions(now * STEP_NS)
@@ -398,7 +470,7 @@ fn change(record: LandedRecord) -> (GroupId, Change) {
     }
 }
 
-fn new_group(group: GroupId, nodes: &[NodeId]) -> Founded {
+fn new_group(group: GroupId, nodes: &[NodeId], first_leader: bool) -> Founded {
     Founded {
         group,
         members: nodes.to_vec(),
@@ -408,12 +480,12 @@ fn new_group(group: GroupId, nodes: &[NodeId]) -> Founded {
         last: LogIndex::ZERO,
         applied: LogIndex::ZERO,
         durable: Durable::of_nothing(group),
-        first_leader: false,
+        first_leader,
         view: Arc::new(GroupView::default()),
     }
 }
 
-fn resumed_group(found: RecoveredGroup, nodes: &[NodeId]) -> Founded {
+fn resumed_group(found: RecoveredGroup, nodes: &[NodeId], first_leader: bool) -> Founded {
     assert_eq!(&found.membership[..], b"members", "the membership came back");
     Founded {
         membership: None,
@@ -421,6 +493,6 @@ fn resumed_group(found: RecoveredGroup, nodes: &[NodeId]) -> Founded {
         runs: found.runs,
         last: found.last,
         durable: found.durable,
-        ..new_group(found.group, nodes)
+        ..new_group(found.group, nodes, first_leader)
     }
 }

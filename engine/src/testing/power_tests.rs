@@ -38,7 +38,7 @@ impl Alone {
         shape.log_bytes_max = None;
         let mut random = Random::stream(seed, 3);
         let node = SimNode::new(shape.nodes[0], &mut random);
-        let network = Network::new(shape.weather);
+        let network = Network::new(shape.weather, 0);
         let world = World { now: 0, random, network, seen: Vec::new() };
         Self { world: Rc::new(RefCell::new(world)), shape, node, serial: 0 }
     }

@@ -37,6 +37,11 @@ pub(super) const STORM_STEPS: u64 = 600;
 const PEACE_STEPS: u64 = 150;
 /// Steps without proposals in which everyone must have caught up: a burst may be left to write.
 const CATCH_UP_STEPS: u64 = 600;
+/// A connection that is down comes back in one of so many steps.
+const LINKS_ONCE_IN: u64 = 4;
+/// Commands are proposed several at once, one time in so many, and so many at most.
+const SEVERAL_ONCE_IN: u64 = 8;
+const SEVERAL_MAX: u64 = 4;
 /// A leader that has said its last word pauses for so much longer than the disk it said it to.
 const LAST_WORD_STEPS: u64 = 20;
 /// Of an entry on disk besides its payload's padding, about: headers, the serial, a register's operation.
@@ -55,25 +60,27 @@ pub(super) struct Run<'a> {
     calls: Vec<Call>,
     proposing: bool,
     /// Nodes that something was taken from for good; a majority never is.
-    impaired: BTreeSet<NodeId>,
-    /// Replicas that stopped because the simulation broke their machine.
-    broken: BTreeSet<(NodeId, GroupId)>,
+    pub(super) impaired: BTreeSet<NodeId>,
+    /// Replicas that stopped because the simulation broke their machine: until their node starts again.
+    pub(super) broken: BTreeSet<(NodeId, GroupId)>,
     healed_at: Option<usize>,
-    /// Leaders pause every so many steps, up to one.
-    shuffle: Option<(u64, u64)>,
     /// Whoever leads is given a command in every step until then.
     eager_until: u64,
-    /// Faults of the schedule wait until then: one that takes several things in a row has the stage.
-    alone_until: u64,
     /// What faults have still to do, and when.
     later: Vec<(u64, Later)>,
     sink: Arc<dyn Completions>,
 }
 
 /// Something that a fault does after a while: to a node, for so many steps.
-enum Later {
+pub(super) enum Later {
     Pause(usize, u64),
     Crash(usize, u64),
+    /// Of a group.
+    PauseLeader(usize, u64),
+    /// Its disk lies no more.
+    Honest(usize),
+    /// What dead processes had under way reaches its disk.
+    Land(usize),
 }
 
 /// What is left of a run, however it ended.
@@ -99,7 +106,7 @@ impl<'a> Run<'a> {
         let mut random = Random::stream(cluster.seed, 3);
         let nodes: Vec<SimNode> =
             shape.nodes.iter().map(|id| SimNode::new(*id, &mut random)).collect();
-        let network = Network::new(shape.weather);
+        let network = Network::new(shape.weather, shape.refuse_once_in);
         let trace = Trace::new(cluster.traced);
         Self {
             cluster,
@@ -114,9 +121,7 @@ impl<'a> Run<'a> {
             impaired: BTreeSet::new(),
             broken: BTreeSet::new(),
             healed_at: None,
-            shuffle: None,
             eager_until: 0,
-            alone_until: 0,
             later: Vec::new(),
             sink: Arc::new(Nobody),
         }
@@ -187,6 +192,16 @@ impl<'a> Run<'a> {
         self.stop(at, down, false);
     }
 
+    /// A node is stopped cleanly, if its disk lets it; it starts again after `down` steps.
+    pub(super) fn close(&mut self, at: usize, down: u64) {
+        let wal = self.nodes[at].running.as_mut().and_then(|running| running.turn.wal.take());
+        if wal.is_some_and(|wal| wal.close().is_ok()) {
+            logdrive_raft::reached!("log closed");
+        }
+        self.see_landed(at);
+        self.kill(at, down);
+    }
+
     pub(super) fn pause(&mut self, at: usize, steps: u64) {
         self.nodes[at].paused_until = self.now() + steps;
     }
@@ -237,28 +252,65 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Faults that are due wait for so many steps.
-    pub(super) fn alone(&mut self, steps: u64) {
-        self.alone_until = self.now() + steps;
+    /// Whoever came to lead a group last pauses.
+    fn pause_newest_leader(&mut self, group: usize, steps: u64) {
+        let group = self.shape.groups[group];
+        let led = self.ghost.leaders.iter().rfind(|((of, _), _)| *of == group);
+        let newest = led.map(|(_, leader)| *leader);
+        if let Some(at) = self.nodes.iter().position(|node| Some(node.id) == newest) {
+            self.pause(at, steps);
+        }
     }
 
-    /// Appends reach only one node, whose disk is slow, while leaders come and go.
-    pub(super) fn shuffle(&mut self, at: usize, steps: u64) {
+    /// Whatever passes by itself has passed: everyone who can is up, heard and served.
+    pub(super) fn calm(&mut self) {
+        let now = self.now();
+        self.world.borrow_mut().network.calm(now);
+        self.later.clear();
+        self.eager_until = now;
+        for node in &mut self.nodes {
+            node.platter.set_segments_left(None);
+            node.platter.clear_failures();
+            node.platter.set_lying(false);
+            node.full_until = None;
+            node.paused_until = 0;
+            node.stalled_until = 0;
+            node.clock_stands = 0..0;
+            node.starts_at = 0;
+        }
+    }
+
+    /// Appends reach only one node, whose disk is slow, while leaders of a group come and go: each pauses for so many
+    /// steps.
+    pub(super) fn shuffle(&mut self, at: usize, group: usize, steps: u64) {
         let (now, id) = (self.now(), self.nodes[at].id);
-        let whole = 4 * steps;
-        self.world.borrow_mut().network.appends_only_to(now, id, whole);
-        self.stall_disk(at, whole);
-        self.shuffle = Some((steps, now + whole));
+        let first = self.shape.election_ticks / 2;
+        self.world.borrow_mut().network.appends_only_to(now, id, first + 3 * steps);
+        self.stall_disk(at, first + 3 * steps);
+        self.eager_until = now + first;
+        for round in 0..3 {
+            self.in_a_while(first + round * steps, Later::PauseLeader(group, steps));
+        }
     }
 
-    /// A group's leader says its last things to one node only, whose disk is slow, and is not heard for a while.
+    /// A group's leader says its last things to one node only, whose disk is slow, and is not heard for a while. It
+    /// hears nobody else either: not of a later term before that node's answer.
     pub(super) fn last_word(&mut self, group: usize, to: u64, after: u64, stall: u64) {
         let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
         let (now, id) = (self.now(), self.nodes[follower].id);
         self.world.borrow_mut().network.appends_only_to(now, id, after);
         self.stall_disk(follower, after + stall);
         self.eager_until = now + after;
-        self.later.push((now + after, Later::Pause(leader, stall + LAST_WORD_STEPS)));
+        let silence = stall + LAST_WORD_STEPS;
+        // By then it hears a leader no more; nor does its clock go on to where it would ask for votes itself.
+        let timeout =
+            1000 * self.shape.election_ticks / self.nodes[follower].clock_rate(&self.shape);
+        let deaf = now + after + self.shape.weather.delay_max + timeout;
+        self.nodes[follower].clock_stands = deaf..now + after + silence;
+        for other in (0..self.nodes.len()).filter(|other| *other != follower) {
+            self.cut(self.nodes[other].id, self.nodes[leader].id, after + silence + 5);
+        }
+        self.in_a_while(after, Later::Pause(leader, silence));
     }
 
     /// A group's leader, whose disk is slow, has its entries on one other node only when its power fails; that node is
@@ -274,8 +326,13 @@ impl<'a> Run<'a> {
         }
         self.stall_disk(leader, after);
         self.eager_until = now + after;
-        self.later.push((now + after, Later::Crash(leader, 1)));
-        self.later.push((now + after, Later::Pause(follower, 4 * timeout)));
+        self.in_a_while(after, Later::Crash(leader, 1));
+        self.in_a_while(after, Later::Pause(follower, 4 * timeout));
+    }
+
+    /// Something happens after so many steps, unless all faults have ended by then.
+    pub(super) fn in_a_while(&mut self, after: u64, what: Later) {
+        self.later.push((self.now() + after, what));
     }
 
     /// Who leads a group, as far as is known, and one of the others.
@@ -301,30 +358,6 @@ impl<'a> Run<'a> {
         self.nodes[at].full_until = Some(self.now() + steps);
     }
 
-    /// Flips a bit of a batch that a later one knows durable. The node is killed for it.
-    pub(super) fn damage(&mut self, at: usize, batch: u64, bit: u64) {
-        if !self.may_impair(at) {
-            return;
-        }
-        self.kill(at, 5);
-        let node = &mut self.nodes[at];
-        let known = node.batches.iter().map(|batch| batch.2).max();
-        let segments = node.platter.segments();
-        let hit: Vec<_> = (node.batches.iter())
-            .filter(|(at, ..)| Some(*at) < known && segments.contains(&at.segment()))
-            .collect();
-        if hit.is_empty() {
-            return;
-        }
-        let (position, bytes, _) = Random::new(batch).pick(&hit);
-        let offset = u64::from(position.offset()) + bit / 8 % u64::from(*bytes);
-        let offset = usize::try_from(offset).expect("inside a segment");
-        let segment = position.segment();
-        node.platter.flip(segment, offset, 1 << (bit % 8));
-        logdrive_raft::reached!("durable batch damaged at rest");
-        self.impaired.insert(self.nodes[at].id);
-    }
-
     /// Takes a node's disk, or parts of it. It must not start again.
     pub(super) fn wipe(&mut self, at: usize, kind: u64) {
         if !self.may_impair(at) || !self.nodes[at].was_started {
@@ -342,7 +375,7 @@ impl<'a> Run<'a> {
         }
         self.must_not_start(at);
         self.nodes[at].lost = true;
-        self.impaired.insert(self.nodes[at].id);
+        self.impair(at);
     }
 
     /// Two nodes try to start on each other's disks, and get their own back.
@@ -375,16 +408,8 @@ impl<'a> Run<'a> {
         if let Some(running) = &self.nodes[at].running {
             let Some((_, broken)) = running.machines.get(&group) else { return };
             broken.store(true, Ordering::Relaxed);
-            self.impaired.insert(id);
             self.broken.insert((id, group));
         }
-    }
-
-    fn may_impair(&self, at: usize) -> bool {
-        // The atlas: whatever is taken for good, a majority of nodes is whole.
-        let spare = (self.nodes.len() - 1) / 2;
-        !self.nodes[at].lost
-            && (self.impaired.contains(&self.nodes[at].id) || self.impaired.len() < spare)
     }
 
     // --- starting and stopping ---
@@ -397,14 +422,22 @@ impl<'a> Run<'a> {
             return;
         }
         let id = node.id;
+        let harm = node.harm();
         match node.start(&self.world, &self.shape, factory) {
+            Ok(_) if harm.unseen => {
+                logdrive_raft::reached!("end of a log lost, and nothing tells of it");
+                node.stop(true);
+                node.lost = true;
+                self.note(|| format!("{id:?} cannot know what its disk has lost"));
+            }
             Ok(states) => {
                 for (group, state) in &states {
                     let group = *group;
                     self.broken.remove(&(id, group));
                     let Some(state) = state else {
                         logdrive_raft::reached!("group fenced");
-                        let harmed = self.impaired.contains(&id);
+                        let before = self.ghost.fenced.contains(&(id, group));
+                        let harmed = before || harm.explains_fence(group);
                         self.ghost.see(&Event::Fenced { node: id, group, harmed });
                         continue;
                     };
@@ -416,10 +449,15 @@ impl<'a> Run<'a> {
                 node.starts_at = now + 10;
             }
             Err(_) if node.has_failed() => {
-                node.platter.crash();
+                // A sync that failed may have said yes to nothing; the next process believes it (FAULTS.md W7).
+                if self.impaired.contains(&id) {
+                    node.platter.kill();
+                } else {
+                    node.platter.crash();
+                }
                 node.starts_at = now + 10;
             }
-            Err(error) if self.impaired.contains(&id) => {
+            Err(error) if harm.refuses => {
                 logdrive_raft::reached!("damaged log refused");
                 node.platter.crash();
                 node.lost = true;
@@ -433,7 +471,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn must_not_start(&mut self, at: usize) {
+    pub(super) fn must_not_start(&mut self, at: usize) {
         let factory = &*self.cluster.machine;
         let node = &mut self.nodes[at];
         let started = node.start(&self.world, &self.shape, factory).is_ok();
@@ -458,7 +496,23 @@ impl<'a> Run<'a> {
 
     fn tell(&mut self, at: usize, lost_peer: NodeId) {
         if let Some(running) = &mut self.nodes[at].running {
+            running.linked.remove(&lost_peer);
             running.turn.shard.peer_down(lost_peer);
+        }
+    }
+
+    /// Connections that are down come back, sooner or later, if there is somebody at the other end.
+    fn link(&mut self, at: usize) {
+        let ups = self.nodes.iter().filter(|node| node.running.is_some()).map(|node| node.id);
+        let peers: Vec<NodeId> = ups.filter(|id| *id != self.nodes[at].id).collect();
+        let Some(running) = &mut self.nodes[at].running else { return };
+        for peer in peers {
+            if !running.linked.contains(&peer)
+                && self.world.borrow_mut().random.once_in(LINKS_ONCE_IN)
+            {
+                running.linked.insert(peer);
+                running.turn.shard.peer_up(peer);
+            }
         }
     }
 
@@ -472,17 +526,12 @@ impl<'a> Run<'a> {
         let now = self.now();
         self.world.borrow_mut().network.heal(now);
         self.shape.disk_rests_once_in = 0;
+        self.shape.reads_rest_once_in = 0;
+        self.shape.reads_fail_once_in = 0;
         // New commands leave disks half of their time for what they are behind.
         let round = 2 * self.write_steps(self.shape.groups.len() as u64);
         self.shape.propose_once_in = self.shape.propose_once_in.clamp(4, 6).max(round);
-        for node in &mut self.nodes {
-            node.platter.set_segments_left(None);
-            node.platter.clear_failures();
-            node.full_until = None;
-            node.paused_until = 0;
-            node.stalled_until = 0;
-            node.starts_at = 0;
-        }
+        self.calm();
         self.healed_at = Some(self.calls.len());
     }
 
@@ -526,21 +575,16 @@ impl<'a> Run<'a> {
 
     fn inject(&mut self) {
         let now = self.now();
-        if let Some((steps, until)) = self.shuffle
-            && now < until
-            && (until - now).is_multiple_of(steps)
-        {
-            self.pause_leaders(steps);
-        }
         for (_, later) in self.later.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
             match later {
                 Later::Pause(at, steps) => self.pause(at, steps),
                 Later::Crash(at, down) => self.crash(at, down),
+                Later::PauseLeader(group, steps) => self.pause_newest_leader(group, steps),
+                Later::Honest(at) => self.nodes[at].platter.set_lying(false),
+                Later::Land(at) => self.nodes[at].platter.land_late(),
             }
         }
-        while now >= self.alone_until
-            && self.schedule.first().is_some_and(|planned| planned.step <= now)
-        {
+        while self.schedule.first().is_some_and(|planned| planned.step <= now) {
             let planned = self.schedule.remove(0);
             self.ghost.counts.faults += 1;
             self.note(|| {
@@ -586,9 +630,7 @@ impl<'a> Run<'a> {
             node.complete_some(now);
         }
         let id = node.id;
-        for (group, change) in self.nodes[at].newly_durable() {
-            self.ghost.see(&Event::Landed { node: id, group, change: &change });
-        }
+        self.see_landed(at);
         self.look_at_space(at);
         if now < self.nodes[at].paused_until {
             return;
@@ -596,6 +638,7 @@ impl<'a> Run<'a> {
         if self.nodes[at].has_failed() && !self.ghost.poisoned.contains(&id) {
             self.ghost.see(&Event::Poisoned { node: id });
         }
+        self.link(at);
         let submissions = self.propose(at);
         for (from, messages) in &self.nodes[at].inbox {
             for (group, message) in messages {
@@ -607,8 +650,7 @@ impl<'a> Run<'a> {
         let result = self.nodes[at].turn(now, &self.shape, submissions, &mut answers);
         self.look(at, answers);
         if let Err(error) = result {
-            let expected = self.nodes[at].has_failed();
-            if !expected {
+            if !self.nodes[at].has_failed() {
                 let what = format!("the log of {id:?} failed by itself: {error}");
                 Broken { invariant: "19 poison".to_owned(), what }.throw();
             }
@@ -638,9 +680,25 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// What has become durable on a node's disk.
+    fn see_landed(&mut self, at: usize) {
+        let node = self.nodes[at].id;
+        for (group, change) in self.nodes[at].newly_durable() {
+            self.ghost.see(&Event::Landed { node, group, change: &change });
+        }
+    }
+
     /// What a node has done in its turn.
     fn look(&mut self, at: usize, answers: Vec<Answer>) {
         let node = self.nodes[at].id;
+        let running = self.nodes[at].running.as_mut();
+        let fenced =
+            running.map_or_else(Vec::new, |running| running.turn.newly_fenced.split_off(0));
+        for (group, _) in fenced {
+            logdrive_raft::reached!("group fenced while its log runs");
+            let harmed = self.nodes[at].harm().explains_fence(group);
+            self.ghost.see(&Event::Fenced { node, group, harmed });
+        }
         let seen = std::mem::take(&mut self.world.borrow_mut().seen);
         for seen in seen {
             match seen {
@@ -665,6 +723,9 @@ impl<'a> Run<'a> {
             }
         }
         for group in machines.keys() {
+            if self.ghost.fenced.contains(&(node, *group)) {
+                continue;
+            }
             let status = turn.shard.status(*group).expect("it runs");
             let replica = self.ghost.replicas.get_mut(&(node, *group)).expect("recovered");
             replica.clock = *counted;
@@ -713,28 +774,33 @@ impl<'a> Run<'a> {
             if !self.clients.once_in(chance) {
                 continue;
             }
-            let serial = self.ghost.commands.len() as u64;
-            let command =
-                (self.cluster.operations)(&mut self.clients, *group, &self.shape, &self.calls);
-            let mut payload = BytesMut::with_capacity(SERIAL_BYTES + command.len());
-            payload.extend_from_slice(&serial.to_le_bytes());
-            payload.extend_from_slice(&command);
-            let payload: Bytes = payload.freeze();
-            let checksum = logdrive_wal::checksum(&payload);
-            self.ghost.commands.push(Proposed {
-                node: node.id,
-                group: *group,
-                known: Known::Waiting,
-            });
-            let called = self.world.borrow().now;
-            self.calls.push(Call { group: *group, command, called, reply: None, refused: false });
-            submissions.push(Submission {
-                group: *group,
-                sink: Arc::clone(&self.sink),
-                token: serial,
-                commands: Commands::One(Command { checksum, payload }),
-                at: 1,
-            });
+            // In peace disks are given no more than they can write.
+            let several = self.healed_at.is_none() && self.clients.once_in(SEVERAL_ONCE_IN);
+            let count = if several { self.clients.between(2, SEVERAL_MAX) } else { 1 };
+            let (token, called) = (self.ghost.commands.len() as u64, self.world.borrow().now);
+            let mut commands = Vec::new();
+            for serial in token..token + count {
+                let command =
+                    (self.cluster.operations)(&mut self.clients, *group, &self.shape, &self.calls);
+                let mut payload = BytesMut::with_capacity(SERIAL_BYTES + command.len());
+                payload.extend_from_slice(&serial.to_le_bytes());
+                payload.extend_from_slice(&command);
+                let payload: Bytes = payload.freeze();
+                let checksum = logdrive_wal::checksum(&payload);
+                commands.push(Command { checksum, payload });
+                let known = Known::Waiting;
+                self.ghost.commands.push(Proposed { node: node.id, group: *group, known });
+                let (group, reply) = (*group, None);
+                self.calls.push(Call { group, command, called, reply, refused: false });
+            }
+            let commands = if several {
+                logdrive_raft::reached!("several commands proposed at once");
+                Commands::Many(commands)
+            } else {
+                Commands::One(commands.pop().expect("one"))
+            };
+            let sink = Arc::clone(&self.sink);
+            submissions.push(Submission { group: *group, sink, token, commands, at: 1 });
         }
         submissions
     }

@@ -32,6 +32,16 @@ pub(super) struct Shape {
     pub(super) keys: u64,
     /// A disk rests in one of so many steps; 0 is never.
     pub(super) disk_rests_once_in: u64,
+    /// A frame finds no room in its queue once in so many; 0 is never.
+    pub(super) refuse_once_in: u64,
+    /// Old entries are read by a thread of its own: so many reads wait for it at most.
+    pub(super) reads_max: usize,
+    /// It does nothing in one of so many steps; 0 is never.
+    pub(super) reads_rest_once_in: u64,
+    /// A read fails once in so many; 0 is never.
+    pub(super) reads_fail_once_in: u64,
+    /// Who campaigns at once when the groups are founded.
+    pub(super) first_leader: Option<NodeId>,
     /// What the nodes' logs may take while there are faults.
     pub(super) log_bytes_max: Option<u64>,
     /// Per node: its clock's ticks in a thousand steps.
@@ -64,6 +74,11 @@ impl Shape {
             payload_max: *random.pick(&[1, 100, 600, 600, 5000, 20_000]),
             keys: random.between(1, 5),
             disk_rests_once_in: *random.pick(&[0, 2, 3, 4]),
+            refuse_once_in: 0,
+            reads_max: 1,
+            reads_rest_once_in: 0,
+            reads_fail_once_in: 0,
+            first_leader: None,
             log_bytes_max: None,
             clock_rates: (0..nodes).map(|_| *random.pick(&rates)).collect(),
             limits: limits::OfGroup::REAL,
@@ -76,6 +91,11 @@ impl Shape {
             inflight_bytes_max: *random.pick(&[real.inflight_bytes_max, 64 << 10, 4 << 10]),
             uncommitted_bytes_max: *random.pick(&[real.uncommitted_bytes_max, 256 << 10, 64 << 10]),
         };
+        shape.refuse_once_in = *random.pick(&[0, 0, 50, 10]);
+        shape.reads_max = *random.pick(&[1, 2, 64]);
+        shape.reads_rest_once_in = *random.pick(&[0, 2, 3]);
+        shape.reads_fail_once_in = *random.pick(&[0, 0, 20, 5]);
+        shape.first_leader = (!random.once_in(3)).then(|| *random.pick(&shape.nodes));
         shape
     }
 
@@ -98,16 +118,18 @@ pub(super) struct Planned {
 /// All faults of a run, by time.
 pub(super) fn draw_schedule(seed: u64, shape: &Shape, steps: u64) -> Vec<Planned> {
     let mut random = Random::stream(seed, 2);
-    let mut planned = Vec::new();
-    for fault in faults::ALL {
-        // A quarter of all runs has no fault of a kind, another more of them than the rest.
+    let stage = Stage::draw(&mut random, shape, steps);
+    let mut planned = stage.planned.clone();
+    let impairing = [random.pick(faults::IMPAIRING), random.pick(faults::IMPAIRING)];
+    for fault in faults::ALL.iter().chain(impairing) {
+        // A half of all runs has no fault of a kind, a quarter more of them than the rest.
         let times = match random.below(4) {
             0 | 1 => 0,
             2 => random.between(1, 1 + fault.often / 2),
             _ => random.between(1, 1 + fault.often),
         };
         for _ in 0..times {
-            let step = random.below(steps);
+            let step = stage.draw_step(&mut random, steps);
             let args = (fault.draw)(&mut random, shape);
             planned.push(Planned { number: 0, step, fault, args });
         }
@@ -117,4 +139,38 @@ pub(super) fn draw_schedule(seed: u64, shape: &Shape, steps: u64) -> Vec<Planned
         planned.number = number;
     }
     planned
+}
+
+/// Steps in which one fault, that takes several things in a row, is let alone: all else has passed before it, and a
+/// leader was found. Most runs have none: what is never disturbed finds less.
+struct Stage {
+    planned: Vec<Planned>,
+    first: u64,
+    steps: u64,
+}
+
+impl Stage {
+    fn draw(random: &mut Random, shape: &Shape, steps: u64) -> Self {
+        let staged = faults::staged(shape.nodes.len());
+        // Of all runs a quarter.
+        if staged.is_empty() || !random.once_in(if shape.nodes.len() == 5 { 2 } else { 4 }) {
+            return Self { planned: Vec::new(), first: 0, steps: 0 };
+        }
+        let staged = random.pick(staged);
+        let args = (staged.fault.draw)(random, shape);
+        let before = 3 * shape.election_ticks;
+        let whole = (before + (staged.steps)(args, shape)).min(2 * steps / 3);
+        let first = random.below(steps - whole);
+        let planned = vec![
+            Planned { number: 0, step: first, fault: &faults::CALM, args: [0; 3] },
+            Planned { number: 0, step: first + before, fault: &staged.fault, args },
+        ];
+        Self { planned, first, steps: whole }
+    }
+
+    /// Any step that is not among these.
+    fn draw_step(&self, random: &mut Random, steps: u64) -> u64 {
+        let step = random.below(steps - self.steps);
+        if step < self.first { step } else { step + self.steps }
+    }
 }

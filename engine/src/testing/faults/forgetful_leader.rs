@@ -2,14 +2,14 @@
 //! acknowledgements of an earlier term when it leads again (FAULTS.md N8). Arguments: the group and the node beside
 //! its leader, steps until the power fails.
 
-use super::{Fault, node};
+use super::{Fault, Staged, node};
 
 pub(super) const FAULT: Fault = Fault {
     name: "forgetful leader",
     often: 3,
     draw: |random, shape| [random.below(shape.groups.len() as u64 * 8), random.between(8, 30), 0],
-    inject: |run, [whom, after, _]| {
-        run.alone(after + 5 * run.shape.election_ticks);
-        run.forget(node(whom / 8), whom % 8, after);
-    },
+    inject: |run, [whom, after, _]| run.forget(node(whom / 8), whom % 8, after),
 };
+
+pub(super) const STAGED: Staged =
+    Staged { fault: FAULT, steps: |[_, after, _], shape| after + 5 * shape.election_ticks };

@@ -1,11 +1,18 @@
 //! The process of one node ends; what it had in flight may be read, land late, or never (rule 8, 19).
-//! Arguments: the node, steps until it starts again.
+//! Arguments: the node, steps until it starts again, steps until what lands late does, if it ever does.
 
 use super::{Fault, node};
 
 pub(super) const FAULT: Fault = Fault {
     name: "kill",
     often: 12,
-    draw: |random, shape| [shape.any_node(random), *random.pick(&[1, 5, 30, 90]), 0],
-    inject: |run, [at, down, _]| run.kill(node(at), down),
+    draw: |random, shape| {
+        [shape.any_node(random), *random.pick(&[1, 5, 30, 90]), *random.pick(&[0, 2, 10, 60])]
+    },
+    inject: |run, [at, down, late]| {
+        run.kill(node(at), down);
+        if late > 0 {
+            run.land_late(node(at), late);
+        }
+    },
 };

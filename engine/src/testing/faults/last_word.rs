@@ -2,7 +2,7 @@
 //! that; who has not got them asks for votes meanwhile (FAULTS.md rule 10). Arguments: the group and the node
 //! beside its leader, steps until it is silent, steps that the disk takes.
 
-use super::{Fault, node};
+use super::{Fault, Staged, node};
 
 pub(super) const FAULT: Fault = Fault {
     name: "last word",
@@ -14,8 +14,8 @@ pub(super) const FAULT: Fault = Fault {
         let stall = 2 * timeout - timeout / 8 + random.below(timeout / 2);
         [whom, random.between(2, 2 + timeout / 4), stall]
     },
-    inject: |run, [whom, after, stall]| {
-        run.alone(after + 2 * stall);
-        run.last_word(node(whom / 8), whom % 8, after, stall);
-    },
+    inject: |run, [whom, after, stall]| run.last_word(node(whom / 8), whom % 8, after, stall),
 };
+
+pub(super) const STAGED: Staged =
+    Staged { fault: FAULT, steps: |[_, after, stall], _| after + 2 * stall };

@@ -7,24 +7,34 @@
 //! To add one: a file with a `FAULT`, and its line in [`ALL`]. What a fault does depends only on its
 //! arguments and the run, so that a schedule with others left out still makes sense.
 
+mod bad_sector;
 mod broken_machine;
+mod calm;
 mod clog;
+mod close;
 mod crash;
 mod damage;
 mod disk_full;
+mod failing_operation;
+mod false_success;
 mod flap;
 mod forgetful_leader;
 mod gust;
 mod kill;
 mod last_word;
+mod lying_disk;
+mod metadata;
 mod old_frames;
 mod one_way;
 mod partition;
 mod pause;
 mod pause_leaders;
 mod power_loss;
+mod short_write;
 mod shuffle;
 mod slow_disk;
+mod stray_read;
+mod stray_write;
 mod swap;
 mod wipe;
 mod write_error;
@@ -46,6 +56,7 @@ pub(super) struct Fault {
 pub(super) static ALL: &[Fault] = &[
     crash::FAULT,
     kill::FAULT,
+    close::FAULT,
     power_loss::FAULT,
     pause::FAULT,
     pause_leaders::FAULT,
@@ -59,13 +70,48 @@ pub(super) static ALL: &[Fault] = &[
     slow_disk::FAULT,
     disk_full::FAULT,
     write_error::FAULT,
-    damage::FAULT,
-    wipe::FAULT,
+    short_write::FAULT,
+    failing_operation::FAULT,
+    metadata::FAULT,
     swap::FAULT,
     broken_machine::FAULT,
     last_word::FAULT,
     forgetful_leader::FAULT,
 ];
+
+/// Those that take durable bytes for good. A run has two kinds of them at most: a majority must be whole, so more of
+/// them would only find that there is nothing left to take.
+pub(super) static IMPAIRING: &[Fault] = &[
+    damage::FAULT,
+    bad_sector::FAULT,
+    stray_read::FAULT,
+    stray_write::FAULT,
+    lying_disk::FAULT,
+    false_success::FAULT,
+    wipe::FAULT,
+];
+
+/// What goes before one of those that follow here.
+pub(super) static CALM: Fault = calm::FAULT;
+
+/// A fault that takes several things in a row, and for how many steps it has the stage if a run gives it to it.
+pub(super) struct Staged {
+    pub(super) fault: Fault,
+    pub(super) steps: fn(Args, &Shape) -> u64,
+}
+
+/// Those that runs of so many nodes let have the stage: the situations they lead to take so many.
+pub(super) fn staged(nodes: usize) -> &'static [Staged] {
+    static OF_THREE: &[Staged] = &[last_word::STAGED, last_word::STAGED, forgetful_leader::STAGED];
+    static OF_FOUR: &[Staged] = &[forgetful_leader::STAGED];
+    static OF_FIVE: &[Staged] = &[shuffle::STAGED];
+    match nodes {
+        3 => OF_THREE,
+        4 => OF_FOUR,
+        5 => OF_FIVE,
+        _ => &[],
+    }
+}
 
 /// A node's place, from an argument.
 fn node(at: u64) -> usize {

@@ -1,10 +1,20 @@
-//! A write fails: the node must stop (FAULTS.md W6, W7). Arguments: the node, writes before it.
+//! A write fails: nothing of it is there, or all of it, or the beginning (FAULTS.md W4, W6, W7). The node must stop.
+//! Arguments: the node, writes before it, what is there.
 
 use super::{Fault, node};
+use logdrive_wal::disk::sim::{Answer, WriteFate};
+use std::io::ErrorKind;
 
 pub(super) const FAULT: Fault = Fault {
     name: "write error",
     often: 4,
-    draw: |random, shape| [shape.any_node(random), random.below(6), 0],
-    inject: |run, [at, after, _]| run.nodes[node(at)].platter.fail_write(after),
+    draw: |random, shape| [shape.any_node(random), random.below(6), random.below(3)],
+    inject: |run, [at, after, kind]| {
+        let fate = match kind {
+            0 => WriteFate::Error(ErrorKind::Other),
+            1 => WriteFate::ErrorButThere(ErrorKind::Other),
+            _ => WriteFate::Answers(vec![Answer::Bytes(512), Answer::Bytes(0)]),
+        };
+        run.nodes[node(at)].platter.set_fate(after, fate);
+    },
 };

@@ -376,11 +376,14 @@ impl SimPlatter {
         self.lock().durable_bytes(Name::Corrupt(segment))
     }
 
-    /// The first bytes of a segment, as they are durable. Panics if there is no such segment.
+    /// The first bytes of a segment, as reads show them. Panics if there is no such segment, or they cannot be read.
     #[must_use]
     pub fn segment_head(&self, segment: SegmentSeq, bytes: usize) -> Vec<u8> {
-        let head = self.lock().durable_head(Name::Segment(segment), bytes);
-        head.expect("a segment")
+        let platter = self.lock();
+        let mut head = vec![0; bytes];
+        let inode = platter.inode(Name::Segment(segment)).expect("a segment");
+        platter.read(inode, 0, &mut head).expect("it can be read");
+        head
     }
 
     /// A segment's durable bytes. Panics if there is no such segment.

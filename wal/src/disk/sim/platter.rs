@@ -173,9 +173,9 @@ impl File {
         if self.damage.range(first..end).any(|(_, damage)| *damage == Damage::Unreadable) {
             return Err(rustix::io::Errno::IO.into());
         }
-        let durable = self.durable.len().clamp(start, end);
-        out[..durable - start].copy_from_slice(&self.durable[start..durable]);
-        out[durable - start..].fill(0);
+        out.fill(0);
+        let durable = self.durable.get(start..end.min(self.durable.len())).unwrap_or_default();
+        out[..durable.len()].copy_from_slice(durable);
         for (at, cached) in self.cached.range(first..end) {
             overlay(out, start, *at, &cached.bytes);
         }
@@ -285,6 +285,7 @@ impl Platter {
         }
         match &mut self.operation_fails_in {
             Some(0) => {
+                logdrive_raft::reached!("operation failed");
                 self.operation_fails_in = None;
                 self.failures += 1;
                 Err(io::Error::other("simulated input/output error"))
@@ -407,10 +408,6 @@ impl Platter {
 
     pub(super) fn durable_bytes(&self, name: Name) -> Option<Vec<u8>> {
         self.inode(name).map(|inode| self.files[&inode].durable.to_vec())
-    }
-
-    pub(super) fn durable_head(&self, name: Name, bytes: usize) -> Option<Vec<u8>> {
-        self.inode(name).map(|inode| self.files[&inode].durable[..bytes].to_vec())
     }
 
     pub(super) fn whole(&self, name: Name) -> io::Result<Option<Vec<u8>>> {
@@ -582,20 +579,35 @@ impl Platter {
         let mut failed = None;
         match fate {
             None => {}
-            Some(WriteFate::Error(kind)) => failed = Some(kind),
+            Some(WriteFate::Error(kind)) => {
+                logdrive_raft::reached!("write failed, and none of it is there");
+                failed = Some(kind);
+            }
             Some(WriteFate::ErrorButThere(kind)) => {
+                logdrive_raft::reached!("write failed, and all of it is there");
                 self.land(inode, at, &bytes);
                 failed = Some(kind);
             }
             Some(WriteFate::ErrorThenLies(kind)) => {
+                logdrive_raft::reached!("write failed, and reads show it all the same");
                 self.files.get_mut(&inode).expect("named").cache(at, &bytes, true, false);
                 failed = Some(kind);
             }
             Some(WriteFate::Misdirected(segment, offset)) => {
-                in_flight.inode = self.names[&Name::Segment(segment)];
-                in_flight.at = usize::try_from(offset).expect("inside a segment");
+                logdrive_raft::reached!("write went elsewhere");
+                // Where there is no file, it went nowhere.
+                match self.inode(Name::Segment(segment)) {
+                    Some(there) => {
+                        in_flight.inode = there;
+                        in_flight.at = usize::try_from(offset).expect("inside a segment");
+                    }
+                    None => in_flight.lost = true,
+                }
             }
-            Some(WriteFate::Lost) => in_flight.lost = true,
+            Some(WriteFate::Lost) => {
+                logdrive_raft::reached!("write went nowhere");
+                in_flight.lost = true;
+            }
             Some(WriteFate::Stalled) => in_flight.stalled = true,
             Some(WriteFate::Answers(answers)) => in_flight.answers = answers.into(),
         }
@@ -641,11 +653,16 @@ impl Platter {
         let (intended, at_home) = (write.segment, start as u64 == write.offset + *from as u64);
         let outcome = match progress(*from, write.bytes.len(), result) {
             Progress::Again(again) => {
+                logdrive_raft::reached!("write went on after a short or interrupted one");
                 *from = again;
                 None
             }
             Progress::Whole => Some(Ok(())),
-            Progress::Failed(error) => Some(Err(error.kind())),
+            Progress::Failed(error) => {
+                logdrive_raft::reached!("write failed after a part of it");
+                self.failures += 1;
+                Some(Err(error.kind()))
+            }
         };
         let home = self.inode(Name::Segment(intended));
         if home.is_some() && (lost || home != Some(inode) || !at_home) {
@@ -678,22 +695,38 @@ impl Platter {
         if let Some(file) = self.files.get_mut(&inode) {
             // A part of a sector that was written is not on the disk yet.
             let bytes = &bytes[..bytes.len() / SECTOR_BYTES * SECTOR_BYTES];
-            if lying { file.cache(at, bytes, false, true) } else { file.land(at, bytes) }
+            if lying {
+                file.cache(at, bytes, false, true);
+            } else {
+                // What it takes to find the bytes again becomes durable with them.
+                let size = file.size;
+                if file.durable.len() < size {
+                    Arc::make_mut(&mut file.durable).resize(size, 0);
+                }
+                file.land(at, bytes);
+            }
         }
     }
 
     pub(super) fn land_late(&mut self) {
         for (inode, at, bytes) in std::mem::take(&mut self.late) {
+            logdrive_raft::reached!("write of a dead process landed late");
             self.land(inode, at, &bytes);
         }
     }
 
     // --- ends of processes ---
 
+    /// False for a write that is misdirected: whole or not at all, so that the atlas knows what it went over.
+    fn goes_home(&self, write: &InFlight) -> bool {
+        let home = self.inode(Name::Segment(write.write.segment));
+        home.is_none_or(|home| home == write.inode) && write.at as u64 == write.write.offset
+    }
+
     /// What a process that is killed leaves of its writes.
     pub(super) fn scatter_in_flight(&mut self) {
         for write in std::mem::take(&mut self.in_flight) {
-            if write.lost {
+            if write.lost || !self.goes_home(&write) {
                 continue;
             }
             let rest = &write.write.bytes[write.from..];
@@ -714,7 +747,7 @@ impl Platter {
     pub(super) fn power_cut(&mut self, keep: &mut dyn FnMut(Unsynced) -> bool) {
         let mut flying = Vec::new();
         for write in std::mem::take(&mut self.in_flight) {
-            if !write.lost {
+            if !write.lost && self.goes_home(&write) {
                 let rest = &write.write.bytes[write.from..];
                 let parts = sectors(write.at + write.from, rest);
                 flying.extend(parts.map(|(at, bytes)| (write.inode, at, bytes.to_vec())));
@@ -737,9 +770,12 @@ impl Platter {
             }
             file.size = file.durable.len();
             for (at, cached) in std::mem::take(&mut file.cached) {
-                if !cached.doomed && keep(Unsynced::Sector(segment, at as u64)) {
+                let kept = !cached.doomed && keep(Unsynced::Sector(segment, at as u64));
+                // A sector that was kept behind an end that was not is lost, too.
+                if kept && at + cached.bytes.len() <= file.durable.len() {
                     file.land(at, &cached.bytes);
                 } else if cached.promised {
+                    logdrive_raft::reached!("sector lost that was said to be durable");
                     file.damage.insert(at, Damage::Lost);
                 }
             }

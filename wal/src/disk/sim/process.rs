@@ -140,13 +140,20 @@ impl Disk for SimDisk {
 
     fn wait(&mut self) -> io::Result<()> {
         self.platter.lock().operate(self.era)?;
-        if self.platter.lock().events.is_empty() {
+        loop {
+            let (has_event, has_write) = {
+                let platter = self.platter.lock();
+                (!platter.events.is_empty(), !platter.ready().is_empty())
+            };
+            if has_event {
+                return Ok(());
+            }
             self.platter.complete_some();
+            // A write may take several answers; nothing else takes another look.
+            if !has_write && self.platter.lock().events.is_empty() {
+                return Err(io::Error::other("nothing to wait for"));
+            }
         }
-        if self.platter.lock().events.is_empty() {
-            return Err(io::Error::other("nothing to wait for"));
-        }
-        Ok(())
     }
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {

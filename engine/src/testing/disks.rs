@@ -1,0 +1,163 @@
+//! What faults do to disks.
+//!
+//! In:     a run; a node, and what its fault was drawn with.
+//! Out:    the run with the disk's future changed.
+//! Source: FAULTS.md §3: what takes durable bytes for good leaves a majority of nodes whole, the fault atlas.
+
+use super::{
+    random::Random,
+    run::{Later, Run},
+};
+use logdrive_wal::{
+    BLOCK_BYTES,
+    disk::sim::{SECTOR_BYTES, WriteFate},
+};
+use std::{collections::BTreeSet, io::ErrorKind};
+
+/// What becomes of a durable batch while nobody looks.
+pub(super) enum Decay {
+    /// A bit flips.
+    Bit,
+    /// A sector cannot be read any more.
+    Unreadable,
+    /// A sector is read from elsewhere.
+    Astray,
+}
+
+impl Run<'_> {
+    /// A batch that a later one knows durable decays. The node is killed for it.
+    pub(super) fn decay(&mut self, at: usize, batch: u64, bit: u64, decay: &Decay) {
+        if !self.may_impair(at) {
+            return;
+        }
+        self.kill(at, 5);
+        let node = &self.nodes[at];
+        let hit = node.vouched_batches();
+        if hit.is_empty() {
+            return;
+        }
+        let hit = Random::new(batch).pick(&hit);
+        let segment = hit.position.segment();
+        let byte = u64::from(hit.position.offset()) + bit / 8 % hit.bytes;
+        let offset = usize::try_from(byte).expect("inside a segment");
+        match decay {
+            Decay::Bit => {
+                logdrive_raft::reached!("durable batch damaged at rest");
+                node.platter.flip(segment, offset, 1 << (bit % 8));
+            }
+            Decay::Unreadable => {
+                logdrive_raft::reached!("durable sector became unreadable");
+                node.platter.fail_reads_in(segment, offset..offset + 1);
+            }
+            Decay::Astray => {
+                logdrive_raft::reached!("durable sector read from elsewhere");
+                let sector = byte - byte % SECTOR_BYTES as u64;
+                node.platter.misdirect_reads(segment, sector, segment, 0);
+            }
+        }
+        self.impair(at);
+    }
+
+    /// A disk says that everything is durable and keeps none of it safe, for so many steps; after some honest ones its
+    /// power fails.
+    pub(super) fn lie(&mut self, at: usize, steps: u64, honest: u64) {
+        if !self.may_impair(at) {
+            return;
+        }
+        let node = &mut self.nodes[at];
+        node.platter.set_lying(true);
+        node.lied = true;
+        self.impair(at);
+        self.in_a_while(steps, Later::Honest(at));
+        self.in_a_while(steps + honest, Later::Crash(at, 5));
+    }
+
+    /// A write fails once, and reads show it all the same, and syncs succeed, until the power fails.
+    pub(super) fn fail_falsely(&mut self, at: usize, after: u64, power: u64) {
+        if !self.may_impair(at) {
+            return;
+        }
+        self.nodes[at].platter.set_fate(after, WriteFate::ErrorThenLies(ErrorKind::Other));
+        self.impair(at);
+        self.in_a_while(power, Later::Crash(at, 5));
+    }
+
+    /// A write succeeds, but goes where another batch stands, or nowhere. The process ends after a while.
+    pub(super) fn misplace_write(&mut self, at: usize, after: u64, place: u64) {
+        if self.nodes[at].running.is_none() || !self.may_impair(at) {
+            return;
+        }
+        let node = &self.nodes[at];
+        let others = node.vouched_batches();
+        let fate = if others.is_empty() || place.is_multiple_of(3) {
+            WriteFate::Lost
+        } else {
+            let there = Random::new(place).pick(&others).position;
+            WriteFate::Misdirected(there.segment(), there.offset().into())
+        };
+        node.platter.set_fate(after, fate);
+        self.impair(at);
+        self.in_a_while(40, Later::Crash(at, 5));
+    }
+
+    /// What a disk holds besides batches is damaged while its power is off: the manifest, or a segment's header. The
+    /// node must refuse to start, and leave everything as it is, until somebody has mended it.
+    pub(super) fn damage_metadata(&mut self, at: usize, what: u64, bit: u64) {
+        // Whose batches are damaged must not lose the note of it with the file.
+        let id = self.nodes[at].id;
+        if self.nodes[at].lost || !self.nodes[at].was_started || self.impaired.contains(&id) {
+            return;
+        }
+        self.crash(at, 5);
+        let platter = self.nodes[at].platter.clone();
+        let damage = |mut bytes: Vec<u8>, within: usize| {
+            let at = usize::try_from(bit / 8).unwrap_or(0) % within;
+            if what == 1 {
+                bytes.truncate(at)
+            } else {
+                bytes[at] ^= 1 << (bit % 8)
+            }
+            Some(bytes)
+        };
+        if what < 2 {
+            let whole = platter.manifest().expect("it has started");
+            platter.set_manifest(damage(whole.clone(), whole.len()));
+            self.must_not_start(at);
+            platter.set_manifest(Some(whole));
+        } else if let Some(segment) = platter.segments().into_iter().max() {
+            // The oldest may be on its way out: nobody looks at it any more.
+            let whole = platter.segment(segment);
+            platter.set_segment(segment, damage(whole.clone(), BLOCK_BYTES));
+            self.must_not_start(at);
+            platter.set_segment(segment, Some(whole));
+        }
+    }
+
+    /// An operation of the disk fails, of this process or of one that is started for it.
+    pub(super) fn fail_operation(&mut self, at: usize, operation: u64, restart: bool) {
+        if restart {
+            self.kill(at, 2);
+        }
+        self.nodes[at].platter.fail_operation(operation);
+    }
+
+    /// What dead processes still had under way reaches a node's disk after a while.
+    pub(super) fn land_late(&mut self, at: usize, after: u64) {
+        self.in_a_while(after, Later::Land(at));
+    }
+
+    /// The atlas: whatever is taken, a majority of nodes is whole.
+    pub(super) fn may_impair(&self, at: usize) -> bool {
+        let spare = (self.nodes.len() - 1) / 2;
+        let id = self.nodes[at].id;
+        let broken = self.broken.iter().map(|(node, _)| *node);
+        let mut less: BTreeSet<_> = broken.chain(self.impaired.clone()).collect();
+        less.insert(id);
+        !self.nodes[at].lost && less.len() <= spare
+    }
+
+    /// Something was taken from a node for good.
+    pub(super) fn impair(&mut self, at: usize) {
+        self.impaired.insert(self.nodes[at].id);
+    }
+}

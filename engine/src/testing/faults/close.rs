@@ -1,0 +1,11 @@
+//! A node is stopped as an operator does: its log writes what it has, and a footer (FAULTS.md W15). Arguments: the node,
+//! steps until it starts again.
+
+use super::{Fault, node};
+
+pub(super) const FAULT: Fault = Fault {
+    name: "clean stop",
+    often: 4,
+    draw: |random, shape| [shape.any_node(random), *random.pick(&[1, 5, 30]), 0],
+    inject: |run, [at, down, _]| run.close(node(at), down),
+};

@@ -1,0 +1,11 @@
+//! A write succeeds and is on the disk, but where another batch stands, or nowhere (FAULTS.md C10). Arguments: the node,
+//! writes before it, where it goes.
+
+use super::{Fault, node};
+
+pub(super) const FAULT: Fault = Fault {
+    name: "stray write",
+    often: 1,
+    draw: |random, shape| [shape.any_node(random), random.below(6), random.any()],
+    inject: |run, [at, after, place]| run.misplace_write(node(at), after, place),
+};

@@ -1,0 +1,110 @@
+//! What a node's disk no longer holds of what it said it does, and what its log may make of that.
+//!
+//! In:     the platter's atlas of damaged sectors; the batches that were ever whole there.
+//! Out:    [`Harm`]: the fences and refusals that are explained, and whether a loss is one that nobody can see.
+//! Source: FAULTS.md C1-C3, C9, C10, W7, W8; rules 21, 22, 24.
+
+use crate::GroupId;
+use logdrive_wal::{
+    BLOCK_BYTES, Position, SegmentSeq,
+    disk::sim::{Damage, SECTOR_BYTES},
+    landed::LandedBatch,
+};
+use std::{collections::BTreeSet, ops::Range};
+
+/// A batch that was whole on a platter, or that the platter said was.
+pub(super) struct Stored {
+    pub(super) position: Position,
+    pub(super) bytes: u64,
+    /// All before it was durable when it was built.
+    pub(super) durable: Position,
+    groups: Vec<GroupId>,
+    /// Bytes without which nobody knows which groups it is of.
+    indispensable: [Range<u64>; 2],
+}
+
+impl Stored {
+    pub(super) fn new(batch: &LandedBatch, bytes: u64) -> Self {
+        let at = u64::from(batch.position.offset());
+        let directory = at + batch.directory_at as u64;
+        let directory_end = directory + 8 * batch.groups.len() as u64;
+        // What a segment's first batch follows stands in its first record.
+        let head = if at == BLOCK_BYTES as u64 { bytes } else { 1 };
+        Self {
+            position: batch.position,
+            bytes,
+            durable: batch.durable,
+            groups: batch.groups.clone(),
+            indispensable: [at..at + head, directory..directory_end],
+        }
+    }
+
+    fn has(&self, segment: SegmentSeq, damaged: &Range<u64>) -> bool {
+        let at = u64::from(self.position.offset());
+        self.position.segment() == segment && overlap(&(at..at + self.bytes), damaged)
+    }
+}
+
+fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+/// What is gone with a damaged sector: the device is asked for blocks.
+fn damaged_bytes(sector: u64, damage: Damage) -> Range<u64> {
+    let unit = if damage == Damage::Unreadable { BLOCK_BYTES } else { SECTOR_BYTES } as u64;
+    let at = sector - sector % unit;
+    at..at + unit
+}
+
+/// What is explained by what was done to a disk.
+#[derive(Debug, Default)]
+pub(super) struct Harm {
+    /// Groups of damaged batches: they may be fenced.
+    pub(super) groups: BTreeSet<GroupId>,
+    /// Damage to what says whose loss it is: the log may refuse to open, and fence anybody.
+    pub(super) refuses: bool,
+    /// The disk forgot the end of what it said it had, and nothing on it tells: no log can know (FAULTS.md C3, W8).
+    pub(super) unseen: bool,
+}
+
+impl Harm {
+    /// Of a disk with these segments and this damage, which had these batches. `lied`: names and sizes may be lost, too.
+    pub(super) fn of(
+        batches: &[Stored],
+        segments: &[SegmentSeq],
+        damage: &[(SegmentSeq, u64, Damage)],
+        lied: bool,
+    ) -> Self {
+        let mut harm = Self { refuses: lied, ..Self::default() };
+        let damaged = |(segment, sector, damage): &(SegmentSeq, u64, Damage)| {
+            (*segment, damaged_bytes(*sector, *damage))
+        };
+        let damage: Vec<_> = damage.iter().map(damaged).collect();
+        for (segment, bytes) in &damage {
+            let Some(batch) = batches.iter().find(|batch| batch.has(*segment, bytes)) else {
+                // A segment's header, or a batch that the log was never told of.
+                harm.refuses = true;
+                continue;
+            };
+            harm.groups.extend(&batch.groups);
+            harm.refuses |= batch.indispensable.iter().any(|needed| overlap(needed, bytes));
+        }
+        if damage.is_empty() && !lied {
+            return harm;
+        }
+        let is_whole = |batch: &&Stored| {
+            let is_hit = damage.iter().any(|(segment, bytes)| batch.has(*segment, bytes));
+            !is_hit && segments.contains(&batch.position.segment())
+        };
+        let known = batches.iter().filter(is_whole).map(|batch| batch.durable).max();
+        let is_unseen = |batch: &Stored| {
+            !is_whole(&batch) && !batch.groups.is_empty() && Some(batch.position) >= known
+        };
+        harm.unseen = batches.iter().any(is_unseen);
+        harm
+    }
+
+    pub(super) fn explains_fence(&self, group: GroupId) -> bool {
+        self.refuses || self.groups.contains(&group)
+    }
+}
