@@ -22,12 +22,13 @@
 mod append;
 mod carry;
 mod fence;
+mod plan;
 mod seal;
 mod space;
 
 use crate::checksum::{Seed, Sum};
 use crate::disk::{Disk, DiskEvent, SegmentOrigin, SegmentReader, WriteSegment, is_no_space};
-use crate::error::{ReadError, WalError};
+use crate::error::WalError;
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, DIRECTORY_ENTRY_BYTES, ENTRIES_HEAD_BYTES,
     ENTRY_HEADER_BYTES, ENTRY_LEN_MASK, FIRST_BATCH_AT, Position, RECORD_ALIGN_BYTES,
@@ -35,16 +36,13 @@ use crate::format::{
 };
 use crate::group::{Group, Groups};
 use crate::image::{Frozen, ImageWriter};
-use crate::index::{Piece, Placed};
+use crate::index::Placed;
 use crate::ledger::{Ledger, Tombstones};
 use crate::metrics::{Description, Metrics};
-use crate::read::{ReadPlan, Span};
 use crate::recovery::{Recovered, replay};
 use crate::{Config, disk};
 use bytes::Bytes;
-use logdrive_raft::{
-    Durable, ENTRY_OVERHEAD_BYTES, Entry, GroupId, HardState, LogIndex, Term, WriteId,
-};
+use logdrive_raft::{Durable, Entry, GroupId, HardState, LogIndex, Term, WriteId};
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -482,54 +480,6 @@ impl Wal {
         (segment - overhead).min(ENTRY_LEN_MASK as usize)
     }
 
-    /// Plans to read entries `first..=last` of a group, of which the plan then gives at least one, and not many
-    /// more than `bytes_max` bytes. Cheap: no I/O.
-    ///
-    /// # Errors
-    /// [`ReadError::UnknownGroup`], [`ReadError::OutOfRange`], or [`ReadError::NotDurable`] if not even `first` is durable;
-    /// a range whose end is not durable is planned up to there.
-    pub fn plan_read(
-        &self,
-        group: GroupId,
-        first: LogIndex,
-        last: LogIndex,
-        bytes_max: usize,
-    ) -> Result<ReadPlan, ReadError> {
-        let index = &self.groups.get(&group).ok_or(ReadError::UnknownGroup(group))?.index;
-        let end = index.last();
-        if first <= index.released().0 || first > last || last > end {
-            return Err(ReadError::OutOfRange { group, first, last, end });
-        }
-        // Each entry counts for at least its overhead, so this many are enough.
-        let entries_max = bytes_max / ENTRY_OVERHEAD_BYTES + 1;
-        let last = last.min(first.forward(entries_max as u64));
-        let mut spans = Vec::new();
-        for piece in index.pieces(first, last) {
-            if piece.place >= self.durable {
-                break;
-            }
-            spans.push(self.span(&piece));
-        }
-        if spans.is_empty() {
-            return Err(ReadError::NotDurable { group, at: first });
-        }
-        Ok(ReadPlan { group, bytes_max, spans })
-    }
-
-    fn span(&self, piece: &Piece) -> Span {
-        let segment = piece.place.segment();
-        let (source, seed, segment_bytes) = self.source(segment);
-        Span {
-            source,
-            segment_bytes,
-            file: self.disk.path(segment),
-            seed,
-            place: piece.place,
-            first: piece.first,
-            last: piece.last,
-        }
-    }
-
     /// What the log runs on.
     #[must_use]
     pub fn describe(&self) -> Description {
@@ -836,19 +786,6 @@ impl Wal {
             self.sealed_bytes += segment.image.len() as u64;
             self.seal_pending = true;
         }
-    }
-
-    /// Where durable bytes of a segment are read, and how many it can have.
-    fn source(&self, seq: SegmentSeq) -> (Arc<dyn SegmentReader>, Seed, u64) {
-        if let Ok(at) = self.sealed.binary_search_by_key(&seq, |sealed| sealed.seq) {
-            let sealed = &self.sealed[at];
-            return (Arc::clone(&sealed.reader), sealed.seed, sealed.bytes);
-        }
-        let segment =
-            self.closing.iter().find(|segment| segment.seq == seq).unwrap_or(&self.active);
-        assert!(segment.seq == seq, "the index points into {seq:?}, which is no segment");
-        let closed = segment.image.share(0..segment.closed);
-        (Arc::new(closed), segment.seed, segment.closed as u64)
     }
 
     fn wait(&mut self) -> Result<(), WalError> {

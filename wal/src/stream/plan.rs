@@ -1,0 +1,80 @@
+//! Where entries are: what a read has to look at, found on the log's thread and carried out on another.
+//!
+//! In:     a group and a range of its entries; the index.
+//! Out:    a [`ReadPlan`], which holds on to the segments it reads.
+//! Cost:   memory alone: no I/O, nothing copied; a look at each record of the range.
+//! Fails:  [`ReadError`] for what the log does not have, or not on disk yet.
+//! Source: FAULTS' rule 35; DESIGN.md §5.
+
+use super::Wal;
+use crate::checksum::Seed;
+use crate::disk::SegmentReader;
+use crate::error::ReadError;
+use crate::format::SegmentSeq;
+use crate::index::Piece;
+use crate::read::{ReadPlan, Span};
+use logdrive_raft::{ENTRY_OVERHEAD_BYTES, GroupId, LogIndex};
+use std::sync::Arc;
+
+impl Wal {
+    /// Plans to read entries `first..=last` of a group, of which the plan then gives at least one, and not many
+    /// more than `bytes_max` bytes. Cheap: no I/O.
+    ///
+    /// # Errors
+    /// [`ReadError::UnknownGroup`], [`ReadError::OutOfRange`], or [`ReadError::NotDurable`] if not even `first` is durable;
+    /// a range whose end is not durable is planned up to there.
+    pub fn plan_read(
+        &self,
+        group: GroupId,
+        first: LogIndex,
+        last: LogIndex,
+        bytes_max: usize,
+    ) -> Result<ReadPlan, ReadError> {
+        let index = &self.groups.get(&group).ok_or(ReadError::UnknownGroup(group))?.index;
+        let end = index.last();
+        if first <= index.released().0 || first > last || last > end {
+            return Err(ReadError::OutOfRange { group, first, last, end });
+        }
+        // Each entry counts for at least its overhead, so this many are enough.
+        let entries_max = bytes_max / ENTRY_OVERHEAD_BYTES + 1;
+        let last = last.min(first.forward(entries_max as u64));
+        let mut spans = Vec::new();
+        for piece in index.pieces(first, last) {
+            if piece.place >= self.durable {
+                break;
+            }
+            spans.push(self.span(&piece));
+        }
+        if spans.is_empty() {
+            return Err(ReadError::NotDurable { group, at: first });
+        }
+        Ok(ReadPlan { group, bytes_max, spans })
+    }
+
+    pub(super) fn span(&self, piece: &Piece) -> Span {
+        let segment = piece.place.segment();
+        let (source, seed, segment_bytes) = self.source(segment);
+        Span {
+            source,
+            segment_bytes,
+            file: self.disk.path(segment),
+            seed,
+            place: piece.place,
+            first: piece.first,
+            last: piece.last,
+        }
+    }
+
+    /// Where durable bytes of a segment are read, and how many it can have.
+    fn source(&self, seq: SegmentSeq) -> (Arc<dyn SegmentReader>, Seed, u64) {
+        if let Ok(at) = self.sealed.binary_search_by_key(&seq, |sealed| sealed.seq) {
+            let sealed = &self.sealed[at];
+            return (Arc::clone(&sealed.reader), sealed.seed, sealed.bytes);
+        }
+        let segment =
+            self.closing.iter().find(|segment| segment.seq == seq).unwrap_or(&self.active);
+        assert!(segment.seq == seq, "the index points into {seq:?}, which is no segment");
+        let closed = segment.image.share(0..segment.closed);
+        (Arc::new(closed), segment.seed, segment.closed as u64)
+    }
+}
