@@ -2,7 +2,7 @@
 
 use crate::{NodeId, OpenError, limits};
 use logdrive_net::handshake::{CLIENT_ADDRESS_BYTES_MAX, CLUSTER_NAME_BYTES_MAX};
-use logdrive_wal::{DriverChoice, Identity};
+use logdrive_wal::{DriverChoice, Identity, QUOTA_SEGMENTS_MIN};
 use rustix::thread::CpuSet;
 use std::{
     collections::BTreeMap,
@@ -77,7 +77,7 @@ pub struct Config {
     /// Commands that wait or are in the log unanswered, per shard; more are `Overloaded`.
     /// Default 131,072.
     pub proposals_max: usize,
-    /// The same in bytes. Default 256 MiB.
+    /// The same in bytes; never more than a sixth of a shard's part of `log_bytes_max`. Default 256 MiB.
     pub proposal_bytes_max: usize,
     /// One command's bytes, at most, and never more than 8 MiB or a quarter of a segment. Nodes of a
     /// cluster must agree on it. Default 1 MiB.
@@ -117,6 +117,18 @@ impl Config {
     /// A silence after which the node leads nothing: its followers have lost patience with a slow leader by then.
     pub(crate) fn stall_resign(&self) -> Duration {
         self.election_timeout.saturating_mul(2)
+    }
+
+    pub(crate) fn log_bytes_max_of_shard(&self, shards: u32) -> Option<u64> {
+        self.log_bytes_max.map(|max| max / u64::from(shards))
+    }
+
+    /// What may wait for an answer in one shard. All of it may be for one group and become one write, which an empty log
+    /// must have room for: else it would wait for ever, and whoever comes behind it.
+    pub(crate) fn proposal_bytes_max(&self, shards: u32) -> usize {
+        let sixth = self.log_bytes_max_of_shard(shards).map(|max| max / QUOTA_SEGMENTS_MIN);
+        let sixth = sixth.map_or(usize::MAX, |sixth| usize::try_from(sixth).unwrap_or(usize::MAX));
+        self.proposal_bytes_max.min(sixth)
     }
 
     /// What a command may have: as set, and never so much that a few fill a segment.
@@ -167,5 +179,20 @@ impl Config {
             return fail("command_bytes_max must be from 1 to proposal_bytes_max".to_owned());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_in_a_shard_fits_an_empty_log_at_its_quota() {
+        let mut config = Config::new(Path::new("n"), BTreeMap::new());
+        assert_eq!(config.proposal_bytes_max(3), 256 << 20);
+        config.log_bytes_max = Some(3 * 6 * (64 << 20));
+        assert_eq!(config.proposal_bytes_max(3), 64 << 20);
+        config.proposal_bytes_max = 1 << 20;
+        assert_eq!(config.proposal_bytes_max(3), 1 << 20);
     }
 }

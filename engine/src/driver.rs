@@ -110,7 +110,7 @@ pub(crate) fn spawn_here(inbox: &Arc<ShardInbox>, task: Task) -> Result<(), Task
     let here = HERE
         .with_borrow(|here| here.as_ref().is_some_and(|driver| Arc::ptr_eq(&driver.inbox, inbox)));
     if here {
-        spawn_local(task());
+        spawn_local(async move { task().await });
         return Ok(());
     }
     Err(task)
@@ -161,8 +161,8 @@ pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
     });
     started(Ok((recovered, description)));
     runtime.block_on(driver.clone().live(setup.listener));
-    HERE.set(None);
     drop(runtime); // Tasks end here, with the connections they own.
+    HERE.set(None);
     node.pulses[setup.index].end();
     drop(setup.home);
 }
@@ -386,7 +386,7 @@ impl Driver {
             Control::Run(founded, machine) => {
                 turn.add(*founded, machine).expect("checked before it was sent here");
             }
-            Control::Spawn(task) => drop(spawn_local(task())),
+            Control::Spawn(task) => drop(spawn_local(async move { task().await })),
             Control::Receive(accepted) => {
                 let settings = self.node.net_settings.clone();
                 let inbound = inbound.clone();

@@ -168,9 +168,9 @@ impl Group {
         }
         match self.leader() {
             Some(leader) if leader == self.inner.me => Ok(()),
-            _ if self.inner.view.is_stopped() => {
-                Err(ProposeError::Stopped("its state machine failed, or the node stopped".into()))
-            }
+            _ if self.inner.view.is_stopped() => Err(ProposeError::Stopped(
+                "its machine failed, its log lost something, or the node stopped".into(),
+            )),
             hint => Err(ProposeError::NotLeader { hint }),
         }
     }

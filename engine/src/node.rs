@@ -143,7 +143,7 @@ impl Node {
         for shard in 0..identity.shards {
             let mut wal = logdrive_wal::Config::new(home.shard_dir(shard), identity.clone(), shard);
             wal.segment_bytes = config.segment_bytes;
-            wal.log_bytes_max = config.log_bytes_max.map(|max| max / u64::from(identity.shards));
+            wal.log_bytes_max = config.log_bytes_max_of_shard(identity.shards);
             wal.in_flight_max = config.log_writes_max;
             wal.driver = config.driver;
             let setup = Setup {
@@ -200,7 +200,8 @@ impl Node {
                             Some(corrupt) => Known::Fenced(corrupt),
                             None => Known::Recovered(Box::new(group)),
                         };
-                        groups.insert(id, known);
+                        // Carrying may have found it damaged by now.
+                        groups.entry(id).or_insert(known);
                     }
                     let destroyed = recovered.destroyed.into_iter();
                     groups.extend(destroyed.map(|group| (group, Known::Destroyed)));
@@ -556,7 +557,6 @@ impl Running {
             return;
         }
         self.node.inboxes.iter().for_each(|inbox| inbox.ask_to_stop());
-        let threads = std::mem::take(&mut *lock(&self.threads));
         if driver::on_a_shard() {
             // Let go by a task of a shard, perhaps of ours, perhaps of another node: it holds nobody up. The threads
             // end by themselves.
@@ -564,7 +564,11 @@ impl Running {
             lock(&self.home).take();
             return;
         }
-        for thread in threads {
+        // Under the lock, so that whoever closes at the same time waits as well.
+        for thread in lock(&self.threads).drain(..) {
+            if thread.thread().id() == std::thread::current().id() {
+                continue; // Let go with what a shard's thread still had at its end.
+            }
             // A panic on a shard's thread has aborted the process before this could see it.
             let _ = thread.join();
         }
@@ -630,7 +634,12 @@ impl Shared {
             net_settings: logdrive_net::Settings::default(),
             inboxes: shards
                 .clone()
-                .map(|_| Arc::new(ShardInbox::new(config.proposals_max, config.proposal_bytes_max)))
+                .map(|_| {
+                    Arc::new(ShardInbox::new(
+                        config.proposals_max,
+                        config.proposal_bytes_max(identity.shards),
+                    ))
+                })
                 .collect(),
             pulses: shards.clone().map(|_| watchdog::Pulse::default()).collect(),
             stages: shards.map(|_| Mutex::new(Stages::new())).collect(),

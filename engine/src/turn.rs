@@ -291,6 +291,9 @@ impl Turn {
         self.held_groups.clear();
         for _ in 0..self.held.len() {
             let job = self.held.pop_front().expect("counted");
+            if self.shard.has_stopped(job.group) {
+                continue; // Nothing was promised on it, and nothing will be.
+            }
             let behind = self.held_groups.contains(&job.group);
             if behind || !append(wal, &job, &mut self.held_for)? {
                 self.held_groups.insert(job.group);

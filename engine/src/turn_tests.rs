@@ -712,5 +712,9 @@ fn w9_who_waits_for_a_write_that_is_held_near_the_quota_is_answered() {
         trio.step();
         let full = |outcome: &Outcome| matches!(outcome, Err(crate::ProposeError::LogFull));
         assert!(trio.outcomes().iter().all(full));
+        // Nothing comes of a write whose group has stopped: it holds up nobody any more.
+        let failing = trio.nodes[leader].turn.as_mut().unwrap();
+        failing.shard.machine_failed(0, &MachineError("it broke".into()), &mut failing.answers);
+        trio.until("nothing is held", 10, |trio| turn(trio).0);
     }
 }

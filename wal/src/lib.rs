@@ -35,7 +35,7 @@ mod recovery;
 mod stream;
 
 pub use checksum::checksum;
-pub use config::Config;
+pub use config::{Config, QUOTA_SEGMENTS_MIN};
 pub use disk::{Disk, DriverChoice};
 pub use error::{Corrupt, ReadError, WalError};
 pub use format::{BLOCK_BYTES, Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentSeq};

@@ -221,6 +221,53 @@ fn c1_inv18_a_group_fenced_while_the_log_runs_is_fenced_or_whole_wherever_the_po
     }
 }
 
+/// Invariant 18 where W9 is. The history that broke it:
+/// 1. A log at its quota has less room than a fence's record may take; carrying, which wins room back, takes less.
+/// 2. It finds a group damaged in the oldest segment, past which its scan has come by then: all of the group counts as
+///    dead, and nothing says why.
+/// 3. The segment goes, and with it the damage. The next open finds the group whole: a vote, and no entry.
+#[test]
+fn inv18_w9_a_group_fenced_without_room_for_its_record_has_one_before_its_segment_goes() {
+    let mut sim = Sim::new(33);
+    sim.config.log_bytes_max = Some(8 * sim.config.segment_bytes);
+    let (mut wal, _) = sim.open();
+    wal.append(&state(3, 1, hard_state(4, 1, 0))).unwrap();
+    wal.append(&write(3, 2, &entries(3, 4, 1, 3, 200))).unwrap();
+    let mut busy = Busy::new(1);
+    let settle = |wal: &mut Wal| {
+        sim.settle(wal);
+        sim.platter.complete_all();
+        wal.poll(0, &mut Vec::new()).unwrap();
+    };
+    while busy.write(&mut wal, 1, 2000).is_ok() {
+        settle(&mut wal);
+    }
+    busy.release_all(&mut wal).unwrap();
+    // Tombstones go as deep as a fence's record does.
+    let mut strangers = (1000..).map(GroupId);
+    while wal.destroy(strangers.next().unwrap()).is_ok() {
+        settle(&mut wal);
+    }
+    let at = find(&sim, SegmentSeq(1), &payload(3, 4, 2, 200)).unwrap();
+    sim.platter.flip(SegmentSeq(1), at, 1);
+    let mut found = Vec::new();
+    for turn in 0.. {
+        assert!(turn < 1000, "not given up: {:?}", wal.metrics());
+        if wal.metrics().retired >= 1 {
+            break;
+        }
+        if let Some(plan) = wal.maintain().unwrap() {
+            found.extend(wal.carried(plan.run()).unwrap());
+        }
+        settle(&mut wal);
+    }
+    assert!(matches!(&found[..], [(GroupId(3), _)]), "{found:?}");
+    sim.platter.crash();
+    drop(wal);
+    let (_, recovered) = sim.open();
+    assert_eq!(fenced(&recovered), [3]);
+}
+
 #[test]
 fn rule_24_damage_that_a_read_finds_fences_its_group_once() {
     for is_disk_full in [false, true] {

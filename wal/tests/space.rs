@@ -289,6 +289,21 @@ fn a_lagging_group_keeps_the_log_under_its_quota_on_plain_writes() {
     lag_on_real(DriverChoice::Portable);
 }
 
+/// What a shard lets wait at once may become one write of one group, and one that an empty log refused would wait for ever.
+#[test]
+fn w9_the_smallest_quota_has_room_for_a_segment_of_payloads_in_one_write() {
+    for payload in [100, 1000, 4096, 16 << 10] {
+        let mut sim = Sim::new(2);
+        let segment = sim.config.segment_bytes;
+        sim.config.log_bytes_max = Some(logdrive_wal::QUOTA_SEGMENTS_MIN * segment);
+        let (mut wal, _) = sim.open();
+        let count = segment / payload as u64;
+        wal.append(&write(1, 1, &entries(1, 1, 1, count, payload))).unwrap();
+        sim.settle(&mut wal);
+        assert!(wal.durable().segment() > SegmentSeq(1), "{payload}");
+    }
+}
+
 #[test]
 fn w9_a_log_at_its_quota_refuses_entries_keeps_votes_going_and_heals() {
     let mut sim = Sim::new(2);

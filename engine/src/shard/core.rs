@@ -245,6 +245,11 @@ impl Shard {
         false
     }
 
+    /// True if the group will never serve again here.
+    pub(crate) fn has_stopped(&self, group: GroupId) -> bool {
+        self.slots.get(&group).is_some_and(|slot| self.is_stopped(*slot))
+    }
+
     /// Whoever waits for what the log has had no room for so long is told that its outcome is unknown: others may have
     /// committed it.
     pub(crate) fn abandon(&mut self, group: GroupId, answers: &mut Vec<Answer>) {

@@ -129,7 +129,9 @@ impl Replica {
     pub(super) fn refusal(&self) -> ProposeError {
         match self.view.leader() {
             Some(other) => ProposeError::NotLeader { hint: Some(other) },
-            None => ProposeError::Stopped("its state machine failed".to_owned()),
+            None => {
+                ProposeError::Stopped("its machine failed, or its log lost something".to_owned())
+            }
         }
     }
 

@@ -12,9 +12,7 @@ use super::{
     random::Random,
 };
 use crate::{GroupId, NodeId, limits};
-
-/// The fewest segments a log's quota may be.
-const QUOTA_SEGMENTS_MIN: u64 = 6;
+use logdrive_wal::QUOTA_SEGMENTS_MIN;
 
 /// Sizes and habits of a run.
 #[derive(Clone, Debug)]

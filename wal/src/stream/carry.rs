@@ -46,6 +46,7 @@ use crate::format::{
     BLOCK_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, Position, RECORD_ALIGN_BYTES, SegmentSeq,
     TOMBSTONE_RECORD_BYTES,
 };
+use crate::group::Small;
 use crate::read::Span;
 use logdrive_raft::{Entry, GroupId, LogIndex};
 use std::sync::Arc;
@@ -315,6 +316,7 @@ impl Wal {
         self.carry = if at.group < groups {
             Carry::Scanning(at)
         } else {
+            self.write_missing_fences()?;
             // All that made the victim's records dead stands below this place, too.
             self.close_batch();
             Carry::Landing(self.tail_position())
@@ -342,6 +344,23 @@ impl Wal {
             self.append_small(group, small)?;
         }
         Ok(bytes)
+    }
+
+    /// A group that was fenced after the scan had passed it, when there was no room for its record, counts as dead: its
+    /// record must not come after the segment has gone.
+    fn write_missing_fences(&mut self) -> Result<(), WalError> {
+        if !self.has_fences {
+            return Ok(());
+        }
+        let fence = |group: &GroupId| {
+            let state = self.groups.get(group).filter(|state| !state.fence_recorded)?;
+            state.fence.map(|damage| (*group, damage))
+        };
+        let missing: Vec<_> = self.ledger.oldest().groups.iter().filter_map(fence).collect();
+        for (group, damage) in missing {
+            self.append_small(group, Small::Fence(damage))?;
+        }
+        Ok(())
     }
 
     /// Plans to read a group's entries in the victim, from `from` on; returns from where on it stopped, if it did.
