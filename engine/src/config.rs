@@ -125,7 +125,7 @@ impl Config {
 
     /// What may wait for an answer in one shard. All of it may be for one group and become one write, which an empty log
     /// must have room for: else it would wait for ever, and whoever comes behind it.
-    pub(crate) fn proposal_bytes_max(&self, shards: u32) -> usize {
+    pub(crate) fn waiting_bytes_max(&self, shards: u32) -> usize {
         let sixth = self.log_bytes_max_of_shard(shards).map(|max| max / QUOTA_SEGMENTS_MIN);
         let sixth = sixth.map_or(usize::MAX, |sixth| usize::try_from(sixth).unwrap_or(usize::MAX));
         self.proposal_bytes_max.min(sixth)
@@ -189,10 +189,10 @@ mod tests {
     #[test]
     fn what_waits_in_a_shard_fits_an_empty_log_at_its_quota() {
         let mut config = Config::new(Path::new("n"), BTreeMap::new());
-        assert_eq!(config.proposal_bytes_max(3), 256 << 20);
+        assert_eq!(config.waiting_bytes_max(3), 256 << 20);
         config.log_bytes_max = Some(3 * 6 * (64 << 20));
-        assert_eq!(config.proposal_bytes_max(3), 64 << 20);
+        assert_eq!(config.waiting_bytes_max(3), 64 << 20);
         config.proposal_bytes_max = 1 << 20;
-        assert_eq!(config.proposal_bytes_max(3), 1 << 20);
+        assert_eq!(config.waiting_bytes_max(3), 1 << 20);
     }
 }

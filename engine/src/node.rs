@@ -637,7 +637,7 @@ impl Shared {
                 .map(|_| {
                     Arc::new(ShardInbox::new(
                         config.proposals_max,
-                        config.proposal_bytes_max(identity.shards),
+                        config.waiting_bytes_max(identity.shards),
                     ))
                 })
                 .collect(),
