@@ -87,6 +87,13 @@ impl Harm {
                 continue;
             };
             harm.groups.extend(&batch.groups);
+            // Vouched for only from a segment whose own beginning never came to the disk: nothing follows it there.
+            let is_vouched_for = batches.iter().any(|other| {
+                let is_beginning = other.position.offset() as usize == BLOCK_BYTES;
+                let is_later = other.position.segment() > *segment;
+                if is_later { is_beginning } else { other.durable > batch.position }
+            });
+            harm.refuses |= !is_vouched_for;
             harm.refuses |= batch.indispensable.iter().any(|needed| overlap(needed, bytes));
         }
         if damage.is_empty() && !lied {

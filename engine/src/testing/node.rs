@@ -73,6 +73,8 @@ pub(super) struct SimNode {
     pub(super) lost: bool,
     /// Its disk has said of names and sizes that they are durable when they were not.
     pub(super) lied: bool,
+    /// A process took for durable what the disk had while it lied.
+    trusted_a_lie: bool,
     /// Batches that were whole on its platter, or that it said were.
     batches: Vec<Stored>,
     failures: u64,
@@ -191,6 +193,7 @@ impl SimNode {
             was_started: false,
             lost: false,
             lied: false,
+            trusted_a_lie: false,
             batches: Vec::new(),
             failures: 0,
             first_segment: None,
@@ -222,6 +225,7 @@ impl SimNode {
             logdrive_raft::reached!("torn tail cut");
         }
         self.was_started = true;
+        self.trusted_a_lie |= self.platter.is_lying();
         self.heads.clear();
         // A segment that was lost may have its number again.
         let begun = wal.durable().segment();
@@ -366,7 +370,9 @@ impl SimNode {
     /// What its disk has lost.
     pub(super) fn harm(&self) -> Harm {
         let (segments, damage) = (self.platter.segments(), self.platter.damage());
-        Harm::of(&self.batches, &segments, &damage, self.lied)
+        let mut harm = Harm::of(&self.batches, &segments, &damage, self.lied);
+        harm.unseen |= self.trusted_a_lie;
+        harm
     }
 
     fn landed(&mut self) -> Vec<LandedBatch> {
@@ -486,7 +492,7 @@ fn new_group(group: GroupId, nodes: &[NodeId], first_leader: bool) -> Founded {
 }
 
 fn resumed_group(found: RecoveredGroup, nodes: &[NodeId], first_leader: bool) -> Founded {
-    assert_eq!(&found.membership[..], b"members", "the membership came back");
+    assert_eq!(&found.membership[..], b"members", "the membership came back: {found:?}");
     Founded {
         membership: None,
         hard_state: found.hard_state,

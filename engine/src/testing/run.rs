@@ -423,13 +423,14 @@ impl<'a> Run<'a> {
         }
         let id = node.id;
         let harm = node.harm();
+        if harm.unseen {
+            logdrive_raft::reached!("end of a log lost, and nothing tells of it");
+            node.platter.crash();
+            node.lost = true;
+            self.note(|| format!("{id:?} cannot know what its disk has lost"));
+            return;
+        }
         match node.start(&self.world, &self.shape, factory) {
-            Ok(_) if harm.unseen => {
-                logdrive_raft::reached!("end of a log lost, and nothing tells of it");
-                node.stop(true);
-                node.lost = true;
-                self.note(|| format!("{id:?} cannot know what its disk has lost"));
-            }
             Ok(states) => {
                 for (group, state) in &states {
                     let group = *group;
@@ -465,7 +466,7 @@ impl<'a> Run<'a> {
             }
             Err(error) => Broken {
                 invariant: "14 prefix recovery".to_owned(),
-                what: format!("{id:?} cannot start on its own log: {error}"),
+                what: format!("{id:?} cannot start on its own log: {error}; done to it: {harm:?}"),
             }
             .throw(),
         }
@@ -672,6 +673,8 @@ impl<'a> Run<'a> {
                     self.ghost.see(&Event::GivenBack { node, group, state });
                 }
             }
+            // Without power and without room for a segment no log starts, whatever was given up.
+            Err(WalError::NoSpace) if self.nodes[at].full_until.is_some() => {}
             Err(error) => Broken {
                 invariant: "22 GC safety".to_owned(),
                 what: format!("{node:?} has given up a segment and could not start: {error}"),

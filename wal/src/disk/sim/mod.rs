@@ -273,6 +273,12 @@ impl SimPlatter {
         self.lock().lying = lying;
     }
 
+    /// True while it lies.
+    #[must_use]
+    pub fn is_lying(&self) -> bool {
+        self.lock().lying
+    }
+
     /// The `n`-th operation from now on is an error, once: a read, listing, sync, removal, the start of a write, a poll,
     /// a step of making a segment. What a failed sync should have covered never becomes durable.
     pub fn fail_operation(&self, n: u64) {

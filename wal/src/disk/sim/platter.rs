@@ -499,7 +499,10 @@ impl Platter {
     pub(super) fn flip(&mut self, segment: SegmentSeq, offset: usize, mask: u8) {
         let file = self.file_mut_of(segment);
         let at = offset / SECTOR_BYTES * SECTOR_BYTES;
-        Arc::make_mut(&mut file.durable)[offset] ^= mask;
+        // A disk that lied may not have so much of the file.
+        if let Some(byte) = Arc::make_mut(&mut file.durable).get_mut(offset) {
+            *byte ^= mask;
+        }
         if let Some(cached) = file.cached.get_mut(&at) {
             cached.bytes[offset - at] ^= mask;
         }
