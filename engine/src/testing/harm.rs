@@ -104,8 +104,11 @@ impl Harm {
             !is_hit && segments.contains(&batch.position.segment())
         };
         let known = batches.iter().filter(is_whole).map(|batch| batch.durable).max();
+        // The first that nobody vouches for looks like the end of what was written, and all behind it like a torn tail.
+        let lost = batches.iter().filter(|batch| !is_whole(batch) && Some(batch.position) >= known);
+        let end = lost.map(|batch| batch.position).min();
         let is_unseen = |batch: &Stored| {
-            !is_whole(&batch) && !batch.groups.is_empty() && Some(batch.position) >= known
+            !batch.groups.is_empty() && end.is_some_and(|end| batch.position >= end)
         };
         harm.unseen = batches.iter().any(is_unseen);
         harm
