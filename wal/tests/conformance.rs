@@ -403,7 +403,7 @@ fn w15_a_log_dropped_with_writes_in_flight_has_them_on_disk() {
 #[test]
 fn a_file_system_without_direct_writes_is_written_through_the_page_cache() {
     let Ok(dir) = tempfile::tempdir_in("/dev/shm") else {
-        println!("SKIPPED: no /dev/shm");
+        skipped("no /dev/shm");
         return;
     };
     let home = new_home(&dir.path().join("node"));

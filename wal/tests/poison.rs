@@ -43,7 +43,7 @@ fn fails_in_the_making(break_it: impl Fn(&Path), mend: impl Fn(&Path)) {
         let mut wal = match Wal::open(config.clone()) {
             Ok((wal, _)) => wal,
             Err(WalError::Io { source, .. }) if driver == DriverChoice::Uring => {
-                println!("SKIPPED: io_uring: {source}");
+                skipped(format_args!("io_uring: {source}"));
                 continue;
             }
             Err(error) => panic!("{error}"),

@@ -35,8 +35,8 @@ fn w4_a_write_that_a_limit_cuts_short_goes_on_where_it_was_cut_or_fails_whole() 
     let said = [ended.stdout, ended.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(ended.status.success(), "{}: {said}", ended.status);
-    if let Some(line) = said.lines().find(|line| line.starts_with("SKIPPED")) {
-        println!("{line}");
+    if let Some(reason) = said.lines().find_map(|line| line.strip_prefix("SKIPPED: ")) {
+        skipped(reason);
         return;
     }
 
@@ -54,7 +54,7 @@ fn write_against_a_limit(node: &Path) {
     let mut wal = match Wal::open(large(&home)) {
         Ok((wal, _)) => wal,
         Err(WalError::Io { what: "opening", source, .. }) => {
-            println!("SKIPPED: io_uring: {source}");
+            skipped(format_args!("io_uring: {source}"));
             return;
         }
         Err(error) => panic!("{error}"),
