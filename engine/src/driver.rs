@@ -7,11 +7,14 @@
 //! Source: DESIGN §3: a runtime on the shard's thread, the ring's readiness in it.
 
 use crate::{
-    GroupId, NodeError, NodeId, OpenError, Outcome, StateMachine,
-    inbox::Inbox,
+    GroupId, NodeError, NodeId, OpenError, Outcome,
+    clock::now_ns,
+    here,
+    inbox::{Arrivals, Control, Inbox, LaneChange},
+    life::shard_of,
     limits,
-    node::Shared,
-    shard::{Answer, Founded, Shard, Submission, Timing},
+    shard::{Answer, Shard, Timing},
+    shared::Shared,
     turn::{Outside, ReadDone, ReadTask, SEAL_LOOK_NS, Turn},
 };
 use crossbeam::queue::ArrayQueue;
@@ -23,32 +26,15 @@ use logdrive_wal::{Home, Recovered, Wal, WalError};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    pin::Pin,
     rc::Rc,
-    sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
     runtime::{Builder, LocalOptions},
     task::spawn_local,
 };
-
-/// A shard's way in, as the rest of the engine knows it.
-pub(crate) type ShardInbox = Inbox<Control>;
-
-/// A task made on one thread to run on a shard's.
-pub(crate) type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
-
-/// What a shard is told, beside proposals and messages.
-pub(crate) enum Control {
-    /// Run this group.
-    Run(Box<Founded>, Box<dyn StateMachine>),
-    /// Run this task.
-    Spawn(Task),
-    /// Read this connection.
-    Receive(Accepted),
-}
 
 /// What a shard thread starts with.
 pub(crate) struct Setup {
@@ -70,51 +56,6 @@ pub(crate) struct Setup {
 
 /// What a shard thread says once it runs, or why it does not.
 pub(crate) type Started = Result<(Recovered, logdrive_wal::Description), OpenError>;
-
-/// Nanoseconds of the one clock all moments are taken from.
-pub(crate) fn now_ns() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
-    let now = Instant::now();
-    // One nanosecond after the start, so that zero stays free for "not yet".
-    1 + u64::try_from((now - *START.get_or_init(|| now)).as_nanos()).unwrap_or(u64::MAX - 1)
-}
-
-thread_local! {
-    /// The shard whose thread this is.
-    static HERE: RefCell<Option<Rc<Driver>>> = const { RefCell::new(None) };
-}
-
-/// True on a shard's thread.
-pub(crate) fn on_a_shard() -> bool {
-    HERE.with_borrow(Option::is_some)
-}
-
-/// Hands a submission to the shard behind `inbox` if this is its thread, else gives it back.
-pub(crate) fn submit_here(
-    inbox: &Arc<ShardInbox>,
-    submission: Submission,
-) -> Result<(), Submission> {
-    HERE.with_borrow(|here| match here {
-        Some(driver) if Arc::ptr_eq(&driver.inbox, inbox) => {
-            driver.submitted.borrow_mut().push(submission);
-            driver.inbox.wake();
-            Ok(())
-        }
-        _ => Err(submission),
-    })
-}
-
-/// Runs a task here if this is the thread of the shard behind `inbox`, else gives it back.
-pub(crate) fn spawn_here(inbox: &Arc<ShardInbox>, task: Task) -> Result<(), Task> {
-    let here = HERE
-        .with_borrow(|here| here.as_ref().is_some_and(|driver| Arc::ptr_eq(&driver.inbox, inbox)));
-    if here {
-        spawn_local(async move { task().await });
-        return Ok(());
-    }
-    Err(task)
-}
 
 /// A shard thread, from its log's recovery to its end.
 pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
@@ -147,9 +88,7 @@ pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
     }
     let driver = Rc::new(Driver {
         index: setup.index,
-        inbox: node.inboxes[setup.index].clone(),
-        submitted: RefCell::default(),
-        links: RefCell::default(),
+        arrivals: Rc::new(Arrivals::new(node.inboxes[setup.index].clone())),
         outbound: OnceCell::new(),
         stopping: Cell::new(false),
         stopped: tokio::sync::Notify::new(),
@@ -162,7 +101,7 @@ pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
     started(Ok((recovered, description)));
     runtime.block_on(driver.clone().live(setup.listener));
     drop(runtime); // Tasks end here, with the connections they own.
-    HERE.set(None);
+    here::set(None);
     node.pulses[setup.index].end();
     drop(setup.home);
 }
@@ -189,11 +128,7 @@ const EVENT_INTERVAL: u32 = 31;
 struct Driver {
     index: usize,
     node: Arc<Shared>,
-    inbox: Arc<ShardInbox>,
-    /// Proposals made on this very thread.
-    submitted: RefCell<Vec<Submission>>,
-    /// Outbound lanes that came or went.
-    links: RefCell<Vec<(NodeId, Lane, bool)>>,
+    arrivals: Rc<Arrivals>,
     outbound: OnceCell<Outbound>,
     stopping: Cell<bool>,
     stopped: tokio::sync::Notify,
@@ -213,7 +148,7 @@ struct Link {
 
 impl Driver {
     async fn live(self: Rc<Self>, listener: Option<logdrive_net::Listener>) {
-        HERE.set(Some(self.clone()));
+        here::set(Some(self.arrivals.clone()));
         let me = self.node.hello(self.index);
         let inbound: Rc<dyn Inbound> = Rc::new(Ingress { driver: self.clone() });
         let outbound = Outbound::start(
@@ -273,7 +208,7 @@ impl Driver {
                     return self.node.fail(NodeError::Thread(why));
                 }
             }
-            self.inbox.wake();
+            self.arrivals.inbox().wake();
         }
     }
 
@@ -283,13 +218,13 @@ impl Driver {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            self.inbox.wake();
+            self.arrivals.inbox().wake();
         }
     }
 
     async fn turns(self: Rc<Self>, inbound: Rc<dyn Inbound>) {
         while !self.stopping.get() {
-            self.inbox.wait().await;
+            self.arrivals.inbox().wait().await;
             if self.turn(&inbound) && !self.seal_look.replace(true) {
                 spawn_local(self.clone().look_at_idle_log());
             }
@@ -305,14 +240,14 @@ impl Driver {
     async fn look_at_idle_log(self: Rc<Self>) {
         tokio::time::sleep(Duration::from_nanos(SEAL_LOOK_NS)).await;
         self.seal_look.set(false);
-        self.inbox.wake();
+        self.arrivals.inbox().wake();
     }
 
     /// One turn: everything that arrived goes in, everything owed goes out. True if the log is to be looked at again
     /// when it is idle.
     fn turn(&self, inbound: &Rc<dyn Inbound>) -> bool {
         let _abort = AbortOnPanic;
-        self.inbox.look();
+        self.arrivals.inbox().look();
         let mut borrowed = self.turn.borrow_mut();
         let turn = &mut *borrowed;
         let turned = self.take_in(turn, inbound).and_then(|()| turn.give_out(self));
@@ -326,7 +261,7 @@ impl Driver {
             && !self.stopping.get()
         {
             tracing::error!(shard = self.index, %failure, "the shard stops");
-            self.inbox.stop(&failure.to_string());
+            self.arrivals.inbox().stop(&failure.to_string());
             self.stopping.set(true);
         }
         if self.stopping.get() {
@@ -342,7 +277,7 @@ impl Driver {
             // After the answers: it waits for the disk.
             self.close_log();
         } else if again {
-            self.inbox.wake();
+            self.arrivals.inbox().wake();
         }
         is_unsealed
     }
@@ -353,21 +288,17 @@ impl Driver {
         turn.stalled_elsewhere = self.node.is_stalled_beside(self.index);
         // First, so that what comes in is judged by the room there is now.
         turn.take_completions(now)?;
-        while let Some(control) = self.inbox.next_control() {
+        while let Some(control) = self.arrivals.inbox().next_control() {
             self.control(turn, inbound, control);
         }
-        if self.inbox.is_asked_to_stop() && !self.stopping.get() {
-            self.inbox.stop("the node was closed");
+        if self.arrivals.inbox().is_asked_to_stop() && !self.stopping.get() {
+            self.arrivals.inbox().stop("the node was closed");
             self.stopping.set(true);
         }
         self.follow_links(turn);
-        for submission in self.submitted.borrow_mut().drain(..) {
-            turn.shard.submit(submission, &mut turn.answers);
-        }
-        while let Some(submission) = self.inbox.next_submission() {
-            turn.shard.submit(submission, &mut turn.answers);
-        }
-        while let Some((from, messages)) = self.inbox.next_forwarded() {
+        self.arrivals
+            .take_submissions(|submission| turn.shard.submit(submission, &mut turn.answers));
+        while let Some((from, messages)) = self.arrivals.inbox().next_forwarded() {
             for (group, message) in messages {
                 turn.shard.receive(from, group, message);
             }
@@ -376,7 +307,7 @@ impl Driver {
             turn.finish_read(read);
         }
         for (group, corrupt) in turn.newly_fenced.drain(..) {
-            self.node.fenced(group, corrupt);
+            self.node.groups.fence(group, corrupt);
         }
         Ok(())
     }
@@ -409,14 +340,14 @@ impl Driver {
     /// Tells the shard which peers it can talk to, both ways.
     fn follow_links(&self, turn: &mut Turn) {
         let mut peers = self.peers.borrow_mut();
-        for (peer, lane, up) in self.links.borrow_mut().drain(..) {
+        self.arrivals.take_lanes(|LaneChange { peer, lane, is_up }| {
             let link = peers.entry(peer).or_default();
-            link.lanes[lane_index(lane)] = up;
-            if !up {
+            link.lanes[lane_index(lane)] = is_up;
+            if !is_up {
                 link.known_up = false;
                 turn.shard.peer_down(peer);
             }
-        }
+        });
         for (peer, link) in &mut *peers {
             if !link.known_up && link.lanes == [true; 2] && self.node.hears(*peer) {
                 link.known_up = true;
@@ -440,7 +371,7 @@ impl Driver {
             }
         }
         drop(stages);
-        self.inbox.answered(count, bytes);
+        self.arrivals.inbox().answered(count, bytes);
         let mut run: Vec<(u64, Outcome)> = Vec::with_capacity(count);
         let mut left = answers.drain(..).peekable();
         while let Some(answer) = left.next() {
@@ -456,12 +387,8 @@ impl Driver {
 
     /// Nothing is promised any more: whoever waits is told so.
     fn abandon(&self, turn: &mut Turn) {
-        for submission in self.submitted.borrow_mut().drain(..) {
-            turn.shard.submit(submission, &mut turn.answers);
-        }
-        while let Some(submission) = self.inbox.next_submission() {
-            turn.shard.submit(submission, &mut turn.answers);
-        }
+        self.arrivals
+            .take_submissions(|submission| turn.shard.submit(submission, &mut turn.answers));
         turn.shard.abandon_all("the node stopped", &mut turn.answers);
     }
 
@@ -520,7 +447,7 @@ impl Inbound for Ingress {
         {
             let shard = &mut driver.turn.borrow_mut().shard;
             for (group, message) in messages {
-                let owner = crate::node::shard_of(group, shards);
+                let owner = shard_of(group, shards);
                 if owner == driver.index {
                     shard.receive(from, group, message);
                 } else {
@@ -528,7 +455,7 @@ impl Inbound for Ingress {
                 }
             }
         }
-        driver.inbox.wake();
+        driver.arrivals.inbox().wake();
         for (owner, messages) in elsewhere {
             if !driver.node.inboxes[owner].forward((from, messages)) {
                 tracing::debug!(owner, "frame for another shard dropped: its queue is full");
@@ -538,13 +465,11 @@ impl Inbound for Ingress {
 
     fn up(&self, peer: NodeId, lane: Lane, hello: &Hello) {
         self.driver.node.note_client_address(peer, &hello.client_address);
-        self.driver.links.borrow_mut().push((peer, lane, true));
-        self.driver.inbox.wake();
+        self.driver.arrivals.lane(LaneChange { peer, lane, is_up: true });
     }
 
     fn down(&self, peer: NodeId, lane: Lane) {
-        self.driver.links.borrow_mut().push((peer, lane, false));
-        self.driver.inbox.wake();
+        self.driver.arrivals.lane(LaneChange { peer, lane, is_up: false });
     }
 }
 
@@ -555,7 +480,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn start(shard: usize, inbox: Arc<ShardInbox>) -> std::io::Result<Self> {
+    fn start(shard: usize, inbox: Arc<Inbox>) -> std::io::Result<Self> {
         let (tasks, todo): (Sender<ReadTask>, Receiver<ReadTask>) =
             crossbeam_channel::bounded(limits::READS_MAX);
         // As many answers as tasks, and one that is being worked on.

@@ -7,7 +7,9 @@
 
 use crate::{
     GroupId, LogIndex, NodeId, ProposeError,
-    driver::{self, ShardInbox},
+    clock::now_ns,
+    here,
+    inbox::Inbox,
     shard::{Commands, GroupView, Submission},
 };
 use bytes::Bytes;
@@ -50,7 +52,7 @@ struct Inner {
     shard: usize,
     command_bytes_max: usize,
     view: Arc<GroupView>,
-    inbox: Arc<ShardInbox>,
+    inbox: Arc<Inbox>,
 }
 
 impl Group {
@@ -60,7 +62,7 @@ impl Group {
         shard: usize,
         command_bytes_max: usize,
         view: Arc<GroupView>,
-        inbox: Arc<ShardInbox>,
+        inbox: Arc<Inbox>,
     ) -> Self {
         Self { inner: Arc::new(Inner { id, me, shard, command_bytes_max, view, inbox }) }
     }
@@ -95,10 +97,10 @@ impl Group {
     /// On a shard's thread, which it would hold up.
     #[must_use]
     pub fn wait_for_leader(&self, timeout: Duration) -> Option<NodeId> {
-        assert!(!driver::on_a_shard(), "waiting on a shard's thread would hold it up");
+        assert!(!here::on_a_shard(), "waiting on a shard's thread would hold it up");
         let nanoseconds = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        let until = driver::now_ns().saturating_add(nanoseconds);
-        while self.leader().is_none() && driver::now_ns() < until {
+        let until = now_ns().saturating_add(nanoseconds);
+        while self.leader().is_none() && now_ns() < until {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.leader()
@@ -181,14 +183,9 @@ impl Group {
         token: u64,
         commands: Commands,
     ) -> Result<(), ProposeError> {
-        let submission = Submission {
-            group: self.inner.id,
-            sink: sink.clone(),
-            token,
-            commands,
-            at: driver::now_ns(),
-        };
-        match driver::submit_here(&self.inner.inbox, submission) {
+        let submission =
+            Submission { group: self.inner.id, sink: sink.clone(), token, commands, at: now_ns() };
+        match here::submit(&self.inner.inbox, submission) {
             Ok(()) => Ok(()),
             Err(elsewhere) => self.inner.inbox.submit(elsewhere),
         }
@@ -309,7 +306,7 @@ impl Waiting {
     }
 
     fn block(&self) -> Vec<Outcome> {
-        assert!(!driver::on_a_shard(), "waiting on a shard's thread would stop it for ever");
+        assert!(!here::on_a_shard(), "waiting on a shard's thread would stop it for ever");
         let mut state = self.lock();
         while state.missing > 0 {
             state = self.known.wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -5,26 +5,97 @@
 //! Cost:   one atomic queue operation; a wake-up only if the shard was not woken already.
 //! Fails:  full: a submission is `Overloaded`, a frame is dropped (Raft repeats it), a control waits.
 
-use crate::{GroupId, NodeId, ProposeError, limits, shard::Submission};
+use crate::{
+    GroupId, NodeId, ProposeError, StateMachine, limits,
+    shard::{Founded, Submission},
+};
 use crossbeam::queue::ArrayQueue;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
+use logdrive_net::{Accepted, Lane};
 use logdrive_raft::Message;
 use std::{
+    cell::RefCell,
+    pin::Pin,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 use tokio::sync::Notify;
 
-/// A frame's messages for groups of another shard.
-pub(crate) type Forwarded = (NodeId, Vec<(GroupId, Message)>);
+/// A peer's messages, as one frame brought them.
+pub(crate) type Frame = (NodeId, Vec<(GroupId, Message)>);
+
+/// A task made on one thread to run on a shard's.
+pub(crate) type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// What a shard is told, beside proposals and messages.
+pub(crate) enum Control {
+    /// Run this group.
+    Run(Box<Founded>, Box<dyn StateMachine>),
+    /// Run this task.
+    Spawn(Task),
+    /// Read this connection.
+    Receive(Accepted),
+}
+
+/// An outbound lane to a peer that came up or went down.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaneChange {
+    pub(crate) peer: NodeId,
+    pub(crate) lane: Lane,
+    pub(crate) is_up: bool,
+}
+
+/// Everything that waits for one shard's next turn: what other threads sent, and what its own thread has for it.
+pub(crate) struct Arrivals {
+    inbox: Arc<Inbox>,
+    /// Proposals made on the shard's own thread.
+    submissions: RefCell<Vec<Submission>>,
+    lanes: RefCell<Vec<LaneChange>>,
+}
+
+impl Arrivals {
+    pub(crate) fn new(inbox: Arc<Inbox>) -> Self {
+        Self { inbox, submissions: RefCell::default(), lanes: RefCell::default() }
+    }
+
+    /// The way in from other threads.
+    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
+    }
+
+    /// Hands over a submission that was admitted, on the shard's own thread.
+    pub(crate) fn submit(&self, submission: Submission) {
+        self.submissions.borrow_mut().push(submission);
+        self.inbox.wake();
+    }
+
+    /// An outbound lane came up or went down.
+    pub(crate) fn lane(&self, change: LaneChange) {
+        self.lanes.borrow_mut().push(change);
+        self.inbox.wake();
+    }
+
+    /// Takes every submission there is.
+    pub(crate) fn take_submissions(&self, mut take: impl FnMut(Submission)) {
+        self.submissions.borrow_mut().drain(..).for_each(&mut take);
+        while let Some(submission) = self.inbox.submissions.pop() {
+            take(submission);
+        }
+    }
+
+    /// Takes every change of a lane.
+    pub(crate) fn take_lanes(&self, take: impl FnMut(LaneChange)) {
+        self.lanes.borrow_mut().drain(..).for_each(take);
+    }
+}
 
 /// One shard's way in.
-pub(crate) struct Inbox<Control> {
+pub(crate) struct Inbox {
     submissions: ArrayQueue<Submission>,
-    forwarded: ArrayQueue<Forwarded>,
+    forwarded: ArrayQueue<Frame>,
     controls: (Sender<Control>, Receiver<Control>),
     /// Set by whoever wakes the shard, cleared by the shard before it looks.
     woken: AtomicBool,
@@ -39,7 +110,7 @@ pub(crate) struct Inbox<Control> {
     stopped: OnceLock<String>,
 }
 
-impl<Control> Inbox<Control> {
+impl Inbox {
     pub(crate) fn new(commands_max: usize, bytes_max: usize) -> Self {
         Self {
             submissions: ArrayQueue::new(commands_max),
@@ -108,7 +179,7 @@ impl<Control> Inbox<Control> {
     }
 
     /// Hands over a frame's messages; false if they were dropped.
-    pub(crate) fn forward(&self, frame: Forwarded) -> bool {
+    pub(crate) fn forward(&self, frame: Frame) -> bool {
         let taken = self.forwarded.push(frame).is_ok();
         self.wake();
         taken
@@ -177,11 +248,7 @@ impl<Control> Inbox<Control> {
         self.woken.swap(false, Ordering::AcqRel);
     }
 
-    pub(crate) fn next_submission(&self) -> Option<Submission> {
-        self.submissions.pop()
-    }
-
-    pub(crate) fn next_forwarded(&self) -> Option<Forwarded> {
+    pub(crate) fn next_forwarded(&self) -> Option<Frame> {
         self.forwarded.pop()
     }
 
@@ -208,9 +275,13 @@ pub(crate) enum NotTaken {
 mod tests {
     use super::*;
 
+    fn task() -> Control {
+        Control::Spawn(Box::new(|| Box::pin(async {})))
+    }
+
     #[test]
     fn room_that_is_given_back_can_be_taken_again() {
-        let inbox: Inbox<()> = Inbox::new(2, 100);
+        let inbox: Inbox = Inbox::new(2, 100);
         inbox.admit(2, 50).unwrap();
         assert!(matches!(inbox.admit(1, 1), Err(ProposeError::Overloaded { .. })));
         inbox.answered(1, 25);
@@ -220,15 +291,15 @@ mod tests {
 
     #[test]
     fn a_stopped_shard_admits_nothing_and_says_why() {
-        let inbox: Inbox<()> = Inbox::new(2, 100);
+        let inbox: Inbox = Inbox::new(2, 100);
         inbox.stop("disk on fire");
         assert_eq!(inbox.admit(1, 1), Err(ProposeError::Stopped("disk on fire".to_owned())));
-        assert_eq!(inbox.control((), false), Err(NotTaken::Stopped("disk on fire".to_owned())));
+        assert_eq!(inbox.control(task(), false), Err(NotTaken::Stopped("disk on fire".to_owned())));
     }
 
     #[test]
     fn what_can_never_fit_is_not_told_to_come_again() {
-        let inbox: Inbox<()> = Inbox::new(2, 100);
+        let inbox: Inbox = Inbox::new(2, 100);
         let too_large = |commands, bytes| ProposeError::BatchTooLarge {
             commands,
             bytes,
@@ -242,11 +313,11 @@ mod tests {
 
     #[test]
     fn a_shard_does_not_wait_for_a_full_queue_and_can_still_be_stopped() {
-        let inbox: Inbox<()> = Inbox::new(1, 1);
+        let inbox: Inbox = Inbox::new(1, 1);
         for _ in 0..limits::CONTROLS_MAX {
-            inbox.control((), true).unwrap();
+            inbox.control(task(), true).unwrap();
         }
-        assert_eq!(inbox.control((), true), Err(NotTaken::Full));
+        assert_eq!(inbox.control(task(), true), Err(NotTaken::Full));
         inbox.ask_to_stop();
         assert!(inbox.is_asked_to_stop());
     }

@@ -14,16 +14,21 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod clock;
 mod config;
 mod driver;
 mod error;
 mod group;
+mod here;
 mod inbox;
+mod life;
 mod limits;
 mod machine;
 mod membership;
 mod node;
+mod pulse;
 mod shard;
+mod shared;
 mod stages;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -33,12 +38,14 @@ mod watchdog;
 pub use config::{Config, Founding};
 pub use error::{GroupError, Happened, MachineError, NodeError, OpenError, ProposeError};
 pub use group::{Applied, Completions, Group, Outcome, Proposal, ProposalBatch};
+pub use life::Bootstrap;
 /// What an [`OpenError`] may carry.
 pub use logdrive_net::NetError;
 pub use logdrive_raft::{GroupId, LogIndex, NodeId, Term};
 pub use logdrive_wal::{Corrupt, DriverChoice, HomeError, WalError};
 pub use machine::{AppliedAt, CommandRef, Committed, Replies, StateMachine};
-pub use node::{Bootstrap, Description, Node, StageSummary};
+pub use node::{Description, Node};
+pub use stages::StageSummary;
 
 /// The README's program is compiled and run with the other documentation tests.
 #[cfg(doctest)]

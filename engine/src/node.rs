@@ -7,43 +7,27 @@
 //! Source: DESIGN §3, §7.
 
 use crate::{
-    Config, Founding, Group, GroupError, GroupId, LogIndex, MachineError, NodeError, NodeId,
-    OpenError, StateMachine, Term, apply,
-    driver::{self, Control, Setup, ShardInbox, Started},
-    inbox::NotTaken,
-    membership,
-    shard::{Founded, GroupView, Timing},
+    Bootstrap, Config, Founding, Group, GroupError, GroupId, NodeError, NodeId, OpenError,
+    StageSummary, StateMachine,
+    driver::{self, Setup, Started},
+    here,
+    inbox::{Control, NotTaken},
+    shard::Timing,
+    shared::{Shared, lock},
     stages::Stages,
     watchdog,
 };
-use bytes::Bytes;
 use crossbeam_channel::Sender;
-use hashbrown::{HashMap, hash_map::Entry};
-use logdrive_net::{Accepted, ClusterId, Hello, Lane, Listener};
-use logdrive_raft::{Durable, HardState, Restored};
-use logdrive_wal::{Corrupt, Home, Identity, RecoveredGroup};
+use logdrive_net::Listener;
+use logdrive_wal::{Corrupt, Home, Identity};
 use std::{
     collections::BTreeMap,
     path::Path,
     pin::Pin,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
-
-/// How a group comes to be.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Bootstrap {
-    /// All of `members` create it with the same list. `first_leader` campaigns at once, the others
-    /// only if it does not get through.
-    Founding {
-        /// The voters, this node among them.
-        members: Vec<NodeId>,
-        /// Who should lead first.
-        first_leader: Option<NodeId>,
-    },
-}
 
 /// What a node says of itself.
 #[derive(Clone, Debug)]
@@ -61,24 +45,6 @@ pub struct Description {
     pub direct_io: bool,
     /// True if the log's images are registered with the ring.
     pub registered: bool,
-}
-
-/// Percentiles of one stage of a proposal's time, in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct StageSummary {
-    /// `inbox`, `log_wait`, `write`, `peer`, `apply`, `reply` or `total`.
-    pub name: &'static str,
-    /// Proposals measured.
-    pub count: u64,
-    /// Mean, µs.
-    pub mean_us: f64,
-    /// Median, µs.
-    pub p50_us: f64,
-    /// 99th percentile, µs.
-    pub p99_us: f64,
-    /// Largest, µs.
-    pub max_us: f64,
 }
 
 /// Hosts groups. Cheap to clone; the node runs until [`Node::close`] or the last clone is gone.
@@ -193,18 +159,7 @@ impl Node {
                         tracing::info!(shard, ?cut, "the log's torn tail was cut");
                     }
                     *lock(&node.description) = Some(description);
-                    let mut groups = lock(&node.groups);
-                    for mut group in recovered.groups {
-                        let id = group.group;
-                        let known = match group.fenced.take() {
-                            Some(corrupt) => Known::Fenced(corrupt),
-                            None => Known::Recovered(Box::new(group)),
-                        };
-                        // Carrying may have found it damaged by now.
-                        groups.entry(id).or_insert(known);
-                    }
-                    let destroyed = recovered.destroyed.into_iter();
-                    groups.extend(destroyed.map(|group| (group, Known::Destroyed)));
+                    node.groups.recovered(recovered);
                 }
                 Ok((_, Err(error))) => failure = Some(error),
                 Err(_) => {
@@ -228,30 +183,14 @@ impl Node {
     /// Groups the log holds that are not resumed yet: they are silent until they are.
     #[must_use]
     pub fn recovered(&self) -> Vec<GroupId> {
-        let groups = lock(&self.running.node.groups);
-        let mut found: Vec<GroupId> = groups
-            .iter()
-            .filter(|(_, known)| matches!(known, Known::Recovered(_)))
-            .map(|(group, _)| *group)
-            .collect();
-        found.sort_unstable();
-        found
+        self.running.node.groups.waiting()
     }
 
     /// Groups whose log lost something on this node, and where, found when it was opened or read since: they are silent
     /// for good, and can be neither resumed nor created. By id.
     #[must_use]
     pub fn fenced(&self) -> Vec<(GroupId, Corrupt)> {
-        let groups = lock(&self.running.node.groups);
-        let mut found: Vec<(GroupId, Corrupt)> = groups
-            .iter()
-            .filter_map(|(group, known)| match known {
-                Known::Fenced(corrupt) => Some((*group, corrupt.clone())),
-                _ => None,
-            })
-            .collect();
-        found.sort_unstable_by_key(|(group, _)| *group);
-        found
+        self.running.node.groups.fenced()
     }
 
     /// Creates a group on this node. It is in the log as soon as it has anything to remember; one
@@ -266,35 +205,7 @@ impl Node {
         bootstrap: Bootstrap,
         machine: Box<dyn StateMachine>,
     ) -> Result<Group, GroupError> {
-        let Bootstrap::Founding { members, first_leader } = bootstrap;
-        self.check_members(group, &members)?;
-        // Held for a moment only: a machine's `open` is not ours, and a full queue is waited for.
-        match lock(&self.running.node.groups).entry(group) {
-            Entry::Vacant(free) => drop(free.insert(Known::Starting)),
-            Entry::Occupied(taken) => {
-                return Err(match taken.get() {
-                    Known::Recovered(_) => GroupError::Exists(group),
-                    Known::Fenced(corrupt) => GroupError::Fenced { group, source: corrupt.clone() },
-                    Known::Destroyed => GroupError::Destroyed(group),
-                    Known::Running(_) | Known::Starting => GroupError::Running(group),
-                });
-            }
-        }
-        let found = RecoveredGroup {
-            group,
-            membership: Bytes::new(),
-            hard_state: HardState::default(),
-            released: LogIndex::ZERO,
-            released_term: Term::ZERO,
-            runs: Vec::new(),
-            last: LogIndex::ZERO,
-            fenced: None,
-            durable: Durable::of_nothing(group),
-        };
-        let first = first_leader == Some(self.id());
-        let started = self.start(&found, members, first, true, machine);
-        self.running.node.started(group, started.as_ref().ok().cloned().map(Known::Running));
-        started
+        self.running.node.create(group, bootstrap, machine)
     }
 
     /// Gives a recovered group its machine; from now on it votes, follows and leads. If nobody leads
@@ -307,114 +218,13 @@ impl Node {
         group: GroupId,
         machine: Box<dyn StateMachine>,
     ) -> Result<Group, GroupError> {
-        let found = match lock(&self.running.node.groups).get_mut(&group) {
-            None => return Err(GroupError::Unknown(group)),
-            Some(known) => match std::mem::replace(known, Known::Starting) {
-                Known::Recovered(found) => found,
-                other => {
-                    let why = match &other {
-                        Known::Fenced(corrupt) => {
-                            GroupError::Fenced { group, source: corrupt.clone() }
-                        }
-                        Known::Destroyed => GroupError::Destroyed(group),
-                        _ => GroupError::Running(group),
-                    };
-                    *known = other;
-                    return Err(why);
-                }
-            },
-        };
-        let resumed = self.resume_found(&found, machine);
-        let known = match &resumed {
-            Ok(handle) => Known::Running(handle.clone()),
-            Err(_) => Known::Recovered(found),
-        };
-        self.running.node.started(group, Some(known));
-        resumed
-    }
-
-    fn resume_found(
-        &self,
-        found: &RecoveredGroup,
-        machine: Box<dyn StateMachine>,
-    ) -> Result<Group, GroupError> {
-        let group = found.group;
-        let Some(members) = membership::decode(&found.membership) else {
-            let why = "its members in the log are written as no known version does".to_owned();
-            return Err(GroupError::Members { group, why });
-        };
-        self.check_members(group, &members)?;
-        let first = members.first() == Some(&self.id());
-        self.start(found, members, first, false, machine)
-    }
-
-    fn start(
-        &self,
-        found: &RecoveredGroup,
-        members: Vec<NodeId>,
-        first_leader: bool,
-        new: bool,
-        mut machine: Box<dyn StateMachine>,
-    ) -> Result<Group, GroupError> {
-        let node = &self.running.node;
-        let group = found.group;
-        let applied =
-            apply::open(&mut *machine).map_err(|source| GroupError::Machine { group, source })?.0;
-        if applied > found.last {
-            let why = format!("it is at {applied}, but the log ends at {}", found.last);
-            return Err(GroupError::Machine { group, source: MachineError(why) });
-        }
-        let (hard_state, last) = (found.hard_state, found.last);
-        let restored = Restored { hard_state, runs: found.runs.clone(), last, applied };
-        restored.check().map_err(|error| GroupError::Log { group, why: error.to_string() })?;
-        let shard = shard_of(group, node.inboxes.len());
-        let view = Arc::new(GroupView::default());
-        let inbox = node.inboxes[shard].clone();
-        let founded = Founded {
-            group,
-            membership: new.then(|| membership::encode(&members)),
-            members,
-            hard_state,
-            runs: restored.runs,
-            last,
-            applied,
-            durable: found.durable,
-            first_leader,
-            view: view.clone(),
-        };
-        let run = Control::Run(Box::new(founded), machine);
-        inbox.control(run, driver::on_a_shard()).map_err(|not| match not {
-            NotTaken::Stopped(why) => GroupError::Stopped(why),
-            NotTaken::Full => GroupError::Busy(group),
-        })?;
-        Ok(Group::new(group, node.me, shard, node.command_bytes_max, view, inbox))
-    }
-
-    fn check_members(&self, group: GroupId, members: &[NodeId]) -> Result<(), GroupError> {
-        let node = &self.running.node;
-        let why = if members.is_empty() || members.len() > membership::MEMBERS_MAX {
-            format!("{} members, must be 1 to {}", members.len(), membership::MEMBERS_MAX)
-        } else if !members.contains(&node.me) {
-            format!("this node ({}) is not a member", node.me)
-        } else if let Some(unknown) = members.iter().find(|m| !node.peers.contains_key(*m)) {
-            format!("node {unknown} has no address here")
-        } else if members.contains(&NodeId(0)) {
-            "0 is no node".to_owned()
-        } else if (1..members.len()).any(|at| members[..at].contains(&members[at])) {
-            "a member is named twice".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(GroupError::Members { group, why })
+        self.running.node.resume(group, machine)
     }
 
     /// A running group.
     #[must_use]
     pub fn group(&self, group: GroupId) -> Option<Group> {
-        match lock(&self.running.node.groups).get(&group) {
-            Some(Known::Running(handle)) => Some(handle.clone()),
-            _ => None,
-        }
+        self.running.node.groups.running(group)
     }
 
     /// This node.
@@ -488,10 +298,10 @@ impl Node {
         task: impl FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send + 'static,
     ) -> Result<(), NodeError> {
         let inbox = &self.running.node.inboxes[shard];
-        match driver::spawn_here(inbox, Box::new(task)) {
+        match here::spawn(inbox, Box::new(task)) {
             Ok(()) => Ok(()),
             Err(task) => {
-                let spawned = inbox.control(Control::Spawn(task), driver::on_a_shard());
+                let spawned = inbox.control(Control::Spawn(task), here::on_a_shard());
                 spawned.map_err(|not| match not {
                     NotTaken::Stopped(why) => NodeError::Thread(why),
                     NotTaken::Full => NodeError::Busy { shard },
@@ -519,7 +329,7 @@ impl Node {
     /// # Panics
     /// On a shard's thread, which it would wait for.
     pub fn close(&self) -> Result<(), NodeError> {
-        assert!(!driver::on_a_shard(), "closing on a shard's thread would wait for itself");
+        assert!(!here::on_a_shard(), "closing on a shard's thread would wait for itself");
         self.running.stop();
         match self.failure(Duration::ZERO) {
             Some(error) => Err(error),
@@ -532,11 +342,6 @@ impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Node").field("id", &self.id()).field("shards", &self.shards()).finish()
     }
-}
-
-/// The shard that runs a group: fixed by the group's id and the number of shards.
-pub(crate) fn shard_of(group: GroupId, shards: usize) -> usize {
-    usize::try_from(group.get() % shards as u64).expect("below the number of shards")
 }
 
 /// A started node, stopped when the last handle lets go.
@@ -557,7 +362,7 @@ impl Running {
             return;
         }
         self.node.inboxes.iter().for_each(|inbox| inbox.ask_to_stop());
-        if driver::on_a_shard() {
+        if here::on_a_shard() {
             // Let go by a task of a shard, perhaps of ours, perhaps of another node: it holds nobody up. The threads
             // end by themselves.
             drop(lock(&self.watch).take());
@@ -584,178 +389,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-enum Known {
-    /// Found in the log, waiting for its machine.
-    Recovered(Box<RecoveredGroup>),
-    /// Damaged in the log. No shard runs it, so messages for it are dropped.
-    Fenced(Corrupt),
-    /// Its id never lives again here.
-    Destroyed,
-    /// Being created or resumed.
-    Starting,
-    Running(Group),
-}
-
-/// What all threads of a node know of it.
-pub(crate) struct Shared {
-    pub(crate) me: NodeId,
-    identity: Identity,
-    peers: BTreeMap<NodeId, String>,
-    client_address: String,
-    pub(crate) tick: Duration,
-    command_bytes_max: usize,
-    pub(crate) net_settings: logdrive_net::Settings,
-    pub(crate) inboxes: Vec<Arc<ShardInbox>>,
-    /// Per shard.
-    pub(crate) pulses: Vec<watchdog::Pulse>,
-    /// Per shard; each written by its own thread and merged when read.
-    pub(crate) stages: Vec<Mutex<Stages>>,
-    groups: Mutex<HashMap<GroupId, Known>>,
-    client_addresses: Mutex<BTreeMap<NodeId, String>>,
-    /// Connections each peer has open to us.
-    inbound: Mutex<HashMap<NodeId, usize>>,
-    description: Mutex<Option<logdrive_wal::Description>>,
-    failure: Mutex<Option<NodeError>>,
-    failed: Condvar,
-}
-
-impl Shared {
-    fn new(config: &Config, identity: Identity) -> Self {
-        let shards = 0..identity.shards;
-        let own = (identity.node, config.client_address.clone());
-        Self {
-            me: identity.node,
-            peers: config.peers.clone(),
-            client_address: config.client_address.clone(),
-            tick: config.tick,
-            command_bytes_max: config.command_bytes_max(),
-            net_settings: logdrive_net::Settings::default(),
-            inboxes: shards
-                .clone()
-                .map(|_| {
-                    Arc::new(ShardInbox::new(
-                        config.proposals_max,
-                        config.waiting_bytes_max(identity.shards),
-                    ))
-                })
-                .collect(),
-            pulses: shards.clone().map(|_| watchdog::Pulse::default()).collect(),
-            stages: shards.map(|_| Mutex::new(Stages::new())).collect(),
-            groups: Mutex::default(),
-            client_addresses: Mutex::new(
-                [own].into_iter().filter(|(_, address)| !address.is_empty()).collect(),
-            ),
-            inbound: Mutex::default(),
-            description: Mutex::default(),
-            failure: Mutex::default(),
-            failed: Condvar::new(),
-            identity,
-        }
-    }
-
-    /// A group that was being started is `known` from now on, or not at all; unless it was fenced meanwhile.
-    fn started(&self, group: GroupId, known: Option<Known>) {
-        let mut groups = lock(&self.groups);
-        if matches!(groups.get(&group), Some(Known::Starting)) {
-            groups.remove(&group);
-            groups.extend(known.map(|known| (group, known)));
-        }
-    }
-
-    /// A group lost something in the log while that ran.
-    pub(crate) fn fenced(&self, group: GroupId, corrupt: Corrupt) {
-        lock(&self.groups).insert(group, Known::Fenced(corrupt));
-    }
-
-    pub(crate) fn nodes(&self) -> Vec<NodeId> {
-        self.peers.keys().copied().collect()
-    }
-
-    /// The other nodes and where they listen.
-    pub(crate) fn peer_addresses(&self) -> Vec<(NodeId, String)> {
-        let others = self.peers.iter().filter(|(node, _)| **node != self.me);
-        others.map(|(node, address)| (*node, address.clone())).collect()
-    }
-
-    pub(crate) fn hello(&self, shard: usize) -> Hello {
-        Hello {
-            cluster: ClusterId::of(&self.identity.cluster),
-            cluster_name: self.identity.cluster.clone(),
-            node: self.me,
-            incarnation: self.identity.incarnation,
-            shard: u32::try_from(shard).expect("shards are counted in u32"),
-            shards: self.identity.shards,
-            lane: Lane::Liveness,
-            client_address: self.client_address.clone(),
-        }
-    }
-
-    pub(crate) fn tick_ns(&self) -> u64 {
-        u64::try_from(self.tick.as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    /// Gives an accepted connection to the shard that shall read it.
-    pub(crate) fn hand_over(&self, accepted: Accepted) {
-        let shard = accepted.hello.shard as usize % self.inboxes.len();
-        self.note_client_address(accepted.hello.node, &accepted.hello.client_address);
-        // On a full queue the connection is dropped and dialled again.
-        let _ = self.inboxes[shard].try_control(Control::Receive(accepted));
-    }
-
-    pub(crate) fn note_client_address(&self, node: NodeId, address: &str) {
-        if !address.is_empty() {
-            lock(&self.client_addresses).insert(node, address.to_owned());
-        }
-    }
-
-    pub(crate) fn inbound_opened(&self, from: NodeId) {
-        *lock(&self.inbound).entry(from).or_default() += 1;
-        self.inboxes.iter().for_each(|inbox| inbox.wake());
-    }
-
-    pub(crate) fn inbound_closed(&self, from: NodeId) {
-        let mut inbound = lock(&self.inbound);
-        if let Some(open) = inbound.get_mut(&from) {
-            *open = open.saturating_sub(1);
-        }
-    }
-
-    /// True if a shard other than `shard` has waited too long for the disk.
-    pub(crate) fn is_stalled_beside(&self, shard: usize) -> bool {
-        (self.pulses.iter().enumerate()).any(|(other, pulse)| other != shard && pulse.is_stalled())
-    }
-
-    /// True if `peer` has a connection open to us.
-    pub(crate) fn hears(&self, peer: NodeId) -> bool {
-        lock(&self.inbound).get(&peer).is_some_and(|open| *open > 0)
-    }
-
-    /// The node cannot go on: latched, the first reason stays.
-    pub(crate) fn fail(&self, error: NodeError) {
-        let mut failure = lock(&self.failure);
-        if failure.is_none() {
-            *failure = Some(error);
-            self.failed.notify_all();
-        }
-        drop(failure);
-        self.inboxes.iter().for_each(|inbox| inbox.wake());
-    }
-
-    /// The node has stalled for good: nothing of it is waited for any more.
-    pub(crate) fn is_given_up(&self) -> bool {
-        matches!(self.failed(), Some(NodeError::Stalled { .. }))
-    }
-
-    pub(crate) fn failed(&self) -> Option<NodeError> {
-        lock(&self.failure).clone()
-    }
-}
-
-/// No code panics while it holds one of these locks; if one did, its data is still whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn seed_from_system() -> Result<u64, OpenError> {

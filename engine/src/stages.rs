@@ -5,8 +5,25 @@
 //! Cost:   a histogram update per stage and proposal; recorded per thread, merged when read.
 //! Fails:  never; times over 100 s count as 100 s.
 
-use crate::StageSummary;
 use hdrhistogram::Histogram;
+
+/// Percentiles of one stage of a proposal's time, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct StageSummary {
+    /// `inbox`, `log_wait`, `write`, `peer`, `apply`, `reply` or `total`.
+    pub name: &'static str,
+    /// Proposals measured.
+    pub count: u64,
+    /// Mean, µs.
+    pub mean_us: f64,
+    /// Median, µs.
+    pub p50_us: f64,
+    /// 99th percentile, µs.
+    pub p99_us: f64,
+    /// Largest, µs.
+    pub max_us: f64,
+}
 
 /// Stage names in the order a proposal goes through them.
 pub(crate) const STAGES: [&str; 7] =

@@ -7,8 +7,8 @@
 
 use crate::{
     GroupId, MachineError, NodeId, Replies, StateMachine, apply, limits,
+    pulse::{Pulse, Silence},
     shard::{Answer, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
-    watchdog::{Pulse, Silence},
 };
 use hashbrown::{HashMap, HashSet};
 use logdrive_raft::{ConfigError, EntryBatch, FetchFor, Message};

@@ -15,82 +15,14 @@
 //! serves nor gives way. An embedder sees [`NodeError::Stalled`] first, from [`crate::Node::failure`], and may
 //! use the second left. While a log is recovered nobody is watched yet: that may take its time.
 
-use crate::{NodeError, driver::now_ns, node::Shared};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::Duration,
+use crate::{
+    NodeError,
+    clock::now_ns,
+    pulse::{Pulse, Silence},
+    shared::Shared,
 };
-
-/// How long somebody has owed an answer, as one observer saw it. Between two looks at most `look_ns_max` counts, so
-/// that a process that was paused hears the answer before it judges (FAULTS.md D4, D5).
-#[derive(Debug)]
-pub(crate) struct Silence {
-    look_ns_max: u64,
-    looked_at: u64,
-    heard: u64,
-    ns: u64,
-}
-
-impl Silence {
-    /// To be judged by a limit: an eighth of it counts between two looks.
-    pub(crate) fn new(limit_ns: u64) -> Self {
-        Self { look_ns_max: (limit_ns / 8).max(1), looked_at: 0, heard: 0, ns: 0 }
-    }
-
-    /// `heard` counts the answers so far; `owed` says that there is another to come. Gives the silence in ns.
-    pub(crate) fn look(&mut self, now: u64, owed: bool, heard: u64) -> u64 {
-        let passed = now.saturating_sub(self.looked_at).min(self.look_ns_max);
-        self.looked_at = now;
-        if owed && heard == self.heard {
-            self.ns = self.ns.saturating_add(passed);
-        } else {
-            self.ns = 0;
-        }
-        self.heard = heard;
-        self.ns
-    }
-
-    /// The silence at the last look.
-    pub(crate) fn ns(&self) -> u64 {
-        self.ns
-    }
-}
-
-/// What a shard's thread says of itself. Each field stands alone, so no order is needed among them.
-#[derive(Debug, Default)]
-pub(crate) struct Pulse {
-    /// Turns taken; none before the log is open.
-    turns: AtomicU64,
-    /// [`logdrive_wal::Wal::disk_answers`].
-    answers: AtomicU64,
-    /// It has more to finish.
-    owed: AtomicBool,
-    /// The silence is over two election timeouts.
-    stalled: AtomicBool,
-    /// The thread has ended.
-    ended: AtomicBool,
-}
-
-impl Pulse {
-    /// A turn is over.
-    pub(crate) fn beat(&self, answers: u64, owed: bool, stalled: bool) {
-        self.answers.store(answers, Ordering::Relaxed);
-        self.owed.store(owed, Ordering::Relaxed);
-        self.stalled.store(stalled, Ordering::Relaxed);
-        self.turns.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The thread ends: nobody need watch it.
-    pub(crate) fn end(&self) {
-        self.stalled.store(false, Ordering::Relaxed);
-        self.ended.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn is_stalled(&self) -> bool {
-        self.stalled.load(Ordering::Relaxed)
-    }
-}
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 /// How long a silence may be.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +57,7 @@ pub(crate) fn run(node: &Shared, limits: Limits, stop: &Receiver<()>) {
                 Stage::Quiet => tell(format!("shard {shard} goes on after a stall: {what}")),
                 Stage::Slow => tell(format!("shard {shard}: {what} for {time:.1?}")),
                 Stage::Resigned => {
-                    pulse.stalled.store(true, Ordering::Relaxed);
+                    pulse.set_stalled();
                     tell(format!("shard {shard}: {what} for {time:.1?}: this node leads no group"));
                 }
                 Stage::Fatal => end(node, shard, what, time),
@@ -183,11 +115,10 @@ impl Watch {
 
     /// What is new, if anything is.
     fn look(&mut self, now: u64, pulse: &Pulse, limits: &Limits) -> Option<Finding> {
-        let turns = pulse.turns.load(Ordering::Relaxed);
-        let is_alive = turns > 0 && !pulse.ended.load(Ordering::Relaxed);
-        let owed = is_alive && pulse.owed.load(Ordering::Relaxed);
-        let disk = self.disk.look(now, owed, pulse.answers.load(Ordering::Relaxed));
-        let thread = self.thread.look(now, is_alive, turns);
+        let is_alive = pulse.is_alive();
+        let owed = is_alive && pulse.is_owed();
+        let disk = self.disk.look(now, owed, pulse.answers());
+        let thread = self.thread.look(now, is_alive, pulse.turns());
         let (ns, what) = if thread >= disk { (thread, NO_TURN) } else { (disk, NO_ANSWER) };
         let stage = match ns {
             _ if ns >= limits.fatal_ns => Stage::Fatal,

@@ -9,11 +9,11 @@
 //! Source: DESIGN's proposal path; thesis §10.2 (pipelining, batching, writing beside sending).
 
 use super::{
-    proposals::{Stamps, Submission},
+    proposals::{Answer, Stamps, Submission},
     replica::{Change, GroupView, Replica},
     timers::Wheel,
 };
-use crate::{Completions, MachineError, Outcome, ProposeError, limits, stages::Moments};
+use crate::{MachineError, ProposeError, limits};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use logdrive_raft::{
@@ -49,17 +49,6 @@ pub(crate) struct Founded {
     pub(crate) durable: Durable,
     pub(crate) first_leader: bool,
     pub(crate) view: Arc<GroupView>,
-}
-
-/// A command's outcome on its way to whoever waits for it.
-pub(crate) struct Answer {
-    pub(crate) sink: Arc<dyn Completions>,
-    pub(crate) token: u64,
-    /// The command's bytes, given back to the budget.
-    pub(crate) bytes: usize,
-    pub(crate) outcome: Outcome,
-    /// When it passed through its stages, if it did.
-    pub(crate) moments: Option<Moments>,
 }
 
 /// One group's part of the log batch.

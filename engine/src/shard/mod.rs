@@ -8,8 +8,6 @@ mod proposals;
 mod replica;
 mod timers;
 
-pub(crate) use self::core::{
-    Answer, ApplyJob, FetchJob, Founded, LANES, Round, Shard, Timing, WriteJob,
-};
-pub(crate) use proposals::{Commands, Stamps, Submission};
+pub(crate) use self::core::{ApplyJob, FetchJob, Founded, LANES, Round, Shard, Timing, WriteJob};
+pub(crate) use proposals::{Answer, Commands, Stamps, Submission};
 pub(crate) use replica::GroupView;

@@ -5,8 +5,7 @@
 //! Cost:   one queue per group in log order: no search, no map.
 //! Fails:  an entry answered out of order panics.
 
-use super::core::Answer;
-use crate::{Completions, ProposeError, group::Applied, stages::Moments};
+use crate::{Completions, Outcome, ProposeError, group::Applied, stages::Moments};
 use bytes::Bytes;
 use logdrive_raft::{Command, Entry, EntryKind, GroupId, LogId, LogIndex, LogRange, Term, WriteId};
 use std::{collections::VecDeque, sync::Arc};
@@ -47,6 +46,17 @@ impl Commands {
             }
         }
     }
+}
+
+/// A command's outcome on its way to whoever waits for it.
+pub(crate) struct Answer {
+    pub(crate) sink: Arc<dyn Completions>,
+    pub(crate) token: u64,
+    /// The command's bytes, given back to the budget.
+    pub(crate) bytes: usize,
+    pub(crate) outcome: Outcome,
+    /// When it passed through its stages, if it did.
+    pub(crate) moments: Option<Moments>,
 }
 
 /// Who is to be told of one command.
@@ -250,7 +260,7 @@ impl Proposals {
 }
 
 impl Waiter {
-    fn answer(self, outcome: crate::Outcome, moments: Option<Moments>) -> Answer {
+    fn answer(self, outcome: Outcome, moments: Option<Moments>) -> Answer {
         Answer { sink: self.sink, token: self.token, bytes: self.bytes, outcome, moments }
     }
 }

@@ -1,0 +1,104 @@
+//! What a shard's thread says of itself, and how long somebody has owed an answer.
+//!
+//! In:     a beat per turn; the answers of a disk, counted.
+//! Out:    whether the shard has stalled; a silence in nanoseconds.
+//! Cost:   four relaxed stores a turn.
+//! Fails:  never.
+//! Source: FAULTS.md rule 18, D3-D5.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// How long somebody has owed an answer, as one observer saw it. Between two looks at most `look_ns_max` counts, so
+/// that a process that was paused hears the answer before it judges (FAULTS.md D4, D5).
+#[derive(Debug)]
+pub(crate) struct Silence {
+    look_ns_max: u64,
+    looked_at: u64,
+    heard: u64,
+    ns: u64,
+}
+
+impl Silence {
+    /// To be judged by a limit: an eighth of it counts between two looks.
+    pub(crate) fn new(limit_ns: u64) -> Self {
+        Self { look_ns_max: (limit_ns / 8).max(1), looked_at: 0, heard: 0, ns: 0 }
+    }
+
+    /// `heard` counts the answers so far; `owed` says that there is another to come. Gives the silence in ns.
+    pub(crate) fn look(&mut self, now: u64, owed: bool, heard: u64) -> u64 {
+        let passed = now.saturating_sub(self.looked_at).min(self.look_ns_max);
+        self.looked_at = now;
+        if owed && heard == self.heard {
+            self.ns = self.ns.saturating_add(passed);
+        } else {
+            self.ns = 0;
+        }
+        self.heard = heard;
+        self.ns
+    }
+
+    /// The silence at the last look.
+    pub(crate) fn ns(&self) -> u64 {
+        self.ns
+    }
+}
+
+/// What a shard's thread says of itself. Each field stands alone, so no order is needed among them.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    /// Turns taken; none before the log is open.
+    turns: AtomicU64,
+    /// [`logdrive_wal::Wal::disk_answers`].
+    answers: AtomicU64,
+    /// It has more to finish.
+    owed: AtomicBool,
+    /// The silence is over two election timeouts.
+    stalled: AtomicBool,
+    /// The thread has ended.
+    ended: AtomicBool,
+}
+
+impl Pulse {
+    /// A turn is over.
+    pub(crate) fn beat(&self, answers: u64, owed: bool, stalled: bool) {
+        self.answers.store(answers, Ordering::Relaxed);
+        self.owed.store(owed, Ordering::Relaxed);
+        self.stalled.store(stalled, Ordering::Relaxed);
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The thread ends: nobody need watch it.
+    pub(crate) fn end(&self) {
+        self.stalled.store(false, Ordering::Relaxed);
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    /// The watchdog has lost patience with the shard, whose thread cannot say so itself.
+    pub(crate) fn set_stalled(&self) {
+        self.stalled.store(true, Ordering::Relaxed);
+    }
+
+    /// Turns taken.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// Answers of the disk so far.
+    pub(crate) fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// The disk owes another answer.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.owed.load(Ordering::Relaxed)
+    }
+
+    /// The thread has begun to take turns, and has not ended.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.turns() > 0 && !self.ended.load(Ordering::Relaxed)
+    }
+}

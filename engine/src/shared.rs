@@ -1,0 +1,287 @@
+//! What all threads of a node know of it: who it is, its shards' queues, its groups, who it hears, why it stopped.
+//!
+//! In:     a checked [`Config`] and an identity; then whatever the node's threads tell each other.
+//! Out:    the same, to any thread; groups on their way to their shards.
+//! Cost:   a lock held for a moment per question, none on a proposal's path.
+//! Fails:  [`GroupError`] for a group that cannot be started; the node's own failure is latched, the first one stays.
+//! Source: DESIGN §3, §7.
+
+use crate::{
+    Config, Group, GroupError, GroupId, LogIndex, MachineError, NodeError, NodeId, StateMachine,
+    Term, apply, here,
+    inbox::{Control, Inbox, NotTaken},
+    life::{Bootstrap, Groups, shard_of},
+    membership,
+    pulse::Pulse,
+    shard::{Founded, GroupView},
+    stages::Stages,
+};
+use bytes::Bytes;
+use hashbrown::HashMap;
+use logdrive_net::{Accepted, ClusterId, Hello, Lane};
+use logdrive_raft::{Durable, HardState, Restored};
+use logdrive_wal::{Identity, RecoveredGroup};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// What all threads of a node know of it.
+pub(crate) struct Shared {
+    pub(crate) me: NodeId,
+    pub(crate) identity: Identity,
+    pub(crate) peers: BTreeMap<NodeId, String>,
+    client_address: String,
+    pub(crate) tick: Duration,
+    command_bytes_max: usize,
+    pub(crate) net_settings: logdrive_net::Settings,
+    pub(crate) inboxes: Vec<Arc<Inbox>>,
+    /// Per shard.
+    pub(crate) pulses: Vec<Pulse>,
+    /// Per shard; each written by its own thread and merged when read.
+    pub(crate) stages: Vec<Mutex<Stages>>,
+    pub(crate) groups: Groups,
+    pub(crate) client_addresses: Mutex<BTreeMap<NodeId, String>>,
+    /// Connections each peer has open to us.
+    inbound: Mutex<HashMap<NodeId, usize>>,
+    pub(crate) description: Mutex<Option<logdrive_wal::Description>>,
+    pub(crate) failure: Mutex<Option<NodeError>>,
+    pub(crate) failed: Condvar,
+}
+
+impl Shared {
+    pub(crate) fn new(config: &Config, identity: Identity) -> Self {
+        let shards = 0..identity.shards;
+        let own = (identity.node, config.client_address.clone());
+        Self {
+            me: identity.node,
+            peers: config.peers.clone(),
+            client_address: config.client_address.clone(),
+            tick: config.tick,
+            command_bytes_max: config.command_bytes_max(),
+            net_settings: logdrive_net::Settings::default(),
+            inboxes: shards
+                .clone()
+                .map(|_| {
+                    Arc::new(Inbox::new(
+                        config.proposals_max,
+                        config.waiting_bytes_max(identity.shards),
+                    ))
+                })
+                .collect(),
+            pulses: shards.clone().map(|_| Pulse::default()).collect(),
+            stages: shards.map(|_| Mutex::new(Stages::new())).collect(),
+            groups: Groups::default(),
+            client_addresses: Mutex::new(
+                [own].into_iter().filter(|(_, address)| !address.is_empty()).collect(),
+            ),
+            inbound: Mutex::default(),
+            description: Mutex::default(),
+            failure: Mutex::default(),
+            failed: Condvar::new(),
+            identity,
+        }
+    }
+
+    /// Creates a group on this node; see [`crate::Node::create`].
+    pub(crate) fn create(
+        &self,
+        group: GroupId,
+        bootstrap: Bootstrap,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<Group, GroupError> {
+        let Bootstrap::Founding { members, first_leader } = bootstrap;
+        self.check_members(group, &members)?;
+        // Told twice, so that no lock is held meanwhile: a machine's `open` is not ours, and a full queue is waited for.
+        self.groups.begin_create(group)?;
+        let found = RecoveredGroup {
+            group,
+            membership: Bytes::new(),
+            hard_state: HardState::default(),
+            released: LogIndex::ZERO,
+            released_term: Term::ZERO,
+            runs: Vec::new(),
+            last: LogIndex::ZERO,
+            fenced: None,
+            durable: Durable::of_nothing(group),
+        };
+        let first = first_leader == Some(self.me);
+        let started = self.start(&found, members, first, true, machine);
+        self.groups.started(group, started.as_ref().ok().cloned(), None);
+        started
+    }
+
+    /// Gives a recovered group its machine; see [`crate::Node::resume`].
+    pub(crate) fn resume(
+        &self,
+        group: GroupId,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<Group, GroupError> {
+        let found = self.groups.begin_resume(group)?;
+        let resumed = self.resume_found(&found, machine);
+        self.groups.started(group, resumed.as_ref().ok().cloned(), Some(found));
+        resumed
+    }
+
+    fn resume_found(
+        &self,
+        found: &RecoveredGroup,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<Group, GroupError> {
+        let group = found.group;
+        let Some(members) = membership::decode(&found.membership) else {
+            let why = "its members in the log are written as no known version does".to_owned();
+            return Err(GroupError::Members { group, why });
+        };
+        self.check_members(group, &members)?;
+        let first = members.first() == Some(&self.me);
+        self.start(found, members, first, false, machine)
+    }
+
+    fn start(
+        &self,
+        found: &RecoveredGroup,
+        members: Vec<NodeId>,
+        first_leader: bool,
+        new: bool,
+        mut machine: Box<dyn StateMachine>,
+    ) -> Result<Group, GroupError> {
+        let group = found.group;
+        let applied =
+            apply::open(&mut *machine).map_err(|source| GroupError::Machine { group, source })?.0;
+        if applied > found.last {
+            let why = format!("it is at {applied}, but the log ends at {}", found.last);
+            return Err(GroupError::Machine { group, source: MachineError(why) });
+        }
+        let (hard_state, last) = (found.hard_state, found.last);
+        let restored = Restored { hard_state, runs: found.runs.clone(), last, applied };
+        restored.check().map_err(|error| GroupError::Log { group, why: error.to_string() })?;
+        let shard = shard_of(group, self.inboxes.len());
+        let view = Arc::new(GroupView::default());
+        let inbox = self.inboxes[shard].clone();
+        let founded = Founded {
+            group,
+            membership: new.then(|| membership::encode(&members)),
+            members,
+            hard_state,
+            runs: restored.runs,
+            last,
+            applied,
+            durable: found.durable,
+            first_leader,
+            view: view.clone(),
+        };
+        let run = Control::Run(Box::new(founded), machine);
+        inbox.control(run, here::on_a_shard()).map_err(|not| match not {
+            NotTaken::Stopped(why) => GroupError::Stopped(why),
+            NotTaken::Full => GroupError::Busy(group),
+        })?;
+        Ok(Group::new(group, self.me, shard, self.command_bytes_max, view, inbox))
+    }
+
+    fn check_members(&self, group: GroupId, members: &[NodeId]) -> Result<(), GroupError> {
+        let why = if members.is_empty() || members.len() > membership::MEMBERS_MAX {
+            format!("{} members, must be 1 to {}", members.len(), membership::MEMBERS_MAX)
+        } else if !members.contains(&self.me) {
+            format!("this node ({}) is not a member", self.me)
+        } else if let Some(unknown) = members.iter().find(|m| !self.peers.contains_key(*m)) {
+            format!("node {unknown} has no address here")
+        } else if members.contains(&NodeId(0)) {
+            "0 is no node".to_owned()
+        } else if (1..members.len()).any(|at| members[..at].contains(&members[at])) {
+            "a member is named twice".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(GroupError::Members { group, why })
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.peers.keys().copied().collect()
+    }
+
+    /// The other nodes and where they listen.
+    pub(crate) fn peer_addresses(&self) -> Vec<(NodeId, String)> {
+        let others = self.peers.iter().filter(|(node, _)| **node != self.me);
+        others.map(|(node, address)| (*node, address.clone())).collect()
+    }
+
+    pub(crate) fn hello(&self, shard: usize) -> Hello {
+        Hello {
+            cluster: ClusterId::of(&self.identity.cluster),
+            cluster_name: self.identity.cluster.clone(),
+            node: self.me,
+            incarnation: self.identity.incarnation,
+            shard: u32::try_from(shard).expect("shards are counted in u32"),
+            shards: self.identity.shards,
+            lane: Lane::Liveness,
+            client_address: self.client_address.clone(),
+        }
+    }
+
+    pub(crate) fn tick_ns(&self) -> u64 {
+        u64::try_from(self.tick.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Gives an accepted connection to the shard that shall read it.
+    pub(crate) fn hand_over(&self, accepted: Accepted) {
+        let shard = accepted.hello.shard as usize % self.inboxes.len();
+        self.note_client_address(accepted.hello.node, &accepted.hello.client_address);
+        // On a full queue the connection is dropped and dialled again.
+        let _ = self.inboxes[shard].try_control(Control::Receive(accepted));
+    }
+
+    pub(crate) fn note_client_address(&self, node: NodeId, address: &str) {
+        if !address.is_empty() {
+            lock(&self.client_addresses).insert(node, address.to_owned());
+        }
+    }
+
+    pub(crate) fn inbound_opened(&self, from: NodeId) {
+        *lock(&self.inbound).entry(from).or_default() += 1;
+        self.inboxes.iter().for_each(|inbox| inbox.wake());
+    }
+
+    pub(crate) fn inbound_closed(&self, from: NodeId) {
+        let mut inbound = lock(&self.inbound);
+        if let Some(open) = inbound.get_mut(&from) {
+            *open = open.saturating_sub(1);
+        }
+    }
+
+    /// True if a shard other than `shard` has waited too long for the disk.
+    pub(crate) fn is_stalled_beside(&self, shard: usize) -> bool {
+        (self.pulses.iter().enumerate()).any(|(other, pulse)| other != shard && pulse.is_stalled())
+    }
+
+    /// True if `peer` has a connection open to us.
+    pub(crate) fn hears(&self, peer: NodeId) -> bool {
+        lock(&self.inbound).get(&peer).is_some_and(|open| *open > 0)
+    }
+
+    /// The node cannot go on: latched, the first reason stays.
+    pub(crate) fn fail(&self, error: NodeError) {
+        let mut failure = lock(&self.failure);
+        if failure.is_none() {
+            *failure = Some(error);
+            self.failed.notify_all();
+        }
+        drop(failure);
+        self.inboxes.iter().for_each(|inbox| inbox.wake());
+    }
+
+    /// The node has stalled for good: nothing of it is waited for any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        matches!(self.failed(), Some(NodeError::Stalled { .. }))
+    }
+
+    pub(crate) fn failed(&self) -> Option<NodeError> {
+        lock(&self.failure).clone()
+    }
+}
+
+/// No code panics while it holds one of these locks; if one did, its data is still whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
