@@ -1,6 +1,6 @@
 //! A node's settings: each with its default, its unit and its effect; checked once, at open.
 
-use crate::{NodeId, OpenError, limits};
+use crate::{NodeId, OpenError, limits, pulse::StallLimits, shard::Timing};
 use logdrive_net::handshake::{CLIENT_ADDRESS_BYTES_MAX, CLUSTER_NAME_BYTES_MAX};
 use logdrive_wal::{DriverChoice, Identity, QUOTA_SEGMENTS_MIN};
 use rustix::thread::CpuSet;
@@ -119,7 +119,38 @@ impl Config {
         self.election_timeout.saturating_mul(2)
     }
 
-    pub(crate) fn log_bytes_max_of_shard(&self, shards: u32) -> Option<u64> {
+    /// The protocol's timeouts, in ticks.
+    pub(crate) fn timing(&self) -> Timing {
+        let ticks = |time: Duration| {
+            u64::try_from(time.as_nanos().div_ceil(self.tick.as_nanos())).unwrap_or(u64::MAX / 4)
+        };
+        Timing {
+            election_ticks: ticks(self.election_timeout),
+            heartbeat_ticks: ticks(self.heartbeat),
+        }
+    }
+
+    /// How long a disk or a thread may be silent.
+    pub(crate) fn stall_limits(&self) -> StallLimits {
+        StallLimits::new(self.stall_warn, self.stall_resign(), self.stall_fatal)
+    }
+
+    /// Settings of one shard's log, in `dir`.
+    pub(crate) fn log(
+        &self,
+        dir: PathBuf,
+        identity: &Identity,
+        shard: u32,
+    ) -> logdrive_wal::Config {
+        let mut log = logdrive_wal::Config::new(dir, identity.clone(), shard);
+        log.segment_bytes = self.segment_bytes;
+        log.log_bytes_max = self.log_bytes_max_of_shard(identity.shards);
+        log.in_flight_max = self.log_writes_max;
+        log.driver = self.driver;
+        log
+    }
+
+    fn log_bytes_max_of_shard(&self, shards: u32) -> Option<u64> {
         self.log_bytes_max.map(|max| max / u64::from(shards))
     }
 

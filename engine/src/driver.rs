@@ -7,26 +7,23 @@
 //! Source: DESIGN §3: a runtime on the shard's thread, the ring's readiness in it.
 
 use crate::{
-    GroupId, NodeError, NodeId, OpenError, Outcome,
+    GroupId, NodeError, NodeId, OpenError,
     clock::now_ns,
     here,
-    inbox::{Arrivals, Control, Inbox, LaneChange},
-    life::shard_of,
+    host::{Outside, SEAL_LOOK_NS, ShardHost, Turned},
+    inbox::{Arrivals, Control, LaneChange},
     limits,
-    shard::{Answer, Shard, Timing},
+    reads::ReadTask,
     shared::Shared,
-    turn::{Outside, ReadDone, ReadTask, SEAL_LOOK_NS, Turn},
 };
-use crossbeam::queue::ArrayQueue;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use hashbrown::HashMap;
 use logdrive_net::{AbortOnPanic, Accepted, Hello, Inbound, Lane, Outbound, Sent};
-use logdrive_raft::{Message, Ticks};
-use logdrive_wal::{Home, Recovered, Wal, WalError};
+use logdrive_raft::Message;
+use logdrive_wal::{Home, Recovered, Wal};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
@@ -40,10 +37,6 @@ use tokio::{
 pub(crate) struct Setup {
     pub(crate) index: usize,
     pub(crate) node: Arc<Shared>,
-    pub(crate) timing: Timing,
-    pub(crate) heartbeat_ns: u64,
-    /// A silence of the disk after which the groups here lead nothing.
-    pub(crate) stall_resign_ns: u64,
     pub(crate) seed: u64,
     pub(crate) wal: logdrive_wal::Config,
     /// Shard 0 accepts the node's connections.
@@ -68,8 +61,8 @@ pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
         Ok(runtime) => runtime,
         Err(source) => return started(Err(OpenError::Os { what: "no runtime", source })),
     };
-    let inbox = setup.node.inboxes[setup.index].clone();
-    let reader = match Reader::start(setup.index, inbox) {
+    let arrivals = Rc::new(Arrivals::new(setup.node.inboxes[setup.index].clone()));
+    let reader = match start_reader(setup.index, &arrivals) {
         Ok(reader) => reader,
         Err(source) => {
             let what = "cannot start a shard's reader";
@@ -82,19 +75,18 @@ pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
     };
     let description = wal.describe();
     let node = setup.node.clone();
-    let shard = Shard::new(node.me, &node.nodes(), setup.timing, setup.seed);
     if let Some(core) = setup.core {
         stay_on(core);
     }
+    let host = ShardHost::new(node.clone(), setup.index, arrivals.clone(), wal, setup.seed);
     let driver = Rc::new(Driver {
         index: setup.index,
-        arrivals: Rc::new(Arrivals::new(node.inboxes[setup.index].clone())),
+        arrivals,
         outbound: OnceCell::new(),
-        stopping: Cell::new(false),
         stopped: tokio::sync::Notify::new(),
         seal_look: Cell::new(false),
-        turn: RefCell::new(Turn::new(shard, wal, setup.heartbeat_ns, setup.stall_resign_ns)),
-        peers: RefCell::default(),
+        host: RefCell::new(host),
+        inbound: OnceCell::new(),
         reader,
         node: node.clone(),
     });
@@ -130,27 +122,20 @@ struct Driver {
     node: Arc<Shared>,
     arrivals: Rc<Arrivals>,
     outbound: OnceCell<Outbound>,
-    stopping: Cell<bool>,
+    /// What connections of peers deliver to.
+    inbound: OnceCell<Rc<dyn Inbound>>,
     stopped: tokio::sync::Notify,
     /// A look at the idle log is on its way.
     seal_look: Cell<bool>,
-    /// Lanes to each peer that are up.
-    peers: RefCell<HashMap<NodeId, Link>>,
-    turn: RefCell<Turn>,
-    reader: Reader,
-}
-
-#[derive(Default)]
-struct Link {
-    lanes: [bool; 2],
-    known_up: bool,
+    host: RefCell<ShardHost>,
+    reader: Sender<ReadTask>,
 }
 
 impl Driver {
     async fn live(self: Rc<Self>, listener: Option<logdrive_net::Listener>) {
         here::set(Some(self.arrivals.clone()));
         let me = self.node.hello(self.index);
-        let inbound: Rc<dyn Inbound> = Rc::new(Ingress { driver: self.clone() });
+        let inbound: Rc<dyn Inbound> = Rc::new(Ingress { driver: Rc::downgrade(&self) });
         let outbound = Outbound::start(
             me.clone(),
             self.node.peer_addresses(),
@@ -158,6 +143,7 @@ impl Driver {
             inbound.clone(),
         );
         assert!(self.outbound.set(outbound).is_ok(), "set once");
+        assert!(self.inbound.set(inbound).is_ok(), "set once");
         if let Some(listener) = listener {
             let node = self.node.clone();
             let known = node.nodes();
@@ -171,8 +157,8 @@ impl Driver {
             });
         }
         let readiness = {
-            let turn = self.turn.borrow();
-            let wal = turn.wal.as_ref().expect("open");
+            let host = self.host.borrow();
+            let wal = host.wal.as_ref().expect("open");
             wal.readiness().map(|fd| fd.try_clone_to_owned())
         };
         if let Some(fd) = readiness {
@@ -192,7 +178,7 @@ impl Driver {
             }
         }
         spawn_local(self.clone().tick());
-        spawn_local(self.clone().turns(inbound));
+        spawn_local(self.clone().turns());
         self.stopped.notified().await;
     }
 
@@ -222,10 +208,14 @@ impl Driver {
         }
     }
 
-    async fn turns(self: Rc<Self>, inbound: Rc<dyn Inbound>) {
-        while !self.stopping.get() {
+    async fn turns(self: Rc<Self>) {
+        loop {
             self.arrivals.inbox().wait().await;
-            if self.turn(&inbound) && !self.seal_look.replace(true) {
+            let turned = self.turn();
+            if turned.has_stopped {
+                break;
+            }
+            if turned.looks_again && !self.seal_look.replace(true) {
                 spawn_local(self.clone().look_at_idle_log());
             }
         }
@@ -243,178 +233,38 @@ impl Driver {
         self.arrivals.inbox().wake();
     }
 
-    /// One turn: everything that arrived goes in, everything owed goes out. True if the log is to be looked at again
-    /// when it is idle.
-    fn turn(&self, inbound: &Rc<dyn Inbound>) -> bool {
+    fn turn(&self) -> Turned {
         let _abort = AbortOnPanic;
-        self.arrivals.inbox().look();
-        let mut borrowed = self.turn.borrow_mut();
-        let turn = &mut *borrowed;
-        let turned = self.take_in(turn, inbound).and_then(|()| turn.give_out(self));
-        let is_unsealed =
-            turned.and_then(|()| turn.seal_when_idle(now_ns())).unwrap_or_else(|error| {
-                let what = error.to_string();
-                self.node.fail(NodeError::Log { shard: self.shard(), what });
-                false
-            });
-        if let Some(failure) = self.node.failed()
-            && !self.stopping.get()
-        {
-            tracing::error!(shard = self.index, %failure, "the shard stops");
-            self.arrivals.inbox().stop(&failure.to_string());
-            self.stopping.set(true);
-        }
-        if self.stopping.get() {
-            self.abandon(turn);
-        }
-        turn.beat(&self.node.pulses[self.index]);
-        let mut answers = std::mem::take(&mut turn.answers);
-        let again = turn.shard.is_dirty() && turn.wal.as_ref().is_some_and(Wal::has_slot);
-        drop(borrowed);
-        self.deliver(&mut answers);
-        self.turn.borrow_mut().answers = answers;
-        if self.stopping.get() && !self.node.is_given_up() {
-            // After the answers: it waits for the disk.
-            self.close_log();
-        } else if again {
-            self.arrivals.inbox().wake();
-        }
-        is_unsealed
+        self.host.borrow_mut().turn(self)
     }
 
-    fn take_in(&self, turn: &mut Turn, inbound: &Rc<dyn Inbound>) -> Result<(), WalError> {
-        let now = now_ns();
-        turn.shard.advance(Ticks(now / self.node.tick_ns()));
-        turn.stalled_elsewhere = self.node.is_stalled_beside(self.index);
-        // First, so that what comes in is judged by the room there is now.
-        turn.take_completions(now)?;
-        while let Some(control) = self.arrivals.inbox().next_control() {
-            self.control(turn, inbound, control);
+    /// Reads a connection that a peer has made, until it ends.
+    fn receive(&self, accepted: Accepted) {
+        let settings = self.node.net_settings.clone();
+        let inbound = self.inbound.get().expect("started").clone();
+        let node = self.node.clone();
+        let from = accepted.hello.node;
+        node.inbound_opened(from);
+        if let Some(outbound) = self.outbound.get() {
+            outbound.dial_now(from); // It is there: no need to wait for the next try.
         }
-        if self.arrivals.inbox().is_asked_to_stop() && !self.stopping.get() {
-            self.arrivals.inbox().stop("the node was closed");
-            self.stopping.set(true);
-        }
-        self.follow_links(turn);
-        self.arrivals
-            .take_submissions(|submission| turn.shard.submit(submission, &mut turn.answers));
-        while let Some((from, messages)) = self.arrivals.inbox().next_forwarded() {
-            for (group, message) in messages {
-                turn.shard.receive(from, group, message);
-            }
-        }
-        while let Some(read) = self.reader.done.pop() {
-            turn.finish_read(read);
-        }
-        for (group, corrupt) in turn.newly_fenced.drain(..) {
-            self.node.groups.fence(group, corrupt);
-        }
-        Ok(())
-    }
-
-    fn control(&self, turn: &mut Turn, inbound: &Rc<dyn Inbound>, control: Control) {
-        match control {
-            Control::Run(founded, machine) => {
-                turn.add(*founded, machine).expect("checked before it was sent here");
-            }
-            Control::Spawn(task) => drop(spawn_local(async move { task().await })),
-            Control::Receive(accepted) => {
-                let settings = self.node.net_settings.clone();
-                let inbound = inbound.clone();
-                let node = self.node.clone();
-                let from = accepted.hello.node;
-                node.inbound_opened(from);
-                if let Some(outbound) = self.outbound.get() {
-                    outbound.dial_now(from); // It is there: no need to wait for the next try.
-                }
-                spawn_local(async move {
-                    let _abort = AbortOnPanic;
-                    let end = logdrive_net::receive(accepted, &settings, inbound).await;
-                    tracing::debug!(peer = from.get(), %end, "inbound connection ended");
-                    node.inbound_closed(from);
-                });
-            }
-        }
-    }
-
-    /// Tells the shard which peers it can talk to, both ways.
-    fn follow_links(&self, turn: &mut Turn) {
-        let mut peers = self.peers.borrow_mut();
-        self.arrivals.take_lanes(|LaneChange { peer, lane, is_up }| {
-            let link = peers.entry(peer).or_default();
-            link.lanes[lane_index(lane)] = is_up;
-            if !is_up {
-                link.known_up = false;
-                turn.shard.peer_down(peer);
-            }
+        spawn_local(async move {
+            let _abort = AbortOnPanic;
+            let end = logdrive_net::receive(accepted, &settings, inbound).await;
+            tracing::debug!(peer = from.get(), %end, "inbound connection ended");
+            node.inbound_closed(from);
         });
-        for (peer, link) in &mut *peers {
-            if !link.known_up && link.lanes == [true; 2] && self.node.hears(*peer) {
-                link.known_up = true;
-                turn.shard.peer_up(*peer);
-            }
-        }
-    }
-
-    fn deliver(&self, answers: &mut Vec<Answer>) {
-        if answers.is_empty() {
-            return;
-        }
-        let replied = now_ns();
-        let mut stages = self.node.stages[self.index].lock().expect("no panic under this lock");
-        let (mut count, mut bytes) = (0, 0);
-        for answer in answers.iter() {
-            count += 1;
-            bytes += answer.bytes;
-            if let Some(moments) = &answer.moments {
-                stages.record(moments, replied);
-            }
-        }
-        drop(stages);
-        self.arrivals.inbox().answered(count, bytes);
-        let mut run: Vec<(u64, Outcome)> = Vec::with_capacity(count);
-        let mut left = answers.drain(..).peekable();
-        while let Some(answer) = left.next() {
-            run.push((answer.token, answer.outcome));
-            let same = |next: &Answer| Arc::ptr_eq(&next.sink, &answer.sink);
-            while let Some(next) = left.next_if(same) {
-                run.push((next.token, next.outcome));
-            }
-            answer.sink.complete(&mut run);
-            run.clear();
-        }
-    }
-
-    /// Nothing is promised any more: whoever waits is told so.
-    fn abandon(&self, turn: &mut Turn) {
-        self.arrivals
-            .take_submissions(|submission| turn.shard.submit(submission, &mut turn.answers));
-        turn.shard.abandon_all("the node stopped", &mut turn.answers);
-    }
-
-    fn close_log(&self) {
-        let wal = self.turn.borrow_mut().wal.take();
-        if let Some(wal) = wal
-            && let Err(error) = wal.close()
-        {
-            let what = error.to_string();
-            self.node.fail(NodeError::Log { shard: self.shard(), what });
-        }
-    }
-
-    fn shard(&self) -> u32 {
-        u32::try_from(self.index).expect("shards are counted in u32")
     }
 }
 
 impl Outside for Driver {
-    fn send(&self, peer: NodeId, lane: usize, messages: &mut Vec<(GroupId, Message)>) -> bool {
+    fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool {
         let outbound = self.outbound.get().expect("started");
-        outbound.send(peer, LANES[lane], messages) != Sent::Dropped
+        outbound.send(peer, lane, messages) != Sent::Dropped
     }
 
     fn read(&self, task: ReadTask) -> Result<(), ReadTask> {
-        match self.reader.tasks.try_send(task) {
+        match self.reader.try_send(task) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(task)) => Err(task),
             Err(TrySendError::Disconnected(_)) => unreachable!("the reader ends with its sender"),
@@ -424,80 +274,68 @@ impl Outside for Driver {
     fn now(&self) -> u64 {
         now_ns()
     }
-}
 
-/// The lanes by their number in the shard.
-const LANES: [Lane; crate::shard::LANES] = [Lane::Liveness, Lane::Append];
-
-fn lane_index(lane: Lane) -> usize {
-    LANES.iter().position(|known| *known == lane).expect("every lane has a number")
+    fn take(&self, control: Control) {
+        match control {
+            Control::Spawn(task) => drop(spawn_local(async move { task().await })),
+            Control::Receive(accepted) => self.receive(accepted),
+            Control::Run(..) => unreachable!("groups are the turn's own"),
+        }
+    }
 }
 
 /// What the network tells this shard.
 struct Ingress {
-    driver: Rc<Driver>,
+    /// Not a share of it, for the driver has a share of this.
+    driver: Weak<Driver>,
+}
+
+impl Ingress {
+    fn driver(&self) -> Rc<Driver> {
+        self.driver.upgrade().expect("connections end with their thread")
+    }
 }
 
 impl Inbound for Ingress {
     fn deliver(&self, from: NodeId, messages: Vec<(GroupId, Message)>) {
         let _abort = AbortOnPanic;
-        let driver = &*self.driver;
-        let shards = driver.node.inboxes.len();
-        let mut elsewhere: HashMap<usize, Vec<(GroupId, Message)>> = HashMap::new();
-        {
-            let shard = &mut driver.turn.borrow_mut().shard;
-            for (group, message) in messages {
-                let owner = shard_of(group, shards);
-                if owner == driver.index {
-                    shard.receive(from, group, message);
-                } else {
-                    elsewhere.entry(owner).or_default().push((group, message));
-                }
-            }
-        }
-        driver.arrivals.inbox().wake();
-        for (owner, messages) in elsewhere {
-            if !driver.node.inboxes[owner].forward((from, messages)) {
-                tracing::debug!(owner, "frame for another shard dropped: its queue is full");
+        let driver = self.driver();
+        if driver.arrivals.frame(from, messages, driver.index, &driver.node.inboxes) {
+            let turned = driver.turn();
+            if turned.has_stopped || turned.looks_again {
+                driver.arrivals.inbox().wake(); // For the task that takes the turns: it is told by one of its own.
             }
         }
     }
 
     fn up(&self, peer: NodeId, lane: Lane, hello: &Hello) {
-        self.driver.node.note_client_address(peer, &hello.client_address);
-        self.driver.arrivals.lane(LaneChange { peer, lane, is_up: true });
+        let driver = self.driver();
+        driver.node.note_client_address(peer, &hello.client_address);
+        driver.arrivals.lane(LaneChange { peer, lane, is_up: true });
     }
 
     fn down(&self, peer: NodeId, lane: Lane) {
-        self.driver.arrivals.lane(LaneChange { peer, lane, is_up: false });
+        self.driver().arrivals.lane(LaneChange { peer, lane, is_up: false });
     }
 }
 
-/// Reads old entries away from the shard's thread: cold pages are faulted there, not here.
-struct Reader {
-    tasks: Sender<ReadTask>,
-    done: Arc<ArrayQueue<ReadDone>>,
-}
-
-impl Reader {
-    fn start(shard: usize, inbox: Arc<Inbox>) -> std::io::Result<Self> {
-        let (tasks, todo): (Sender<ReadTask>, Receiver<ReadTask>) =
-            crossbeam_channel::bounded(limits::READS_MAX);
-        // As many answers as tasks, and one that is being worked on.
-        let done = Arc::new(ArrayQueue::new(2 * limits::READS_MAX + 2));
-        let answers = done.clone();
-        std::thread::Builder::new().name(format!("logdrive-read-{shard}")).spawn(move || {
-            let _abort = AbortOnPanic;
-            for task in todo {
-                let mut done = task.run();
-                while let Err(back) = answers.push(done) {
-                    done = back;
-                    inbox.wake();
-                    std::thread::sleep(Duration::from_millis(1));
-                }
+/// Starts the thread that reads old entries away from the shard's: cold pages are faulted there, not here. It ends
+/// with the sender of its tasks.
+fn start_reader(shard: usize, arrivals: &Arrivals) -> std::io::Result<Sender<ReadTask>> {
+    let (tasks, todo): (Sender<ReadTask>, Receiver<ReadTask>) =
+        crossbeam_channel::bounded(limits::READS_MAX);
+    let (answers, inbox) = (arrivals.reads().clone(), arrivals.inbox().clone());
+    std::thread::Builder::new().name(format!("logdrive-read-{shard}")).spawn(move || {
+        let _abort = AbortOnPanic;
+        for task in todo {
+            let mut done = task.run();
+            while let Err(back) = answers.push(done) {
+                done = back;
                 inbox.wake();
+                std::thread::sleep(Duration::from_millis(1));
             }
-        })?;
-        Ok(Self { tasks, done })
-    }
+            inbox.wake();
+        }
+    })?;
+    Ok(tasks)
 }

@@ -7,6 +7,7 @@
 
 use crate::{
     GroupId, NodeId, ProposeError, StateMachine, limits,
+    reads::ReadDone,
     shard::{Founded, Submission},
 };
 use crossbeam::queue::ArrayQueue;
@@ -15,6 +16,7 @@ use logdrive_net::{Accepted, Lane};
 use logdrive_raft::Message;
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     pin::Pin,
     sync::{
         Arc, OnceLock,
@@ -40,6 +42,11 @@ pub(crate) enum Control {
     Receive(Accepted),
 }
 
+/// The shard that runs a group: fixed by the group's id and the number of shards.
+pub(crate) fn shard_of(group: GroupId, shards: usize) -> usize {
+    usize::try_from(group.get() % shards as u64).expect("below the number of shards")
+}
+
 /// An outbound lane to a peer that came up or went down.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LaneChange {
@@ -54,11 +61,31 @@ pub(crate) struct Arrivals {
     /// Proposals made on the shard's own thread.
     submissions: RefCell<Vec<Submission>>,
     lanes: RefCell<Vec<LaneChange>>,
+    /// Of the connections that the shard reads itself, those for groups of its own.
+    frames: RefCell<Vec<Frame>>,
+    /// Old entries that were read, by another thread.
+    reads: Arc<ArrayQueue<ReadDone>>,
 }
 
 impl Arrivals {
     pub(crate) fn new(inbox: Arc<Inbox>) -> Self {
-        Self { inbox, submissions: RefCell::default(), lanes: RefCell::default() }
+        Self {
+            submissions: RefCell::default(),
+            lanes: RefCell::default(),
+            frames: RefCell::default(),
+            // As many answers as tasks, and one that is being worked on.
+            reads: Arc::new(ArrayQueue::new(2 * inbox.limits.reads_max + 2)),
+            inbox,
+        }
+    }
+
+    /// Where old entries that were read are put, by the thread that reads.
+    pub(crate) fn reads(&self) -> &Arc<ArrayQueue<ReadDone>> {
+        &self.reads
+    }
+
+    pub(crate) fn next_read(&self) -> Option<ReadDone> {
+        self.reads.pop()
     }
 
     /// The way in from other threads.
@@ -70,6 +97,48 @@ impl Arrivals {
     pub(crate) fn submit(&self, submission: Submission) {
         self.submissions.borrow_mut().push(submission);
         self.inbox.wake();
+    }
+
+    /// A peer's messages arrived on a connection that this shard, number `here`, reads: they are for the shards that own
+    /// their groups. Gives true once so many frames wait that a turn is due at once.
+    pub(crate) fn frame(
+        &self,
+        from: NodeId,
+        messages: Vec<(GroupId, Message)>,
+        here: usize,
+        inboxes: &[Arc<Inbox>],
+    ) -> bool {
+        let owner = |group: GroupId| shard_of(group, inboxes.len());
+        let is_own = |(group, _): &(GroupId, Message)| owner(*group) == here;
+        let (own, others) = match messages.iter().all(is_own) {
+            true => (messages, Vec::new()),
+            false => messages.into_iter().partition(is_own),
+        };
+        let mut frames = self.frames.borrow_mut();
+        if !own.is_empty() {
+            frames.push((from, own));
+            self.inbox.wake();
+        }
+        let is_full = frames.len() >= self.inbox.limits.frames_max;
+        drop(frames);
+        let mut elsewhere: BTreeMap<usize, Vec<(GroupId, Message)>> = BTreeMap::new();
+        for (group, message) in others {
+            elsewhere.entry(owner(group)).or_default().push((group, message));
+        }
+        for (owner, messages) in elsewhere {
+            if !inboxes[owner].forward((from, messages)) {
+                tracing::debug!(owner, "frame for another shard dropped: its queue is full");
+            }
+        }
+        is_full
+    }
+
+    /// Takes every frame there is: those of this shard's connections, then those that others forwarded.
+    pub(crate) fn take_frames(&self, mut take: impl FnMut(Frame)) {
+        self.frames.borrow_mut().drain(..).for_each(&mut take);
+        while let Some(frame) = self.inbox.forwarded.pop() {
+            take(frame);
+        }
     }
 
     /// An outbound lane came up or went down.
@@ -105,17 +174,19 @@ pub(crate) struct Inbox {
     bytes: AtomicUsize,
     commands_max: usize,
     bytes_max: usize,
+    limits: limits::OfShard,
     /// The shard is asked to stop. Beside the controls, so that a full queue cannot hold it up.
     stop_asked: AtomicBool,
     stopped: OnceLock<String>,
 }
 
 impl Inbox {
-    pub(crate) fn new(commands_max: usize, bytes_max: usize) -> Self {
+    pub(crate) fn new(commands_max: usize, bytes_max: usize, limits: limits::OfShard) -> Self {
         Self {
             submissions: ArrayQueue::new(commands_max),
-            forwarded: ArrayQueue::new(limits::FORWARDED_FRAMES_MAX),
-            controls: crossbeam_channel::bounded(limits::CONTROLS_MAX),
+            forwarded: ArrayQueue::new(limits.forwarded_frames_max),
+            controls: crossbeam_channel::bounded(limits.controls_max),
+            limits,
             woken: AtomicBool::new(false),
             notify: Notify::new(),
             commands: AtomicUsize::new(0),
@@ -248,10 +319,6 @@ impl Inbox {
         self.woken.swap(false, Ordering::AcqRel);
     }
 
-    pub(crate) fn next_forwarded(&self) -> Option<Frame> {
-        self.forwarded.pop()
-    }
-
     pub(crate) fn next_control(&self) -> Option<Control> {
         self.controls.1.try_recv().ok()
     }
@@ -281,7 +348,7 @@ mod tests {
 
     #[test]
     fn room_that_is_given_back_can_be_taken_again() {
-        let inbox: Inbox = Inbox::new(2, 100);
+        let inbox: Inbox = Inbox::new(2, 100, limits::OfShard::REAL);
         inbox.admit(2, 50).unwrap();
         assert!(matches!(inbox.admit(1, 1), Err(ProposeError::Overloaded { .. })));
         inbox.answered(1, 25);
@@ -291,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_stopped_shard_admits_nothing_and_says_why() {
-        let inbox: Inbox = Inbox::new(2, 100);
+        let inbox: Inbox = Inbox::new(2, 100, limits::OfShard::REAL);
         inbox.stop("disk on fire");
         assert_eq!(inbox.admit(1, 1), Err(ProposeError::Stopped("disk on fire".to_owned())));
         assert_eq!(inbox.control(task(), false), Err(NotTaken::Stopped("disk on fire".to_owned())));
@@ -299,7 +366,7 @@ mod tests {
 
     #[test]
     fn what_can_never_fit_is_not_told_to_come_again() {
-        let inbox: Inbox = Inbox::new(2, 100);
+        let inbox: Inbox = Inbox::new(2, 100, limits::OfShard::REAL);
         let too_large = |commands, bytes| ProposeError::BatchTooLarge {
             commands,
             bytes,
@@ -313,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_shard_does_not_wait_for_a_full_queue_and_can_still_be_stopped() {
-        let inbox: Inbox = Inbox::new(1, 1);
+        let inbox: Inbox = Inbox::new(1, 1, limits::OfShard::REAL);
         for _ in 0..limits::CONTROLS_MAX {
             inbox.control(task(), true).unwrap();
         }

@@ -20,19 +20,21 @@ mod driver;
 mod error;
 mod group;
 mod here;
+mod host;
 mod inbox;
 mod life;
 mod limits;
+mod links;
 mod machine;
 mod membership;
 mod node;
 mod pulse;
+mod reads;
 mod shard;
 mod shared;
 mod stages;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod turn;
 mod watchdog;
 
 pub use config::{Config, Founding};

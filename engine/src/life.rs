@@ -156,8 +156,3 @@ impl Groups {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// The shard that runs a group: fixed by the group's id and the number of shards.
-pub(crate) fn shard_of(group: GroupId, shards: usize) -> usize {
-    usize::try_from(group.get() % shards as u64).expect("below the number of shards")
-}

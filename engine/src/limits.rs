@@ -16,6 +16,35 @@ impl OfGroup {
     };
 }
 
+/// What is bounded per shard and per group, for a whole node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) of_group: OfGroup,
+    pub(crate) of_shard: OfShard,
+}
+
+impl Limits {
+    pub(crate) const REAL: Self = Self { of_group: OfGroup::REAL, of_shard: OfShard::REAL };
+}
+
+/// What waits for one shard, beside proposals, whose bounds are settings; the simulator draws smaller ones.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfShard {
+    pub(crate) controls_max: usize,
+    pub(crate) frames_max: usize,
+    pub(crate) forwarded_frames_max: usize,
+    pub(crate) reads_max: usize,
+}
+
+impl OfShard {
+    pub(crate) const REAL: Self = Self {
+        controls_max: CONTROLS_MAX,
+        frames_max: FRAMES_MAX,
+        forwarded_frames_max: FORWARDED_FRAMES_MAX,
+        reads_max: READS_MAX,
+    };
+}
+
 /// Appends in flight to one follower of one group.
 pub(crate) const INFLIGHT_MESSAGES_MAX: usize = 256;
 /// Bytes in flight to one follower of one group.
@@ -30,6 +59,9 @@ pub(crate) const UNCOMMITTED_BYTES_MAX: usize = 32 << 20;
 pub(crate) const COMMAND_BYTES_MAX: usize = 8 << 20;
 /// Controls (new groups, tasks) that wait for a shard thread; a further caller waits.
 pub(crate) const CONTROLS_MAX: usize = 1024;
+/// Frames of its own connections that wait for a shard's turn; the last one that fits is followed by a turn at once, so
+/// that none is dropped.
+pub(crate) const FRAMES_MAX: usize = 64;
 /// Frames forwarded from another shard of this node that wait; more are dropped, and Raft sends
 /// their messages again.
 pub(crate) const FORWARDED_FRAMES_MAX: usize = 4096;

@@ -12,7 +12,7 @@ use crate::{
     driver::{self, Setup, Started},
     here,
     inbox::{Control, NotTaken},
-    shard::Timing,
+    limits::Limits,
     shared::{Shared, lock},
     stages::Stages,
     watchdog,
@@ -85,17 +85,8 @@ impl Node {
         let identity = home.identity().clone();
         config.check(&identity)?;
         let mut listener = Some(Listener::bind(&config.peers[&identity.node])?);
-        let node = Arc::new(Shared::new(&config, identity.clone()));
+        let node = Arc::new(Shared::new(&config, identity.clone(), Limits::REAL));
         let seed = if config.seed == 0 { seed_from_system()? } else { config.seed };
-        let ticks = |time: Duration| {
-            u64::try_from(time.as_nanos().div_ceil(config.tick.as_nanos())).unwrap_or(u64::MAX / 4)
-        };
-        let timing = Timing {
-            election_ticks: ticks(config.election_timeout),
-            heartbeat_ticks: ticks(config.heartbeat),
-        };
-        let limits =
-            watchdog::Limits::new(config.stall_warn, config.stall_resign(), config.stall_fatal);
         let (started, starts) = crossbeam_channel::bounded(identity.shards as usize);
         // From here on whatever was started is stopped again when this is left early.
         let opened = Self {
@@ -107,19 +98,11 @@ impl Node {
             }),
         };
         for shard in 0..identity.shards {
-            let mut wal = logdrive_wal::Config::new(home.shard_dir(shard), identity.clone(), shard);
-            wal.segment_bytes = config.segment_bytes;
-            wal.log_bytes_max = config.log_bytes_max_of_shard(identity.shards);
-            wal.in_flight_max = config.log_writes_max;
-            wal.driver = config.driver;
             let setup = Setup {
                 index: shard as usize,
                 node: node.clone(),
-                timing,
-                heartbeat_ns: u64::try_from(config.heartbeat.as_nanos()).unwrap_or(u64::MAX),
-                stall_resign_ns: limits.resign_ns,
                 seed: seed.wrapping_add(u64::from(shard)),
-                wal,
+                wal: config.log(home.shard_dir(shard), &identity, shard),
                 listener: listener.take(),
                 core: (!config.cores.is_empty())
                     .then(|| config.cores[shard as usize % config.cores.len()]),
@@ -137,7 +120,7 @@ impl Node {
         let watched = node.clone();
         let watchdog = std::thread::Builder::new()
             .name("logdrive-watch".to_owned())
-            .spawn(move || watchdog::run(&watched, limits, &unwatched))
+            .spawn(move || watchdog::run(&watched, &unwatched))
             .map_err(|source| OpenError::Os { what: "cannot start the watchdog", source })?;
         *lock(&opened.running.watch) = Some((watch, watchdog));
         opened.take_recovered(identity.shards, &starts)?;

@@ -6,7 +6,10 @@
 //! Fails:  never.
 //! Source: FAULTS.md rule 18, D3-D5.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
 
 /// How long somebody has owed an answer, as one observer saw it. Between two looks at most `look_ns_max` counts, so
 /// that a process that was paused hears the answer before it judges (FAULTS.md D4, D5).
@@ -100,5 +103,24 @@ impl Pulse {
     /// The thread has begun to take turns, and has not ended.
     pub(crate) fn is_alive(&self) -> bool {
         self.turns() > 0 && !self.ended.load(Ordering::Relaxed)
+    }
+}
+
+/// How long a silence may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StallLimits {
+    pub(crate) warn_ns: u64,
+    pub(crate) resign_ns: u64,
+    pub(crate) fatal_ns: u64,
+}
+
+impl StallLimits {
+    pub(crate) fn new(warn: Duration, resign: Duration, fatal: Option<Duration>) -> Self {
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self { warn_ns: ns(warn), resign_ns: ns(resign), fatal_ns: fatal.map_or(u64::MAX, ns) }
+    }
+
+    pub(crate) fn least_ns(&self) -> u64 {
+        self.warn_ns.min(self.resign_ns)
     }
 }

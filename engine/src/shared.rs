@@ -9,11 +9,12 @@
 use crate::{
     Config, Group, GroupError, GroupId, LogIndex, MachineError, NodeError, NodeId, StateMachine,
     Term, apply, here,
-    inbox::{Control, Inbox, NotTaken},
-    life::{Bootstrap, Groups, shard_of},
+    inbox::{Control, Inbox, NotTaken, shard_of},
+    life::{Bootstrap, Groups},
+    limits::Limits,
     membership,
-    pulse::Pulse,
-    shard::{Founded, GroupView},
+    pulse::{Pulse, StallLimits},
+    shard::{Founded, GroupView, Timing},
     stages::Stages,
 };
 use bytes::Bytes;
@@ -34,6 +35,10 @@ pub(crate) struct Shared {
     pub(crate) peers: BTreeMap<NodeId, String>,
     client_address: String,
     pub(crate) tick: Duration,
+    pub(crate) timing: Timing,
+    pub(crate) heartbeat_ns: u64,
+    pub(crate) stall_limits: StallLimits,
+    pub(crate) limits: Limits,
     command_bytes_max: usize,
     pub(crate) net_settings: logdrive_net::Settings,
     pub(crate) inboxes: Vec<Arc<Inbox>>,
@@ -51,7 +56,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: &Config, identity: Identity) -> Self {
+    pub(crate) fn new(config: &Config, identity: Identity, limits: Limits) -> Self {
         let shards = 0..identity.shards;
         let own = (identity.node, config.client_address.clone());
         Self {
@@ -59,6 +64,10 @@ impl Shared {
             peers: config.peers.clone(),
             client_address: config.client_address.clone(),
             tick: config.tick,
+            timing: config.timing(),
+            heartbeat_ns: u64::try_from(config.heartbeat.as_nanos()).unwrap_or(u64::MAX),
+            stall_limits: config.stall_limits(),
+            limits,
             command_bytes_max: config.command_bytes_max(),
             net_settings: logdrive_net::Settings::default(),
             inboxes: shards
@@ -67,6 +76,7 @@ impl Shared {
                     Arc::new(Inbox::new(
                         config.proposals_max,
                         config.waiting_bytes_max(identity.shards),
+                        limits.of_shard,
                     ))
                 })
                 .collect(),

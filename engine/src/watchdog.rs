@@ -18,33 +18,15 @@
 use crate::{
     NodeError,
     clock::now_ns,
-    pulse::{Pulse, Silence},
+    pulse::{Pulse, Silence, StallLimits},
     shared::Shared,
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-/// How long a silence may be.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) warn_ns: u64,
-    pub(crate) resign_ns: u64,
-    pub(crate) fatal_ns: u64,
-}
-
-impl Limits {
-    pub(crate) fn new(warn: Duration, resign: Duration, fatal: Option<Duration>) -> Self {
-        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        Self { warn_ns: ns(warn), resign_ns: ns(resign), fatal_ns: fatal.map_or(u64::MAX, ns) }
-    }
-
-    fn least_ns(&self) -> u64 {
-        self.warn_ns.min(self.resign_ns)
-    }
-}
-
 /// Watches until `stop`'s other end is gone.
-pub(crate) fn run(node: &Shared, limits: Limits, stop: &Receiver<()>) {
+pub(crate) fn run(node: &Shared, stop: &Receiver<()>) {
+    let limits = node.stall_limits;
     let mut watches: Vec<Watch> = node.pulses.iter().map(|_| Watch::new(&limits)).collect();
     let pause = Duration::from_nanos((limits.least_ns() / 16).clamp(1_000_000, 100_000_000));
     while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(pause) {
@@ -108,13 +90,13 @@ struct Finding {
 }
 
 impl Watch {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &StallLimits) -> Self {
         let silence = || Silence::new(limits.least_ns());
         Self { disk: silence(), thread: silence(), stage: Stage::Quiet }
     }
 
     /// What is new, if anything is.
-    fn look(&mut self, now: u64, pulse: &Pulse, limits: &Limits) -> Option<Finding> {
+    fn look(&mut self, now: u64, pulse: &Pulse, limits: &StallLimits) -> Option<Finding> {
         let is_alive = pulse.is_alive();
         let owed = is_alive && pulse.is_owed();
         let disk = self.disk.look(now, owed, pulse.answers());
@@ -146,7 +128,7 @@ const GRACE: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { warn_ns: 100, resign_ns: 200, fatal_ns: 1_000 };
+    const LIMITS: StallLimits = StallLimits { warn_ns: 100, resign_ns: 200, fatal_ns: 1_000 };
 
     /// Looks every 10 ns from `from` on, `looks` times; gives the stages entered and when.
     fn watch(watch: &mut Watch, pulse: &Pulse, from: u64, looks: u64) -> Vec<(u64, Stage)> {

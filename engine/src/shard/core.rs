@@ -13,9 +13,10 @@ use super::{
     replica::{Change, GroupView, Replica},
     timers::Wheel,
 };
-use crate::{MachineError, ProposeError, limits};
+use crate::{MachineError, ProposeError, limits, links::LinkChange};
 use bytes::Bytes;
 use hashbrown::HashMap;
+use logdrive_net::Lane;
 use logdrive_raft::{
     Config, ConfigError, Durable, Entry, EntryBatch, Event, Fetch, FetchFor, GroupId, HardState,
     LogIndex, Message, NodeId, Outgoing, Raft, Restored, Role, Term, TermRun, Ticks, Write,
@@ -23,8 +24,8 @@ use logdrive_raft::{
 use logdrive_wal::Room;
 use std::{sync::Arc, time::Duration};
 
-/// Lanes to each peer: liveness (votes, heartbeats), then appends.
-pub(crate) const LANES: usize = 2;
+/// Lanes to each peer, in the order of [`Lane::ALL`]: liveness (votes, heartbeats), then appends.
+const LANES: usize = Lane::ALL.len();
 
 /// A guess how long a full group, or a log that is behind, takes to have room again.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
@@ -146,7 +147,6 @@ impl Shard {
     }
 
     /// Other bounds for the groups that are added from now on.
-    #[cfg(feature = "testing")]
     pub(crate) fn with_limits(mut self, limits: limits::OfGroup) -> Self {
         self.limits = limits;
         self
@@ -196,6 +196,12 @@ impl Shard {
         self.mark(slot);
         self.campaign_if_linked(slot);
         Ok(slot)
+    }
+
+    /// The time the shard counts, of which pauses are left out.
+    #[cfg(feature = "testing")]
+    pub(crate) fn now(&self) -> Ticks {
+        self.now
     }
 
     /// A group's role and cursors.
@@ -404,8 +410,16 @@ impl Shard {
         self.due = due;
     }
 
+    /// A peer came or went.
+    pub(crate) fn link(&mut self, change: LinkChange) {
+        match change {
+            LinkChange::Up(peer) => self.peer_up(peer),
+            LinkChange::Down(peer) => self.peer_down(peer),
+        }
+    }
+
     /// A peer can be talked to, both ways.
-    pub(crate) fn peer_up(&mut self, peer: NodeId) {
+    fn peer_up(&mut self, peer: NodeId) {
         let Some(at) = self.peers.iter().position(|node| *node == peer) else { return };
         self.linked[at] = true;
         for slot in 0..self.replicas.len() {
@@ -414,7 +428,7 @@ impl Shard {
     }
 
     /// A connection to `peer` broke: every group with something in flight on it must know.
-    pub(crate) fn peer_down(&mut self, peer: NodeId) {
+    fn peer_down(&mut self, peer: NodeId) {
         let Some(at) = self.peers.iter().position(|node| *node == peer) else { return };
         self.linked[at] = false;
         for slot in 0..self.replicas.len() {

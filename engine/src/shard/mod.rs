@@ -8,6 +8,6 @@ mod proposals;
 mod replica;
 mod timers;
 
-pub(crate) use self::core::{ApplyJob, FetchJob, Founded, LANES, Round, Shard, Timing, WriteJob};
+pub(crate) use self::core::{ApplyJob, FetchJob, Founded, Round, Shard, Timing, WriteJob};
 pub(crate) use proposals::{Answer, Commands, Stamps, Submission};
 pub(crate) use replica::GroupView;

@@ -15,18 +15,23 @@ use super::{
 };
 use crate::{
     GroupId, NodeId,
-    shard::{Founded, GroupView, Shard, Submission, Timing, WriteJob},
-    turn::{Outside, ReadDone, ReadTask, Turn},
+    host::{Outside, ShardHost},
+    inbox::{Arrivals, Control},
+    limits::{Limits, OfShard},
+    reads::{ReadDone, ReadTask},
+    shard::{Founded, GroupView, Submission, WriteJob},
+    shared::Shared,
 };
 use bytes::Bytes;
-use logdrive_raft::{Durable, Entry, HardState, LogIndex, Message, Ticks};
+use logdrive_net::Lane;
+use logdrive_raft::{Durable, Entry, HardState, LogIndex, Message};
 use logdrive_wal::{
-    BLOCK_BYTES, Config, Identity, ReadError, RecoveredGroup, SegmentSeq, Wal, WalError,
+    BLOCK_BYTES, Identity, ReadError, RecoveredGroup, SegmentSeq, Wal, WalError,
     disk::sim::SimPlatter,
     landed::{LandedBatch, LandedRecord, landed},
 };
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     ops::Range,
@@ -88,14 +93,14 @@ pub(super) struct SimNode {
 
 /// A node's process.
 pub(super) struct Running {
-    pub(super) turn: Turn,
+    /// What all threads of the node would share.
+    pub(super) node: Arc<Shared>,
+    pub(super) arrivals: Rc<Arrivals>,
+    pub(super) host: ShardHost,
     pub(super) machines: BTreeMap<GroupId, (Ledger, Arc<AtomicBool>)>,
     /// Peers it can talk to.
     pub(super) linked: BTreeSet<NodeId>,
     outside: SimOutside,
-    /// Its own clock, and what its shard counts: a turn counts for at most one heartbeat.
-    clock: u64,
-    pub(super) counted: u64,
 }
 
 struct SimOutside {
@@ -103,10 +108,12 @@ struct SimOutside {
     world: Rc<RefCell<World>>,
     reads: RefCell<VecDeque<ReadTask>>,
     reads_max: usize,
+    /// The node's own, in ticks.
+    clock: Cell<u64>,
 }
 
 impl Outside for SimOutside {
-    fn send(&self, peer: NodeId, _lane: usize, messages: &mut Vec<(GroupId, Message)>) -> bool {
+    fn send(&self, peer: NodeId, _lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool {
         let World { now, random, network, seen } = &mut *self.world.borrow_mut();
         if network.refuses(random) {
             logdrive_raft::reached!("frame refused by a full queue");
@@ -133,7 +140,11 @@ impl Outside for SimOutside {
     }
 
     fn now(&self) -> u64 {
-        self.world.borrow().now * STEP_NS
+        self.clock.get() * STEP_NS
+    }
+
+    fn take(&self, _: Control) {
+        unreachable!("no tasks here, and connections are the world's");
     }
 
     fn wrote(&self, job: &WriteJob) {
@@ -235,12 +246,18 @@ impl SimNode {
         for batch in self.landed() {
             self.next_batch = self.next_batch.max(batch.number + 1);
         }
-        let timing =
-            Timing { election_ticks: shape.election_ticks, heartbeat_ticks: shape.heartbeat_ticks };
-        // Two election timeouts, as in a real node.
-        let resign_ns = 2 * shape.election_ticks * STEP_NS;
-        let shard = Shard::new(self.id, &shape.nodes, timing, seed).with_limits(shape.limits);
-        let mut turn = Turn::new(shard, wal, shape.heartbeat_ticks * STEP_NS, resign_ns);
+        let limits = Limits {
+            of_group: shape.limits,
+            of_shard: OfShard {
+                controls_max: 16,
+                frames_max: 4,
+                forwarded_frames_max: 4,
+                reads_max: shape.reads_max,
+            },
+        };
+        let node = Arc::new(Shared::new(&shape.config(), self.identity.clone(), limits));
+        let arrivals = Rc::new(Arrivals::new(node.inboxes[0].clone()));
+        let host = ShardHost::new(node.clone(), 0, arrivals.clone(), wal, seed);
         let mut found: BTreeMap<GroupId, RecoveredGroup> =
             recovered.groups.into_iter().map(|group| (group.group, group)).collect();
         let mut states = Vec::new();
@@ -259,26 +276,28 @@ impl SimNode {
             };
             let state = found.as_ref().map_or_else(LogState::default, |found| LogState {
                 hard_state: found.hard_state,
-                log: read_back(turn.wal.as_ref().expect("it is open"), found),
+                log: read_back(host.wal.as_ref().expect("it is open"), found),
             });
             states.push((*group, Some(state)));
             let founded = found.map_or_else(
                 || new_group(*group, &shape.nodes, shape.first_leader == Some(self.id)),
                 |found| resumed_group(found, &shape.nodes, shape.nodes[0] == self.id),
             );
-            turn.add(founded, Box::new(watched)).expect("what was recovered fits together");
+            let run = Control::Run(Box::new(founded), Box::new(watched));
+            arrivals.inbox().control(run, false).expect("a few groups");
             machines.insert(*group, (ledger, broken));
         }
         let (id, reads_max) = (self.id, shape.reads_max);
-        let outside = SimOutside { id, world: world.clone(), reads: RefCell::default(), reads_max };
-        let clock = self.clock(world.borrow().now, shape);
+        let clock = Cell::new(self.clock(world.borrow().now, shape));
+        let reads = RefCell::default();
+        let outside = SimOutside { id, world: world.clone(), reads, reads_max, clock };
         let linked = BTreeSet::new();
-        self.running = Some(Running { turn, machines, linked, outside, clock, counted: 1 });
+        self.running = Some(Running { node, arrivals, host, machines, linked, outside });
         Ok(states)
     }
 
-    fn config(&self, shape: &Shape) -> Config {
-        let mut config = Config::new(PathBuf::from("sim"), self.identity.clone(), 0);
+    fn config(&self, shape: &Shape) -> logdrive_wal::Config {
+        let mut config = logdrive_wal::Config::new(PathBuf::from("sim"), self.identity.clone(), 0);
         config.segment_bytes = shape.segment_bytes;
         config.batch_bytes_max = shape.batch_bytes_max;
         config.in_flight_max = shape.in_flight_max;
@@ -401,37 +420,27 @@ impl SimNode {
         shape.clock_rates[usize::try_from(self.id.get() - 1).expect("a few nodes")]
     }
 
-    /// One turn, as the driver takes it.
-    pub(super) fn turn(
-        &mut self,
-        now: u64,
-        shape: &Shape,
-        submissions: Vec<Submission>,
-        answers: &mut Vec<crate::shard::Answer>,
-    ) -> Result<(), WalError> {
+    /// One turn, as the driver takes it. True if it was the last one: the log has failed.
+    pub(super) fn turn(&mut self, now: u64, shape: &Shape, submissions: Vec<Submission>) -> bool {
         let clock = self.clock(now, shape);
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let Running { turn, outside, .. } = running;
-        let elapsed = clock - running.clock;
-        running.counted += elapsed.min(shape.heartbeat_ticks);
-        running.clock = clock;
-        turn.shard.advance(Ticks(clock));
+        let Some(running) = &mut self.running else { return false };
+        let Running { node, arrivals, host, outside, .. } = running;
+        outside.clock.set(clock);
         for submission in submissions {
-            turn.shard.submit(submission, &mut turn.answers);
-        }
-        for (from, messages) in self.inbox.drain(..) {
-            for (group, message) in messages {
-                turn.shard.receive(from, group, message);
+            let (commands, bytes) = submission.commands.cost();
+            let inbox = arrivals.inbox();
+            match inbox.admit(commands, bytes) {
+                Ok(()) => inbox.submit(submission).expect("as many as were admitted"),
+                Err(error) => submission.refuse(&error),
             }
         }
-        let reads = outside.finished_reads(shape);
-        reads.into_iter().for_each(|read| turn.finish_read(read));
-        let result = turn
-            .take_completions(now * STEP_NS)
-            .and_then(|()| turn.give_out(outside))
-            .and_then(|()| turn.seal_when_idle(now * STEP_NS).map(drop));
-        answers.append(&mut turn.answers);
-        result
+        for (from, messages) in self.inbox.drain(..) {
+            arrivals.frame(from, messages, 0, &node.inboxes);
+        }
+        for read in outside.finished_reads(shape) {
+            assert!(arrivals.reads().push(read).is_ok(), "as many as were asked for");
+        }
+        host.turn(outside).has_stopped
     }
 }
 

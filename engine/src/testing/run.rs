@@ -18,16 +18,18 @@ use super::{
 };
 use crate::{
     Completions, GroupId, NodeId, Outcome,
-    shard::{Answer, Commands, Submission},
+    inbox::LaneChange,
+    shard::{Commands, Submission},
 };
 use bytes::{Bytes, BytesMut};
+use logdrive_net::Lane;
 use logdrive_raft::{Command, Role, Status};
 use logdrive_wal::WalError;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 /// Steps with faults.
@@ -68,7 +70,7 @@ pub(super) struct Run<'a> {
     eager_until: u64,
     /// What faults have still to do, and when.
     later: Vec<(u64, Later)>,
-    sink: Arc<dyn Completions>,
+    answers: Arc<Answers>,
 }
 
 /// Something that a fault does after a while: to a node, for so many steps.
@@ -123,7 +125,7 @@ impl<'a> Run<'a> {
             healed_at: None,
             eager_until: 0,
             later: Vec::new(),
-            sink: Arc::new(Nobody),
+            answers: Arc::default(),
         }
     }
 
@@ -194,7 +196,7 @@ impl<'a> Run<'a> {
 
     /// A node is stopped cleanly, if its disk lets it; it starts again after `down` steps.
     pub(super) fn close(&mut self, at: usize, down: u64) {
-        let wal = self.nodes[at].running.as_mut().and_then(|running| running.turn.wal.take());
+        let wal = self.nodes[at].running.as_mut().and_then(|running| running.host.wal.take());
         if wal.is_some_and(|wal| wal.close().is_ok()) {
             logdrive_raft::reached!("log closed");
         }
@@ -498,7 +500,10 @@ impl<'a> Run<'a> {
     fn tell(&mut self, at: usize, lost_peer: NodeId) {
         if let Some(running) = &mut self.nodes[at].running {
             running.linked.remove(&lost_peer);
-            running.turn.shard.peer_down(lost_peer);
+            running.node.inbound_closed(lost_peer);
+            for lane in Lane::ALL {
+                running.arrivals.lane(LaneChange { peer: lost_peer, lane, is_up: false });
+            }
         }
     }
 
@@ -512,7 +517,10 @@ impl<'a> Run<'a> {
                 && self.world.borrow_mut().random.once_in(LINKS_ONCE_IN)
             {
                 running.linked.insert(peer);
-                running.turn.shard.peer_up(peer);
+                running.node.inbound_opened(peer);
+                for lane in Lane::ALL {
+                    running.arrivals.lane(LaneChange { peer, lane, is_up: true });
+                }
             }
         }
     }
@@ -647,11 +655,12 @@ impl<'a> Run<'a> {
                 self.ghost.see(&Event::Arrived { node: id, from, group, message });
             }
         }
-        let mut answers = Vec::new();
-        let result = self.nodes[at].turn(now, &self.shape, submissions, &mut answers);
-        self.look(at, answers);
-        if let Err(error) = result {
+        let has_stopped = self.nodes[at].turn(now, &self.shape, submissions);
+        self.look(at);
+        if has_stopped {
             if !self.nodes[at].has_failed() {
+                let running = self.nodes[at].running.as_ref().expect("it took a turn");
+                let error = running.node.failed().expect("nobody closes it");
                 let what = format!("the log of {id:?} failed by itself: {error}");
                 Broken { invariant: "19 poison".to_owned(), what }.throw();
             }
@@ -692,12 +701,14 @@ impl<'a> Run<'a> {
     }
 
     /// What a node has done in its turn.
-    fn look(&mut self, at: usize, answers: Vec<Answer>) {
+    fn look(&mut self, at: usize) {
         let node = self.nodes[at].id;
-        let running = self.nodes[at].running.as_mut();
-        let fenced =
-            running.map_or_else(Vec::new, |running| running.turn.newly_fenced.split_off(0));
+        let running = self.nodes[at].running.as_ref();
+        let fenced = running.map_or_else(Vec::new, |running| running.node.groups.fenced());
         for (group, _) in fenced {
+            if self.ghost.fenced.contains(&(node, group)) {
+                continue;
+            }
             logdrive_raft::reached!("group fenced while its log runs");
             let harmed = self.nodes[at].harm().explains_fence(group);
             self.ghost.see(&Event::Fenced { node, group, harmed });
@@ -716,7 +727,8 @@ impl<'a> Run<'a> {
         let in_flight = self.nodes[at].platter.writes_in_flight();
         let in_flight_max = self.shape.in_flight_max;
         self.ghost.see(&Event::Loaded { node, in_flight, in_flight_max });
-        let Some(Running { turn, machines, counted, .. }) = &self.nodes[at].running else { return };
+        let Some(Running { host, machines, .. }) = &self.nodes[at].running else { return };
+        let clock = host.shard.now().0;
         for (group, (ledger, _)) in machines {
             for applied in ledger.take() {
                 self.ghost.see(&Event::Applied { node, group: *group, applied });
@@ -729,23 +741,19 @@ impl<'a> Run<'a> {
             if self.ghost.fenced.contains(&(node, *group)) {
                 continue;
             }
-            let status = turn.shard.status(*group).expect("it runs");
+            // A turn whose log has failed takes no group in.
+            let Some(status) = host.shard.status(*group) else { continue };
             let replica = self.ghost.replicas.get_mut(&(node, *group)).expect("recovered");
-            replica.clock = *counted;
+            replica.clock = clock;
             // A turn that gave nothing out keeps what it decided to itself.
             let same = replica.status == Some(status) && replica.replaced.is_none();
-            if same || turn.shard.is_dirty() {
+            if same || host.shard.is_dirty() {
                 continue;
             }
-            self.ghost.see(&Event::Turned {
-                node,
-                group: *group,
-                status: &status,
-                clock: *counted,
-            });
+            self.ghost.see(&Event::Turned { node, group: *group, status: &status, clock });
         }
-        for answer in answers {
-            let Answer { token, outcome, .. } = answer;
+        let answers = std::mem::take(&mut *self.answers.lock());
+        for (token, outcome) in answers {
             self.answered(token, &outcome);
         }
     }
@@ -767,7 +775,7 @@ impl<'a> Run<'a> {
             return submissions;
         };
         for group in &self.shape.groups {
-            let leads = (running.turn.shard.status(*group))
+            let leads = (running.host.shard.status(*group))
                 .is_some_and(|status: Status| status.role == Role::Leader);
             let chance = match leads {
                 true if self.world.borrow().now < self.eager_until => 1,
@@ -802,7 +810,7 @@ impl<'a> Run<'a> {
             } else {
                 Commands::One(commands.pop().expect("one"))
             };
-            let sink = Arc::clone(&self.sink);
+            let sink = self.answers.clone();
             submissions.push(Submission { group: *group, sink, token, commands, at: 1 });
         }
         submissions
@@ -820,7 +828,7 @@ impl<'a> Run<'a> {
                     continue;
                 }
                 let running = node.running.as_ref().expect("healed");
-                replicas.push((node.id, running.turn.shard.status(*group).expect("it runs")));
+                replicas.push((node.id, running.host.shard.status(*group).expect("it runs")));
             }
         }
         alive
@@ -853,9 +861,18 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The run takes answers itself, before anybody is told.
-struct Nobody;
+/// What clients were told and have not looked at.
+#[derive(Default)]
+struct Answers(Mutex<Vec<(u64, Outcome)>>);
 
-impl Completions for Nobody {
-    fn complete(&self, _: &mut Vec<(u64, Outcome)>) {}
+impl Answers {
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Outcome)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Completions for Answers {
+    fn complete(&self, outcomes: &mut Vec<(u64, Outcome)>) {
+        self.lock().append(outcomes);
+    }
 }

@@ -11,8 +11,9 @@ use super::{
     network::Weather,
     random::Random,
 };
-use crate::{GroupId, NodeId, limits};
+use crate::{Config, GroupId, NodeId, limits};
 use logdrive_wal::QUOTA_SEGMENTS_MIN;
+use std::{path::Path, time::Duration};
 
 /// Sizes and habits of a run.
 #[derive(Clone, Debug)]
@@ -95,6 +96,17 @@ impl Shape {
         shape.reads_fail_once_in = *random.pick(&[0, 0, 20, 5]);
         shape.first_leader = (!random.once_in(3)).then(|| *random.pick(&shape.nodes));
         shape
+    }
+
+    /// The settings of every node.
+    pub(super) fn config(&self) -> Config {
+        let peers = self.nodes.iter().map(|node| (*node, String::new())).collect();
+        let mut config = Config::new(Path::new("sim"), peers);
+        config.tick = Duration::from_millis(1);
+        config.election_timeout = Duration::from_millis(self.election_ticks);
+        config.heartbeat = Duration::from_millis(self.heartbeat_ticks);
+        config.proposals_max = 1 << 10;
+        config
     }
 
     /// A node, by chance.

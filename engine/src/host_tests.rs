@@ -1,23 +1,28 @@
-//! Three turns, their logs on simulated disks that stall or fail, and a network that carries everything.
+//! Three shards with their logs on simulated disks that stall or fail, and a network that carries everything.
 //!
 //! In:     which disk answers in a step; commands for whoever leads.
 //! Out:    what each node said, and what its disk holds after it.
 
 use super::*;
 use crate::{
-    Committed, Completions, Outcome,
+    Committed, Completions, Config, Outcome,
+    inbox::LaneChange,
+    limits::Limits,
     shard::{Commands, GroupView, Submission, Timing},
 };
 use bytes::Bytes;
-use logdrive_raft::{AppendResult, Command, Durable, HardState, LogIndex, Role, Status, Ticks};
-use logdrive_wal::{Config, Identity, SegmentSeq, disk::sim::SimPlatter};
+use logdrive_raft::{AppendResult, Command, Durable, HardState, LogIndex, Role, Status};
+use logdrive_wal::{Identity, SegmentSeq, disk::sim::SimPlatter};
 use std::{
     cell::RefCell,
-    path::PathBuf,
-    sync::{Arc, Mutex},
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
 };
 
 const GROUP: GroupId = GroupId(7);
+/// Of two, the one that runs the group.
+const SHARD: usize = 1;
 const TIMING: Timing = Timing { election_ticks: 20, heartbeat_ticks: 2 };
 const TICK_NS: u64 = 1_000_000;
 const RESIGN_TICKS: u64 = 2 * TIMING.election_ticks;
@@ -32,7 +37,7 @@ struct Said {
 }
 
 impl Outside for RefCell<Said> {
-    fn send(&self, peer: NodeId, _lane: usize, messages: &mut Vec<(GroupId, Message)>) -> bool {
+    fn send(&self, peer: NodeId, _lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool {
         let said = &mut self.borrow_mut().messages;
         said.extend(messages.drain(..).map(|(_, message)| (peer, message)));
         true
@@ -45,6 +50,10 @@ impl Outside for RefCell<Said> {
 
     fn now(&self) -> u64 {
         self.borrow().now
+    }
+
+    fn take(&self, _: Control) {
+        unreachable!("no tasks and no connections here");
     }
 }
 
@@ -81,8 +90,10 @@ struct Node {
     is_stuck: bool,
     /// It makes segments by a step in so many ticks; 0: as the seed has it.
     ticks_per_making_step: u64,
+    shared: Arc<Shared>,
+    arrivals: Rc<Arrivals>,
     /// `None` once its log has failed.
-    turn: Option<Turn>,
+    host: Option<ShardHost>,
     outside: RefCell<Said>,
     /// All it ever said.
     said: Vec<(u64, Message)>,
@@ -100,25 +111,32 @@ impl Trio {
                 cluster: "trio".to_owned(),
                 node: id,
                 store: id.get().into(),
-                shards: 1,
+                shards: 2,
                 incarnation: 1,
                 settings: Default::default(),
             };
             let platter = SimPlatter::new(seed ^ id.get(), &identity, 0);
             let wal = open_with_quota(&platter, &identity, log_bytes_max).0;
-            let shard = Shard::new(id, &ids, TIMING, seed);
-            let mut turn =
-                Turn::new(shard, wal, TIMING.heartbeat_ticks * TICK_NS, RESIGN_TICKS * TICK_NS);
+            let shared = shared(&ids, &identity);
+            let arrivals = Rc::new(Arrivals::new(shared.inboxes[SHARD].clone()));
+            let mut host = ShardHost::new(shared.clone(), SHARD, arrivals.clone(), wal, seed);
             let founded = founded(GROUP, &ids, id == ids[0]);
-            turn.add(founded, Box::new(Forgetful)).unwrap();
-            ids.iter().for_each(|peer| turn.shard.peer_up(*peer));
+            host.add(founded, Box::new(Forgetful)).unwrap();
+            for peer in ids.iter().filter(|peer| **peer != id) {
+                shared.inbound_opened(*peer);
+                for lane in Lane::ALL {
+                    arrivals.lane(LaneChange { peer: *peer, lane, is_up: true });
+                }
+            }
             Node {
                 id,
                 identity,
                 platter,
                 is_stuck: false,
                 ticks_per_making_step: 0,
-                turn: Some(turn),
+                shared,
+                arrivals,
+                host: Some(host),
                 outside: RefCell::default(),
                 said: Vec::new(),
             }
@@ -132,7 +150,7 @@ impl Trio {
         self.now += 1;
         let arriving = std::mem::take(&mut self.under_way);
         for node in &mut self.nodes {
-            let Some(turn) = &mut node.turn else { continue };
+            let Some(host) = &mut node.host else { continue };
             match node.ticks_per_making_step {
                 _ if node.is_stuck => {}
                 0 => node.platter.complete_some(),
@@ -144,23 +162,22 @@ impl Trio {
                 }
             }
             node.outside.borrow_mut().now = self.now * TICK_NS;
-            turn.shard.advance(Ticks(self.now));
-            let reads = std::mem::take(&mut node.outside.borrow_mut().reads);
-            reads.into_iter().for_each(|task| turn.finish_read(task.run()));
-            let mut taken = turn.take_completions(self.now * TICK_NS);
+            for task in std::mem::take(&mut node.outside.borrow_mut().reads) {
+                assert!(
+                    node.arrivals.reads().push(task.run()).is_ok(),
+                    "as many as were asked for"
+                );
+            }
             for (from, _, message) in arriving.iter().filter(|(_, to, _)| *to == node.id) {
-                turn.shard.receive(*from, GROUP, message.clone());
+                node.arrivals.frame(
+                    *from,
+                    vec![(GROUP, message.clone())],
+                    SHARD,
+                    &node.shared.inboxes,
+                );
             }
-            taken = taken.and_then(|()| turn.give_out(&node.outside));
-            for answer in turn.answers.drain(..) {
-                answer.sink.complete(&mut vec![(answer.token, answer.outcome)]);
-            }
-            if taken.is_err() {
-                turn.shard.abandon_all("the node stopped", &mut turn.answers);
-                for answer in turn.answers.drain(..) {
-                    answer.sink.complete(&mut vec![(answer.token, answer.outcome)]);
-                }
-                node.turn = None;
+            if host.turn(&node.outside).has_stopped {
+                node.host = None;
             }
             for (to, message) in node.outside.borrow_mut().messages.drain(..) {
                 node.said.push((self.now, message.clone()));
@@ -170,7 +187,7 @@ impl Trio {
     }
 
     fn status(&self, at: usize) -> Option<Status> {
-        self.nodes[at].turn.as_ref().and_then(|turn| turn.shard.status(GROUP))
+        self.nodes[at].host.as_ref().and_then(|host| host.shard.status(GROUP))
     }
 
     fn leader(&self) -> Option<usize> {
@@ -202,8 +219,10 @@ impl Trio {
             commands: Commands::One(Command { checksum, payload }),
             at: 1,
         };
-        let turn = self.nodes[at].turn.as_mut().expect("it runs");
-        turn.shard.submit(submission, &mut turn.answers);
+        let inbox = self.nodes[at].arrivals.inbox();
+        let (commands, bytes) = submission.commands.cost();
+        inbox.admit(commands, bytes).expect("few wait");
+        inbox.submit(submission).expect("few wait");
     }
 
     fn outcomes(&self) -> Vec<Outcome> {
@@ -226,6 +245,17 @@ fn founded(group: GroupId, members: &[NodeId], first_leader: bool) -> Founded {
     }
 }
 
+/// A node of two shards, of which [`SHARD`] is hosted here.
+fn shared(ids: &[NodeId], identity: &Identity) -> Arc<Shared> {
+    let peers = ids.iter().map(|id| (*id, String::new())).collect();
+    let mut config = Config::new(Path::new("sim"), peers);
+    config.tick = Duration::from_nanos(TICK_NS);
+    config.election_timeout = config.tick * u32::try_from(TIMING.election_ticks).unwrap();
+    config.heartbeat = config.tick * u32::try_from(TIMING.heartbeat_ticks).unwrap();
+    config.proposals_max = 10_000;
+    Arc::new(Shared::new(&config, identity.clone(), Limits::REAL))
+}
+
 fn open(platter: &SimPlatter, identity: &Identity) -> (Wal, logdrive_wal::Recovered) {
     open_with_quota(platter, identity, None)
 }
@@ -235,7 +265,7 @@ fn open_with_quota(
     identity: &Identity,
     log_bytes_max: Option<u64>,
 ) -> (Wal, logdrive_wal::Recovered) {
-    let mut config = Config::new(PathBuf::from("sim"), identity.clone(), 0);
+    let mut config = logdrive_wal::Config::new(PathBuf::from("sim"), identity.clone(), 0);
     config.segment_bytes = 64 << 10;
     config.log_bytes_max = log_bytes_max;
     let mut id = u128::from(platter.writes()) << 64 | identity.store;
@@ -263,7 +293,13 @@ fn d3_a_leader_whose_disk_is_stuck_gives_way_and_may_lead_again() {
         trio.until("an answer", 50, |trio| !trio.outcomes.0.lock().unwrap().is_empty());
         assert!(trio.outcomes()[0].is_ok());
 
-        // It owes the disk nothing: a stall that nobody can see harms nobody.
+        // It owes the disk nothing, a seal included: a stall that nobody can see harms nobody.
+        let is_idle = |trio: &Trio| {
+            let node = &trio.nodes[old];
+            let wal = node.host.as_ref().and_then(|host| host.wal.as_ref()).expect("it runs");
+            wal.is_sealed() && !wal.awaits_disk() && node.platter.writes_in_flight() == 0
+        };
+        trio.until("a seal", 50, is_idle);
         trio.nodes[old].is_stuck = true;
         for _ in 0..2 * TAKE_OVER_TICKS {
             trio.step();
@@ -306,7 +342,7 @@ fn d3_a_leader_whose_disk_is_stuck_gives_way_and_may_lead_again() {
         assert!(outcomes.len() == 2 && outcomes.iter().all(Result::is_ok), "{seed}: {outcomes:?}");
 
         // It stands again.
-        trio.nodes[new].turn = None;
+        trio.nodes[new].host = None;
         trio.until("the other two go on", 200, |trio| {
             trio.leader().is_some_and(|leader| leader != new)
         });
@@ -337,7 +373,7 @@ fn d3_a_segment_that_is_made_slowly_is_no_silence_of_the_disk() {
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let leader = trio.leader().unwrap();
     let awaits =
-        |trio: &Trio| trio.nodes[leader].turn.as_ref().unwrap().wal.as_ref().unwrap().awaits_disk();
+        |trio: &Trio| trio.nodes[leader].host.as_ref().unwrap().wal.as_ref().unwrap().awaits_disk();
     // Ten steps make a segment, each within the limit, all together far over it.
     trio.nodes[leader].ticks_per_making_step = RESIGN_TICKS / 2;
     let mut longest = 0;
@@ -366,21 +402,22 @@ fn d3_a_shard_gives_way_for_another_of_its_node_and_new_groups_with_it() {
     let mut trio = Trio::new(2);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let old = trio.leader().unwrap();
-    trio.nodes[old].turn.as_mut().unwrap().stalled_elsewhere = true;
+    let beside = trio.nodes[old].shared.clone();
+    beside.pulses[1 - SHARD].beat(0, true, true);
     trio.until("another leads", TAKE_OVER_TICKS, |trio| {
         trio.leader().is_some_and(|leader| leader != old)
     });
     // A group that is created meanwhile stands for nothing either, though it is to lead first.
-    let group = GroupId(8);
+    let group = GroupId(9);
     let ids = [1, 2, 3].map(NodeId);
-    let turn = trio.nodes[old].turn.as_mut().unwrap();
-    turn.add(founded(group, &ids, true), Box::new(Forgetful)).unwrap();
+    let host = trio.nodes[old].host.as_mut().unwrap();
+    host.add(founded(group, &ids, true), Box::new(Forgetful)).unwrap();
     for _ in 0..4 * TIMING.election_ticks {
         trio.step();
     }
-    let status = |trio: &Trio| trio.nodes[old].turn.as_ref().unwrap().shard.status(group).unwrap();
+    let status = |trio: &Trio| trio.nodes[old].host.as_ref().unwrap().shard.status(group).unwrap();
     assert_eq!(status(&trio).role, Role::Follower);
-    trio.nodes[old].turn.as_mut().unwrap().stalled_elsewhere = false;
+    beside.pulses[1 - SHARD].beat(1, false, false);
     trio.until("it stands", 4 * TIMING.election_ticks, |trio| {
         status(trio).role == Role::PreCandidate
     });
@@ -423,7 +460,7 @@ fn w9_a_log_without_room_is_not_looked_at_to_be_sealed() {
     let full = trio.leader().unwrap();
     trio.nodes[full].platter.set_segments_left(Some(0));
     let wal = |trio: &Trio, so: &dyn Fn(&Wal) -> bool| {
-        so(trio.nodes[full].turn.as_ref().unwrap().wal.as_ref().unwrap())
+        so(trio.nodes[full].host.as_ref().unwrap().wal.as_ref().unwrap())
     };
     for _ in 0..500 {
         trio.propose_payload(full, Bytes::from(vec![1; 4 << 10]));
@@ -431,7 +468,7 @@ fn w9_a_log_without_room_is_not_looked_at_to_be_sealed() {
     }
     assert!(wal(&trio, &|wal| wal.room() == Room::Reserve && !wal.is_sealed()));
     let seal =
-        |trio: &mut Trio, now| trio.nodes[full].turn.as_mut().unwrap().seal_when_idle(now).unwrap();
+        |trio: &mut Trio, now| trio.nodes[full].host.as_mut().unwrap().seal_when_idle(now).unwrap();
     let now = trio.now * TICK_NS;
     assert!(!seal(&mut trio, now), "it cannot be sealed");
     trio.nodes[full].platter.set_segments_left(None);
@@ -530,7 +567,7 @@ fn w6_w7_what_was_promised_before_the_first_failed_write_is_on_disk_and_nothing_
             trio.step();
         }
         let node = &mut trio.nodes[victim];
-        if node.turn.is_some() {
+        if node.host.is_some() {
             continue; // Its writes were too few.
         }
         failed += 1;
@@ -596,7 +633,7 @@ fn c1_rule_24_a_leader_that_finds_its_log_damaged_is_silent_for_good_and_another
     assert_eq!(trio.leader(), Some(old));
     let damaged = damage_full_segments(&trio.nodes[old].platter, 0xAB);
     trio.nodes[slow].is_stuck = false;
-    let news = |trio: &Trio| trio.nodes[old].turn.as_ref().unwrap().newly_fenced.clone();
+    let news = |trio: &Trio| trio.nodes[old].shared.groups.fenced();
     while news(&trio).is_empty() {
         trio.propose(old);
         trio.step();
@@ -625,7 +662,7 @@ fn c1_rule_24_a_leader_that_finds_its_log_damaged_is_silent_for_good_and_another
     // Whatever restarts, and though the damage reads well again.
     let node = &mut trio.nodes[old];
     node.platter.kill();
-    node.turn = None;
+    node.host = None;
     // What was damaged and has been given up is set aside.
     let left = node.platter.segments();
     let there = damaged.iter().filter(|(segment, _)| left.contains(segment));
@@ -641,33 +678,34 @@ fn file_name(segment: SegmentSeq) -> String {
 #[test]
 fn c1_rule_24_a_fenced_group_writes_nothing_that_was_held_and_is_not_run_later() {
     for purpose in [FetchFor::Apply, FetchFor::Peer(NodeId(2))] {
-        let mut trio = Trio::new(7);
+        let mut trio = Trio::with_quota(7, Some(8 * (64 << 10)));
         trio.until("a leader", 100, |trio| trio.leader().is_some());
         let full = trio.leader().unwrap();
-        trio.nodes[full].platter.set_segments_left(Some(0));
-        let held = |trio: &Trio| !trio.nodes[full].turn.as_ref().unwrap().held.is_empty();
+        let held = |trio: &Trio| !trio.nodes[full].host.as_ref().unwrap().held.is_empty();
         while !held(&trio) {
-            trio.propose_payload(full, Bytes::from(vec![1; 16 << 10]));
+            trio.propose_payload(full, Bytes::from(vec![1; 30 << 10]));
             trio.step();
             assert!(trio.now < 1000, "nothing is held");
         }
-        let turn = trio.nodes[full].turn.as_mut().unwrap();
+        let shared = trio.nodes[full].shared.clone();
+        let host = trio.nodes[full].host.as_mut().unwrap();
         let file = PathBuf::from("sim").join(file_name(SegmentSeq(1)));
         let corrupt = Corrupt { file, offset: 4096, what: "damaged".to_owned() };
         let read = Err(ReadError::Corrupt(corrupt.clone()));
-        turn.finish_read(ReadDone::Fetch { group: GROUP, purpose, read });
-        assert_eq!(turn.newly_fenced, [(GROUP, corrupt.clone())]);
+        host.finish_read(ReadDone::Fetch { group: GROUP, purpose, read });
+        assert_eq!(shared.groups.fenced(), [(GROUP, corrupt.clone())]);
         // A second read was under way.
         let read = Err(ReadError::Corrupt(corrupt.clone()));
-        turn.finish_read(ReadDone::Fetch { group: GROUP, purpose, read });
-        assert_eq!(turn.newly_fenced.len(), 1);
+        host.finish_read(ReadDone::Fetch { group: GROUP, purpose, read });
+        assert_eq!(shared.groups.fenced().len(), 1);
         // Another group was fenced before it got its machine.
-        let group = GroupId(8);
-        turn.fence(group, corrupt);
-        turn.add(founded(group, &[1, 2, 3].map(NodeId), true), Box::new(Forgetful)).unwrap();
-        assert_eq!(turn.newly_fenced.iter().filter(|(fenced, _)| *fenced == group).count(), 2);
+        let group = GroupId(9);
+        host.fence(group, corrupt);
+        let late = founded(group, &[1, 2, 3].map(NodeId), true);
+        let view = late.view.clone();
+        host.add(late, Box::new(Forgetful)).unwrap();
+        assert!(view.leader().is_some_and(|other| other != trio.nodes[full].id), "it is run");
         let (at, said) = (trio.now, trio.nodes[full].said.len());
-        trio.nodes[full].platter.set_segments_left(None);
         for _ in 0..4 * TIMING.election_ticks {
             trio.step();
         }
@@ -687,7 +725,7 @@ fn w9_who_waits_for_a_write_that_is_held_near_the_quota_is_answered() {
         trio.until("a leader", 100, |trio| trio.leader().is_some());
         let leader = trio.leader().unwrap();
         let turn = |trio: &Trio| {
-            let turn = trio.nodes[leader].turn.as_ref().unwrap();
+            let turn = trio.nodes[leader].host.as_ref().unwrap();
             (turn.held.is_empty(), turn.wal.as_ref().unwrap().room())
         };
         let mut proposed = 0;
@@ -713,7 +751,7 @@ fn w9_who_waits_for_a_write_that_is_held_near_the_quota_is_answered() {
         let full = |outcome: &Outcome| matches!(outcome, Err(crate::ProposeError::LogFull));
         assert!(trio.outcomes().iter().all(full));
         // Nothing comes of a write whose group has stopped: it holds up nobody any more.
-        let failing = trio.nodes[leader].turn.as_mut().unwrap();
+        let failing = trio.nodes[leader].host.as_mut().unwrap();
         failing.shard.machine_failed(0, &MachineError("it broke".into()), &mut failing.answers);
         trio.until("nothing is held", 10, |trio| turn(trio).0);
     }

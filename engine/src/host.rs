@@ -1,22 +1,30 @@
-//! One turn of a shard with its log and its machines: shared by the driver and the simulator.
+//! A shard with its log and its machines, and the one turn they take together.
 //!
-//! In:     whatever the shard was told since the last turn; finished writes; old entries read back.
-//! Out:    log batches, frames (through [`Outside`]), machines run, answers.
+//! In:     what arrived for the shard ([`Arrivals`]); finished writes; the clock; what the node's other threads say
+//!         ([`Shared`]).
+//! Out:    log batches, frames and reads (through [`Outside`]); machines run; answers delivered.
 //! Cost:   one log batch and one frame per peer and lane for all groups.
-//! Fails:  the log's first error, after which the turn must not be taken again.
+//! Fails:  the log's first error fails the node and ends the turns; whoever waits is answered in that very turn.
+//! Source: DESIGN §3; thesis §10.2 (pipelining, batching, writing beside sending).
+//!
+//! [`ShardHost::turn`] is the only way into a shard. The driver of a real node, the simulator and the tests fill
+//! [`Arrivals`], call it, and carry out what it asks of [`Outside`]: the sequence is the same for all three.
 
 use crate::{
-    GroupId, MachineError, NodeId, Replies, StateMachine, apply, limits,
-    pulse::{Pulse, Silence},
+    GroupId, MachineError, NodeError, NodeId, Outcome, Replies, StateMachine, apply,
+    inbox::{Arrivals, Control},
+    limits,
+    links::Links,
+    pulse::Silence,
+    reads::{ReadDone, ReadTask},
     shard::{Answer, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
+    shared::{Shared, lock},
 };
 use hashbrown::{HashMap, HashSet};
-use logdrive_raft::{ConfigError, EntryBatch, FetchFor, Message};
-use logdrive_wal::{
-    Append, CarryDone, CarryPlan, Completed, Corrupt, Position, ReadError, ReadPlan, Room, Wal,
-    WalError,
-};
-use std::collections::VecDeque;
+use logdrive_net::Lane;
+use logdrive_raft::{ConfigError, EntryBatch, FetchFor, Message, Ticks};
+use logdrive_wal::{Append, Completed, Corrupt, Position, ReadError, Room, Wal, WalError};
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 /// However busy the disk, owed work leaves after this long, or after a heartbeat's time if that is less: what is held
 /// up for an election timeout by a leader or its followers costs the leadership.
@@ -27,51 +35,39 @@ pub(crate) const SEAL_LOOK_NS: u64 = 5_000_000;
 
 /// What a turn needs of the world.
 pub(crate) trait Outside {
-    /// Sends a frame's worth of messages; false if they were dropped. `lane` is 0 for liveness, 1
-    /// for appends.
-    fn send(&self, peer: NodeId, lane: usize, messages: &mut Vec<(GroupId, Message)>) -> bool;
+    /// Sends a frame's worth of messages and empties the list; false if they were dropped.
+    fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool;
     /// Reads old entries; gives the task back if there is no room now.
     fn read(&self, task: ReadTask) -> Result<(), ReadTask>;
     /// The clock, ns.
     fn now(&self) -> u64;
+    /// Takes a task or a connection that is for this thread, not for its groups.
+    fn take(&self, control: Control);
     /// A write that goes to the log now, or as soon as there is room. For those who watch.
     fn wrote(&self, _job: &WriteJob) {}
 }
 
-/// Old entries to be read, away from the shard's thread.
-pub(crate) enum ReadTask {
-    /// For a group that asked for them.
-    Fetch { group: GroupId, purpose: FetchFor, plan: ReadPlan },
-    /// For the log, which gives up the segment they are in.
-    Carry(CarryPlan),
-}
-
-/// Old entries that were read.
-pub(crate) enum ReadDone {
-    /// For a group.
-    Fetch { group: GroupId, purpose: FetchFor, read: Result<EntryBatch, ReadError> },
-    /// For the log.
-    Carry(CarryDone),
-}
-
-impl ReadTask {
-    /// Reads; may block on the disk.
-    pub(crate) fn run(self) -> ReadDone {
-        match self {
-            Self::Fetch { group, purpose, plan } => {
-                ReadDone::Fetch { group, purpose, read: plan.run() }
-            }
-            Self::Carry(plan) => ReadDone::Carry(plan.run()),
-        }
-    }
+/// What the thread has to do after a turn.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Turned {
+    /// Another turn is due after [`SEAL_LOOK_NS`], whatever arrives: the log is idle and not sealed yet.
+    pub(crate) looks_again: bool,
+    /// That was the last one: nothing is promised any more, and everyone has been answered.
+    pub(crate) has_stopped: bool,
 }
 
 /// A shard, its log and its machines.
-pub(crate) struct Turn {
+pub(crate) struct ShardHost {
+    /// Which of the node's shards this is.
+    index: usize,
+    node: Arc<Shared>,
+    arrivals: Rc<Arrivals>,
+    links: Links,
+    has_stopped: bool,
     pub(crate) shard: Shard,
     /// `None` once closed.
     pub(crate) wal: Option<Wal>,
-    pub(crate) answers: Vec<Answer>,
+    answers: Vec<Answer>,
     /// By slot.
     machines: Vec<Box<dyn StateMachine>>,
     round: Round,
@@ -89,8 +85,6 @@ pub(crate) struct Turn {
     disk_silence: Silence,
     /// A silence of the disk after which the groups here lead nothing.
     resign_ns: u64,
-    /// Another shard of this node has had such a silence: the disk is the same.
-    pub(crate) stalled_elsewhere: bool,
     /// Writes the log has no room for now; nothing is promised on them before they are durable.
     held: VecDeque<WriteJob>,
     /// What there was no room for when one was last held.
@@ -99,15 +93,29 @@ pub(crate) struct Turn {
     held_groups: HashSet<GroupId>,
     /// Groups that lost something while the log ran, and where.
     fenced: HashMap<GroupId, Corrupt>,
-    /// Those that the node has not been told of.
-    pub(crate) newly_fenced: Vec<(GroupId, Corrupt)>,
 }
 
-impl Turn {
-    pub(crate) fn new(shard: Shard, wal: Wal, heartbeat_ns: u64, resign_ns: u64) -> Self {
+impl ShardHost {
+    /// Hosts shard `index` of a node over its log. `seed` draws the election timeouts.
+    pub(crate) fn new(
+        node: Arc<Shared>,
+        index: usize,
+        arrivals: Rc<Arrivals>,
+        wal: Wal,
+        seed: u64,
+    ) -> Self {
+        let shard = Shard::new(node.me, &node.nodes(), node.timing, seed)
+            .with_limits(node.limits.of_group)
+            .with_entry_bytes_max(wal.entry_bytes_max());
+        let (heartbeat_ns, resign_ns) = (node.heartbeat_ns, node.stall_limits.resign_ns);
         Self {
+            index,
+            node,
+            arrivals,
+            links: Links::default(),
+            has_stopped: false,
             round: shard.round(),
-            shard: shard.with_entry_bytes_max(wal.entry_bytes_max()),
+            shard,
             wal: Some(wal),
             answers: Vec::new(),
             machines: Vec::new(),
@@ -120,24 +128,81 @@ impl Turn {
             idle: (Position::ZERO, 0),
             disk_silence: Silence::new(resign_ns),
             resign_ns,
-            stalled_elsewhere: false,
             held: VecDeque::new(),
             held_for: Room::Free,
             held_groups: HashSet::new(),
             fenced: HashMap::new(),
-            newly_fenced: Vec::new(),
         }
+    }
+
+    /// One turn: everything that arrived goes in, everything owed goes out.
+    ///
+    /// The sequence, which nothing else repeats:
+    /// 1. time passes, and groups whose timers have run out act on it;
+    /// 2. finished writes are taken in, so that what comes next is judged by the room there is now;
+    /// 3. new groups, peers that came and went, frames, commands, old entries that were read;
+    /// 4. what is owed leaves: the first frame, the own write, the other frames; machines are run;
+    /// 5. an idle log is sealed;
+    /// 6. if the node has failed or is closed, whoever waits gets an answer now: there is no later turn;
+    /// 7. everyone whose outcome is known is answered.
+    pub(crate) fn turn(&mut self, outside: &impl Outside) -> Turned {
+        self.arrivals.inbox().look();
+        let worked = self.take_in(outside).and_then(|()| self.give_out(outside));
+        let looks_again = worked.and_then(|()| self.seal_when_idle(outside.now()));
+        let looks_again = looks_again.unwrap_or_else(|error| {
+            self.fail(&error);
+            false
+        });
+        self.stop_if_told();
+        self.beat();
+        let is_behind = self.shard.is_dirty() && self.wal.as_ref().is_some_and(Wal::has_slot);
+        self.deliver(outside.now());
+        if self.has_stopped && !self.node.is_given_up() {
+            // After the answers: it waits for the disk.
+            self.close_log();
+        } else if is_behind {
+            self.arrivals.inbox().wake();
+        }
+        Turned { looks_again, has_stopped: self.has_stopped }
+    }
+
+    fn take_in(&mut self, outside: &impl Outside) -> Result<(), WalError> {
+        let now = outside.now();
+        self.shard.advance(Ticks(now / self.node.tick_ns()));
+        self.take_completions(now)?;
+        let arrivals = self.arrivals.clone();
+        while let Some(control) = arrivals.inbox().next_control() {
+            match control {
+                Control::Run(founded, machine) => {
+                    self.add(*founded, machine).expect("checked before it was sent here");
+                }
+                control => outside.take(control),
+            }
+        }
+        arrivals.take_lanes(|lane| {
+            if let Some(change) = self.links.change(lane) {
+                self.shard.link(change);
+            }
+        });
+        let risen = self.links.risen(|peer| self.node.hears(peer));
+        risen.into_iter().for_each(|change| self.shard.link(change));
+        arrivals.take_frames(|(from, messages)| {
+            for (group, message) in messages {
+                self.shard.receive(from, group, message);
+            }
+        });
+        arrivals.take_submissions(|submission| self.shard.submit(submission, &mut self.answers));
+        while let Some(read) = arrivals.next_read() {
+            self.finish_read(read);
+        }
+        Ok(())
     }
 
     /// Runs a group from now on.
     ///
     /// # Errors
     /// [`ConfigError`] if what was found of it cannot be.
-    pub(crate) fn add(
-        &mut self,
-        founded: Founded,
-        machine: Box<dyn StateMachine>,
-    ) -> Result<(), ConfigError> {
+    fn add(&mut self, founded: Founded, machine: Box<dyn StateMachine>) -> Result<(), ConfigError> {
         let group = founded.group;
         let slot = self.shard.add(founded)?;
         assert!(
@@ -155,7 +220,7 @@ impl Turn {
     }
 
     /// Takes in the writes that have finished.
-    pub(crate) fn take_completions(&mut self, now: u64) -> Result<(), WalError> {
+    fn take_completions(&mut self, now: u64) -> Result<(), WalError> {
         let Some(wal) = &mut self.wal else { return Ok(()) };
         wal.poll(now, &mut self.completed)?;
         for completed in self.completed.drain(..) {
@@ -181,24 +246,90 @@ impl Turn {
             }
         }
         self.disk_silence.look(now, wal.awaits_disk(), wal.disk_answers());
-        self.shard.set_stands(!self.is_stalled() && !self.stalled_elsewhere);
+        let is_stalled_beside = self.node.is_stalled_beside(self.index);
+        self.shard.set_stands(!self.is_stalled() && !is_stalled_beside);
         Ok(())
     }
 
+    /// The node has failed, or somebody closes it: nothing is promised any more, and whoever waits is told so.
+    fn stop_if_told(&mut self) {
+        let inbox = self.arrivals.inbox();
+        if !self.has_stopped {
+            if let Some(failure) = self.node.failed() {
+                tracing::error!(shard = self.index, %failure, "the shard stops");
+                inbox.stop(&failure.to_string());
+                self.has_stopped = true;
+            } else if inbox.is_asked_to_stop() {
+                inbox.stop("the node was closed");
+                self.has_stopped = true;
+            }
+        }
+        if self.has_stopped {
+            let arrivals = self.arrivals.clone();
+            arrivals.take_submissions(|late| self.shard.submit(late, &mut self.answers));
+            self.shard.abandon_all("the node stopped", &mut self.answers);
+        }
+    }
+
+    /// Tells whoever waits, one wake-up for each run of answers with the same sink.
+    fn deliver(&mut self, replied: u64) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let mut answers = std::mem::take(&mut self.answers);
+        let mut stages = lock(&self.node.stages[self.index]);
+        let (mut count, mut bytes) = (0, 0);
+        for answer in &answers {
+            count += 1;
+            bytes += answer.bytes;
+            if let Some(moments) = &answer.moments {
+                stages.record(moments, replied);
+            }
+        }
+        drop(stages);
+        self.arrivals.inbox().answered(count, bytes);
+        let mut run: Vec<(u64, Outcome)> = Vec::with_capacity(count);
+        let mut left = answers.drain(..).peekable();
+        while let Some(answer) = left.next() {
+            run.push((answer.token, answer.outcome));
+            let same = |next: &Answer| Arc::ptr_eq(&next.sink, &answer.sink);
+            while let Some(next) = left.next_if(same) {
+                run.push((next.token, next.outcome));
+            }
+            answer.sink.complete(&mut run);
+            run.clear();
+        }
+        drop(left);
+        self.answers = answers;
+    }
+
+    fn close_log(&mut self) {
+        if let Some(wal) = self.wal.take()
+            && let Err(error) = wal.close()
+        {
+            self.fail(&error);
+        }
+    }
+
+    fn fail(&self, error: &WalError) {
+        let shard = u32::try_from(self.index).expect("shards are counted in u32");
+        self.node.fail(NodeError::Log { shard, what: error.to_string() });
+    }
+
     /// The disk of this shard's log has been silent for too long to lead anything.
-    pub(crate) fn is_stalled(&self) -> bool {
+    fn is_stalled(&self) -> bool {
         self.disk_silence.ns() >= self.resign_ns
     }
 
     /// Tells the watchdog that a turn is over.
-    pub(crate) fn beat(&self, pulse: &Pulse) {
+    fn beat(&self) {
         let (answers, owed) =
             self.wal.as_ref().map_or((0, false), |wal| (wal.disk_answers(), wal.awaits_disk()));
-        pulse.beat(answers, owed, self.is_stalled());
+        self.node.pulses[self.index].beat(answers, owed, self.is_stalled());
     }
 
     /// Gives out everything owed.
-    pub(crate) fn give_out(&mut self, outside: &impl Outside) -> Result<(), WalError> {
+    fn give_out(&mut self, outside: &impl Outside) -> Result<(), WalError> {
         if !self.is_due(outside.now()) {
             return Ok(());
         }
@@ -234,7 +365,7 @@ impl Turn {
 
     /// Seals the log once nothing was written for a while, so that damage to its last batch is not taken for a
     /// torn tail. True while there is something to seal, and room for it: look again after [`SEAL_LOOK_NS`].
-    pub(crate) fn seal_when_idle(&mut self, now: u64) -> Result<bool, WalError> {
+    fn seal_when_idle(&mut self, now: u64) -> Result<bool, WalError> {
         let Some(wal) = &mut self.wal else { return Ok(false) };
         if wal.is_sealed() {
             return Ok(false);
@@ -272,7 +403,7 @@ impl Turn {
                 if messages.is_empty() {
                     continue;
                 }
-                if !outside.send(peer, lane, messages) {
+                if !outside.send(peer, Lane::ALL[lane], messages) {
                     self.shard.undelivered(peer, messages);
                     messages.clear();
                 }
@@ -354,7 +485,7 @@ impl Turn {
     }
 
     /// Takes in old entries that were read.
-    pub(crate) fn finish_read(&mut self, done: ReadDone) {
+    fn finish_read(&mut self, done: ReadDone) {
         match done {
             ReadDone::Fetch { group, purpose, read } => self.finish_fetch(group, purpose, read),
             ReadDone::Carry(done) => {
@@ -376,7 +507,7 @@ impl Turn {
         self.held.retain(|job| job.group != group);
         self.reads.retain(|job| job.group != group);
         self.fenced.insert(group, corrupt.clone());
-        self.newly_fenced.push((group, corrupt));
+        self.node.groups.fence(group, corrupt);
     }
 
     fn finish_fetch(
@@ -438,5 +569,5 @@ fn append(wal: &mut Wal, job: &WriteJob, why: &mut Room) -> Result<bool, WalErro
 }
 
 #[cfg(all(test, feature = "testing"))]
-#[path = "turn_tests.rs"]
+#[path = "host_tests.rs"]
 mod tests;
