@@ -138,9 +138,9 @@ impl ShardHost {
     /// One turn: everything that arrived goes in, everything owed goes out.
     ///
     /// The sequence, which nothing else repeats:
-    /// 1. time passes, and groups whose timers have run out act on it;
-    /// 2. finished writes are taken in, so that what comes next is judged by the room there is now;
-    /// 3. new groups, peers that came and went, frames, commands, old entries that were read;
+    /// 1. finished writes are taken in, so that what comes next is judged by the room there is now;
+    /// 2. new groups, peers that came and went, frames, commands, old entries that were read;
+    /// 3. timers that have run out: after the frames, for a leader that has just been heard is not silent;
     /// 4. what is owed leaves: the first frame, the own write, the other frames; machines are run;
     /// 5. an idle log is sealed;
     /// 6. if the node has failed or is closed, whoever waits gets an answer now: there is no later turn;
@@ -153,7 +153,13 @@ impl ShardHost {
             self.fail(&error);
             false
         });
+        if logdrive_raft::bug!("answers_before_the_end") {
+            self.deliver(outside.now());
+        }
         self.stop_if_told();
+        if logdrive_raft::bug!("answers_before_the_end") {
+            self.answers.clear();
+        }
         self.beat();
         let is_behind = self.shard.is_dirty() && self.wal.as_ref().is_some_and(Wal::has_slot);
         self.deliver(outside.now());
@@ -168,7 +174,10 @@ impl ShardHost {
 
     fn take_in(&mut self, outside: &impl Outside) -> Result<(), WalError> {
         let now = outside.now();
-        self.shard.advance(Ticks(now / self.node.tick_ns()));
+        self.shard.set_clock(Ticks(now / self.node.tick_ns()));
+        if logdrive_raft::bug!("timers_before_frames") {
+            self.shard.fire_timers();
+        }
         self.take_completions(now)?;
         let arrivals = self.arrivals.clone();
         while let Some(control) = arrivals.inbox().next_control() {
@@ -195,6 +204,7 @@ impl ShardHost {
         while let Some(read) = arrivals.next_read() {
             self.finish_read(read);
         }
+        self.shard.fire_timers();
         Ok(())
     }
 

@@ -94,7 +94,7 @@ pub(crate) struct Shard {
     timing: Timing,
     seed: u64,
     now: Ticks,
-    /// The clock at the last [`Self::advance`]; `now` stays behind it by what was left out.
+    /// The clock at the last [`Self::set_clock`]; `now` stays behind it by what was left out.
     clock: Ticks,
     replicas: Vec<Replica>,
     slots: HashMap<GroupId, u32>,
@@ -387,12 +387,17 @@ impl Shard {
         self.step(slot, event);
     }
 
-    /// Time has passed. At most one heartbeat interval counts per call, so that a thread that was
-    /// paused hears its peers before it acts on their silence (FAULTS.md D5).
-    pub(crate) fn advance(&mut self, clock: Ticks) {
+    /// Time has passed. At most one heartbeat interval counts per call, so that the silence of a thread that was
+    /// paused is not taken for that of its peers (FAULTS.md D5).
+    pub(crate) fn set_clock(&mut self, clock: Ticks) {
         let elapsed = clock.since(self.clock).min(self.timing.heartbeat_ticks);
         self.clock = clock;
         self.now = self.now.after(elapsed);
+    }
+
+    /// Groups whose timers have run out act on it. To be called once everything that has arrived was taken in: a
+    /// leader that was heard just now is not silent.
+    pub(crate) fn fire_timers(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.now, &mut due);
         for slot in due.drain(..) {
