@@ -95,9 +95,8 @@ impl Trial {
         for node in &mut cluster.nodes {
             node.set_flag("--election-timeout", &format!("{}ms", ELECTION_TIMEOUT.as_millis()));
             node.set_flag("--heartbeat", &format!("{}ms", ELECTION_TIMEOUT.as_millis() / 10));
-            node.start(&["--init"]);
         }
-        cluster.wait_ready();
+        cluster.init();
         let place = Place {
             nodes: cluster.addresses(),
             keys: KEYS,
