@@ -67,8 +67,8 @@ impl Trial {
 
     /// Nodes with a network namespace each. Moves the calling thread to where the clients are.
     pub(crate) fn in_namespaces(network: Network, nodes: usize, groups: usize) -> Self {
-        network.outside.enter();
         Self::start(nodes, groups, |cluster| {
+            network.outside.enter();
             let peers: Vec<String> = cluster
                 .nodes
                 .iter()

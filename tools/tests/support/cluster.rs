@@ -15,10 +15,10 @@ use super::{
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -418,26 +418,28 @@ fn text_in(file: &Path) -> String {
         .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Ports nobody listens on. From below the range the kernel gives to outgoing connections: a node that is down must
-/// find its own ports free again when it comes back.
+/// Ports on which nobody listens and which no other test run takes before this process ends: this process holds the UDP
+/// port of the same number, which no node uses, as the sign that the TCP port is taken. All are below the range from
+/// which the kernel takes ports for outgoing connections, so that a node that was down finds its own ports free again.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    // Test binaries run one after another, but not the test runs of two checkouts.
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let base = u16::try_from(std::process::id() % 150 * 100).unwrap();
-    let start = now();
-    let mut ports = Vec::with_capacity(count);
-    while ports.len() < count {
-        assert!(start.elapsed() < READY_MAX, "no free ports");
-        let step = NEXT.fetch_add(1, Ordering::Relaxed) % 15_000;
-        let port = PORT_MIN + (base + step) % 15_000;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            ports.push(port);
+    static TAKEN: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut take = |port: &u16| {
+        let address = (Ipv4Addr::LOCALHOST, *port);
+        let Ok(sign) = UdpSocket::bind(address) else { return false };
+        let is_free = TcpListener::bind(address).is_ok();
+        if is_free {
+            taken.push(sign);
         }
-    }
+        is_free
+    };
+    let ports: Vec<u16> = PORTS.filter(|port| take(port)).take(count).collect();
+    assert_eq!(ports.len(), count, "no free ports");
     ports
 }
 
-const PORT_MIN: u16 = 16_000;
+/// `logdrive load` takes ports for servers of its own from 20,000 on.
+const PORTS: std::ops::Range<u16> = 10_000..20_000;
 /// Generous: a start takes about a second, a restart an election more.
 const READY_MAX: Duration = Duration::from_secs(40);
 const STOP_MAX: Duration = Duration::from_secs(20);
