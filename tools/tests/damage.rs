@@ -12,14 +12,14 @@ use std::{
     fs::OpenOptions,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::{Output, Stdio},
     time::Duration,
 };
 use support::{
-    client::{Client, Connection, Outcome, Reply, slot_of},
+    client::{Client, Outcome, Reply, slot_of},
     cluster::{Cluster, Node, directory},
     eventually,
     load::{Load, Shape},
+    process::output_within,
     turn,
 };
 
@@ -46,7 +46,7 @@ fn c4_a_flipped_byte_in_a_header_is_refused_by_name_and_the_others_serve() {
     let batch = batches(segment).pop().expect("a batch").at;
     for at in [batch + 9, 4096, 0] {
         flip(segment, at);
-        let output = start(&cluster.nodes[2]);
+        let output = output_within(cluster.nodes[2].command(&[]), START_MAX);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "byte {at}: started\n{said}");
         let name = segment.file_name().unwrap().to_str().unwrap();
@@ -106,8 +106,7 @@ fn c1_inv18_a_damaged_range_fences_its_groups_on_that_node_and_everybody_serves_
     // Who asks it for one of them is sent to somebody else; the cluster serves all.
     let mut client = Client::new(&addresses);
     for (group, key) in (1..).zip(&keys) {
-        let mut node = Connection::open(cluster.nodes[2].client).unwrap();
-        let reply = node.call(&[b"GET", key.as_bytes()]).unwrap();
+        let reply = cluster.nodes[2].connect().call(&["GET", key]);
         if fenced.contains(&group) {
             let Reply::Error(error) = &reply else { panic!("group {group}: {reply:?}") };
             let away = error.starts_with("MOVED ")
@@ -227,9 +226,9 @@ fn c13_an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() 
         let key = &keys[group - 1];
         for _ in 0..20 {
             for node in &cluster.nodes {
-                let mut connection = Connection::open(node.client).unwrap();
-                for words in [&[b"GET", key.as_bytes()][..], &[b"SET", key.as_bytes(), b"never"]] {
-                    let reply = connection.call(words).unwrap();
+                let mut connection = node.connect();
+                for words in [&["GET", key][..], &["SET", key, "never"]] {
+                    let reply = connection.call(words);
                     let Reply::Error(error) = &reply else { panic!("group {group}: {reply:?}") };
                     let typed =
                         ["MOVED ", "CLUSTERDOWN "].iter().any(|code| error.starts_with(code));
@@ -248,8 +247,7 @@ fn c13_an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() 
     for mut at in 0..3 {
         let mut hops = 0;
         while at != 2 {
-            let mut connection = Connection::open(cluster.nodes[at].client).unwrap();
-            let reply = connection.call(&[b"GET", key.as_bytes()]).unwrap();
+            let reply = cluster.nodes[at].connect().call(&["GET", key]);
             let Reply::Error(error) = &reply else { panic!("{reply:?}") };
             let place = error.strip_prefix("MOVED ").and_then(|moved| moved.split(' ').nth(1));
             let place = place.unwrap_or_else(|| panic!("node {}: {error}", at + 1));
@@ -257,8 +255,7 @@ fn c13_an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() 
             hops += 1;
             assert!(hops < 3, "sent round in a circle");
         }
-        let mut connection = Connection::open(cluster.nodes[at].client).unwrap();
-        let reply = connection.call(&[b"GET", key.as_bytes()]).unwrap();
+        let reply = cluster.nodes[at].connect().call(&["GET", key]);
         assert!(matches!(&reply, Reply::Error(e) if e.starts_with("CLUSTERDOWN ")), "{reply:?}");
     }
     // Nothing of the evidence is gone.
@@ -370,13 +367,6 @@ fn flip(path: &Path, at: u64) {
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[!byte[0]], at).unwrap();
     file.sync_all().unwrap();
-}
-
-/// Runs the node until it ends by itself.
-fn start(node: &Node) -> Output {
-    let mut command = node.command(&[]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    support::output_within(command, START_MAX)
 }
 
 /// The number behind the word `byte`.

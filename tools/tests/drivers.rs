@@ -17,7 +17,8 @@ use std::{
 };
 use support::{
     client::{Client, Outcome},
-    cluster::{BINARY, Cluster, directory},
+    cluster::{Cluster, directory},
+    process::BINARY,
     skipped, turn,
 };
 
@@ -69,9 +70,8 @@ fn serves_with(cluster: &mut Cluster) -> String {
     let mut client = Client::new(&cluster.addresses());
     assert_eq!(client.put("key", b"value", WITHIN), Outcome::Yes);
     assert_eq!(client.get("key", WITHIN), Ok(Some(b"value".to_vec())));
-    let said = cluster.nodes[0].said();
-    let line = said.lines().rfind(|line| line.contains(" disk=")).expect("a start-up line");
-    let start = line.find("disk=").expect("looked for");
+    let line = cluster.nodes[0].printed();
+    let start = line.find("disk=").expect("a start-up line");
     let words: Vec<&str> = line[start..].split(' ').take(3).collect();
     words.join(" ")
 }

@@ -16,13 +16,15 @@ mod support;
 
 use mount::Disk;
 use room::{Ballast, Memory};
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{path::Path, time::Duration};
 use support::{
     client::{Client, Outcome},
     cluster::{Cluster, directory},
     eventually,
     load::{Load, Shape},
-    now, output_within, report, skipped, turn,
+    now,
+    process::output_within,
+    report, skipped, turn,
 };
 
 #[test]
@@ -83,15 +85,13 @@ fn fill_and_heal(name: &str, logs: &Path, place: &Path) {
     }
     // Nor does a node start without room; it says so, and nothing is changed.
     ballast.take_more();
-    let mut command = cluster.nodes[busiest].command(&[]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = output_within(command, LIVE_MAX);
+    let output = output_within(cluster.nodes[busiest].command(&[]), LIVE_MAX);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && said.contains("No space left"), "{said}");
 
     drop(ballast);
     let healed = now();
-    write_to_every_group(&cluster, &probes);
+    cluster.write_to_all(&probes, "healed", LIVE_MAX);
     report(format_args!(
         "  full, {name}: every group takes writes {:?} after it",
         healed.elapsed()
@@ -117,10 +117,7 @@ fn w6_a_node_whose_log_write_is_over_its_file_size_limit_ends_and_the_others_ser
     // The signal that comes with the error would end the process without a word.
     let prefix = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"];
     cluster.nodes[0].run_behind(prefix.map(str::to_owned).to_vec());
-    for node in &mut cluster.nodes {
-        node.start(&["--init"]);
-    }
-    cluster.wait_ready();
+    cluster.init();
     // A segment that is still in the making fails as on a full disk: the next is ready, none is ordered.
     assert!(eventually(LIVE_MAX, || cluster.nodes[0].segment_made() >= 2));
     limit_file_size(cluster.nodes[0].pid(), SEGMENT_BYTES as u64 / 2);
@@ -174,15 +171,6 @@ fn takes_nothing(addresses: &[std::net::SocketAddr], probes: &[String]) -> Resul
     match outcomes.iter().any(is_full) {
         true => Ok(()),
         false => Err(format!("nobody says that it is: {outcomes:?}")),
-    }
-}
-
-/// Writes once to every group; each must take it.
-fn write_to_every_group(cluster: &Cluster, probes: &[String]) {
-    let mut client = Client::new(&cluster.addresses());
-    for key in probes {
-        let outcome = client.put(key, b"healed", LIVE_MAX);
-        assert_eq!(outcome, Outcome::Yes, "group of {key}{}", cluster.last_words());
     }
 }
 

@@ -8,7 +8,6 @@ mod support;
 
 use std::time::Duration;
 use support::{
-    client::{Client, Outcome},
     cluster::{Cluster, directory},
     load::{Load, Shape},
     now, report, turn,
@@ -35,7 +34,7 @@ fn the_busiest_leader_is_killed_under_load_and_catches_up_from_sealed_segments()
     let (busiest, led) = cluster.leads_most();
     let killed = now();
     cluster.nodes[busiest].kill();
-    write_to_every_group(&cluster, &probes, "killed");
+    cluster.write_to_all(&probes, "killed", TAKE_OVER_MAX);
     report(format_args!(
         "  take-over: every group took a write {:?} after node {} was killed, which led {led} of {GROUPS}",
         killed.elapsed(),
@@ -66,7 +65,7 @@ fn the_busiest_leader_is_killed_under_load_and_catches_up_from_sealed_segments()
     load.wait_for_more(200, LIVE_MAX);
     let second = (busiest + 1) % 3;
     cluster.nodes[second].kill();
-    write_to_every_group(&cluster, &probes, "needed");
+    cluster.write_to_all(&probes, "needed", TAKE_OVER_MAX);
     report(format_args!(
         "  catch-up: node {} missed {} MiB in {grown} segments; {:?} after its start every group took a write \
          that needs it",
@@ -118,16 +117,6 @@ fn all_nodes_are_killed_at_once_twice_and_nothing_acknowledged_is_lost() {
     cluster.restart();
     for histories in &mut before {
         histories.check(&addresses);
-    }
-}
-
-/// Writes once to every group; each must take it.
-fn write_to_every_group(cluster: &Cluster, probes: &[String], value: &str) {
-    let mut client = Client::new(&cluster.addresses());
-    for key in probes {
-        let outcome = client.put(key, value.as_bytes(), TAKE_OVER_MAX);
-        assert_eq!(outcome, Outcome::Yes, "group of {key}{}", cluster.last_words());
-        assert_eq!(client.get(key, TAKE_OVER_MAX).unwrap().as_deref(), Some(value.as_bytes()));
     }
 }
 

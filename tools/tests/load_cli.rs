@@ -2,14 +2,18 @@
 //!
 //! The servers are threads here that speak just enough of the protocol, and answer each write as a test says.
 
+mod support;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
+use support::client::slot_of;
+use support::process::{BINARY, Process};
 
 fn load(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_logdrive"));
+    let mut command = Command::new(BINARY);
     command.arg("load").args(args).stdin(Stdio::null());
     command
 }
@@ -283,20 +287,17 @@ fn silence_is_a_timeout() {
 #[test]
 fn an_interrupt_ends_a_run_with_what_there_is() {
     let server = Server::start(|_, _| Answer::Say("+OK\r\n"));
-    let mut child =
-        load(&["--endpoints", &server.address.to_string(), "--warmup", "0s", "--duration", "1h"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    let endpoint = server.address.to_string();
+    let mut command = load(&["--endpoints", &endpoint, "--warmup", "0s", "--duration", "1h"]);
+    let mut child = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
     errors.read_line(&mut line).unwrap();
     assert!(line.starts_with("warming up"), "{line}");
     server.wait_for_writes(1_000);
-    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let Output { status, stdout, .. } = child.wait_with_output().unwrap();
+    let Output { status, stdout, .. } = child.output();
     errors.read_to_string(&mut line).unwrap();
     assert_eq!(status.code(), Some(1));
     assert!(line.contains("cut short") && line.ends_with("logdrive: interrupted\n"), "{line}");
@@ -414,7 +415,7 @@ fn serve(
             b"SET" => {
                 let count = writes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 assert_eq!((args.len(), args[2].len()), (3, 128));
-                rule(slot(&args[1]), count, address)
+                rule(slot_of(&args[1]), count, address)
             }
             b"CLUSTER" => {
                 let (bytes, port) = (host.len(), address.port());
@@ -457,17 +458,4 @@ fn number(input: &mut impl BufRead) -> Option<usize> {
     let mut line = String::new();
     input.read_line(&mut line).ok()?;
     line.get(1..)?.trim_end().parse().ok()
-}
-
-/// The key's slot, from the definition: an oracle for the generator's own.
-fn slot(key: &[u8]) -> u16 {
-    let mut remainder = 0_u32;
-    for bit in key.iter().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1)).chain([0; 16])
-    {
-        remainder = remainder << 1 | u32::from(bit);
-        if remainder & 0x1_0000 != 0 {
-            remainder ^= 0x1_1021;
-        }
-    }
-    u16::try_from(remainder % 16_384).unwrap()
 }

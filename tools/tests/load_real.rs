@@ -12,12 +12,14 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     path::Path,
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{ChildStderr, Command, Stdio},
     time::Duration,
 };
 use support::{
-    cluster::{BINARY, directory},
-    eventually, turn,
+    cluster::directory,
+    eventually,
+    process::{BINARY, Process},
+    turn,
 };
 
 #[test]
@@ -98,7 +100,7 @@ fn an_interrupted_run_stops_its_servers_and_removes_its_directory() {
     let (child, mut errors) = start(load(place.path(), "1h").arg("--json").arg(&file));
     assert_eq!(servers_in(place.path()).len(), 3);
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = child.output();
     let mut said = String::new();
     errors.read_to_string(&mut said).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -130,8 +132,8 @@ fn load(place: &Path, duration: &str) -> Command {
 }
 
 /// Starts it, and waits until its cluster serves and it writes.
-fn start(command: &mut Command) -> (Child, BufReader<ChildStderr>) {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+fn start(command: &mut Command) -> (Process, BufReader<ChildStderr>) {
+    let mut child = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     let (mut line, mut said) = (String::new(), String::new());
     while !line.starts_with("warming up") {

@@ -24,8 +24,7 @@ fn i10_a_node_starts_at_once_after_it_was_killed() {
     // Alone, so that nothing but its own start is waited for.
     let mut cluster = Cluster::plan(dir.path(), 1, GROUPS, 64 << 10);
     cluster.nodes[0].set_flag("--election-timeout", "300ms");
-    cluster.nodes[0].start(&["--init"]);
-    cluster.wait_ready();
+    cluster.init();
     let addresses = cluster.addresses();
     let keys = cluster.key_per_group("restart-");
     let mut last: BTreeMap<&str, u32> = BTreeMap::new();
@@ -67,8 +66,7 @@ fn w15_p10_a_stop_under_load_ends_what_is_in_flight_and_succeeds() {
         let mut cluster = Cluster::plan(dir.path(), 1, GROUPS, 256 << 10);
         cluster.nodes[0].set_flag("--driver", driver);
         cluster.nodes[0].set_flag("--election-timeout", "300ms");
-        cluster.nodes[0].start(&["--init"]);
-        cluster.wait_ready();
+        cluster.init();
         let addresses = cluster.addresses();
         let mut slowest = Duration::ZERO;
         for round in 0..4 {

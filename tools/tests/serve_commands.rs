@@ -3,35 +3,83 @@
 //! In:     requests over sockets, by the `redis` crate and byte by byte.
 //! Out:    nothing but failures.
 
-mod serve_support;
+#![forbid(unsafe_code)]
+
+mod support;
 
 use redis::Commands;
-use serve_support::{
-    Cluster, PATIENCE, Reply, Wire, bulk, expect, is_moving, now, ok, request, steadily,
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
+use support::{
+    client::{Connection, Reply, request},
+    cluster::{Cluster, Node, directory},
+    eventually, now,
 };
-use std::collections::BTreeSet;
 
-const GROUPS: &str = "24";
+fn ok() -> Reply {
+    Reply::Status("OK".to_owned())
+}
 
-fn start() -> Cluster {
-    Cluster::start(3, &["--groups", GROUPS, "--segment-bytes", "4194304", "--cluster", "test"])
+fn bulk(text: &str) -> Reply {
+    Reply::Bulk(text.as_bytes().to_vec())
+}
+
+fn open(address: &str) -> Connection {
+    let address: SocketAddr = address.parse().expect("an address");
+    Connection::open(address).expect("it listens")
+}
+
+/// What a group answers while its leadership moves, as it may at any time on a busy machine. `UNKNOWN` may have taken
+/// effect, the others have not.
+fn is_moving(reply: &Reply) -> bool {
+    let words = ["MOVED ", "CLUSTERDOWN", "TRYAGAIN", "UNKNOWN"];
+    matches!(reply, Reply::Error(text) if words.iter().any(|word| text.starts_with(word)))
+}
+
+/// Tries, with the number of the try, until leaderships stay where they are meanwhile: a try that finds that one moves
+/// gives `None`.
+fn steadily<T>(what: &str, mut attempt: impl FnMut(u32) -> Option<T>) -> T {
+    let (mut number, mut done) = (0, None);
+    let is_done = eventually(PATIENCE, || {
+        done = attempt(number);
+        number += 1;
+        done.is_some()
+    });
+    assert!(is_done, "{what}: leaderships move all the time");
+    done.expect("it is done")
+}
+
+/// That this is the answer, unless a leadership moves.
+fn expect(found: &Reply, wanted: &Reply) -> Option<()> {
+    if is_moving(found) {
+        return None;
+    }
+    assert_eq!(found, wanted);
+    Some(())
+}
+
+const GROUPS: usize = 24;
+
+/// Three nodes that choose their clients' ports themselves.
+fn start(dir: &Path, groups: usize, flag: &str, value: &str) -> Cluster {
+    let mut cluster = Cluster::plan(dir, 3, groups, 4 << 20);
+    for node in &mut cluster.nodes {
+        node.set_flag("--listen", "127.0.0.1:0");
+        node.set_flag(flag, value);
+    }
+    cluster.init();
+    cluster
 }
 
 /// Follows redirections, as a cluster client does.
 fn call(cluster: &Cluster, words: &[&str]) -> Reply {
-    let mut wire = Wire::connect(cluster.address(1));
+    let mut wire = cluster.nodes[0].connect();
     let start = now();
     while start.elapsed() < PATIENCE {
         let reply = wire.call(words);
-        match &reply {
-            Reply::Error(text) if text.starts_with("MOVED ") => {
-                wire = Wire::connect(text.split(' ').nth(2).expect("an address"));
-            }
-            Reply::Error(text)
-                if text.starts_with("CLUSTERDOWN") || text.starts_with("TRYAGAIN") =>
-            {
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
+        let Reply::Error(text) = &reply else { return reply };
+        match text.split(' ').collect::<Vec<_>>()[..] {
+            ["MOVED", _, leader] => wire = open(leader),
+            ["CLUSTERDOWN" | "TRYAGAIN", ..] => std::thread::sleep(Duration::from_millis(20)),
             _ => return reply,
         }
     }
@@ -44,18 +92,18 @@ fn insist(cluster: &Cluster, words: &[&str]) -> Reply {
 }
 
 /// A connection to the node that leads `key`'s slot.
-fn leader_of(cluster: &Cluster, key: &str) -> Wire {
+fn leader_of(cluster: &Cluster, key: &str) -> Connection {
     steadily("a leader", |_| {
-        (1..=cluster.nodes.len())
-            .map(|id| Wire::connect(cluster.address(id)))
-            .find_map(|mut wire| (!is_moving(&wire.call(&["GET", key]))).then_some(wire))
+        let mut wires = cluster.nodes.iter().map(Node::connect);
+        wires.find_map(|mut wire| (!is_moving(&wire.call(&["GET", key]))).then_some(wire))
     })
 }
 
 /// One cluster for all that does not disturb it: starting processes is what takes time here.
 #[test]
 fn a_cluster_answers_every_command() {
-    let mut cluster = start();
+    let dir = directory();
+    let mut cluster = start(dir.path(), GROUPS, "--cluster", "test");
     start_up_line(&cluster);
     data_commands(&cluster);
     pipelined_replies_keep_their_order(&cluster);
@@ -74,10 +122,11 @@ fn a_cluster_answers_every_command() {
 /// With fewer replicas than nodes, a node without a group's replica knows only who has one.
 #[test]
 fn a_node_without_the_group_sends_clients_to_one_with_it() {
-    let flags = ["--groups", "6", "--replicas", "2", "--segment-bytes", "4194304"];
-    let cluster = Cluster::start(3, &flags);
+    let dir = directory();
+    let cluster = start(dir.path(), 6, "--replicas", "2");
     for node in &cluster.nodes {
-        assert!(node.line.contains(" groups=4 "), "two thirds of 6: {:?}", node.line);
+        let line = node.printed();
+        assert!(line.contains(" groups=4 "), "two thirds of 6: {line:?}");
         assert_eq!(node.connect().call(&["CLUSTER", "SLOTS"]).items().len(), 6);
     }
     for n in 0..60 {
@@ -98,15 +147,15 @@ fn a_node_without_the_group_sends_clients_to_one_with_it() {
 }
 
 fn start_up_line(cluster: &Cluster) {
-    for (at, node) in cluster.nodes.iter().enumerate() {
-        let id = at + 1;
+    for node in &cluster.nodes {
+        let (id, line) = (node.id, node.printed());
         let start = format!(
             "logdrive {} node {id}/3 cluster=test shards=1 groups={GROUPS} disk=",
             env!("CARGO_PKG_VERSION")
         );
-        assert!(node.line.starts_with(&start), "{:?}", node.line);
+        assert!(line.starts_with(&start), "{line:?}");
         for word in ["direct_io=", "registered=", "clients=127.0.0.1:", "peers=127.0.0.1:"] {
-            assert!(node.line.contains(word), "{:?} lacks {word}", node.line);
+            assert!(line.contains(word), "{line:?} lacks {word}");
         }
     }
 }
@@ -116,15 +165,15 @@ fn data_commands(cluster: &Cluster) {
         let is = |words: &[&str], wanted: Reply| expect(&call(cluster, words), &wanted);
         let k = format!("k{number}");
         let (k, same_slot, other) = (k.as_str(), format!("{{{k}}}"), format!("{{{k}}}2"));
-        is(&["GET", k], Reply::Null)?;
+        is(&["GET", k], Reply::Nil)?;
         is(&["SET", k, "v1"], ok())?;
         is(&["GET", k], bulk("v1"))?;
-        is(&["SET", k, "v2", "NX"], Reply::Null)?;
+        is(&["SET", k, "v2", "NX"], Reply::Nil)?;
         is(&["SET", k, "v2", "XX", "GET"], bulk("v1"))?;
-        is(&["SET", "absent", "v", "XX"], Reply::Null)?;
-        is(&["EXISTS", &same_slot, k, k], Reply::Int(2))?;
-        is(&["DEL", k, &other], Reply::Int(1))?;
-        is(&["EXISTS", k], Reply::Int(0))?;
+        is(&["SET", "absent", "v", "XX"], Reply::Nil)?;
+        is(&["EXISTS", &same_slot, k, k], Reply::Integer(2))?;
+        is(&["DEL", k, &other], Reply::Integer(1))?;
+        is(&["EXISTS", k], Reply::Integer(0))?;
         is(&["SET", "", ""], ok())?;
         is(&["GET", ""], bulk(""))
     });
@@ -152,10 +201,10 @@ fn pipelined_replies_keep_their_order(cluster: &Cluster) {
         }
         // Uneven pieces, so that requests are cut anywhere.
         for piece in bytes.chunks(4_099) {
-            wire.send(piece);
+            wire.send(piece).unwrap();
         }
         for (at, expected) in expected.into_iter().enumerate() {
-            let reply = wire.read();
+            let reply = wire.reply().unwrap();
             if is_moving(&reply) {
                 return None;
             }
@@ -167,19 +216,19 @@ fn pipelined_replies_keep_their_order(cluster: &Cluster) {
 
 fn other_nodes_redirect(cluster: &Cluster) {
     let slot = call(cluster, &["CLUSTER", "KEYSLOT", "foo"]);
-    assert_eq!(slot, Reply::Int(12_182));
+    assert_eq!(slot, Reply::Integer(12_182));
     steadily("one node leads the slot, and the others name that one", |_| {
         let mut moved = BTreeSet::new();
         let mut served = 0;
-        for id in 1..=3 {
-            match Wire::connect(cluster.address(id)).call(&["SET", "foo", "bar"]) {
+        for node in &cluster.nodes {
+            match node.connect().call(&["SET", "foo", "bar"]) {
                 Reply::Error(text) if text.starts_with("MOVED ") => {
                     moved.insert(text);
                 }
                 reply => {
                     expect(&reply, &ok())?;
                     served += 1;
-                    moved.insert(format!("MOVED 12182 {}", cluster.address(id)));
+                    moved.insert(format!("MOVED 12182 {}", node.client));
                 }
             }
         }
@@ -188,7 +237,7 @@ fn other_nodes_redirect(cluster: &Cluster) {
 }
 
 fn wrong_requests_are_refused_and_the_connection_stays(cluster: &Cluster) {
-    let mut wire = Wire::connect(cluster.address(2));
+    let mut wire = cluster.nodes[1].connect();
     for (words, start) in [
         (&["GET"][..], "ERR wrong number of arguments for 'get'"),
         (&["SET", "a"], "ERR wrong number of arguments for 'set'"),
@@ -212,37 +261,37 @@ fn wrong_requests_are_refused_and_the_connection_stays(cluster: &Cluster) {
             other => panic!("{words:?} was answered {other:?}"),
         }
     }
-    assert_eq!(wire.call(&["PING"]), Reply::Simple("PONG".to_owned()));
+    assert_eq!(wire.call(&["PING"]), Reply::Status("PONG".to_owned()));
 }
 
 fn connection_commands(cluster: &Cluster) {
-    let mut wire = Wire::connect(cluster.address(3));
+    let mut wire = cluster.nodes[2].connect();
     assert_eq!(wire.call(&["PING", "hi"]), bulk("hi"));
     assert_eq!(wire.call(&["SELECT", "0"]), ok());
-    assert_eq!(wire.call(&["CLIENT", "GETNAME"]), Reply::Null);
+    assert_eq!(wire.call(&["CLIENT", "GETNAME"]), Reply::Nil);
     assert_eq!(wire.call(&["CLIENT", "SETNAME", "me"]), ok());
     assert_eq!(wire.call(&["CLIENT", "GETNAME"]), bulk("me"));
     assert_eq!(wire.call(&["CLIENT", "SETINFO", "LIB-NAME", "x"]), ok());
-    let Reply::Int(id) = wire.call(&["CLIENT", "ID"]) else { panic!("no id") };
+    let Reply::Integer(id) = wire.call(&["CLIENT", "ID"]) else { panic!("no id") };
     assert!(id > 0);
     assert_eq!(wire.call(&["READONLY"]), ok());
     assert_eq!(wire.call(&["HELLO"]).items().len(), 14, "RESP2: a flat array");
     let Reply::Map(about) = wire.call(&["HELLO", "3"]) else { panic!("RESP3: a map") };
-    assert!(about.contains(&(bulk("proto"), Reply::Int(3))), "{about:?}");
+    assert!(about.contains(&(bulk("proto"), Reply::Integer(3))), "{about:?}");
     assert!(about.contains(&(bulk("mode"), bulk("cluster"))), "{about:?}");
     assert!(matches!(wire.call(&["CONFIG", "GET", "save"]), Reply::Map(map) if map.len() == 1));
     // The dialect changes between two pipelined requests, not before the first is answered.
     let mut wire = steadily("two dialects", |_| {
         let mut wire = leader_of(cluster, "{none}");
         let get = request(&["GET", "{none}"]);
-        wire.send(&[get.clone(), request(&["HELLO", "3"]), get].concat());
+        wire.send(&[get.clone(), request(&["HELLO", "3"]), get].concat()).unwrap();
         let mut raw = [0; 5];
         wire.read_exact(&mut raw);
         if raw[0] == b'-' {
             return None;
         }
         assert_eq!(&raw, b"$-1\r\n");
-        assert!(matches!(wire.read(), Reply::Map(_)));
+        assert!(matches!(wire.reply().unwrap(), Reply::Map(_)));
         let mut raw = [0; 3];
         wire.read_exact(&mut raw);
         if raw[0] == b'-' {
@@ -251,28 +300,28 @@ fn connection_commands(cluster: &Cluster) {
         assert_eq!(&raw, b"_\r\n");
         Some(wire)
     });
-    wire.send(b"ping\r\n\r\nECHO typed\n");
-    assert_eq!(wire.read(), Reply::Simple("PONG".to_owned()));
-    assert_eq!(wire.read(), bulk("typed"));
-    wire.send(&[request(&["QUIT"]), request(&["PING"])].concat());
+    wire.send(b"ping\r\n\r\nECHO typed\n").unwrap();
+    assert_eq!(wire.reply().unwrap(), Reply::Status("PONG".to_owned()));
+    assert_eq!(wire.reply().unwrap(), bulk("typed"));
+    wire.send(&[request(&["QUIT"]), request(&["PING"])].concat()).unwrap();
     assert_eq!(wire.read_to_end(), "+OK\r\n");
-    let mut wire = Wire::connect(cluster.address(1));
-    wire.send(&request(&["ECHO", "last"]));
-    wire.end_input();
+    let mut wire = cluster.nodes[0].connect();
+    wire.send(&request(&["ECHO", "last"])).unwrap();
+    wire.end_input().unwrap();
     assert_eq!(wire.read_to_end(), "$4\r\nlast\r\n", "who stops sending is still answered");
 }
 
 fn server_commands(cluster: &Cluster) {
-    let mut wire = Wire::connect(cluster.address(1));
-    let Reply::Int(count) = wire.call(&["COMMAND", "COUNT"]) else { panic!("no count") };
+    let mut wire = cluster.nodes[0].connect();
+    let Reply::Integer(count) = wire.call(&["COMMAND", "COUNT"]) else { panic!("no count") };
     let all = wire.call(&["COMMAND"]);
     assert_eq!(all.items().len(), usize::try_from(count).expect("a count"));
     for command in all.items() {
         assert_eq!(command.items().len(), 10, "{command:?}");
     }
     let get = wire.call(&["COMMAND", "INFO", "get", "nothing"]);
-    assert_eq!(get.items()[0].items()[1], Reply::Int(2));
-    assert_eq!(get.items()[1], Reply::Null);
+    assert_eq!(get.items()[0].items()[1], Reply::Integer(2));
+    assert_eq!(get.items()[1], Reply::Nil);
     assert_eq!(wire.call(&["COMMAND", "DOCS", "set"]).items().len(), 2);
     let keys = wire.call(&["COMMAND", "GETKEYS", "del", "a", "b"]);
     assert_eq!(keys.items(), [bulk("a"), bulk("b")]);
@@ -302,23 +351,22 @@ fn server_commands(cluster: &Cluster) {
 
 fn cluster_commands(cluster: &Cluster) {
     let mut ids = BTreeSet::new();
-    for id in 1..=3 {
-        let mut wire = Wire::connect(cluster.address(id));
+    for node in &cluster.nodes {
+        let mut wire = node.connect();
         let own = wire.call(&["CLUSTER", "MYID"]).text();
         assert_eq!(own.len(), 40);
         let nodes = wire.call(&["CLUSTER", "NODES"]).text();
         let mine = nodes.lines().find(|line| line.contains("myself")).expect("this node");
-        assert!(mine.starts_with(&format!("{own} {}@", cluster.address(id))), "{mine}");
+        assert!(mine.starts_with(&format!("{own} {}@", node.client)), "{mine}");
         assert_eq!(nodes.lines().count(), 3, "{nodes}");
         ids.insert(own);
     }
     assert_eq!(ids.len(), 3, "every node has its own id");
     steadily("every group has one leader, and everybody knows", |_| {
         let mut led = 0;
-        for id in 1..=3 {
-            let mut wire = Wire::connect(cluster.address(id));
-            let line = wire.line_of(&["INFO"], "groups_led");
-            led += line["groups_led:".len()..].parse::<u32>().expect("a number");
+        for node in &cluster.nodes {
+            let mut wire = node.connect();
+            led += node.groups_led();
             let (slots, shards) =
                 (wire.call(&["CLUSTER", "SLOTS"]), wire.call(&["CLUSTER", "SHARDS"]));
             let info = wire.call(&["CLUSTER", "INFO"]).text();
@@ -330,7 +378,8 @@ fn cluster_commands(cluster: &Cluster) {
             }
             let mut next = 0;
             for range in slots.items() {
-                let [Reply::Int(first), Reply::Int(last), nodes @ ..] = range.items() else {
+                let [Reply::Integer(first), Reply::Integer(last), nodes @ ..] = range.items()
+                else {
                     panic!("{range:?}")
                 };
                 assert_eq!(*first, next, "ranges in order, without a gap");
@@ -347,7 +396,7 @@ fn cluster_commands(cluster: &Cluster) {
 }
 
 fn a_cluster_client_finds_its_way(cluster: &Cluster) {
-    let url = format!("redis://{}/", cluster.address(2));
+    let url = format!("redis://{}/", cluster.nodes[1].client);
     let client = redis::cluster::ClusterClient::new(vec![url.as_str()]).expect("a URL");
     let mut connection = client.get_connection().expect("connected");
     for n in 0..300 {
@@ -364,7 +413,7 @@ fn a_cluster_client_finds_its_way(cluster: &Cluster) {
     });
     assert_eq!(count, 1);
     // RESP3 from the first word on.
-    let url = format!("redis://{}/?protocol=resp3", cluster.address(1));
+    let url = format!("redis://{}/?protocol=resp3", cluster.nodes[0].client);
     let client = redis::Client::open(url).expect("a URL");
     let mut connection = client.get_connection().expect("HELLO 3 is understood");
     let pong: String = redis::cmd("PING").query(&mut connection).expect("answered");
@@ -389,17 +438,19 @@ fn clients_that_leave_in_the_middle_do_no_harm(cluster: &Cluster) {
     for _ in 0..20 {
         let mut wire = leader_of(cluster, "{gone}");
         let set = request(&["SET", "{gone}", "x"]);
-        wire.send(&set.repeat(100));
-        wire.send(&set[..set.len() / 2]);
+        wire.send(&set.repeat(100)).unwrap();
+        wire.send(&set[..set.len() / 2]).unwrap();
     }
     assert_eq!(insist(cluster, &["SET", "{gone}", "y"]), ok());
     assert_eq!(insist(cluster, &["GET", "{gone}"]), bulk("y"));
 }
 
 fn hostile_bytes(cluster: &Cluster) {
-    let peer = cluster.nodes[0].line.trim_end().rsplit_once("peers=").expect("told").1.to_owned();
+    let line = cluster.nodes[0].printed();
+    let peer = line.trim_end().rsplit_once("peers=").expect("told").1;
+    assert_eq!(peer, cluster.nodes[0].peer.to_string());
     let before = cluster.nodes[0].resident_bytes();
-    for address in [cluster.address(1), peer.as_str()] {
+    for address in [cluster.nodes[0].client, cluster.nodes[0].peer] {
         for bytes in [
             &b"*1000000000\r\n"[..],
             b"*1\r\n$9999999999\r\n",
@@ -408,27 +459,27 @@ fn hostile_bytes(cluster: &Cluster) {
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
             &[0xFF; 100_000],
         ] {
-            let mut wire = Wire::connect(address);
-            wire.try_send(bytes);
+            let mut wire = Connection::open(address).unwrap();
+            let _ = wire.send(bytes);
             // Bytes that are no whole request, and lines that are not commands, keep the connection: end it.
-            wire.try_send(b"\r\n*1\r\n$4\r\nQUIT\r\n");
-            let _ = wire.try_end_input();
+            let _ = wire.send(b"\r\n*1\r\n$4\r\nQUIT\r\n");
+            let _ = wire.end_input();
             let reply = wire.read_to_end();
             let told = reply.starts_with("-ERR");
-            assert!(told || reply.is_empty() || address == peer, "{reply:?}");
+            assert!(told || reply.is_empty() || address == cluster.nodes[0].peer, "{reply:?}");
         }
     }
-    let mut get = Wire::connect(cluster.address(1));
-    get.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut get = cluster.nodes[0].connect();
+    get.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     assert!(get.read_to_end().starts_with("-ERR wrong number of arguments"));
-    let halves: Vec<Wire> = (0..50)
+    let halves: Vec<Connection> = (0..50)
         .map(|_| {
-            let mut wire = Wire::connect(cluster.address(1));
-            wire.send(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4000000\r\nhalf");
+            let mut wire = cluster.nodes[0].connect();
+            wire.send(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4000000\r\nhalf").unwrap();
             wire
         })
         .collect();
-    assert_eq!(Wire::connect(cluster.address(1)).call(&["PING"]).text(), "PONG");
+    assert_eq!(cluster.nodes[0].connect().call(&["PING"]).text(), "PONG");
     let grown = cluster.nodes[0].resident_bytes().saturating_sub(before);
     assert!(grown < 16 << 20, "{grown} bytes more are resident");
     drop(halves);
@@ -441,8 +492,8 @@ fn big_values_come_back_whole(cluster: &Cluster) {
     steadily("big values", |_| {
         let mut wire = leader_of(cluster, "{big}");
         // More than any buffer holds, before the first is read: the server must wait, not grow or drop.
-        wire.send(&request(&["GET", "{big}"]).repeat(50));
-        (0..50).try_for_each(|_| expect(&wire.read(), &whole))
+        wire.send(&request(&["GET", "{big}"]).repeat(50)).unwrap();
+        (0..50).try_for_each(|_| expect(&wire.reply().unwrap(), &whole))
     });
     let value = "x".repeat(2 << 20);
     let Reply::Error(text) = call(cluster, &["SET", "{big}", &value]) else {
@@ -453,18 +504,14 @@ fn big_values_come_back_whole(cluster: &Cluster) {
 
 fn a_stopped_node_comes_back_with_what_it_had(cluster: &mut Cluster) {
     assert_eq!(insist(cluster, &["SET", "kept", "safe"]), ok());
-    for id in 1..=3 {
-        let node = &mut cluster.nodes[id - 1];
-        assert!(node.terminate().success(), "SIGTERM is a clean stop");
-        assert_eq!(node.rest_of_stdout(), "", "one line on standard output, no more");
-    }
-    for id in 1..=3 {
-        cluster.nodes[id - 1] = cluster.spawn(id, &[]);
-    }
     for node in &mut cluster.nodes {
-        node.wait_ready();
+        assert!(node.stop().success(), "SIGTERM is a clean stop");
+        assert_eq!(node.printed().lines().count(), 1, "one line on standard output, no more");
     }
+    cluster.restart();
     assert_eq!(insist(cluster, &["GET", "kept"]), bulk("safe"));
-    let status = cluster.nodes[2].close_stdin();
+    let status = cluster.nodes[2].close_input();
     assert!(status.success(), "the end of standard input is a clean stop: {status}");
 }
+
+const PATIENCE: Duration = Duration::from_secs(30);

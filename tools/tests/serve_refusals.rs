@@ -3,28 +3,21 @@
 //! In:     wrong flags, files, directories and addresses.
 //! Out:    nothing but failures.
 
-mod serve_support;
+#![forbid(unsafe_code)]
 
-use serve_support::{Cluster, Process, bulk, exists, expect, free_ports, ok, run, serve, steadily};
-use std::{fs, net::TcpListener, path::Path, process::Command};
+mod support;
 
-/// Runs it and gives its standard error, which must be one line unless clap wrote it.
-fn refusal(command: Command) -> String {
-    let text = format!("{command:?}");
-    let output = run(command);
-    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
-    assert!(!output.status.success(), "{text} succeeded");
-    assert!(output.status.code().is_some(), "{text} died of a signal: {stderr}");
-    assert_ne!(output.status.code(), Some(101), "{text} panicked: {stderr}");
-    assert!(output.stdout.is_empty(), "{text} wrote to standard output");
-    if output.status.code() == Some(1) {
-        assert_eq!(stderr.lines().count(), 1, "{text} wrote {stderr:?}");
-    }
-    stderr
-}
+use std::{fs, net::TcpListener, path::Path, process::Command, time::Duration};
+use support::{
+    client::{Client, Outcome},
+    cluster::{Cluster, Node, directory, free_ports},
+    process::{BINARY, refusal},
+};
 
-fn temp() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
+fn serve(flags: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.arg("serve").args(flags);
+    command
 }
 
 fn flags(dir: &Path, peer: u16, client: u16, more: &[&str]) -> Command {
@@ -36,9 +29,14 @@ fn flags(dir: &Path, peer: u16, client: u16, more: &[&str]) -> Command {
     serve(&flags)
 }
 
+/// A node alone that is not started yet.
+fn plan(dir: &Path, groups: usize) -> Cluster {
+    Cluster::plan(dir, 1, groups, 4 << 20)
+}
+
 #[test]
 fn wrong_flags_and_files_are_named() {
-    let home = temp();
+    let home = directory();
     let dir = home.path().join("node");
     let [peer, client] = free_ports(2)[..] else { panic!("two ports") };
     for (more, word) in [
@@ -73,7 +71,7 @@ fn wrong_flags_and_files_are_named() {
 
 #[test]
 fn a_directory_that_is_not_this_nodes_is_refused() {
-    let home = temp();
+    let home = directory();
     let [peer, client] = free_ports(2)[..] else { panic!("two ports") };
 
     let empty = home.path().join("empty");
@@ -84,7 +82,7 @@ fn a_directory_that_is_not_this_nodes_is_refused() {
 
     let absent = home.path().join("absent");
     refusal(flags(&absent, peer, client, &["--id", "1"]));
-    assert!(!exists(&absent), "nothing was made");
+    assert!(!fs::exists(&absent).unwrap(), "nothing was made");
 
     let foreign = home.path().join("foreign");
     fs::create_dir(&foreign).expect("made");
@@ -110,11 +108,12 @@ fn a_directory_that_is_not_this_nodes_is_refused() {
 
 #[test]
 fn a_first_start_that_is_refused_can_be_repeated_as_it_is() {
-    let home = temp();
+    let home = directory();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("bound").port();
-    let free = free_ports(2);
-    let dir = home.path().join("node");
+    let mut cluster = plan(home.path(), 1);
+    let Node { dir, peer, client, .. } = &cluster.nodes[0];
+    let free = [peer.port(), client.port()];
     let init = ["--init", "--id", "1", "--groups", "1"];
     let long = format!("{}:7001", "h".repeat(251));
     let in_use = format!("127.0.0.1:{port}");
@@ -126,60 +125,60 @@ fn a_first_start_that_is_refused_can_be_repeated_as_it_is() {
         (free[0], free[1], &["--log-quota", "25165823"], "25165824"),
         (free[0], free[1], &["--advertise", &long], "advertise must be at most 255 bytes"),
     ] {
-        let stderr = refusal(flags(&dir, peer, client, &[&init, more].concat()));
+        let stderr = refusal(flags(dir, peer, client, &[&init, more].concat()));
         assert!(stderr.contains(word), "{stderr}");
-        assert!(!exists(&dir), "a second try with --init must be possible after: {stderr}");
+        let made = fs::exists(dir).unwrap();
+        assert!(!made, "a second try with --init must be possible after: {stderr}");
     }
-    let mut node = Process::start(flags(&dir, free[0], free[1], &init));
-    node.wait_ready();
-    assert!(node.terminate().success());
+    cluster.init();
+    assert!(cluster.nodes[0].stop().success());
 }
 
 #[test]
 fn a_node_that_was_made_and_could_not_be_opened_says_how_to_go_on() {
-    let home = temp();
-    let ports = free_ports(2);
-    let dir = home.path().join("node");
-    let init = ["--init", "--id", "1", "--groups", "1"];
+    let home = directory();
+    let mut cluster = plan(home.path(), 1);
+    let node = &mut cluster.nodes[0];
     // What surely fails after the directory is made, and nobody can know before: no file may have a segment's size.
-    let mut command = Command::new("sh");
     let sh = r#"trap '' XFSZ; ulimit -f 2048; exec "$@""#;
-    let real = flags(&dir, ports[0], ports[1], &init);
+    node.run_behind(["sh", "-c", sh, "sh"].map(str::to_owned).to_vec());
+    let mut command = node.command(&["--init"]);
     command.env("LOGDRIVE_LOG", "error"); // the log warns of it, too
-    command.args(["-c", sh, "sh"]).arg(real.get_program()).args(real.get_args());
     let stderr = refusal(command);
-    assert!(stderr.contains(&format!("{} is made already", dir.display())), "{stderr}");
+    assert!(stderr.contains(&format!("{} is made already", node.dir.display())), "{stderr}");
     assert!(stderr.contains("start it without --init"), "{stderr}");
-    let mut node = Process::start(flags(&dir, ports[0], ports[1], &[]));
-    node.wait_ready();
-    assert!(node.terminate().success());
+    node.run_behind(Vec::new());
+    cluster.restart();
+    assert!(cluster.nodes[0].stop().success());
 }
 
 #[test]
 fn what_init_fixed_stays_and_one_process_has_a_directory() {
-    let mut cluster = Cluster::start(1, &["--groups", "4", "--segment-bytes", "4194304"]);
-    let refused = |cluster: &Cluster, more: &[&str]| {
-        let mut flags: Vec<String> = cluster.node_flags(1);
-        flags.truncate(8); // --id, --dir, --peers, --listen
-        flags.extend(more.iter().map(|flag| (*flag).to_owned()));
-        refusal(serve(&flags.iter().map(String::as_str).collect::<Vec<_>>()))
-    };
+    let home = directory();
+    let mut cluster = plan(home.path(), 4);
+    cluster.init();
+    let addresses = cluster.addresses();
+    let Node { dir, peer, .. } = &cluster.nodes[0];
+    let (dir, peer) = (dir.clone(), peer.port());
+    let refused = |more: &[&str]| refusal(flags(&dir, peer, 0, &[&["--id", "1"], more].concat()));
 
-    refused(&cluster, &[]); // another process runs on it
+    refused(&[]); // another process runs on it
     // It did not disturb the first.
-    steadily("a write", |_| expect(&cluster.nodes[0].connect().call(&["SET", "k", "v"]), &ok()));
-    assert!(cluster.nodes[0].terminate().success());
+    let outcome = Client::new(&addresses).put("k", b"v", LIVE_MAX);
+    assert_eq!(outcome, Outcome::Yes);
+    assert!(cluster.nodes[0].stop().success());
 
-    let stderr = refused(&cluster, &["--init"]);
+    let stderr = refused(&["--init"]);
     assert!(stderr.contains("without --init"), "{stderr}");
     for (flag, value) in [("--groups", "5"), ("--shards", "2"), ("--cluster", "other")] {
-        let stderr = refused(&cluster, &[flag, value]);
+        let stderr = refused(&[flag, value]);
         let key = flag.trim_start_matches('-');
         assert!(stderr.contains(key) && stderr.contains("cannot change"), "{stderr}");
     }
 
-    cluster.nodes[0] = cluster.spawn(1, &[]);
-    cluster.nodes[0].wait_ready();
+    cluster.restart();
     // Nothing was lost by being refused.
-    steadily("a read", |_| expect(&cluster.nodes[0].connect().call(&["GET", "k"]), &bulk("v")));
+    assert_eq!(Client::new(&addresses).get("k", LIVE_MAX), Ok(Some(b"v".to_vec())));
 }
+
+const LIVE_MAX: Duration = Duration::from_secs(30);

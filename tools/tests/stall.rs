@@ -18,7 +18,6 @@ mod throttle;
 use mount::Disk;
 use std::time::Duration;
 use support::{
-    client::{Client, Outcome},
     cluster::{Cluster, directory},
     eventually,
     load::{Load, Shape},
@@ -112,7 +111,7 @@ fn d1_a_followers_slow_disk_holds_up_nobody() {
     // It is a full member again: the quorum needs it.
     load.wait_for_more(100, LIVE_MAX);
     cluster.nodes[1].kill();
-    write_to_every_group(&cluster, &probes, "after");
+    cluster.write_to_all(&probes, "after", TAKE_OVER_MAX);
     cluster.restart();
     load.wait_for_more(100, LIVE_MAX);
     load.finish().check(&addresses);
@@ -129,9 +128,8 @@ fn start(driver: &str, dir: &std::path::Path, disk: &Disk) -> Cluster {
         node.set_flag("--election-timeout", "500ms");
         // Given up only where a test says so: what is held back must be over before, however long it takes.
         node.set_flag("--stall-fatal", "120s");
-        node.start(&["--init"]);
     }
-    cluster.wait_ready();
+    cluster.init();
     cluster
 }
 
@@ -157,7 +155,7 @@ fn stall(driver: &str, dir: &std::path::Path, disk: &Disk, throttle: &Throttle) 
     let gave_way = eventually(TAKE_OVER_MAX, || cluster.nodes[0].groups_led() == 0);
     assert!(gave_way, "a node with a stalled disk still leads{}", cluster.last_words());
     let gave_way = stalled.elapsed();
-    write_to_every_group(&cluster, &probes, "during");
+    cluster.write_to_all(&probes, "during", TAKE_OVER_MAX);
     let served = stalled.elapsed();
     assert!(cluster.nodes[0].exited().is_none(), "it ended early{}", cluster.last_words());
     for line in ["the log's disk has not answered for", "this node leads no group"] {
@@ -175,7 +173,7 @@ fn stall(driver: &str, dir: &std::path::Path, disk: &Disk, throttle: &Throttle) 
     // It is a full member again: the quorum needs it.
     load.wait_for_more(100, LIVE_MAX);
     cluster.nodes[1].kill();
-    write_to_every_group(&cluster, &probes, "after");
+    cluster.write_to_all(&probes, "after", TAKE_OVER_MAX);
     cluster.restart();
     load.wait_for_more(100, LIVE_MAX);
 
@@ -209,15 +207,6 @@ fn stall(driver: &str, dir: &std::path::Path, disk: &Disk, throttle: &Throttle) 
     cluster.restart();
     histories.check(&addresses);
     cluster.assert_no_panic();
-}
-
-/// Writes once to every group; each must take it.
-fn write_to_every_group(cluster: &Cluster, probes: &[String], value: &str) {
-    let mut client = Client::new(&cluster.addresses());
-    for key in probes {
-        let outcome = client.put(key, value.as_bytes(), TAKE_OVER_MAX);
-        assert_eq!(outcome, Outcome::Yes, "group of {key}{}", cluster.last_words());
-    }
 }
 
 const GROUPS: usize = 12;

@@ -21,10 +21,10 @@ mod support;
 use log::BareLog;
 use logdrive::DriverChoice;
 use logdrive_wal::WalError;
-use mount::{Disk, Writes, run};
+use mount::{Disk, Writes};
 use room::{Ballast, Memory};
 use std::{fs::File, path::Path};
-use support::{cluster::directory, report, skipped};
+use support::{cluster::directory, process::run, report, skipped};
 
 #[test]
 fn w6_w7_the_first_write_or_sync_that_fails_ends_the_log_and_what_it_acknowledged_is_there() {

@@ -5,6 +5,7 @@
 
 #[path = "../../wal/tests/common/golden.rs"]
 mod golden;
+mod support;
 
 use bytes::Bytes;
 use golden::{Files, GOLDEN, golden, unpack};
@@ -14,13 +15,14 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use support::process::{BINARY, Process};
 
 fn temp() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
 fn wal(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_logdrive"));
+    let mut command = Command::new(BINARY);
     command.arg("wal").args(args).current_dir(dir);
     command
 }
@@ -247,10 +249,10 @@ fn who_reads_only_the_beginning_gets_it_and_no_error() {
     (0..400).for_each(|_| writer.write());
     writer.settle();
     let mut command = wal(dir.path(), &["dump", "node"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     let mut beginning = [0u8; 64];
     child.stdout.take().unwrap().read_exact(&mut beginning).unwrap();
-    let ended = child.wait_with_output().unwrap();
+    let ended = child.output();
     assert_eq!((ended.status.code(), ended.stderr.as_slice()), (Some(0), &b""[..]));
     assert!(beginning.starts_with(b"s1+4096  batch 1"), "{}", beginning.escape_ascii());
 }
@@ -312,12 +314,11 @@ fn a_log_that_is_being_written_is_sound() {
     let node = dir.path().join("node");
     let mut writer = Writer::new(&node, 1 << 20);
     for _ in 0..12 {
-        let mut child = wal(dir.path(), &["check", "node"]);
-        let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Process::spawn(wal(dir.path(), &["check", "node"]).stdout(Stdio::piped()));
         while child.try_wait().unwrap().is_none() {
             writer.write();
         }
-        let ended = child.wait_with_output().unwrap();
+        let ended = child.output();
         let text = String::from_utf8(ended.stdout).unwrap();
         assert_eq!(ended.status.code(), Some(0), "{text}");
     }

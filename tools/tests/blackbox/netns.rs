@@ -7,11 +7,11 @@
 //!
 //! Dropping it removes the namespaces, and with them all that is in them, also when a test fails half-way.
 
+use super::support::process::run;
 use std::{
     fs::File,
     net::{Ipv4Addr, SocketAddr},
     os::fd::AsFd,
-    process::Command,
     sync::Arc,
 };
 
@@ -98,7 +98,7 @@ impl Drop for Network {
 
 impl Namespace {
     fn new(name: String) -> Result<Self, String> {
-        ip(&["netns", "add", &name])?;
+        run("ip", &["netns", "add", &name])?;
         let namespace = Self { name };
         namespace.ip(&["link", "set", "lo", "up"])?;
         Ok(namespace)
@@ -112,11 +112,11 @@ impl Namespace {
     }
 
     fn remove(&self) {
-        let _ = ip(&["netns", "del", &self.name]);
+        let _ = run("ip", &["netns", "del", &self.name]);
     }
 
-    fn ip(&self, words: &[&str]) -> Result<(), String> {
-        ip(&[&["-n", &self.name], words].concat())
+    fn ip(&self, words: &[&str]) -> Result<String, String> {
+        run("ip", &[&["-n", &self.name], words].concat())
     }
 }
 
@@ -128,15 +128,6 @@ impl Drop for Namespace {
 
 fn address(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, u8::try_from(node).unwrap())
-}
-
-fn ip(words: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip").args(words).output().map_err(|error| format!("ip: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let why = String::from_utf8_lossy(&output.stderr);
-    Err(format!("ip {}: {}", words.join(" "), why.trim()))
 }
 
 const OUTSIDE: usize = 254;

@@ -232,7 +232,7 @@ impl Recorder {
             },
         };
         let asked = now();
-        let Ok(reply) = connection.call(words) else {
+        let Ok(reply) = connection.try_call(words) else {
             self.leaders.remove(&key);
             if asked.elapsed() >= self.patience {
                 self.silent.insert(node, now() + SILENCE);

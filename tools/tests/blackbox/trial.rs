@@ -67,8 +67,8 @@ impl Trial {
 
     /// Nodes with a network namespace each. Moves the calling thread to where the clients are.
     pub(crate) fn in_namespaces(network: Network, nodes: usize, groups: usize) -> Self {
-        network.outside.enter();
         Self::start(nodes, groups, |cluster| {
+            network.outside.enter();
             let peers: Vec<String> = cluster
                 .nodes
                 .iter()
@@ -95,9 +95,8 @@ impl Trial {
         for node in &mut cluster.nodes {
             node.set_flag("--election-timeout", &format!("{}ms", ELECTION_TIMEOUT.as_millis()));
             node.set_flag("--heartbeat", &format!("{}ms", ELECTION_TIMEOUT.as_millis() / 10));
-            node.start(&["--init"]);
         }
-        cluster.wait_ready();
+        cluster.init();
         let place = Place {
             nodes: cluster.addresses(),
             keys: KEYS,

@@ -12,7 +12,7 @@ use super::now;
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader, Error, ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-/// One answer, as RESP2 has them.
+/// One answer, as RESP2 has them, and RESP3's maps.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Reply {
     Status(String),
@@ -29,6 +29,35 @@ pub(crate) enum Reply {
     Bulk(Vec<u8>),
     Nil,
     Array(Vec<Self>),
+    Map(Vec<(Self, Self)>),
+}
+
+impl Reply {
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Status(text) | Self::Error(text) => text.clone(),
+            Self::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            other => panic!("{other:?} is no text"),
+        }
+    }
+
+    pub(crate) fn items(&self) -> &[Self] {
+        match self {
+            Self::Array(items) => items,
+            other => panic!("{other:?} is no array"),
+        }
+    }
+}
+
+/// A request as clients send it.
+pub(crate) fn request(words: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words.iter().map(AsRef::as_ref) {
+        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
 }
 
 /// What became of a write.
@@ -64,18 +93,26 @@ impl Connection {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
+    /// Sends bytes as they are.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Sends nothing more.
+    pub(crate) fn end_input(&mut self) -> std::io::Result<()> {
+        self.stream.get_mut().shutdown(Shutdown::Write)
+    }
+
     /// Sends one request and waits for its answer.
-    pub(crate) fn call(&mut self, words: &[&[u8]]) -> std::io::Result<Reply> {
-        let mut request =
-            Vec::with_capacity(64 + words.iter().map(|word| word.len()).sum::<usize>());
-        write!(request, "*{}\r\n", words.len())?;
-        for word in words {
-            write!(request, "${}\r\n", word.len())?;
-            request.extend_from_slice(word);
-            request.extend_from_slice(b"\r\n");
-        }
-        self.stream.get_mut().write_all(&request)?;
+    pub(crate) fn try_call(&mut self, words: &[impl AsRef<[u8]>]) -> std::io::Result<Reply> {
+        self.send(&request(words))?;
         self.reply()
+    }
+
+    /// The same on a connection that must not break.
+    pub(crate) fn call(&mut self, words: &[&str]) -> Reply {
+        let shown = &words[..words.len().min(2)];
+        self.try_call(words).unwrap_or_else(|error| panic!("{shown:?}: {error}"))
     }
 
     /// Reads the next answer.
@@ -111,8 +148,28 @@ impl Connection {
                     Reply::Array((0..length).map(|_| self.reply()).collect::<Result<_, _>>()?)
                 }
             },
-            _ => return Err(bad(&format!("not RESP2: {line}"))),
+            "%" => {
+                let pair = |_| std::io::Result::Ok((self.reply()?, self.reply()?));
+                Reply::Map((0..number()?).map(pair).collect::<Result<_, _>>()?)
+            }
+            _ => return Err(bad(&format!("no reply: {line}"))),
         })
+    }
+
+    /// Fills `bytes` with what comes, whatever it is.
+    pub(crate) fn read_exact(&mut self, bytes: &mut [u8]) {
+        self.stream.read_exact(bytes).expect("bytes");
+    }
+
+    /// All that comes until the server closes the connection, which it must.
+    pub(crate) fn read_to_end(&mut self) -> String {
+        let mut bytes = Vec::new();
+        match self.stream.read_to_end(&mut bytes) {
+            // It closed while bytes of ours were on their way.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            ended => drop(ended.expect("the connection stays open")),
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
@@ -210,7 +267,7 @@ impl Client {
                     continue;
                 }
             };
-            let reply = match connection.call(words) {
+            let reply = match connection.try_call(words) {
                 Ok(reply) => reply,
                 Err(error) => {
                     self.leaders.remove(&slot);

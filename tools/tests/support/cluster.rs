@@ -8,21 +8,19 @@
 //! No node outlives its test: dropping kills it, and `--exit-with-stdin` ends it where the test itself was killed.
 
 use super::{
-    client::{Connection, Reply},
+    client::{Client, Connection, Outcome, Reply, slot_of},
     eventually, now,
+    process::{BINARY, Process},
 };
 use std::{
     collections::BTreeMap,
-    fs::{self, OpenOptions},
-    io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    fs::{self, File, OpenOptions},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
+    process::{Command, ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
-
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_logdrive");
 
 /// A directory of its own in cargo's folder for tests: a real file system, where the system's temporary one may be
 /// memory. Removed when dropped.
@@ -45,11 +43,12 @@ pub(crate) struct Node {
     pub(crate) dir: PathBuf,
     pub(crate) client: SocketAddr,
     pub(crate) peer: SocketAddr,
-    log: PathBuf,
+    /// Where its standard streams go: output, of its last life alone, and error.
+    streams: [PathBuf; 2],
     /// What stands before the binary on its command line.
     prefix: Vec<String>,
     flags: Vec<String>,
-    child: Option<Child>,
+    process: Option<Process>,
 }
 
 impl Cluster {
@@ -69,10 +68,7 @@ impl Cluster {
         for node in &mut cluster.nodes {
             node.log_to(logs);
         }
-        for node in &mut cluster.nodes {
-            node.start(&["--init"]);
-        }
-        cluster.wait_ready();
+        cluster.init();
         cluster
     }
 
@@ -98,17 +94,25 @@ impl Cluster {
                     dir: home,
                     client,
                     peer: SocketAddr::from((Ipv4Addr::LOCALHOST, ports[at])),
-                    log: dir.join(format!("n{}.log", at + 1)),
+                    streams: streams(dir, at + 1),
                     prefix: Vec::new(),
                     flags: flags
                         .into_iter()
                         .flat_map(|(flag, value)| [flag.into(), value])
                         .collect(),
-                    child: None,
+                    process: None,
                 }
             })
             .collect();
         Self { nodes }
+    }
+
+    /// Starts all nodes for the first time, and waits until every slot has a leader.
+    pub(crate) fn init(&mut self) {
+        for node in &mut self.nodes {
+            node.start(&["--init"]);
+        }
+        self.wait_ready();
     }
 
     /// The clients' addresses of all nodes, running or not.
@@ -116,10 +120,10 @@ impl Cluster {
         self.nodes.iter().map(|node| node.client).collect()
     }
 
-    /// Waits until every running node says that every slot is served.
+    /// Waits until every running node has said where it takes clients, and says that every slot is served.
     pub(crate) fn wait_ready(&mut self) {
         for at in 0..self.nodes.len() {
-            if self.nodes[at].child.is_none() {
+            if !self.nodes[at].runs() {
                 continue;
             }
             let ready = eventually(READY_MAX, || {
@@ -136,20 +140,18 @@ impl Cluster {
     pub(crate) fn kill_all(&mut self) {
         for node in &mut self.nodes {
             // All are told before any is waited for.
-            if let Some(child) = &mut node.child {
-                child.kill().unwrap();
+            if let Some(process) = &mut node.process {
+                process.kill().unwrap();
             }
         }
-        for node in &mut self.nodes {
-            if node.child.is_some() {
-                node.kill();
-            }
+        for node in self.nodes.iter_mut().filter(|node| node.runs()) {
+            node.kill();
         }
     }
 
     /// Starts the nodes that do not run, on the directories they have.
     pub(crate) fn restart(&mut self) {
-        for node in self.nodes.iter_mut().filter(|node| node.child.is_none()) {
+        for node in self.nodes.iter_mut().filter(|node| !node.runs()) {
             node.start(&[]);
         }
         self.wait_ready();
@@ -193,25 +195,30 @@ impl Cluster {
 
     /// A key of every group, found by its range of slots.
     pub(crate) fn key_per_group(&self, prefix: &str) -> Vec<String> {
-        let node = self.nodes.iter().find(|node| node.child.is_some()).expect("no node runs");
-        let slots = Connection::open(node.client).unwrap().call(&[b"CLUSTER", b"SLOTS"]).unwrap();
-        let Reply::Array(ranges) = slots else { panic!("CLUSTER SLOTS: {slots:?}") };
-        ranges
-            .iter()
-            .map(|range| {
-                let Reply::Array(parts) = range else { panic!("CLUSTER SLOTS: {range:?}") };
-                let (Reply::Integer(first), Reply::Integer(last)) = (&parts[0], &parts[1]) else {
-                    panic!("CLUSTER SLOTS: {parts:?}")
-                };
-                (0..)
-                    .map(|number| format!("{prefix}{number}"))
-                    .find(|key| {
-                        let slot = i64::from(super::client::slot_of(key.as_bytes()));
-                        (*first..=*last).contains(&slot)
-                    })
-                    .unwrap()
-            })
-            .collect()
+        let node = self.nodes.iter().find(|node| node.runs()).expect("no node runs");
+        let slots = node.connect().call(&["CLUSTER", "SLOTS"]);
+        let ranges = slots.items().iter().map(|range| match range.items() {
+            [Reply::Integer(first), Reply::Integer(last), ..] => *first..=*last,
+            other => panic!("CLUSTER SLOTS: {other:?}"),
+        });
+        let key_in = |range: std::ops::RangeInclusive<i64>| {
+            (0..)
+                .map(|number| format!("{prefix}{number}"))
+                .find(|key| range.contains(&i64::from(slot_of(key.as_bytes()))))
+                .unwrap()
+        };
+        ranges.map(key_in).collect()
+    }
+
+    /// Writes once to the group of every key; each must take it in time, and give it back.
+    pub(crate) fn write_to_all(&self, keys: &[String], value: &str, within: Duration) {
+        let mut client = Client::new(&self.addresses());
+        for key in keys {
+            let outcome = client.put(key, value.as_bytes(), within);
+            assert_eq!(outcome, Outcome::Yes, "group of {key}{}", self.last_words());
+            let found = client.get(key, within);
+            assert_eq!(found, Ok(Some(value.as_bytes().to_vec())), "{key}{}", self.last_words());
+        }
     }
 
     /// What all nodes wrote last, for a panic's message.
@@ -239,11 +246,13 @@ impl Cluster {
 impl Node {
     /// Starts the process. It is not ready yet.
     pub(crate) fn start(&mut self, more: &[&str]) {
-        assert!(self.child.is_none(), "node {} runs already", self.id);
-        let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        assert!(!self.runs(), "node {} runs already", self.id);
+        let [output, error] = &self.streams;
+        let output = File::create(output).unwrap();
+        let error = OpenOptions::new().create(true).append(true).open(error).unwrap();
         let mut command = self.command(more);
-        command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.child = Some(command.spawn().unwrap());
+        self.process =
+            Some(Process::spawn(command.stdin(Stdio::piped()).stdout(output).stderr(error)));
     }
 
     /// The command line that starts it, without its standard streams.
@@ -255,18 +264,16 @@ impl Node {
     }
 
     pub(crate) fn runs(&self) -> bool {
-        self.child.is_some()
+        self.process.is_some()
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.as_ref().expect("the node does not run").id()
+        self.running().id()
     }
 
     /// SIGKILL, and waits until the process is gone.
     pub(crate) fn kill(&mut self) {
-        let mut child = self.child.take().expect("the node does not run");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(self.process.take().expect("the node does not run"));
     }
 
     /// Asks it to stop, and waits until it has.
@@ -277,8 +284,18 @@ impl Node {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("it does not run"));
+        let pid = rustix::process::Pid::from_child(self.running());
         rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Closes its standard input, as a dying parent does, and waits until it has stopped.
+    pub(crate) fn close_input(&mut self) -> ExitStatus {
+        self.process.as_mut().expect("the node does not run").stdin = None;
+        self.wait_exit(STOP_MAX)
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("the node does not run")
     }
 
     /// Waits until the process ends by itself.
@@ -288,7 +305,7 @@ impl Node {
             status = self.exited();
             status.is_some()
         });
-        self.child = None;
+        self.process = None;
         status.unwrap_or_else(|| {
             panic!("node {} still runs after {within:?}:\n{}", self.id, self.said())
         })
@@ -296,13 +313,17 @@ impl Node {
 
     /// How it ended, if it has.
     pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
-        self.child.as_mut().expect("the node does not run").try_wait().unwrap()
+        self.process.as_mut().expect("the node does not run").try_wait().unwrap()
     }
 
-    /// All it wrote, in all its lives.
+    /// What its last life wrote to standard output: the start-up line, once it is there.
+    pub(crate) fn printed(&self) -> String {
+        text_in(&self.streams[0])
+    }
+
+    /// All it wrote to standard error, in all its lives.
     pub(crate) fn said(&self) -> String {
-        fs::read(&self.log)
-            .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+        text_in(&self.streams[1])
     }
 
     /// What a flag says in its next lives.
@@ -320,14 +341,18 @@ impl Node {
 
     /// Where its next life writes its standard streams to.
     pub(crate) fn log_to(&mut self, dir: &Path) {
-        self.log = dir.join(format!("n{}.log", self.id));
+        self.streams = streams(dir, self.id);
+    }
+
+    /// A connection to it, as a client.
+    pub(crate) fn connect(&self) -> Connection {
+        let node = Connection::open(self.client);
+        node.unwrap_or_else(|error| panic!("connect to node {}: {error}\n{}", self.id, self.said()))
     }
 
     /// The lines of `INFO`.
     pub(crate) fn info(&self) -> BTreeMap<String, String> {
-        let reply = Connection::open(self.client).and_then(|mut node| node.call(&[b"INFO"]));
-        let Ok(Reply::Bulk(text)) = reply else { panic!("INFO: {reply:?}\n{}", self.said()) };
-        let text = String::from_utf8(text).unwrap();
+        let text = self.connect().call(&["INFO"]).text();
         text.lines()
             .filter_map(|line| line.split_once(':'))
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -342,20 +367,20 @@ impl Node {
 
     /// Whether it answers a client at all, within a second.
     pub(crate) fn answers(&self) -> bool {
-        let ask = || {
-            let mut stream = TcpStream::connect(self.client)?;
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(b"PING\r\n")?;
-            stream.read(&mut [0; 16])
-        };
-        ask().is_ok_and(|read: usize| read > 0)
+        let node = Connection::within(self.client, Duration::from_secs(1));
+        node.and_then(|mut node| node.try_call(&["PING"])).is_ok()
     }
 
-    pub(crate) fn says_ready(&self) -> bool {
-        let reply =
-            Connection::open(self.client).and_then(|mut node| node.call(&[b"CLUSTER", b"INFO"]));
-        matches!(reply, Ok(Reply::Bulk(text))
-            if String::from_utf8_lossy(&text).contains("cluster_state:ok"))
+    /// True once the node has printed where it takes clients (the flag may leave the port to the node), and says that
+    /// every slot is served.
+    fn says_ready(&mut self) -> bool {
+        let line = self.printed();
+        let rest = line.split_once(" clients=").and_then(|(_, rest)| rest.split_once(' '));
+        let Some((client, _)) = rest else { return false };
+        self.client = client.parse().unwrap();
+        let node = Connection::open(self.client);
+        let info = node.and_then(|mut node| node.try_call(&["CLUSTER", "INFO"]));
+        info.is_ok_and(|info| info.text().contains("cluster_state:ok"))
     }
 
     /// Resident memory, in bytes.
@@ -384,35 +409,37 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+fn streams(dir: &Path, id: usize) -> [PathBuf; 2] {
+    ["out", "log"].map(|stream| dir.join(format!("n{id}.{stream}")))
 }
 
-/// Ports nobody listens on. From below the range the kernel gives to outgoing connections: a node that is down must
-/// find its own ports free again when it comes back.
+fn text_in(file: &Path) -> String {
+    fs::read(file)
+        .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Ports on which nobody listens and which no other test run takes before this process ends: this process holds the UDP
+/// port of the same number, which no node uses, as the sign that the TCP port is taken. All are below the range from
+/// which the kernel takes ports for outgoing connections, so that a node that was down finds its own ports free again.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    // Test binaries run one after another, but not the test runs of two checkouts.
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let base = u16::try_from(std::process::id() % 150 * 100).unwrap();
-    let start = now();
-    let mut ports = Vec::with_capacity(count);
-    while ports.len() < count {
-        assert!(start.elapsed() < READY_MAX, "no free ports");
-        let step = NEXT.fetch_add(1, Ordering::Relaxed) % 15_000;
-        let port = PORT_MIN + (base + step) % 15_000;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            ports.push(port);
+    static TAKEN: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut take = |port: &u16| {
+        let address = (Ipv4Addr::LOCALHOST, *port);
+        let Ok(sign) = UdpSocket::bind(address) else { return false };
+        let is_free = TcpListener::bind(address).is_ok();
+        if is_free {
+            taken.push(sign);
         }
-    }
+        is_free
+    };
+    let ports: Vec<u16> = PORTS.filter(|port| take(port)).take(count).collect();
+    assert_eq!(ports.len(), count, "no free ports");
     ports
 }
 
-const PORT_MIN: u16 = 16_000;
+/// `logdrive load` takes ports for servers of its own from 20,000 on.
+const PORTS: std::ops::Range<u16> = 10_000..20_000;
 /// Generous: a start takes about a second, a restart an election more.
 const READY_MAX: Duration = Duration::from_secs(40);
 const STOP_MAX: Duration = Duration::from_secs(20);

@@ -1,18 +1,20 @@
-//! What the black-box tests share: clusters of real `logdrive serve` processes, a plain client, and what it was told.
+//! The one harness of the tests that start processes: clusters of real `logdrive serve` processes, a plain client, and
+//! what it was told.
 //!
 //! In:     the binary under test, which cargo names.
 //! Out:    [`cluster`] starts, kills and restarts nodes; [`client`] speaks RESP to them; [`load`] writes from several
-//!         threads and remembers what was acknowledged. Beside them, for the tests that name them: `mount.rs` and
-//!         `ioctl.rs`, a disk whose power can be cut; `throttle.rs`, one that stops answering.
+//!         threads and remembers what was acknowledged; [`process`] keeps a child from outliving its test. Beside them,
+//!         for the tests that name them: `mount.rs` and `ioctl.rs`, a disk whose power can be cut; `throttle.rs`, one
+//!         that stops answering.
 //! Fails:  by panicking, with what the nodes wrote: these are tests.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod load;
+pub(crate) mod process;
 
 use std::{
-    process::Output,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -54,21 +56,4 @@ pub(crate) fn eventually(within: Duration, mut so: impl FnMut() -> bool) -> bool
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// Runs a command that must end by itself, and kills it where it does not. Its output must fit into a pipe.
-pub(crate) fn output_within(mut command: std::process::Command, within: Duration) -> Output {
-    let mut child = command.spawn().unwrap();
-    let ended = eventually(within, || child.try_wait().unwrap().is_some());
-    if !ended {
-        child.kill().unwrap();
-    }
-    let output = child.wait_with_output().unwrap();
-    assert!(
-        ended,
-        "{command:?} still ran after {within:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
 }

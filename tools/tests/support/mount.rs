@@ -9,12 +9,11 @@
 
 use crate::{
     ioctl,
-    support::{eventually, report},
+    support::{eventually, process::run, report},
 };
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -122,20 +121,6 @@ impl Drop for Disk {
         if let Err(why) = run("losetup", &["--detach", &self.device]) {
             report(why);
         }
-    }
-}
-
-/// Runs a program to its end; gives what it said.
-pub(crate) fn run(program: &str, words: &[&str]) -> Result<String, String> {
-    let output = Command::new(program)
-        .args(words)
-        .output()
-        .map_err(|error| format!("{program}: {error}"))?;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    } else {
-        let why = String::from_utf8_lossy(&output.stderr);
-        Err(format!("{program} {}: {}", words.join(" "), why.trim()))
     }
 }
 

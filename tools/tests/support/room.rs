@@ -4,7 +4,7 @@
 //! Out:    [`Memory`]: a small file system in memory; [`Ballast`]: a file that takes all the room there is.
 //! Fails:  as [`crate::mount::Disk`] does.
 
-use crate::{mount::run, support::report};
+use crate::support::{process::run, report};
 use std::{
     fs::{self, File},
     io::Write,
