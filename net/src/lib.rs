@@ -35,6 +35,7 @@ mod listener;
 mod metrics;
 mod outbound;
 mod peer;
+mod queue;
 
 pub use abort::AbortOnPanic;
 pub use error::NetError;
@@ -44,6 +45,7 @@ pub use lane::{Lane, Sent};
 pub use listener::Listener;
 pub use metrics::{InboundMeter, InboundStats, LaneStats};
 pub use outbound::Outbound;
+pub use queue::LaneQueue;
 
 use std::time::Duration;
 
