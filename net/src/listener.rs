@@ -193,7 +193,7 @@ impl Door {
 
     async fn greet(&self, mut stream: TcpStream) -> Result<(), NetError> {
         peer::set_options(&stream, &self.settings)?;
-        let message = handshake::read_message(&mut stream).await;
+        let message = peer::read_message(&mut stream).await;
         let said = match message.and_then(|bytes| Ok(handshake::parse(&bytes)?)) {
             Ok(Said::Hello { hello, to }) => match self.judge(&hello, to) {
                 Ok(()) => Ok(hello),

@@ -7,6 +7,7 @@
 //! Fails:  never ends by itself; every failure is a pause and another attempt.
 //! Source: FAULTS.md N10 (flaps, half-open peers), N13 (wrong address), I6 (no retry storm).
 
+use crate::handshake::MessageReader;
 use crate::lane::Link;
 use crate::metrics::LogLimit;
 use crate::{Hello, Inbound, NetError, Settings, handshake};
@@ -15,6 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -77,7 +79,9 @@ impl Dialer {
         let attempt = async {
             let mut stream = self.reach().await.map_err(unreachable)?;
             set_options(&stream, &self.settings)?;
-            let hello = handshake::dial(&mut stream, &self.me, self.link.peer).await?;
+            stream.write_all(&self.me.encode(self.link.peer)).await?;
+            let answer = read_message(&mut stream).await?;
+            let hello = handshake::judge_answer(&self.me, self.link.peer, &answer)?;
             // A socket says that it takes bytes only once asked: senders must find that out before.
             stream.writable().await?;
             Ok((stream, hello))
@@ -136,6 +140,17 @@ fn notice_end(stream: &TcpStream) -> Result<(), NetError> {
         Ok(_) => Err(NetError::Unexpected),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         Err(error) => Err(NetError::Io(error)),
+    }
+}
+
+/// Reads the bytes of one message of the handshake, and not one byte more.
+pub(crate) async fn read_message(stream: &mut TcpStream) -> Result<Vec<u8>, NetError> {
+    let mut reader = MessageReader::new();
+    loop {
+        let read = stream.read(reader.room()).await?;
+        if let Some(message) = reader.filled(read)? {
+            return Ok(message.to_vec());
+        }
     }
 }
 
