@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 /// What a connection is for. Each lane is a connection of its own, so that clogged appends hold up no
 /// vote.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[repr(u8)]
 pub enum Lane {
     /// Votes and heartbeats.

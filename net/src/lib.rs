@@ -26,6 +26,7 @@
 
 mod abort;
 pub mod codec;
+mod door;
 mod error;
 pub mod frame;
 pub mod handshake;
@@ -38,6 +39,7 @@ mod peer;
 mod queue;
 
 pub use abort::AbortOnPanic;
+pub use door::{Door, LeaseId, Welcome};
 pub use error::NetError;
 pub use handshake::{ClusterId, Hello, Refusal};
 pub use inbound::{Accepted, Inbound, receive};
