@@ -37,6 +37,7 @@ mod metrics;
 mod outbound;
 mod peer;
 mod queue;
+mod receiver;
 
 pub use abort::AbortOnPanic;
 pub use door::{Door, LeaseId, Welcome};
@@ -48,6 +49,7 @@ pub use listener::Listener;
 pub use metrics::{InboundMeter, InboundStats, LaneStats};
 pub use outbound::Outbound;
 pub use queue::LaneQueue;
+pub use receiver::Receiver;
 
 use std::time::Duration;
 
