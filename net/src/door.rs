@@ -66,10 +66,11 @@ impl Door {
 
     fn judge(&self, hello: &Hello, to: NodeId) -> Result<(), Refusal> {
         handshake::judge(&self.me, &self.known, hello, to)?;
-        match self.places.incarnations.get(&hello.node) {
-            Some(seen) if *seen > hello.incarnation => Err(Refusal::OldIncarnation),
-            _ => Ok(()),
+        let seen = self.places.incarnations.get(&hello.node);
+        if seen > Some(&hello.incarnation) && !logdrive_raft::bug!("old_incarnation_accepted") {
+            return Err(Refusal::OldIncarnation);
         }
+        Ok(())
     }
 }
 
@@ -89,7 +90,11 @@ impl Places {
     fn take(&mut self, hello: &Hello) -> (LeaseId, Vec<LeaseId>) {
         let mut ended = Vec::new();
         let seen = self.incarnations.insert(hello.node, hello.incarnation);
-        assert!(seen <= Some(hello.incarnation), "{:?} was not refused", hello.node);
+        assert!(
+            seen <= Some(hello.incarnation) || logdrive_raft::bug!("old_incarnation_accepted"),
+            "{:?} was not refused",
+            hello.node
+        );
         if seen != Some(hello.incarnation) {
             self.leases.retain(|(node, _, _), lease| {
                 let keeps = *node != hello.node;
