@@ -1,4 +1,4 @@
-//! The first message each way on a connection: who is there, and whether we go on.
+//! The first message each way on a connection: who is there, and whether we go on. No I/O.
 //!
 //! In:     a [`Hello`] of our own, and the bytes of the other end.
 //! Out:    the other end's [`Hello`], or a typed [`Refusal`] it can log.
@@ -38,8 +38,6 @@ use bytes::BufMut;
 use crc_fast::{CrcAlgorithm, checksum, crc32_iscsi};
 use logdrive_raft::NodeId;
 use std::fmt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// A cluster's name, made short enough for every frame.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -329,14 +327,21 @@ pub fn refusal_of(error: &HandshakeError) -> Option<Refusal> {
     }
 }
 
-/// The dialer's half: says `me` to `peer` and hears who answers.
-pub(crate) async fn dial(
-    stream: &mut TcpStream,
-    me: &Hello,
-    peer: NodeId,
-) -> Result<Hello, NetError> {
-    stream.write_all(&me.encode(peer)).await?;
-    let (hello, to) = match parse(&read_message(stream).await?)? {
+/// The error of an acceptor that could not read a hello: [`NetError::Refused`] if the other end must be told.
+#[must_use]
+pub fn unreadable(error: HandshakeError) -> NetError {
+    match refusal_of(&error) {
+        Some(refusal) => NetError::Refused(refusal),
+        None => NetError::Handshake(error),
+    }
+}
+
+/// Judges the answer to the hello `me`, which was for `peer`; returns the acceptor's hello.
+///
+/// # Errors
+/// [`NetError`]: the connection must be closed; the acceptor is told nothing.
+pub fn judge_answer(me: &Hello, peer: NodeId, answer: &[u8]) -> Result<Hello, NetError> {
+    let (hello, to) = match parse(answer)? {
         Said::Hello { hello, to } => (hello, to),
         Said::Refusal(refusal) => return Err(NetError::RefusedByPeer(refusal)),
     };
@@ -352,27 +357,50 @@ pub(crate) async fn dial(
     Ok(hello)
 }
 
-/// Reads the bytes of one message, and not one byte more. Gives up at the first byte that no
-/// handshake has.
-pub(crate) async fn read_message(stream: &mut TcpStream) -> Result<Vec<u8>, NetError> {
-    let mut message = [0; HANDSHAKE_BYTES_MAX];
-    let mut have = 0;
-    let mut wanted = PREFIX_BYTES;
-    while have < wanted {
-        let read = stream.read(&mut message[have..wanted]).await?;
-        if read == 0 {
-            return Err(HandshakeError::Ended(have).into());
-        }
-        have += read;
-        let seen = have.min(MAGIC.len());
-        if message[..seen] != MAGIC[..seen] {
-            return Err(HandshakeError::Magic.into());
-        }
-        if have == PREFIX_BYTES {
-            wanted = message_bytes(&message[..have])?;
-        }
+/// Collects the bytes of one message, and not one byte more.
+#[derive(Debug)]
+pub struct MessageReader {
+    message: [u8; HANDSHAKE_BYTES_MAX],
+    have: usize,
+    wanted: usize,
+}
+
+impl MessageReader {
+    /// Has read nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { message: [0; HANDSHAKE_BYTES_MAX], have: 0, wanted: PREFIX_BYTES }
     }
-    Ok(message[..have].to_vec())
+
+    /// Where the next bytes go. Empty only once the message is whole.
+    pub fn room(&mut self) -> &mut [u8] {
+        &mut self.message[self.have..self.wanted]
+    }
+
+    /// Counts `bytes` that were put into the room, none if the connection ended. Returns the message once it is whole.
+    ///
+    /// # Errors
+    /// [`HandshakeError`] at the first byte that no handshake has.
+    pub fn filled(&mut self, bytes: usize) -> Result<Option<&[u8]>, HandshakeError> {
+        if bytes == 0 {
+            return Err(HandshakeError::Ended(self.have));
+        }
+        self.have += bytes;
+        let seen = self.have.min(MAGIC.len());
+        if self.message[..seen] != MAGIC[..seen] {
+            return Err(HandshakeError::Magic);
+        }
+        if self.have == PREFIX_BYTES {
+            self.wanted = message_bytes(&self.message[..self.have])?;
+        }
+        Ok((self.have == self.wanted).then_some(&self.message[..self.have]))
+    }
+}
+
+impl Default for MessageReader {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Length of the message that begins with `start`, prefix included.
@@ -571,6 +599,47 @@ mod tests {
         assert_eq!(judged(&Hello { node: NodeId(4), ..hello() }, 9), Err(Refusal::UnknownNode));
         let red = Hello { cluster: ClusterId::of("red"), cluster_name: "red".into(), ..hello() };
         assert_eq!(judged(&red, 9), Err(Refusal::Cluster));
+    }
+
+    #[test]
+    fn a_message_is_collected_from_pieces_and_not_one_byte_more() {
+        let sent = hello().encode(NodeId(9));
+        for piece in [1, 7, 16, 17, HANDSHAKE_BYTES_MAX] {
+            let mut stream = [&sent[..], b"the first frame"].concat();
+            let mut reader = MessageReader::new();
+            let message = loop {
+                let bytes = piece.min(stream.len()).min(reader.room().len());
+                reader.room()[..bytes].copy_from_slice(&stream[..bytes]);
+                stream.drain(..bytes);
+                if let Some(message) = reader.filled(bytes).expect("a hello of ours") {
+                    break message.to_vec();
+                }
+            };
+            assert_eq!((message, stream), (sent.clone(), b"the first frame".to_vec()));
+        }
+        let mut reader = MessageReader::new();
+        reader.room()[..2].copy_from_slice(b"LX");
+        assert_eq!(reader.filled(2), Err(HandshakeError::Magic), "at the first byte that shows it");
+        assert_eq!(MessageReader::new().filled(0), Err(HandshakeError::Ended(0)));
+    }
+
+    #[test]
+    fn a_dialer_takes_no_other_node_or_lane_for_its_peer() {
+        let me = Hello { node: NodeId(9), ..hello() };
+        let judged = |answer: &Hello, to| judge_answer(&me, NodeId(2), &answer.encode(NodeId(to)));
+        assert_eq!(judged(&hello(), 9).expect("the peer"), hello());
+        let red = Hello { cluster: ClusterId::of("red"), cluster_name: "red".into(), ..hello() };
+        assert!(matches!(judged(&red, 9), Err(NetError::Refused(Refusal::Cluster))));
+        assert!(matches!(judged(&hello(), 8), Err(NetError::Refused(Refusal::WrongNode))));
+        let other = Hello { node: NodeId(3), ..hello() };
+        assert!(matches!(judged(&other, 9), Err(NetError::Refused(Refusal::WrongNode))));
+        let other = Hello { lane: Lane::Liveness, ..hello() };
+        assert!(matches!(
+            judged(&other, 9),
+            Err(NetError::Handshake(HandshakeError::Field("lane")))
+        ));
+        let refused = judge_answer(&me, NodeId(2), &Refusal::UnknownNode.encode());
+        assert!(matches!(refused, Err(NetError::RefusedByPeer(Refusal::UnknownNode))));
     }
 
     proptest! {

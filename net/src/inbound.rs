@@ -2,16 +2,13 @@
 //!
 //! In:     an [`Accepted`] connection from the listener.
 //! Out:    [`Inbound::deliver`], one call per frame.
-//! Cost:   one read call per wake-up while the socket has no more than fits; bodies are not copied.
-//!         Memory per connection is one frame of at most `frame_bytes_max`, beside the usual buffer.
-//! Fails:  the first bad byte ends the connection; nothing of its frame is delivered.
+//! Cost:   one read call per wake-up while the socket has no more than fits; memory as `receiver` says.
+//! Fails:  the first bad byte ends the connection; nothing of its frame is delivered (see `receiver`).
 //! Source: FAULTS.md N8, N9, I1, I3, I5.
 
-use crate::frame::{FrameOrigin, FrameReader};
 use crate::metrics::{InboundMeter, LogLimit, add};
-use crate::{Hello, Lane, NetError, Settings, codec};
+use crate::{Hello, Lane, NetError, Receiver, Settings};
 use logdrive_raft::{GroupId, Message, NodeId};
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,52 +80,36 @@ async fn read_frames(
     settings: &Settings,
     inbound: &dyn Inbound,
 ) -> NetError {
-    let origin = FrameOrigin { cluster: hello.cluster, source: hello.node, lane: hello.lane };
-    let read_bytes = match hello.lane {
-        Lane::Liveness => LIVENESS_READ_BYTES,
-        Lane::Append => APPEND_READ_BYTES,
-    };
-    let mut frames = FrameReader::new(origin, settings.frame_bytes_max, read_bytes);
+    let mut receiver = Receiver::new(hello, settings);
     // When the frame that has not ended began.
     let mut began: Option<Instant> = None;
     loop {
-        let deadline = began.map(|began| began + patience(&frames, settings));
+        let deadline = began.map(|began| began + receiver.patience());
         let read = tokio::select! {
             biased;
             _ = lease.changed() => return NetError::Replaced,
-            read = stream.read_buf(frames.room()) => read,
+            read = stream.read_buf(receiver.room()) => read,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 return NetError::Timeout("rest of a frame");
             }
         };
         match read {
-            Ok(0) if frames.is_inside_frame() => {
-                return NetError::Io(io::ErrorKind::UnexpectedEof.into());
-            }
-            Ok(0) => return NetError::Closed,
+            Ok(0) => return receiver.ended(),
             Ok(bytes) => add(&meter.bytes, bytes as u64),
             Err(error) => return NetError::Io(error),
         }
         loop {
-            let body = match frames.next_body() {
-                Ok(Some(body)) => body,
+            let messages = match receiver.next(|| lease.has_changed().is_err()) {
+                Ok(Some(messages)) => messages,
                 Ok(None) => break,
-                Err(error) => return NetError::Frame(error),
+                Err(error) => return error,
             };
-            let messages = match codec::decode(body) {
-                Ok(messages) => messages,
-                Err(error) => return NetError::Codec(error),
-            };
-            // Asked after all the work and right before the delivery, with no wait in between.
-            if lease.has_changed().is_err() {
-                return NetError::Replaced;
-            }
             add(&meter.frames, 1);
             add(&meter.messages, messages.len() as u64);
             began = None;
             inbound.deliver(hello.node, messages);
         }
-        if !frames.is_inside_frame() {
+        if !receiver.is_inside_frame() {
             began = None;
         } else if began.is_none() {
             began = Some(Instant::now());
@@ -136,16 +117,6 @@ async fn read_frames(
     }
 }
 
-/// How long the frame that has begun may take: slow is allowed, a drip is not.
-fn patience(frames: &FrameReader, settings: &Settings) -> Duration {
-    let bytes = frames.open_body_bytes().unwrap_or(0);
-    settings.progress_timeout + Duration::from_secs(u64::from(bytes) / BYTES_PER_SECOND_MIN)
-}
-
 thread_local! {
     static BAD_FRAMES: LogLimit = const { LogLimit::new(Duration::from_secs(1)) };
 }
-
-const LIVENESS_READ_BYTES: usize = 64 << 10;
-const APPEND_READ_BYTES: usize = 256 << 10;
-const BYTES_PER_SECOND_MIN: u64 = 1 << 20;

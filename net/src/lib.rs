@@ -19,13 +19,22 @@
 //! has been accepted. Messages may be lost whenever a connection breaks; [`Inbound::down`] tells the
 //! sender, and the groups with something in flight must then ask again.
 //!
-//! All of it runs on tokio current-thread runtimes that can `spawn_local` (`LocalRuntime`); nothing
+//! # What decides, and what acts
+//!
+//! The parts that decide need neither socket, clock nor runtime: [`LaneQueue`] (frames, bounds, drops), [`Door`]
+//! (which dialers are let in, and which connections end for that), [`Receiver`] (from bytes to the messages that may
+//! be delivered), [`Backoff`], [`handshake`], [`frame`] and [`codec`]. A simulator drives them directly;
+//! [`Outbound`], [`Listener`] and [`receive`] drive the same parts with sockets.
+//!
+//! All that acts runs on tokio current-thread runtimes that can `spawn_local` (`LocalRuntime`); nothing
 //! here starts a thread. Only [`Accepted`] crosses between threads.
 
 #![forbid(unsafe_code)]
 
 mod abort;
+mod backoff;
 pub mod codec;
+mod door;
 mod error;
 pub mod frame;
 pub mod handshake;
@@ -35,8 +44,12 @@ mod listener;
 mod metrics;
 mod outbound;
 mod peer;
+mod queue;
+mod receiver;
 
 pub use abort::AbortOnPanic;
+pub use backoff::Backoff;
+pub use door::{Door, LeaseId, Welcome};
 pub use error::NetError;
 pub use handshake::{ClusterId, Hello, Refusal};
 pub use inbound::{Accepted, Inbound, receive};
@@ -44,6 +57,8 @@ pub use lane::{Lane, Sent};
 pub use listener::Listener;
 pub use metrics::{InboundMeter, InboundStats, LaneStats};
 pub use outbound::Outbound;
+pub use queue::LaneQueue;
+pub use receiver::Receiver;
 
 use std::time::Duration;
 

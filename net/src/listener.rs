@@ -6,9 +6,9 @@
 //! Fails:  a connection's trouble is its own; out of file descriptors, accepting pauses.
 //! Source: FAULTS.md I2, I3, I6, N8, §5.3.
 
-use crate::handshake::{self, HandshakeError, Refusal, Said};
+use crate::door::{Door, LeaseId, Welcome};
 use crate::metrics::{InboundMeter, LogLimit, add};
-use crate::{AbortOnPanic, Accepted, Hello, Lane, NetError, Settings, peer};
+use crate::{AbortOnPanic, Accepted, Hello, NetError, Settings, handshake, peer};
 use logdrive_raft::NodeId;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::cell::RefCell;
@@ -79,13 +79,12 @@ impl Listener {
             Err(error) => return NetError::Io(error),
         };
         let meter = self.meter;
-        let door = Rc::new(Door {
-            me,
-            known,
+        let entrance = Rc::new(Entrance {
+            door: RefCell::new(Door::new(me, known)),
+            leases: RefCell::default(),
             settings,
             hand_over,
             meter: Arc::clone(&meter),
-            places: RefCell::default(),
             log: LogLimit::new(Duration::from_secs(1)),
         });
         let mut tasks = JoinSet::new();
@@ -101,17 +100,17 @@ impl Listener {
                 accepted = socket.accept() => match accepted {
                     Ok((stream, from)) => {
                         add(&meter.accepted, 1);
-                        let evicted = strangers.make_room(from.ip(), &door.settings);
+                        let evicted = strangers.make_room(from.ip(), &entrance.settings);
                         add(&meter.evicted, evicted);
-                        let door = Rc::clone(&door);
+                        let entrance = Rc::clone(&entrance);
                         let task = tasks.spawn_local(async move {
                             let _abort = AbortOnPanic;
-                            door.admit(stream, from).await;
+                            entrance.admit(stream, from).await;
                         });
                         strangers.remember(from.ip(), task);
                     }
                     Err(error) => {
-                        if let Some(more) = door.log.pass(Instant::now()) {
+                        if let Some(more) = entrance.log.pass(Instant::now()) {
                             tracing::warn!(%error, more, "cannot accept connections");
                         }
                         // Out of descriptors or memory: asking again at once would only spin.
@@ -166,17 +165,17 @@ impl Strangers {
 }
 
 /// What every handshake needs.
-struct Door {
-    me: Hello,
-    known: Vec<NodeId>,
+struct Entrance {
+    door: RefCell<Door>,
+    /// Dropping a sender ends the connection that holds its receiver.
+    leases: RefCell<HashMap<LeaseId, watch::Sender<()>>>,
     settings: Settings,
     hand_over: Box<dyn Fn(Accepted)>,
     meter: Arc<InboundMeter>,
-    places: RefCell<Places>,
     log: LogLimit,
 }
 
-impl Door {
+impl Entrance {
     async fn admit(&self, stream: TcpStream, from: SocketAddr) {
         let limit = self.settings.handshake_timeout;
         let error = match timeout(limit, self.greet(stream)).await {
@@ -193,35 +192,23 @@ impl Door {
 
     async fn greet(&self, mut stream: TcpStream) -> Result<(), NetError> {
         peer::set_options(&stream, &self.settings)?;
-        let message = handshake::read_message(&mut stream).await;
-        let said = match message.and_then(|bytes| Ok(handshake::parse(&bytes)?)) {
-            Ok(Said::Hello { hello, to }) => match self.judge(&hello, to) {
-                Ok(()) => Ok(hello),
-                Err(refusal) => Err(NetError::Refused(refusal)),
-            },
-            Ok(Said::Refusal(_)) => Err(HandshakeError::Kind(2).into()),
+        let greeted = match peer::read_message(&mut stream).await {
+            Ok(message) => self.door.borrow_mut().greet(&message),
+            Err(NetError::Handshake(error)) => Err(handshake::unreadable(error)),
             Err(error) => Err(error),
         };
-        let hello = match said {
-            Ok(hello) => hello,
+        let Welcome { hello, answer, lease, ended } = match greeted {
+            Ok(welcome) => welcome,
             Err(error) => {
-                let refusal = match &error {
-                    NetError::Refused(refusal) => Some(*refusal),
-                    NetError::Handshake(error) => handshake::refusal_of(error),
-                    _ => None,
-                };
-                if let Some(refusal) = refusal {
+                if let NetError::Refused(refusal) = error {
                     stream.write_all(&refusal.encode()).await?;
-                    return Err(NetError::Refused(refusal));
                 }
                 return Err(error);
             }
         };
-        let shard = hello.shard % self.me.shards;
-        let answer = Hello { shard, lane: hello.lane, ..self.me.clone() };
-        // The place is taken before the answer: what the dialer sends once it has the answer is then
-        // never read beside an older connection.
-        let lease = self.places.borrow_mut().take(&hello);
+        // The place is taken, and what held it ends, before the answer: what the dialer sends once it has the answer
+        // is then never read beside an older connection.
+        let lease = self.replace(lease, &ended);
         stream.write_all(&answer.encode(hello.node)).await?;
         let stream = stream.into_std()?;
         add(&self.meter.authenticated, 1);
@@ -229,36 +216,14 @@ impl Door {
         Ok(())
     }
 
-    fn judge(&self, hello: &Hello, to: NodeId) -> Result<(), Refusal> {
-        handshake::judge(&self.me, &self.known, hello, to)?;
-        match self.places.borrow().incarnations.get(&hello.node) {
-            Some(seen) if *seen > hello.incarnation => Err(Refusal::OldIncarnation),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Which connection of each peer is the one that counts. At most two lanes times [`handshake::SHARDS_MAX`]
-/// places per known peer.
-#[derive(Default)]
-struct Places {
-    /// The latest life seen of each peer. Forgotten when this node restarts; so are its connections.
-    incarnations: HashMap<NodeId, u64>,
-    /// Dropping a sender ends the connection that holds its receiver.
-    leases: HashMap<(NodeId, Lane, u32), watch::Sender<()>>,
-}
-
-impl Places {
-    /// Gives the place of `hello` to its connection, and ends what an earlier one, or an earlier life
-    /// of the peer, still holds.
-    fn take(&mut self, hello: &Hello) -> watch::Receiver<()> {
-        let seen = self.incarnations.insert(hello.node, hello.incarnation);
-        assert!(seen <= Some(hello.incarnation), "{:?} was not refused", hello.node);
-        if seen != Some(hello.incarnation) {
-            self.leases.retain(|(node, _, _), _| *node != hello.node);
+    /// Ends the connections of `ended`; what the connection of `lease` must watch.
+    fn replace(&self, lease: LeaseId, ended: &[LeaseId]) -> watch::Receiver<()> {
+        let mut leases = self.leases.borrow_mut();
+        for lease in ended {
+            leases.remove(lease);
         }
         let (sender, receiver) = watch::channel(());
-        self.leases.insert((hello.node, hello.lane, hello.shard), sender);
+        leases.insert(lease, sender);
         receiver
     }
 }

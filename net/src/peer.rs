@@ -2,19 +2,20 @@
 //!
 //! In:     a peer's address, and the bytes its [`Link`] could not write at once.
 //! Out:    [`Inbound::up`] and [`Inbound::down`].
-//! Cost:   asleep while the socket keeps up. While the peer is away: one attempt per pause, which
-//!         doubles from `backoff_min` to `backoff_max`.
+//! Cost:   asleep while the socket keeps up. While the peer is away: one attempt per pause (see `backoff`).
 //! Fails:  never ends by itself; every failure is a pause and another attempt.
 //! Source: FAULTS.md N10 (flaps, half-open peers), N13 (wrong address), I6 (no retry storm).
 
+use crate::handshake::MessageReader;
 use crate::lane::Link;
 use crate::metrics::LogLimit;
-use crate::{Hello, Inbound, NetError, Settings, handshake};
+use crate::{Backoff, Hello, Inbound, NetError, Settings, handshake};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -31,10 +32,10 @@ pub(crate) struct Dialer {
 impl Dialer {
     pub(crate) async fn run(self) {
         let (peer, lane) = (self.link.peer, self.link.lane);
-        let mut backoff = Backoff::new(&self.settings, self.seed());
+        let mut backoff = Backoff::new(&self.settings, &self.me, peer);
         let log = LogLimit::new(LOG_PERIOD);
         loop {
-            let error = match self.connect().await {
+            let (error, pause) = match self.connect().await {
                 Ok((stream, hello)) => {
                     let since = Instant::now();
                     let stream = Rc::new(stream);
@@ -44,20 +45,13 @@ impl Dialer {
                     let error = self.keep(&stream).await;
                     self.link.set_down();
                     self.inbound.down(peer, lane);
-                    // Only a connection that lasted earns a quick redial; one that flaps does not.
-                    if since.elapsed() >= self.settings.backoff_max {
-                        backoff.reset();
-                    }
-                    error
+                    (error, backoff.after_loss(since.elapsed()))
                 }
                 Err(error) => {
                     let refused =
                         matches!(error, NetError::Refused(_) | NetError::RefusedByPeer(_));
                     self.link.count_failure(refused);
-                    if refused {
-                        backoff.raise();
-                    }
-                    error
+                    (error, backoff.after_failure(refused))
                 }
             };
             if let Some(more) = log.pass(Instant::now()) {
@@ -65,7 +59,7 @@ impl Dialer {
                 tracing::warn!(%peer, ?lane, %address, %error, more, "lane is down");
             }
             tokio::select! {
-                () = sleep(backoff.next()) => {}
+                () = sleep(pause) => {}
                 () = self.link.hurry.notified() => {}
             }
         }
@@ -77,7 +71,9 @@ impl Dialer {
         let attempt = async {
             let mut stream = self.reach().await.map_err(unreachable)?;
             set_options(&stream, &self.settings)?;
-            let hello = handshake::dial(&mut stream, &self.me, self.link.peer).await?;
+            stream.write_all(&self.me.encode(self.link.peer)).await?;
+            let answer = read_message(&mut stream).await?;
+            let hello = handshake::judge_answer(&self.me, self.link.peer, &answer)?;
             // A socket says that it takes bytes only once asked: senders must find that out before.
             stream.writable().await?;
             Ok((stream, hello))
@@ -119,14 +115,6 @@ impl Dialer {
             }
         }
     }
-
-    /// Different for every lane of every shard, so that they do not all dial at once.
-    fn seed(&self) -> u64 {
-        let lane = self.link.lane as u64;
-        [self.me.node.get(), u64::from(self.me.shard), self.link.peer.get(), lane]
-            .into_iter()
-            .fold(self.settings.seed, |seed, part| mix(seed ^ part))
-    }
 }
 
 /// A readable lane of ours is one that ended, for the acceptor has nothing to say on it.
@@ -136,6 +124,17 @@ fn notice_end(stream: &TcpStream) -> Result<(), NetError> {
         Ok(_) => Err(NetError::Unexpected),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         Err(error) => Err(NetError::Io(error)),
+    }
+}
+
+/// Reads the bytes of one message of the handshake, and not one byte more.
+pub(crate) async fn read_message(stream: &mut TcpStream) -> Result<Vec<u8>, NetError> {
+    let mut reader = MessageReader::new();
+    loop {
+        let read = stream.read(reader.room()).await?;
+        if let Some(message) = reader.filled(read)? {
+            return Ok(message.to_vec());
+        }
     }
 }
 
@@ -152,77 +151,5 @@ pub(crate) fn set_options(stream: &TcpStream, settings: &Settings) -> io::Result
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// Pauses that double, each shortened at random by up to a half.
-struct Backoff {
-    min: Duration,
-    max: Duration,
-    pause: Duration,
-    random: u64,
-}
-
-impl Backoff {
-    fn new(settings: &Settings, seed: u64) -> Self {
-        let (min, max) = (settings.backoff_min, settings.backoff_max);
-        assert!(min <= max, "backoff of {min:?} to {max:?}");
-        Self { min, max, pause: min, random: seed }
-    }
-
-    fn reset(&mut self) {
-        self.pause = self.min;
-    }
-
-    fn raise(&mut self) {
-        self.pause = self.max;
-    }
-
-    fn next(&mut self) -> Duration {
-        let pause = self.pause;
-        self.pause = (pause * 2).min(self.max);
-        self.random = mix(self.random);
-        let shorter_by = u32::try_from(self.random % 512).expect("below 512");
-        pause - pause * shorter_by / 1024
-    }
-}
-
-/// One step of SplitMix64 (Steele, Lea, Flood 2014).
-fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 const KEEPALIVE_PROBES: u32 = 3;
 const LOG_PERIOD: Duration = Duration::from_secs(5);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_the_bound_and_are_at_least_half_of_it() {
-        let settings = Settings::default();
-        let mut backoff = Backoff::new(&settings, 7);
-        let mut full = settings.backoff_min;
-        for _ in 0..20 {
-            let pause = backoff.next();
-            assert!(pause <= full && pause > full / 2, "{pause:?} of {full:?}");
-            full = (full * 2).min(settings.backoff_max);
-        }
-        backoff.reset();
-        assert!(backoff.next() <= settings.backoff_min);
-        backoff.raise();
-        assert!(backoff.next() > settings.backoff_max / 2);
-    }
-
-    #[test]
-    fn pauses_differ_between_seeds() {
-        let settings = Settings::default();
-        let pauses = |seed| {
-            let mut backoff = Backoff::new(&settings, seed);
-            (0..8).map(|_| backoff.next()).collect::<Vec<_>>()
-        };
-        assert_eq!(pauses(1), pauses(1));
-        assert_ne!(pauses(1), pauses(2));
-    }
-}

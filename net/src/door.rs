@@ -1,0 +1,198 @@
+//! A node's front door without its sockets: which dialers it lets in, and which connection of each peer counts.
+//!
+//! In:     the first message of an end that dialled ([`Door::greet`]).
+//! Out:    [`Welcome`]: the answer to send, the connection's lease, and the leases that end with it.
+//! Cost:   a place per peer, lane and shard of the peer that has ever been let in; looked at once per connection.
+//! Fails:  [`NetError::Refused`], of which the dialer is told; after any other error it is told nothing.
+//! Source: FAULTS.md I2, I6, N8, §5.3.
+
+use crate::handshake::{self, HandshakeError, Refusal, Said};
+use crate::{Hello, Lane, NetError};
+use logdrive_raft::NodeId;
+use std::collections::BTreeMap;
+
+/// The right of one accepted connection to have its frames delivered. Never given twice by one [`Door`].
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct LeaseId(u64);
+
+/// A known peer is let in.
+#[derive(Debug)]
+pub struct Welcome {
+    /// The peer's description of itself.
+    pub hello: Hello,
+    /// The answer that the peer must be sent. Its `shard` is the one that reads the connection.
+    pub answer: Hello,
+    /// The connection's right to deliver, until a later welcome names it among `ended`.
+    pub lease: LeaseId,
+    /// The leases that end now, before the answer is sent: that of an earlier connection in the same place, or all
+    /// of an earlier life of the peer.
+    pub ended: Vec<LeaseId>,
+}
+
+/// Judges dialers, and gives each connection that it lets in the place that the dialer's hello names.
+#[derive(Debug)]
+pub struct Door {
+    me: Hello,
+    known: Vec<NodeId>,
+    places: Places,
+}
+
+impl Door {
+    /// The door of the node that says `me` of itself; `known` are the nodes that may dial. `me.lane` and `me.shard`
+    /// do not matter.
+    #[must_use]
+    pub fn new(me: Hello, known: Vec<NodeId>) -> Self {
+        Self { me, known, places: Places::default() }
+    }
+
+    /// Judges a dialer's first message. A connection that is let in has its place before the answer is sent: frames
+    /// that the dialer sends after the answer are then never read beside those of an older connection.
+    ///
+    /// # Errors
+    /// [`NetError::Refused`]: the dialer must be sent [`Refusal::encode`], and the connection closed. Any other error:
+    /// the connection must be closed without an answer, for the other end would not understand one.
+    pub fn greet(&mut self, message: &[u8]) -> Result<Welcome, NetError> {
+        let (hello, to) = match handshake::parse(message) {
+            Ok(Said::Hello { hello, to }) => (hello, to),
+            Ok(Said::Refusal(_)) => return Err(handshake::unreadable(HandshakeError::Kind(2))),
+            Err(error) => return Err(handshake::unreadable(error)),
+        };
+        self.judge(&hello, to).map_err(NetError::Refused)?;
+        let shard = hello.shard % self.me.shards;
+        let answer = Hello { shard, lane: hello.lane, ..self.me.clone() };
+        let (lease, ended) = self.places.take(&hello);
+        Ok(Welcome { hello, answer, lease, ended })
+    }
+
+    fn judge(&self, hello: &Hello, to: NodeId) -> Result<(), Refusal> {
+        handshake::judge(&self.me, &self.known, hello, to)?;
+        let seen = self.places.incarnations.get(&hello.node);
+        if seen > Some(&hello.incarnation) && !logdrive_raft::bug!("old_incarnation_accepted") {
+            return Err(Refusal::OldIncarnation);
+        }
+        Ok(())
+    }
+}
+
+/// Which connection of each peer is the one that counts. At most two lanes times [`handshake::SHARDS_MAX`]
+/// places per known peer.
+#[derive(Debug, Default)]
+struct Places {
+    /// The latest life seen of each peer. Forgotten when this node restarts; so are its connections.
+    incarnations: BTreeMap<NodeId, u64>,
+    leases: BTreeMap<(NodeId, Lane, u32), LeaseId>,
+    given: u64,
+}
+
+impl Places {
+    /// Gives the place of `hello` to its connection. The leases that end are those of an earlier connection in the
+    /// same place and of an earlier life of the peer.
+    fn take(&mut self, hello: &Hello) -> (LeaseId, Vec<LeaseId>) {
+        let mut ended = Vec::new();
+        let seen = self.incarnations.insert(hello.node, hello.incarnation);
+        assert!(
+            seen <= Some(hello.incarnation) || logdrive_raft::bug!("old_incarnation_accepted"),
+            "{:?} was not refused",
+            hello.node
+        );
+        if seen != Some(hello.incarnation) {
+            self.leases.retain(|(node, _, _), lease| {
+                let keeps = *node != hello.node;
+                if !keeps {
+                    ended.push(*lease);
+                }
+                keeps
+            });
+        }
+        let lease = LeaseId(self.given);
+        self.given += 1;
+        ended.extend(self.leases.insert((hello.node, hello.lane, hello.shard), lease));
+        (lease, ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ClusterId;
+
+    fn hello(node: u64) -> Hello {
+        Hello {
+            cluster: ClusterId::of("blue"),
+            cluster_name: "blue".into(),
+            node: NodeId(node),
+            incarnation: 5,
+            shard: 3,
+            shards: 4,
+            lane: Lane::Append,
+            client_address: String::new(),
+        }
+    }
+
+    fn door() -> Door {
+        Door::new(Hello { shard: 0, shards: 2, ..hello(9) }, vec![NodeId(1), NodeId(2), NodeId(9)])
+    }
+
+    fn let_in(door: &mut Door, hello: &Hello) -> (LeaseId, Vec<LeaseId>) {
+        let welcome = door.greet(&hello.encode(NodeId(9))).expect("a known peer");
+        assert_eq!(welcome.hello, *hello);
+        (welcome.lease, welcome.ended)
+    }
+
+    fn refused(door: &mut Door, message: &[u8]) -> Refusal {
+        match door.greet(message) {
+            Err(NetError::Refused(refusal)) => refusal,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_peer_is_told_which_shard_reads_it_and_that_it_reached_whom_it_meant() {
+        let welcome = door().greet(&hello(1).encode(NodeId(9))).expect("a known peer");
+        let answer = welcome.answer.encode(welcome.hello.node);
+        let heard = handshake::judge_answer(&hello(1), NodeId(9), &answer).expect("our answer");
+        assert_eq!((heard.node, heard.shard, heard.shards), (NodeId(9), 1, 2));
+    }
+
+    #[test]
+    fn a_newer_connection_takes_only_its_own_place() {
+        let mut door = door();
+        let (first, _) = let_in(&mut door, &hello(1));
+        for other in
+            [Hello { lane: Lane::Liveness, ..hello(1) }, Hello { shard: 1, ..hello(1) }, hello(2)]
+        {
+            assert_eq!(let_in(&mut door, &other).1, []);
+        }
+        let (second, ended) = let_in(&mut door, &hello(1));
+        assert_eq!(ended, [first]);
+        assert_eq!(let_in(&mut door, &hello(1)).1, [second], "not the first again");
+    }
+
+    #[test]
+    fn a_later_life_ends_all_of_the_earlier_one_which_is_then_refused() {
+        let mut door = door();
+        let (append, _) = let_in(&mut door, &hello(1));
+        let (liveness, _) = let_in(&mut door, &Hello { lane: Lane::Liveness, ..hello(1) });
+        let (other, _) = let_in(&mut door, &hello(2));
+        let reborn = Hello { incarnation: 6, shard: 0, ..hello(1) };
+        let (_, ended) = let_in(&mut door, &reborn);
+        assert_eq!(ended, [liveness, append]);
+        let old = hello(1).encode(NodeId(9));
+        assert_eq!(refused(&mut door, &old), Refusal::OldIncarnation);
+        assert_eq!(let_in(&mut door, &Hello { shard: 1, ..reborn }).1, []);
+        assert_eq!(let_in(&mut door, &hello(2)).1, [other], "another peer's life is its own");
+    }
+
+    #[test]
+    fn a_refused_dialer_takes_no_place() {
+        let mut door = door();
+        let (first, _) = let_in(&mut door, &hello(1));
+        let later = Hello { incarnation: 6, ..hello(1) };
+        assert_eq!(refused(&mut door, &later.encode(NodeId(8))), Refusal::WrongNode);
+        assert_eq!(refused(&mut door, &hello(4).encode(NodeId(9))), Refusal::UnknownNode);
+        assert_eq!(refused(&mut door, &Refusal::Cluster.encode()), Refusal::Malformed);
+        let silent = door.greet(b"GET / HTTP/1.1\r\n\r\n");
+        assert!(matches!(silent, Err(NetError::Handshake(HandshakeError::Magic))));
+        assert_eq!(let_in(&mut door, &hello(1)).1, [first]);
+    }
+}

@@ -1,0 +1,110 @@
+//! Two nodes without sockets: the parts that decide, put together as a simulator puts them together.
+
+use logdrive_net::handshake::{self, MessageReader};
+use logdrive_net::{
+    ClusterId, Door, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Refusal, Sent, Settings,
+};
+use logdrive_raft::{GroupId, Heartbeat, LogIndex, Message, NodeId, Term};
+use std::collections::HashSet;
+
+const A: NodeId = NodeId(1);
+const B: NodeId = NodeId(2);
+
+fn hello(node: NodeId, incarnation: u64) -> Hello {
+    Hello {
+        cluster: ClusterId::of("blue"),
+        cluster_name: "blue".into(),
+        node,
+        incarnation,
+        shard: 0,
+        shards: 1,
+        lane: Lane::Liveness,
+        client_address: String::new(),
+    }
+}
+
+fn heartbeat(n: u64) -> (GroupId, Message) {
+    (GroupId(n), Message::Heartbeat(Heartbeat { term: Term(1), commit: LogIndex(n) }))
+}
+
+/// One handshake message that comes in pieces of 10 bytes.
+fn in_pieces(mut bytes: &[u8]) -> Vec<u8> {
+    let mut reader = MessageReader::new();
+    loop {
+        let room = reader.room();
+        let taken = 10.min(room.len()).min(bytes.len());
+        room[..taken].copy_from_slice(&bytes[..taken]);
+        bytes = &bytes[taken..];
+        if let Some(message) = reader.filled(taken).expect("a message of ours") {
+            assert!(bytes.is_empty());
+            return message.to_vec();
+        }
+    }
+}
+
+/// The node B: its door, and the leases that have ended.
+struct Acceptor {
+    door: Door,
+    ended: HashSet<LeaseId>,
+}
+
+/// One connection from A to B: A's lane, and what reads it at B.
+struct Connection {
+    queue: LaneQueue,
+    receiver: Receiver,
+    lease: LeaseId,
+}
+
+impl Acceptor {
+    fn dialled_by(&mut self, me: &Hello) -> Result<Connection, NetError> {
+        let hello = in_pieces(&me.encode(B));
+        let answer = match self.door.greet(&hello) {
+            Ok(welcome) => {
+                self.ended.extend(welcome.ended.iter().copied());
+                Ok((welcome.answer.encode(welcome.hello.node), welcome.lease, welcome.hello))
+            }
+            Err(NetError::Refused(refusal)) => Err(refusal.encode()),
+            Err(error) => return Err(error),
+        };
+        let said = answer.as_ref().map_or_else(|refusal| refusal, |(said, ..)| said);
+        let peer = handshake::judge_answer(me, B, &in_pieces(said))?;
+        let (_, lease, hello) = answer.expect("a refusal ends in an error");
+        let settings = Settings::default();
+        let mut queue = LaneQueue::new(me, me.lane, &settings);
+        queue.set_up(peer);
+        Ok(Connection { queue, receiver: Receiver::new(&hello, &settings), lease })
+    }
+
+    /// Moves at most `bytes` of what waits; the messages that B delivers.
+    fn moves(&self, on: &mut Connection, bytes: usize) -> Result<Vec<GroupId>, NetError> {
+        let piece = &on.queue.waiting()[..bytes.min(on.queue.waiting().len())];
+        let taken = on.receiver.read(piece);
+        on.queue.advance(taken);
+        let mut delivered = Vec::new();
+        while let Some(messages) = on.receiver.next(|| self.ended.contains(&on.lease))? {
+            delivered.extend(messages.iter().map(|(group, _)| *group));
+        }
+        Ok(delivered)
+    }
+}
+
+#[test]
+fn two_nodes_meet_talk_and_part_without_a_socket() {
+    let mut b = Acceptor { door: Door::new(hello(B, 1), vec![A, B]), ended: HashSet::new() };
+    let mut old = b.dialled_by(&hello(A, 1)).expect("a known peer");
+    let sent = old.queue.send(&mut vec![heartbeat(1), heartbeat(2)], |_, _| panic!("too large"));
+    assert_eq!(sent, Sent::Taken);
+    assert!(b.moves(&mut old, 60).expect("half a frame").is_empty());
+    assert_eq!(b.moves(&mut old, 600).expect("the rest"), [GroupId(1), GroupId(2)]);
+
+    // A's next life dials while a frame of the old one is half read: it is never delivered.
+    let _ = old.queue.send(&mut vec![heartbeat(3)], |_, _| panic!("too large"));
+    assert!(b.moves(&mut old, 60).expect("half a frame").is_empty());
+    let mut new = b.dialled_by(&hello(A, 2)).expect("a later life");
+    let _ = new.queue.send(&mut vec![heartbeat(4)], |_, _| panic!("too large"));
+    assert_eq!(b.moves(&mut new, 600).expect("a new connection"), [GroupId(4)]);
+    assert!(matches!(b.moves(&mut old, 600), Err(NetError::Replaced)));
+
+    let late = b.dialled_by(&hello(A, 1)).err();
+    assert!(matches!(late, Some(NetError::RefusedByPeer(Refusal::OldIncarnation))), "{late:?}");
+}
