@@ -7,8 +7,8 @@
 //! Source: DESIGN §3, §7.
 
 use crate::{
-    Config, Founding, Group, GroupError, GroupId, LogIndex, MachineError, NodeError, NodeId,
-    OpenError, StateMachine, Term, apply,
+    Config, Founding, Group, GroupError, GroupId, LogIndex, NodeError, NodeId, OpenError,
+    StateMachine, Term, apply,
     driver::{self, Control, Setup, ShardInbox, Started},
     inbox::NotTaken,
     membership,
@@ -358,12 +358,8 @@ impl Node {
     ) -> Result<Group, GroupError> {
         let node = &self.running.node;
         let group = found.group;
-        let applied =
-            apply::open(&mut *machine).map_err(|source| GroupError::Machine { group, source })?.0;
-        if applied > found.last {
-            let why = format!("it is at {applied}, but the log ends at {}", found.last);
-            return Err(GroupError::Machine { group, source: MachineError(why) });
-        }
+        let applied = apply::open(&mut *machine, found.last)
+            .map_err(|source| GroupError::Machine { group, source })?;
         let (hard_state, last) = (found.hard_state, found.last);
         let restored = Restored { hard_state, runs: found.runs.clone(), last, applied };
         restored.check().map_err(|error| GroupError::Log { group, why: error.to_string() })?;
