@@ -6,7 +6,7 @@
 //! Fails:  an error, a panic or a missing reply is a [`MachineError`]: the group stops here alone.
 //! Source: FAULTS.md P9, inv. 21.
 
-use crate::{Committed, MachineError, Replies, StateMachine, shard::ApplyJob};
+use crate::{Committed, LogIndex, MachineError, Replies, StateMachine, shard::ApplyJob};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Applies one job's entries.
@@ -31,10 +31,18 @@ pub(crate) fn run(
     }
 }
 
-/// Asks a machine where it is.
-pub(crate) fn open(machine: &mut dyn StateMachine) -> Result<crate::AppliedAt, MachineError> {
-    catch_unwind(AssertUnwindSafe(|| machine.open()))
-        .unwrap_or_else(|panic| Err(MachineError(format!("it panicked: {}", text(&*panic)))))
+/// Asks a machine where it is, in a log that ends at `last`.
+pub(crate) fn open(
+    machine: &mut dyn StateMachine,
+    last: LogIndex,
+) -> Result<LogIndex, MachineError> {
+    let applied = catch_unwind(AssertUnwindSafe(|| machine.open()))
+        .unwrap_or_else(|panic| Err(MachineError(format!("it panicked: {}", text(&*panic)))))?
+        .0;
+    if applied > last {
+        return Err(MachineError(format!("it is at {applied}, but the log ends at {last}")));
+    }
+    Ok(applied)
 }
 
 fn text(panic: &(dyn std::any::Any + Send)) -> &str {
@@ -49,7 +57,7 @@ fn text(panic: &(dyn std::any::Any + Send)) -> &str {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use logdrive_raft::{Entry, EntryBatch, EntryKind, LogIndex, Term};
+    use logdrive_raft::{Entry, EntryBatch, EntryKind, Term};
 
     struct Odd(fn(&Committed<'_>, &mut Replies) -> Result<(), MachineError>);
 
@@ -93,6 +101,25 @@ mod tests {
     fn p9_a_panic_is_an_error_of_the_group() {
         let error = outcome(|_, _| panic!("index out of bounds")).unwrap_err();
         assert_eq!(error, "it panicked: index out of bounds");
+    }
+
+    struct At(u64);
+
+    impl StateMachine for At {
+        fn open(&mut self) -> Result<crate::AppliedAt, MachineError> {
+            Ok(crate::AppliedAt(LogIndex(self.0)))
+        }
+
+        fn apply(&mut self, _: &Committed<'_>, _: &mut Replies) -> Result<(), MachineError> {
+            unreachable!("nothing is applied")
+        }
+    }
+
+    #[test]
+    fn a_machine_opens_up_to_the_logs_end_and_no_further() {
+        let open = |at| open(&mut At(at), LogIndex(5)).map_err(|error| error.0);
+        assert_eq!(open(5), Ok(LogIndex(5)));
+        assert_eq!(open(6).unwrap_err(), "it is at 6, but the log ends at 5");
     }
 
     #[test]

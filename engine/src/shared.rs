@@ -7,7 +7,7 @@
 //! Source: DESIGN §3, §7.
 
 use crate::{
-    Config, Group, GroupError, GroupId, LogIndex, MachineError, NodeError, NodeId, StateMachine,
+    Config, Group, GroupError, GroupId, LogIndex, NodeError, NodeId, StateMachine,
     Term, apply, here,
     inbox::{Control, Inbox, NotTaken, shard_of},
     life::{Bootstrap, Groups},
@@ -158,12 +158,8 @@ impl Shared {
         mut machine: Box<dyn StateMachine>,
     ) -> Result<Group, GroupError> {
         let group = found.group;
-        let applied =
-            apply::open(&mut *machine).map_err(|source| GroupError::Machine { group, source })?.0;
-        if applied > found.last {
-            let why = format!("it is at {applied}, but the log ends at {}", found.last);
-            return Err(GroupError::Machine { group, source: MachineError(why) });
-        }
+        let applied = apply::open(&mut *machine, found.last)
+            .map_err(|source| GroupError::Machine { group, source })?;
         let (hard_state, last) = (found.hard_state, found.last);
         let restored = Restored { hard_state, runs: found.runs.clone(), last, applied };
         restored.check().map_err(|error| GroupError::Log { group, why: error.to_string() })?;

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use logdrive::testing::{Cluster, Counts, Coverage, shrink};
+use logdrive::testing::{Cluster, Counts, Coverage, Failure, shrink};
 use std::{
     ops::Range,
     sync::atomic::{AtomicU64, Ordering},
@@ -85,7 +85,9 @@ fn the_same_seed_gives_the_same_trace() {
 #[test]
 fn a_history_tells_what_was_said_written_and_committed() {
     let report = Cluster::new(1).nodes(3).traced().run().unwrap_or_else(|f| panic!("{f}"));
-    for wanted in [" -> n", "durable", "LEADER", "applies", "commit", "FAULT", "all faults end"] {
+    let wanted = [" -> n", "durable", "LEADER", "applies", "commit", "FAULT", "all faults end"];
+    // Commands and replies by themselves, not their hashes.
+    for wanted in wanted.into_iter().chain([": Put { key: ", "): Swap { key: "]) {
         assert!(report.lines.iter().any(|line| line.contains(wanted)), "no {wanted:?}");
     }
 }
@@ -105,14 +107,30 @@ impl logdrive::StateMachine for Fickle {
 }
 
 #[test]
-fn a_machine_that_is_not_deterministic_is_found_and_its_schedule_shrinks_to_nothing() {
-    let cluster = Cluster::new(3).nodes(3).machine(|node, _| Box::new(Fickle(node.0)));
+fn a_machine_that_is_not_deterministic_is_named_before_anything_is_shrunk() {
+    let cluster = Cluster::new(3)
+        .nodes(3)
+        .machine(|node, _| Box::new(Fickle(node.0)))
+        .operations(|_, _| "a command".into())
+        .describe_replies(|reply| format!("<{}>", reply[0]));
     let failure = cluster.run().expect_err("its replies differ");
-    assert_eq!(failure.invariant, "6 state-machine safety");
+    assert_eq!(failure.invariant, "the machine is not deterministic");
+    let Failure { what, .. } = &*failure;
+    for wanted in ["\"a command\"", "replied <1> and <2>", "ended by 6 state-machine safety"] {
+        assert!(what.contains(wanted), "{what}");
+    }
     assert_eq!(cluster.run().as_ref(), Err(&failure), "a failing seed fails again, with its trace");
+    let shrunk = shrink(&cluster, failure.clone());
+    assert_eq!((shrunk.runs, shrunk.failure), (0, failure), "nothing is shrunk");
+}
+
+#[test]
+fn a_failure_of_a_deterministic_machine_is_blamed_on_nothing_else_and_shrinks() {
+    let cluster = Cluster::new(3).check(|_| Err("no".to_owned()));
+    let failure = cluster.run().expect_err("it says no");
     let shrunk = shrink(&cluster, failure);
     assert_eq!(shrunk.faults, Vec::<usize>::new(), "no fault is needed");
-    assert_eq!(shrunk.failure.invariant, "6 state-machine safety");
+    assert_eq!(shrunk.failure.invariant, "17 linearizability");
 }
 
 #[test]

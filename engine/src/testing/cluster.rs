@@ -5,14 +5,16 @@
 
 use super::{
     coverage::Coverage,
+    determinism,
     ghost::Counts,
     invariants::Broken,
     linearizable,
     machine::{Operation, Registers},
+    machine_disk::MachineDisk,
     random::Random,
     run::{Finished, Run, schedule_of},
     shape::Shape,
-    trace::Trace,
+    trace::{Describe, Trace, escaped},
 };
 use crate::{GroupId, NodeId, StateMachine};
 use bytes::Bytes;
@@ -23,7 +25,8 @@ use std::{
     sync::{Arc, Once},
 };
 
-pub(super) type MachineFactory = dyn Fn(NodeId, GroupId) -> Box<dyn StateMachine> + Send + Sync;
+pub(super) type MachineFactory =
+    dyn Fn(NodeId, GroupId, MachineDisk) -> Box<dyn StateMachine> + Send + Sync;
 type Operations = dyn Fn(&mut Random, GroupId, &Shape, &[Call]) -> Bytes + Send + Sync;
 type ClientCheck = dyn Fn(&[Call]) -> Result<(), String> + Send + Sync;
 
@@ -82,6 +85,7 @@ pub struct Cluster {
     pub(super) machine: Arc<MachineFactory>,
     pub(super) operations: Arc<Operations>,
     pub(super) check: Arc<ClientCheck>,
+    pub(super) describe: Describe,
     pub(super) only: Option<Vec<usize>>,
     pub(super) traced: bool,
 }
@@ -100,6 +104,16 @@ pub struct Call {
     pub reply: Option<(u64, Bytes)>,
     /// It did not happen, and the client knows.
     pub refused: bool,
+    /// The client will hear no more, and the command may have happened, or may still happen.
+    pub unknown: bool,
+}
+
+impl Call {
+    /// The client still waits for an answer.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.reply.is_none() && !self.refused && !self.unknown
+    }
 }
 
 /// What a run came to.
@@ -156,9 +170,18 @@ impl Cluster {
             seed,
             nodes: None,
             groups: None,
-            machine: Arc::new(|_, _| Box::<Registers>::default()),
+            machine: Arc::new(move |_, group, disk| Box::new(registers(seed, group, disk))),
             operations: Arc::new(draw_operation),
             check: Arc::new(check_registers),
+            describe: Describe {
+                command: Arc::new(|command| {
+                    Operation::decode(command)
+                        .map_or_else(|| escaped(command), |operation| format!("{operation:?}"))
+                }),
+                reply: Arc::new(|reply| {
+                    register_of(reply).map_or_else(|| escaped(reply), |value| value.to_string())
+                }),
+            },
             only: None,
             traced: false,
         }
@@ -178,15 +201,71 @@ impl Cluster {
         Self { groups: Some(groups), ..self }
     }
 
-    /// Another state machine: made anew for each group whenever a node starts. Replies of all replicas
-    /// are compared, so a machine that is not deterministic is found. What clients see is then checked
-    /// only if [`Cluster::check`] says how.
+    /// Another state machine, that lives in memory: made anew for each group whenever a node starts. Replies of all
+    /// replicas are compared, and the digests that [`StateMachine::digest`] gives. A failure of a machine that is
+    /// not deterministic says so. What clients see is then checked only if [`Cluster::check`] says how.
     #[must_use]
     pub fn machine(
         self,
         machine: impl Fn(NodeId, GroupId) -> Box<dyn StateMachine> + Send + Sync + 'static,
     ) -> Self {
-        Self { machine: Arc::new(machine), check: Arc::new(|_| Ok(())), ..self }
+        self.durable_machine(move |node, group, _| machine(node, group))
+    }
+
+    /// Another state machine, that is durable by itself: as [`Cluster::machine`], on a disk that outlives the process
+    /// and loses with the power what was not synced. Whenever a node starts, its machines are opened: each must be
+    /// where it was given commands to, not before what [`StateMachine::durable`] said, and have the state that others
+    /// have there.
+    ///
+    /// ```
+    /// use logdrive::testing::{Cluster, MachineDisk};
+    /// use logdrive::{AppliedAt, Committed, LogIndex, MachineError, Replies, StateMachine};
+    ///
+    /// /// Adds numbers up, and saves the sum beside the place in the log where it was.
+    /// struct Sum {
+    ///     disk: MachineDisk,
+    ///     sum: u64,
+    /// }
+    ///
+    /// impl StateMachine for Sum {
+    ///     fn open(&mut self) -> Result<AppliedAt, MachineError> {
+    ///         let Some(saved) = self.disk.read(b"sum") else { return Ok(AppliedAt::START) };
+    ///         let number = |at| u64::from_le_bytes(saved[at..at + 8].try_into().unwrap());
+    ///         self.sum = number(8);
+    ///         Ok(AppliedAt(LogIndex(number(0))))
+    ///     }
+    ///
+    ///     fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
+    ///         for command in batch.commands() {
+    ///             self.sum += u64::from(command.bytes[0]);
+    ///             replies.push(self.sum.to_le_bytes().to_vec());
+    ///         }
+    ///         // One value: a power loss leaves the place and the sum of one batch, never of two.
+    ///         let numbers = [batch.last().get(), self.sum];
+    ///         self.disk.write("sum", numbers.map(u64::to_le_bytes).concat());
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn digest(&self) -> Option<u64> {
+    ///         Some(self.sum)
+    ///     }
+    /// }
+    ///
+    /// for seed in 0..5 {
+    ///     Cluster::new(seed)
+    ///         .durable_machine(|_node, _group, disk| Box::new(Sum { disk, sum: 0 }))
+    ///         .operations(|random, _group| vec![1 + random.below(9) as u8].into())
+    ///         .run()
+    ///         .unwrap_or_else(|failure| panic!("{failure}"));
+    /// }
+    /// ```
+    #[must_use]
+    pub fn durable_machine(
+        self,
+        machine: impl Fn(NodeId, GroupId, MachineDisk) -> Box<dyn StateMachine> + Send + Sync + 'static,
+    ) -> Self {
+        let (check, describe) = (Arc::new(|_: &[Call]| Ok(())), Describe::default());
+        Self { machine: Arc::new(machine), check, describe, ..self }
     }
 
     /// The clients' commands.
@@ -195,7 +274,89 @@ impl Cluster {
         self,
         operations: impl Fn(&mut Random, GroupId) -> Bytes + Send + Sync + 'static,
     ) -> Self {
-        Self { operations: Arc::new(move |random, group, _, _| operations(random, group)), ..self }
+        self.operations_after(move |random, group, _| operations(random, group))
+    }
+
+    /// The clients' commands, made of what clients have called before, in all groups, oldest first, and what they
+    /// know by now: a reply, that it was refused, that its outcome is unknown, or nothing yet. So a command may say
+    /// what it expects to find, and a client that does not know may try again under the same token.
+    ///
+    /// ```
+    /// use logdrive::testing::Cluster;
+    /// use logdrive::{Committed, MachineError, Replies, StateMachine};
+    /// use std::collections::BTreeMap;
+    ///
+    /// /// Hands out tickets: one for each token, however often it is asked.
+    /// #[derive(Default)]
+    /// struct Tickets(BTreeMap<Vec<u8>, u64>);
+    ///
+    /// impl StateMachine for Tickets {
+    ///     fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
+    ///         for command in batch.commands() {
+    ///             let next = self.0.len() as u64;
+    ///             let ticket = *self.0.entry(command.bytes.to_vec()).or_insert(next);
+    ///             replies.push(ticket.to_le_bytes().to_vec());
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// for seed in 0..5 {
+    ///     Cluster::new(seed)
+    ///         .machine(|_node, _group| Box::<Tickets>::default())
+    ///         .operations_after(|random, group, calls| {
+    ///             let lost = calls.iter().rfind(|call| call.group == group && call.unknown);
+    ///             match lost {
+    ///                 Some(lost) if random.once_in(3) => lost.command.clone(),
+    ///                 // The number of calls is a token that nobody had before.
+    ///                 _ => calls.len().to_le_bytes().to_vec().into(),
+    ///             }
+    ///         })
+    ///         .check(|calls| {
+    ///             let mut tickets = BTreeMap::new();
+    ///             for call in calls {
+    ///                 let Some((_, ticket)) = &call.reply else { continue };
+    ///                 let first = tickets.entry((call.group, &call.command)).or_insert(ticket);
+    ///                 if *first != ticket {
+    ///                     return Err(format!("{call:?} had the ticket {first:?} before"));
+    ///                 }
+    ///             }
+    ///             Ok(())
+    ///         })
+    ///         .run()
+    ///         .unwrap_or_else(|failure| panic!("{failure}"));
+    /// }
+    /// ```
+    #[must_use]
+    pub fn operations_after(
+        self,
+        operations: impl Fn(&mut Random, GroupId, &[Call]) -> Bytes + Send + Sync + 'static,
+    ) -> Self {
+        let operations = move |random: &mut Random, group, _: &Shape, calls: &[Call]| {
+            operations(random, group, calls)
+        };
+        Self { operations: Arc::new(operations), ..self }
+    }
+
+    /// How a command looks in a history and in a failure: by itself, as escaped bytes. Said after the machine, as
+    /// another machine has other commands.
+    #[must_use]
+    pub fn describe_commands(
+        self,
+        describe: impl Fn(&[u8]) -> String + Send + Sync + 'static,
+    ) -> Self {
+        let describe = Describe { command: Arc::new(describe), ..self.describe.clone() };
+        Self { describe, ..self }
+    }
+
+    /// How a reply looks, likewise.
+    #[must_use]
+    pub fn describe_replies(
+        self,
+        describe: impl Fn(&[u8]) -> String + Send + Sync + 'static,
+    ) -> Self {
+        let describe = Describe { reply: Arc::new(describe), ..self.describe.clone() };
+        Self { describe, ..self }
     }
 
     /// Checks what all clients saw, when everything has healed.
@@ -239,11 +400,12 @@ impl Cluster {
         let run = caught(|| Run::new(self).all(&mut finished));
         let coverage = Coverage::end();
         let seed = self.seed;
-        let Finished { counts, trace: Trace { hash: trace, lines, .. } } = finished;
+        let Finished { counts, trace: Trace { hash: trace, lines, .. }, commands } = finished;
         let lines = lines.unwrap_or_default();
-        let Err(Broken { invariant, what }) = run else {
+        let Err(broken) = run else {
             return Ok(Report { seed, trace, counts, coverage, lines });
         };
+        let Broken { invariant, what } = determinism::blame(self, &commands, broken);
         let faults = self.faults();
         Err(Box::new(Failure { seed, invariant, what, faults, trace, counts, coverage, lines }))
     }
@@ -293,7 +455,15 @@ fn check_registers(calls: &[Call]) -> Result<(), String> {
     Ok(())
 }
 
-fn register_of(reply: &Bytes) -> Option<u64> {
+/// The registers of half of the groups are durable by themselves.
+fn registers(seed: u64, group: GroupId, disk: MachineDisk) -> Registers {
+    match Random::stream(seed, 100 + group.get()).once_in(2) {
+        true => Registers::durable(disk),
+        false => Registers::default(),
+    }
+}
+
+fn register_of(reply: &[u8]) -> Option<u64> {
     reply.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 

@@ -11,6 +11,7 @@ use super::{
     trace::Trace,
 };
 use crate::{GroupId, LogIndex, NodeId, Outcome, Term, limits};
+use bytes::Bytes;
 use logdrive_raft::{AppendEntries, AppendResult, HardState, Message, Role, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -99,8 +100,14 @@ pub(super) enum Event<'a> {
     Turned { node: NodeId, group: GroupId, status: &'a Status, clock: u64 },
     /// A node took a turn: writes it has on their way to the disk.
     Loaded { node: NodeId, in_flight: usize, in_flight_max: usize },
+    /// A machine has said where it is, when its process began.
+    Opened { node: NodeId, group: GroupId, at: LogIndex, digest: Option<u64> },
+    /// A machine is given a batch that ends there.
+    Given { node: NodeId, group: GroupId, last: LogIndex },
     /// A machine has applied a command.
-    Applied { node: NodeId, group: GroupId, applied: Applied },
+    Applied { node: NodeId, group: GroupId, applied: &'a Applied },
+    /// A machine has applied a whole batch, and says how far it is durable.
+    Reached { node: NodeId, group: GroupId, at: LogIndex, digest: Option<u64>, durable: LogIndex },
     /// A machine has failed: its replica serves no more in this incarnation.
     Stopped { node: NodeId, group: GroupId },
     /// A node's log has given up a segment; this is what its disk would leave of a group if the power failed now.
@@ -119,13 +126,12 @@ pub(super) enum Event<'a> {
 }
 
 /// A command as a machine has applied it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Applied {
     pub(super) index: LogIndex,
     pub(super) term: Term,
     pub(super) serial: u64,
-    /// Of the reply.
-    pub(super) reply: u32,
+    pub(super) reply: Bytes,
 }
 
 /// What the run knows at its end.
@@ -153,6 +159,7 @@ pub(super) enum Known {
 pub(super) struct Proposed {
     pub(super) node: NodeId,
     pub(super) group: GroupId,
+    pub(super) command: Bytes,
     pub(super) known: Known,
 }
 
@@ -180,8 +187,14 @@ pub(super) struct Replica {
     pub(super) status: Option<Status>,
     /// The lowest entry it replaced since then.
     pub(super) replaced: Option<LogIndex>,
-    /// The last command applied in this incarnation.
+    /// Where the machine was when this incarnation began.
+    pub(super) opened: LogIndex,
+    /// The last command applied in this incarnation, or where the machine was before.
     pub(super) applied: Option<LogIndex>,
+    /// The end of the last batch that any incarnation's machine was given.
+    pub(super) given: LogIndex,
+    /// The furthest that any incarnation's machine said it is durable.
+    pub(super) machine_durable: LogIndex,
     /// Own clock when it last heard each peer answer in its term.
     pub(super) heard: BTreeMap<NodeId, u64>,
     /// Own clock when it began to lead its term.
@@ -226,6 +239,10 @@ pub(super) struct Ghost {
     pub(super) entries: BTreeMap<(GroupId, LogIndex, Term), (u32, Term)>,
     /// What machines made of commands.
     pub(super) applied: BTreeMap<(GroupId, LogIndex), Applied>,
+    /// All commands up to there are known: some machine has applied each, and told.
+    pub(super) reached: BTreeMap<GroupId, LogIndex>,
+    /// What machines said of their states, and the first of them at each place.
+    pub(super) digests: BTreeMap<(GroupId, LogIndex), (NodeId, u64)>,
     /// By serial.
     pub(super) commands: Vec<Proposed>,
     pub(super) acknowledged: BTreeMap<(GroupId, LogIndex), u64>,
@@ -282,6 +299,8 @@ impl Ghost {
             committed: BTreeMap::new(),
             entries: BTreeMap::new(),
             applied: BTreeMap::new(),
+            reached: BTreeMap::new(),
+            digests: BTreeMap::new(),
             commands: Vec::new(),
             acknowledged: BTreeMap::new(),
             applied_serials: BTreeSet::new(),
@@ -297,13 +316,39 @@ impl Ghost {
         self.nodes.len() / 2 + 1
     }
 
+    /// How far all commands are known when a machine has applied up to `at`. A process may end within the saving of a
+    /// batch: its machine never tells what it applied, and opens behind it.
+    pub(super) fn known_to(&self, node: NodeId, group: GroupId, at: LogIndex) -> LogIndex {
+        let known = self.reached.get(&group).copied().unwrap_or_default();
+        if self.replica(node, group).opened <= known { known.max(at) } else { known }
+    }
+
+    /// Another digest of the state at `at`, if a machine gave one. Between two commands the state is the same; the
+    /// commands up to `known` are known.
+    pub(super) fn other_digest(
+        &self,
+        group: GroupId,
+        at: LogIndex,
+        known: LogIndex,
+        digest: u64,
+    ) -> Option<(NodeId, LogIndex, u64)> {
+        let commands = |from, to| self.applied.range((group, from)..=(group, to));
+        let first = commands(LogIndex::ZERO, at).next_back().map_or(LogIndex::ZERO, |a| a.0.1);
+        let after = commands(at.next(), LogIndex(u64::MAX)).next().map(|(at, _)| at.1.prev());
+        let first = if at > known { at } else { first };
+        let last = after.unwrap_or(known.max(at));
+        let same = self.digests.range((group, first)..=(group, last));
+        let mut others = same.filter(|(_, (_, other))| *other != digest);
+        others.next().map(|((_, at), (node, other))| (*node, *at, *other))
+    }
+
     pub(super) fn replica(&self, node: NodeId, group: GroupId) -> &Replica {
         &self.replicas[&(node, group)]
     }
 
     /// Checks an event against every invariant, then remembers it.
     pub(super) fn see(&mut self, event: &Event<'_>) {
-        self.trace.see(event);
+        self.trace.see(event, &self.commands);
         for invariant in invariants::ALL {
             if let Err(what) = (invariant.check)(self, event) {
                 Broken { invariant: invariant.name.to_owned(), what }.throw();
@@ -325,6 +370,7 @@ impl Ghost {
                 note_durable(replica, state.hard_state, LogIndex(1), &state.log);
                 replica.status = None;
                 replica.replaced = None;
+                replica.opened = LogIndex::ZERO;
                 replica.applied = None;
                 replica.heard.clear();
                 self.poisoned.remove(&node);
@@ -406,8 +452,28 @@ impl Ghost {
             Event::Applied { node, group, applied } => {
                 let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
                 replica.applied = Some(applied.index);
-                self.applied.entry((group, applied.index)).or_insert(applied);
+                let known = self.applied.entry((group, applied.index));
+                known.or_insert_with(|| applied.clone());
                 self.applied_serials.insert(applied.serial);
+            }
+            Event::Opened { node, group, at, digest } => {
+                let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
+                replica.opened = at;
+                if at > LogIndex::ZERO {
+                    logdrive_raft::reached!("machine reopened where it had been");
+                    replica.applied = Some(at);
+                }
+                self.note_digest(node, group, at, digest);
+            }
+            Event::Given { node, group, last } => {
+                let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
+                replica.given = replica.given.max(last);
+            }
+            Event::Reached { node, group, at, digest, durable } => {
+                let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
+                replica.machine_durable = replica.machine_durable.max(durable);
+                self.reached.insert(group, self.known_to(node, group, at));
+                self.note_digest(node, group, at, digest);
             }
             Event::Answered { serial, outcome } => {
                 let known = known(outcome);
@@ -463,6 +529,12 @@ impl Ghost {
         }
     }
 
+    fn note_digest(&mut self, node: NodeId, group: GroupId, at: LogIndex, digest: Option<u64>) {
+        if let Some(digest) = digest {
+            self.digests.entry((group, at)).or_insert((node, digest));
+        }
+    }
+
     fn note_commit(&mut self, node: NodeId, group: GroupId, status: &Status) {
         let log = &self.replicas[&(node, group)].state.log;
         let committed = self.committed.entry(group).or_default();
@@ -512,6 +584,7 @@ pub(super) fn count(index: LogIndex) -> usize {
     usize::try_from(index.get()).expect("simulated logs are short")
 }
 
-fn serial_place(serial: u64) -> usize {
+/// Where a command stands in [`Ghost::commands`].
+pub(super) fn serial_place(serial: u64) -> usize {
     usize::try_from(serial).expect("a position")
 }

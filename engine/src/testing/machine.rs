@@ -1,11 +1,17 @@
 //! The machines of a simulation: whoever's they are, watched; and a small store to have some.
 //!
 //! In:     commands behind the serial number the simulation gave them.
-//! Out:    the machine's own replies, and a ledger of what it applied.
+//! Out:    the machine's own replies, and a ledger of what it did.
 //! Fails:  as the machine does; once, in a group the run wants to fail.
 
-use super::ghost::Applied;
-use crate::{AppliedAt, Committed, LogIndex, MachineError, Replies, StateMachine};
+use super::{
+    ghost::{Applied, Event},
+    invariants::Broken,
+    machine_disk::MachineDisk,
+};
+use crate::{
+    AppliedAt, Committed, GroupId, LogIndex, MachineError, NodeId, Replies, StateMachine, apply,
+};
 use bytes::Bytes;
 use logdrive_raft::Entry;
 use std::{
@@ -26,15 +32,36 @@ pub(super) struct Ledger(Arc<Mutex<Done>>);
 #[derive(Default)]
 struct Done {
     /// In order, since it was last asked.
-    applied: Vec<Applied>,
+    deeds: Vec<Deed>,
     /// It has begun a batch that it has not ended well.
     failed: bool,
 }
 
+/// Something a machine did, or was given to do.
+pub(super) enum Deed {
+    Opened { at: LogIndex, digest: Option<u64> },
+    Given { last: LogIndex },
+    Applied(Applied),
+    Reached { at: LogIndex, digest: Option<u64>, durable: LogIndex },
+}
+
+impl Deed {
+    pub(super) fn event(&self, node: NodeId, group: GroupId) -> Event<'_> {
+        match *self {
+            Self::Opened { at, digest } => Event::Opened { node, group, at, digest },
+            Self::Given { last } => Event::Given { node, group, last },
+            Self::Applied(ref applied) => Event::Applied { node, group, applied },
+            Self::Reached { at, digest, durable } => {
+                Event::Reached { node, group, at, digest, durable }
+            }
+        }
+    }
+}
+
 impl Ledger {
-    /// What was applied since it was last asked.
-    pub(super) fn take(&self) -> Vec<Applied> {
-        std::mem::take(&mut self.lock().applied)
+    /// What was done since it was last asked.
+    pub(super) fn take(&self) -> Vec<Deed> {
+        std::mem::take(&mut self.lock().deeds)
     }
 
     /// An error, a panic or a missing reply.
@@ -55,9 +82,23 @@ pub(super) struct Watched {
     pub(super) broken: Arc<AtomicBool>,
 }
 
+impl Watched {
+    /// Opens the machine as a node does, on a log that ends at `last`. A machine that does not open ends the run:
+    /// the ends of a process are no excuse for it.
+    pub(super) fn start(&mut self, node: NodeId, group: GroupId, last: LogIndex) -> LogIndex {
+        apply::open(self, last).unwrap_or_else(|error| {
+            let what = format!("the machine of {group:?} on {node:?} does not open: {error}");
+            Broken { invariant: "27 reopened machine".to_owned(), what }.throw()
+        })
+    }
+}
+
 impl StateMachine for Watched {
     fn open(&mut self) -> Result<AppliedAt, MachineError> {
-        self.machine.open()
+        let at = self.machine.open()?;
+        let digest = self.machine.digest();
+        self.ledger.lock().deeds.push(Deed::Opened { at: at.0, digest });
+        Ok(at)
     }
 
     fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
@@ -65,21 +106,26 @@ impl StateMachine for Watched {
         if self.broken.load(Ordering::Relaxed) {
             return Err(MachineError("the simulation broke it".to_owned()));
         }
+        self.ledger.lock().deeds.push(Deed::Given { last: batch.last() });
         let entries: Vec<Entry> = batch.entries().iter().map(without_serial).collect();
         // Every reply is wanted here, so that all nodes' replies can be compared.
         let mut kept = Replies::keeping();
         self.machine.apply(&Committed::new(&entries), &mut kept)?;
+        let (digest, durable) = (self.machine.digest(), self.machine.durable());
         let mut ledger = self.ledger.lock();
         ledger.failed = kept.len() != batch.commands().count();
         for (command, reply) in batch.commands().zip(kept.as_slice()) {
             let (serial, _) = command.bytes.split_first_chunk().expect("every command has one");
-            ledger.applied.push(Applied {
+            ledger.deeds.push(Deed::Applied(Applied {
                 index: command.index,
                 term: command.term,
                 serial: u64::from_le_bytes(*serial),
-                reply: logdrive_wal::checksum(reply),
-            });
+                reply: reply.clone(),
+            }));
             replies.push(reply.clone());
+        }
+        if !ledger.failed {
+            ledger.deeds.push(Deed::Reached { at: batch.last(), digest, durable });
         }
         Ok(())
     }
@@ -97,9 +143,40 @@ fn without_serial(entry: &Entry) -> Entry {
     Entry { payload, ..entry.clone() }
 }
 
-/// A few registers: the machine of a simulation that is given no other.
+/// A few registers: the machine of a simulation that is given no other. It lives in memory or on a disk.
 #[derive(Debug, Default)]
-pub(super) struct Registers(BTreeMap<u8, u64>);
+pub(super) struct Registers {
+    values: BTreeMap<u8, u64>,
+    disk: Option<MachineDisk>,
+    saves: u64,
+    durable: LogIndex,
+}
+
+/// Registers are saved together, under one key.
+const SAVED: &[u8] = b"registers";
+/// So many saves are synced at once.
+const SAVES_PER_SYNC: u64 = 3;
+
+impl Registers {
+    pub(super) fn durable(disk: MachineDisk) -> Self {
+        Self { disk: Some(disk), ..Self::default() }
+    }
+
+    fn save(&mut self, at: LogIndex) {
+        let Some(disk) = &self.disk else { return };
+        let mut bytes = at.get().to_le_bytes().to_vec();
+        for (key, value) in &self.values {
+            bytes.push(*key);
+            bytes.extend(value.to_le_bytes());
+        }
+        disk.write(SAVED, bytes);
+        self.saves += 1;
+        if self.saves.is_multiple_of(SAVES_PER_SYNC) {
+            disk.sync();
+            self.durable = at;
+        }
+    }
+}
 
 /// A command of [`Registers`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -158,11 +235,34 @@ impl Operation {
 }
 
 impl StateMachine for Registers {
+    fn open(&mut self) -> Result<AppliedAt, MachineError> {
+        let Some(saved) = self.disk.as_ref().and_then(|disk| disk.read(SAVED)) else {
+            return Ok(AppliedAt::START);
+        };
+        let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+        let (at, registers) = saved.split_at(8);
+        for register in registers.chunks_exact(9) {
+            self.values.insert(register[0], number(&register[1..]));
+        }
+        Ok(AppliedAt(LogIndex(number(at))))
+    }
+
+    fn digest(&self) -> Option<u64> {
+        let mix = |digest: u64, (key, value): (&u8, &u64)| {
+            (digest ^ u64::from(*key) ^ value).wrapping_mul(0x100_0000_01B3).rotate_left(23)
+        };
+        Some(self.values.iter().fold(0, mix))
+    }
+
+    fn durable(&self) -> LogIndex {
+        self.durable
+    }
+
     fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
         for command in batch.commands() {
             let operation = Operation::decode(command.bytes)
                 .ok_or_else(|| MachineError(format!("a command of {:?}", command.bytes)))?;
-            let register = self.0.entry(operation.key()).or_default();
+            let register = self.values.entry(operation.key()).or_default();
             let (after, reply) = operation.run(*register);
             if matches!(operation, Operation::Swap { .. }) && after != reply {
                 logdrive_raft::reached!("register swapped");
@@ -170,6 +270,7 @@ impl StateMachine for Registers {
             *register = after;
             replies.push(reply.to_le_bytes().to_vec());
         }
+        self.save(batch.last());
         Ok(())
     }
 }

@@ -14,6 +14,7 @@
 pub mod bugs;
 mod cluster;
 mod coverage;
+mod determinism;
 mod disks;
 mod faults;
 mod ghost;
@@ -21,6 +22,7 @@ mod harm;
 mod invariants;
 mod linearizable;
 mod machine;
+mod machine_disk;
 mod network;
 mod node;
 #[cfg(test)]
@@ -34,5 +36,6 @@ mod trace;
 pub use cluster::{Call, Cluster, Failure, Report};
 pub use coverage::{Coverage, PLACES};
 pub use ghost::Counts;
+pub use machine_disk::MachineDisk;
 pub use random::Random;
 pub use shrink::{Shrunk, shrink};

@@ -9,6 +9,7 @@ use super::{
     ghost::{Change, LogState, Mark},
     harm::{Harm, Stored},
     machine::{Ledger, Watched},
+    machine_disk::MachineDisks,
     network::Network,
     random::Random,
     shape::Shape,
@@ -63,6 +64,7 @@ pub(super) struct SimNode {
     pub(super) id: NodeId,
     pub(super) platter: SimPlatter,
     pub(super) identity: Identity,
+    pub(super) machine_disks: MachineDisks,
     pub(super) running: Option<Running>,
     /// Frames that arrived while it took no turns.
     pub(super) inbox: Vec<(NodeId, Vec<(GroupId, Message)>)>,
@@ -182,10 +184,11 @@ impl SimOutside {
 impl SimNode {
     /// A node that was never started, on an empty disk.
     pub(super) fn new(id: NodeId, random: &mut Random) -> Self {
+        let store = random.any();
         let identity = Identity {
             cluster: "simulated".to_owned(),
             node: id,
-            store: u128::from(random.any()),
+            store: u128::from(store),
             shards: 1,
             incarnation: 0,
             settings: BTreeMap::new(),
@@ -193,6 +196,7 @@ impl SimNode {
         Self {
             id,
             platter: SimPlatter::new(random.any(), &identity, 0),
+            machine_disks: MachineDisks::new(store, id),
             identity,
             running: None,
             inbox: Vec::new(),
@@ -269,8 +273,8 @@ impl SimNode {
                 continue;
             }
             let (ledger, broken) = (Ledger::default(), Arc::default());
-            let watched = Watched {
-                machine: factory(self.id, *group),
+            let mut watched = Watched {
+                machine: factory(self.id, *group, self.machine_disks.open(*group)),
                 ledger: ledger.clone(),
                 broken: Arc::clone(&broken),
             };
@@ -279,10 +283,11 @@ impl SimNode {
                 log: read_back(host.wal.as_ref().expect("it is open"), found),
             });
             states.push((*group, Some(state)));
-            let founded = found.map_or_else(
+            let mut founded = found.map_or_else(
                 || new_group(*group, &shape.nodes, shape.first_leader == Some(self.id)),
                 |found| resumed_group(found, &shape.nodes, shape.nodes[0] == self.id),
             );
+            founded.applied = watched.start(self.id, *group, founded.last);
             let run = Control::Run(Box::new(founded), Box::new(watched));
             arrivals.inbox().control(run, false).expect("a few groups");
             machines.insert(*group, (ledger, broken));
@@ -333,6 +338,7 @@ impl SimNode {
 
     /// The process ends at once. `power` says whether the machine does too.
     pub(super) fn stop(&mut self, power: bool) -> bool {
+        self.machine_disks.end(power);
         let Some(running) = self.running.take() else {
             if power {
                 self.platter.crash();

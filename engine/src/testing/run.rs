@@ -7,9 +7,11 @@
 
 use super::{
     cluster::{Call, Cluster},
-    ghost::{AtEnd, Counts, Event, Ghost, Known, Proposed},
+    determinism::{self, Commands as Applied},
+    ghost::{AtEnd, Counts, Event, Ghost, Known, Proposed, known},
     invariants::Broken,
     machine::SERIAL_BYTES,
+    machine_disk::End,
     network::{Network, Weather},
     node::{Running, Seen, SimNode, World},
     random::Random,
@@ -90,6 +92,8 @@ pub(super) enum Later {
 pub(super) struct Finished {
     pub(super) counts: Counts,
     pub(super) trace: Trace,
+    /// What machines have applied.
+    pub(super) commands: Applied,
 }
 
 /// The schedule a cluster's seed draws, without the faults it leaves out.
@@ -109,7 +113,7 @@ impl<'a> Run<'a> {
         let nodes: Vec<SimNode> =
             shape.nodes.iter().map(|id| SimNode::new(*id, &mut random)).collect();
         let network = Network::new(shape.weather, shape.refuse_once_in);
-        let trace = Trace::new(cluster.traced);
+        let trace = Trace::new(cluster.traced, cluster.describe.clone());
         Self {
             cluster,
             ghost: Ghost::new(&shape, trace),
@@ -138,6 +142,7 @@ impl<'a> Run<'a> {
         finished.counts = self.ghost.counts;
         finished.trace = std::mem::take(&mut self.ghost.trace);
         if let Err(broken) = result {
+            finished.commands = determinism::commands(&self.ghost);
             for node in &mut self.nodes {
                 node.stop(true);
             }
@@ -174,9 +179,6 @@ impl<'a> Run<'a> {
         end.alive = self.alive();
         end.served = self.served();
         self.ghost.see(&Event::End { at: &end });
-        for (call, command) in self.calls.iter_mut().zip(&self.ghost.commands) {
-            call.refused = command.known == Known::No;
-        }
         if let Err(what) = (self.cluster.check)(&self.calls) {
             Broken { invariant: "17 linearizability".to_owned(), what }.throw();
         }
@@ -279,6 +281,7 @@ impl<'a> Run<'a> {
             node.stalled_until = 0;
             node.clock_stands = 0..0;
             node.starts_at = 0;
+            node.machine_disks.calm();
         }
     }
 
@@ -414,6 +417,12 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// The process of a node ends within an operation of a machine, after so many others; it starts again after
+    /// `down` steps.
+    pub(super) fn end_within_machine(&self, at: usize, down: u64, after: u64, power: bool) {
+        self.nodes[at].machine_disks.end_within(End { down, power }, after);
+    }
+
     // --- starting and stopping ---
 
     fn start(&mut self, at: usize) {
@@ -494,6 +503,9 @@ impl<'a> Run<'a> {
             let id = self.nodes[at].id;
             self.break_connections(at);
             self.ghost.see(&Event::Down { node: id });
+            for (call, command) in self.calls.iter_mut().zip(&self.ghost.commands) {
+                call.unknown = command.known == Known::Unknown;
+            }
         }
     }
 
@@ -667,6 +679,9 @@ impl<'a> Run<'a> {
             logdrive_raft::reached!("log poisoned");
             self.kill(at, 20);
         }
+        if let Some(End { down, power }) = self.nodes[at].machine_disks.ended() {
+            self.stop(at, down, power);
+        }
     }
 
     /// Whenever a node's log has given up a segment: what is durable without it.
@@ -730,8 +745,8 @@ impl<'a> Run<'a> {
         let Some(Running { host, machines, .. }) = &self.nodes[at].running else { return };
         let clock = host.shard.now().0;
         for (group, (ledger, _)) in machines {
-            for applied in ledger.take() {
-                self.ghost.see(&Event::Applied { node, group: *group, applied });
+            for deed in ledger.take() {
+                self.ghost.see(&deed.event(node, *group));
             }
             if ledger.has_failed() && !self.ghost.stopped.contains(&(node, *group)) {
                 self.ghost.see(&Event::Stopped { node, group: *group });
@@ -762,8 +777,12 @@ impl<'a> Run<'a> {
         self.ghost.see(&Event::Answered { serial, outcome });
         let now = self.now();
         let call = &mut self.calls[usize::try_from(serial).expect("a position")];
-        if let Ok(applied) = outcome {
-            call.reply = Some((now, applied.reply.clone()));
+        match outcome {
+            Ok(applied) => call.reply = Some((now, applied.reply.clone())),
+            Err(_) => {
+                call.refused = known(outcome) == Known::No;
+                call.unknown = !call.refused;
+            }
         }
     }
 
@@ -800,9 +819,11 @@ impl<'a> Run<'a> {
                 let checksum = logdrive_wal::checksum(&payload);
                 commands.push(Command { checksum, payload });
                 let known = Known::Waiting;
-                self.ghost.commands.push(Proposed { node: node.id, group: *group, known });
-                let (group, reply) = (*group, None);
-                self.calls.push(Call { group, command, called, reply, refused: false });
+                let (group, node, reply) = (*group, node.id, None);
+                self.ghost.trace.propose(node, group, serial, &command);
+                self.ghost.commands.push(Proposed { node, group, command: command.clone(), known });
+                let (refused, unknown) = (false, false);
+                self.calls.push(Call { group, command, called, reply, refused, unknown });
             }
             let commands = if several {
                 logdrive_raft::reached!("several commands proposed at once");

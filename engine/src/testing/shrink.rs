@@ -5,7 +5,10 @@
 //! Cost:   at most [`RUNS_MAX`] runs.
 //! Source: Zeller and Hildebrandt 2002 (delta debugging).
 
-use super::cluster::{Cluster, Failure};
+use super::{
+    cluster::{Cluster, Failure},
+    determinism::NOT_DETERMINISTIC,
+};
 
 /// Runs spent on one failure.
 const RUNS_MAX: usize = 250;
@@ -22,11 +25,14 @@ pub struct Shrunk {
 }
 
 /// Drops halves of the schedule, then ever smaller parts, as long as the run still fails by the same invariant: by
-/// another one it would be another bug.
+/// another one it would be another bug. A machine that is not deterministic needs no fault: nothing is dropped then.
 #[must_use]
 pub fn shrink(cluster: &Cluster, failure: Box<Failure>) -> Shrunk {
     let faults = failure.faults.iter().map(|(number, _)| *number).collect();
     let mut shrunk = Shrunk { faults, failure, runs: 0 };
+    if shrunk.failure.invariant == NOT_DETERMINISTIC {
+        return shrunk;
+    }
     let mut part = shrunk.faults.len();
     while part > 0 && shrunk.runs < RUNS_MAX {
         let mut at = 0;

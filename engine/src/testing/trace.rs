@@ -5,9 +5,48 @@
 //! Cost:   a few multiplications an event; text only if wanted.
 //! Source: FAULTS.md §3 (determinism).
 
-use super::ghost::{Change, Event, Mark};
+use super::ghost::{Change, Event, Mark, Proposed, serial_place};
 use crate::{GroupId, LogIndex, NodeId};
 use logdrive_raft::{AppendResult, HardState, LogId, Message, Role};
+use std::sync::Arc;
+
+/// Bytes of a command or a reply that a line shows, unless it is told how.
+const BYTES_SHOWN: usize = 48;
+
+type AsText = dyn Fn(&[u8]) -> String + Send + Sync;
+
+/// How commands and replies look in a line.
+#[derive(Clone)]
+pub(super) struct Describe {
+    pub(super) command: Arc<AsText>,
+    pub(super) reply: Arc<AsText>,
+}
+
+impl Default for Describe {
+    fn default() -> Self {
+        Self { command: Arc::new(escaped), reply: Arc::new(escaped) }
+    }
+}
+
+impl Describe {
+    pub(super) fn command(&self, command: &[u8]) -> String {
+        (self.command)(command)
+    }
+
+    pub(super) fn reply(&self, reply: &[u8]) -> String {
+        (self.reply)(reply)
+    }
+}
+
+/// Bytes as text, the first of them if there are many.
+pub(super) fn escaped(bytes: &[u8]) -> String {
+    match bytes.get(..BYTES_SHOWN) {
+        Some(first) if bytes.len() > BYTES_SHOWN => {
+            format!("\"{}\"... of {} bytes", first.escape_ascii(), bytes.len())
+        }
+        _ => format!("\"{}\"", bytes.escape_ascii()),
+    }
+}
 
 /// What has happened so far.
 #[derive(Default)]
@@ -15,11 +54,12 @@ pub(super) struct Trace {
     pub(super) hash: u64,
     pub(super) lines: Option<Vec<String>>,
     pub(super) step: u64,
+    pub(super) describe: Describe,
 }
 
 impl Trace {
-    pub(super) fn new(wanted: bool) -> Self {
-        Self { hash: 0xCBF2_9CE4_8422_2325, lines: wanted.then(Vec::new), step: 0 }
+    pub(super) fn new(wanted: bool, describe: Describe) -> Self {
+        Self { hash: 0xCBF2_9CE4_8422_2325, lines: wanted.then(Vec::new), step: 0, describe }
     }
 
     /// Something of the world's: a fault, the healing.
@@ -29,10 +69,18 @@ impl Trace {
         }
     }
 
-    pub(super) fn see(&mut self, event: &Event<'_>) {
+    /// A command leaves its client.
+    pub(super) fn propose(&mut self, node: NodeId, group: GroupId, serial: u64, command: &[u8]) {
+        if self.lines.is_some() {
+            let command = self.describe.command(command);
+            self.note(|| format!("{} {} command {serial}: {command}", name(node), of(group)));
+        }
+    }
+
+    pub(super) fn see(&mut self, event: &Event<'_>, commands: &[Proposed]) {
         self.hash(event);
         if self.lines.is_some()
-            && let Some(text) = text(event)
+            && let Some(text) = text(event, commands, &self.describe)
         {
             self.note(|| text);
         }
@@ -74,7 +122,18 @@ impl Trace {
             }
             Event::Applied { node, group, applied } => {
                 self.words(&[8, node.get(), group.get(), applied.index.get()]);
-                self.words(&[applied.term.get(), applied.serial, u64::from(applied.reply)]);
+                let reply = u64::from(logdrive_wal::checksum(&applied.reply));
+                self.words(&[applied.term.get(), applied.serial, reply]);
+            }
+            Event::Opened { node, group, at, digest } => {
+                self.words(&[17, node.get(), group.get(), at.get(), digest.unwrap_or(0)]);
+            }
+            Event::Given { node, group, last } => {
+                self.words(&[18, node.get(), group.get(), last.get()]);
+            }
+            Event::Reached { node, group, at, digest, durable } => {
+                self.words(&[19, node.get(), group.get(), at.get()]);
+                self.words(&[digest.unwrap_or(0), durable.get()]);
             }
             Event::Answered { serial, outcome } => {
                 self.words(&[9, serial]);
@@ -161,7 +220,7 @@ impl Trace {
     }
 }
 
-fn text(event: &Event<'_>) -> Option<String> {
+fn text(event: &Event<'_>, commands: &[Proposed], describe: &Describe) -> Option<String> {
     Some(match *event {
         Event::Recovered { node, group, state } => format!(
             "{} up: {} has {} entries, term {}, vote {}",
@@ -200,14 +259,25 @@ fn text(event: &Event<'_>) -> Option<String> {
             status.applied.get(),
         ),
         Event::Applied { node, group, applied } => format!(
-            "{} {} applies {} (command {})",
+            "{} {} applies {} (command {}): {} -> {}",
             name(node),
             of(group),
             applied.index.get(),
-            applied.serial
+            applied.serial,
+            commands
+                .get(serial_place(applied.serial))
+                .map_or_else(String::new, |proposed| describe.command(&proposed.command)),
+            describe.reply(&applied.reply),
         ),
+        Event::Opened { node, group, at, .. } => {
+            format!("{} {} machine opens at {}", name(node), of(group), at.get())
+        }
         Event::Answered { serial, outcome } => match outcome {
-            Ok(applied) => format!("command {serial}: yes, at {}", applied.index.get()),
+            Ok(applied) => format!(
+                "command {serial}: yes, at {}: {}",
+                applied.index.get(),
+                describe.reply(&applied.reply)
+            ),
             Err(error) => format!("command {serial}: {:?}: {error}", error.happened()),
         },
         Event::Impostor { node } => format!("{} started on a log that is not its own", name(node)),
@@ -218,7 +288,9 @@ fn text(event: &Event<'_>) -> Option<String> {
         Event::GivenBack { node, group, .. } => {
             format!("{} {} looked at: a segment was given back", name(node), of(group))
         }
-        Event::Loaded { .. } | Event::End { .. } => return None,
+        Event::Given { .. } | Event::Reached { .. } | Event::Loaded { .. } | Event::End { .. } => {
+            return None;
+        }
     })
 }
 

@@ -15,6 +15,7 @@ mod close;
 mod crash;
 mod damage;
 mod disk_full;
+mod end_within_machine;
 mod failing_operation;
 mod false_success;
 mod flap;
@@ -77,6 +78,7 @@ pub(super) static ALL: &[Fault] = &[
     broken_machine::FAULT,
     last_word::FAULT,
     forgetful_leader::FAULT,
+    end_within_machine::FAULT,
 ];
 
 /// Those that take durable bytes for good. A run has two kinds of them at most: a majority must be whole, so more of

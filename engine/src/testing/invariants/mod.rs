@@ -25,6 +25,7 @@ mod monotone;
 mod no_holes;
 mod poison;
 mod prefix_recovery;
+mod reopened_machine;
 mod single_vote;
 mod state_machine_safety;
 mod state_order;
@@ -33,7 +34,7 @@ use super::ghost::{Event, Ghost};
 
 /// A rule over a whole run.
 pub(super) struct Invariant {
-    /// Its number and name in FAULTS.md §4.
+    /// Its number and name in FAULTS.md §4; 27 came later.
     pub(super) name: &'static str,
     /// Says what `event` would break.
     pub(super) check: fn(&Ghost, &Event<'_>) -> Check,
@@ -49,6 +50,7 @@ pub(super) const ALL: &[Invariant] = &[
     log_matching::INVARIANT,
     leader_completeness::INVARIANT,
     state_machine_safety::INVARIANT,
+    reopened_machine::INVARIANT,
     committed_immutable::INVARIANT,
     commit_rule::INVARIANT,
     durable_ack::INVARIANT,
