@@ -20,8 +20,9 @@ pub struct LeaseId(u64);
 pub struct Welcome {
     /// The peer's description of itself.
     pub hello: Hello,
-    /// The answer that the peer must be sent. Its `shard` is the one that reads the connection.
-    pub answer: Hello,
+    /// The bytes of the answer that the peer must be sent. It names the shard that reads the connection, which is
+    /// `hello.shard` modulo the number of shards here.
+    pub answer: Vec<u8>,
     /// The connection's right to deliver, until a later welcome names it among `ended`.
     pub lease: LeaseId,
     /// The leases that end now, before the answer is sent: that of an earlier connection in the same place, or all
@@ -60,6 +61,7 @@ impl Door {
         self.judge(&hello, to).map_err(NetError::Refused)?;
         let shard = hello.shard % self.me.shards;
         let answer = Hello { shard, lane: hello.lane, ..self.me.clone() };
+        let answer = answer.encode(hello.node);
         let (lease, ended) = self.places.take(&hello);
         Ok(Welcome { hello, answer, lease, ended })
     }
@@ -130,7 +132,8 @@ mod tests {
     }
 
     fn door() -> Door {
-        Door::new(Hello { shard: 0, shards: 2, ..hello(9) }, vec![NodeId(1), NodeId(2), NodeId(9)])
+        let me = Hello { shard: 0, shards: 2, lane: Lane::Liveness, ..hello(9) };
+        Door::new(me, vec![NodeId(1), NodeId(2), NodeId(9)])
     }
 
     fn let_in(door: &mut Door, hello: &Hello) -> (LeaseId, Vec<LeaseId>) {
@@ -149,8 +152,8 @@ mod tests {
     #[test]
     fn a_peer_is_told_which_shard_reads_it_and_that_it_reached_whom_it_meant() {
         let welcome = door().greet(&hello(1).encode(NodeId(9))).expect("a known peer");
-        let answer = welcome.answer.encode(welcome.hello.node);
-        let heard = handshake::judge_answer(&hello(1), NodeId(9), &answer).expect("our answer");
+        let heard = handshake::judge_answer(&hello(1), NodeId(9), &welcome.answer);
+        let heard = heard.expect("our answer");
         assert_eq!((heard.node, heard.shard, heard.shards), (NodeId(9), 1, 2));
     }
 

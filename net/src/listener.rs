@@ -206,17 +206,17 @@ impl Entrance {
                 return Err(error);
             }
         };
-        // The place is taken, and what held it ends, before the answer: what the dialer sends once it has the answer
-        // is then never read beside an older connection.
+        // Earlier connections end before the answer is sent: frames that the dialer sends after the answer are then
+        // never read beside those of an older connection.
         let lease = self.replace(lease, &ended);
-        stream.write_all(&answer.encode(hello.node)).await?;
+        stream.write_all(&answer).await?;
         let stream = stream.into_std()?;
         add(&self.meter.authenticated, 1);
         (self.hand_over)(Accepted { hello, stream, lease, meter: Arc::clone(&self.meter) });
         Ok(())
     }
 
-    /// Ends the connections of `ended`; what the connection of `lease` must watch.
+    /// Ends the connections of `ended`. The connection of `lease` must watch the receiver.
     fn replace(&self, lease: LeaseId, ended: &[LeaseId]) -> watch::Receiver<()> {
         let mut leases = self.leases.borrow_mut();
         for lease in ended {

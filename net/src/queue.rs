@@ -306,6 +306,6 @@ mod tests {
             assert_eq!(queue.send(&mut vec![append(n, 1 << 20)], all_fit), Sent::Taken);
         }
         queue.advance(queue.waiting().len());
-        assert!(queue.waiting.capacity() < IDLE_BUFFER_BYTES_MAX);
+        assert_eq!(queue.waiting.capacity(), IDLE_BUFFER_BYTES_MIN);
     }
 }

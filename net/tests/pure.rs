@@ -61,7 +61,7 @@ impl Acceptor {
         let answer = match self.door.greet(&hello) {
             Ok(welcome) => {
                 self.ended.extend(welcome.ended.iter().copied());
-                Ok((welcome.answer.encode(welcome.hello.node), welcome.lease, welcome.hello))
+                Ok((welcome.answer, welcome.lease, welcome.hello))
             }
             Err(NetError::Refused(refusal)) => Err(refusal.encode()),
             Err(error) => return Err(error),
