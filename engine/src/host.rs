@@ -45,6 +45,8 @@ pub(crate) trait Outside {
     fn take(&self, control: Control);
     /// A write that goes to the log now, or as soon as there is room. For those who watch.
     fn wrote(&self, _job: &WriteJob) {}
+    /// A message that a group takes in now. For those who watch.
+    fn received(&self, _from: NodeId, _group: GroupId, _message: &Message) {}
 }
 
 /// What the thread has to do after a turn.
@@ -197,6 +199,7 @@ impl ShardHost {
         risen.into_iter().for_each(|change| self.shard.link(change));
         arrivals.take_frames(|(from, messages)| {
             for (group, message) in messages {
+                outside.received(from, group, &message);
                 self.shard.receive(from, group, message);
             }
         });

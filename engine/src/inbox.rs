@@ -126,7 +126,12 @@ impl Arrivals {
             elsewhere.entry(owner(group)).or_default().push((group, message));
         }
         for (owner, messages) in elsewhere {
+            let owner = match logdrive_raft::bug!("forwarded_to_the_wrong_shard") {
+                true => (owner + 1) % inboxes.len(),
+                false => owner,
+            };
             if !inboxes[owner].forward((from, messages)) {
+                logdrive_raft::reached!("forwarded frame dropped");
                 tracing::debug!(owner, "frame for another shard dropped: its queue is full");
             }
         }
@@ -223,6 +228,12 @@ impl Inbox {
     pub(crate) fn answered(&self, commands: usize, bytes: usize) {
         self.commands.fetch_sub(commands, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Commands and bytes that are not answered yet.
+    #[cfg(feature = "testing")]
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        (self.commands.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
     /// Hands over a submission that was admitted. If the shard has stopped since, its sink is told

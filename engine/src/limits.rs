@@ -5,6 +5,7 @@
 pub(crate) struct OfGroup {
     pub(crate) inflight_messages_max: usize,
     pub(crate) inflight_bytes_max: usize,
+    pub(crate) append_bytes_max: usize,
     pub(crate) uncommitted_bytes_max: usize,
 }
 
@@ -12,6 +13,7 @@ impl OfGroup {
     pub(crate) const REAL: Self = Self {
         inflight_messages_max: INFLIGHT_MESSAGES_MAX,
         inflight_bytes_max: INFLIGHT_BYTES_MAX,
+        append_bytes_max: APPEND_BYTES_MAX,
         uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
     };
 }

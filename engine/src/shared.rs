@@ -7,8 +7,8 @@
 //! Source: DESIGN §3, §7.
 
 use crate::{
-    Config, Group, GroupError, GroupId, LogIndex, NodeError, NodeId, StateMachine,
-    Term, apply, here,
+    Config, Group, GroupError, GroupId, LogIndex, NodeError, NodeId, StateMachine, Term, apply,
+    here,
     inbox::{Control, Inbox, NotTaken, shard_of},
     life::{Bootstrap, Groups},
     limits::Limits,

@@ -26,34 +26,56 @@ use std::time::Duration;
 
 /// Watches until `stop`'s other end is gone.
 pub(crate) fn run(node: &Shared, stop: &Receiver<()>) {
-    let limits = node.stall_limits;
-    let mut watches: Vec<Watch> = node.pulses.iter().map(|_| Watch::new(&limits)).collect();
-    let pause = Duration::from_nanos((limits.least_ns() / 16).clamp(1_000_000, 100_000_000));
+    let mut watchdog = Watchdog::new(node);
+    let pause =
+        Duration::from_nanos((node.stall_limits.least_ns() / 16).clamp(1_000_000, 100_000_000));
     while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(pause) {
-        for (shard, (watch, pulse)) in watches.iter_mut().zip(&node.pulses).enumerate() {
-            let Some(Finding { stage, what, ns }) = watch.look(now_ns(), pulse, &limits) else {
-                continue;
-            };
+        for (shard, Finding { stage, what, ns }) in watchdog.look(now_ns(), node) {
             let time = Duration::from_nanos(ns);
             match stage {
                 Stage::Quiet => tell(format!("shard {shard} goes on after a stall: {what}")),
                 Stage::Slow => tell(format!("shard {shard}: {what} for {time:.1?}")),
                 Stage::Resigned => {
-                    pulse.set_stalled();
                     tell(format!("shard {shard}: {what} for {time:.1?}: this node leads no group"));
                 }
-                Stage::Fatal => end(node, shard, what, time),
+                Stage::Fatal => end(node),
             }
         }
     }
 }
 
-/// The disk or a thread is given up, and with it the process.
-fn end(node: &Shared, shard: usize, what: &'static str, time: Duration) -> ! {
-    let shard = u32::try_from(shard).expect("shards are counted in u32");
-    let error = NodeError::Stalled { shard, what, time };
+/// Looks at all shards of a node, and decides what a silence costs. The simulator runs the same code.
+pub(crate) struct Watchdog(Vec<Watch>);
+
+impl Watchdog {
+    pub(crate) fn new(node: &Shared) -> Self {
+        Self(node.pulses.iter().map(|_| Watch::new(&node.stall_limits)).collect())
+    }
+
+    /// Looks at every shard; what is new, by shard. A shard that has been silent for too long leads nothing, and at
+    /// last the node has failed.
+    pub(crate) fn look(&mut self, now: u64, node: &Shared) -> Vec<(usize, Finding)> {
+        let mut found = Vec::new();
+        for (shard, (watch, pulse)) in self.0.iter_mut().zip(&node.pulses).enumerate() {
+            let Some(finding) = watch.look(now, pulse, &node.stall_limits) else { continue };
+            if finding.stage == Stage::Resigned {
+                pulse.set_stalled();
+            }
+            if finding.stage == Stage::Fatal {
+                let time = Duration::from_nanos(finding.ns);
+                let number = u32::try_from(shard).expect("shards are counted in u32");
+                node.fail(NodeError::Stalled { shard: number, what: finding.what, time });
+            }
+            found.push((shard, finding));
+        }
+        found
+    }
+}
+
+/// The node has failed, and its process ends with it.
+fn end(node: &Shared) -> ! {
+    let error = node.failed().map_or_else(String::new, |error| error.to_string());
     tell(format!("{error}: the process ends"));
-    node.fail(error);
     std::thread::sleep(GRACE);
     std::process::exit(1)
 }
@@ -74,7 +96,7 @@ struct Watch {
 
 /// How far a stall has come.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Stage {
+pub(crate) enum Stage {
     Quiet,
     Slow,
     Resigned,
@@ -83,10 +105,18 @@ enum Stage {
 
 /// A stage that a shard has entered.
 #[derive(Debug, Eq, PartialEq)]
-struct Finding {
-    stage: Stage,
+pub(crate) struct Finding {
+    pub(crate) stage: Stage,
     what: &'static str,
     ns: u64,
+}
+
+impl Finding {
+    /// The groups of the shard lead nothing from now on.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_resignation(&self) -> bool {
+        self.stage == Stage::Resigned
+    }
 }
 
 impl Watch {

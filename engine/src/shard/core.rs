@@ -181,7 +181,7 @@ impl Shard {
             seed: self.seed ^ group.get().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ self.me.get() << 56,
             inflight_messages_max: self.limits.inflight_messages_max,
             inflight_bytes_max: self.limits.inflight_bytes_max,
-            append_bytes_max: limits::APPEND_BYTES_MAX,
+            append_bytes_max: self.limits.append_bytes_max,
             tail_bytes_max: limits::TAIL_BYTES_MAX,
             uncommitted_bytes_max: self.limits.uncommitted_bytes_max,
         };

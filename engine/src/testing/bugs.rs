@@ -9,7 +9,7 @@
 //! To add one: `bug!("name")` at its place, and a line in [`ALL`]. `engine/BUGS.md` is made by
 //! `LOGDRIVE_BUGS=write cargo test -p logdrive --features bug-bank --test bug_bank`.
 
-use super::{Cluster, cluster::caught, invariants::Broken};
+use super::{Cluster, caught::caught, invariants::Broken};
 
 /// A mutation.
 #[derive(Clone, Copy, Debug)]

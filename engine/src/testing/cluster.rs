@@ -4,31 +4,29 @@
 //! Out:    [`Report`] or [`Failure`].
 
 use super::{
+    caught::caught,
     coverage::Coverage,
+    describe::{Describe, escaped},
     determinism,
-    ghost::Counts,
+    event::Counts,
+    excuses::EXCUSES,
     invariants::Broken,
     linearizable,
     machine::{Operation, Registers},
     machine_disk::MachineDisk,
     random::Random,
     run::{Finished, Run, schedule_of},
+    setup::{Call, Setup},
     shape::Shape,
-    trace::{Describe, Trace, escaped},
+    trace::Trace,
 };
 use crate::{GroupId, NodeId, StateMachine};
 use bytes::Bytes;
 use std::{
-    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Once},
+    sync::Arc,
 };
-
-pub(super) type MachineFactory =
-    dyn Fn(NodeId, GroupId, MachineDisk) -> Box<dyn StateMachine> + Send + Sync;
-type Operations = dyn Fn(&mut Random, GroupId, &Shape, &[Call]) -> Bytes + Send + Sync;
-type ClientCheck = dyn Fn(&[Call]) -> Result<(), String> + Send + Sync;
 
 /// A cluster under simulation, all of it drawn from one seed.
 ///
@@ -78,43 +76,7 @@ type ClientCheck = dyn Fn(&[Call]) -> Result<(), String> + Send + Sync;
 /// }
 /// ```
 #[derive(Clone)]
-pub struct Cluster {
-    pub(super) seed: u64,
-    nodes: Option<u64>,
-    groups: Option<u64>,
-    pub(super) machine: Arc<MachineFactory>,
-    pub(super) operations: Arc<Operations>,
-    pub(super) check: Arc<ClientCheck>,
-    pub(super) describe: Describe,
-    pub(super) only: Option<Vec<usize>>,
-    pub(super) traced: bool,
-}
-
-/// One operation of a client.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// The group it was for.
-    pub group: GroupId,
-    /// The command.
-    pub command: Bytes,
-    /// When it was proposed, in steps.
-    pub called: u64,
-    /// When it was answered, in steps, and the machine's reply; `None` if it was refused or its outcome
-    /// is unknown.
-    pub reply: Option<(u64, Bytes)>,
-    /// It did not happen, and the client knows.
-    pub refused: bool,
-    /// The client will hear no more, and the command may have happened, or may still happen.
-    pub unknown: bool,
-}
-
-impl Call {
-    /// The client still waits for an answer.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
-        self.reply.is_none() && !self.refused && !self.unknown
-    }
-}
+pub struct Cluster(pub(super) Setup);
 
 /// What a run came to.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -125,6 +87,8 @@ pub struct Report {
     pub trace: u64,
     /// In numbers.
     pub counts: Counts,
+    /// Excuses that were made, and how often: [`EXCUSES`].
+    pub excuses: BTreeMap<&'static str, u64>,
     /// Places it reached.
     pub coverage: Coverage,
     /// The history, a line per event, if it was asked for.
@@ -166,7 +130,7 @@ impl Cluster {
     /// weather and faults are the seed's.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self {
+        Self(Setup {
             seed,
             nodes: None,
             groups: None,
@@ -184,21 +148,22 @@ impl Cluster {
             },
             only: None,
             traced: false,
-        }
+            strict: BTreeSet::new(),
+        })
     }
 
     /// So many nodes, at most 9.
     #[must_use]
     pub fn nodes(self, nodes: u64) -> Self {
         assert!((1..=9).contains(&nodes), "a cluster of {nodes} nodes");
-        Self { nodes: Some(nodes), ..self }
+        Self(Setup { nodes: Some(nodes), ..self.0 })
     }
 
     /// So many groups.
     #[must_use]
     pub fn groups(self, groups: u64) -> Self {
         assert!(groups > 0, "a cluster without groups");
-        Self { groups: Some(groups), ..self }
+        Self(Setup { groups: Some(groups), ..self.0 })
     }
 
     /// Another state machine, that lives in memory: made anew for each group whenever a node starts. Replies of all
@@ -265,7 +230,7 @@ impl Cluster {
         machine: impl Fn(NodeId, GroupId, MachineDisk) -> Box<dyn StateMachine> + Send + Sync + 'static,
     ) -> Self {
         let (check, describe) = (Arc::new(|_: &[Call]| Ok(())), Describe::default());
-        Self { machine: Arc::new(machine), check, describe, ..self }
+        Self(Setup { machine: Arc::new(machine), check, describe, ..self.0 })
     }
 
     /// The clients' commands.
@@ -335,7 +300,7 @@ impl Cluster {
         let operations = move |random: &mut Random, group, _: &Shape, calls: &[Call]| {
             operations(random, group, calls)
         };
-        Self { operations: Arc::new(operations), ..self }
+        Self(Setup { operations: Arc::new(operations), ..self.0 })
     }
 
     /// How a command looks in a history and in a failure: by itself, as escaped bytes. Said after the machine, as
@@ -345,8 +310,8 @@ impl Cluster {
         self,
         describe: impl Fn(&[u8]) -> String + Send + Sync + 'static,
     ) -> Self {
-        let describe = Describe { command: Arc::new(describe), ..self.describe.clone() };
-        Self { describe, ..self }
+        let describe = Describe { command: Arc::new(describe), ..self.0.describe.clone() };
+        Self(Setup { describe, ..self.0 })
     }
 
     /// How a reply looks, likewise.
@@ -355,8 +320,8 @@ impl Cluster {
         self,
         describe: impl Fn(&[u8]) -> String + Send + Sync + 'static,
     ) -> Self {
-        let describe = Describe { reply: Arc::new(describe), ..self.describe.clone() };
-        Self { describe, ..self }
+        let describe = Describe { reply: Arc::new(describe), ..self.0.describe.clone() };
+        Self(Setup { describe, ..self.0 })
     }
 
     /// Checks what all clients saw, when everything has healed.
@@ -365,29 +330,40 @@ impl Cluster {
         self,
         check: impl Fn(&[Call]) -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
-        Self { check: Arc::new(check), ..self }
+        Self(Setup { check: Arc::new(check), ..self.0 })
     }
 
     /// Only these faults of the seed's schedule, by number.
     #[must_use]
     pub fn only(self, faults: Vec<usize>) -> Self {
-        Self { only: Some(faults), ..self }
+        Self(Setup { only: Some(faults), ..self.0 })
+    }
+
+    /// Without this excuse ([`EXCUSES`]): what it covers is a failure then.
+    ///
+    /// # Panics
+    /// If there is no such excuse.
+    #[must_use]
+    pub fn without_excuse(mut self, name: &str) -> Self {
+        let known = EXCUSES.iter().find(|excuse| excuse.name == name);
+        self.0.strict.insert(known.unwrap_or_else(|| panic!("no excuse {name:?}")).name);
+        self
     }
 
     /// Keeps the history, a line per event.
     #[must_use]
     pub fn traced(self) -> Self {
-        Self { traced: true, ..self }
+        Self(Setup { traced: true, ..self.0 })
     }
 
     /// The faults that a run will see: number and name.
     #[must_use]
     pub fn faults(&self) -> Vec<(usize, String)> {
-        let line = |planned: &super::shape::Planned| {
+        let line = |planned: &super::schedule::Planned| {
             let text = format!("step {}: {} {:?}", planned.step, planned.fault.name, planned.args);
             (planned.number, text)
         };
-        schedule_of(self).iter().map(line).collect()
+        schedule_of(&self.0).iter().map(line).collect()
     }
 
     /// Runs it.
@@ -397,21 +373,18 @@ impl Cluster {
     pub fn run(&self) -> Result<Report, Box<Failure>> {
         Coverage::begin();
         let mut finished = Finished::default();
-        let run = caught(|| Run::new(self).all(&mut finished));
+        let run = caught(|| Run::new(&self.0).all(&mut finished));
         let coverage = Coverage::end();
-        let seed = self.seed;
-        let Finished { counts, trace: Trace { hash: trace, lines, .. }, commands } = finished;
+        let seed = self.0.seed;
+        let Finished { counts, excuses, trace: Trace { hash: trace, lines, .. }, commands } =
+            finished;
         let lines = lines.unwrap_or_default();
         let Err(broken) = run else {
-            return Ok(Report { seed, trace, counts, coverage, lines });
+            return Ok(Report { seed, trace, counts, excuses, coverage, lines });
         };
-        let Broken { invariant, what } = determinism::blame(self, &commands, broken);
+        let Broken { invariant, what } = determinism::blame(&self.0, &commands, broken);
         let faults = self.faults();
         Err(Box::new(Failure { seed, invariant, what, faults, trace, counts, coverage, lines }))
-    }
-
-    pub(super) fn shape(&self) -> Shape {
-        Shape::draw(self.seed, self.nodes, self.groups)
     }
 }
 
@@ -465,46 +438,4 @@ fn registers(seed: u64, group: GroupId, disk: MachineDisk) -> Registers {
 
 fn register_of(reply: &[u8]) -> Option<u64> {
     reply.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
-}
-
-thread_local! {
-    static PANIC: RefCell<Option<Broken>> = const { RefCell::new(None) };
-    static IN_RUN: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-/// Panics of a run are its result: their message and place are kept, and not printed.
-fn listen_to_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !IN_RUN.get() {
-                return before(info);
-            }
-            let place = info.location().map_or_else(String::new, ToString::to_string);
-            let payload = info.payload();
-            let what = (payload.downcast_ref::<&str>().map(ToString::to_string))
-                .or_else(|| payload.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "no message".to_owned());
-            let broken = Broken { invariant: format!("assertion at {place}"), what };
-            PANIC.set(Some(broken));
-        }));
-    });
-}
-
-/// Runs something; a broken invariant or a panic ends it, and nobody hears of it but the caller.
-pub(super) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, Broken> {
-    listen_to_panics();
-    IN_RUN.set(true);
-    let result = catch_unwind(AssertUnwindSafe(run));
-    IN_RUN.set(false);
-    result.map_err(|panic| match panic.downcast::<Broken>() {
-        Ok(broken) => *broken,
-        Err(_) => last_panic(),
-    })
-}
-
-fn last_panic() -> Broken {
-    let unknown = || Broken { invariant: "panic".to_owned(), what: "no message".to_owned() };
-    PANIC.take().unwrap_or_else(unknown)
 }

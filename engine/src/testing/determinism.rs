@@ -6,10 +6,7 @@
 //! Source: Schneider 1990 (a replicated state machine is deterministic).
 
 use super::{
-    cluster::{Cluster, caught},
-    ghost::Ghost,
-    invariants::Broken,
-    machine_disk::MachineDisk,
+    caught::caught, ghost::Ghost, invariants::Broken, machine_disk::MachineDisk, setup::Setup,
 };
 use crate::{Committed, GroupId, NodeId, Replies, StateMachine};
 use bytes::Bytes;
@@ -41,14 +38,14 @@ pub(super) fn commands(ghost: &Ghost) -> Commands {
 }
 
 /// The failure itself; or, if two fresh machines make different things of the same commands, that.
-pub(super) fn blame(cluster: &Cluster, commands: &Commands, broken: Broken) -> Broken {
-    let nodes = cluster.shape().nodes;
+pub(super) fn blame(setup: &Setup, commands: &Commands, broken: Broken) -> Broken {
+    let nodes = setup.shape().nodes;
     let others = nodes.iter().map(|node| (*node, 1)).chain([(nodes[0], BATCH)]);
     for (group, entries) in commands {
-        let first = History::of(cluster, nodes[0], *group, entries, 1);
+        let first = History::of(setup, nodes[0], *group, entries, 1);
         for (node, batch) in others.clone() {
-            let other = History::of(cluster, node, *group, entries, batch);
-            let Some(what) = first.differs(&other, cluster, entries) else { continue };
+            let other = History::of(setup, node, *group, entries, batch);
+            let Some(what) = first.differs(&other, setup, entries) else { continue };
             let how = match batch {
                 1 => format!("two new machines, of {:?} and of {node:?}", nodes[0]),
                 _ => format!("two new machines, given one command and {batch} at a time"),
@@ -73,16 +70,10 @@ struct History {
 }
 
 impl History {
-    fn of(
-        cluster: &Cluster,
-        node: NodeId,
-        group: GroupId,
-        entries: &[Entry],
-        batch: usize,
-    ) -> Self {
+    fn of(setup: &Setup, node: NodeId, group: GroupId, entries: &[Entry], batch: usize) -> Self {
         let mut history = Self { replies: Vec::new(), digests: BTreeMap::new(), failed: None };
         let run = caught(|| {
-            let mut machine = (cluster.machine)(node, group, MachineDisk::new());
+            let mut machine = (setup.machine)(node, group, MachineDisk::new());
             history.run(&mut *machine, entries, batch)
         });
         history.failed = match run {
@@ -110,8 +101,8 @@ impl History {
     }
 
     /// The first difference: in a reply, in a digest after as many commands, in how it ended.
-    fn differs(&self, other: &Self, cluster: &Cluster, entries: &[Entry]) -> Option<String> {
-        let describe = &cluster.describe;
+    fn differs(&self, other: &Self, setup: &Setup, entries: &[Entry]) -> Option<String> {
+        let describe = &setup.describe;
         let after = |count: usize| match count.checked_sub(1).and_then(|at| entries.get(at)) {
             Some(entry) => {
                 let command = describe.command(&entry.payload);

@@ -1,13 +1,15 @@
 //! What faults do to disks.
 //!
-//! In:     a run; a node, and what its fault was drawn with.
-//! Out:    the run with the disk's future changed.
-//! Source: FAULTS.md §3: what takes durable bytes for good leaves a majority of nodes whole, the fault atlas.
+//! In:     a simulation; a node, and what its fault was drawn with.
+//! Out:    the simulation with the disk's future changed.
+//! Source: FAULTS.md §3: what takes durable bytes for good leaves each entry whole on a majority of nodes, the fault
+//!         atlas ([`super::harm::Losses`]).
 
 use super::{
     random::Random,
-    run::{Later, Run},
+    sim::{Later, Sim},
 };
+use crate::GroupId;
 use logdrive_wal::{
     BLOCK_BYTES,
     disk::sim::{SECTOR_BYTES, WriteFate},
@@ -24,80 +26,91 @@ pub(super) enum Decay {
     Astray,
 }
 
-impl Run<'_> {
+impl Sim<'_> {
     /// A batch that a later one knows durable decays. The node is killed for it.
     pub(super) fn decay(&mut self, at: usize, batch: u64, bit: u64, decay: &Decay) {
-        if !self.may_impair(at) {
+        if self.nodes[at].lost {
             return;
         }
         self.kill(at, 5);
-        let node = &self.nodes[at];
-        let hit = node.vouched_batches();
-        if hit.is_empty() {
+        let (node, mut random) = (&self.nodes[at], Random::new(batch));
+        let log = random.pick(&node.logs);
+        let vouched = log.vouched_batches();
+        if vouched.is_empty() {
             return;
         }
-        let hit = Random::new(batch).pick(&hit);
+        let hit = *random.pick(&vouched);
+        let spare = self.spare();
+        if !self.losses.batch(node.id, hit, spare) {
+            return;
+        }
         let segment = hit.position.segment();
         let byte = u64::from(hit.position.offset()) + bit / 8 % hit.bytes;
         let offset = usize::try_from(byte).expect("inside a segment");
         match decay {
             Decay::Bit => {
                 logdrive_raft::reached!("durable batch damaged at rest");
-                node.platter.flip(segment, offset, 1 << (bit % 8));
+                log.platter.flip(segment, offset, 1 << (bit % 8));
             }
             Decay::Unreadable => {
                 logdrive_raft::reached!("durable sector became unreadable");
-                node.platter.fail_reads_in(segment, offset..offset + 1);
+                log.platter.fail_reads_in(segment, offset..offset + 1);
             }
             Decay::Astray => {
                 logdrive_raft::reached!("durable sector read from elsewhere");
                 let sector = byte - byte % SECTOR_BYTES as u64;
-                node.platter.misdirect_reads(segment, sector, segment, 0);
+                log.platter.misdirect_reads(segment, sector, segment, 0);
             }
         }
-        self.impair(at);
     }
 
     /// A disk says that everything is durable and keeps none of it safe, for so many steps; after some honest ones its
     /// power fails.
     pub(super) fn lie(&mut self, at: usize, steps: u64, honest: u64) {
-        if !self.may_impair(at) {
+        if !self.may_lose_node(at) {
             return;
         }
         let node = &mut self.nodes[at];
-        node.platter.set_lying(true);
+        node.logs.iter().for_each(|log| log.platter.set_lying(true));
         node.lied = true;
-        self.impair(at);
+        self.lose_node(at);
         self.in_a_while(steps, Later::Honest(at));
         self.in_a_while(steps + honest, Later::Crash(at, 5));
     }
 
     /// A write fails once, and reads show it all the same, and syncs succeed, until the power fails.
     pub(super) fn fail_falsely(&mut self, at: usize, after: u64, power: u64) {
-        if !self.may_impair(at) {
+        if !self.may_lose_node(at) {
             return;
         }
-        self.nodes[at].platter.set_fate(after, WriteFate::ErrorThenLies(ErrorKind::Other));
-        self.impair(at);
+        self.set_fate(at, after, WriteFate::ErrorThenLies(ErrorKind::Other));
+        self.lose_node(at);
         self.in_a_while(power, Later::Crash(at, 5));
     }
 
     /// A write succeeds, but goes where another batch stands, or nowhere. The process ends after a while.
     pub(super) fn misplace_write(&mut self, at: usize, after: u64, place: u64) {
-        if self.nodes[at].running.is_none() || !self.may_impair(at) {
+        if self.nodes[at].process.is_none() || !self.may_lose_node(at) {
             return;
         }
-        let node = &self.nodes[at];
-        let others = node.vouched_batches();
+        let logs = &self.nodes[at].logs;
+        let others = logs[usize::try_from(after).expect("small") % logs.len()].vouched_batches();
         let fate = if others.is_empty() || place.is_multiple_of(3) {
             WriteFate::Lost
         } else {
             let there = Random::new(place).pick(&others).position;
             WriteFate::Misdirected(there.segment(), there.offset().into())
         };
-        node.platter.set_fate(after, fate);
-        self.impair(at);
+        self.set_fate(at, after, fate);
+        self.lose_node(at);
         self.in_a_while(40, Later::Crash(at, 5));
+    }
+
+    /// What becomes of a write that is to come, in one of the node's logs.
+    pub(super) fn set_fate(&mut self, at: usize, after: u64, fate: WriteFate) {
+        let logs = &self.nodes[at].logs;
+        let log = &logs[usize::try_from(after).expect("small") % logs.len()];
+        log.platter.set_fate(after / logs.len() as u64, fate);
     }
 
     /// What a disk holds besides batches is damaged while its power is off: the manifest, or a segment's header. The
@@ -105,11 +118,11 @@ impl Run<'_> {
     pub(super) fn damage_metadata(&mut self, at: usize, what: u64, bit: u64) {
         // Whose batches are damaged must not lose the note of it with the file.
         let id = self.nodes[at].id;
-        if self.nodes[at].lost || !self.nodes[at].was_started || self.impaired.contains(&id) {
+        if self.nodes[at].lost || !self.nodes[at].was_started || self.losses.has(id) {
             return;
         }
         self.crash(at, 5);
-        let platter = self.nodes[at].platter.clone();
+        let platter = Random::new(bit).pick(&self.nodes[at].logs).platter.clone();
         let damage = |mut bytes: Vec<u8>, within: usize| {
             let at = usize::try_from(bit / 8).unwrap_or(0) % within;
             if what == 1 {
@@ -138,7 +151,9 @@ impl Run<'_> {
         if restart {
             self.kill(at, 2);
         }
-        self.nodes[at].platter.fail_operation(operation);
+        let logs = &self.nodes[at].logs;
+        let log = &logs[usize::try_from(operation).expect("small") % logs.len()];
+        log.platter.fail_operation(operation / logs.len() as u64);
     }
 
     /// What dead processes still had under way reaches a node's disk after a while.
@@ -146,18 +161,29 @@ impl Run<'_> {
         self.in_a_while(after, Later::Land(at));
     }
 
-    /// The atlas: whatever is taken, a majority of nodes is whole.
-    pub(super) fn may_impair(&self, at: usize) -> bool {
-        let spare = (self.nodes.len() - 1) / 2;
-        let id = self.nodes[at].id;
-        let broken = self.broken.iter().map(|(node, _)| *node);
-        let mut less: BTreeSet<_> = broken.chain(self.impaired.clone()).collect();
-        less.insert(id);
-        !self.nodes[at].lost && less.len() <= spare
+    /// So many nodes may lose the same thing.
+    fn spare(&self) -> usize {
+        (self.nodes.len() - 1) / 2
     }
 
-    /// Something was taken from a node for good.
-    pub(super) fn impair(&mut self, at: usize) {
-        self.impaired.insert(self.nodes[at].id);
+    /// The atlas, for what may take anything from a node: a majority of nodes has lost nothing at all.
+    pub(super) fn may_lose_node(&self, at: usize) -> bool {
+        let broken = self.broken.iter().map(|(node, _)| *node);
+        let mut less: BTreeSet<_> = broken.chain(self.losses.harmed()).collect();
+        less.insert(self.nodes[at].id);
+        !self.nodes[at].lost && less.len() <= self.spare()
+    }
+
+    /// Likewise for one replica.
+    pub(super) fn may_lose_replica(&self, at: usize, group: GroupId) -> bool {
+        let broken = self.broken.iter().filter(|(_, of)| *of == group).map(|(node, _)| *node);
+        let mut less: BTreeSet<_> = broken.chain(self.losses.harmed_of(group)).collect();
+        less.insert(self.nodes[at].id);
+        !self.nodes[at].lost && less.len() <= self.spare()
+    }
+
+    /// Anything may be taken from a node from now on.
+    pub(super) fn lose_node(&mut self, at: usize) {
+        self.losses.node(self.nodes[at].id);
     }
 }

@@ -6,39 +6,13 @@
 //! Source: FAULTS.md §4 (the ghost state).
 
 use super::{
-    invariants::{self, Broken},
+    describe::Describe,
+    event::{Applied, Change, Counts, Event, Known, LogState, Mark, Proposed, known, serial_place},
     shape::Shape,
-    trace::Trace,
 };
-use crate::{GroupId, LogIndex, NodeId, Outcome, Term, limits};
-use bytes::Bytes;
+use crate::{GroupId, LogIndex, NodeId, Term, inbox::shard_of, limits};
 use logdrive_raft::{AppendEntries, AppendResult, HardState, Message, Role, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// An entry as the ghost keeps it: its place is its position in a list.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Mark {
-    pub(super) term: Term,
-    /// Of its payload.
-    pub(super) checksum: u32,
-}
-
-/// A group's log and hard state on one node, at one moment.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct LogState {
-    pub(super) hard_state: HardState,
-    pub(super) log: Vec<Mark>,
-}
-
-/// One write as a replica handed it out.
-#[derive(Clone, Debug)]
-pub(super) struct Change {
-    pub(super) hard_state: Option<HardState>,
-    pub(super) first: LogIndex,
-    pub(super) entries: Vec<Mark>,
-    /// What each entry counts for in every budget, where the entries were handed out.
-    pub(super) cost_bytes: Vec<usize>,
-}
 
 /// Appends that a leader has sent to one peer in a term and that were not acknowledged, as far as was heard.
 #[derive(Debug, Default)]
@@ -80,87 +54,6 @@ impl Window {
             self.sent.retain(|(last, _)| *last > match_index);
         }
     }
-}
-
-/// Something that happened, as seen from outside.
-pub(super) enum Event<'a> {
-    /// A node's process is up, and this is what its log said of a group.
-    Recovered { node: NodeId, group: GroupId, state: &'a LogState },
-    /// The same, and the group has lost something. `harmed`: something was taken from the node.
-    Fenced { node: NodeId, group: GroupId, harmed: bool },
-    /// A replica handed out a write.
-    Written { node: NodeId, group: GroupId, change: &'a Change },
-    /// Part of it is on the platter, with all before it.
-    Landed { node: NodeId, group: GroupId, change: &'a Change },
-    /// A message leaves a node.
-    Sent { node: NodeId, to: NodeId, group: GroupId, message: &'a Message },
-    /// A message reaches a node that takes turns.
-    Arrived { node: NodeId, from: NodeId, group: GroupId, message: &'a Message },
-    /// A replica after a turn, if it changed. `clock` is its own, in ticks.
-    Turned { node: NodeId, group: GroupId, status: &'a Status, clock: u64 },
-    /// A node took a turn: writes it has on their way to the disk.
-    Loaded { node: NodeId, in_flight: usize, in_flight_max: usize },
-    /// A machine has said where it is, when its process began.
-    Opened { node: NodeId, group: GroupId, at: LogIndex, digest: Option<u64> },
-    /// A machine is given a batch that ends there.
-    Given { node: NodeId, group: GroupId, last: LogIndex },
-    /// A machine has applied a command.
-    Applied { node: NodeId, group: GroupId, applied: &'a Applied },
-    /// A machine has applied a whole batch, and says how far it is durable.
-    Reached { node: NodeId, group: GroupId, at: LogIndex, digest: Option<u64>, durable: LogIndex },
-    /// A machine has failed: its replica serves no more in this incarnation.
-    Stopped { node: NodeId, group: GroupId },
-    /// A node's log has given up a segment; this is what its disk would leave of a group if the power failed now.
-    /// `None` if the group would be fenced.
-    GivenBack { node: NodeId, group: GroupId, state: Option<&'a LogState> },
-    /// A client hears.
-    Answered { serial: u64, outcome: &'a Outcome },
-    /// A node's process was to read a log that is not its own, or not there, and did.
-    Impostor { node: NodeId },
-    /// A write of a node has failed.
-    Poisoned { node: NodeId },
-    /// A node's process is gone.
-    Down { node: NodeId },
-    /// After the peace.
-    End { at: &'a AtEnd },
-}
-
-/// A command as a machine has applied it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Applied {
-    pub(super) index: LogIndex,
-    pub(super) term: Term,
-    pub(super) serial: u64,
-    pub(super) reply: Bytes,
-}
-
-/// What the run knows at its end.
-#[derive(Debug, Default)]
-pub(super) struct AtEnd {
-    /// Replicas that must serve: their node is up and nothing was taken from them.
-    pub(super) alive: BTreeMap<GroupId, Vec<(NodeId, Status)>>,
-    /// Terms as they were when the last proposal had been made.
-    pub(super) terms_before: BTreeMap<GroupId, Term>,
-    /// Commands acknowledged since the healing began.
-    pub(super) served: BTreeMap<GroupId, u64>,
-}
-
-/// What a client knows of its command.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Known {
-    Waiting,
-    Yes,
-    No,
-    Unknown,
-}
-
-/// A command somebody proposed.
-#[derive(Debug)]
-pub(super) struct Proposed {
-    pub(super) node: NodeId,
-    pub(super) group: GroupId,
-    pub(super) command: Bytes,
-    pub(super) known: Known,
 }
 
 /// One replica, as seen from outside.
@@ -229,6 +122,8 @@ impl Replica {
 /// Everything.
 pub(super) struct Ghost {
     pub(super) nodes: Vec<NodeId>,
+    /// Shards of each node, in the order of the nodes.
+    shards: Vec<u32>,
     pub(super) election_ticks: u64,
     pub(super) limits: limits::OfGroup,
     pub(super) replicas: BTreeMap<(NodeId, GroupId), Replica>,
@@ -248,52 +143,24 @@ pub(super) struct Ghost {
     pub(super) acknowledged: BTreeMap<(GroupId, LogIndex), u64>,
     /// Commands some machine has applied.
     pub(super) applied_serials: BTreeSet<u64>,
-    pub(super) poisoned: BTreeSet<NodeId>,
+    /// Shards whose log has had a write fail.
+    pub(super) poisoned: BTreeSet<(NodeId, usize)>,
     pub(super) fenced: BTreeSet<(NodeId, GroupId)>,
     /// Their machines failed, and they have not started since.
     pub(super) stopped: BTreeSet<(NodeId, GroupId)>,
     pub(super) counts: Counts,
-    pub(super) trace: Trace,
-}
-
-/// What a run came to, in numbers.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Counts {
-    /// Commands answered with success.
-    pub acknowledged: u64,
-    /// Commands that were refused.
-    pub refused: u64,
-    /// Commands whose outcome was unknown.
-    pub unknown: u64,
-    /// Processes that ended, by whatever fault.
-    pub crashes: u64,
-    /// Leaders elected, over all groups.
-    pub elections: u64,
-    /// Faults injected.
-    pub faults: u64,
-    /// Simulated time, in steps of a millisecond.
-    pub steps: u64,
-}
-
-impl Counts {
-    /// Adds another run's.
-    pub fn add(&mut self, other: &Self) {
-        self.acknowledged += other.acknowledged;
-        self.refused += other.refused;
-        self.unknown += other.unknown;
-        self.crashes += other.crashes;
-        self.elections += other.elections;
-        self.faults += other.faults;
-        self.steps += other.steps;
-    }
+    /// How commands and replies look in a failure.
+    pub(super) describe: Describe,
 }
 
 impl Ghost {
-    pub(super) fn new(shape: &Shape, trace: Trace) -> Self {
+    pub(super) fn new(shape: &Shape, describe: Describe) -> Self {
         Self {
             nodes: shape.nodes.clone(),
+            shards: shape.shards.clone(),
             election_ticks: shape.election_ticks,
-            limits: shape.limits,
+            limits: shape.limits.of_group,
+            describe,
             replicas: BTreeMap::new(),
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
@@ -308,8 +175,13 @@ impl Ghost {
             fenced: BTreeSet::new(),
             stopped: BTreeSet::new(),
             counts: Counts::default(),
-            trace,
         }
+    }
+
+    /// The shard of a node that runs a group.
+    pub(super) fn shard_of(&self, node: NodeId, group: GroupId) -> usize {
+        let at = self.nodes.iter().position(|known| *known == node).expect("a node of ours");
+        shard_of(group, self.shards[at] as usize)
     }
 
     pub(super) fn majority(&self) -> usize {
@@ -346,20 +218,10 @@ impl Ghost {
         &self.replicas[&(node, group)]
     }
 
-    /// Checks an event against every invariant, then remembers it.
-    pub(super) fn see(&mut self, event: &Event<'_>) {
-        self.trace.see(event, &self.commands);
-        for invariant in invariants::ALL {
-            if let Err(what) = (invariant.check)(self, event) {
-                Broken { invariant: invariant.name.to_owned(), what }.throw();
-            }
-        }
-        self.remember(event);
-    }
-
-    fn remember(&mut self, event: &Event<'_>) {
+    /// Remembers what happened.
+    pub(super) fn remember(&mut self, event: &Event<'_>) {
         match *event {
-            Event::Recovered { node, group, state } => {
+            Event::Recovered { node, group, state, .. } => {
                 let replica = self.replicas.entry((node, group)).or_default();
                 replica.state = state.clone();
                 replica.cost_bytes = vec![0; state.log.len()];
@@ -373,12 +235,12 @@ impl Ghost {
                 replica.opened = LogIndex::ZERO;
                 replica.applied = None;
                 replica.heard.clear();
-                self.poisoned.remove(&node);
+                self.poisoned.retain(|(poisoned, _)| *poisoned != node);
             }
             Event::Fenced { node, group, .. } => {
                 self.fenced.insert((node, group));
                 self.replicas.entry((node, group)).or_default().status = None;
-                self.poisoned.remove(&node);
+                self.poisoned.retain(|(poisoned, _)| *poisoned != node);
             }
             Event::Written { node, group, change } => {
                 self.note_entries(node, group, change);
@@ -492,8 +354,8 @@ impl Ghost {
                 logdrive_raft::reached!("group stopped by its machine");
                 self.stopped.insert((node, group));
             }
-            Event::Poisoned { node } => {
-                self.poisoned.insert(node);
+            Event::Poisoned { node, shard } => {
+                self.poisoned.insert((node, shard));
             }
             Event::Down { node } => {
                 self.counts.crashes += 1;
@@ -545,15 +407,6 @@ impl Ghost {
     }
 }
 
-/// What an answer says to a client.
-pub(super) fn known(outcome: &Outcome) -> Known {
-    match outcome {
-        Ok(_) => Known::Yes,
-        Err(error) if error.happened() == crate::Happened::No => Known::No,
-        Err(_) => Known::Unknown,
-    }
-}
-
 /// Applies a whole write to a log.
 pub(super) fn apply(state: &mut LogState, change: &Change) {
     if let Some(hard_state) = change.hard_state {
@@ -582,9 +435,4 @@ pub(super) fn place(index: LogIndex) -> usize {
 /// How many entries there are up to `index`.
 pub(super) fn count(index: LogIndex) -> usize {
     usize::try_from(index.get()).expect("simulated logs are short")
-}
-
-/// Where a command stands in [`Ghost::commands`].
-pub(super) fn serial_place(serial: u64) -> usize {
-    usize::try_from(serial).expect("a position")
 }

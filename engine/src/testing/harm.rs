@@ -4,13 +4,16 @@
 //! Out:    [`Harm`]: the fences and refusals that are explained, and whether a loss is one that nobody can see.
 //! Source: FAULTS.md C1-C3, C9, C10, W7, W8; rules 21, 22, 24.
 
-use crate::GroupId;
+use crate::{GroupId, LogIndex, NodeId};
 use logdrive_wal::{
     BLOCK_BYTES, Position, SegmentSeq,
     disk::sim::{Damage, SECTOR_BYTES},
-    landed::LandedBatch,
+    landed::{LandedBatch, LandedRecord},
 };
-use std::{collections::BTreeSet, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 /// A batch that was whole on a platter, or that the platter said was.
 pub(super) struct Stored {
@@ -19,6 +22,8 @@ pub(super) struct Stored {
     /// All before it was durable when it was built.
     pub(super) durable: Position,
     groups: Vec<GroupId>,
+    /// The entries in it: the first and the last of each run.
+    entries: Vec<(GroupId, LogIndex, LogIndex)>,
     /// Bytes without which nobody knows which groups it is of.
     indispensable: [Range<u64>; 2],
 }
@@ -35,6 +40,7 @@ impl Stored {
             bytes,
             durable: batch.durable,
             groups: batch.groups.clone(),
+            entries: batch.records.iter().filter_map(run).collect(),
             indispensable: [at..at + head, directory..directory_end],
         }
     }
@@ -43,6 +49,12 @@ impl Stored {
         let at = u64::from(self.position.offset());
         self.position.segment() == segment && overlap(&(at..at + self.bytes), damaged)
     }
+}
+
+fn run(record: &LandedRecord) -> Option<(GroupId, LogIndex, LogIndex)> {
+    let LandedRecord::Entries { group, first, checksums, .. } = record else { return None };
+    let last = first.get() + checksums.len() as u64 - 1;
+    Some((*group, *first, LogIndex(last)))
 }
 
 fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
@@ -114,7 +126,77 @@ impl Harm {
         harm
     }
 
+    /// Adds what was done to another of the node's logs.
+    pub(super) fn add(&mut self, other: Self) {
+        self.groups.extend(other.groups);
+        self.refuses |= other.refuses;
+        self.unseen |= other.unseen;
+    }
+
     pub(super) fn explains_fence(&self, group: GroupId) -> bool {
         self.refuses || self.groups.contains(&group)
+    }
+}
+
+/// What was taken for good, on all nodes: the fault atlas. Each entry stays whole on a majority of nodes; a group of
+/// which too many replicas have lost something, each something else, must halt.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    /// Nodes that may have lost anything.
+    nodes: BTreeSet<NodeId>,
+    /// Replicas that have lost something, and are fenced or will be.
+    replicas: BTreeSet<(NodeId, GroupId)>,
+    /// Nodes on which an entry is gone.
+    entries: BTreeMap<(GroupId, LogIndex), BTreeSet<NodeId>>,
+}
+
+impl Losses {
+    /// A node may lose anything from now on.
+    pub(super) fn node(&mut self, node: NodeId) {
+        self.nodes.insert(node);
+    }
+
+    /// A replica has lost something.
+    pub(super) fn replica(&mut self, node: NodeId, group: GroupId) {
+        self.replicas.insert((node, group));
+    }
+
+    /// A batch is gone on a node, if each of its entries stays whole on all nodes but `spare`; else false.
+    pub(super) fn batch(&mut self, node: NodeId, batch: &Stored, spare: usize) -> bool {
+        let entries = batch.entries.iter().flat_map(|(group, first, last)| {
+            (first.get()..=last.get()).map(|index| (*group, LogIndex(index)))
+        });
+        let entries: Vec<_> = entries.collect();
+        let stays = |entry: &(GroupId, LogIndex)| {
+            let gone = self.entries.get(entry).into_iter().flatten();
+            let mut gone: BTreeSet<NodeId> = gone.chain(&self.nodes).copied().collect();
+            gone.insert(node);
+            gone.len() <= spare
+        };
+        if !entries.iter().all(stays) {
+            return false;
+        }
+        for entry in entries {
+            self.entries.entry(entry).or_default().insert(node);
+        }
+        self.replicas.extend(batch.groups.iter().map(|group| (node, *group)));
+        true
+    }
+
+    /// Something was taken from the node.
+    pub(super) fn has(&self, node: NodeId) -> bool {
+        self.nodes.contains(&node) || self.replicas.iter().any(|(of, _)| *of == node)
+    }
+
+    /// Nodes from which something was taken.
+    pub(super) fn harmed(&self) -> BTreeSet<NodeId> {
+        let replicas = self.replicas.iter().map(|(node, _)| *node);
+        replicas.chain(self.nodes.iter().copied()).collect()
+    }
+
+    /// Nodes whose replica of a group has lost something.
+    pub(super) fn harmed_of(&self, group: GroupId) -> BTreeSet<NodeId> {
+        let replicas = self.replicas.iter().filter(|(_, of)| *of == group).map(|(node, _)| *node);
+        replicas.chain(self.nodes.iter().copied()).collect()
     }
 }

@@ -5,13 +5,10 @@
 //! Fails:  as the machine does; once, in a group the run wants to fail.
 
 use super::{
-    ghost::{Applied, Event},
-    invariants::Broken,
+    event::{Applied, Event},
     machine_disk::MachineDisk,
 };
-use crate::{
-    AppliedAt, Committed, GroupId, LogIndex, MachineError, NodeId, Replies, StateMachine, apply,
-};
+use crate::{AppliedAt, Committed, GroupId, LogIndex, MachineError, NodeId, Replies, StateMachine};
 use bytes::Bytes;
 use logdrive_raft::Entry;
 use std::{
@@ -80,17 +77,6 @@ pub(super) struct Watched {
     pub(super) ledger: Ledger,
     /// Its next command fails.
     pub(super) broken: Arc<AtomicBool>,
-}
-
-impl Watched {
-    /// Opens the machine as a node does, on a log that ends at `last`. A machine that does not open ends the run:
-    /// the ends of a process are no excuse for it.
-    pub(super) fn start(&mut self, node: NodeId, group: GroupId, last: LogIndex) -> LogIndex {
-        apply::open(self, last).unwrap_or_else(|error| {
-            let what = format!("the machine of {group:?} on {node:?} does not open: {error}");
-            Broken { invariant: "27 reopened machine".to_owned(), what }.throw()
-        })
-    }
 }
 
 impl StateMachine for Watched {

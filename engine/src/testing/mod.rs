@@ -10,17 +10,25 @@
 //! disk, the network, the clocks and the randomness are simulated. `faults/` has a file for each thing
 //! that goes wrong, `invariants/` one for each thing that must hold all the same.
 
+mod acts;
 #[cfg(feature = "bug-bank")]
 pub mod bugs;
+mod caught;
 mod cluster;
+mod connections;
 mod coverage;
+mod describe;
 mod determinism;
 mod disks;
+mod event;
+mod excuses;
 mod faults;
 mod ghost;
 mod harm;
 mod invariants;
+mod judge;
 mod linearizable;
+mod log;
 mod machine;
 mod machine_disk;
 mod network;
@@ -29,13 +37,18 @@ mod node;
 mod power_tests;
 mod random;
 mod run;
+mod schedule;
+mod setup;
 mod shape;
 mod shrink;
+mod sim;
 mod trace;
 
-pub use cluster::{Call, Cluster, Failure, Report};
+pub use cluster::{Cluster, Failure, Report};
 pub use coverage::{Coverage, PLACES};
-pub use ghost::Counts;
+pub use event::Counts;
+pub use excuses::{EXCUSES, Excuse};
 pub use machine_disk::MachineDisk;
 pub use random::Random;
+pub use setup::Call;
 pub use shrink::{Shrunk, shrink};

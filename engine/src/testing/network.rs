@@ -3,31 +3,26 @@
 //! In:     messages of one peer and lane, as the shard sends them.
 //! Out:    the same messages, through the real codec, when and if they arrive.
 //! Source: FAULTS.md N1-N8, N10, N11.
+//!
+//! Half of all runs talk through [`Connections`], which keep the order that TCP keeps. In the others each frame finds
+//! its own way, which is worse than any connection: the protocol must bear it all the same.
 
-use super::random::Random;
+use super::{
+    connections::{Connections, Effect},
+    random::Random,
+    shape::Weather,
+};
 use crate::{GroupId, NodeId};
 use bytes::{Bytes, BytesMut};
+use logdrive_net::Lane;
 use logdrive_raft::{AppendReply, AppendResult, Message};
 use std::collections::{BTreeMap, VecDeque};
-
-/// How bad the network is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Weather {
-    /// A frame is lost once in so many; 0 is never.
-    pub(super) lose_once_in: u64,
-    /// A frame arrives twice once in so many; 0 is never.
-    pub(super) twice_once_in: u64,
-    /// A frame takes from one step to so many: frames overtake each other.
-    pub(super) delay_max: u64,
-}
-
-impl Weather {
-    pub(super) const FAIR: Self = Self { lose_once_in: 0, twice_once_in: 0, delay_max: 2 };
-}
 
 /// A frame that has arrived.
 pub(super) struct Arrival {
     pub(super) from: NodeId,
+    /// The shard that sent it.
+    pub(super) shard: u32,
     pub(super) to: NodeId,
     pub(super) messages: Vec<(GroupId, Message)>,
 }
@@ -35,6 +30,7 @@ pub(super) struct Arrival {
 #[derive(Clone)]
 struct Frame {
     from: NodeId,
+    shard: u32,
     to: NodeId,
     body: Bytes,
 }
@@ -49,6 +45,8 @@ struct Trouble {
 
 /// Frames under way.
 pub(super) struct Network {
+    /// `None` if each frame finds its own way.
+    pub(super) connections: Option<Connections>,
     /// By when they arrive; the number keeps the order the seed's alone.
     frames: BTreeMap<(u64, u64), Frame>,
     sent: u64,
@@ -72,8 +70,13 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn new(weather: Weather, refuse_once_in: u64) -> Self {
+    pub(super) fn new(
+        weather: Weather,
+        refuse_once_in: u64,
+        connections: Option<Connections>,
+    ) -> Self {
         Self {
+            connections,
             frames: BTreeMap::new(),
             sent: 0,
             weather,
@@ -88,30 +91,33 @@ impl Network {
         }
     }
 
-    /// True if the next frame finds its queue full.
-    pub(super) fn refuses(&self, random: &mut Random) -> bool {
-        random.once_in(self.refuse_once_in)
-    }
-
+    /// Sends a batch and empties it; false if it was dropped.
     pub(super) fn send(
         &mut self,
         now: u64,
         random: &mut Random,
-        from: NodeId,
+        (from, shard): (NodeId, u32),
         to: NodeId,
+        lane: Lane,
         messages: &mut Vec<(GroupId, Message)>,
-    ) {
+    ) -> bool {
+        if random.once_in(self.refuse_once_in) {
+            return false;
+        }
         if self.appends_only_to.is_some_and(|(only, until)| only != to && now < until) {
             messages.retain(|(_, message)| !matches!(message, Message::AppendEntries(_)));
         }
+        if let Some(connections) = &mut self.connections {
+            return connections.send((from, shard), to, lane, messages);
+        }
         if now < self.echo_until {
-            self.echo_to(now, random, from, to, messages);
+            self.echo_to(now, random, (from, shard), to, messages);
         }
         let mut body = BytesMut::new();
         for (group, message) in messages.drain(..) {
             logdrive_net::codec::encode(&mut body, group, &message);
         }
-        let frame = Frame { from, to, body: body.freeze() };
+        let frame = Frame { from, shard, to, body: body.freeze() };
         let weather = self.weather_at(now);
         let copies = 1 + u64::from(random.once_in(weather.twice_once_in));
         for _ in 0..copies {
@@ -128,6 +134,30 @@ impl Network {
             self.past.pop_front();
         }
         self.past.push_back(frame);
+        true
+    }
+
+    /// What connections do in this step, to processes that `read` what arrives.
+    pub(super) fn connect(
+        &mut self,
+        now: u64,
+        random: &mut Random,
+        reads: &dyn Fn(NodeId) -> bool,
+    ) -> Vec<Effect> {
+        let weather = self.weather_at(now);
+        let Self { connections, clogged, cut, .. } = self;
+        let Some(connections) = connections else { return Vec::new() };
+        let mut passage = |random: &mut Random, from, to| {
+            // What a datagram loses, a connection sends again, until it breaks.
+            if random.once_in(weather.lose_once_in * BREAKS_ONCE_IN) {
+                return None;
+            }
+            let at = now + 1 + random.below(weather.delay_max);
+            let held = [find(clogged, from, to, now), find(cut, from, to, now)];
+            let held = held.into_iter().flatten().map(|trouble| trouble.until).max();
+            Some(held.map_or(at, |until| at.max(until + random.below(3))))
+        };
+        connections.step(now, random, &mut passage, reads)
     }
 
     /// What arrives at `now`.
@@ -135,15 +165,18 @@ impl Network {
         let later = self.frames.split_off(&(now + 1, 0));
         let due = std::mem::replace(&mut self.frames, later);
         due.into_values()
-            .map(|Frame { from, to, body }| {
+            .map(|Frame { from, shard, to, body }| {
                 let messages = logdrive_net::codec::decode(body).expect("what encode made");
-                Arrival { from, to, messages }
+                Arrival { from, shard, to, messages }
             })
             .collect()
     }
 
-    /// Connections of `node` break: what is under way on them is lost.
-    pub(super) fn drop_frames_of(&mut self, node: NodeId) {
+    /// Connections of `node` break: what is under way on them is lost, or late.
+    pub(super) fn break_all(&mut self, now: u64, random: &mut Random, node: NodeId) {
+        if let Some(connections) = &mut self.connections {
+            connections.break_all(now, random, node);
+        }
         self.frames.retain(|_, frame| frame.from != node && frame.to != node);
     }
 
@@ -176,7 +209,7 @@ impl Network {
         &mut self,
         now: u64,
         random: &mut Random,
-        from: NodeId,
+        (from, shard): (NodeId, u32),
         to: NodeId,
         messages: &[(GroupId, Message)],
     ) {
@@ -202,7 +235,7 @@ impl Network {
                     for ((sender, leader, group), said) in old {
                         let mut body = BytesMut::new();
                         logdrive_net::codec::encode(&mut body, group, &said);
-                        let frame = Frame { from: sender, to: leader, body: body.freeze() };
+                        let frame = Frame { from: sender, shard, to: leader, body: body.freeze() };
                         for later in [1, 3, 9] {
                             self.put(now + 1 + random.below(later), frame.clone());
                         }
@@ -243,6 +276,9 @@ impl Network {
         self.clogged.clear();
         self.appends_only_to = None;
         self.echo_until = 0;
+        if let Some(connections) = &mut self.connections {
+            connections.hurry(now);
+        }
         for frame in std::mem::take(&mut self.frames).into_values() {
             self.put(now + 1, frame);
         }
@@ -264,3 +300,5 @@ fn find(troubles: &[Trouble], from: NodeId, to: NodeId, now: u64) -> Option<&Tro
 
 /// Frames kept to be repeated.
 const PAST_FRAMES: usize = 512;
+/// A connection breaks once in so many frames that a datagram would lose.
+const BREAKS_ONCE_IN: u64 = 8;

@@ -1,36 +1,33 @@
-//! One simulated node: the real shard and log on a simulated disk, with a clock of its own.
+//! One simulated node: real shards, logs and all that its threads share, on simulated disks, with a clock of its own.
 //!
-//! In:     messages that arrived, commands, the time.
-//! Out:    what it wrote, said, applied and answered, in [`World::seen`] and its turn.
+//! In:     what arrived for its shards, the time.
+//! Out:    what each shard wrote, said, applied and answered, in [`World::seen`] and its turn.
 //! Fails:  as the log does; a log that does not open is an error.
 
 use super::{
-    cluster::MachineFactory,
-    ghost::{Change, LogState, Mark},
-    harm::{Harm, Stored},
+    event::{Change, LogState},
+    harm::Harm,
+    invariants::Broken,
+    log::{SimLog, mark, read_back},
     machine::{Ledger, Watched},
     machine_disk::MachineDisks,
     network::Network,
     random::Random,
+    setup::MachineFactory,
     shape::Shape,
 };
 use crate::{
-    GroupId, NodeId,
-    host::{Outside, ShardHost},
-    inbox::{Arrivals, Control},
-    limits::{Limits, OfShard},
+    Bootstrap, Config, GroupError, GroupId, NodeId,
+    host::{Outside, ShardHost, Turned},
+    inbox::{Arrivals, Control, Frame, shard_of},
     reads::{ReadDone, ReadTask},
-    shard::{Founded, GroupView, Submission, WriteJob},
+    shard::WriteJob,
     shared::Shared,
+    watchdog::Watchdog,
 };
-use bytes::Bytes;
 use logdrive_net::Lane;
-use logdrive_raft::{Durable, Entry, HardState, LogIndex, Message};
-use logdrive_wal::{
-    BLOCK_BYTES, Identity, ReadError, RecoveredGroup, SegmentSeq, Wal, WalError,
-    disk::sim::SimPlatter,
-    landed::{LandedBatch, LandedRecord, landed},
-};
+use logdrive_raft::{Entry, LogIndex, Message, Status};
+use logdrive_wal::{Identity, ReadError, WalError};
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -49,25 +46,25 @@ pub(super) struct World {
     pub(super) now: u64,
     pub(super) random: Random,
     pub(super) network: Network,
-    /// What the node whose turn it is has done.
+    /// What the shard whose turn it is has done.
     pub(super) seen: Vec<Seen>,
 }
 
-/// Something a node did in its turn.
+/// Something a shard did in its turn.
 pub(super) enum Seen {
+    Arrived { from: NodeId, group: GroupId, message: Message },
     Wrote { group: GroupId, change: Change },
     Sent { to: NodeId, group: GroupId, message: Message },
 }
 
-/// A node that may be up or down; its disk outlives it.
+/// A node that may be up or down; its disks outlive it.
 pub(super) struct SimNode {
     pub(super) id: NodeId,
-    pub(super) platter: SimPlatter,
     pub(super) identity: Identity,
+    /// One for each shard, all on one disk: it stalls, fills up and lies for all of them.
+    pub(super) logs: Vec<SimLog>,
     pub(super) machine_disks: MachineDisks,
-    pub(super) running: Option<Running>,
-    /// Frames that arrived while it took no turns.
-    pub(super) inbox: Vec<(NodeId, Vec<(GroupId, Message)>)>,
+    pub(super) process: Option<Process>,
     /// When its process starts again, if it is down.
     pub(super) starts_at: u64,
     pub(super) paused_until: u64,
@@ -82,31 +79,35 @@ pub(super) struct SimNode {
     pub(super) lied: bool,
     /// A process took for durable what the disk had while it lied.
     trusted_a_lie: bool,
-    /// Batches that were whole on its platter, or that it said were.
-    batches: Vec<Stored>,
-    failures: u64,
-    /// Of its log, when it was last looked at.
-    first_segment: Option<SegmentSeq>,
-    next_batch: u64,
-    /// Batches behind one that has not landed.
-    early: BTreeMap<u64, LandedBatch>,
-    heads: BTreeMap<SegmentSeq, Vec<u8>>,
 }
 
 /// A node's process.
-pub(super) struct Running {
-    /// What all threads of the node would share.
+pub(super) struct Process {
+    /// What all its threads share.
     pub(super) node: Arc<Shared>,
+    pub(super) shards: Vec<SimShard>,
+    pub(super) machines: BTreeMap<GroupId, (Ledger, Arc<AtomicBool>)>,
+    /// Groups that have no machine yet, and when they get one.
+    to_resume: Vec<(u64, GroupId)>,
+    watchdog: Watchdog,
+}
+
+/// A shard's thread.
+pub(super) struct SimShard {
     pub(super) arrivals: Rc<Arrivals>,
     pub(super) host: ShardHost,
-    pub(super) machines: BTreeMap<GroupId, (Ledger, Arc<AtomicBool>)>,
-    /// Peers it can talk to.
+    /// Peers it can talk to, where each frame finds its own way.
     pub(super) linked: BTreeSet<NodeId>,
+    /// It takes no turns until then.
+    pub(super) stuck_until: u64,
+    /// Frames that its connections have brought and it has not read.
+    pub(super) unread: VecDeque<Frame>,
     outside: SimOutside,
 }
 
 struct SimOutside {
     id: NodeId,
+    shard: u32,
     world: Rc<RefCell<World>>,
     reads: RefCell<VecDeque<ReadTask>>,
     reads_max: usize,
@@ -115,19 +116,21 @@ struct SimOutside {
 }
 
 impl Outside for SimOutside {
-    fn send(&self, peer: NodeId, _lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool {
+    fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool {
         let World { now, random, network, seen } = &mut *self.world.borrow_mut();
-        if network.refuses(random) {
-            logdrive_raft::reached!("frame refused by a full queue");
-            return false;
-        }
-        seen.extend(messages.iter().map(|(group, message)| Seen::Sent {
+        let sent = messages.iter().map(|(group, message)| Seen::Sent {
             to: peer,
             group: *group,
             message: message.clone(),
-        }));
-        network.send(*now, random, self.id, peer, messages);
-        true
+        });
+        let sent: Vec<Seen> = sent.collect();
+        let taken = network.send(*now, random, (self.id, self.shard), peer, lane, messages);
+        if taken {
+            seen.extend(sent);
+        } else {
+            logdrive_raft::reached!("frame refused by a full queue");
+        }
+        taken
     }
 
     fn read(&self, task: ReadTask) -> Result<(), ReadTask> {
@@ -159,6 +162,11 @@ impl Outside for SimOutside {
         };
         self.world.borrow_mut().seen.push(Seen::Wrote { group: job.group, change });
     }
+
+    fn received(&self, from: NodeId, group: GroupId, message: &Message) {
+        let message = message.clone();
+        self.world.borrow_mut().seen.push(Seen::Arrived { from, group, message });
+    }
 }
 
 impl SimOutside {
@@ -181,25 +189,27 @@ impl SimOutside {
     }
 }
 
+/// What a node found of one group when it started: nothing of one that is fenced.
+pub(super) type Found = (GroupId, Option<LogState>);
+
 impl SimNode {
-    /// A node that was never started, on an empty disk.
-    pub(super) fn new(id: NodeId, random: &mut Random) -> Self {
-        let store = random.any();
+    /// A node that was never started, on empty disks.
+    pub(super) fn new(id: NodeId, shards: u32, random: &mut Random) -> Self {
         let identity = Identity {
             cluster: "simulated".to_owned(),
             node: id,
-            store: u128::from(store),
-            shards: 1,
+            store: u128::from(random.any()),
+            shards,
             incarnation: 0,
             settings: BTreeMap::new(),
         };
+        let logs = (0..shards).map(|shard| SimLog::new(random.any(), &identity, shard)).collect();
         Self {
             id,
-            platter: SimPlatter::new(random.any(), &identity, 0),
-            machine_disks: MachineDisks::new(store, id),
             identity,
-            running: None,
-            inbox: Vec::new(),
+            logs,
+            machine_disks: MachineDisks::new(random.any(), id),
+            process: None,
             starts_at: 0,
             paused_until: 0,
             stalled_until: 0,
@@ -209,210 +219,163 @@ impl SimNode {
             lost: false,
             lied: false,
             trusted_a_lie: false,
-            batches: Vec::new(),
-            failures: 0,
-            first_segment: None,
-            next_batch: 0,
-            early: BTreeMap::new(),
-            heads: BTreeMap::new(),
         }
     }
 
-    /// Starts the node's process: recovers its log, runs its groups. Gives what was found of each; nothing of one
-    /// that is fenced.
+    /// Starts the node's process: recovers its logs; its groups get their machines by [`Self::resume_groups`].
+    /// Gives what was found of each group.
     pub(super) fn start(
         &mut self,
         world: &Rc<RefCell<World>>,
         shape: &Shape,
-        factory: &MachineFactory,
-    ) -> Result<Vec<(GroupId, Option<LogState>)>, WalError> {
+    ) -> Result<Vec<Found>, WalError> {
         self.identity.incarnation += 1;
-        self.failures = self.platter.failures();
-        self.first_segment = None;
+        let config = shape.config(self.identity.shards);
         let mut entropy = Random::new(world.borrow_mut().random.any());
         let seed = entropy.any();
-        let config = self.config(shape);
-        let ids = move || u128::from(entropy.any()) << 64 | u128::from(entropy.any());
-        let _ = self.platter.take_landed();
-        let disk = self.platter.disk(shape.segment_bytes);
-        let (wal, recovered) = Wal::open_on(disk, config, Box::new(ids))?;
-        if recovered.cut.is_some() {
-            logdrive_raft::reached!("torn tail cut");
+        let mut opened = Vec::new();
+        for log in &mut self.logs {
+            let entropy = Random::new(entropy.any());
+            opened.push(log.open(&self.identity, shape, &config, entropy)?);
         }
         self.was_started = true;
-        self.trusted_a_lie |= self.platter.is_lying();
-        self.heads.clear();
-        // A segment that was lost may have its number again.
-        let begun = wal.durable().segment();
-        self.batches.retain(|batch| batch.position.segment() < begun);
-        self.early.clear();
-        self.next_batch = 0;
-        for batch in self.landed() {
-            self.next_batch = self.next_batch.max(batch.number + 1);
-        }
-        let limits = Limits {
-            of_group: shape.limits,
-            of_shard: OfShard {
-                controls_max: 16,
-                frames_max: 4,
-                forwarded_frames_max: 4,
-                reads_max: shape.reads_max,
-            },
-        };
-        let node = Arc::new(Shared::new(&shape.config(), self.identity.clone(), limits));
-        let arrivals = Rc::new(Arrivals::new(node.inboxes[0].clone()));
-        let host = ShardHost::new(node.clone(), 0, arrivals.clone(), wal, seed);
-        let mut found: BTreeMap<GroupId, RecoveredGroup> =
-            recovered.groups.into_iter().map(|group| (group.group, group)).collect();
-        let mut states = Vec::new();
-        let mut machines = BTreeMap::new();
-        for group in &shape.groups {
-            let found = found.remove(group);
-            if found.as_ref().is_some_and(|found| found.fenced.is_some()) {
-                states.push((*group, None));
-                continue;
+        self.trusted_a_lie |= self.logs.iter().any(|log| log.platter.is_lying());
+        let node = Arc::new(Shared::new(&config, self.identity.clone(), shape.limits));
+        let now = world.borrow().now;
+        let mut found = BTreeMap::new();
+        let mut shards = Vec::new();
+        for (index, (wal, recovered)) in opened.into_iter().enumerate() {
+            for group in &recovered.groups {
+                let state = group.fenced.is_none().then(|| read_back(&wal, group));
+                found.insert(group.group, state);
             }
-            let (ledger, broken) = (Ledger::default(), Arc::default());
-            let mut watched = Watched {
-                machine: factory(self.id, *group, self.machine_disks.open(*group)),
-                ledger: ledger.clone(),
-                broken: Arc::clone(&broken),
+            node.groups.recovered(recovered);
+            let arrivals = Rc::new(Arrivals::new(node.inboxes[index].clone()));
+            let seed = seed.wrapping_add(index as u64);
+            let host = ShardHost::new(node.clone(), index, arrivals.clone(), wal, seed);
+            let outside = SimOutside {
+                id: self.id,
+                shard: u32::try_from(index).expect("a few shards"),
+                world: world.clone(),
+                reads: RefCell::default(),
+                reads_max: shape.reads_max,
+                clock: Cell::new(self.clock(now, shape)),
             };
-            let state = found.as_ref().map_or_else(LogState::default, |found| LogState {
-                hard_state: found.hard_state,
-                log: read_back(host.wal.as_ref().expect("it is open"), found),
+            shards.push(SimShard {
+                arrivals,
+                host,
+                linked: BTreeSet::new(),
+                stuck_until: 0,
+                unread: VecDeque::new(),
+                outside,
             });
-            states.push((*group, Some(state)));
-            let mut founded = found.map_or_else(
-                || new_group(*group, &shape.nodes, shape.first_leader == Some(self.id)),
-                |found| resumed_group(found, &shape.nodes, shape.nodes[0] == self.id),
-            );
-            founded.applied = watched.start(self.id, *group, founded.last);
-            let run = Control::Run(Box::new(founded), Box::new(watched));
-            arrivals.inbox().control(run, false).expect("a few groups");
-            machines.insert(*group, (ledger, broken));
         }
-        let (id, reads_max) = (self.id, shape.reads_max);
-        let clock = Cell::new(self.clock(world.borrow().now, shape));
-        let reads = RefCell::default();
-        let outside = SimOutside { id, world: world.clone(), reads, reads_max, clock };
-        let linked = BTreeSet::new();
-        self.running = Some(Running { node, arrivals, host, machines, linked, outside });
+        let states = shape.groups.iter().map(|group| {
+            (*group, found.remove(group).unwrap_or_else(|| Some(LogState::default())))
+        });
+        let states: Vec<Found> = states.collect();
+        let random = &mut world.borrow_mut().random;
+        let whole = states.iter().filter(|(_, state)| state.is_some()).map(|(group, _)| *group);
+        let to_resume = whole.map(|group| (now + random.below(shape.resume_steps_max + 1), group));
+        let to_resume = to_resume.collect();
+        let watchdog = Watchdog::new(&node);
+        let machines = BTreeMap::new();
+        self.process = Some(Process { node, shards, machines, to_resume, watchdog });
         Ok(states)
     }
 
-    fn config(&self, shape: &Shape) -> logdrive_wal::Config {
-        let mut config = logdrive_wal::Config::new(PathBuf::from("sim"), self.identity.clone(), 0);
-        config.segment_bytes = shape.segment_bytes;
-        config.batch_bytes_max = shape.batch_bytes_max;
-        config.in_flight_max = shape.in_flight_max;
-        config.log_bytes_max = shape.log_bytes_max;
-        config
+    /// Gives groups whose time has come their machines, as an embedder does.
+    pub(super) fn resume_groups(&mut self, now: u64, shape: &Shape, factory: &MachineFactory) {
+        let Some(process) = &mut self.process else { return };
+        let is_due = |(at, _): &mut (u64, GroupId)| *at <= now;
+        let due: Vec<_> = process.to_resume.extract_if(.., is_due).collect();
+        for (_, group) in due {
+            let (ledger, broken) = (Ledger::default(), Arc::default());
+            let machine = Box::new(Watched {
+                machine: factory(self.id, group, self.machine_disks.open(group)),
+                ledger: ledger.clone(),
+                broken: Arc::clone(&broken),
+            });
+            let waits = process.node.groups.waiting().contains(&group);
+            let started = if waits {
+                process.node.resume(group, machine)
+            } else {
+                let (members, first_leader) = (shape.nodes.clone(), shape.first_leader);
+                process.node.create(group, Bootstrap::Founding { members, first_leader }, machine)
+            };
+            match started {
+                Ok(_) => drop(process.machines.insert(group, (ledger, broken))),
+                // The log has found it damaged since, or the node has failed.
+                Err(GroupError::Fenced { .. } | GroupError::Stopped(_)) => {}
+                Err(error) => {
+                    let what = format!("{group:?} of {:?} does not start: {error}", self.id);
+                    Broken { invariant: "27 reopened machine".to_owned(), what }.throw()
+                }
+            }
+        }
     }
 
-    /// True if the log has given up a segment since the last look.
-    pub(super) fn has_given_back(&mut self) -> bool {
-        let first = self.platter.segments().first().copied();
-        let before = std::mem::replace(&mut self.first_segment, first);
-        before.is_some() && before < first
+    /// The settings of its processes.
+    pub(super) fn config(&self, shape: &Shape) -> Config {
+        shape.config(self.identity.shards)
     }
 
-    /// What would be found of each group if the power failed now, and took all that is not durable.
-    pub(super) fn after_power_loss(
-        &self,
-        shape: &Shape,
-    ) -> Result<Vec<(GroupId, Option<LogState>)>, WalError> {
-        let platter = self.platter.twin();
-        platter.crash_choosing(|_| false);
-        let disk = platter.disk(shape.segment_bytes);
-        let (wal, recovered) = Wal::open_on(disk, self.config(shape), Box::new(|| 1))?;
-        let state = |found: RecoveredGroup| {
-            let state = found
-                .fenced
-                .is_none()
-                .then(|| LogState { hard_state: found.hard_state, log: read_back(&wal, &found) });
-            (found.group, state)
-        };
-        Ok(recovered.groups.into_iter().map(state).collect())
+    /// The log that holds a group.
+    pub(super) fn log_of(&self, group: GroupId) -> usize {
+        shard_of(group, self.logs.len())
     }
 
     /// The process ends at once. `power` says whether the machine does too.
     pub(super) fn stop(&mut self, power: bool) -> bool {
-        self.machine_disks.end(power);
-        let Some(running) = self.running.take() else {
+        let Some(process) = self.process.take() else {
             if power {
-                self.platter.crash();
+                self.end_disks(power);
             }
             return false;
         };
-        // First the platter: a log that is dropped waits for its writes.
-        if power {
-            self.platter.crash();
-        } else {
-            self.platter.kill();
-        }
-        drop(running);
-        self.inbox.clear();
+        // First the platters: a log that is dropped waits for its writes.
+        self.end_disks(power);
+        drop(process);
         self.paused_until = 0;
         true
     }
 
-    /// The disk works on, a little.
-    pub(super) fn complete_some(&mut self, now: u64) {
-        if now >= self.stalled_until && self.running.is_some() {
-            self.platter.complete_some();
+    /// What the disks make of the end of their process.
+    pub(super) fn end_disks(&mut self, power: bool) {
+        for log in &self.logs {
+            if power {
+                log.platter.crash();
+            } else {
+                log.platter.kill();
+            }
         }
+        self.machine_disks.end(power);
     }
 
-    /// What is durable now with all before it, in the stream's order.
-    pub(super) fn newly_durable(&mut self) -> Vec<(GroupId, Change)> {
-        for batch in self.landed() {
-            self.early.insert(batch.number, batch);
+    /// The disk works on, a little.
+    pub(super) fn complete_some(&mut self, now: u64) {
+        if now >= self.stalled_until && self.process.is_some() {
+            self.logs.iter().for_each(|log| log.platter.complete_some());
         }
-        let mut changes = Vec::new();
-        while let Some(batch) = self.early.remove(&self.next_batch) {
-            self.next_batch += 1;
-            changes.extend(batch.records.into_iter().map(change));
-        }
-        changes
     }
 
     /// True if a write has failed that had not when the process began.
     pub(super) fn has_failed(&self) -> bool {
-        self.platter.failures() > self.failures
+        self.logs.iter().any(SimLog::has_failed)
     }
 
-    /// Batches that later ones know durable, of segments that are there.
-    pub(super) fn vouched_batches(&self) -> Vec<&Stored> {
-        let known = self.batches.iter().map(|batch| batch.durable).max();
-        let segments = self.platter.segments();
-        let is_vouched = |batch: &&Stored| {
-            Some(batch.position) < known && segments.contains(&batch.position.segment())
-        };
-        self.batches.iter().filter(is_vouched).collect()
-    }
-
-    /// What its disk has lost.
+    /// What its disks have lost.
     pub(super) fn harm(&self) -> Harm {
-        let (segments, damage) = (self.platter.segments(), self.platter.damage());
-        let mut harm = Harm::of(&self.batches, &segments, &damage, self.lied);
+        let mut harm = Harm::default();
+        self.logs.iter().for_each(|log| harm.add(log.harm(self.lied)));
         harm.unseen |= self.trusted_a_lie;
         harm
     }
 
-    fn landed(&mut self) -> Vec<LandedBatch> {
-        let mut batches = Vec::new();
-        for write in self.platter.take_landed() {
-            let head = self
-                .heads
-                .entry(write.segment)
-                .or_insert_with(|| self.platter.segment_head(write.segment, BLOCK_BYTES));
-            let batch = landed(write.segment, head, write.offset, &write.bytes);
-            let batch = batch.expect("a batch that landed holds");
-            self.batches.push(Stored::new(&batch, write.bytes.len() as u64));
-            batches.push(batch);
-        }
-        batches
+    /// A group's role and cursors, if it runs.
+    pub(super) fn status(&self, group: GroupId) -> Option<Status> {
+        let shards = &self.process.as_ref()?.shards;
+        shards[shard_of(group, shards.len())].host.shard.status(group)
     }
 
     /// Its own clock, in ticks.
@@ -426,94 +389,37 @@ impl SimNode {
         shape.clock_rates[usize::try_from(self.id.get() - 1).expect("a few nodes")]
     }
 
-    /// One turn, as the driver takes it. True if it was the last one: the log has failed.
-    pub(super) fn turn(&mut self, now: u64, shape: &Shape, submissions: Vec<Submission>) -> bool {
+    /// The watchdog looks at the shards. True if it has failed the node.
+    pub(super) fn watch(&mut self, now: u64, shape: &Shape) -> bool {
         let clock = self.clock(now, shape);
-        let Some(running) = &mut self.running else { return false };
-        let Running { node, arrivals, host, outside, .. } = running;
-        outside.clock.set(clock);
-        for submission in submissions {
-            let (commands, bytes) = submission.commands.cost();
-            let inbox = arrivals.inbox();
-            match inbox.admit(commands, bytes) {
-                Ok(()) => inbox.submit(submission).expect("as many as were admitted"),
-                Err(error) => submission.refuse(&error),
+        let Some(process) = &mut self.process else { return false };
+        for (_, finding) in process.watchdog.look(clock * STEP_NS, &process.node) {
+            if finding.is_resignation() {
+                logdrive_raft::reached!("shard resigned by the watchdog");
             }
         }
-        for (from, messages) in self.inbox.drain(..) {
-            arrivals.frame(from, messages, 0, &node.inboxes);
-        }
+        process.node.is_given_up()
+    }
+
+    /// One turn of a shard, as the driver takes it.
+    pub(super) fn turn(&mut self, shard: usize, now: u64, shape: &Shape) -> Turned {
+        let clock = self.clock(now, shape);
+        let Some(process) = &mut self.process else { return Turned::default() };
+        let Process { node, shards, .. } = process;
+        let SimShard { arrivals, host, unread, outside, .. } = &mut shards[shard];
+        outside.clock.set(clock);
         for read in outside.finished_reads(shape) {
             assert!(arrivals.reads().push(read).is_ok(), "as many as were asked for");
         }
-        host.turn(outside).has_stopped
-    }
-}
-
-/// Every entry of a recovered group, read from its disk.
-fn read_back(wal: &Wal, found: &RecoveredGroup) -> Vec<Mark> {
-    let mut marks: Vec<Mark> = Vec::new();
-    while (marks.len() as u64) < found.last.get() {
-        let first = LogIndex(marks.len() as u64 + 1);
-        let plan = wal.plan_read(found.group, first, found.last, usize::MAX / 2);
-        let entries = plan.and_then(|plan| plan.run());
-        let entries = entries.unwrap_or_else(|error| {
-            super::invariants::Broken {
-                invariant: "14 prefix recovery".to_owned(),
-                what: format!(
-                    "{first:?} of {:?} was recovered and is not there: {error}",
-                    found.group
-                ),
+        // The driver reads sockets between turns, and takes one when enough frames wait.
+        while let Some((from, messages)) = unread.pop_front() {
+            if arrivals.frame(from, messages, shard, &node.inboxes) {
+                let turned = host.turn(outside);
+                if turned.has_stopped {
+                    return turned;
+                }
             }
-            .throw()
-        });
-        assert!(!entries.is_empty(), "a read of {first:?} gave nothing");
-        marks.extend(entries.as_slice().iter().map(mark));
-    }
-    marks
-}
-
-fn mark(entry: &Entry) -> Mark {
-    Mark { term: entry.term, checksum: entry.checksum }
-}
-
-fn change(record: LandedRecord) -> (GroupId, Change) {
-    match record {
-        LandedRecord::HardState { group, state } => {
-            let (first, entries) = (LogIndex::ZERO, Vec::new());
-            let hard_state = Some(state);
-            (group, Change { hard_state, first, entries, cost_bytes: Vec::new() })
         }
-        LandedRecord::Entries { group, first, term, checksums } => {
-            let entries = checksums.into_iter().map(|checksum| Mark { term, checksum }).collect();
-            (group, Change { hard_state: None, first, entries, cost_bytes: Vec::new() })
-        }
-    }
-}
-
-fn new_group(group: GroupId, nodes: &[NodeId], first_leader: bool) -> Founded {
-    Founded {
-        group,
-        members: nodes.to_vec(),
-        membership: Some(Bytes::from_static(b"members")),
-        hard_state: HardState::default(),
-        runs: Vec::new(),
-        last: LogIndex::ZERO,
-        applied: LogIndex::ZERO,
-        durable: Durable::of_nothing(group),
-        first_leader,
-        view: Arc::new(GroupView::default()),
-    }
-}
-
-fn resumed_group(found: RecoveredGroup, nodes: &[NodeId], first_leader: bool) -> Founded {
-    assert_eq!(&found.membership[..], b"members", "the membership came back: {found:?}");
-    Founded {
-        membership: None,
-        hard_state: found.hard_state,
-        runs: found.runs,
-        last: found.last,
-        durable: found.durable,
-        ..new_group(found.group, nodes, first_leader)
+        host.turn(outside)
     }
 }

@@ -10,12 +10,9 @@ use super::{
     random::Random,
     shape::Shape,
 };
-use crate::{
-    Completions, LogIndex, Outcome,
-    shard::{Commands, Submission},
-};
+use crate::{Completions, LogIndex, Outcome};
 use bytes::BytesMut;
-use logdrive_raft::{Command, Role, Status};
+use logdrive_raft::{Role, Status};
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 struct Nobody;
@@ -35,24 +32,25 @@ struct Alone {
 impl Alone {
     fn new(seed: u64) -> Self {
         let mut shape = Shape::draw(seed, Some(1), Some(1));
-        shape.log_bytes_max = None;
+        (shape.log_bytes_max, shape.resume_steps_max) = (None, 0);
         let mut random = Random::stream(seed, 3);
-        let node = SimNode::new(shape.nodes[0], &mut random);
-        let network = Network::new(shape.weather, 0);
+        let node = SimNode::new(shape.nodes[0], 1, &mut random);
+        let network = Network::new(shape.weather, 0, None);
         let world = World { now: 0, random, network, seen: Vec::new() };
         Self { world: Rc::new(RefCell::new(world)), shape, node, serial: 0 }
     }
 
     /// Entries that its log opens with.
     fn start(&mut self) -> u64 {
+        let found = self.node.start(&self.world, &self.shape).expect("its own log");
         let factory = |_, _, _| -> Box<dyn crate::StateMachine> { Box::<Registers>::default() };
-        let found = self.node.start(&self.world, &self.shape, &factory).expect("its own log");
+        self.node.resume_groups(self.world.borrow().now, &self.shape, &factory);
+        self.turn(0);
         found[0].1.as_ref().expect("nothing is fenced").log.len() as u64
     }
 
     fn status(&self) -> Status {
-        let running = self.node.running.as_ref().expect("started");
-        running.host.shard.status(self.shape.groups[0]).expect("it runs")
+        self.node.status(self.shape.groups[0]).expect("it runs")
     }
 
     fn turn(&mut self, proposals: u64) {
@@ -62,27 +60,18 @@ impl Alone {
             world.seen.clear();
             world.now
         };
-        let submissions = (0..proposals).map(|_| self.put()).collect();
-        assert!(!self.node.turn(now, &self.shape, submissions), "its log works");
-    }
-
-    fn put(&mut self) -> Submission {
-        self.serial += 1;
-        let command = Operation::Put { key: 1, value: self.serial }.encode(600);
-        let mut payload = BytesMut::with_capacity(SERIAL_BYTES + command.len());
-        payload.extend_from_slice(&self.serial.to_le_bytes());
-        payload.extend_from_slice(&command);
-        let payload = payload.freeze();
-        Submission {
-            group: self.shape.groups[0],
-            sink: Arc::new(Nobody),
-            token: self.serial,
-            commands: Commands::One(Command {
-                checksum: logdrive_wal::checksum(&payload),
-                payload,
-            }),
-            at: 1,
+        let process = self.node.process.as_ref().expect("started");
+        let group = process.node.groups.running(self.shape.groups[0]).expect("it runs");
+        let sink: Arc<dyn Completions> = Arc::new(Nobody);
+        for _ in 0..proposals {
+            self.serial += 1;
+            let command = Operation::Put { key: 1, value: self.serial }.encode(600);
+            let mut payload = BytesMut::with_capacity(SERIAL_BYTES + command.len());
+            payload.extend_from_slice(&self.serial.to_le_bytes());
+            payload.extend_from_slice(&command);
+            group.submit(&sink, self.serial, payload.freeze()).expect("it leads");
         }
+        assert!(!self.node.turn(0, now, &self.shape).has_stopped, "its log works");
     }
 
     /// Turns with a disk that works, until it leads and all is durable.
@@ -91,7 +80,7 @@ impl Alone {
             self.node.complete_some(self.world.borrow().now);
             self.turn(0);
             let status = self.status();
-            let is_idle = self.node.platter.writes_in_flight() == 0;
+            let is_idle = self.node.logs[0].platter.writes_in_flight() == 0;
             if status.role == Role::Leader && status.durable == status.last_log.index && is_idle {
                 return;
             }
@@ -112,7 +101,7 @@ fn end_with_writes_in_flight(seed: u64, power: bool) -> (u64, u64, u64) {
     let durable = alone.status().durable;
     assert!(durable > LogIndex(20), "{durable:?}");
     alone.turn(4);
-    assert!(alone.node.platter.writes_in_flight() > 0, "the disk has not answered");
+    assert!(alone.node.logs[0].platter.writes_in_flight() > 0, "the disk has not answered");
     let written = alone.status().last_log.index;
     alone.node.stop(power);
     let found = alone.start();

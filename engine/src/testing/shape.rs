@@ -1,17 +1,14 @@
-//! What a seed draws before anything happens: sizes, weather, and the faults to come.
+//! What a seed draws before anything happens: sizes and weather.
 //!
 //! In:     a seed.
-//! Out:    a [`Shape`] and a [`Schedule`]. Each comes from a stream of its own, so that a schedule with
-//!         faults left out is the same otherwise.
-//! Source: Groce et al. 2012 (swarm testing): a run that leaves kinds of faults out finds what a run with
-//!         all of them hides; small sizes find more than large ones.
+//! Out:    a [`Shape`], from a stream of its own.
+//! Source: Groce et al. 2012 (swarm testing): small sizes find more than large ones.
 
-use super::{
-    faults::{self, Fault},
-    network::Weather,
-    random::Random,
+use super::random::Random;
+use crate::{
+    Config, GroupId, NodeId,
+    limits::{Limits, OfGroup, OfShard},
 };
-use crate::{Config, GroupId, NodeId, limits};
 use logdrive_wal::QUOTA_SEGMENTS_MIN;
 use std::{path::Path, time::Duration};
 
@@ -19,6 +16,8 @@ use std::{path::Path, time::Duration};
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     pub(super) nodes: Vec<NodeId>,
+    /// Shards of each node: of unequal numbers, so that frames are read by shards that do not own their groups.
+    pub(super) shards: Vec<u32>,
     pub(super) groups: Vec<GroupId>,
     pub(super) election_ticks: u64,
     pub(super) heartbeat_ticks: u64,
@@ -45,7 +44,32 @@ pub(super) struct Shape {
     pub(super) log_bytes_max: Option<u64>,
     /// Per node: its clock's ticks in a thousand steps.
     pub(super) clock_rates: Vec<u64>,
-    pub(super) limits: limits::OfGroup,
+    pub(super) limits: Limits,
+    /// Nodes talk through lanes and connections, as over TCP; else each frame finds its own way.
+    pub(super) connects: bool,
+    /// What the connections' bounds and pauses are.
+    pub(super) net: logdrive_net::Settings,
+    /// Bytes that a connection takes ahead of their arrival.
+    pub(super) socket_bytes: usize,
+    /// A shard's thread takes no turn in one of so many steps; 0 is never.
+    pub(super) turn_rests_once_in: u64,
+    /// A group gets its machine within so many steps of its node's start.
+    pub(super) resume_steps_max: u64,
+}
+
+/// How bad the network is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weather {
+    /// A frame is lost once in so many; 0 is never.
+    pub(super) lose_once_in: u64,
+    /// A frame arrives twice once in so many; 0 is never.
+    pub(super) twice_once_in: u64,
+    /// A frame takes from one step to so many: frames overtake each other.
+    pub(super) delay_max: u64,
+}
+
+impl Weather {
+    pub(super) const FAIR: Self = Self { lose_once_in: 0, twice_once_in: 0, delay_max: 2 };
 }
 
 impl Shape {
@@ -80,32 +104,78 @@ impl Shape {
             first_leader: None,
             log_bytes_max: None,
             clock_rates: (0..nodes).map(|_| *random.pick(&rates)).collect(),
-            limits: limits::OfGroup::REAL,
+            shards: Vec::new(),
+            limits: Limits::REAL,
+            connects: false,
+            net: logdrive_net::Settings::default(),
+            socket_bytes: 0,
+            turn_rests_once_in: 0,
+            resume_steps_max: 0,
         };
         let segments = random.between(QUOTA_SEGMENTS_MIN, 2 * QUOTA_SEGMENTS_MIN);
         shape.log_bytes_max = random.once_in(6).then_some(segments * shape.segment_bytes);
-        let real = limits::OfGroup::REAL;
-        shape.limits = limits::OfGroup {
+        let real = OfGroup::REAL;
+        shape.limits.of_group = OfGroup {
             inflight_messages_max: *random.pick(&[real.inflight_messages_max, 16, 4, 1]),
             inflight_bytes_max: *random.pick(&[real.inflight_bytes_max, 64 << 10, 4 << 10]),
+            append_bytes_max: *random.pick(&[real.append_bytes_max, 64 << 10, 8 << 10]),
             uncommitted_bytes_max: *random.pick(&[real.uncommitted_bytes_max, 256 << 10, 64 << 10]),
         };
         shape.refuse_once_in = *random.pick(&[0, 0, 50, 10]);
         shape.reads_max = *random.pick(&[1, 2, 64]);
         shape.reads_rest_once_in = *random.pick(&[0, 2, 3]);
         shape.reads_fail_once_in = *random.pick(&[0, 0, 20, 5]);
+        shape.shards = (0..nodes).map(|_| *random.pick(&[1, 1, 2, 2, 3])).collect();
+        shape.limits.of_shard = OfShard {
+            controls_max: 16,
+            frames_max: *random.pick(&[1, 4, 64]),
+            forwarded_frames_max: *random.pick(&[1, 4, 64]),
+            reads_max: shape.reads_max,
+        };
+        shape.connects = random.once_in(2);
+        shape.socket_bytes = *random.pick(&[512, 16 << 10, 1 << 20]);
+        shape.net = shape.draw_net(&mut random);
+        shape.turn_rests_once_in = *random.pick(&[0, 0, 3, 8]);
+        shape.resume_steps_max = *random.pick(&[0, 0, 10]);
         shape.first_leader = (!random.once_in(3)).then(|| *random.pick(&shape.nodes));
         shape
     }
 
-    /// The settings of every node.
-    pub(super) fn config(&self) -> Config {
+    /// Bounds of the lanes: each takes the largest message there is, and little more if the seed says so.
+    fn draw_net(&self, random: &mut Random) -> logdrive_net::Settings {
+        let step = Duration::from_millis(1);
+        let entry = usize::try_from(self.payload_max).expect("small") + ENTRY_BYTES_MORE;
+        let largest = self.limits.of_group.append_bytes_max.max(entry) + 4 * ENTRY_BYTES_MORE;
+        let real = logdrive_net::Settings::default();
+        logdrive_net::Settings {
+            frame_bytes_soft: *random.pick(&[real.frame_bytes_soft, 4 << 10, 1]),
+            append_lane_bytes_max: *random.pick(&[
+                real.append_lane_bytes_max,
+                4 * largest,
+                largest,
+            ]),
+            liveness_lane_bytes_max: *random.pick(&[real.liveness_lane_bytes_max, 1 << 10]),
+            handshake_timeout: step * u32::try_from(random.between(10, 40)).expect("small"),
+            backoff_min: step,
+            backoff_max: step * u32::try_from(random.between(4, 12)).expect("small"),
+            seed: random.any(),
+            ..real
+        }
+    }
+
+    /// The settings of a node with so many shards.
+    pub(super) fn config(&self, shards: u32) -> Config {
         let peers = self.nodes.iter().map(|node| (*node, String::new())).collect();
         let mut config = Config::new(Path::new("sim"), peers);
         config.tick = Duration::from_millis(1);
         config.election_timeout = Duration::from_millis(self.election_ticks);
         config.heartbeat = Duration::from_millis(self.heartbeat_ticks);
-        config.proposals_max = 1 << 10;
+        config.stall_warn = config.election_timeout;
+        config.stall_fatal = Some(config.stall_resign() * 4);
+        config.segment_bytes = self.segment_bytes;
+        config.log_bytes_max = self.log_bytes_max.map(|max| max * u64::from(shards));
+        config.log_writes_max = self.in_flight_max;
+        config.proposals_max = 1 << 7;
         config
     }
 
@@ -115,72 +185,5 @@ impl Shape {
     }
 }
 
-/// A fault at its time.
-#[derive(Clone, Copy)]
-pub(super) struct Planned {
-    /// Its number in the schedule: how a run is told to keep it.
-    pub(super) number: usize,
-    pub(super) step: u64,
-    pub(super) fault: &'static Fault,
-    pub(super) args: faults::Args,
-}
-
-/// All faults of a run, by time.
-pub(super) fn draw_schedule(seed: u64, shape: &Shape, steps: u64) -> Vec<Planned> {
-    let mut random = Random::stream(seed, 2);
-    let stage = Stage::draw(&mut random, shape, steps);
-    let mut planned = stage.planned.clone();
-    let impairing = [random.pick(faults::IMPAIRING), random.pick(faults::IMPAIRING)];
-    for fault in faults::ALL.iter().chain(impairing) {
-        // A half of all runs has no fault of a kind, a quarter more of them than the rest.
-        let times = match random.below(4) {
-            0 | 1 => 0,
-            2 => random.between(1, 1 + fault.often / 2),
-            _ => random.between(1, 1 + fault.often),
-        };
-        for _ in 0..times {
-            let step = stage.draw_step(&mut random, steps);
-            let args = (fault.draw)(&mut random, shape);
-            planned.push(Planned { number: 0, step, fault, args });
-        }
-    }
-    planned.sort_by_key(|planned| planned.step);
-    for (number, planned) in planned.iter_mut().enumerate() {
-        planned.number = number;
-    }
-    planned
-}
-
-/// Steps in which one fault, that takes several things in a row, is let alone: all else has passed before it, and a
-/// leader was found. Most runs have none: what is never disturbed finds less.
-struct Stage {
-    planned: Vec<Planned>,
-    first: u64,
-    steps: u64,
-}
-
-impl Stage {
-    fn draw(random: &mut Random, shape: &Shape, steps: u64) -> Self {
-        let staged = faults::staged(shape.nodes.len());
-        // Of all runs a quarter.
-        if staged.is_empty() || !random.once_in(if shape.nodes.len() == 5 { 2 } else { 4 }) {
-            return Self { planned: Vec::new(), first: 0, steps: 0 };
-        }
-        let staged = random.pick(staged);
-        let args = (staged.fault.draw)(random, shape);
-        let before = 3 * shape.election_ticks;
-        let whole = (before + (staged.steps)(args, shape)).min(2 * steps / 3);
-        let first = random.below(steps - whole);
-        let planned = vec![
-            Planned { number: 0, step: first, fault: &faults::CALM, args: [0; 3] },
-            Planned { number: 0, step: first + before, fault: &staged.fault, args },
-        ];
-        Self { planned, first, steps: whole }
-    }
-
-    /// Any step that is not among these.
-    fn draw_step(&self, random: &mut Random, steps: u64) -> u64 {
-        let step = random.below(steps - self.steps);
-        if step < self.first { step } else { step + self.steps }
-    }
-}
+/// Of an entry in a frame besides its payload, at most: headers, the serial, a register's operation.
+const ENTRY_BYTES_MORE: usize = 256;

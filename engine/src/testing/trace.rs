@@ -5,48 +5,12 @@
 //! Cost:   a few multiplications an event; text only if wanted.
 //! Source: FAULTS.md §3 (determinism).
 
-use super::ghost::{Change, Event, Mark, Proposed, serial_place};
+use super::{
+    describe::Describe,
+    event::{Change, Event, Mark, Proposed, serial_place},
+};
 use crate::{GroupId, LogIndex, NodeId};
 use logdrive_raft::{AppendResult, HardState, LogId, Message, Role};
-use std::sync::Arc;
-
-/// Bytes of a command or a reply that a line shows, unless it is told how.
-const BYTES_SHOWN: usize = 48;
-
-type AsText = dyn Fn(&[u8]) -> String + Send + Sync;
-
-/// How commands and replies look in a line.
-#[derive(Clone)]
-pub(super) struct Describe {
-    pub(super) command: Arc<AsText>,
-    pub(super) reply: Arc<AsText>,
-}
-
-impl Default for Describe {
-    fn default() -> Self {
-        Self { command: Arc::new(escaped), reply: Arc::new(escaped) }
-    }
-}
-
-impl Describe {
-    pub(super) fn command(&self, command: &[u8]) -> String {
-        (self.command)(command)
-    }
-
-    pub(super) fn reply(&self, reply: &[u8]) -> String {
-        (self.reply)(reply)
-    }
-}
-
-/// Bytes as text, the first of them if there are many.
-pub(super) fn escaped(bytes: &[u8]) -> String {
-    match bytes.get(..BYTES_SHOWN) {
-        Some(first) if bytes.len() > BYTES_SHOWN => {
-            format!("\"{}\"... of {} bytes", first.escape_ascii(), bytes.len())
-        }
-        _ => format!("\"{}\"", bytes.escape_ascii()),
-    }
-}
 
 /// What has happened so far.
 #[derive(Default)]
@@ -89,7 +53,7 @@ impl Trace {
     fn hash(&mut self, event: &Event<'_>) {
         self.words(&[self.step]);
         match *event {
-            Event::Recovered { node, group, state } => {
+            Event::Recovered { node, group, state, .. } => {
                 self.words(&[1, node.get(), group.get()]);
                 self.hard_state(Some(state.hard_state));
                 self.marks(&state.log);
@@ -149,7 +113,7 @@ impl Trace {
                 }
             }
             Event::Impostor { node } => self.words(&[10, node.get()]),
-            Event::Poisoned { node } => self.words(&[11, node.get()]),
+            Event::Poisoned { node, shard } => self.words(&[11, node.get(), shard as u64]),
             Event::Fenced { node, group, .. } => self.words(&[12, node.get(), group.get()]),
             Event::Down { node } => self.words(&[13, node.get()]),
             Event::Stopped { node, group } => self.words(&[14, node.get(), group.get()]),
@@ -222,7 +186,7 @@ impl Trace {
 
 fn text(event: &Event<'_>, commands: &[Proposed], describe: &Describe) -> Option<String> {
     Some(match *event {
-        Event::Recovered { node, group, state } => format!(
+        Event::Recovered { node, group, state, .. } => format!(
             "{} up: {} has {} entries, term {}, vote {}",
             name(node),
             of(group),
@@ -281,7 +245,9 @@ fn text(event: &Event<'_>, commands: &[Proposed], describe: &Describe) -> Option
             Err(error) => format!("command {serial}: {:?}: {error}", error.happened()),
         },
         Event::Impostor { node } => format!("{} started on a log that is not its own", name(node)),
-        Event::Poisoned { node } => format!("{} a write failed", name(node)),
+        Event::Poisoned { node, shard } => {
+            format!("{} a write of shard {shard} failed", name(node))
+        }
         Event::Fenced { node, group, .. } => format!("{} {} is fenced", name(node), of(group)),
         Event::Down { node } => format!("{} is down", name(node)),
         Event::Stopped { node, group } => format!("{} {} machine failed", name(node), of(group)),

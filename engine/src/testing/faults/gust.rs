@@ -2,7 +2,7 @@
 //! longest delay, for how long.
 
 use super::Fault;
-use crate::testing::network::Weather;
+use crate::testing::shape::Weather;
 
 pub(super) const FAULT: Fault = Fault {
     name: "bad weather",

@@ -1,6 +1,6 @@
 //! What can go wrong, a file each.
 //!
-//! In:     a run, and what the seed drew for this fault when it made the schedule.
+//! In:     a simulation, and what the seed drew for this fault when it made the schedule.
 //! Out:    the run with the fault in it; each ends by itself, by step or by a restart.
 //! Source: FAULTS.md §1.2.
 //!
@@ -36,11 +36,12 @@ mod shuffle;
 mod slow_disk;
 mod stray_read;
 mod stray_write;
+mod stuck_thread;
 mod swap;
 mod wipe;
 mod write_error;
 
-use super::{random::Random, run::Run, shape::Shape};
+use super::{random::Random, shape::Shape, sim::Sim};
 
 /// What a fault was drawn with; each says what they are.
 pub(super) type Args = [u64; 3];
@@ -51,7 +52,7 @@ pub(super) struct Fault {
     /// At most about so many in a run.
     pub(super) often: u64,
     pub(super) draw: fn(&mut Random, &Shape) -> Args,
-    pub(super) inject: fn(&mut Run, Args),
+    pub(super) inject: fn(&mut Sim, Args),
 }
 
 pub(super) static ALL: &[Fault] = &[
@@ -79,6 +80,7 @@ pub(super) static ALL: &[Fault] = &[
     last_word::FAULT,
     forgetful_leader::FAULT,
     end_within_machine::FAULT,
+    stuck_thread::FAULT,
 ];
 
 /// Those that take durable bytes for good. A run has two kinds of them at most: a majority must be whole, so more of

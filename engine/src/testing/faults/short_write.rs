@@ -15,6 +15,6 @@ pub(super) const FAULT: Fault = Fault {
             1 => vec![Answer::Bytes(4096 + 512), Answer::Error(WouldBlock)],
             _ => vec![Answer::Error(WouldBlock), Answer::Bytes(4096), Answer::Error(Interrupted)],
         };
-        run.nodes[node(at)].platter.set_fate(after, WriteFate::Answers(answers));
+        run.set_fate(node(at), after, WriteFate::Answers(answers));
     },
 };

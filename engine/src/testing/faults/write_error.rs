@@ -15,6 +15,6 @@ pub(super) const FAULT: Fault = Fault {
             1 => WriteFate::ErrorButThere(ErrorKind::Other),
             _ => WriteFate::Answers(vec![Answer::Bytes(512), Answer::Bytes(0)]),
         };
-        run.nodes[node(at)].platter.set_fate(after, fate);
+        run.set_fate(node(at), after, fate);
     },
 };

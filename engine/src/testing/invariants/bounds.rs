@@ -3,8 +3,8 @@
 
 use super::{Check, Invariant, require};
 use crate::LogIndex;
-use crate::limits::APPEND_BYTES_MAX;
-use crate::testing::ghost::{Event, Ghost, Replica, count};
+use crate::testing::event::Event;
+use crate::testing::ghost::{Ghost, Replica, count};
 use logdrive_raft::{Message, Role};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "23 bounds", check };
@@ -22,7 +22,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                 return Ok(());
             }
             let bytes = m.entries.cost_bytes();
-            require(bytes <= APPEND_BYTES_MAX || m.entries.len() == 1, || {
+            require(bytes <= limits.append_bytes_max || m.entries.len() == 1, || {
                 format!("{node:?} appends {bytes} bytes at once to {group:?}")
             })?;
             // An append leaves while there is room, and may then be larger than the rest of it: old entries were

@@ -2,7 +2,8 @@
 //! and nobody twice (FAULTS.md §4, 10).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost, Known, known};
+use crate::testing::event::{Event, Known, known};
+use crate::testing::ghost::Ghost;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "10 client durability", check };
 

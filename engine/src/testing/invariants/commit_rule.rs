@@ -2,7 +2,8 @@
 //! disks at that moment (paper §5.4.2, figure 8).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost, place};
+use crate::testing::event::Event;
+use crate::testing::ghost::{Ghost, place};
 use logdrive_raft::Role;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "8 commit rule", check };

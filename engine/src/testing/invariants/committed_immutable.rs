@@ -1,7 +1,8 @@
 //! What was once committed at an index stays so for everybody (paper §5.4.3).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost, count};
+use crate::testing::event::Event;
+use crate::testing::ghost::{Ghost, count};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "7 committed immutable", check };
 
@@ -24,6 +25,21 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                 })?;
             }
             Ok(())
+        }
+        // What a log calls committed when it is opened again must be what was: its hard state may have landed without the
+        // entries that came with it.
+        Event::Recovered { node, group, state, .. } => {
+            let committed = ghost.committed.get(group).map_or(&[][..], Vec::as_slice);
+            let called = state.log.iter().take(count(state.hard_state.commit));
+            let differs = called.zip(committed).position(|(own, known)| own != known);
+            require(differs.is_none(), || {
+                let at = differs.unwrap_or(0);
+                let (own, known, state) = (state.log[at], committed[at], state.hard_state);
+                let index = at + 1;
+                format!(
+                    "{node:?} recovers {own:?} at {index} of {group:?} as committed ({state:?}), not {known:?}"
+                )
+            })
         }
         Event::Written { node, group, change } if !change.entries.is_empty() => {
             let commit = ghost.replica(*node, *group).status.map(|status| status.commit);

@@ -3,7 +3,8 @@
 
 use super::{Check, Invariant, require};
 use crate::LogIndex;
-use crate::testing::ghost::{Event, Ghost, place};
+use crate::testing::event::Event;
+use crate::testing::ghost::{Ghost, place};
 use logdrive_raft::{AppendResult, Message};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "9 durable ack", check };

@@ -1,7 +1,8 @@
 //! A term of a group has at most one leader, over all of history (paper §5.2).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 use logdrive_raft::Role;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "1 election safety", check };

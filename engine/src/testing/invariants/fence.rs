@@ -2,7 +2,8 @@
 //! only what was harmed is fenced (FAULTS.md §4, 18).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "18 fence", check };
 

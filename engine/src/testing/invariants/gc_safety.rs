@@ -5,7 +5,8 @@ use super::{
     Check, Invariant,
     prefix_recovery::{ends, follows},
 };
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "22 GC safety", check };
 

@@ -1,7 +1,8 @@
 //! A machine that fails stops its group on its node and nothing else (FAULTS.md §4, 21; P9).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "21 group isolation", check };
 

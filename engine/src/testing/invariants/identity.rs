@@ -2,7 +2,8 @@
 //! twice (FAULTS.md §4, 20; P6, C7).
 
 use super::{Check, Invariant};
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "20 identity", check };
 

@@ -1,7 +1,8 @@
 //! A leader never replaces an entry of its own log (paper §5.3).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 use logdrive_raft::Role;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "3 leader append-only", check };

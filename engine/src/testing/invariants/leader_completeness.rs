@@ -1,7 +1,8 @@
 //! Whoever is elected has every entry that was committed in an earlier term (paper §5.4).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 use logdrive_raft::Role;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "5 leader completeness", check };

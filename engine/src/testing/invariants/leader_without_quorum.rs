@@ -1,7 +1,8 @@
 //! A leader that hears no majority for an election timeout is silent (thesis §6.2; FAULTS.md N2, N5).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 use logdrive_raft::Message;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "25 leader without quorum", check };

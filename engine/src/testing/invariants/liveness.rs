@@ -2,7 +2,8 @@
 //! up; no term grows when all is quiet (FAULTS.md §4, 26).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 use logdrive_raft::Role;
 use std::collections::BTreeSet;
 

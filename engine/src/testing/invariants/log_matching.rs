@@ -3,7 +3,8 @@
 
 use super::{Check, Invariant, require};
 use crate::Term;
-use crate::testing::ghost::{Event, Ghost, place};
+use crate::testing::event::Event;
+use crate::testing::ghost::{Ghost, place};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "4 log matching", check };
 

@@ -30,7 +30,8 @@ mod single_vote;
 mod state_machine_safety;
 mod state_order;
 
-use super::ghost::{Event, Ghost};
+use super::event::Event;
+use super::ghost::Ghost;
 
 /// A rule over a whole run.
 pub(super) struct Invariant {

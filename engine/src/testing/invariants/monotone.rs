@@ -2,7 +2,8 @@
 //! is never another (FAULTS.md §4, 11).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 use logdrive_raft::HardState;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "11 monotone", check };
@@ -22,7 +23,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
             follows(durable, state)
                 .map_err(|what| format!("the disk of {node:?}, {group:?}: {what}"))
         }
-        Event::Recovered { node, group, state } => {
+        Event::Recovered { node, group, state, has_lost: false } => {
             let Some(replica) = ghost.replicas.get(&(*node, *group)) else { return Ok(()) };
             follows(replica.durable.hard_state, state.hard_state)
                 .map_err(|what| format!("recovery of {node:?}, {group:?}: {what}"))

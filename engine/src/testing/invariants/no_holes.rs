@@ -1,7 +1,8 @@
 //! A log's entries follow one another, in memory and on disk (FAULTS.md §4, 13).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost, place};
+use crate::testing::event::Event;
+use crate::testing::ghost::{Ghost, place};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "13 no holes", check };
 

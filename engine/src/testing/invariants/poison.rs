@@ -1,7 +1,8 @@
-//! After its first failed write a node promises nothing more in this incarnation (FAULTS.md rule 17).
+//! After its first failed write a log promises nothing more in this incarnation (FAULTS.md rule 17).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 use logdrive_raft::{AppendResult, Message};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "19 poison", check };
@@ -14,7 +15,8 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
         Message::AppendReply(m) => matches!(m.result, AppendResult::Accepted { .. }),
         _ => false,
     };
-    require(!is_promise || !ghost.poisoned.contains(node), || {
+    let is_poisoned = ghost.poisoned.contains(&(*node, ghost.shard_of(*node, *group)));
+    require(!is_promise || !is_poisoned, || {
         format!("{node:?} says {message:?} of {group:?} after a write of it failed")
     })
 }

@@ -2,15 +2,17 @@
 //! order it was written (FAULTS.md §4, 14).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Change, Event, Ghost, LogState, Replica, place};
+use crate::testing::event::{Change, Event, LogState};
+use crate::testing::ghost::{Ghost, Replica, place};
+use crate::{GroupId, LogIndex};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "14 prefix recovery", check };
 
 fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
-    let Event::Recovered { node, group, state } = event else { return Ok(()) };
+    let Event::Recovered { node, group, state, has_lost } = event else { return Ok(()) };
     let Some(replica) = ghost.replicas.get(&(*node, *group)) else { return Ok(()) };
-    follows(replica, state)
-        .map_err(|what| format!("{node:?} recovered {} of {group:?}: {what}", ends(state)))
+    let followed = if *has_lost { was_once(ghost, *group, state) } else { follows(replica, state) };
+    followed.map_err(|what| format!("{node:?} recovered {} of {group:?}: {what}", ends(state)))
 }
 
 /// `Err` if a restart must not find `state`.
@@ -21,6 +23,19 @@ pub(super) fn follows(replica: &Replica, state: &LogState) -> Check {
     require(durable, || format!("the disk had {}, which was no prefix", ends(&replica.durable)))?;
     let found = history.reaches(state);
     require(found, || format!("the disk had {}", ends(&replica.durable)))
+}
+
+/// `Err` if the log holds an entry that no log of the group ever held. Where its end was lost, that is what can be said.
+fn was_once(ghost: &Ghost, group: GroupId, state: &LogState) -> Check {
+    let mut index = LogIndex(1);
+    for mark in &state.log {
+        let known = ghost.entries.get(&(group, index, mark.term));
+        require(known.is_some_and(|(checksum, _)| *checksum == mark.checksum), || {
+            format!("no log ever held {mark:?} at {index:?}")
+        })?;
+        index = index.next();
+    }
+    Ok(())
 }
 
 /// All states a log passes through as its changes land, one entry at a time.

@@ -2,7 +2,8 @@
 //! said is durable, and with the state that others have there (27).
 
 use super::{Check, Invariant, require, state_machine_safety::same_digest};
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "27 reopened machine", check };
 

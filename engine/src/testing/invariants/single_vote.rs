@@ -2,7 +2,8 @@
 //! request is a vote for oneself (paper §5.2, thesis §3.8).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost};
+use crate::testing::event::Event;
+use crate::testing::ghost::Ghost;
 use logdrive_raft::Message;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "2 single durable vote", check };

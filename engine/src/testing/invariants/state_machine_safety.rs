@@ -5,7 +5,10 @@
 use super::{Check, Invariant, require};
 use crate::{
     GroupId, LogIndex, NodeId,
-    testing::ghost::{Applied, Event, Ghost, Known, place},
+    testing::{
+        event::{Applied, Event, Known},
+        ghost::{Ghost, place},
+    },
 };
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "6 state-machine safety", check };
@@ -54,7 +57,7 @@ fn is_the_same(ghost: &Ghost, node: NodeId, group: GroupId, applied: &Applied) -
         usize::try_from(applied.serial).ok().and_then(|serial| ghost.commands.get(serial));
     let known = ghost.applied.get(&(group, applied.index));
     require(known.is_none_or(|known| known == applied), || {
-        let describe = &ghost.trace.describe;
+        let describe = &ghost.describe;
         let text = command.map_or_else(String::new, |command| describe.command(&command.command));
         let (own, other) = (&applied.reply, known.map(|known| describe.reply(&known.reply)));
         let other = other.unwrap_or_default();

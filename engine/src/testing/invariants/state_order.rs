@@ -2,7 +2,8 @@
 //! (FAULTS.md §4, 12).
 
 use super::{Check, Invariant, require};
-use crate::testing::ghost::{Event, Ghost, count};
+use crate::testing::event::Event;
+use crate::testing::ghost::{Ghost, count};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "12 state order", check };
 
@@ -42,7 +43,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                 )
             })
         }
-        Event::Recovered { node, group, state } => {
+        Event::Recovered { node, group, state, .. } => {
             let (commit, log) = (state.hard_state.commit, state.log.len());
             require(count(commit) <= log, || {
                 format!("{node:?} recovered {group:?} with commit {commit:?} and {log} entries")

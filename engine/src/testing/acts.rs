@@ -1,0 +1,287 @@
+//! What faults do to a simulation.
+//!
+//! In:     a simulation, and the arguments that a fault was drawn with.
+//! Out:    the simulation with its future changed; what faults do to disks is in `disks.rs`.
+//! Source: FAULTS.md §1.2.
+
+use super::{
+    machine_disk::End,
+    node::{SimNode, World},
+    shape::Weather,
+    sim::{Later, Sim},
+};
+use crate::{GroupId, NodeId};
+use std::sync::atomic::Ordering;
+
+/// A leader that has said its last word pauses for so much longer than the disk it said it to.
+const LAST_WORD_STEPS: u64 = 20;
+
+impl Sim<'_> {
+    /// The power of a node fails; it starts again after `down` steps.
+    pub(super) fn crash(&mut self, at: usize, down: u64) {
+        self.stop(at, down, true);
+    }
+
+    /// The process of a node ends; it starts again after `down` steps.
+    pub(super) fn kill(&mut self, at: usize, down: u64) {
+        self.stop(at, down, false);
+    }
+
+    /// A node is closed, if its disk lets it; it starts again after `down` steps.
+    pub(super) fn close(&mut self, at: usize, down: u64) {
+        let now = self.now();
+        if let Some(process) = &self.nodes[at].process {
+            process.node.inboxes.iter().for_each(|inbox| inbox.ask_to_stop());
+            for shard in 0..self.nodes[at].logs.len() {
+                let turned = self.turn(at, shard, now);
+                assert!(turned.has_stopped, "a shard that is asked to stop does");
+            }
+            self.check_budgets(at);
+            if !self.nodes[at].has_failed() {
+                logdrive_raft::reached!("log closed");
+            }
+        }
+        self.see_landed(at);
+        self.kill(at, down);
+    }
+
+    pub(super) fn pause(&mut self, at: usize, steps: u64) {
+        self.nodes[at].paused_until = self.now() + steps;
+    }
+
+    pub(super) fn cut(&mut self, from: NodeId, to: NodeId, steps: u64) {
+        let now = self.now();
+        self.world.borrow_mut().network.cut(now, from, to, steps);
+    }
+
+    pub(super) fn clog(&mut self, from: usize, to: usize, steps: u64) {
+        let (now, from, to) = (self.now(), self.nodes[from].id, self.nodes[to].id);
+        self.world.borrow_mut().network.clog(now, from, to, steps);
+    }
+
+    pub(super) fn gust(&mut self, weather: Weather, steps: u64) {
+        let now = self.now();
+        self.world.borrow_mut().network.gust(now, weather, steps);
+    }
+
+    pub(super) fn repeat_frames(&mut self, frames: u64) {
+        let World { now, random, network, .. } = &mut *self.world.borrow_mut();
+        network.repeat(*now, random, frames);
+    }
+
+    /// All connections of a node break; everybody is told, and they come back.
+    pub(super) fn break_connections(&mut self, at: usize) {
+        let id = self.nodes[at].id;
+        {
+            let World { now, random, network, .. } = &mut *self.world.borrow_mut();
+            network.break_all(*now, random, id);
+        }
+        for other in 0..self.nodes.len() {
+            let other_id = self.nodes[other].id;
+            if other != at {
+                self.tell(other, id);
+                self.tell(at, other_id);
+            }
+        }
+    }
+
+    /// Whoever leads anything pauses.
+    pub(super) fn pause_leaders(&mut self, steps: u64) {
+        for at in 0..self.nodes.len() {
+            let id = self.nodes[at].id;
+            let leads = |group: &GroupId| {
+                self.judge.ghost.replicas.get(&(id, *group)).is_some_and(|r| r.leads().is_some())
+            };
+            if self.shape.groups.iter().any(leads) {
+                self.pause(at, steps);
+            }
+        }
+    }
+
+    /// Whoever came to lead a group last pauses.
+    pub(super) fn pause_newest_leader(&mut self, group: usize, steps: u64) {
+        let group = self.shape.groups[group];
+        let led = self.judge.ghost.leaders.iter().rfind(|((of, _), _)| *of == group);
+        let newest = led.map(|(_, leader)| *leader);
+        if let Some(at) = self.nodes.iter().position(|node| Some(node.id) == newest) {
+            self.pause(at, steps);
+        }
+    }
+
+    /// Whatever passes by itself has passed: everyone who can is up, heard and served.
+    pub(super) fn calm(&mut self) {
+        let now = self.now();
+        self.world.borrow_mut().network.calm(now);
+        self.later.clear();
+        self.eager_until = now;
+        for node in &mut self.nodes {
+            for log in &node.logs {
+                log.platter.set_segments_left(None);
+                log.platter.clear_failures();
+                log.platter.set_lying(false);
+            }
+            if let Some(process) = &mut node.process {
+                process.shards.iter_mut().for_each(|shard| shard.stuck_until = 0);
+            }
+            node.full_until = None;
+            node.paused_until = 0;
+            node.stalled_until = 0;
+            node.clock_stands = 0..0;
+            node.starts_at = 0;
+            node.machine_disks.calm();
+        }
+    }
+
+    /// Appends reach only one node, whose disk is slow, while leaders of a group come and go: each pauses for so many
+    /// steps.
+    pub(super) fn shuffle(&mut self, at: usize, group: usize, steps: u64) {
+        let (now, id) = (self.now(), self.nodes[at].id);
+        let first = self.shape.election_ticks / 2;
+        self.world.borrow_mut().network.appends_only_to(now, id, first + 3 * steps);
+        self.stall_disk(at, first + 3 * steps);
+        self.eager_until = now + first;
+        for round in 0..3 {
+            self.in_a_while(first + round * steps, Later::PauseLeader(group, steps));
+        }
+    }
+
+    /// A group's leader says its last things to one node only, whose disk is slow, and is not heard for a while. It
+    /// hears nobody else either: not of a later term before that node's answer.
+    pub(super) fn last_word(&mut self, group: usize, to: u64, after: u64, stall: u64) {
+        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let (now, id) = (self.now(), self.nodes[follower].id);
+        self.world.borrow_mut().network.appends_only_to(now, id, after);
+        self.stall_disk(follower, after + stall);
+        self.eager_until = now + after;
+        let silence = stall + LAST_WORD_STEPS;
+        // By then it hears a leader no more; nor does its clock go on to where it would ask for votes itself.
+        let timeout =
+            1000 * self.shape.election_ticks / self.nodes[follower].clock_rate(&self.shape);
+        let deaf = now + after + self.shape.weather.delay_max + timeout;
+        self.nodes[follower].clock_stands = deaf..now + after + silence;
+        for other in (0..self.nodes.len()).filter(|other| *other != follower) {
+            self.cut(self.nodes[other].id, self.nodes[leader].id, after + silence + 5);
+        }
+        self.in_a_while(after, Later::Pause(leader, silence));
+    }
+
+    /// A group's leader, whose disk is slow, has its entries on one other node only when its power fails; that node is
+    /// not heard for a while. What it has acknowledged arrives at whoever leads then.
+    pub(super) fn forget(&mut self, group: usize, to: u64, after: u64) {
+        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let (now, id) = (self.now(), self.nodes[follower].id);
+        let timeout = self.shape.election_ticks;
+        {
+            let network = &mut self.world.borrow_mut().network;
+            network.appends_only_to(now, id, after);
+            network.echo(now, after + 8 * timeout);
+        }
+        self.stall_disk(leader, after);
+        self.eager_until = now + after;
+        self.in_a_while(after, Later::Crash(leader, 1));
+        self.in_a_while(after, Later::Pause(follower, 4 * timeout));
+    }
+
+    /// Something happens after so many steps, unless all faults have ended by then.
+    pub(super) fn in_a_while(&mut self, after: u64, what: Later) {
+        self.later.push((self.now() + after, what));
+    }
+
+    /// Who leads a group, as far as is known, and one of the others.
+    fn leader_and_follower(&self, group: usize, other: u64) -> Option<(usize, usize)> {
+        let group = self.shape.groups[group];
+        let leads = |node: &SimNode| {
+            let replica = self.judge.ghost.replicas.get(&(node.id, group));
+            node.process.is_some() && replica.is_some_and(|replica| replica.leads().is_some())
+        };
+        let leader = self.nodes.iter().position(leads)?;
+        let others = self.nodes.len() as u64 - 1;
+        let other = (others > 0).then(|| 1 + other % others)?;
+        Some((leader, (leader + usize::try_from(other).ok()?) % self.nodes.len()))
+    }
+
+    pub(super) fn stall_disk(&mut self, at: usize, steps: u64) {
+        self.nodes[at].stalled_until = self.now() + steps;
+    }
+
+    pub(super) fn fill_disk(&mut self, at: usize, segments_left: u64, steps: u64) {
+        let left = u32::try_from(segments_left).expect("a few");
+        for log in &self.nodes[at].logs {
+            log.platter.set_segments_left(Some(left));
+        }
+        self.nodes[at].full_until = Some(self.now() + steps);
+    }
+
+    /// Takes a node's disk, or parts of it. It must not start again.
+    pub(super) fn wipe(&mut self, at: usize, kind: u64) {
+        if !self.may_lose_node(at) || !self.nodes[at].was_started {
+            return;
+        }
+        self.crash(at, 5);
+        for log in &self.nodes[at].logs {
+            if kind != 1 {
+                log.platter.set_manifest(None);
+            }
+            if kind != 2 {
+                for segment in log.platter.segments() {
+                    log.platter.set_segment(segment, None);
+                }
+            }
+        }
+        self.must_not_start(at);
+        self.nodes[at].lost = true;
+        self.lose_node(at);
+    }
+
+    /// Two nodes try to start on each other's disks, and get their own back.
+    pub(super) fn swap_disks(&mut self, a: usize, b: usize) {
+        if a == b || !self.nodes[a].was_started || !self.nodes[b].was_started {
+            return;
+        }
+        if self.nodes[a].lost || self.nodes[b].lost {
+            return;
+        }
+        self.crash(a, 5);
+        self.crash(b, 5);
+        for attempt in [true, false] {
+            let shards = self.nodes[a].logs.len().min(self.nodes[b].logs.len());
+            for shard in 0..shards {
+                let other = self.nodes[a].logs[shard].platter.clone();
+                let own = std::mem::replace(&mut self.nodes[b].logs[shard].platter, other);
+                self.nodes[a].logs[shard].platter = own;
+            }
+            if attempt {
+                self.must_not_start(a);
+                self.must_not_start(b);
+            }
+        }
+    }
+
+    /// One shard's thread takes no turns for so many steps; the others do.
+    pub(super) fn stick_thread(&mut self, at: usize, shard: usize, steps: u64) {
+        let until = self.now() + steps;
+        if let Some(process) = &mut self.nodes[at].process {
+            let shard = shard % process.shards.len();
+            process.shards[shard].stuck_until = until;
+        }
+    }
+
+    /// The next command of a group's machine on a node fails.
+    pub(super) fn break_machine(&mut self, at: usize, group: usize) {
+        let (id, group) = (self.nodes[at].id, self.shape.groups[group]);
+        if !self.may_lose_replica(at, group) {
+            return;
+        }
+        if let Some(process) = &self.nodes[at].process {
+            let Some((_, broken)) = process.machines.get(&group) else { return };
+            broken.store(true, Ordering::Relaxed);
+            self.broken.insert((id, group));
+        }
+    }
+
+    /// The process of a node ends within an operation of a machine, after so many others; it starts again after
+    /// `down` steps.
+    pub(super) fn end_within_machine(&self, at: usize, down: u64, after: u64, power: bool) {
+        self.nodes[at].machine_disks.end_within(End { down, power }, after);
+    }
+}

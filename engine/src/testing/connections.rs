@@ -1,0 +1,523 @@
+//! Lanes and connections between simulated nodes: what TCP carries, with the real handshakes, queues and readers.
+//!
+//! In:     processes that come and go; messages of one peer and lane; when links carry nothing, or hold up what they carry.
+//! Out:    [`Effect`]s: lanes that came up or went down, connections that were let in or ended, messages that arrived.
+//!         Bytes of a connection arrive in their order, in pieces, or not at all.
+//! Fails:  a frame that the reading end must not deliver breaks invariant 28.
+//! Source: FAULTS.md N1-N3, N8, N10, N13, inv. 23.
+//!
+//! [`LaneQueue`], [`Door`], [`Receiver`], [`Backoff`] and the handshake are those of a real node; sockets are not.
+//! A process that ends leaves its connections half open: the other end may learn of it late, and what is under way may
+//! still arrive, beside the first frames of the next process.
+
+use super::{invariants::Broken, random::Random};
+use crate::{GroupId, NodeId};
+use logdrive_net::{
+    Backoff, Door, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Sent, Settings,
+    handshake::{self, MessageReader},
+};
+use logdrive_raft::Message;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+/// Something that the network did to a process.
+pub(super) enum Effect {
+    /// An outbound lane came up or went down.
+    Lane { node: NodeId, shard: u32, peer: NodeId, lane: Lane, is_up: bool },
+    /// A connection of `from` was let in.
+    Opened { node: NodeId, from: NodeId },
+    /// A connection of `from` that had been let in has ended.
+    Closed { node: NodeId, from: NodeId },
+    /// A frame for the shard that reads its connection.
+    Arrived { node: NodeId, shard: usize, from: NodeId, messages: Vec<(GroupId, Message)> },
+}
+
+/// When what leaves now from one node to another arrives; `None` if the connection breaks instead.
+pub(super) type Passage<'a> = dyn FnMut(&mut Random, NodeId, NodeId) -> Option<u64> + 'a;
+
+/// An outbound lane: the dialer, its shard, the peer, and the lane's place in [`Lane::ALL`].
+type LaneKey = (NodeId, u32, NodeId, usize);
+
+/// All lanes and connections there are.
+pub(super) struct Connections {
+    settings: Settings,
+    socket_bytes: usize,
+    processes: BTreeMap<NodeId, Process>,
+    lanes: BTreeMap<LaneKey, LaneEnd>,
+    open: BTreeMap<u64, Connection>,
+    made: u64,
+}
+
+/// The accepting side of a node's process.
+struct Process {
+    door: Door,
+    shards: u32,
+    ended: BTreeSet<LeaseId>,
+    /// The latest life of each peer that was let in.
+    lives: BTreeMap<NodeId, u64>,
+    /// The newest connection of each place that has delivered anything.
+    newest: BTreeMap<LaneKey, u64>,
+}
+
+struct LaneEnd {
+    me: Hello,
+    queue: LaneQueue,
+    backoff: Backoff,
+    state: State,
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    Down { dial_at: u64 },
+    Dialling { connection: u64, until: u64 },
+    Up { connection: u64, since: u64 },
+}
+
+struct Connection {
+    key: LaneKey,
+    /// The dialer's life.
+    incarnation: u64,
+    /// Bytes on their way to the acceptor, by when they arrive.
+    to_acceptor: VecDeque<(u64, Vec<u8>)>,
+    /// An answer on its way to the dialer; `None` is a reset.
+    to_dialer: VecDeque<(u64, Option<Vec<u8>>)>,
+    /// The dialer has closed it, or is gone: its last byte is followed by the end.
+    is_left: bool,
+    acceptor: Acceptor,
+}
+
+enum Acceptor {
+    Greeting(MessageReader),
+    Reading { receiver: Receiver, lease: LeaseId, shard: usize },
+    Closed,
+}
+
+impl Connections {
+    pub(super) fn new(settings: Settings, socket_bytes: usize) -> Self {
+        Self {
+            settings,
+            socket_bytes,
+            processes: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            open: BTreeMap::new(),
+            made: 0,
+        }
+    }
+
+    /// A process says `hellos` of itself, one for each of its shards; `known` are all nodes.
+    pub(super) fn begin(&mut self, now: u64, hellos: &[Hello], known: &[NodeId]) {
+        let me = &hellos[0];
+        let process = Process {
+            door: Door::new(me.clone(), known.to_vec()),
+            shards: me.shards,
+            ended: BTreeSet::new(),
+            lives: BTreeMap::new(),
+            newest: BTreeMap::new(),
+        };
+        self.processes.insert(me.node, process);
+        for hello in hellos {
+            for peer in known.iter().filter(|peer| **peer != me.node) {
+                for (at, lane) in Lane::ALL.into_iter().enumerate() {
+                    let me = Hello { lane, ..hello.clone() };
+                    let end = LaneEnd {
+                        queue: LaneQueue::new(&me, lane, &self.settings),
+                        backoff: Backoff::new(&self.settings, &me, *peer),
+                        state: State::Down { dial_at: now },
+                        me,
+                    };
+                    self.lanes.insert((hello.node, hello.shard, *peer, at), end);
+                }
+            }
+        }
+    }
+
+    /// A process has ended. With the power, what it had under way is lost, and nobody is told.
+    pub(super) fn end(&mut self, now: u64, random: &mut Random, node: NodeId, power: bool) {
+        self.processes.remove(&node);
+        self.lanes.retain(|(dialer, ..), _| *dialer != node);
+        for connection in self.open.values_mut() {
+            if connection.key.0 == node {
+                connection.is_left = !power;
+                if power {
+                    connection.to_acceptor.clear();
+                }
+            }
+            if connection.key.2 == node {
+                connection.acceptor = Acceptor::Closed;
+                connection.to_acceptor.clear();
+                let told = if power { LATE_STEPS } else { 2 };
+                connection.to_dialer.push_back((now + 1 + random.below(told), None));
+            }
+        }
+    }
+
+    /// All connections of a node break. Each end learns of it, the accepting one perhaps late: then what is under way
+    /// still arrives.
+    pub(super) fn break_all(&mut self, now: u64, random: &mut Random, node: NodeId) {
+        for connection in self.open.values_mut() {
+            if connection.key.0 == node || connection.key.2 == node {
+                connection.reset(now, random);
+            }
+        }
+    }
+
+    /// Sends a batch and empties it; false if any of it is dropped.
+    pub(super) fn send(
+        &mut self,
+        from: (NodeId, u32),
+        to: NodeId,
+        lane: Lane,
+        messages: &mut Vec<(GroupId, Message)>,
+    ) -> bool {
+        let Some(end) = self.lanes.get_mut(&(from.0, from.1, to, place(lane))) else {
+            return false;
+        };
+        let is_up = end.queue.is_up();
+        let sent = end.queue.send(messages, |group, bytes| {
+            panic!("a message of {bytes} bytes of {group:?} fits no frame")
+        });
+        if is_up && sent == Sent::Dropped {
+            logdrive_raft::reached!("lane full");
+        }
+        sent == Sent::Taken
+    }
+
+    /// Whatever is due: lanes that dial, bytes that move, frames that arrive at processes that `read` them.
+    pub(super) fn step(
+        &mut self,
+        now: u64,
+        random: &mut Random,
+        passage: &mut Passage<'_>,
+        reads: &dyn Fn(NodeId) -> bool,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let keys: Vec<LaneKey> = self.lanes.keys().copied().collect();
+        for key in keys {
+            self.step_lane(key, now, random, passage, &mut effects);
+        }
+        let open: Vec<u64> = self.open.keys().copied().collect();
+        for id in open {
+            self.step_acceptor(id, now, random, passage, reads, &mut effects);
+        }
+        let lanes = &self.lanes;
+        self.open.retain(|id, connection| {
+            let is_dialled = lanes.get(&connection.key).is_some_and(|end| end.state.is_of(*id));
+            is_dialled || !matches!(connection.acceptor, Acceptor::Closed)
+        });
+        effects
+    }
+
+    fn step_lane(
+        &mut self,
+        key: LaneKey,
+        now: u64,
+        random: &mut Random,
+        passage: &mut Passage<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (node, shard, peer, at) = key;
+        let end = self.lanes.get_mut(&key).expect("a lane of ours");
+        match end.state {
+            State::Down { dial_at } if dial_at > now => {}
+            State::Down { .. } => {
+                self.made += 1;
+                let mut connection = Connection {
+                    key,
+                    incarnation: end.me.incarnation,
+                    to_acceptor: VecDeque::new(),
+                    to_dialer: VecDeque::new(),
+                    is_left: false,
+                    acceptor: Acceptor::Greeting(MessageReader::new()),
+                };
+                if let Some(arrives) = passage(random, node, peer) {
+                    connection.to_acceptor.push_back((arrives, end.me.encode(peer)));
+                }
+                self.open.insert(self.made, connection);
+                let until = now + steps(self.settings.handshake_timeout);
+                end.state = State::Dialling { connection: self.made, until };
+            }
+            State::Dialling { connection: id, until } => {
+                let connection = self.open.get_mut(&id).expect("dialled");
+                let answer = connection.answer(now);
+                let heard = match &answer {
+                    Some(Some(answer)) => handshake::judge_answer(&end.me, peer, answer),
+                    Some(None) => Err(NetError::Closed),
+                    None if now >= until => Err(NetError::Timeout("handshake")),
+                    None => return,
+                };
+                match heard {
+                    Ok(hello) => {
+                        end.queue.set_up(hello);
+                        end.state = State::Up { connection: id, since: now };
+                        let lane = Lane::ALL[at];
+                        effects.push(Effect::Lane { node, shard, peer, lane, is_up: true });
+                    }
+                    Err(error) => {
+                        let refused =
+                            matches!(error, NetError::Refused(_) | NetError::RefusedByPeer(_));
+                        if refused {
+                            logdrive_raft::reached!("handshake refused");
+                        }
+                        end.queue.count_failure(refused);
+                        connection.is_left = true;
+                        let pause = steps(end.backoff.after_failure(refused));
+                        end.state = State::Down { dial_at: now + pause };
+                    }
+                }
+            }
+            State::Up { connection: id, since } => {
+                let connection = self.open.get_mut(&id).expect("it is up");
+                let mut is_lost = matches!(connection.answer(now), Some(None));
+                while !is_lost && !end.queue.waiting().is_empty() {
+                    let room = self.socket_bytes.saturating_sub(connection.bytes_under_way());
+                    let waiting = end.queue.waiting();
+                    let most = waiting.len().min(room);
+                    if most == 0 {
+                        break;
+                    }
+                    // Whole mostly, else a piece.
+                    let bytes = if random.once_in(4) { 1 + random.place(most) } else { most };
+                    let piece = waiting[..bytes].to_vec();
+                    end.queue.advance(bytes);
+                    match passage(random, node, peer) {
+                        Some(arrives) => connection.push(arrives, piece),
+                        None => is_lost = true,
+                    }
+                }
+                if is_lost {
+                    connection.reset(now, random);
+                    connection.is_left = true;
+                    end.queue.set_down();
+                    let lasted = Duration::from_millis(now - since);
+                    let pause = steps(end.backoff.after_loss(lasted));
+                    end.state = State::Down { dial_at: now + pause };
+                    let lane = Lane::ALL[at];
+                    effects.push(Effect::Lane { node, shard, peer, lane, is_up: false });
+                }
+            }
+        }
+    }
+
+    fn step_acceptor(
+        &mut self,
+        id: u64,
+        now: u64,
+        random: &mut Random,
+        passage: &mut Passage<'_>,
+        reads: &dyn Fn(NodeId) -> bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let connection = self.open.get_mut(&id).expect("it is open");
+        let (from, _, node, _) = connection.key;
+        let Some(process) = self.processes.get_mut(&node) else {
+            // Nobody listens.
+            if connection.due(now) {
+                connection.to_acceptor.clear();
+                connection.refuse(passage(random, node, from).unwrap_or(now + 1), None);
+            }
+            return;
+        };
+        if !reads(node) {
+            return;
+        }
+        if let Acceptor::Reading { lease, .. } = &connection.acceptor
+            && process.ended.contains(lease)
+            && random.once_in(NOTICE_ONCE_IN)
+        {
+            // The reading task was told that another connection has its place.
+            connection.refuse(now + 1, None);
+            return effects.push(Effect::Closed { node, from });
+        }
+        while connection.due(now) {
+            let (_, bytes) = connection.to_acceptor.pop_front().expect("it is due");
+            let was_read = matches!(connection.acceptor, Acceptor::Reading { .. });
+            let answered = connection.read(id, process, &bytes, self.settings.clone(), effects);
+            let arrives = passage(random, node, from).unwrap_or(now + 1);
+            match answered {
+                Ok(None) => {}
+                Ok(Some(answer)) => connection.to_dialer.push_back((arrives, Some(answer))),
+                Err(answer) => {
+                    connection.refuse(arrives, answer);
+                    if was_read {
+                        effects.push(Effect::Closed { node, from });
+                    }
+                    return;
+                }
+            }
+        }
+        if connection.is_left && connection.to_acceptor.is_empty() {
+            if matches!(connection.acceptor, Acceptor::Reading { .. }) {
+                effects.push(Effect::Closed { node, from });
+            }
+            connection.acceptor = Acceptor::Closed;
+        }
+    }
+
+    /// What links held up arrives now.
+    pub(super) fn hurry(&mut self, now: u64) {
+        for connection in self.open.values_mut() {
+            connection.to_acceptor.iter_mut().for_each(|(at, _)| *at = (*at).min(now + 1));
+            connection.to_dialer.iter_mut().for_each(|(at, _)| *at = (*at).min(now + 1));
+        }
+    }
+
+    /// A peer was let in: it is there, so nobody waits for the next try to reach it.
+    pub(super) fn dial_now(&mut self, now: u64, node: NodeId, peer: NodeId) {
+        for (key, end) in &mut self.lanes {
+            if (key.0, key.2) == (node, peer)
+                && let State::Down { dial_at } = &mut end.state
+            {
+                *dial_at = (*dial_at).min(now + 1);
+            }
+        }
+    }
+}
+
+impl State {
+    fn is_of(self, id: u64) -> bool {
+        match self {
+            Self::Down { .. } => false,
+            Self::Dialling { connection, .. } | Self::Up { connection, .. } => connection == id,
+        }
+    }
+}
+
+impl Connection {
+    fn bytes_under_way(&self) -> usize {
+        self.to_acceptor.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+
+    /// Bytes of one connection do not overtake each other.
+    fn push(&mut self, arrives: u64, bytes: Vec<u8>) {
+        let last = self.to_acceptor.back().map_or(0, |(at, _)| *at);
+        self.to_acceptor.push_back((arrives.max(last), bytes));
+    }
+
+    fn due(&self, now: u64) -> bool {
+        self.to_acceptor.front().is_some_and(|(at, _)| *at <= now)
+    }
+
+    fn answer(&mut self, now: u64) -> Option<Option<Vec<u8>>> {
+        self.to_dialer.pop_front_if(|(at, _)| *at <= now).map(|(_, answer)| answer)
+    }
+
+    /// The accepting end closes it, with an answer or without.
+    fn refuse(&mut self, arrives: u64, answer: Option<Vec<u8>>) {
+        self.acceptor = Acceptor::Closed;
+        self.to_acceptor.clear();
+        self.to_dialer.push_back((arrives, answer));
+    }
+
+    /// It breaks; the accepting end may learn of it late.
+    fn reset(&mut self, now: u64, random: &mut Random) {
+        self.to_dialer.push_back((now + 1, None));
+        if random.once_in(2) {
+            self.to_acceptor.clear();
+        } else if let Some((at, _)) = self.to_acceptor.front_mut() {
+            *at += random.below(LATE_STEPS);
+        }
+    }
+
+    /// The accepting end takes bytes. `Ok(Some)` is its answer; `Err` closes the connection, perhaps with an answer.
+    fn read(
+        &mut self,
+        id: u64,
+        process: &mut Process,
+        mut bytes: &[u8],
+        settings: Settings,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Option<Vec<u8>>, Option<Vec<u8>>> {
+        let (from, _, node, _) = self.key;
+        match &mut self.acceptor {
+            Acceptor::Closed => Err(None),
+            Acceptor::Greeting(reader) => {
+                let mut greeted = None;
+                while greeted.is_none() && !bytes.is_empty() {
+                    let room = reader.room();
+                    let taken = room.len().min(bytes.len());
+                    room[..taken].copy_from_slice(&bytes[..taken]);
+                    bytes = &bytes[taken..];
+                    let message = reader.filled(taken).expect("a hello of ours");
+                    greeted = message.map(|message| process.door.greet(message));
+                }
+                match greeted {
+                    None => Ok(None),
+                    Some(Ok(welcome)) => {
+                        process.admit(from, self.incarnation, &welcome.ended);
+                        let shard = (welcome.hello.shard % process.shards) as usize;
+                        let receiver = Receiver::new(&welcome.hello, &settings);
+                        self.acceptor = Acceptor::Reading { receiver, lease: welcome.lease, shard };
+                        effects.push(Effect::Opened { node, from });
+                        Ok(Some(welcome.answer))
+                    }
+                    Some(Err(NetError::Refused(refusal))) => Err(Some(refusal.encode())),
+                    Some(Err(_)) => Err(None),
+                }
+            }
+            Acceptor::Reading { receiver, lease, shard } => {
+                while !bytes.is_empty() {
+                    bytes = &bytes[receiver.read(bytes)..];
+                    loop {
+                        match receiver.next(|| process.ended.contains(lease)) {
+                            Ok(Some(messages)) => {
+                                process.delivers(id, self.key, self.incarnation);
+                                let shard = *shard;
+                                effects.push(Effect::Arrived { node, shard, from, messages });
+                            }
+                            Ok(None) => break,
+                            Err(NetError::Replaced) => {
+                                logdrive_raft::reached!("frame of a replaced connection dropped");
+                                return Err(None);
+                            }
+                            Err(error) => panic!("our own frames cannot be read: {error}"),
+                        }
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Process {
+    fn admit(&mut self, from: NodeId, incarnation: u64, ended: &[LeaseId]) {
+        let before = self.lives.insert(from, incarnation);
+        self.ended.extend(ended);
+        if before > Some(incarnation) {
+            let what = format!("life {incarnation} of {from:?} is let in after life {before:?}");
+            Broken { invariant: INVARIANT.to_owned(), what }.throw();
+        }
+    }
+
+    /// Invariant 28: no frame of an older connection in the same place after one of a newer, and none of a peer's
+    /// earlier life once a later one was let in.
+    fn delivers(&mut self, id: u64, key: LaneKey, incarnation: u64) {
+        let newest = self.newest.entry(key).or_insert(id);
+        let life = self.lives.get(&key.0).copied();
+        if *newest > id || life > Some(incarnation) {
+            let what = format!(
+                "a frame of connection {id} of {key:?}, life {incarnation}, is delivered after connection {newest}, \
+                 life {life:?}"
+            );
+            Broken { invariant: INVARIANT.to_owned(), what }.throw();
+        }
+        *newest = id;
+    }
+}
+
+const INVARIANT: &str = "28 connection order";
+
+fn place(lane: Lane) -> usize {
+    Lane::ALL.iter().position(|known| *known == lane).expect("every lane has a place")
+}
+
+fn steps(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).expect("short").max(1)
+}
+
+/// An end that nobody tells of the other's end learns of it within so many steps.
+const LATE_STEPS: u64 = 40;
+/// A reading task learns that its connection was replaced once in so many steps.
+const NOTICE_ONCE_IN: u64 = 4;

@@ -1,0 +1,94 @@
+//! What the simulator takes for no failure though somebody might: each such rule by its name.
+//!
+//! In:     the place that makes an excuse.
+//! Out:    whether it is made, and how often each was: a campaign prints it at its end.
+//!
+//! The list is to become shorter. An excuse that stands for a known fault of the engine is taken back with the fault's
+//! mending; until then `sim --without-excuse NAME` finds the fault.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A rule by which something is no failure.
+#[derive(Clone, Copy, Debug)]
+pub struct Excuse {
+    /// Its name.
+    pub name: &'static str,
+    /// What it covers.
+    pub what: &'static str,
+    /// True if the engine is at fault, and known to be.
+    pub known_fault: bool,
+}
+
+const fn excuse(name: &'static str, what: &'static str) -> Excuse {
+    Excuse { name, what, known_fault: false }
+}
+
+const fn known_fault(name: &'static str, what: &'static str) -> Excuse {
+    Excuse { name, what, known_fault: true }
+}
+
+/// A replica whose log lost the end of what it had acknowledged, with nothing on its disk that tells.
+pub(super) const LOST_END: &str = "lost end";
+pub(super) const DAMAGED_LOG: &str = "damaged log";
+pub(super) const NO_ROOM_TO_START: &str = "no room to start";
+pub(super) const FAILED_WHILE_STARTING: &str = "failed while starting";
+pub(super) const NO_MAJORITY_WHOLE: &str = "no majority whole";
+pub(super) const SPACE_OF_HARMED: &str = "space of a harmed log";
+
+/// All of them.
+pub const EXCUSES: &[Excuse] = &[
+    known_fault(
+        LOST_END,
+        "a replica whose log lost the end of what it had acknowledged is taken out once its recovery was judged; \
+         left in, it votes and acknowledges as if it had lost nothing (C3, W8)",
+    ),
+    excuse(
+        DAMAGED_LOG,
+        "a node refuses to start on a log with damage that it cannot limit to groups (rule 24)",
+    ),
+    excuse(
+        NO_ROOM_TO_START,
+        "a node does not start while its disk has no room for one more segment (W9)",
+    ),
+    excuse(
+        FAILED_WHILE_STARTING,
+        "a node does not start when an operation of its disk fails meanwhile, and is started again (W6)",
+    ),
+    excuse(
+        NO_MAJORITY_WHOLE,
+        "a group need not serve when harm to its replicas leaves no majority of them (C13)",
+    ),
+    excuse(
+        SPACE_OF_HARMED,
+        "what a log with known damage gives back is not opened once more to be compared (C1)",
+    ),
+];
+
+/// The excuses of one run.
+#[derive(Debug, Default)]
+pub(super) struct Excuses {
+    strict: BTreeSet<&'static str>,
+    pub(super) made: BTreeMap<&'static str, u64>,
+}
+
+impl Excuses {
+    /// Those of `strict` are not made.
+    pub(super) fn new(strict: BTreeSet<&'static str>) -> Self {
+        Self { strict, made: BTreeMap::new() }
+    }
+
+    /// Makes an excuse, if it may be made.
+    pub(super) fn make(&mut self, name: &'static str) -> bool {
+        debug_assert!(EXCUSES.iter().any(|excuse| excuse.name == name), "{name} is in EXCUSES");
+        if self.is_strict(name) {
+            return false;
+        }
+        *self.made.entry(name).or_default() += 1;
+        true
+    }
+
+    /// True if the excuse must not be made.
+    pub(super) fn is_strict(&self, name: &'static str) -> bool {
+        self.strict.contains(name)
+    }
+}

@@ -1,0 +1,13 @@
+//! One shard's thread takes no turns, while the others of its node do (FAULTS.md D3): its groups are silent, the watchdog
+//! takes the leaderships of the whole node, and ends its process if it lasts. Arguments: the node, the shard, the steps.
+
+use super::{Fault, node};
+
+pub(super) const FAULT: Fault = Fault {
+    name: "stuck thread",
+    often: 2,
+    draw: |random, shape| {
+        [shape.any_node(random), random.below(3), random.below(10 * shape.election_ticks)]
+    },
+    inject: |run, [at, shard, steps]| run.stick_thread(node(at), node(shard), steps),
+};

@@ -1,0 +1,31 @@
+//! Who sees every event of a run: the trace tells it, the invariants judge it, the ghost remembers it.
+//!
+//! In:     [`Event`]s, in the order they happen.
+//! Out:    an unwinding [`Broken`], if an event breaks an invariant; else the ghost after it.
+//! Source: FAULTS.md §4.
+
+use super::{
+    event::Event,
+    ghost::Ghost,
+    invariants::{self, Broken},
+    trace::Trace,
+};
+
+/// What a run has come to so far.
+pub(super) struct Judge {
+    pub(super) ghost: Ghost,
+    pub(super) trace: Trace,
+}
+
+impl Judge {
+    /// Checks an event against every invariant, then remembers it.
+    pub(super) fn see(&mut self, event: &Event<'_>) {
+        self.trace.see(event, &self.ghost.commands);
+        for invariant in invariants::ALL {
+            if let Err(what) = (invariant.check)(&self.ghost, event) {
+                Broken { invariant: invariant.name.to_owned(), what }.throw();
+            }
+        }
+        self.ghost.remember(event);
+    }
+}

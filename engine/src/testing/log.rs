@@ -1,0 +1,199 @@
+//! One shard's log on a simulated disk, and what is known of it from outside.
+//!
+//! In:     what the disk says it has landed.
+//! Out:    the log, opened as a real node opens it; what became durable in it; what was taken from it.
+//! Fails:  as the log does.
+
+use super::{
+    event::{Change, LogState, Mark},
+    harm::{Harm, Stored},
+    invariants::Broken,
+    random::Random,
+    shape::Shape,
+};
+use crate::{Config, GroupId, LogIndex};
+use logdrive_raft::Entry;
+use logdrive_wal::{
+    BLOCK_BYTES, Identity, Recovered, RecoveredGroup, SegmentSeq, Wal, WalError,
+    disk::sim::SimPlatter,
+    landed::{LandedBatch, LandedRecord, landed},
+};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// A shard's log; its disk outlives the processes that open it.
+pub(super) struct SimLog {
+    pub(super) platter: SimPlatter,
+    shard: u32,
+    /// Batches that were whole on its platter, or that the platter said were.
+    batches: Vec<Stored>,
+    failures: u64,
+    /// When it was last looked at.
+    first_segment: Option<SegmentSeq>,
+    next_batch: u64,
+    /// Batches behind one that has not landed.
+    early: BTreeMap<u64, LandedBatch>,
+    heads: BTreeMap<SegmentSeq, Vec<u8>>,
+}
+
+impl SimLog {
+    /// An empty log on a disk of its own.
+    pub(super) fn new(seed: u64, identity: &Identity, shard: u32) -> Self {
+        Self {
+            platter: SimPlatter::new(seed, identity, shard),
+            shard,
+            batches: Vec::new(),
+            failures: 0,
+            first_segment: None,
+            next_batch: 0,
+            early: BTreeMap::new(),
+            heads: BTreeMap::new(),
+        }
+    }
+
+    /// Opens it for a new process.
+    pub(super) fn open(
+        &mut self,
+        identity: &Identity,
+        shape: &Shape,
+        config: &Config,
+        mut entropy: Random,
+    ) -> Result<(Wal, Recovered), WalError> {
+        self.failures = self.platter.failures();
+        self.first_segment = None;
+        let ids = move || u128::from(entropy.any()) << 64 | u128::from(entropy.any());
+        let _ = self.platter.take_landed();
+        let disk = self.platter.disk(config.segment_bytes);
+        let config = self.config(identity, shape, config);
+        let (wal, recovered) = Wal::open_on(disk, config, Box::new(ids))?;
+        if recovered.cut.is_some() {
+            logdrive_raft::reached!("torn tail cut");
+        }
+        self.heads.clear();
+        // A segment that was lost may have its number again.
+        let begun = wal.durable().segment();
+        self.batches.retain(|batch| batch.position.segment() < begun);
+        self.early.clear();
+        self.next_batch = 0;
+        for batch in self.landed() {
+            self.next_batch = self.next_batch.max(batch.number + 1);
+        }
+        Ok((wal, recovered))
+    }
+
+    fn config(&self, identity: &Identity, shape: &Shape, config: &Config) -> logdrive_wal::Config {
+        let mut config = config.log(PathBuf::from("sim"), identity, self.shard);
+        config.batch_bytes_max = shape.batch_bytes_max;
+        config
+    }
+
+    /// True if the log has given up a segment since the last look.
+    pub(super) fn has_given_back(&mut self) -> bool {
+        let first = self.platter.segments().first().copied();
+        let before = std::mem::replace(&mut self.first_segment, first);
+        before.is_some() && before < first
+    }
+
+    /// What would be found of each group if the power failed now, and took all that is not durable. `None` for a
+    /// group that would be fenced.
+    pub(super) fn after_power_loss(
+        &self,
+        identity: &Identity,
+        shape: &Shape,
+        config: &Config,
+    ) -> Result<Vec<(GroupId, Option<LogState>)>, WalError> {
+        let platter = self.platter.twin();
+        platter.crash_choosing(|_| false);
+        let disk = platter.disk(config.segment_bytes);
+        let config = self.config(identity, shape, config);
+        let (wal, recovered) = Wal::open_on(disk, config, Box::new(|| 1))?;
+        let state = |found: RecoveredGroup| {
+            (found.group, found.fenced.is_none().then(|| read_back(&wal, &found)))
+        };
+        Ok(recovered.groups.into_iter().map(state).collect())
+    }
+
+    /// What is durable now with all before it, in the stream's order.
+    pub(super) fn newly_durable(&mut self) -> Vec<(GroupId, Change)> {
+        for batch in self.landed() {
+            self.early.insert(batch.number, batch);
+        }
+        let mut changes = Vec::new();
+        while let Some(batch) = self.early.remove(&self.next_batch) {
+            self.next_batch += 1;
+            changes.extend(batch.records.into_iter().map(change));
+        }
+        changes
+    }
+
+    /// True if a write has failed that had not when the process began.
+    pub(super) fn has_failed(&self) -> bool {
+        self.platter.failures() > self.failures
+    }
+
+    /// Batches that later ones know durable, of segments that are there.
+    pub(super) fn vouched_batches(&self) -> Vec<&Stored> {
+        let known = self.batches.iter().map(|batch| batch.durable).max();
+        let segments = self.platter.segments();
+        let is_vouched = |batch: &&Stored| {
+            Some(batch.position) < known && segments.contains(&batch.position.segment())
+        };
+        self.batches.iter().filter(is_vouched).collect()
+    }
+
+    /// What its disk has lost; `lied`: of names and sizes, too.
+    pub(super) fn harm(&self, lied: bool) -> Harm {
+        let (segments, damage) = (self.platter.segments(), self.platter.damage());
+        Harm::of(&self.batches, &segments, &damage, lied)
+    }
+
+    fn landed(&mut self) -> Vec<LandedBatch> {
+        let mut batches = Vec::new();
+        for write in self.platter.take_landed() {
+            let head = self
+                .heads
+                .entry(write.segment)
+                .or_insert_with(|| self.platter.segment_head(write.segment, BLOCK_BYTES));
+            let batch = landed(write.segment, head, write.offset, &write.bytes);
+            let batch = batch.expect("a batch that landed holds");
+            self.batches.push(Stored::new(&batch, write.bytes.len() as u64));
+            batches.push(batch);
+        }
+        batches
+    }
+}
+
+/// A recovered group's hard state, and every entry of it, read from its disk.
+pub(super) fn read_back(wal: &Wal, found: &RecoveredGroup) -> LogState {
+    let mut log: Vec<Mark> = Vec::new();
+    while (log.len() as u64) < found.last.get() {
+        let first = LogIndex(log.len() as u64 + 1);
+        let plan = wal.plan_read(found.group, first, found.last, usize::MAX / 2);
+        let entries = plan.and_then(|plan| plan.run());
+        let entries = entries.unwrap_or_else(|error| {
+            let what =
+                format!("{first:?} of {:?} was recovered and is not there: {error}", found.group);
+            Broken { invariant: "14 prefix recovery".to_owned(), what }.throw()
+        });
+        assert!(!entries.is_empty(), "a read of {first:?} gave nothing");
+        log.extend(entries.as_slice().iter().map(mark));
+    }
+    LogState { hard_state: found.hard_state, log }
+}
+
+pub(super) fn mark(entry: &Entry) -> Mark {
+    Mark { term: entry.term, checksum: entry.checksum }
+}
+
+fn change(record: LandedRecord) -> (GroupId, Change) {
+    match record {
+        LandedRecord::HardState { group, state } => {
+            let (first, entries) = (LogIndex::ZERO, Vec::new());
+            let hard_state = Some(state);
+            (group, Change { hard_state, first, entries, cost_bytes: Vec::new() })
+        }
+        LandedRecord::Entries { group, first, term, checksums } => {
+            let entries = checksums.into_iter().map(|checksum| Mark { term, checksum }).collect();
+            (group, Change { hard_state: None, first, entries, cost_bytes: Vec::new() })
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Which faults come when: what a seed draws of them before anything happens.
+//!
+//! In:     a seed, and the shape it drew.
+//! Out:    [`Planned`] faults by time, from a stream of their own: a schedule with faults left out is the same otherwise.
+//! Source: Groce et al. 2012 (swarm testing): a run that leaves kinds of faults out finds what a run with
+//!         all of them hides.
+
+use super::{
+    faults::{self, Fault},
+    random::Random,
+    shape::Shape,
+};
+
+/// A fault at its time.
+#[derive(Clone, Copy)]
+pub(super) struct Planned {
+    /// Its number in the schedule: how a run is told to keep it.
+    pub(super) number: usize,
+    pub(super) step: u64,
+    pub(super) fault: &'static Fault,
+    pub(super) args: faults::Args,
+}
+
+/// All faults of a run, by time.
+pub(super) fn draw_schedule(seed: u64, shape: &Shape, steps: u64) -> Vec<Planned> {
+    let mut random = Random::stream(seed, 2);
+    let stage = Stage::draw(&mut random, shape, steps);
+    let mut planned = stage.planned.clone();
+    let impairing = [random.pick(faults::IMPAIRING), random.pick(faults::IMPAIRING)];
+    for fault in faults::ALL.iter().chain(impairing) {
+        // A half of all runs has no fault of a kind, a quarter more of them than the rest.
+        let times = match random.below(4) {
+            0 | 1 => 0,
+            2 => random.between(1, 1 + fault.often / 2),
+            _ => random.between(1, 1 + fault.often),
+        };
+        for _ in 0..times {
+            let step = stage.draw_step(&mut random, steps);
+            let args = (fault.draw)(&mut random, shape);
+            planned.push(Planned { number: 0, step, fault, args });
+        }
+    }
+    planned.sort_by_key(|planned| planned.step);
+    for (number, planned) in planned.iter_mut().enumerate() {
+        planned.number = number;
+    }
+    planned
+}
+
+/// Steps in which one fault, that takes several things in a row, is let alone: all else has passed before it, and a
+/// leader was found. Most runs have none: what is never disturbed finds less.
+struct Stage {
+    planned: Vec<Planned>,
+    first: u64,
+    steps: u64,
+}
+
+impl Stage {
+    fn draw(random: &mut Random, shape: &Shape, steps: u64) -> Self {
+        let staged = faults::staged(shape.nodes.len());
+        // Of all runs a quarter.
+        if staged.is_empty() || !random.once_in(if shape.nodes.len() == 5 { 2 } else { 4 }) {
+            return Self { planned: Vec::new(), first: 0, steps: 0 };
+        }
+        let staged = random.pick(staged);
+        let args = (staged.fault.draw)(random, shape);
+        let before = 3 * shape.election_ticks;
+        let whole = (before + (staged.steps)(args, shape)).min(2 * steps / 3);
+        let first = random.below(steps - whole);
+        let planned = vec![
+            Planned { number: 0, step: first, fault: &faults::CALM, args: [0; 3] },
+            Planned { number: 0, step: first + before, fault: &staged.fault, args },
+        ];
+        Self { planned, first, steps: whole }
+    }
+
+    /// Any step that is not among these.
+    fn draw_step(&self, random: &mut Random, steps: u64) -> u64 {
+        let step = random.below(steps - self.steps);
+        if step < self.first { step } else { step + self.steps }
+    }
+}

@@ -1,0 +1,743 @@
+//! A whole cluster in one thread: nodes, network, clients and their judge, step by step.
+//!
+//! In:     what faults do to it ([`super::faults`]); commands that clients draw.
+//! Out:    every event to the [`Judge`].
+//! Cost:   some 10 to 40 ms for a run's steps.
+//! Source: FAULTS.md §3 (L1).
+
+use super::{
+    connections::{Connections, Effect},
+    event::{AtEnd, Event, Known, Proposed, known},
+    excuses::{
+        DAMAGED_LOG, Excuses, FAILED_WHILE_STARTING, LOST_END, NO_MAJORITY_WHOLE, NO_ROOM_TO_START,
+        SPACE_OF_HARMED,
+    },
+    ghost::Ghost,
+    harm::Losses,
+    invariants::Broken,
+    judge::Judge,
+    machine::SERIAL_BYTES,
+    machine_disk::End,
+    network::Network,
+    node::{Process, Seen, SimNode, World},
+    random::Random,
+    setup::{Call, Setup},
+    shape::Shape,
+    trace::Trace,
+};
+use crate::{Completions, Group, GroupId, NodeId, Outcome, here, host::Turned, inbox::LaneChange};
+use bytes::{Bytes, BytesMut};
+use logdrive_net::Lane;
+use logdrive_raft::{Role, Status};
+use logdrive_wal::WalError;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// A connection that is down comes back in one of so many steps.
+const LINKS_ONCE_IN: u64 = 4;
+/// Commands are proposed several at once, one time in so many, and so many at most.
+const SEVERAL_ONCE_IN: u64 = 8;
+const SEVERAL_MAX: u64 = 4;
+/// Of an entry on disk besides its payload's padding, about: headers, the serial, a register's operation.
+const ENTRY_BYTES_MORE: u64 = 128;
+
+/// A cluster under simulation.
+pub(super) struct Sim<'a> {
+    pub(super) setup: &'a Setup,
+    pub(super) shape: Shape,
+    pub(super) nodes: Vec<SimNode>,
+    pub(super) world: Rc<RefCell<World>>,
+    pub(super) judge: Judge,
+    pub(super) excuses: Excuses,
+    /// What was taken from disks for good.
+    pub(super) losses: Losses,
+    clients: Random,
+    pub(super) calls: Vec<Call>,
+    pub(super) proposing: bool,
+    /// Replicas that stopped because the simulation broke their machine: until their node starts again.
+    pub(super) broken: BTreeSet<(NodeId, GroupId)>,
+    pub(super) healed_at: Option<usize>,
+    /// Whoever leads is given a command in every step until then.
+    pub(super) eager_until: u64,
+    /// What faults have still to do, and when.
+    pub(super) later: Vec<(u64, Later)>,
+    answers: Arc<Answers>,
+}
+
+/// Something that a fault does after a while: to a node, for so many steps.
+pub(super) enum Later {
+    Pause(usize, u64),
+    Crash(usize, u64),
+    /// Of a group.
+    PauseLeader(usize, u64),
+    /// Its disk lies no more.
+    Honest(usize),
+    /// What dead processes had under way reaches its disk.
+    Land(usize),
+}
+
+impl<'a> Sim<'a> {
+    pub(super) fn new(setup: &'a Setup) -> Self {
+        let shape = setup.shape();
+        let mut random = Random::stream(setup.seed, 3);
+        let shards = shape.nodes.iter().zip(&shape.shards);
+        let nodes = shards.map(|(id, shards)| SimNode::new(*id, *shards, &mut random)).collect();
+        let connections =
+            shape.connects.then(|| Connections::new(shape.net.clone(), shape.socket_bytes));
+        let network = Network::new(shape.weather, shape.refuse_once_in, connections);
+        let trace = Trace::new(setup.traced, setup.describe.clone());
+        Self {
+            setup,
+            judge: Judge { ghost: Ghost::new(&shape, setup.describe.clone()), trace },
+            excuses: Excuses::new(setup.strict.clone()),
+            losses: Losses::default(),
+            shape,
+            nodes,
+            world: Rc::new(RefCell::new(World { now: 0, random, network, seen: Vec::new() })),
+            clients: Random::stream(setup.seed, 4),
+            calls: Vec::new(),
+            proposing: true,
+            broken: BTreeSet::new(),
+            healed_at: None,
+            eager_until: 0,
+            later: Vec::new(),
+            answers: Arc::default(),
+        }
+    }
+
+    // --- starting and stopping ---
+
+    fn start(&mut self, at: usize) {
+        let now = self.now();
+        let node = &mut self.nodes[at];
+        if node.process.is_some() || node.lost || now < node.starts_at {
+            return;
+        }
+        let id = node.id;
+        let harm = node.harm();
+        match node.start(&self.world, &self.shape) {
+            Ok(found) => {
+                self.connect(at);
+                for (group, state) in &found {
+                    let group = *group;
+                    self.broken.remove(&(id, group));
+                    let Some(state) = state else {
+                        logdrive_raft::reached!("group fenced");
+                        let before = self.judge.ghost.fenced.contains(&(id, group));
+                        let harmed = before || harm.explains_fence(group);
+                        self.judge.see(&Event::Fenced { node: id, group, harmed });
+                        self.losses.replica(id, group);
+                        continue;
+                    };
+                    let has_lost = harm.unseen;
+                    self.judge.see(&Event::Recovered { node: id, group, state, has_lost });
+                }
+                if harm.unseen {
+                    logdrive_raft::reached!("end of a log lost, and nothing tells of it");
+                    if self.excuses.make(LOST_END) {
+                        self.note(|| format!("{id:?} cannot know what its disk has lost"));
+                        self.stop(at, 0, true);
+                        self.nodes[at].lost = true;
+                    }
+                }
+            }
+            Err(WalError::NoSpace)
+                if node.full_until.is_some() && self.excuses.make(NO_ROOM_TO_START) =>
+            {
+                node.end_disks(true);
+                node.starts_at = now + 10;
+            }
+            Err(_) if node.has_failed() && self.excuses.make(FAILED_WHILE_STARTING) => {
+                // A sync that failed may have said yes to nothing; the next process believes it (FAULTS.md W7).
+                node.end_disks(!self.losses.has(id));
+                node.starts_at = now + 10;
+            }
+            Err(error) if (harm.refuses || harm.unseen) && self.excuses.make(DAMAGED_LOG) => {
+                logdrive_raft::reached!("damaged log refused");
+                node.end_disks(true);
+                node.lost = true;
+                self.lose_node(at);
+                self.note(|| format!("{id:?} refuses to start: {error}"));
+            }
+            Err(error) => Broken {
+                invariant: "14 prefix recovery".to_owned(),
+                what: format!("{id:?} cannot start on its own log: {error}; done to it: {harm:?}"),
+            }
+            .throw(),
+        }
+    }
+
+    /// A process that has started dials and listens.
+    fn connect(&mut self, at: usize) {
+        let World { now, network, .. } = &mut *self.world.borrow_mut();
+        let Some(connections) = &mut network.connections else { return };
+        let process = self.nodes[at].process.as_ref().expect("it has started");
+        let shards = 0..process.shards.len();
+        let hellos: Vec<_> = shards.map(|shard| process.node.hello(shard)).collect();
+        connections.begin(*now, &hellos, &self.shape.nodes);
+    }
+
+    pub(super) fn must_not_start(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        if node.start(&self.world, &self.shape).is_ok() {
+            node.stop(true);
+            let id = node.id;
+            self.judge.see(&Event::Impostor { node: id });
+        } else {
+            node.end_disks(true);
+        }
+    }
+
+    pub(super) fn stop(&mut self, at: usize, down: u64, power: bool) {
+        self.nodes[at].starts_at = self.now() + down;
+        if self.nodes[at].stop(power) {
+            let id = self.nodes[at].id;
+            {
+                let World { now, random, network, .. } = &mut *self.world.borrow_mut();
+                if let Some(connections) = &mut network.connections {
+                    connections.end(*now, random, id, power);
+                }
+                network.break_all(*now, random, id);
+            }
+            for other in 0..self.nodes.len() {
+                self.tell(other, id);
+            }
+            self.judge.see(&Event::Down { node: id });
+            for (call, command) in self.calls.iter_mut().zip(&self.judge.ghost.commands) {
+                call.unknown = command.known == Known::Unknown;
+            }
+        }
+    }
+
+    /// Where each frame finds its own way: a peer's connections broke.
+    pub(super) fn tell(&mut self, at: usize, lost_peer: NodeId) {
+        let Some(Process { node, shards, .. }) = &mut self.nodes[at].process else { return };
+        for shard in shards {
+            if shard.linked.remove(&lost_peer) {
+                node.inbound_closed(lost_peer);
+                for lane in Lane::ALL {
+                    shard.arrivals.lane(LaneChange { peer: lost_peer, lane, is_up: false });
+                }
+            }
+        }
+    }
+
+    /// There, connections that are down come back, sooner or later, if there is somebody at the other end.
+    fn link(&mut self, at: usize) {
+        if self.shape.connects {
+            return;
+        }
+        let ups = self.nodes.iter().filter(|node| node.process.is_some()).map(|node| node.id);
+        let peers: Vec<NodeId> = ups.filter(|id| *id != self.nodes[at].id).collect();
+        let Some(Process { node, shards, .. }) = &mut self.nodes[at].process else { return };
+        for shard in shards {
+            for peer in &peers {
+                let random = &mut self.world.borrow_mut().random;
+                if !shard.linked.contains(peer) && random.once_in(LINKS_ONCE_IN) {
+                    shard.linked.insert(*peer);
+                    node.inbound_opened(*peer);
+                    for lane in Lane::ALL {
+                        shard.arrivals.lane(LaneChange { peer: *peer, lane, is_up: true });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Network and disks behave from now on; everyone who can is up.
+    pub(super) fn heal(&mut self) {
+        self.note(|| "all faults end".to_owned());
+        if self.shape.log_bytes_max.take().is_some() {
+            // Nothing is ever released here: who is over its quota needs another.
+            (0..self.nodes.len()).for_each(|at| self.kill(at, 0));
+        }
+        let now = self.now();
+        self.world.borrow_mut().network.heal(now);
+        self.shape.disk_rests_once_in = 0;
+        self.shape.reads_rest_once_in = 0;
+        self.shape.reads_fail_once_in = 0;
+        self.shape.turn_rests_once_in = 0;
+        // New commands leave disks half of their time for what they are behind.
+        let round = 2 * self.write_steps(self.shape.groups.len() as u64);
+        self.shape.propose_once_in = self.shape.propose_once_in.clamp(4, 6).max(round);
+        self.calm();
+        self.healed_at = Some(self.calls.len());
+    }
+
+    /// How long the slowest disk writes, at most, until its node has what any node has: a vote waits behind all that,
+    /// and a candidate whose own vote waits for longer than an election's timeout has moved on when it is there. In
+    /// peace at most half of a disk's time goes to new commands, so it takes twice as long as the writes alone.
+    pub(super) fn backlog_steps(&self) -> u64 {
+        let missing_on = |node: &SimNode| {
+            let missing = |group: &GroupId| {
+                let logs = self.judge.ghost.replicas.iter().filter(|((_, of), _)| of == group);
+                let longest = logs.map(|(_, replica)| replica.state.log.len()).max().unwrap_or(0);
+                let own = self.judge.ghost.replicas.get(&(node.id, *group));
+                longest.saturating_sub(own.map_or(0, |replica| replica.durable.log.len())) as u64
+            };
+            self.shape.groups.iter().map(missing).sum()
+        };
+        let missing = self.nodes.iter().filter(|node| !node.lost).map(missing_on).max();
+        2 * self.write_steps(missing.unwrap_or(0))
+    }
+
+    /// How long a disk takes in peace for so many entries, at most: it finishes a write in every step, and a segment's
+    /// making takes another.
+    fn write_steps(&self, entries: u64) -> u64 {
+        let entry_bytes = self.shape.payload_max + ENTRY_BYTES_MORE;
+        let per_batch = (u64::from(self.shape.batch_bytes_max) / entry_bytes).max(1);
+        entries.div_ceil(per_batch) + (entries * entry_bytes).div_ceil(self.shape.segment_bytes)
+    }
+
+    /// Commands of each group acknowledged since the healing began.
+    pub(super) fn served(&self) -> BTreeMap<GroupId, u64> {
+        let healed_at = self.healed_at.expect("it was healed");
+        let mut served: BTreeMap<GroupId, u64> =
+            self.alive().into_keys().map(|group| (group, 0)).collect();
+        for (call, command) in self.calls.iter().zip(&self.judge.ghost.commands).skip(healed_at) {
+            if let Some(served) = served.get_mut(&call.group) {
+                *served += u64::from(command.known == Known::Yes);
+            }
+        }
+        served
+    }
+
+    // --- a step ---
+
+    pub(super) fn step(&mut self) {
+        let now = {
+            let mut world = self.world.borrow_mut();
+            world.now += 1;
+            world.now
+        };
+        self.judge.trace.step = now;
+        self.judge.ghost.counts.steps = now;
+        self.carry_frames(now);
+        for at in 0..self.nodes.len() {
+            self.start(at);
+            self.node_step(at, now);
+        }
+    }
+
+    /// What the network does in this step: frames wait at the shards that read their connections.
+    fn carry_frames(&mut self, now: u64) {
+        let arrivals = self.world.borrow_mut().network.arrivals(now);
+        for arrival in arrivals {
+            let node = self.nodes.iter_mut().find(|node| node.id == arrival.to);
+            let node = node.expect("frames go to nodes");
+            if let Some(process) = &mut node.process {
+                let shard = arrival.shard as usize % process.shards.len();
+                process.shards[shard].unread.push_back((arrival.from, arrival.messages));
+            }
+        }
+        let effects = {
+            let World { random, network, .. } = &mut *self.world.borrow_mut();
+            let nodes = &self.nodes;
+            let reads =
+                |id: NodeId| nodes.iter().any(|node| node.id == id && now >= node.paused_until);
+            network.connect(now, random, &reads)
+        };
+        for effect in effects {
+            self.feel(now, effect);
+        }
+    }
+
+    fn feel(&mut self, now: u64, effect: Effect) {
+        let to = match &effect {
+            Effect::Lane { node, .. }
+            | Effect::Opened { node, .. }
+            | Effect::Closed { node, .. }
+            | Effect::Arrived { node, .. } => *node,
+        };
+        let node = self.nodes.iter_mut().find(|node| node.id == to).expect("a node of ours");
+        let Some(process) = &mut node.process else { return };
+        match effect {
+            Effect::Lane { shard, peer, lane, is_up, .. } => {
+                let arrivals = &process.shards[shard as usize].arrivals;
+                arrivals.lane(LaneChange { peer, lane, is_up });
+            }
+            Effect::Opened { from, .. } => {
+                process.node.inbound_opened(from);
+                let connections = &mut self.world.borrow_mut().network.connections;
+                connections.as_mut().expect("they connect").dial_now(now, to, from);
+            }
+            Effect::Closed { from, .. } => process.node.inbound_closed(from),
+            Effect::Arrived { shard, from, messages, .. } => {
+                process.shards[shard].unread.push_back((from, messages));
+            }
+        }
+    }
+
+    fn node_step(&mut self, at: usize, now: u64) {
+        let node = &mut self.nodes[at];
+        if node.full_until.is_some_and(|until| until <= now) {
+            node.logs.iter().for_each(|log| log.platter.set_segments_left(None));
+            node.full_until = None;
+        }
+        if node.process.is_none() {
+            return;
+        }
+        let rests = self.world.borrow_mut().random.once_in(self.shape.disk_rests_once_in);
+        if !rests {
+            node.complete_some(now);
+        }
+        self.see_landed(at);
+        self.look_at_space(at);
+        if now < self.nodes[at].paused_until {
+            return;
+        }
+        self.nodes[at].resume_groups(now, &self.shape, &*self.setup.machine);
+        self.link(at);
+        self.propose(at);
+        let mut has_stopped = false;
+        for shard in 0..self.nodes[at].logs.len() {
+            let process = self.nodes[at].process.as_ref().expect("it runs");
+            let rests = self.world.borrow_mut().random.once_in(self.shape.turn_rests_once_in);
+            if rests || now < process.shards[shard].stuck_until {
+                continue;
+            }
+            has_stopped |= self.turn(at, shard, now).has_stopped;
+        }
+        if let Some(End { down, power }) = self.nodes[at].machine_disks.ended() {
+            return self.stop(at, down, power);
+        }
+        let is_given_up = self.nodes[at].watch(now, &self.shape);
+        if is_given_up {
+            logdrive_raft::reached!("process ended by its watchdog");
+            return self.kill(at, 20);
+        }
+        if has_stopped {
+            self.end_failed(at, now);
+        }
+    }
+
+    /// A node whose log has failed answers whoever waits there, and ends.
+    fn end_failed(&mut self, at: usize, now: u64) {
+        let node = &self.nodes[at];
+        let process = node.process.as_ref().expect("it took a turn");
+        if !node.has_failed() {
+            let error = process.node.failed().expect("nobody closes it");
+            let what = format!("the log of {:?} failed by itself: {error}", node.id);
+            Broken { invariant: "19 poison".to_owned(), what }.throw();
+        }
+        logdrive_raft::reached!("log poisoned");
+        for shard in 0..node.logs.len() {
+            // Those that took their turn before the failure take one more.
+            let turned = self.turn(at, shard, now);
+            assert!(turned.has_stopped, "a shard of a failed node stops in its next turn");
+        }
+        self.check_budgets(at);
+        self.kill(at, 20);
+    }
+
+    /// One turn of a shard, and what it did.
+    pub(super) fn turn(&mut self, at: usize, shard: usize, now: u64) -> Turned {
+        let (id, poisoned) = (self.nodes[at].id, &self.judge.ghost.poisoned);
+        if self.nodes[at].logs[shard].has_failed() && !poisoned.contains(&(id, shard)) {
+            self.judge.see(&Event::Poisoned { node: id, shard });
+        }
+        let turned = self.nodes[at].turn(shard, now, &self.shape);
+        self.look(at, shard);
+        turned
+    }
+
+    /// Whatever was admitted is answered: no budget is held any more, and nobody waits at the node.
+    pub(super) fn check_budgets(&self, at: usize) {
+        let node = &self.nodes[at];
+        let Some(process) = &node.process else { return };
+        let held = process.node.inboxes.iter().map(|inbox| inbox.waiting());
+        let held: Vec<(usize, usize)> = held.collect();
+        if held.iter().any(|held| *held != (0, 0)) {
+            let what =
+                format!("{:?} holds {held:?} commands and bytes after the last answer", node.id);
+            Broken { invariant: "23 bounds".to_owned(), what }.throw();
+        }
+    }
+
+    /// Whenever a node's log has given up a segment: what is durable without it.
+    fn look_at_space(&mut self, at: usize) {
+        let id = self.nodes[at].id;
+        let config = self.nodes[at].config(&self.shape);
+        for shard in 0..self.nodes[at].logs.len() {
+            if !self.nodes[at].logs[shard].has_given_back() {
+                continue;
+            }
+            if self.losses.has(id) && self.excuses.make(SPACE_OF_HARMED) {
+                continue;
+            }
+            let node = &self.nodes[at];
+            match node.logs[shard].after_power_loss(&node.identity, &self.shape, &config) {
+                Ok(states) => {
+                    for (group, state) in &states {
+                        let (group, state) = (*group, state.as_ref());
+                        self.judge.see(&Event::GivenBack { node: id, group, state });
+                    }
+                }
+                // Without power and without room for a segment no log starts, whatever was given up.
+                Err(WalError::NoSpace)
+                    if node.full_until.is_some() && self.excuses.make(NO_ROOM_TO_START) => {}
+                Err(error) => Broken {
+                    invariant: "22 GC safety".to_owned(),
+                    what: format!("{id:?} has given up a segment and could not start: {error}"),
+                }
+                .throw(),
+            }
+        }
+    }
+
+    /// What has become durable on a node's disk.
+    pub(super) fn see_landed(&mut self, at: usize) {
+        let node = self.nodes[at].id;
+        for shard in 0..self.nodes[at].logs.len() {
+            for (group, change) in self.nodes[at].logs[shard].newly_durable() {
+                self.judge.see(&Event::Landed { node, group, change: &change });
+            }
+        }
+    }
+
+    /// What a shard has done in its turn.
+    fn look(&mut self, at: usize, shard: usize) {
+        let node = self.nodes[at].id;
+        let process = self.nodes[at].process.as_ref();
+        let fenced = process.map_or_else(Vec::new, |process| process.node.groups.fenced());
+        for (group, _) in fenced {
+            if self.judge.ghost.fenced.contains(&(node, group)) {
+                continue;
+            }
+            logdrive_raft::reached!("group fenced while its log runs");
+            let harmed = self.nodes[at].harm().explains_fence(group);
+            self.judge.see(&Event::Fenced { node, group, harmed });
+            self.losses.replica(node, group);
+        }
+        let seen = std::mem::take(&mut self.world.borrow_mut().seen);
+        for seen in seen {
+            match seen {
+                Seen::Arrived { from, group, message } => {
+                    self.judge.see(&Event::Arrived { node, from, group, message: &message });
+                }
+                Seen::Wrote { group, change } => {
+                    self.judge.see(&Event::Written { node, group, change: &change });
+                }
+                Seen::Sent { to, group, message } => {
+                    self.judge.see(&Event::Sent { node, to, group, message: &message });
+                }
+            }
+        }
+        let in_flight = self.nodes[at].logs[shard].platter.writes_in_flight();
+        let in_flight_max = self.shape.in_flight_max;
+        self.judge.see(&Event::Loaded { node, in_flight, in_flight_max });
+        if let Some(Process { shards, machines, .. }) = &self.nodes[at].process {
+            let host = &shards[shard].host;
+            let clock = host.shard.now().0;
+            for (group, (ledger, _)) in machines {
+                for deed in ledger.take() {
+                    self.judge.see(&deed.event(node, *group));
+                }
+                if ledger.has_failed() && !self.judge.ghost.stopped.contains(&(node, *group)) {
+                    self.judge.see(&Event::Stopped { node, group: *group });
+                }
+            }
+            for group in machines.keys() {
+                if self.judge.ghost.fenced.contains(&(node, *group)) {
+                    continue;
+                }
+                // Another shard's, or of a turn whose log has failed, which takes no group in.
+                let Some(status) = host.shard.status(*group) else { continue };
+                let replica = self.judge.ghost.replicas.get_mut(&(node, *group));
+                let replica = replica.expect("recovered");
+                replica.clock = clock;
+                // A turn that gave nothing out keeps what it decided to itself.
+                let same = replica.status == Some(status) && replica.replaced.is_none();
+                if same || host.shard.is_dirty() {
+                    continue;
+                }
+                self.judge.see(&Event::Turned { node, group: *group, status: &status, clock });
+            }
+        }
+        let answers = std::mem::take(&mut *self.answers.lock());
+        for (token, outcome) in answers {
+            self.answered(token, &outcome);
+        }
+    }
+
+    fn answered(&mut self, serial: u64, outcome: &Outcome) {
+        self.judge.see(&Event::Answered { serial, outcome });
+        let now = self.now();
+        let call = &mut self.calls[usize::try_from(serial).expect("a position")];
+        match outcome {
+            Ok(applied) => call.reply = Some((now, applied.reply.clone())),
+            Err(_) => {
+                call.refused = known(outcome) == Known::No;
+                call.unknown = !call.refused;
+            }
+        }
+    }
+
+    /// Proposals of this step: to whoever believes it leads, and sometimes to one who does not.
+    fn propose(&mut self, at: usize) {
+        for group in self.shape.groups.clone() {
+            let node = &self.nodes[at];
+            let process = node.process.as_ref().expect("it runs");
+            let Some(handle) = process.node.groups.running(group).filter(|_| self.proposing) else {
+                continue;
+            };
+            let leads =
+                node.status(group).is_some_and(|status: Status| status.role == Role::Leader);
+            let chance = match leads {
+                true if self.world.borrow().now < self.eager_until => 1,
+                true => self.shape.propose_once_in,
+                false => 50 * self.shape.propose_once_in,
+            };
+            if !self.clients.once_in(chance) {
+                continue;
+            }
+            // In peace disks are given no more than they can write.
+            let several = self.healed_at.is_none() && self.clients.once_in(SEVERAL_ONCE_IN);
+            let count = if several { self.clients.between(2, SEVERAL_MAX) } else { 1 };
+            let (id, called) = (node.id, self.world.borrow().now);
+            // A task of the shard's own thread, or any other thread.
+            let is_here = self.clients.once_in(2);
+            let shard = node.log_of(group);
+            let arrivals = is_here.then(|| process.shards[shard].arrivals.clone());
+            let token = self.judge.ghost.commands.len() as u64;
+            let mut payloads = Vec::new();
+            for serial in token..token + count {
+                let operations = &self.setup.operations;
+                let command = operations(&mut self.clients, group, &self.shape, &self.calls);
+                let mut payload = BytesMut::with_capacity(SERIAL_BYTES + command.len());
+                payload.extend_from_slice(&serial.to_le_bytes());
+                payload.extend_from_slice(&command);
+                payloads.push(payload.freeze());
+                let known = Known::Waiting;
+                self.judge.trace.propose(id, group, serial, &command);
+                let proposed = Proposed { node: id, group, command: command.clone(), known };
+                self.judge.ghost.commands.push(proposed);
+                let (reply, refused, unknown) = (None, false, false);
+                self.calls.push(Call { group, command, called, reply, refused, unknown });
+            }
+            if several {
+                logdrive_raft::reached!("several commands proposed at once");
+            }
+            here::set(arrivals);
+            let submitted = submit(&handle, &self.answers, token, payloads);
+            here::set(None);
+            if let Err(error) = submitted {
+                for serial in token..token + count {
+                    self.answered(serial, &Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    // --- looking ---
+
+    /// Replicas that must serve: their node is up, and nothing was taken from them. Only of groups that have a
+    /// majority of such: the others must halt, safely.
+    pub(super) fn alive(&self) -> BTreeMap<GroupId, Vec<(NodeId, Status)>> {
+        let mut alive = self.replicas();
+        alive.retain(|_, replicas| replicas.len() >= self.judge.ghost.majority());
+        alive
+    }
+
+    fn replicas(&self) -> BTreeMap<GroupId, Vec<(NodeId, Status)>> {
+        let mut alive: BTreeMap<GroupId, Vec<(NodeId, Status)>> = BTreeMap::new();
+        for group in &self.shape.groups {
+            let replicas = alive.entry(*group).or_default();
+            for node in self.nodes.iter().filter(|node| !node.lost) {
+                let replica = (node.id, *group);
+                if self.broken.contains(&replica) || self.judge.ghost.fenced.contains(&replica) {
+                    continue;
+                }
+                // A node that has just started gives its groups their machines one after the other.
+                replicas.extend(node.status(*group).map(|status| (node.id, status)));
+            }
+        }
+        alive
+    }
+
+    /// Groups that had to halt are excused, once each.
+    pub(super) fn excuse_halted_groups(&mut self) {
+        for (group, replicas) in self.replicas() {
+            if replicas.len() < self.judge.ghost.majority() && !self.excuses.make(NO_MAJORITY_WHOLE)
+            {
+                let what = format!("{group:?} has no majority of whole replicas: {replicas:?}");
+                Broken { invariant: "26 liveness".to_owned(), what }.throw();
+            }
+        }
+    }
+
+    /// True if all replicas that can have applied all there is.
+    pub(super) fn is_quiet(&self) -> bool {
+        let has_all = |(_, s): &(NodeId, Status)| {
+            s.applied == s.last_log.index
+                && s.role != Role::Candidate
+                && s.role != Role::PreCandidate
+        };
+        self.alive().values().all(|replicas| {
+            let ends: BTreeSet<_> = replicas.iter().map(|(_, status)| status.applied).collect();
+            ends.len() == 1 && replicas.iter().all(has_all)
+        })
+    }
+
+    pub(super) fn terms(&self) -> BTreeMap<GroupId, logdrive_raft::Term> {
+        let highest = |replicas: &[(NodeId, Status)]| replicas.iter().map(|r| r.1.term).max();
+        self.alive().iter().filter_map(|(group, r)| Some((*group, highest(r)?))).collect()
+    }
+
+    /// What the run knows when the last proposal has been made.
+    pub(super) fn at_end(&self) -> AtEnd {
+        AtEnd { terms_before: self.terms(), ..AtEnd::default() }
+    }
+
+    /// An action of a fault that has come to its end.
+    pub(super) fn be_honest(&mut self, at: usize) {
+        self.nodes[at].logs.iter().for_each(|log| log.platter.set_lying(false));
+    }
+
+    /// What dead processes had under way reaches the disk.
+    pub(super) fn land_now(&mut self, at: usize) {
+        self.nodes[at].logs.iter().for_each(|log| log.platter.land_late());
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.world.borrow().now
+    }
+
+    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
+        self.judge.trace.note(line);
+    }
+}
+
+/// Hands commands to a group as an embedder does.
+fn submit(
+    group: &Group,
+    answers: &Arc<Answers>,
+    token: u64,
+    mut payloads: Vec<Bytes>,
+) -> Result<(), crate::ProposeError> {
+    let sink: Arc<dyn Completions> = answers.clone();
+    match payloads.len() {
+        1 => group.submit(&sink, token, payloads.pop().expect("one")),
+        _ => group.submit_batch(&sink, token, payloads),
+    }
+}
+
+/// What clients were told and have not looked at.
+#[derive(Default)]
+struct Answers(Mutex<Vec<(u64, Outcome)>>);
+
+impl Answers {
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Outcome)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Completions for Answers {
+    fn complete(&self, outcomes: &mut Vec<(u64, Outcome)>) {
+        self.lock().append(outcomes);
+    }
+}
