@@ -355,6 +355,11 @@ impl Connections {
         }
     }
 
+    /// Connections take as much as they are given from now on.
+    pub(super) fn widen(&mut self) {
+        self.socket_bytes = usize::MAX;
+    }
+
     /// What links held up arrives now.
     pub(super) fn hurry(&mut self, now: u64) {
         for connection in self.open.values_mut() {

@@ -266,6 +266,9 @@ impl Network {
     pub(super) fn heal(&mut self, now: u64) {
         self.weather = Weather::FAIR;
         self.refuse_once_in = 0;
+        if let Some(connections) = &mut self.connections {
+            connections.widen();
+        }
         self.calm(now);
     }
 

@@ -22,8 +22,10 @@ const STORM_STEPS: u64 = 600;
 /// Steps in which everything must heal, besides some for the election timeout, and what disks have to write
 /// ([`Sim::backlog_steps`]).
 const PEACE_STEPS: u64 = 150;
-/// Steps without proposals in which everyone must have caught up: a burst may be left to write.
+/// Steps without proposals in which somebody must catch up by an entry, until everyone has; and how many in all: a
+/// burst may be left to write, and windows may be as small as one entry.
 const CATCH_UP_STEPS: u64 = 600;
+const CATCH_UP_STEPS_MAX: u64 = 30_000;
 /// Steps in which nothing may change any more.
 const SILENT_STEPS: u64 = 80;
 
@@ -92,8 +94,12 @@ impl<'a> Run<'a> {
             self.sim.step();
         }
         self.sim.proposing = false;
-        for _ in 0..CATCH_UP_STEPS {
-            if self.sim.is_quiet() {
+        let (mut applied, mut since) = (0, 0);
+        for n in 0..CATCH_UP_STEPS_MAX {
+            if self.sim.applied() > applied {
+                (applied, since) = (self.sim.applied(), n);
+            }
+            if self.sim.is_quiet() || n - since > CATCH_UP_STEPS {
                 break;
             }
             self.sim.step();

@@ -129,7 +129,8 @@ impl Shape {
         shape.limits.of_shard = OfShard {
             controls_max: 16,
             frames_max: *random.pick(&[1, 4, 64]),
-            forwarded_frames_max: *random.pick(&[1, 4, 64]),
+            // A turn's worth of what all peers send, or whoever comes last in a frame never gets through.
+            forwarded_frames_max: *random.pick(&[32, 64]),
             reads_max: shape.reads_max,
         };
         shape.connects = random.once_in(2);

@@ -441,7 +441,7 @@ impl<'a> Sim<'a> {
             self.judge.see(&Event::Poisoned { node: id, shard });
         }
         let turned = self.nodes[at].turn(shard, now, &self.shape);
-        self.look(at, shard);
+        self.look(at, shard, turned);
         turned
     }
 
@@ -500,7 +500,7 @@ impl<'a> Sim<'a> {
     }
 
     /// What a shard has done in its turn.
-    fn look(&mut self, at: usize, shard: usize) {
+    fn look(&mut self, at: usize, shard: usize, turned: Turned) {
         let node = self.nodes[at].id;
         let process = self.nodes[at].process.as_ref();
         let fenced = process.map_or_else(Vec::new, |process| process.node.groups.fenced());
@@ -541,7 +541,8 @@ impl<'a> Sim<'a> {
                     self.judge.see(&Event::Stopped { node, group: *group });
                 }
             }
-            for group in machines.keys() {
+            // A shard that has stopped does not do what its groups have decided.
+            for group in machines.keys().filter(|_| !turned.has_stopped) {
                 if self.judge.ghost.fenced.contains(&(node, *group)) {
                     continue;
                 }
@@ -668,6 +669,11 @@ impl<'a> Sim<'a> {
                 Broken { invariant: "26 liveness".to_owned(), what }.throw();
             }
         }
+    }
+
+    /// What all replicas that can have applied, together.
+    pub(super) fn applied(&self) -> u64 {
+        self.alive().values().flatten().map(|(_, status)| status.applied.get()).sum()
     }
 
     /// True if all replicas that can have applied all there is.
