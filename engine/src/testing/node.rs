@@ -274,6 +274,7 @@ impl SimNode {
             turn.add(founded, Box::new(watched)).expect("what was recovered fits together");
             machines.insert(*group, (ledger, broken));
         }
+        self.machine_disks.opened();
         let (id, reads_max) = (self.id, shape.reads_max);
         let outside = SimOutside { id, world: world.clone(), reads: RefCell::default(), reads_max };
         let clock = self.clock(world.borrow().now, shape);
