@@ -45,7 +45,7 @@ impl Alone {
 
     /// Entries that its log opens with.
     fn start(&mut self) -> u64 {
-        let factory = |_, _| -> Box<dyn crate::StateMachine> { Box::<Registers>::default() };
+        let factory = |_, _, _| -> Box<dyn crate::StateMachine> { Box::<Registers>::default() };
         let found = self.node.start(&self.world, &self.shape, &factory).expect("its own log");
         found[0].1.as_ref().expect("nothing is fenced").log.len() as u64
     }
