@@ -42,6 +42,12 @@ pub(crate) fn open(
     if applied > last {
         return Err(MachineError(format!("it is at {applied}, but the log ends at {last}")));
     }
+    if logdrive_raft::bug!("reopened_machine_starts_over") {
+        return Ok(LogIndex::ZERO);
+    }
+    if logdrive_raft::bug!("reopened_machine_misses_a_command") && LogIndex::ZERO < applied {
+        return Ok(applied.next().min(last));
+    }
     Ok(applied)
 }
 

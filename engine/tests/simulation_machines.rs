@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use logdrive::{
     AppliedAt, Committed, LogIndex, MachineError, Replies, StateMachine,
-    testing::{Call, Cluster, Failure, MachineDisk},
+    testing::{Call, Cluster, Failure, MachineDisk, Report},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -113,53 +113,60 @@ impl StateMachine for Journal {
     }
 }
 
-/// Failures of 60 seeds with journals that save so, by invariant.
-fn failures(saves: Saves, replies_nothing: bool) -> BTreeMap<String, Vec<Box<Failure>>> {
-    let mut failures: BTreeMap<String, Vec<Box<Failure>>> = BTreeMap::new();
-    let mut reopened = 0;
-    for seed in 0..60 {
-        let cluster = Cluster::new(seed)
-            .durable_machine(move |_, _, disk| {
-                Box::new(Journal { replies_nothing, ..Journal::new(disk, saves) })
-            })
-            .operations(|random, _| vec![1 + random.below(9) as u8].into());
-        match cluster.run() {
-            Ok(report) => {
-                let places = &report.coverage.0;
-                reopened += places.get("machine reopened where it had been").unwrap_or(&0);
-            }
-            Err(failure) => failures.entry(failure.invariant.clone()).or_default().push(failure),
-        }
-    }
-    let counts: BTreeMap<_, _> = failures.iter().map(|(by, seeds)| (by, seeds.len())).collect();
-    println!("{saves:?}: {counts:?} of 60 seeds; {reopened} machines reopened in the others");
-    assert!(saves != Saves::DataFirst || reopened > 60, "{reopened}");
-    failures
+fn run(seed: u64, saves: Saves, replies_nothing: bool) -> Result<Report, Box<Failure>> {
+    Cluster::new(seed)
+        .durable_machine(move |_, _, disk| {
+            Box::new(Journal { replies_nothing, ..Journal::new(disk, saves) })
+        })
+        .operations(|random, _| vec![*random.pick(&[1, 2, 3, 5, 9])].into())
+        .run()
 }
 
+/// How many of 60 seeds fail with journals that save so: each must blame what the machine lost.
 fn caught(saves: Saves, replies_nothing: bool) -> usize {
-    let failures = failures(saves, replies_nothing);
-    for (invariant, seeds) in &failures {
-        let by = ["6 state-machine safety", "27 reopened machine"];
-        assert!(by.contains(&invariant.as_str()), "{}", seeds[0]);
+    let mut by: BTreeMap<String, usize> = BTreeMap::new();
+    for seed in 0..60 {
+        if let Err(failure) = run(seed, saves, replies_nothing) {
+            assert_is_named(&failure);
+            *by.entry(failure.invariant).or_default() += 1;
+        }
     }
-    failures.values().map(Vec::len).sum()
+    println!("{saves:?}: of 60 seeds {by:?}");
+    by.values().sum()
+}
+
+fn assert_is_named(failure: &Failure) {
+    let named = ["6 state-machine safety", "27 reopened machine"];
+    assert!(named.contains(&failure.invariant.as_str()), "{failure}");
 }
 
 #[test]
 fn a_machine_that_saves_its_data_before_its_index_passes() {
-    let failures = failures(Saves::DataFirst, false);
-    assert!(failures.is_empty(), "{failures:?}");
+    let (mut reopened, mut within) = (0, 0);
+    for seed in 0..60 {
+        let report = run(seed, Saves::DataFirst, false);
+        let coverage = report.unwrap_or_else(|failure| panic!("{failure}")).coverage.0;
+        let reached = |place| coverage.get(place).copied().unwrap_or(0);
+        reopened += reached("machine reopened where it had been");
+        within += reached("process ended within a machine's write");
+    }
+    // Storms that leave the machines alone prove nothing.
+    println!("{reopened} machines reopened, {within} processes ended within a write");
+    assert!(reopened > 300 && within > 15, "{reopened}, {within}");
 }
 
 #[test]
 fn a_machine_that_saves_its_index_before_its_data_is_caught() {
-    assert!(caught(Saves::IndexFirst, false) >= 10);
+    assert!(caught(Saves::IndexFirst, false) >= 3);
 }
 
 #[test]
 fn a_machine_that_saves_its_index_and_its_data_with_one_sync_is_caught() {
-    assert!(caught(Saves::Together, false) >= 5);
+    // It takes a power loss within the one sync that keeps the index and not the command.
+    let failure = (0..400).find_map(|seed| run(seed, Saves::Together, false).err());
+    let failure = failure.expect("400 seeds find it");
+    println!("{failure}");
+    assert_is_named(&failure);
 }
 
 #[test]

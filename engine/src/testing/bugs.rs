@@ -85,6 +85,16 @@ pub const ALL: &[Bug] = &[
         120,
         "a failed machine stops every group of its shard (P9)",
     ),
+    bug(
+        "reopened_machine_starts_over",
+        60,
+        "a machine that is durable by itself is given the commands before its place again",
+    ),
+    bug(
+        "reopened_machine_misses_a_command",
+        60,
+        "a machine that is durable by itself is not given the first entry behind its place",
+    ),
     bug("unknown_told_as_no", 60, "a proposal in the log is told as refused when leadership moves"),
     bug(
         "durable_by_any_completion",

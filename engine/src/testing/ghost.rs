@@ -208,7 +208,7 @@ impl Ghost {
         let first = commands(LogIndex::ZERO, at).next_back().map_or(LogIndex::ZERO, |a| a.0.1);
         let after = commands(at.next(), LogIndex(u64::MAX)).next().map(|(at, _)| at.1.prev());
         let first = if at > known { at } else { first };
-        let last = after.unwrap_or(known.max(at));
+        let last = after.map_or(known.max(at), |after| after.min(known.max(at)));
         let same = self.digests.range((group, first)..=(group, last));
         let mut others = same.filter(|(_, (_, other))| *other != digest);
         others.next().map(|((_, at), (node, other))| (*node, *at, *other))

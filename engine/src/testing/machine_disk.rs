@@ -38,6 +38,8 @@ struct Disk {
     durable: BTreeMap<Bytes, Bytes>,
     /// The writes between the two, oldest first; without a value the key is removed.
     unsynced: Vec<(Bytes, Option<Bytes>)>,
+    /// The machine is open: no process ends before, so that a machine that does not open is wrong.
+    open: bool,
     ends: Ends,
 }
 
@@ -74,6 +76,7 @@ impl MachineDisk {
             written: BTreeMap::new(),
             durable: BTreeMap::new(),
             unsynced: Vec::new(),
+            open: false,
             ends: Ends::Never,
         };
         Self { disk: Arc::new(Mutex::new(disk)), process: 0 }
@@ -123,7 +126,9 @@ impl MachineDisk {
         if self.process != disk.process || matches!(disk.ends, Ends::Now(_)) {
             return;
         }
-        if let Ends::After(operations, end) = disk.ends {
+        if let Ends::After(operations, end) = disk.ends
+            && disk.open
+        {
             if operations == 0 {
                 disk.ends = Ends::Now(end);
                 drop(disk);
@@ -139,7 +144,10 @@ impl MachineDisk {
     fn end(&self, power: bool) {
         let mut disk = self.lock();
         disk.process += 1;
-        disk.ends = Ends::Never;
+        disk.open = false;
+        if matches!(disk.ends, Ends::Now(_)) {
+            disk.ends = Ends::Never;
+        }
         if !power {
             return;
         }
@@ -191,12 +199,17 @@ impl MachineDisks {
         MachineDisk { disk: disk.disk.clone(), process: disk.lock().process }
     }
 
+    /// A group's machine is open in the process that runs now.
+    pub(super) fn opened(&self, group: GroupId) {
+        self.disks[&group].lock().open = true;
+    }
+
     /// The process ends, perhaps with the power.
     pub(super) fn end(&self, power: bool) {
         self.disks.values().for_each(|disk| disk.end(power));
     }
 
-    /// The process is to end within an operation of a machine, after so many others of the same one.
+    /// This process or a later one is to end within an operation of a machine, after so many others of the same one.
     pub(super) fn end_within(&self, end: End, operations: u64) {
         for disk in self.disks.values() {
             disk.lock().ends = Ends::After(operations, end);
@@ -286,6 +299,7 @@ mod tests {
         let disk = disks.open(GroupId(7));
         let end = End { down: 5, power: false };
         disks.end_within(end, 2);
+        disks.opened(GroupId(7));
         let work = || (1..5).for_each(|key| disk.write(vec![key], ""));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err());
         assert_eq!(disks.ended(), Some(end));

@@ -304,7 +304,10 @@ impl SimNode {
                 process.node.create(group, Bootstrap::Founding { members, first_leader }, machine)
             };
             match started {
-                Ok(_) => drop(process.machines.insert(group, (ledger, broken))),
+                Ok(_) => {
+                    self.machine_disks.opened(group);
+                    process.machines.insert(group, (ledger, broken));
+                }
                 // The log has found it damaged since, or the node has failed.
                 Err(GroupError::Fenced { .. } | GroupError::Stopped(_)) => {}
                 Err(error) => {

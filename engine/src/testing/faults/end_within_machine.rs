@@ -1,14 +1,14 @@
-//! The process of one node ends within a write or a sync of one of its machines, with the power or without it; machines
-//! that live in memory have none. Arguments: the node, steps until it starts again, and twice the operations before
-//! that one, plus one if the power stays.
+//! The process of one node ends within a write or a sync of one of its machines, mostly with the power; machines that
+//! live in memory have none. Arguments: the node, steps until it starts again, and four times the operations before
+//! that one, plus three if the power stays.
 
 use super::{Fault, node};
 
 pub(super) const FAULT: Fault = Fault {
     name: "end within a machine's write",
-    often: 8,
+    often: 12,
     draw: |random, shape| [shape.any_node(random), *random.pick(&[1, 5, 30, 90]), random.below(16)],
     inject: |run, [at, down, way]| {
-        run.end_within_machine(node(at), down, way / 2, way % 2 == 0);
+        run.end_within_machine(node(at), down, way / 4, way % 4 != 3);
     },
 };
