@@ -2,8 +2,8 @@
 
 use super::{Image, Node};
 use logdrive_raft::{
-    AppendResult, Entry, EntryKind, LogIndex, LogRange, Message, NodeId, Outgoing, Role, Status,
-    Term, Write,
+    AppendResult, Entry, EntryKind, HardState, LogIndex, LogRange, Message, NodeId, Outgoing, Role,
+    Status, Term, Write,
 };
 use std::collections::BTreeMap;
 
@@ -28,10 +28,28 @@ impl Ghost {
         self.proposed.insert((range.first, range.term), payload.to_owned());
     }
 
-    /// A log that was there before the story began.
+    /// A log that was there before the story began; what it calls committed was.
     pub(crate) fn on_image(&mut self, image: &Image) {
+        let HardState { term, commit, .. } = image.hard_state;
         for entry in &image.entries {
             self.on_entry(image, entry);
+            let is_news = entry.index.get() > self.committed.len() as u64;
+            if is_news && entry.index <= commit {
+                self.committed.push((entry.clone(), term));
+            }
+        }
+    }
+
+    /// [7], [12] after a crash: a replica calls committed what was committed, and nothing else.
+    pub(crate) fn on_recovered(&self, id: NodeId, durable: &Image, commit: LogIndex) {
+        assert!(
+            commit <= durable.last(),
+            "[12] {id} recovers commit {commit:?} past its log's end"
+        );
+        let upto = usize::try_from(commit.get()).unwrap();
+        for (at, entry) in durable.entries.iter().take(upto).enumerate() {
+            let committed = self.committed.get(at).map(|(entry, _)| entry);
+            assert_eq!(Some(entry), committed, "[7] {id} recovers commit {commit:?}");
         }
     }
 
