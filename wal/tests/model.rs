@@ -172,13 +172,15 @@ impl<'a> History<'a> {
 
     fn append(&mut self) -> Result<(), WalError> {
         let Some(group) = self.group() else { return Ok(()) };
+        let committed = self.model.committed(group).get();
         let now = self.model.now.entry(group).or_default();
         let (first, last) = (now.released.0.get() + 1, now.last().get());
         let term = self.terms.entry(group).or_insert(1);
         let mut from = last + 1;
-        if self.random.once_in(6) {
+        let is_new_term = self.random.once_in(6);
+        if is_new_term {
             *term += 1;
-            from = first.max(last.saturating_sub(self.random.below(6)));
+            from = first.max(last.saturating_sub(self.random.below(6))).max(committed + 1);
             self.reached.conflicts += u64::from(from <= last);
         }
         let term = *term;
@@ -188,8 +190,10 @@ impl<'a> History<'a> {
             _ => (1 + self.random.below(6), 1 + self.random.size(700)),
         };
         let mut atoms = Vec::new();
-        if self.random.once_in(3) {
-            let commit = self.random.below(last + 1);
+        if is_new_term || self.random.once_in(3) {
+            // Half of them cover some of the entries that they come with.
+            let more = if self.random.once_in(2) { from + count - 1 - committed } else { 0 };
+            let commit = committed + self.random.below(more + 1);
             atoms.push(Atom::HardState(group, hard_state(term, 1 + group, commit)));
         }
         let entries = entries(group, term, from, count, bytes).into_iter();
@@ -202,7 +206,9 @@ impl<'a> History<'a> {
         let Some(group) = self.group() else { return Ok(()) };
         let term = self.terms.entry(group).or_insert(1);
         *term += 1;
-        let mut atoms = vec![Atom::HardState(group, hard_state(*term, self.random.below(4), 0))];
+        let commit = self.model.committed(group).get();
+        let state = hard_state(*term, self.random.below(4), commit);
+        let mut atoms = vec![Atom::HardState(group, state)];
         if self.random.once_in(3) {
             let membership = vec![7; 1 + self.random.size(90)];
             atoms.insert(0, Atom::Membership(group, membership));
