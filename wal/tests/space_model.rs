@@ -287,7 +287,8 @@ fn run(seed: u64, steps: &[Step], reached: &mut Reached) {
                 *term += u64::from(bump);
                 let mut atoms = Vec::new();
                 if state {
-                    let commit = now.last().get() / 2;
+                    // As far as this log has it, and no entry of this write.
+                    let commit = now.last().get().min(first - 1) / 2;
                     atoms.push(Atom::Membership(group, vec![7; bytes % 50]));
                     atoms.push(Atom::HardState(group, hard_state(*term, 1 + group, commit)));
                 }

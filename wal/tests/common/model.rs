@@ -124,7 +124,7 @@ impl Model {
         &mut self,
         wal: &mut Wal,
         group: u64,
-        atoms: Vec<Atom>,
+        mut atoms: Vec<Atom>,
     ) -> Result<(), WalError> {
         let mut membership = None;
         let mut hard_state = None;
@@ -145,6 +145,8 @@ impl Model {
         if let Some(HardState { commit, .. }) = hard_state {
             let known = self.commits.entry(group).or_default();
             *known = commit.max(*known);
+            let last = self.now.get(&group).map_or(LogIndex::ZERO, Group::last);
+            cover_accepted(&mut atoms, last);
         }
         self.wrote(atoms);
         self.writes.entry(group).or_default().push((write, self.atoms.len()));
@@ -242,6 +244,21 @@ impl Model {
                 let (index, term) = (entry.index, entry.term);
                 assert_eq!(Some(&term), committed, "{index:?} of {group} by commit {commit:?}");
             }
+        }
+    }
+}
+
+/// What the log saves of the hard state of a write: its commit index covers no entry of the write, and none that the
+/// log, whose last one is `last`, has not.
+fn cover_accepted(atoms: &mut [Atom], last: LogIndex) {
+    let first = atoms.iter().find_map(|atom| match atom {
+        Atom::Entry(_, entry) => Some(entry.index),
+        _ => None,
+    });
+    let accepted = first.map_or(last, |first| last.min(first.prev()));
+    for atom in atoms {
+        if let Atom::HardState(_, state) = atom {
+            state.commit = state.commit.min(accepted);
         }
     }
 }

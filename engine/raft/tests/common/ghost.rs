@@ -82,6 +82,9 @@ impl Ghost {
             self.on_entry(&after, entry);
         }
         if let Some(saved) = write.hard_state {
+            // The log may land it before the entries, or before an entry that went before it.
+            let first = write.entries.first().map_or(memory.last().next(), |entry| entry.index);
+            assert!(saved.commit < first, "[12] {id} saves {saved:?} before entry {first:?}");
             assert_eq!(saved.term, status.term, "{id} saves another term than its own");
             assert!(saved.term >= memory.hard_state.term, "[11] {id}'s term falls");
         }
