@@ -80,6 +80,11 @@ impl<'a> History<'a> {
         sim.config.in_flight_max = [1, 2, 4][random.size(3)];
         sim.config.spare_segments = 1 + random.size(2);
         sim.config.log_bytes_max = random.once_in(3).then_some(10 * (64 << 10));
+        if random.once_in(4) {
+            sim.platter.set_page_cache(true);
+            // Of several buffered writes in flight a failed one may be acknowledged: known_faults.rs.
+            sim.config.in_flight_max = 1;
+        }
         let end_once_in = [1, 3, 12][random.size(3)];
         let (wal, _) = sim.open();
         Self {
@@ -131,7 +136,11 @@ impl<'a> History<'a> {
             88..91 => self.read(),
             91 => {
                 let left = [None, Some(0), Some(1), None][self.random.size(4)];
-                self.sim.platter.set_segments_left(left);
+                // Sometimes there is no room for a manifest either.
+                match self.random.once_in(4) {
+                    true => self.sim.platter.set_files_left(left),
+                    false => self.sim.platter.set_segments_left(left),
+                }
                 Ok(())
             }
             92 if self.random.once_in(3) => {
@@ -367,6 +376,12 @@ impl<'a> History<'a> {
                 self.model.check(&state_of(&wal, &recovered));
             }
             self.sim.platter.crash();
+        }
+        if self.random.once_in(3) {
+            // Segments of another size from here on.
+            let config = &mut self.sim.config;
+            config.segment_bytes = [64 << 10, 96 << 10, 192 << 10][self.random.size(3)];
+            config.log_bytes_max = config.log_bytes_max.map(|_| 10 * config.segment_bytes);
         }
         let (wal, recovered) = match self.sim.try_open() {
             Err(WalError::NoSpace) => {

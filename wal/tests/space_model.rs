@@ -367,6 +367,12 @@ fn run(seed: u64, steps: &[Step], reached: &mut Reached) {
                     }
                     sim.platter.crash();
                 }
+                if n.is_multiple_of(2) {
+                    // Segments of another size from here on.
+                    sim.config.segment_bytes = [64 << 10, 128 << 10][usize::from(power)];
+                    let quota = sim.config.log_bytes_max.map(|_| 8 * sim.config.segment_bytes);
+                    sim.config.log_bytes_max = quota;
+                }
                 let (again, recovered) = sim.open();
                 wal = again;
                 limit = limit_of(&sim, &wal);
