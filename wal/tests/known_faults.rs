@@ -8,9 +8,11 @@ use common::*;
 use logdrive_raft::LogIndex;
 use logdrive_wal::{Append, WalError};
 
-/// 1. A buffered write fails; the log is poisoned, as it should be. 2. The process starts again, and the disk is well.
-/// 3. The log reads the failed write out of the page cache, where it is clean, and counts it: the new segment's start record
-/// vouches for it. 4. The power fails, and whatever is dirty is written.
+/// 1. A buffered write fails; the log is poisoned, as it should be.
+/// 2. The process starts again, and the disk is well.
+/// 3. The log reads the failed write out of the page cache, where it is clean, and the new segment's start record vouches for
+///    it.
+/// 4. The power fails, and whatever is dirty is written.
 #[test]
 fn w7_known_fault_an_open_counts_what_a_failed_buffered_write_left_in_the_page_cache() {
     let sim = Sim::new(1);
