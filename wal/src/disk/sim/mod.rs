@@ -15,6 +15,7 @@
 //! of all that was not durable: 512-byte sectors, sizes, names. [`SimPlatter::kill`] (process) lets each sector
 //! in flight be readable but not durable, or land later, or never.
 
+mod file;
 mod platter;
 mod process;
 mod steps;
@@ -23,7 +24,8 @@ use super::Disk;
 use crate::format::{FORMAT_VERSION, Manifest, SegmentSeq};
 use crate::home::Identity;
 use crate::image::{Image, ImagePool};
-use platter::{File, Name, Platter, Random};
+use file::File;
+use platter::{Name, Platter, Random};
 use process::SimDisk;
 use std::io;
 use std::ops::Range;
