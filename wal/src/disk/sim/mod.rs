@@ -13,7 +13,8 @@
 //! names and the changes since it was synced. A log write is in flight until [`SimPlatter::complete_some`] makes it
 //! durable. Segments are made and given up step by step, as `maker.rs` does it. [`SimPlatter::crash`] (power) keeps a random subset
 //! of all that was not durable: 512-byte sectors, sizes, names. [`SimPlatter::kill`] (process) lets each sector
-//! in flight be readable but not durable, or land later, or never.
+//! in flight be readable but not durable, or land later, or never. With a page cache ([`SimPlatter::set_page_cache`]) a write
+//! is readable from its start, in this process and later ones, and what fails stays readable, clean, until the power fails.
 
 mod file;
 mod platter;
@@ -42,7 +43,7 @@ pub struct PlatterImage(Vec<(Name, File)>);
 /// What becomes of one write, other than to succeed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum WriteFate {
-    /// An error; nothing of it lands.
+    /// An error; nothing of it lands. With a page cache: [`SimPlatter::set_page_cache`].
     Error(io::ErrorKind),
     /// An error, though all of it landed.
     ErrorButThere(io::ErrorKind),
