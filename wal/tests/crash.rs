@@ -45,7 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn run(seed: u64, steps: &[Step]) {
-    let sim = Sim::new(seed);
+    let mut sim = Sim::new(seed);
     let (mut wal, _) = sim.open();
     let mut model = Model::new(State::new());
     let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
@@ -112,6 +112,8 @@ fn run(seed: u64, steps: &[Step]) {
                     }
                     sim.platter.crash();
                 }
+                // Segments of another size from here on, sometimes.
+                sim.config.segment_bytes = [64 << 10, 96 << 10, 256 << 10][n % 3];
                 let (again, recovered) = sim.open();
                 wal = again;
                 let found = model.check(&state_of(&wal, &recovered));
