@@ -59,7 +59,7 @@ pub struct Append<'a> {
     pub write: WriteId,
     /// The group's new membership, opaque to the log.
     pub membership: Option<&'a [u8]>,
-    /// Its new hard state; stands before the entries.
+    /// Its new hard state; stands before the entries, and its commit index is saved as far as it covers none of them.
     pub hard_state: Option<HardState>,
     /// Entries to append, contiguous. They replace what the group's log has from the first one's index on.
     pub entries: &'a [Entry],

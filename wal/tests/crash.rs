@@ -45,23 +45,27 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn run(seed: u64, steps: &[Step]) {
-    let sim = Sim::new(seed);
+    let mut sim = Sim::new(seed);
     let (mut wal, _) = sim.open();
     let mut model = Model::new(State::new());
     let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
     for (n, step) in steps.iter().enumerate() {
         match *step {
             Step::Append { group, back, count, bytes, bump, state } => {
+                let committed = model.committed(group).get();
                 let now = model.now.entry(group).or_default();
                 let term = terms.entry(group).or_insert(1);
                 let len = now.entries.len() as u64;
                 // Entries are replaced only by a later term's.
-                let first = if bump { (len + 1).saturating_sub(back).max(1) } else { len + 1 };
+                let from = (len + 1).saturating_sub(back).max(committed + 1);
+                let first = if bump { from } else { len + 1 };
                 *term += u64::from(bump);
                 let mut atoms = Vec::new();
-                if state {
+                if state || bump {
                     atoms.push(Atom::Membership(group, vec![7; bytes % 50]));
-                    atoms.push(Atom::HardState(group, hard_state(*term, 1 + group, len / 2)));
+                    // Some cover entries that they come with.
+                    let commit = (first + count - 1).saturating_sub(back).max(committed);
+                    atoms.push(Atom::HardState(group, hard_state(*term, 1 + group, commit)));
                 }
                 let run = entries(group, *term, first, count, bytes);
                 atoms.extend(run.into_iter().map(|entry| Atom::Entry(group, entry)));
@@ -108,6 +112,8 @@ fn run(seed: u64, steps: &[Step]) {
                     }
                     sim.platter.crash();
                 }
+                // Segments of another size from here on, sometimes.
+                sim.config.segment_bytes = [64 << 10, 96 << 10, 256 << 10][n % 3];
                 let (again, recovered) = sim.open();
                 wal = again;
                 let found = model.check(&state_of(&wal, &recovered));
@@ -338,4 +344,39 @@ fn w5_durable_is_the_contiguous_prefix_of_finished_writes() {
         assert_eq!(order, [1, 2, 3, 4]);
     }
     assert!(later_first > 20, "only {later_first} completions out of order");
+}
+
+/// Entries 8 to 10 of term 2 are durable and nobody committed them. The write that replaces them saves commit index 12. It
+/// stands behind an entry of another group, or its own entries are large, so that its first batch holds its hard state and
+/// none of its entries. That batch lands, and the power fails.
+#[test]
+fn a_hard_state_that_lands_without_its_entries_calls_nothing_committed_that_they_replace() {
+    for (entry_bytes, before) in [(40, 12_144), (12 << 10, 0)] {
+        let sim = Sim::new(1);
+        let (mut wal, _) = sim.open();
+        let mut model = Model::new(State::new());
+        let old = [entries(1, 1, 1, 7, 40), entries(1, 2, 8, 3, 40)].concat();
+        let mut append = |wal: &mut logdrive_wal::Wal, state, run: Vec<_>| {
+            let mut atoms = vec![Atom::HardState(1, state)];
+            atoms.extend(run.into_iter().map(|entry| Atom::Entry(1, entry)));
+            model.append(wal, 1, atoms);
+        };
+        append(&mut wal, hard_state(3, 0, 7), old);
+        sim.settle(&mut wal);
+        if before > 0 {
+            wal.append(&write(2, 1, &entries(2, 1, 1, 1, before))).unwrap();
+        }
+        append(&mut wal, hard_state(4, 0, 12), entries(1, 3, 8, 5, entry_bytes));
+        wal.submit(0).unwrap();
+        assert!(sim.platter.writes_in_flight() > 1, "one batch holds it all");
+        sim.platter.complete_nth(0);
+        sim.platter.crash_choosing(|_| false);
+        drop(wal);
+        let (_wal, recovered) = sim.open();
+        assert!(recovered.cut.is_none(), "nothing is torn");
+        let group = &recovered.groups[0];
+        assert_eq!((group.hard_state.term, group.last), (Term(4), LogIndex(10)));
+        assert_eq!(group.runs.last().map(|run| run.term), Some(Term(2)), "the old entries");
+        assert!(group.hard_state.commit <= LogIndex(7), "{:?}", group.hard_state);
+    }
 }

@@ -5,7 +5,7 @@ mod common;
 use common::crashes::{Image, every_crash, image};
 use common::model::{Atom, Model, State, state_of};
 use common::*;
-use logdrive_raft::LogIndex;
+use logdrive_raft::{Entry, LogIndex};
 use logdrive_wal::Wal;
 use logdrive_wal::disk::sim::SimPlatter;
 use std::collections::BTreeSet;
@@ -233,6 +233,37 @@ fn w14_a_conflict_replaced_at_every_step_also_across_segments() {
     run.complete(0);
     run.poll();
     assert_eq!(run.model.now[&1].entries.len(), 2);
+}
+
+/// A write whose hard state lands in a batch before its entries': between the two, and after any of them, nothing is
+/// called committed that is not.
+#[test]
+fn a_hard_state_lands_before_its_entries_at_every_crash_between_them() {
+    let mut run = Run::new(7, false);
+    // 1 to 3 are committed. 4 to 6 of term 2 are not, and are replaced.
+    let write = |run: &mut Run, state, entries: Vec<Entry>| {
+        let mut atoms = vec![Atom::HardState(1, state)];
+        atoms.extend(entries.into_iter().map(|entry| Atom::Entry(1, entry)));
+        run.model.append(&mut run.wal, 1, atoms);
+        run.explore();
+    };
+    let old = [entries(1, 1, 1, 3, 40), entries(1, 2, 4, 3, 40)].concat();
+    write(&mut run, hard_state(2, 0, 3), old);
+    run.submit();
+    run.complete(0);
+    run.poll();
+    // Of 12 KiB each: a batch holds one.
+    write(&mut run, hard_state(4, 2, 6), entries(1, 3, 4, 3, 12 << 10));
+    run.wal.submit(0).unwrap();
+    while run.sim.platter.writes_in_flight() > 0 {
+        run.sim.platter.complete_nth(0);
+        run.model.check(&reader::durable_state(&run.sim.platter));
+        let platter = run.sim.platter.twin();
+        platter.crash_choosing(|_| false);
+        recover(&Sim { platter, config: run.sim.config.clone() }, &run.model);
+        run.poll_quietly();
+    }
+    assert_eq!(run.model.now[&1].last(), LogIndex(6));
 }
 
 /// Every step of making a segment: before it is created, after its zeros, its sync, its name, the directory's sync,

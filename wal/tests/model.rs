@@ -80,6 +80,11 @@ impl<'a> History<'a> {
         sim.config.in_flight_max = [1, 2, 4][random.size(3)];
         sim.config.spare_segments = 1 + random.size(2);
         sim.config.log_bytes_max = random.once_in(3).then_some(10 * (64 << 10));
+        if random.once_in(4) {
+            sim.platter.set_page_cache(true);
+            // Of several buffered writes in flight a failed one may be acknowledged: known_faults.rs.
+            sim.config.in_flight_max = 1;
+        }
         let end_once_in = [1, 3, 12][random.size(3)];
         let (wal, _) = sim.open();
         Self {
@@ -131,7 +136,11 @@ impl<'a> History<'a> {
             88..91 => self.read(),
             91 => {
                 let left = [None, Some(0), Some(1), None][self.random.size(4)];
-                self.sim.platter.set_segments_left(left);
+                // Sometimes there is no room for a manifest either.
+                match self.random.once_in(4) {
+                    true => self.sim.platter.set_files_left(left),
+                    false => self.sim.platter.set_segments_left(left),
+                }
                 Ok(())
             }
             92 if self.random.once_in(3) => {
@@ -172,13 +181,15 @@ impl<'a> History<'a> {
 
     fn append(&mut self) -> Result<(), WalError> {
         let Some(group) = self.group() else { return Ok(()) };
+        let committed = self.model.committed(group).get();
         let now = self.model.now.entry(group).or_default();
         let (first, last) = (now.released.0.get() + 1, now.last().get());
         let term = self.terms.entry(group).or_insert(1);
         let mut from = last + 1;
-        if self.random.once_in(6) {
+        let is_new_term = self.random.once_in(6);
+        if is_new_term {
             *term += 1;
-            from = first.max(last.saturating_sub(self.random.below(6)));
+            from = first.max(last.saturating_sub(self.random.below(6))).max(committed + 1);
             self.reached.conflicts += u64::from(from <= last);
         }
         let term = *term;
@@ -188,8 +199,10 @@ impl<'a> History<'a> {
             _ => (1 + self.random.below(6), 1 + self.random.size(700)),
         };
         let mut atoms = Vec::new();
-        if self.random.once_in(3) {
-            let commit = self.random.below(last + 1);
+        if is_new_term || self.random.once_in(3) {
+            // Half of them cover some of the entries that they come with.
+            let more = if self.random.once_in(2) { from + count - 1 - committed } else { 0 };
+            let commit = committed + self.random.below(more + 1);
             atoms.push(Atom::HardState(group, hard_state(term, 1 + group, commit)));
         }
         let entries = entries(group, term, from, count, bytes).into_iter();
@@ -202,7 +215,9 @@ impl<'a> History<'a> {
         let Some(group) = self.group() else { return Ok(()) };
         let term = self.terms.entry(group).or_insert(1);
         *term += 1;
-        let mut atoms = vec![Atom::HardState(group, hard_state(*term, self.random.below(4), 0))];
+        let commit = self.model.committed(group).get();
+        let state = hard_state(*term, self.random.below(4), commit);
+        let mut atoms = vec![Atom::HardState(group, state)];
         if self.random.once_in(3) {
             let membership = vec![7; 1 + self.random.size(90)];
             atoms.insert(0, Atom::Membership(group, membership));
@@ -361,6 +376,12 @@ impl<'a> History<'a> {
                 self.model.check(&state_of(&wal, &recovered));
             }
             self.sim.platter.crash();
+        }
+        if self.random.once_in(3) {
+            // Segments of another size from here on.
+            let config = &mut self.sim.config;
+            config.segment_bytes = [64 << 10, 96 << 10, 192 << 10][self.random.size(3)];
+            config.log_bytes_max = config.log_bytes_max.map(|_| 10 * config.segment_bytes);
         }
         let (wal, recovered) = match self.sim.try_open() {
             Err(WalError::NoSpace) => {

@@ -287,7 +287,8 @@ fn run(seed: u64, steps: &[Step], reached: &mut Reached) {
                 *term += u64::from(bump);
                 let mut atoms = Vec::new();
                 if state {
-                    let commit = now.last().get() / 2;
+                    // As far as this log has it, and no entry of this write.
+                    let commit = now.last().get().min(first - 1) / 2;
                     atoms.push(Atom::Membership(group, vec![7; bytes % 50]));
                     atoms.push(Atom::HardState(group, hard_state(*term, 1 + group, commit)));
                 }
@@ -365,6 +366,12 @@ fn run(seed: u64, steps: &[Step], reached: &mut Reached) {
                         model.check(&state_of(&wal, &recovered));
                     }
                     sim.platter.crash();
+                }
+                if n.is_multiple_of(2) {
+                    // Segments of another size from here on.
+                    sim.config.segment_bytes = [64 << 10, 128 << 10][usize::from(power)];
+                    let quota = sim.config.log_bytes_max.map(|_| 8 * sim.config.segment_bytes);
+                    sim.config.log_bytes_max = quota;
                 }
                 let (again, recovered) = sim.open();
                 wal = again;

@@ -32,7 +32,7 @@ pub struct Write {
     /// Its place among the group's writes.
     pub id: WriteId,
     /// The new hard state, if term or vote changed (or the commit index is worth saving with them).
-    /// Goes before `entries` in the batch.
+    /// Goes before `entries`, in their batch or in an earlier one, so its commit index covers none of them.
     pub hard_state: Option<HardState>,
     /// Entries to append. They replace whatever the log has from `entries.first()` on.
     pub entries: EntryBatch,

@@ -1,12 +1,12 @@
 //! Random runs of whole clusters with loss, reordering, duplication, partitions and crashes that
-//! lose what was not durable. [`common::ghost`] looks at every event; then faults end and the
-//! cluster must come together. A failing run names its seed (`LOGDRIVE_SEED` replays one,
-//! `LOGDRIVE_SEEDS` runs so many).
+//! lose what was not durable, whole writes and parts of writes. [`common::ghost`] looks at every
+//! event; then faults end and the cluster must come together. A failing run names its seed
+//! (`LOGDRIVE_SEED` replays one, `LOGDRIVE_SEEDS` runs so many).
 
 mod common;
 
-use common::{Cluster, Image, config, n};
-use logdrive_raft::{Event, Role};
+use common::{Cluster, Image, config, log_of, n};
+use logdrive_raft::{Event, HardState, LogIndex, NodeId, Role, Term, Write};
 
 /// Splitmix64.
 struct Random(u64);
@@ -40,6 +40,12 @@ struct Swarm {
     duplicates: u64,
     reorder: u64,
     crashes: u64,
+    /// Turns that the last replica leaves out: it takes more messages in a turn, and one write answers
+    /// them.
+    slow_turns: u64,
+    elections: u64,
+    /// Entries of the last replica's log, at the beginning, that nobody else has.
+    leftover: usize,
     cuts: u64,
     slow_disk: u64,
     slow_apply: u64,
@@ -55,7 +61,15 @@ fn cluster(random: &mut Random, swarm: &Swarm) -> Cluster {
         config.append_bytes_max = 40 + random.index(200);
         config.tail_bytes_max = 1 + random.index(400);
         config.uncommitted_bytes_max = 100 + random.index(1000);
-        cluster.add(config, Image::default());
+        let mut image = Image::default();
+        if swarm.leftover > 0 {
+            // In term 2 the last replica led and reached nobody; what it had is still on its disk.
+            let own = if id == swarm.voters { swarm.leftover } else { 0 };
+            let terms = std::iter::repeat_n(1, 3).chain(std::iter::repeat_n(2, own));
+            image.entries = log_of(&terms.collect::<Vec<_>>());
+            image.hard_state = HardState { term: Term(2), commit: LogIndex(3), ..image.hard_state };
+        }
+        cluster.add(config, image);
     }
     cluster
 }
@@ -77,7 +91,10 @@ fn one_action(cluster: &mut Cluster, random: &mut Random, swarm: &Swarm, proposa
             }
         }
         12..=29 => {
-            cluster.collect(id);
+            let is_last = id == n(swarm.voters) && swarm.voters > 2;
+            if !(is_last && random.chance(swarm.slow_turns)) && cluster.collect(id) {
+                maybe_crash_within(cluster, random, id);
+            }
         }
         30..=39 => {
             if !random.chance(swarm.slow_disk) {
@@ -128,7 +145,9 @@ fn one_action(cluster: &mut Cluster, random: &mut Random, swarm: &Swarm, proposa
         96 => {
             if random.chance(swarm.crashes) && is_up {
                 let kept = random.index(3);
-                cluster.crash(id, kept);
+                // Half of the crashes come within a write.
+                let part = random.chance(50).then(|| random.index(4));
+                cluster.crash_within(id, kept, part);
             }
         }
         97 => {
@@ -148,10 +167,23 @@ fn one_action(cluster: &mut Cluster, random: &mut Random, swarm: &Swarm, proposa
         _ => {
             if random.chance(30) {
                 cluster.cut.clear();
-            } else if random.chance(10) {
+            } else if random.chance(swarm.elections) {
+                if let Some(leader) = cluster.leader() {
+                    cluster.step(leader, Event::GiveWay);
+                }
                 cluster.step(id, Event::Campaign);
             }
         }
+    }
+}
+
+/// Now and then the power fails while a write with a hard state and entries lands.
+fn maybe_crash_within(cluster: &mut Cluster, random: &mut Random, id: NodeId) {
+    let writes = &cluster.node(id).writes;
+    let is_both = |write: &Write| write.hard_state.is_some() && !write.entries.is_empty();
+    if writes.back().is_some_and(is_both) && random.chance(50) {
+        let (before, entries) = (writes.len() - 1, writes[writes.len() - 1].entries.len());
+        cluster.crash_within(id, before, Some(random.index(entries)));
     }
 }
 
@@ -203,6 +235,9 @@ pub(crate) fn run(seed: u64) -> (usize, u64) {
         duplicates: random.below(20),
         reorder: random.below(60),
         crashes: random.below(40),
+        slow_turns: [0, 90, 95, 98][random.index(4)],
+        elections: [0, 10, 30, 60][random.index(4)],
+        leftover: [0, 1, 3, 8][random.index(4)],
         cuts: random.below(30),
         slow_disk: random.below(80),
         slow_apply: random.below(80),

@@ -310,6 +310,7 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 // simulated disk's.
 
 fn create(path: &Path, flags: OFlags) -> io::Result<File> {
+    steps::find_room(|| name_of(path))?;
     steps::take(|| format!("create {}", name_of(path)));
     Ok(File::from(rustix::fs::open(path, flags, FILE_MODE)?))
 }

@@ -356,16 +356,18 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::steps;
+    use crate::disk::sim::SimPlatter;
+    use crate::disk::{Disk, DiskEvent, steps};
     use crate::format::BLOCK_BYTES;
 
-    /// Without a thread, without anybody to report to.
-    fn shop(dir: &std::path::Path) -> Shop {
+    /// Without a thread, with whom it reports to.
+    fn shop(dir: &std::path::Path) -> (Shop, Receiver<Made>) {
         let mut zeros = Image::new(MAKE_CHUNK_BYTES).unwrap();
-        Shop {
+        let (made, made_out) = bounded(ORDERS_MAX);
+        let shop = Shop {
             files: Files::probe(dir).unwrap(),
             orders: bounded(1).1,
-            made: bounded(1).0,
+            made,
             signal: Signal::new().unwrap(),
             chunks: Arc::default(),
             hurry: Arc::new(AtomicBool::new(true)),
@@ -376,59 +378,119 @@ mod tests {
             making: VecDeque::new(),
             retiring: VecDeque::new(),
             named: None,
+        };
+        (shop, made_out)
+    }
+
+    /// The real maker and the simulated one.
+    struct Twins {
+        shop: Shop,
+        made: Receiver<Made>,
+        sim: SimPlatter,
+        disk: Box<dyn Disk>,
+        _dir: tempfile::TempDir,
+    }
+
+    const BYTES: u64 = 64 << 10;
+
+    impl Twins {
+        fn new() -> Self {
+            let identity = crate::home::Identity {
+                cluster: "steps".to_owned(),
+                node: logdrive_raft::NodeId(1),
+                store: 1,
+                shards: 1,
+                incarnation: 0,
+                settings: std::collections::BTreeMap::new(),
+            };
+            let sim = SimPlatter::new(1, &identity, 0);
+            let disk = sim.disk(BYTES);
+            let dir = tempfile::tempdir().unwrap();
+            let (shop, made) = shop(dir.path());
+            std::fs::write(shop.files.manifest_path(), sim.manifest().unwrap()).unwrap();
+            Self { shop, made, sim, disk, _dir: dir }
+        }
+
+        fn make(&mut self, segment: u32) -> (Vec<String>, Vec<String>) {
+            let header = Box::new([1; BLOCK_BYTES]);
+            let make = MakeSegment { segment: SegmentSeq(segment), bytes: BYTES, header };
+            self.disk.make(make.clone(), false);
+            assert!(self.shop.take(Order::Segment(make)));
+            self.work()
+        }
+
+        fn retire(&mut self, segment: u32, fate: Fate) -> (Vec<String>, Vec<String>) {
+            let (segment, first) = (SegmentSeq(segment), SegmentSeq(segment + 1));
+            let retire = RetireSegment { segment, first, bytes: BYTES, fate };
+            self.disk.retire(retire);
+            assert!(self.shop.take(Order::Retire(retire)));
+            self.work()
+        }
+
+        /// There is room for these from now on, and a second passes.
+        fn room(&mut self, room: Room) -> (Vec<String>, Vec<String>) {
+            match room {
+                Room::Enough => {
+                    steps::refuse_room(|_| false);
+                    self.sim.set_segments_left(None);
+                }
+                Room::Small => {
+                    steps::refuse_room(|name| name != "manifest.tmp");
+                    self.sim.set_segments_left(Some(0));
+                }
+                Room::None => {
+                    steps::refuse_room(|_| true);
+                    self.sim.set_files_left(Some(0));
+                }
+            }
+            self.work()
+        }
+
+        /// What both do, in steps, and report.
+        fn work(&mut self) -> (Vec<String>, Vec<String>) {
+            steps::taken();
+            let _ = self.shop.work();
+            let real = steps::taken();
+            while self.sim.make_step() {}
+            assert_eq!(real, steps::taken());
+            let of_make = |segment: SegmentSeq, made: io::Result<SegmentOrigin>| match made {
+                Err(error) if is_no_space(&error) => format!("{}: no room", segment.0),
+                made => format!("{}: {:?}", segment.0, made.unwrap()),
+            };
+            let of_retire = |segment: SegmentSeq, retired: io::Result<()>| {
+                retired.unwrap();
+                format!("{}: given up", segment.0)
+            };
+            let reports = self.made.try_iter().map(|made| match made {
+                Made::Segment(segment, made) => of_make(segment, made.map(|(_, origin)| origin)),
+                Made::Retired(segment, retired) => of_retire(segment, retired),
+                Made::Image(_) => unreachable!("none is ordered"),
+            });
+            let reports: Vec<_> = reports.collect();
+            let mut events = Vec::new();
+            self.disk.poll(&mut events).unwrap();
+            let events = events.into_iter().map(|event| match event {
+                DiskEvent::Made { segment, result } => of_make(segment, result),
+                DiskEvent::Retired { segment, result } => of_retire(segment, result),
+                DiskEvent::Written { .. } => unreachable!("nothing is written"),
+            });
+            assert_eq!(reports, events.collect::<Vec<_>>());
+            (real, reports)
         }
     }
 
-    /// What the real maker and the simulated one do for an order.
-    fn both(
-        shop: &mut Shop,
-        sim: &crate::disk::sim::SimPlatter,
-        disk: &mut dyn crate::disk::Disk,
-        order: Order,
-    ) -> Vec<String> {
-        steps::taken();
-        match &order {
-            Order::Segment(make) => drop(shop.make(make).unwrap()),
-            Order::Retire(retire) => shop.retire(*retire).unwrap(),
-            Order::Image(_) => unreachable!("it touches no file"),
-        }
-        let real = steps::taken();
-        match order {
-            Order::Segment(make) => disk.make(make, false),
-            Order::Retire(retire) => disk.retire(retire),
-            Order::Image(_) => {}
-        }
-        while sim.make_step() {}
-        assert_eq!(real, steps::taken());
-        real
+    /// What there is room for.
+    enum Room {
+        Enough,
+        /// The manifest's successor.
+        Small,
+        None,
     }
 
     #[test]
     fn rules_7_26_28_the_simulated_maker_takes_the_real_ones_steps() {
-        let identity = crate::home::Identity {
-            cluster: "steps".to_owned(),
-            node: logdrive_raft::NodeId(1),
-            store: 1,
-            shards: 1,
-            incarnation: 0,
-            settings: std::collections::BTreeMap::new(),
-        };
-        let sim = crate::disk::sim::SimPlatter::new(1, &identity, 0);
-        let bytes = 64 << 10;
-        let mut disk = sim.disk(bytes);
-        let dir = tempfile::tempdir().unwrap();
-        let mut shop = shop(dir.path());
-        std::fs::write(shop.files.manifest_path(), sim.manifest().unwrap()).unwrap();
-        let mut make = |segment, header| {
-            let (segment, header) = (SegmentSeq(segment), Box::new([header; BLOCK_BYTES]));
-            both(
-                &mut shop,
-                &sim,
-                &mut *disk,
-                Order::Segment(MakeSegment { segment, bytes, header }),
-            )
-        };
-        let made = make(1, 1);
+        let mut twins = Twins::new();
+        let (made, _) = twins.make(1);
         // Bytes, name and manifest are durable, each before the next.
         let wanted = [
             "create 0000000001.tmp",
@@ -443,23 +505,50 @@ mod tests {
             "sync the directory",
         ];
         assert_eq!(made, wanted);
-        (2..=4).for_each(|segment| drop(make(segment, 1)));
+        (2..=4).for_each(|segment| drop(twins.make(segment)));
         for (segment, fate) in [(1, Fate::Recycle), (2, Fate::SetAside), (3, Fate::Remove)] {
-            let (segment, first) = (SegmentSeq(segment), SegmentSeq(segment + 1));
-            let order = Order::Retire(RetireSegment { segment, first, bytes, fate });
-            let retired = both(&mut shop, &sim, &mut *disk, order);
+            let (retired, _) = twins.retire(segment, fate);
             assert_eq!(retired.last().map(String::as_str), Some("sync the directory"));
         }
-        let (segment, header) = (SegmentSeq(5), Box::new([2; BLOCK_BYTES]));
-        let order = Order::Segment(MakeSegment { segment, bytes, header });
-        let remade = both(&mut shop, &sim, &mut *disk, order);
+        let (remade, reports) = twins.make(5);
         assert_eq!(remade[0], "write 0000000001.free.tmp");
+        assert_eq!(reports, ["5: Recycled"]);
+    }
+
+    #[test]
+    fn w9_the_simulated_maker_tells_of_a_full_disk_when_the_real_one_does() {
+        let none: [&str; 0] = [];
+        let mut twins = Twins::new();
+        (1..=5).for_each(|segment| drop(twins.make(segment)));
+        // With every order there is another try, and a report; also behind one that a recycled file has served.
+        twins.room(Room::Small);
+        assert_eq!(twins.make(6).1, ["6: no room"]);
+        assert_eq!(twins.make(7).1, ["6: no room"]);
+        let (_, reports) = twins.retire(1, Fate::Recycle);
+        assert_eq!(reports, ["1: given up", "6: Recycled", "7: no room"]);
+        assert_eq!(twins.room(Room::Small).1, ["7: no room"]);
+        // Full to the last block: nothing can be given up, and nobody is told of that.
+        assert_eq!(twins.room(Room::None).1, ["7: no room"]);
+        assert_eq!(twins.retire(2, Fate::Recycle), (Vec::new(), Vec::new()));
+        assert_eq!(twins.room(Room::Small).1, ["2: given up", "7: Recycled"]);
+        // A file that has its name waits for the manifest alone, and behind what is to be given up.
+        assert_eq!(twins.retire(3, Fate::Recycle).1, ["3: given up"]);
+        assert_eq!(twins.room(Room::None).1, none);
+        let (steps, reports) = twins.make(8);
+        assert_eq!(steps.last().map(String::as_str), Some("sync the directory"));
+        assert_eq!(reports, ["8: no room"]);
+        let aside = ["link 0000000004.seg 0000000004.corrupt", "sync the directory"];
+        assert_eq!(twins.retire(4, Fate::SetAside).0, aside);
+        assert_eq!(twins.room(Room::None).0, aside);
+        let (steps, reports) = twins.room(Room::Enough);
+        assert_eq!(reports, ["4: given up", "8: Recycled"]);
+        assert_eq!(steps.iter().filter(|step| *step == "create manifest.tmp").count(), 2);
     }
 
     #[test]
     fn rule_25_a_damaged_segment_has_its_other_name_before_the_manifest_passes_it() {
         let dir = tempfile::tempdir().unwrap();
-        let mut shop = shop(dir.path());
+        let (mut shop, _made) = shop(dir.path());
         let manifest = Manifest {
             version: 1,
             shard: 0,
@@ -496,7 +585,7 @@ mod tests {
     #[test]
     fn w9_a_free_file_whose_remaking_fails_is_used_by_the_next_try() {
         let dir = tempfile::tempdir().unwrap();
-        let mut shop = shop(dir.path());
+        let (mut shop, _made) = shop(dir.path());
         let bytes = 64 << 10;
         let order = |segment| MakeSegment { segment, bytes, header: Box::new([7; BLOCK_BYTES]) };
         shop.make_file(&order(SegmentSeq(1))).unwrap();

@@ -1,7 +1,8 @@
 //! What goes into the open batch: groups' parts, releases, tombstones, and what is carried.
 //!
 //! In:     [`Append`]s; releases and destructions of groups; copies of entries.
-//! Out:    records at the tail of the active segment's image, their groups in the batch's directory.
+//! Out:    records at the tail of the active segment's image, their groups in the batch's directory. A commit
+//!         index covers only entries that the log has had before.
 //! Cost:   one copy of each payload; two look-ups per group and batch.
 //! Fails:  [`WalError::NoSpace`], [`WalError::OverQuota`], [`WalError::TooLarge`], [`WalError::Destroyed`]: nothing was
 //!         encoded.
@@ -17,11 +18,14 @@ use crate::group::{Group, Small};
 use crate::index::Placed;
 use crate::ledger::{Ledger, tombstone};
 use bytes::Bytes;
-use logdrive_raft::{Entry, GroupId, LogIndex, Term, WriteId};
+use logdrive_raft::{Entry, GroupId, HardState, LogIndex, Term, WriteId};
 
 impl Wal {
     /// Encodes one group's part at the tail of the open batch. It may end in a later batch, or a later segment, than
     /// it begins in. Nothing is written yet. Never blocks.
+    ///
+    /// A hard state's commit index is saved only as far as the log has the entries already: of a write that lands in
+    /// part, the hard state lands first, and the entries it would cover may be those that the write replaces.
     ///
     /// # Errors
     /// [`WalError::TooLarge`], [`WalError::NoSpace`], [`WalError::OverQuota`], [`WalError::Destroyed`]: nothing was
@@ -38,7 +42,8 @@ impl Wal {
             self.append_small(group, Small::Membership(Bytes::copy_from_slice(membership)))?;
         }
         if let Some(state) = append.hard_state {
-            self.append_small(group, Small::HardState(state))?;
+            let commit = state.commit.min(self.accepted(append));
+            self.append_small(group, Small::HardState(HardState { commit, ..state }))?;
         }
         for run in append.entries.chunk_by(|a, b| a.term == b.term) {
             self.append_run(group, run, None)?;
@@ -89,6 +94,13 @@ impl Wal {
             group.bury(&mut self.ledger);
         }
         Ok(())
+    }
+
+    /// The last entry that the log has of the group and that `append` does not replace.
+    fn accepted(&self, append: &Append<'_>) -> LogIndex {
+        let last =
+            self.groups.get(&append.group).map_or(LogIndex::ZERO, |group| group.index.last());
+        append.entries.first().map_or(last, |first| last.min(first.index.prev()))
     }
 
     fn check_lives(&self, group: GroupId) -> Result<(), WalError> {

@@ -76,17 +76,42 @@ pub(crate) struct Model {
     writes: BTreeMap<u64, Vec<(WriteId, usize)>>,
     acked: usize,
     next_write: u64,
+    /// How far whoever writes has said that each group's log is committed.
+    commits: BTreeMap<u64, LogIndex>,
+    /// The terms of the entries that are: by group and index.
+    committed: BTreeMap<(u64, LogIndex), Term>,
 }
 
 impl Model {
     pub(crate) fn new(base: State) -> Self {
-        Self {
+        let commits = base.iter().map(|(group, state)| (*group, state.hard_state.commit)).collect();
+        let mut model = Self {
             now: base.clone(),
             base,
             atoms: Vec::new(),
             writes: BTreeMap::new(),
             acked: 0,
             next_write: 1,
+            commits,
+            committed: BTreeMap::new(),
+        };
+        model.note_committed();
+        model
+    }
+
+    /// A group's last entry that is committed. What is committed must not be replaced.
+    pub(crate) fn committed(&self, group: u64) -> LogIndex {
+        let all = (group, LogIndex::ZERO)..=(group, LogIndex(u64::MAX));
+        self.committed.range(all).next_back().map_or(LogIndex::ZERO, |((_, index), _)| *index)
+    }
+
+    fn note_committed(&mut self) {
+        for (group, commit) in &self.commits {
+            let Some(now) = self.now.get(group) else { continue };
+            for entry in now.entries.iter().take_while(|entry| entry.index <= *commit) {
+                let term = *self.committed.entry((*group, entry.index)).or_insert(entry.term);
+                assert_eq!(term, entry.term, "the test replaces {entry:?} of group {group}");
+            }
         }
     }
 
@@ -99,7 +124,7 @@ impl Model {
         &mut self,
         wal: &mut Wal,
         group: u64,
-        atoms: Vec<Atom>,
+        mut atoms: Vec<Atom>,
     ) -> Result<(), WalError> {
         let mut membership = None;
         let mut hard_state = None;
@@ -117,6 +142,12 @@ impl Model {
         let append =
             Append { group: GroupId(group), write, membership, hard_state, entries: &entries };
         wal.append(&append)?;
+        if let Some(HardState { commit, .. }) = hard_state {
+            let known = self.commits.entry(group).or_default();
+            *known = commit.max(*known);
+            let last = self.now.get(&group).map_or(LogIndex::ZERO, Group::last);
+            cover_accepted(&mut atoms, last);
+        }
         self.wrote(atoms);
         self.writes.entry(group).or_default().push((write, self.atoms.len()));
         Ok(())
@@ -143,6 +174,7 @@ impl Model {
     fn wrote(&mut self, atoms: Vec<Atom>) {
         atoms.iter().for_each(|atom| apply(&mut self.now, atom));
         self.atoms.extend(atoms);
+        self.note_committed();
     }
 
     /// True if everything written is acknowledged, but for what no write says.
@@ -176,12 +208,14 @@ impl Model {
         }
     }
 
-    /// Checks that `found` is what some prefix of the writes made, at least the acknowledged one.
+    /// Checks that `found` is what some prefix of the writes made, at least the acknowledged one. A prefix may end
+    /// within a write, behind its hard state and before its entries; also then nothing is called committed that is not.
     ///
     /// Returns that prefix's state as it was written: a commit index that recovery lowered to the log's end is
     /// still on disk as it was, and counts again once the entries are there (no other entry can be at that index:
     /// whoever leads in that term or later has the committed one).
     pub(crate) fn check(&self, found: &State) -> State {
+        self.check_commits(found);
         let mut state = self.base.clone();
         for atom in &self.atoms[..self.acked] {
             apply(&mut state, atom);
@@ -199,6 +233,33 @@ impl Model {
             self.acked,
             self.atoms.len()
         );
+    }
+
+    /// Every entry that `found` calls committed is (invariants 7, 12).
+    fn check_commits(&self, found: &State) {
+        for (group, state) in found {
+            let commit = state.hard_state.commit;
+            for entry in state.entries.iter().take_while(|entry| entry.index <= commit) {
+                let committed = self.committed.get(&(*group, entry.index));
+                let (index, term) = (entry.index, entry.term);
+                assert_eq!(Some(&term), committed, "{index:?} of {group} by commit {commit:?}");
+            }
+        }
+    }
+}
+
+/// What the log saves of the hard state of a write: its commit index covers no entry of the write, and none that the
+/// log, whose last one is `last`, has not.
+fn cover_accepted(atoms: &mut [Atom], last: LogIndex) {
+    let first = atoms.iter().find_map(|atom| match atom {
+        Atom::Entry(_, entry) => Some(entry.index),
+        _ => None,
+    });
+    let accepted = first.map_or(last, |first| last.min(first.prev()));
+    for atom in atoms {
+        if let Atom::HardState(_, state) = atom {
+            state.commit = state.commit.min(accepted);
+        }
     }
 }
 

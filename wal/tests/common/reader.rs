@@ -228,6 +228,8 @@ fn replay(segment: &Segment, body: &[u8], groups: usize, stream: &mut Stream) {
                 group.hard_state = state;
             }
             4 => {
+                let (first, commit) = (u64_at(record, 16), group.hard_state.2);
+                assert!(first > commit, "{first} of group {id} is replaced, {commit} is committed");
                 group.entries.split_off(&u64_at(record, 16));
                 put_entries(segment, record, group);
             }

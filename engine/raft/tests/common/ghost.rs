@@ -2,8 +2,8 @@
 
 use super::{Image, Node};
 use logdrive_raft::{
-    AppendResult, Entry, EntryKind, LogIndex, LogRange, Message, NodeId, Outgoing, Role, Status,
-    Term, Write,
+    AppendResult, Entry, EntryKind, HardState, LogIndex, LogRange, Message, NodeId, Outgoing, Role,
+    Status, Term, Write,
 };
 use std::collections::BTreeMap;
 
@@ -28,10 +28,28 @@ impl Ghost {
         self.proposed.insert((range.first, range.term), payload.to_owned());
     }
 
-    /// A log that was there before the story began.
+    /// A log that was there before the story began; what it calls committed was.
     pub(crate) fn on_image(&mut self, image: &Image) {
+        let HardState { term, commit, .. } = image.hard_state;
         for entry in &image.entries {
             self.on_entry(image, entry);
+            let is_news = entry.index.get() > self.committed.len() as u64;
+            if is_news && entry.index <= commit {
+                self.committed.push((entry.clone(), term));
+            }
+        }
+    }
+
+    /// [7], [12] after a crash: a replica calls committed what was committed, and nothing else.
+    pub(crate) fn on_recovered(&self, id: NodeId, durable: &Image, commit: LogIndex) {
+        assert!(
+            commit <= durable.last(),
+            "[12] {id} recovers commit {commit:?} past its log's end"
+        );
+        let upto = usize::try_from(commit.get()).unwrap();
+        for (at, entry) in durable.entries.iter().take(upto).enumerate() {
+            let committed = self.committed.get(at).map(|(entry, _)| entry);
+            assert_eq!(Some(entry), committed, "[7] {id} recovers commit {commit:?}");
         }
     }
 
@@ -64,6 +82,9 @@ impl Ghost {
             self.on_entry(&after, entry);
         }
         if let Some(saved) = write.hard_state {
+            // The log may land it before the entries, or before an entry that went before it.
+            let first = write.entries.first().map_or(memory.last().next(), |entry| entry.index);
+            assert!(saved.commit < first, "[12] {id} saves {saved:?} before entry {first:?}");
             assert_eq!(saved.term, status.term, "{id} saves another term than its own");
             assert!(saved.term >= memory.hard_state.term, "[11] {id}'s term falls");
         }

@@ -3,6 +3,11 @@
 //! Nothing happens by itself: a write is durable when [`Cluster::sync`] says so, a message arrives
 //! when [`Cluster::deliver`] says so. Everything that happens is checked by [`ghost`] and told in
 //! [`Cluster::trace`].
+//!
+//! A write need not land whole. The log puts a write's hard state before its entries, closes a batch
+//! wherever one is full, and loses all batches behind some place when the power fails. So a crash
+//! leaves whole writes and then, of the next one, nothing, its hard state, or its hard state and any
+//! of its first entries ([`Cluster::crash_within`]).
 
 #![allow(dead_code)] // each test file uses its part
 
@@ -52,7 +57,14 @@ impl Image {
             self.entries.truncate(usize::try_from(first.index.get() - 1).unwrap());
             self.entries.extend(write.entries.as_slice().iter().cloned());
         }
-        assert!(self.hard_state.commit <= self.last(), "saved commit is past the log's end");
+    }
+
+    /// Only the hard state of `write` and the first `entries` of its entries land.
+    pub(crate) fn write_part(&mut self, write: &Write, entries: usize) {
+        let landed = write.entries.as_slice().iter().take(entries).cloned().collect();
+        let entries = EntryBatch::from_entries(landed).expect("they were contiguous");
+        let part = Write { id: write.id, hard_state: write.hard_state, entries };
+        self.write(&part);
     }
 
     fn restored(&self, applied: LogIndex) -> Restored {
@@ -62,7 +74,10 @@ impl Image {
                 runs.push(TermRun { first: entry.index, term: entry.term });
             }
         }
-        Restored { hard_state: self.hard_state, runs, last: self.last(), applied }
+        // As the log recovers it: a saved commit index is cut to the log's end.
+        let commit = self.hard_state.commit.min(self.last());
+        let hard_state = HardState { commit, ..self.hard_state };
+        Restored { hard_state, runs, last: self.last(), applied }
     }
 }
 
@@ -435,10 +450,21 @@ impl Cluster {
 
     /// The replica dies. Of the writes that are not durable, the oldest `kept` are, after all.
     pub(crate) fn crash(&mut self, id: NodeId, kept: usize) {
+        self.crash_within(id, kept, None);
+    }
+
+    /// As [`Cluster::crash`]; if `part` says so, of the write behind those its hard state and this
+    /// many of its entries are durable, too.
+    pub(crate) fn crash_within(&mut self, id: NodeId, kept: usize, part: Option<usize>) {
         let node = self.nodes.get_mut(&id).unwrap();
-        for write in node.writes.drain(..).take(kept) {
+        let mut writes = node.writes.drain(..);
+        for write in writes.by_ref().take(kept) {
             node.durable.write(&write);
         }
+        if let (Some(entries), Some(write)) = (part, writes.next()) {
+            node.durable.write_part(&write, entries);
+        }
+        drop(writes);
         node.raft = None;
         node.promises.clear();
         node.applies.clear();
@@ -454,6 +480,7 @@ impl Cluster {
         assert!(node.raft.is_none(), "{id} is up");
         node.applied = LogIndex::ZERO;
         let restored = node.durable.restored(LogIndex::ZERO);
+        self.ghost.on_recovered(id, &node.durable, restored.hard_state.commit);
         node.raft = Some(Raft::new(node.config.clone(), restored, now).unwrap());
         self.ghost.after_event(id, &self.nodes);
     }

@@ -13,8 +13,10 @@
 //! names and the changes since it was synced. A log write is in flight until [`SimPlatter::complete_some`] makes it
 //! durable. Segments are made and given up step by step, as `maker.rs` does it. [`SimPlatter::crash`] (power) keeps a random subset
 //! of all that was not durable: 512-byte sectors, sizes, names. [`SimPlatter::kill`] (process) lets each sector
-//! in flight be readable but not durable, or land later, or never.
+//! in flight be readable but not durable, or land later, or never. With a page cache ([`SimPlatter::set_page_cache`]) a write
+//! is readable from its start, in this process and later ones, and what fails stays readable, clean, until the power fails.
 
+mod file;
 mod platter;
 mod process;
 mod steps;
@@ -23,6 +25,7 @@ use super::Disk;
 use crate::format::{FORMAT_VERSION, Manifest, SegmentSeq};
 use crate::home::Identity;
 use crate::image::{Image, ImagePool};
+use file::File;
 use platter::{Name, Platter, Random};
 use process::SimDisk;
 use std::io;
@@ -33,10 +36,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Clone)]
 pub struct SimPlatter(Arc<Mutex<Platter>>);
 
+/// A copy of a platter's directory.
+#[derive(Clone)]
+pub struct PlatterImage(Vec<(Name, File)>);
+
 /// What becomes of one write, other than to succeed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum WriteFate {
-    /// An error; nothing of it lands.
+    /// An error; nothing of it lands. With a page cache: [`SimPlatter::set_page_cache`].
     Error(io::ErrorKind),
     /// An error, though all of it landed.
     ErrorButThere(io::ErrorKind),
@@ -102,16 +109,8 @@ impl SimPlatter {
     /// A platter with the empty stream that [`crate::Home::create`] makes.
     #[must_use]
     pub fn new(seed: u64, identity: &Identity, shard: u32) -> Self {
-        let manifest = Manifest {
-            version: FORMAT_VERSION,
-            shard,
-            store: identity.store,
-            node: identity.node,
-            first: SegmentSeq(1),
-            made: SegmentSeq(0),
-        };
         let mut platter = Platter::new(seed);
-        platter.put_file(Name::Manifest, Some(manifest.encode()));
+        platter.put_file(Name::Manifest, Some(fresh_manifest(identity, shard)));
         Self(Arc::new(Mutex::new(platter)))
     }
 
@@ -145,6 +144,26 @@ impl SimPlatter {
     #[must_use]
     pub fn twin(&self) -> Self {
         Self(Arc::new(Mutex::new(self.lock().clone())))
+    }
+
+    // --- copies ---
+
+    /// A copy of the directory as it is now, with the damage in its files. What is in flight is not in it.
+    #[must_use]
+    pub fn image(&self) -> PlatterImage {
+        PlatterImage(self.lock().copy_files())
+    }
+
+    /// Replaces the directory by a copy of it from earlier, or of another one: all of it is durable. The process that
+    /// had the platter loses it, and what it had in flight is lost.
+    pub fn restore(&self, image: &PlatterImage) {
+        self.lock().replace_files(image.0.clone());
+    }
+
+    /// Replaces the directory by the empty stream that [`crate::Home::create`] makes for `identity`.
+    pub fn wipe(&self, identity: &Identity, shard: u32) {
+        let manifest = File::of(fresh_manifest(identity, shard));
+        self.lock().replace_files(vec![(Name::Manifest, manifest)]);
     }
 
     // --- what happens next ---
@@ -291,10 +310,32 @@ impl SimPlatter {
         self.lock().power_fails_in = n;
     }
 
-    /// Room for this many further segments, more as segments are removed; `None` for any number.
+    /// Room for this many further segments, more as segments are removed; `None` for any number. There is always room
+    /// for the manifest's successor.
     pub fn set_segments_left(&self, left: Option<u32>) {
+        self.set_room(left, false);
+    }
+
+    /// As [`SimPlatter::set_segments_left`], but the manifest's successor needs room as a segment does: with none left the
+    /// disk is full to its last block.
+    pub fn set_files_left(&self, left: Option<u32>) {
+        self.set_room(left, true);
+    }
+
+    fn set_room(&self, left: Option<u32>, counts_small: bool) {
         let left = left.map(|left| usize::try_from(left).expect("a few"));
-        self.lock().set_segments_left(left);
+        self.lock().set_room(left, counts_small);
+    }
+
+    /// While true, writes go through a page cache. A write is in the cache from its start, and this and later processes
+    /// read it there until the power fails. The pages of a write that fails ([`WriteFate::Error`]) count as clean: no
+    /// later sync writes them, or fails. The error is told once, to any one of the writes that are in flight
+    /// when the failed one ends: the failed one may be told that it succeeded. A write that is [`WriteFate::Lost`] has
+    /// pages of the same kind, and nobody is told. Panics while writes are in flight.
+    pub fn set_page_cache(&self, page_cache: bool) {
+        let mut platter = self.lock();
+        assert!(platter.in_flight.is_empty(), "writes in flight are of one kind");
+        platter.page_cache = page_cache;
     }
 
     /// Every read of a segment fails from now on; `None` heals all reads.
@@ -408,6 +449,18 @@ impl SimPlatter {
         // A test that fails inside the platter still has to drop it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn fresh_manifest(identity: &Identity, shard: u32) -> Vec<u8> {
+    let manifest = Manifest {
+        version: FORMAT_VERSION,
+        shard,
+        store: identity.store,
+        node: identity.node,
+        first: SegmentSeq(1),
+        made: SegmentSeq(0),
+    };
+    manifest.encode()
 }
 
 /// What a disk writes at once, whatever else fails.

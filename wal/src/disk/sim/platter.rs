@@ -1,10 +1,11 @@
-//! The platter's state: files by sector, names, what is in flight, and what a power cut makes of it.
+//! The platter's state: files, names, what is in flight, and what a power cut makes of it.
 //!
 //! In:     writes, syncs, names; choices at a power cut.
 //! Out:    the bytes a reader sees, and those that would survive.
 //! Fails:  reads as the faults say; a file that is not there, or a byte behind its end, as a kernel would.
 //! Source: FAULTS §3 L1.
 
+use super::file::{File, overlay, sectors};
 use super::steps::Maker;
 use super::{Answer, Damage, LandedWrite, SECTOR_BYTES, Unsynced, WriteFate};
 use crate::disk::{
@@ -97,105 +98,6 @@ impl NameChange {
     }
 }
 
-#[derive(Clone, Default)]
-struct File {
-    /// What a power cut leaves for certain.
-    durable: Arc<Vec<u8>>,
-    /// As the running machine sees it.
-    size: usize,
-    /// Sectors that reads show and a power cut may lose, by byte.
-    cached: BTreeMap<usize, Cached>,
-    /// By sector.
-    damage: BTreeMap<usize, Damage>,
-    /// Reads of a sector that are answered from elsewhere.
-    astray: BTreeMap<usize, (Inode, usize)>,
-}
-
-#[derive(Clone)]
-struct Cached {
-    bytes: Vec<u8>,
-    /// It never becomes durable: its write or its sync has failed, and the kernel thinks it clean.
-    doomed: bool,
-    /// The disk said that it is durable.
-    promised: bool,
-}
-
-impl File {
-    fn of(bytes: Vec<u8>) -> Self {
-        Self { size: bytes.len(), durable: Arc::new(bytes), ..Self::default() }
-    }
-
-    fn cache(&mut self, at: usize, bytes: &[u8], doomed: bool, promised: bool) {
-        self.size = self.size.max(at + bytes.len());
-        for (at, bytes) in sectors(at, bytes) {
-            self.heal(at);
-            self.cached.insert(at, Cached { bytes: bytes.to_vec(), doomed, promised });
-        }
-    }
-
-    /// Makes bytes durable. What is behind the file's end is lost: its size was.
-    fn land(&mut self, at: usize, bytes: &[u8]) {
-        let len = self.durable.len();
-        for (at, bytes) in sectors(at, bytes).filter(|(at, bytes)| at + bytes.len() <= len) {
-            self.cached.remove(&at);
-            self.heal(at);
-            Arc::make_mut(&mut self.durable)[at..at + bytes.len()].copy_from_slice(bytes);
-        }
-    }
-
-    fn heal(&mut self, at: usize) {
-        self.damage.remove(&at);
-        self.astray.remove(&at);
-    }
-
-    fn sync(&mut self, lying: bool) {
-        if lying {
-            self.cached.values_mut().for_each(|cached| cached.promised = true);
-            return;
-        }
-        Arc::make_mut(&mut self.durable).resize(self.size, 0);
-        for (at, mut cached) in std::mem::take(&mut self.cached) {
-            if cached.doomed {
-                cached.promised = true;
-                self.cached.insert(at, cached);
-            } else {
-                self.land(at, &cached.bytes);
-            }
-        }
-    }
-
-    fn read(&self, start: usize, out: &mut [u8]) -> io::Result<()> {
-        let end = start + out.len();
-        if end > self.size {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let first = start / SECTOR_BYTES * SECTOR_BYTES;
-        if self.damage.range(first..end).any(|(_, damage)| *damage == Damage::Unreadable) {
-            return Err(rustix::io::Errno::IO.into());
-        }
-        out.fill(0);
-        let durable = self.durable.get(start..end.min(self.durable.len())).unwrap_or_default();
-        out[..durable.len()].copy_from_slice(durable);
-        for (at, cached) in self.cached.range(first..end) {
-            overlay(out, start, *at, &cached.bytes);
-        }
-        Ok(())
-    }
-}
-
-/// Copies `bytes`, which belong at `at`, over the part of them that `out`, which begins at `start`, holds.
-fn overlay(out: &mut [u8], start: usize, at: usize, bytes: &[u8]) {
-    let (from, to) = (at.max(start), (at + bytes.len()).min(start + out.len()));
-    if from < to {
-        out[from - start..to - start].copy_from_slice(&bytes[from - at..to - at]);
-    }
-}
-
-fn sectors(at: usize, bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
-    assert!(at.is_multiple_of(SECTOR_BYTES), "byte {at} starts no sector");
-    bytes.chunks(SECTOR_BYTES).enumerate().map(move |(n, bytes)| (at + n * SECTOR_BYTES, bytes))
-}
-
 /// A write under way.
 #[derive(Clone)]
 pub(super) struct InFlight {
@@ -208,6 +110,28 @@ pub(super) struct InFlight {
     answers: VecDeque<Answer>,
     stalled: bool,
     lost: bool,
+    writeback: Writeback,
+    /// The error of a write that was in flight with this one, and that this one is told.
+    told: Option<io::ErrorKind>,
+}
+
+/// What becomes of a buffered write's pages.
+#[derive(Clone, Copy)]
+enum Writeback {
+    /// They are written.
+    Written,
+    /// They are not, and count as clean.
+    Failed(io::ErrorKind),
+    /// They are not, count as clean, and nobody is told.
+    Lost,
+}
+
+/// How many files there may be.
+#[derive(Clone, Copy)]
+struct Room {
+    files_max: usize,
+    /// The manifest and its successor count as well.
+    counts_small: bool,
 }
 
 /// An event whose error can be cloned.
@@ -236,8 +160,9 @@ pub(super) struct Platter {
     pub(super) era: u64,
     /// Where in each segment this process may write next.
     written: BTreeMap<SegmentSeq, u64>,
-    /// Files that there is room for, but small ones.
-    files_max: Option<usize>,
+    room: Option<Room>,
+    /// Writes go through a page cache.
+    pub(super) page_cache: bool,
     pub(super) lying: bool,
     pub(super) stalled: bool,
     pub(super) fates: BTreeMap<u64, WriteFate>,
@@ -265,7 +190,8 @@ impl Platter {
             events: Vec::new(),
             era: 0,
             written: BTreeMap::new(),
-            files_max: None,
+            room: None,
+            page_cache: false,
             lying: false,
             stalled: false,
             fates: BTreeMap::new(),
@@ -342,7 +268,6 @@ impl Platter {
             return Err(io::ErrorKind::NotFound.into());
         }
         self.change_name(NameChange::Unlink(name));
-        self.maker.room_changed();
         Ok(())
     }
 
@@ -377,6 +302,35 @@ impl Platter {
         };
         change.apply(&mut self.names);
         change.apply(&mut self.durable_names);
+    }
+
+    /// The files by name, as reads show them, with their damage.
+    pub(super) fn copy_files(&self) -> Vec<(Name, File)> {
+        self.names.iter().map(|(name, inode)| (*name, self.copy_of(*inode))).collect()
+    }
+
+    fn copy_of(&self, inode: Inode) -> File {
+        let file = &self.files[&inode];
+        let mut bytes = file.durable.to_vec();
+        bytes.resize(file.size, 0);
+        for (at, cached) in &file.cached {
+            overlay(&mut bytes, 0, *at, &cached.bytes);
+        }
+        for (at, (other, from)) in &file.astray {
+            if let Some(there) = self.files.get(other).and_then(|f| f.durable.get(*from..)) {
+                overlay(&mut bytes, 0, *at, &there[..there.len().min(SECTOR_BYTES)]);
+            }
+        }
+        File { damage: file.damage.clone(), ..File::of(bytes) }
+    }
+
+    /// The directory has these files and no others, all of them durable, and no process has it.
+    pub(super) fn replace_files(&mut self, files: Vec<(Name, File)>) {
+        self.names = files.into_iter().map(|(name, file)| (name, self.new_inode(file))).collect();
+        self.durable_names.clone_from(&self.names);
+        self.name_changes.clear();
+        self.late.clear();
+        self.forget_process();
     }
 
     pub(super) fn inode(&self, name: Name) -> Option<Inode> {
@@ -445,20 +399,27 @@ impl Platter {
 
     // --- faults ---
 
-    fn large_files(&self) -> usize {
-        let is_large = |name: &Name| !matches!(name, Name::Manifest | Name::ManifestMaking);
-        let large = self.names.iter().filter(|(name, _)| is_large(name));
+    fn files(&self, counts_small: bool) -> usize {
+        let is_small = |name: &Name| matches!(name, Name::Manifest | Name::ManifestMaking);
+        let counted = self.names.iter().filter(|(name, _)| counts_small || !is_small(name));
         // A file may have two names.
-        large.map(|(_, inode)| inode).collect::<BTreeSet<_>>().len()
+        counted.map(|(_, inode)| inode).collect::<BTreeSet<_>>().len()
     }
 
+    /// Room for a segment.
     pub(super) fn has_room(&self) -> bool {
-        self.files_max.is_none_or(|max| self.large_files() < max)
+        self.room.is_none_or(|room| self.files(room.counts_small) < room.files_max)
     }
 
-    pub(super) fn set_segments_left(&mut self, left: Option<usize>) {
-        self.files_max = left.map(|left| self.large_files() + left);
-        self.maker.room_changed();
+    /// Room for the manifest's successor.
+    pub(super) fn has_small_room(&self) -> bool {
+        self.room.is_none_or(|room| !room.counts_small) || self.has_room()
+    }
+
+    pub(super) fn set_room(&mut self, left: Option<usize>, counts_small: bool) {
+        let max = |left| Room { files_max: self.files(counts_small) + left, counts_small };
+        self.room = left.map(max);
+        self.maker.try_again();
     }
 
     pub(super) fn mark(&mut self, segment: SegmentSeq, bytes: Range<u64>, damage: Damage) {
@@ -578,7 +539,28 @@ impl Platter {
             answers: VecDeque::new(),
             stalled: false,
             lost: false,
+            writeback: Writeback::Written,
+            told: None,
         };
+        if self.page_cache {
+            let misses = matches!(fate, Some(WriteFate::Misdirected(..)));
+            in_flight.writeback = match fate {
+                Some(WriteFate::Error(kind) | WriteFate::ErrorThenLies(kind)) => {
+                    Writeback::Failed(kind)
+                }
+                Some(WriteFate::Lost) => Writeback::Lost,
+                _ => Writeback::Written,
+            };
+            let doomed = !matches!(in_flight.writeback, Writeback::Written);
+            if !misses {
+                self.files.get_mut(&inode).expect("named").cache(at, &bytes, doomed, false);
+            }
+            if doomed {
+                logdrive_raft::reached!("write failed, and reads show it all the same");
+                self.in_flight.push(in_flight);
+                return Ok(());
+            }
+        }
         let mut failed = None;
         match fate {
             None => {}
@@ -644,8 +626,10 @@ impl Platter {
     }
 
     pub(super) fn finish(&mut self, n: usize) {
-        let InFlight { write, inode, at, from, answers, lost, .. } = &mut self.in_flight[n];
+        let InFlight { write, inode, at, from, answers, lost, writeback, .. } =
+            &mut self.in_flight[n];
         let (inode, start, token, lost) = (*inode, *at + *from, write.token, *lost);
+        let doomed = !matches!(writeback, Writeback::Written);
         let rest = write.bytes[*from..].to_vec();
         let answer = answers.pop_front().unwrap_or(Answer::Bytes(rest.len()));
         let result = match answer {
@@ -673,7 +657,14 @@ impl Platter {
             let bytes = write.offset..write.offset + write.bytes.len() as u64;
             self.mark(intended, bytes, Damage::Lost);
         }
-        if !lost {
+        let outcome = match outcome {
+            Some(Ok(())) => Some(self.tell(n)),
+            outcome => outcome,
+        };
+        if doomed {
+            let promised = matches!(outcome, Some(Ok(())));
+            self.files.get_mut(&inode).expect("open").promise(start..start + landed, promised);
+        } else if !lost {
             self.land(inode, start, &rest[..landed]);
             if let Some(there) = self.segment_of(inode)
                 && (there != intended || !at_home)
@@ -688,6 +679,22 @@ impl Platter {
                 landed.push(LandedWrite { segment, offset, bytes });
             }
             self.events.push(Event::Written(token, outcome));
+        }
+    }
+
+    /// What the `n`-th write in flight, which is over, is told. The error of a failed writeback belongs to the open
+    /// file: one of the writes that share it takes it, and the others succeed.
+    fn tell(&mut self, n: usize) -> Result<(), io::ErrorKind> {
+        if let Writeback::Failed(kind) = self.in_flight[n].writeback {
+            let taker = self.random.below(self.in_flight.len());
+            self.in_flight[taker].told.get_or_insert(kind);
+        }
+        match self.in_flight[n].told {
+            Some(kind) => {
+                self.failures += 1;
+                Err(kind)
+            }
+            None => Ok(()),
         }
     }
 
@@ -728,8 +735,10 @@ impl Platter {
 
     /// What a process that is killed leaves of its writes.
     pub(super) fn scatter_in_flight(&mut self) {
+        let page_cache = self.page_cache;
         for write in std::mem::take(&mut self.in_flight) {
-            if write.lost || !self.goes_home(&write) {
+            // What the page cache has stays there.
+            if page_cache || write.lost || !self.goes_home(&write) {
                 continue;
             }
             let rest = &write.write.bytes[write.from..];
@@ -750,7 +759,8 @@ impl Platter {
     pub(super) fn power_cut(&mut self, keep: &mut dyn FnMut(Unsynced) -> bool) {
         let mut flying = Vec::new();
         for write in std::mem::take(&mut self.in_flight) {
-            if !write.lost && self.goes_home(&write) {
+            // What went through the page cache is decided with the rest of what it has.
+            if !self.page_cache && !write.lost && self.goes_home(&write) {
                 let rest = &write.write.bytes[write.from..];
                 let parts = sectors(write.at + write.from, rest);
                 flying.extend(parts.map(|(at, bytes)| (write.inode, at, bytes.to_vec())));

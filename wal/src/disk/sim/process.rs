@@ -27,7 +27,8 @@ pub(super) struct SimDisk {
 
 impl Disk for SimDisk {
     fn info(&self) -> DriverInfo {
-        DriverInfo { driver: "sim", direct_io: true, registered_buffers: false }
+        let direct_io = !self.platter.lock().page_cache;
+        DriverInfo { driver: "sim", direct_io, registered_buffers: false }
     }
 
     fn path(&self, segment: SegmentSeq) -> PathBuf {

@@ -2,7 +2,7 @@
 //!
 //! In:     the log's orders.
 //! Out:    files, names and the manifest, in the order in which `maker.rs` and `files.rs` make them.
-//! Fails:  no room, before the first step; an error at any step.
+//! Fails:  no room, before a segment's or a manifest's first step; an error at any step.
 //! Source: FAULTS' rules 7, 8, 26, 28; W11, W12.
 
 use super::platter::{Event, Name, Platter};
@@ -55,6 +55,9 @@ pub(super) struct Maker {
     origin: Option<SegmentOrigin>,
     /// Files to be made new segments.
     free: Vec<SegmentSeq>,
+    /// The segment at hand has its file, but there is no room for the manifest that says so.
+    named: bool,
+    /// The order at hand has met with no room, and nothing has happened since that the real maker tries again after.
     no_space_reported: bool,
     /// Something failed: nothing further is made.
     failed: bool,
@@ -63,6 +66,7 @@ pub(super) struct Maker {
 impl Maker {
     pub(super) fn make(&mut self, make: MakeSegment) {
         self.orders.push(Order::Make(make));
+        self.try_again();
     }
 
     /// Given up before anything further is made.
@@ -71,13 +75,16 @@ impl Maker {
         let busy = usize::from(!self.steps.is_empty());
         let behind = self.orders.iter().rposition(is_retire).map_or(busy, |at| at + 1);
         self.orders.insert(behind.max(busy), Order::Retire(retire));
+        self.try_again();
     }
 
     pub(super) fn segments_ordered(&self) -> usize {
         self.orders.iter().filter(|order| matches!(order, Order::Make(_))).count()
     }
 
-    pub(super) fn room_changed(&mut self) {
+    /// The next try may report again that there is no room. The real maker tries, and reports, with every order it
+    /// takes and each second, for which a change of the room stands here.
+    pub(super) fn try_again(&mut self) {
         self.no_space_reported = false;
     }
 }
@@ -86,16 +93,13 @@ impl Platter {
     /// Plans the first order; false if there is no room for it.
     fn begin_order(&mut self, order: &Order) -> bool {
         let steps = match order {
+            Order::Make(make) if self.maker.named => {
+                self.steps_to_change_manifest(|manifest| manifest.made = make.segment)
+            }
             Order::Make(make) => {
-                let free = self.maker.free.pop();
-                let recycled = free.filter(|old| self.size_of(Name::Free(*old)) == make.bytes);
+                let recycled = self.take_free(make.bytes);
                 if recycled.is_none() && !self.has_room() {
-                    if !self.maker.no_space_reported {
-                        self.maker.no_space_reported = true;
-                        let full = Err(io::ErrorKind::StorageFull);
-                        self.events.push(Event::Made(make.segment, full));
-                    }
-                    return false;
+                    return self.no_room(order);
                 }
                 self.maker.origin = Some(match recycled {
                     Some(_) => SegmentOrigin::Recycled,
@@ -107,6 +111,27 @@ impl Platter {
         };
         self.maker.steps.extend(steps);
         true
+    }
+
+    /// A file of this size to be made a new segment. Those of other sizes are left to the next open to remove.
+    fn take_free(&mut self, bytes: u64) -> Option<SegmentSeq> {
+        while let Some(old) = self.maker.free.pop() {
+            if self.size_of(Name::Free(old)) == bytes {
+                return Some(old);
+            }
+        }
+        None
+    }
+
+    /// The order at hand waits for room, and gives way to those that could give room back; false.
+    fn no_room(&mut self, order: &Order) -> bool {
+        self.maker.steps.clear();
+        if let Order::Make(make) = order
+            && !std::mem::replace(&mut self.maker.no_space_reported, true)
+        {
+            self.events.push(Event::Made(make.segment, Err(io::ErrorKind::StorageFull)));
+        }
+        false
     }
 
     fn steps_to_make(&self, make: &MakeSegment, recycled: Option<SegmentSeq>) -> Vec<Step> {
@@ -166,6 +191,10 @@ impl Platter {
             return false;
         }
         let step = self.maker.steps.pop_front().expect("an order has steps");
+        if matches!(step, Step::Create(Name::ManifestMaking)) && !self.has_small_room() {
+            self.maker.named |= matches!(order, Order::Make(_));
+            return self.no_room(&order);
+        }
         if let Err(error) = self.operate(self.era) {
             if let Step::Sync(name) = step {
                 self.doom(name);
@@ -198,6 +227,7 @@ impl Platter {
         self.maker.failed = outcome.is_err();
         self.events.push(match order {
             Order::Make(make) => {
+                self.maker.named = false;
                 let origin = self.maker.origin.take().expect("set when it began");
                 Event::Made(make.segment, outcome.map(|()| origin))
             }
