@@ -5,12 +5,14 @@
 //! Source: FAULTS.md §1.2.
 
 use super::{
-    machine_disk::End,
+    log::SimLog,
+    machine_disk::{End, MachineDisks},
     node::{SimNode, World},
     shape::Weather,
-    sim::{Later, Sim},
+    sim::{Directory, Later, Sim},
 };
 use crate::{GroupId, NodeId};
+use logdrive_wal::Identity;
 use std::sync::atomic::Ordering;
 
 /// A leader that has said its last word pauses for so much longer than the disk it said it to.
@@ -230,6 +232,48 @@ impl Sim<'_> {
         }
         self.must_not_start(at);
         self.nodes[at].lost = true;
+        self.lose_node(at);
+    }
+
+    /// A node loses its directory, and starts after `down` steps on one that was made anew under its id.
+    pub(super) fn make_anew(&mut self, at: usize, down: u64) {
+        if !self.may_lose_node(at) || !self.nodes[at].was_started {
+            return;
+        }
+        self.crash(at, down);
+        let store = u128::from(self.world.borrow_mut().random.any());
+        let identity = Identity { store, incarnation: 0, ..self.nodes[at].identity.clone() };
+        let logs = self.nodes[at].logs.iter().zip(0..);
+        logs.for_each(|(log, shard)| log.platter.wipe(&identity, shard));
+        self.take_directory(at, identity);
+    }
+
+    /// A node's directory is copied now, and the copy is put back after a while; it starts `down` steps later.
+    pub(super) fn restore_later(&mut self, at: usize, after: u64, down: u64) {
+        if !self.may_lose_node(at) || !self.nodes[at].was_started {
+            return;
+        }
+        let node = &self.nodes[at];
+        let logs = node.logs.iter().map(|log| log.platter.image()).collect();
+        let copy = Box::new(Directory { identity: node.identity.clone(), logs });
+        self.lose_node(at);
+        self.in_a_while(after, Later::Restore(at, copy, down));
+    }
+
+    pub(super) fn restore(&mut self, at: usize, copy: &Directory, down: u64) {
+        self.crash(at, down);
+        let logs = self.nodes[at].logs.iter().zip(&copy.logs);
+        logs.for_each(|(log, image)| log.platter.restore(image));
+        self.take_directory(at, copy.identity.clone());
+    }
+
+    /// What was known of a node's directory is of no use: it has another.
+    fn take_directory(&mut self, at: usize, identity: Identity) {
+        let seed = self.world.borrow_mut().random.any();
+        let node = &mut self.nodes[at];
+        node.machine_disks = MachineDisks::new(seed, node.id);
+        (node.identity, node.is_another) = (identity, true);
+        node.logs.iter_mut().for_each(SimLog::forget);
         self.lose_node(at);
     }
 

@@ -257,9 +257,6 @@ impl Connections {
                     Err(error) => {
                         let refused =
                             matches!(error, NetError::Refused(_) | NetError::RefusedByPeer(_));
-                        if refused {
-                            logdrive_raft::reached!("handshake refused");
-                        }
                         end.queue.count_failure(refused);
                         connection.is_left = true;
                         let pause = steps(end.backoff.after_failure(refused));
@@ -457,7 +454,10 @@ impl Connection {
                         effects.push(Effect::Opened { node, from });
                         Ok(Some(welcome.answer))
                     }
-                    Some(Err(NetError::Refused(refusal))) => Err(Some(refusal.encode())),
+                    Some(Err(NetError::Refused(refusal))) => {
+                        logdrive_raft::reached!("handshake refused");
+                        Err(Some(refusal.encode()))
+                    }
                     Some(Err(_)) => Err(None),
                 }
             }

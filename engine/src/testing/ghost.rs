@@ -221,7 +221,7 @@ impl Ghost {
     /// Remembers what happened.
     pub(super) fn remember(&mut self, event: &Event<'_>) {
         match *event {
-            Event::Recovered { node, group, state, .. } => {
+            Event::Recovered { node, group, state, has_lost } => {
                 let replica = self.replicas.entry((node, group)).or_default();
                 replica.state = state.clone();
                 replica.cost_bytes = vec![0; state.log.len()];
@@ -233,6 +233,10 @@ impl Ghost {
                 replica.status = None;
                 replica.replaced = None;
                 replica.opened = LogIndex::ZERO;
+                if has_lost {
+                    // With its directory a machine may have lost what it said is durable.
+                    replica.machine_durable = LogIndex::ZERO;
+                }
                 replica.applied = None;
                 replica.heard.clear();
                 self.poisoned.retain(|(poisoned, _)| *poisoned != node);

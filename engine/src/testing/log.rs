@@ -146,6 +146,13 @@ impl SimLog {
         Harm::of(&self.batches, &segments, &damage, lied)
     }
 
+    /// Another directory is there now: what was known of this one is of no use.
+    pub(super) fn forget(&mut self) {
+        self.batches.clear();
+        self.early.clear();
+        self.heads.clear();
+    }
+
     fn landed(&mut self) -> Vec<LandedBatch> {
         let mut batches = Vec::new();
         for write in self.platter.take_landed() {

@@ -79,6 +79,8 @@ pub(super) struct SimNode {
     pub(super) lied: bool,
     /// A process took for durable what the disk had while it lied.
     trusted_a_lie: bool,
+    /// Its directory is not the one that its last process had.
+    pub(super) is_another: bool,
 }
 
 /// A node's process.
@@ -219,6 +221,7 @@ impl SimNode {
             lost: false,
             lied: false,
             trusted_a_lie: false,
+            is_another: false,
         }
     }
 

@@ -48,7 +48,7 @@ pub(super) struct Finished {
 /// The schedule a setup's seed draws, without the faults it leaves out.
 pub(super) fn schedule_of(setup: &Setup) -> Vec<Planned> {
     let shape = setup.shape();
-    let mut schedule = draw_schedule(setup.seed, &shape, STORM_STEPS);
+    let mut schedule = draw_schedule(setup.seed, &shape, &setup.strict, STORM_STEPS);
     if let Some(only) = &setup.only {
         schedule.retain(|planned| only.contains(&planned.number));
     }
@@ -127,6 +127,7 @@ impl<'a> Run<'a> {
                 Later::PauseLeader(group, steps) => self.sim.pause_newest_leader(group, steps),
                 Later::Honest(at) => self.sim.be_honest(at),
                 Later::Land(at) => self.sim.land_now(at),
+                Later::Restore(at, copy, down) => self.sim.restore(at, &copy, down),
             }
         }
         while self.schedule.first().is_some_and(|planned| planned.step <= now) {

@@ -10,7 +10,7 @@ use super::{
     event::{AtEnd, Event, Known, Proposed, known},
     excuses::{
         DAMAGED_LOG, Excuses, FAILED_WHILE_STARTING, LOST_END, NO_MAJORITY_WHOLE, NO_ROOM_TO_START,
-        SPACE_OF_HARMED,
+        OVER_QUOTA, PAGE_CACHE, SPACE_OF_HARMED,
     },
     ghost::Ghost,
     harm::Losses,
@@ -29,7 +29,7 @@ use crate::{Completions, Group, GroupId, NodeId, Outcome, here, host::Turned, in
 use bytes::{Bytes, BytesMut};
 use logdrive_net::Lane;
 use logdrive_raft::{Role, Status};
-use logdrive_wal::WalError;
+use logdrive_wal::{Identity, WalError, disk::sim::PlatterImage};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -78,6 +78,14 @@ pub(super) enum Later {
     Honest(usize),
     /// What dead processes had under way reaches its disk.
     Land(usize),
+    /// Its directory becomes this copy; it starts after so many steps.
+    Restore(usize, Box<Directory>, u64),
+}
+
+/// A copy of a node's directory.
+pub(super) struct Directory {
+    pub(super) identity: Identity,
+    pub(super) logs: Vec<PlatterImage>,
 }
 
 impl<'a> Sim<'a> {
@@ -85,7 +93,12 @@ impl<'a> Sim<'a> {
         let shape = setup.shape();
         let mut random = Random::stream(setup.seed, 3);
         let shards = shape.nodes.iter().zip(&shape.shards);
-        let nodes = shards.map(|(id, shards)| SimNode::new(*id, *shards, &mut random)).collect();
+        let nodes: Vec<SimNode> =
+            shards.map(|(id, shards)| SimNode::new(*id, *shards, &mut random)).collect();
+        if setup.strict.contains(PAGE_CACHE) {
+            let logs = nodes.iter().flat_map(|node| &node.logs);
+            logs.for_each(|log| log.platter.set_page_cache(true));
+        }
         let connections =
             shape.connects.then(|| Connections::new(shape.net.clone(), shape.socket_bytes));
         let network = Network::new(shape.weather, shape.refuse_once_in, connections);
@@ -133,7 +146,7 @@ impl<'a> Sim<'a> {
                         self.losses.replica(id, group);
                         continue;
                     };
-                    let has_lost = harm.unseen;
+                    let has_lost = harm.unseen || self.nodes[at].is_another;
                     self.judge.see(&Event::Recovered { node: id, group, state, has_lost });
                 }
                 if harm.unseen {
@@ -458,6 +471,23 @@ impl<'a> Sim<'a> {
         }
     }
 
+    /// A log at its quota goes over it by three segments at the most.
+    fn check_quota(&mut self, at: usize, shard: usize) {
+        let process = self.nodes[at].process.as_ref().expect("it took a turn");
+        let Some(wal) = &process.shards[shard].host.wal else { return };
+        let (usage, segment) = (wal.usage(), self.shape.segment_bytes);
+        let Some(max) = usage.bytes_max.filter(|max| usage.bytes > max + 3 * segment) else {
+            return;
+        };
+        if !self.excuses.make(OVER_QUOTA) {
+            let what = format!(
+                "{:?} holds {} bytes of {max}, segments have {segment}",
+                self.nodes[at].id, usage.bytes
+            );
+            Broken { invariant: "23 bounds".to_owned(), what }.throw();
+        }
+    }
+
     /// Whenever a node's log has given up a segment: what is durable without it.
     fn look_at_space(&mut self, at: usize) {
         let id = self.nodes[at].id;
@@ -527,6 +557,7 @@ impl<'a> Sim<'a> {
                 }
             }
         }
+        self.check_quota(at, shard);
         let in_flight = self.nodes[at].logs[shard].platter.writes_in_flight();
         let in_flight_max = self.shape.in_flight_max;
         self.judge.see(&Event::Loaded { node, in_flight, in_flight_max });

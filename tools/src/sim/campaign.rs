@@ -4,8 +4,8 @@
 //! Out:    a progress line on standard error, the results on standard output.
 
 use super::{Args, replay};
-use logdrive::testing::{Cluster, Counts, Coverage, Failure, PLACES, shrink};
-use std::collections::BTreeSet;
+use logdrive::testing::{Cluster, Counts, Coverage, EXCUSES, Failure, PLACES, shrink};
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -22,10 +22,21 @@ const SEEDS_WITHOUT_HOLES: u64 = 1_000;
 const FAILURES_MAX: usize = 5;
 
 pub(super) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    if let Some(name) =
+        args.without_excuse.iter().find(|name| !EXCUSES.iter().any(|e| e.name == **name))
+    {
+        let known: Vec<&str> = EXCUSES.iter().map(|excuse| excuse.name).collect();
+        return Err(format!("no excuse {name:?}; there are: {}", known.join(", ")).into());
+    }
     match args.seed {
         Some(seed) if args.trace || args.only.is_some() || is_one(args) => one(seed, args),
         first => many(first.unwrap_or(0), args),
     }
+}
+
+fn cluster(seed: u64, args: &Args) -> Cluster {
+    let excuses = args.without_excuse.iter();
+    excuses.fold(Cluster::new(seed), |cluster, name| cluster.without_excuse(name))
 }
 
 /// `--seed` alone is one seed.
@@ -34,7 +45,7 @@ fn is_one(args: &Args) -> bool {
 }
 
 fn one(seed: u64, args: &Args) -> Result<(), Box<dyn Error>> {
-    let mut cluster = Cluster::new(seed);
+    let mut cluster = cluster(seed, args);
     if let Some(only) = &args.only {
         cluster = cluster.only(only.clone());
     }
@@ -55,7 +66,7 @@ fn one(seed: u64, args: &Args) -> Result<(), Box<dyn Error>> {
                 writeln!(out, "{line}")?;
             }
             if args.only.is_none() && !args.trace {
-                explain(&mut out, seed, failure.clone())?;
+                explain(&mut out, seed, args, failure.clone())?;
             }
             Err(failure)
         }
@@ -63,10 +74,15 @@ fn one(seed: u64, args: &Args) -> Result<(), Box<dyn Error>> {
 }
 
 /// The fewest faults with which a seed fails, and how to look at it.
-fn explain(out: &mut dyn Write, seed: u64, failure: Box<Failure>) -> std::io::Result<()> {
+fn explain(
+    out: &mut dyn Write,
+    seed: u64,
+    args: &Args,
+    failure: Box<Failure>,
+) -> std::io::Result<()> {
     let all = failure.faults.len();
     let names = failure.faults.clone();
-    let shrunk = shrink(&Cluster::new(seed), failure);
+    let shrunk = shrink(&cluster(seed, args), failure);
     let kept: BTreeSet<usize> = shrunk.faults.iter().copied().collect();
     writeln!(out, "  of {all} faults it takes {} ({} runs):", kept.len(), shrunk.runs)?;
     for (number, name) in names.iter().filter(|(number, _)| kept.contains(number)) {
@@ -75,19 +91,20 @@ fn explain(out: &mut dyn Write, seed: u64, failure: Box<Failure>) -> std::io::Re
     writeln!(out, "  then: {}", shrunk.failure)?;
     // With no fault left there is no list to give; a number past the schedule's end keeps none.
     let only = if kept.is_empty() { vec![all] } else { kept.into_iter().collect() };
-    writeln!(out, "  replay: {}", replay(seed, Some(&only)))
+    writeln!(out, "  replay: {}", replay(seed, args, Some(&only)))
 }
 
 struct Sum {
     seeds: u64,
     counts: Counts,
+    excuses: BTreeMap<&'static str, u64>,
     coverage: Coverage,
     failures: Vec<Failure>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "a campaign's time, told to people")]
 fn many(first: u64, args: &Args) -> Result<(), Box<dyn Error>> {
-    let begun = Instant::now();
+    let (begun, cpu_begun) = (Instant::now(), cpu_time());
     let seeds = args.seeds.unwrap_or(SEEDS);
     let last = args.r#for.map_or(first.saturating_add(seeds), |_| u64::MAX);
     let over = |seed: u64, failed: usize| {
@@ -99,6 +116,7 @@ fn many(first: u64, args: &Args) -> Result<(), Box<dyn Error>> {
     let sum = Mutex::new(Sum {
         seeds: 0,
         counts: Counts::default(),
+        excuses: EXCUSES.iter().map(|excuse| (excuse.name, 0)).collect(),
         coverage: Coverage::default(),
         failures: Vec::new(),
     });
@@ -108,13 +126,16 @@ fn many(first: u64, args: &Args) -> Result<(), Box<dyn Error>> {
         if over(seed, lock().failures.len()) {
             return;
         }
-        let result = Cluster::new(seed).run();
+        let result = cluster(seed, args).run();
         let mut sum = lock();
         sum.seeds += 1;
         match result {
             Ok(report) => {
                 sum.counts.add(&report.counts);
                 sum.coverage.add(&report.coverage);
+                for (name, count) in report.excuses {
+                    *sum.excuses.entry(name).or_default() += count;
+                }
             }
             Err(failure) => sum.failures.push(*failure),
         }
@@ -137,12 +158,18 @@ fn many(first: u64, args: &Args) -> Result<(), Box<dyn Error>> {
         }
     });
     let sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    report(&sum, first, begun.elapsed())
+    report(&sum, first, args, begun.elapsed(), cpu_time() - cpu_begun)
 }
 
-fn report(sum: &Sum, first: u64, took: Duration) -> Result<(), Box<dyn Error>> {
+fn report(
+    sum: &Sum,
+    first: u64,
+    args: &Args,
+    took: Duration,
+    cpu: Duration,
+) -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout().lock();
-    let Sum { seeds, counts, coverage, failures } = sum;
+    let Sum { seeds, counts, excuses, coverage, failures } = sum;
     let hours = counts.steps as f64 / 3_600_000.0;
     writeln!(
         out,
@@ -157,6 +184,20 @@ fn report(sum: &Sum, first: u64, took: Duration) -> Result<(), Box<dyn Error>> {
         counts.refused,
         counts.unknown,
     )?;
+    let per_second = |count: u64| count as f64 / cpu.as_secs_f64().max(0.001);
+    writeln!(
+        out,
+        "per second of processor time: {:.0} commands committed, {:.0} faults, {:.1} seeds",
+        per_second(counts.acknowledged),
+        per_second(counts.faults),
+        per_second(*seeds),
+    )?;
+    writeln!(out, "excused:")?;
+    for excuse in EXCUSES {
+        let known = if excuse.known_fault { "KNOWN FAULT: " } else { "" };
+        let (name, what) = (excuse.name, excuse.what);
+        writeln!(out, "  {:>10}  {name}: {known}{what}", excuses[name])?;
+    }
     writeln!(out, "reached:")?;
     for (place, count) in &coverage.0 {
         let file = PLACES.iter().find(|(name, _)| name == place).map_or("", |(_, file)| file);
@@ -167,8 +208,8 @@ fn report(sum: &Sum, first: u64, took: Duration) -> Result<(), Box<dyn Error>> {
         writeln!(out, "  HOLE: never reached: {hole}")?;
     }
     for failure in failures {
-        writeln!(out, "FAILED: {failure}\n  replay: {}", replay(failure.seed, None))?;
-        explain(&mut out, failure.seed, Box::new(failure.clone()))?;
+        writeln!(out, "FAILED: {failure}\n  replay: {}", replay(failure.seed, args, None))?;
+        explain(&mut out, failure.seed, args, Box::new(failure.clone()))?;
     }
     match failures.len() {
         0 if *seeds >= SEEDS_WITHOUT_HOLES && !holes.is_empty() => {
@@ -181,4 +222,11 @@ fn report(sum: &Sum, first: u64, took: Duration) -> Result<(), Box<dyn Error>> {
 
 fn rate(seeds: u64, took: Duration) -> f64 {
     seeds as f64 / took.as_secs_f64().max(0.001)
+}
+
+/// Processor time that this process has used.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
 }

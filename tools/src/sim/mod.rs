@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// Only these faults of the one seed's schedule, by number.
     #[arg(long, value_delimiter = ',', requires = "seed")]
     only: Option<Vec<usize>>,
+    /// Make no excuse of this name; a campaign prints all of them at its end. May be given several times.
+    #[arg(long, value_name = "NAME")]
+    without_excuse: Vec<String>,
     /// Threads; all cores if not given.
     #[arg(long)]
     threads: Option<usize>,
@@ -50,15 +53,18 @@ pub(crate) fn run(_: &Args) -> Result<(), Box<dyn Error>> {
     Err(format!("this build has no simulator: {COMMAND}").into())
 }
 
-/// The command that shows one history, with `only` the faults that are kept of it. Nothing else that can be said to a
-/// campaign changes a history.
+/// The command that shows one history, with `only` the faults that are kept of it. Of what else can be said to a
+/// campaign, only excuses that are not made change a history.
 #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "the simulator's"))]
-fn replay(seed: u64, only: Option<&[usize]>) -> String {
+fn replay(seed: u64, args: &Args, only: Option<&[usize]>) -> String {
+    let excuses: Vec<String> =
+        args.without_excuse.iter().map(|name| format!(" --without-excuse '{name}'")).collect();
+    let excuses = excuses.concat();
     let only = only.map_or(String::new(), |only| {
         let numbers: Vec<String> = only.iter().map(ToString::to_string).collect();
         format!(" --only {}", numbers.join(","))
     });
-    format!("{COMMAND} --seed {seed}{only} --trace")
+    format!("{COMMAND} --seed {seed}{only}{excuses} --trace")
 }
 
 /// Runs here in any checkout: a binary may have been built without the simulator.
@@ -80,11 +86,14 @@ mod tests {
         assert!(
             include_str!("../../../README.md").contains(&format!("{COMMAND} --seed 7 --trace"))
         );
+        let Cli { args: strict } = Cli::parse_from(["sim", "--without-excuse", "quota"]);
         for (seed, only) in [(7, None), (u64::MAX, Some(vec![3])), (0, Some(vec![0, 12]))] {
-            let text = replay(seed, only.as_deref());
-            let flags = text.strip_prefix(COMMAND).expect("the command").split_whitespace();
+            let text = replay(seed, &strict, only.as_deref());
+            let flags = text.strip_prefix(COMMAND).expect("the command").replace('\'', "");
+            let flags = flags.split_whitespace();
             let Cli { args } = Cli::try_parse_from(std::iter::once("sim").chain(flags)).unwrap();
             assert_eq!((args.seed, args.only, args.trace), (Some(seed), only, true), "{text}");
+            assert_eq!(args.without_excuse, ["quota"], "{text}");
         }
     }
 }

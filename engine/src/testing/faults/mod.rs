@@ -31,6 +31,7 @@ mod partition;
 mod pause;
 mod pause_leaders;
 mod power_loss;
+mod restored_directory;
 mod short_write;
 mod shuffle;
 mod slow_disk;
@@ -39,6 +40,7 @@ mod stray_write;
 mod stuck_thread;
 mod swap;
 mod wipe;
+mod wiped_member;
 mod write_error;
 
 use super::{random::Random, shape::Shape, sim::Sim};
@@ -94,6 +96,9 @@ pub(super) static IMPAIRING: &[Fault] = &[
     false_success::FAULT,
     wipe::FAULT,
 ];
+
+/// Those that show a known fault: runs have them only without the excuse of that name.
+pub(super) static OF_KNOWN_FAULTS: &[Fault] = &[wiped_member::FAULT, restored_directory::FAULT];
 
 /// What goes before one of those that follow here.
 pub(super) static CALM: Fault = calm::FAULT;

@@ -1,0 +1,11 @@
+//! A node's directory is copied, and the copy is put back later in its place (FAULTS.md C7). Arguments: the node, steps
+//! between the two, steps until it starts.
+
+use super::{Fault, node};
+
+pub(super) const FAULT: Fault = Fault {
+    name: "restored directory",
+    often: 2,
+    draw: |random, shape| [shape.any_node(random), random.between(20, 200), random.below(60)],
+    inject: |sim, [at, after, down]| sim.restore_later(node(at), after, down),
+};
