@@ -11,8 +11,9 @@ use crate::{
     clock::now_ns,
     here,
     host::{Outside, SEAL_LOOK_NS, ShardHost, Turned},
-    inbox::{Arrivals, Control, LaneChange},
+    inbox::{Arrivals, Control},
     limits,
+    links::LaneChange,
     reads::ReadTask,
     shared::Shared,
 };
@@ -158,7 +159,7 @@ impl Driver {
         }
         let readiness = {
             let host = self.host.borrow();
-            let wal = host.wal.as_ref().expect("open");
+            let wal = host.wal().expect("open");
             wal.readiness().map(|fd| fd.try_clone_to_owned())
         };
         if let Some(fd) = readiness {

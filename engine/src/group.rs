@@ -6,7 +6,7 @@
 //! Fails:  [`ProposeError`], which says first whether it happened.
 
 use crate::{
-    GroupId, LogIndex, NodeId, ProposeError,
+    Completions, GroupId, NodeId, Outcome, ProposeError,
     clock::now_ns,
     here,
     inbox::Inbox,
@@ -20,25 +20,6 @@ use std::{
     task::{Context, Poll, Waker},
     time::Duration,
 };
-
-/// What became of a command.
-pub type Outcome = Result<Applied, ProposeError>;
-
-/// A command that is committed and applied here.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Applied {
-    /// Where it stands in the group's log.
-    pub index: LogIndex,
-    /// What the state machine answered.
-    pub reply: Bytes,
-}
-
-/// Takes the outcomes of many commands, so that one wake-up answers many.
-pub trait Completions: Send + Sync {
-    /// Outcomes by the tokens they were submitted with. Called on the group's shard thread, once
-    /// per turn for a run of them: must be quick and must not block.
-    fn complete(&self, outcomes: &mut Vec<(u64, Outcome)>);
-}
 
 /// One group on this node. Cheap to clone.
 #[derive(Clone)]
@@ -367,6 +348,7 @@ impl Completions for Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Applied, LogIndex};
 
     fn applied(index: u64) -> Outcome {
         Ok(Applied { index: LogIndex(index), reply: Bytes::new() })

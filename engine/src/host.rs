@@ -66,9 +66,9 @@ pub(crate) struct ShardHost {
     arrivals: Rc<Arrivals>,
     links: Links,
     has_stopped: bool,
-    pub(crate) shard: Shard,
+    shard: Shard,
     /// `None` once closed.
-    pub(crate) wal: Option<Wal>,
+    wal: Option<Wal>,
     answers: Vec<Answer>,
     /// By slot.
     machines: Vec<Box<dyn StateMachine>>,
@@ -135,6 +135,17 @@ impl ShardHost {
             held_groups: HashSet::new(),
             fenced: HashMap::new(),
         }
+    }
+
+    /// The groups, to be looked at.
+    #[cfg(feature = "testing")]
+    pub(crate) fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// The log, to be looked at; `None` once it is closed.
+    pub(crate) fn wal(&self) -> Option<&Wal> {
+        self.wal.as_ref()
     }
 
     /// One turn: everything that arrived goes in, everything owed goes out.

@@ -6,8 +6,8 @@
 use super::*;
 use crate::{
     Committed, Completions, Config, Outcome,
-    inbox::LaneChange,
     limits::Limits,
+    links::LaneChange,
     shard::{Commands, GroupView, Submission, Timing},
 };
 use bytes::Bytes;

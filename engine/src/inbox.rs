@@ -7,12 +7,13 @@
 
 use crate::{
     GroupId, NodeId, ProposeError, StateMachine, limits,
+    links::LaneChange,
     reads::ReadDone,
     shard::{Founded, Submission},
 };
 use crossbeam::queue::ArrayQueue;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
-use logdrive_net::{Accepted, Lane};
+use logdrive_net::Accepted;
 use logdrive_raft::Message;
 use std::{
     cell::RefCell,
@@ -45,14 +46,6 @@ pub(crate) enum Control {
 /// The shard that runs a group: fixed by the group's id and the number of shards.
 pub(crate) fn shard_of(group: GroupId, shards: usize) -> usize {
     usize::try_from(group.get() % shards as u64).expect("below the number of shards")
-}
-
-/// An outbound lane to a peer that came up or went down.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LaneChange {
-    pub(crate) peer: NodeId,
-    pub(crate) lane: Lane,
-    pub(crate) is_up: bool,
 }
 
 /// Everything that waits for one shard's next turn: what other threads sent, and what its own thread has for it.

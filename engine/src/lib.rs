@@ -28,6 +28,7 @@ mod links;
 mod machine;
 mod membership;
 mod node;
+mod outcome;
 mod pulse;
 mod reads;
 mod shard;
@@ -39,7 +40,7 @@ mod watchdog;
 
 pub use config::{Config, Founding};
 pub use error::{GroupError, Happened, MachineError, NodeError, OpenError, ProposeError};
-pub use group::{Applied, Completions, Group, Outcome, Proposal, ProposalBatch};
+pub use group::{Group, Proposal, ProposalBatch};
 pub use life::Bootstrap;
 /// What an [`OpenError`] may carry.
 pub use logdrive_net::NetError;
@@ -47,6 +48,7 @@ pub use logdrive_raft::{GroupId, LogIndex, NodeId, Term};
 pub use logdrive_wal::{Corrupt, DriverChoice, HomeError, WalError};
 pub use machine::{AppliedAt, CommandRef, Committed, Replies, StateMachine};
 pub use node::{Description, Node};
+pub use outcome::{Applied, Completions, Outcome};
 pub use stages::StageSummary;
 
 /// The README's program is compiled and run with the other documentation tests.

@@ -6,9 +6,17 @@
 //! Fails:  never.
 //! Source: FAULTS.md N2, N3 (links that carry one way), N10 (flaps).
 
-use crate::{NodeId, inbox::LaneChange};
+use crate::NodeId;
 use logdrive_net::Lane;
 use std::collections::BTreeMap;
+
+/// An outbound lane to a peer that came up or went down.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaneChange {
+    pub(crate) peer: NodeId,
+    pub(crate) lane: Lane,
+    pub(crate) is_up: bool,
+}
 
 /// One shard's links. In the order of their ids, so that the same changes have the same consequences.
 #[derive(Default)]

@@ -515,7 +515,10 @@ impl Raft {
     /// What is to be saved. Its commit index covers only entries that are on this disk, and that nothing handed to the
     /// disk replaces: a write may land in part, its hard state before its entries.
     fn hard_state(&self) -> HardState {
-        let commit = self.log.commit().min(self.log.durable());
+        let commit = match crate::bug!("commit_saved_past_its_entries") {
+            true => self.log.commit(),
+            false => self.log.commit().min(self.log.durable()),
+        };
         let own = Some(self.config.id);
         let is_saved = !crate::bug!("vote_not_saved") || self.voted_for == own;
         HardState { term: self.term, voted_for: self.voted_for.filter(|_| is_saved), commit }

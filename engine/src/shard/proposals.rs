@@ -5,7 +5,7 @@
 //! Cost:   one queue per group in log order: no search, no map.
 //! Fails:  an entry answered out of order panics.
 
-use crate::{Completions, Outcome, ProposeError, group::Applied, stages::Moments};
+use crate::{Applied, Completions, Outcome, ProposeError, stages::Moments};
 use bytes::Bytes;
 use logdrive_raft::{Command, Entry, EntryKind, GroupId, LogId, LogIndex, LogRange, Term, WriteId};
 use std::{collections::VecDeque, sync::Arc};

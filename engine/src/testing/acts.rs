@@ -18,6 +18,9 @@ use std::sync::atomic::Ordering;
 /// A leader that has said its last word pauses for so much longer than the disk it said it to.
 const LAST_WORD_STEPS: u64 = 20;
 
+/// As many segments left stand for a disk without room for a block.
+const FULL_TO_THE_LAST_BLOCK: u64 = 2;
+
 impl Sim<'_> {
     /// The power of a node fails; it starts again after `down` steps.
     pub(super) fn crash(&mut self, at: usize, down: u64) {
@@ -207,9 +210,11 @@ impl Sim<'_> {
     }
 
     pub(super) fn fill_disk(&mut self, at: usize, segments_left: u64, steps: u64) {
-        let left = u32::try_from(segments_left).expect("a few");
         for log in &self.nodes[at].logs {
-            log.platter.set_segments_left(Some(left));
+            match segments_left {
+                FULL_TO_THE_LAST_BLOCK => log.platter.set_files_left(Some(0)),
+                left => log.platter.set_segments_left(Some(u32::try_from(left).expect("a few"))),
+            }
         }
         self.nodes[at].full_until = Some(self.now() + steps);
     }

@@ -124,6 +124,32 @@ pub const ALL: &[Bug] = &[
         "a finished write vouches for an entry that was replaced and put back (W14)",
     ),
     bug("recovery_keeps_the_first_vote", 60, "recovery takes the first hard state, not the last"),
+    bug(
+        "timers_before_frames",
+        200,
+        "a turn's timers fire before its frames are heard: two steps of the turn swapped (D5)",
+    ),
+    bug(
+        "answers_before_the_end",
+        200,
+        "a turn's answers leave before its shard's end is known: two steps of the turn swapped",
+    ),
+    bug(
+        "forwarded_to_the_wrong_shard",
+        60,
+        "a frame is forwarded to a shard that does not own its group",
+    ),
+    bug("old_incarnation_accepted", 400, "a peer's earlier life is let in after a later one (N8)"),
+    bug(
+        "old_connections_frames_delivered",
+        200,
+        "frames of a replaced connection are delivered beside those of the new one (N8)",
+    ),
+    bug(
+        "hard_state_behind_its_entries",
+        60,
+        "a write is split at the wrong place: its entries land before its hard state (rule 11)",
+    ),
 ];
 
 /// Mutations of the log that its own histories catch: `wal/tests/model.rs`, which gives space back.
@@ -146,6 +172,11 @@ pub const OF_THE_LOG: &[Bug] = &[
     ),
     bug("directory_not_synced", 200, "the maker skips the directory's sync (rule 7)"),
     bug("new_file_not_synced", 200, "the maker skips the sync of files it makes (rule 7)"),
+    bug(
+        "commit_saved_past_its_entries",
+        60,
+        "a saved commit index covers entries that land later than it does (B1)",
+    ),
 ];
 
 /// How a mutation was caught.

@@ -90,6 +90,10 @@ pub(super) struct Replica {
     pub(super) machine_durable: LogIndex,
     /// Own clock when it last heard each peer answer in its term.
     pub(super) heard: BTreeMap<NodeId, u64>,
+    /// The step in which it last heard the leader that it followed, and whom.
+    pub(super) heard_leader: Option<(u64, NodeId)>,
+    /// Its last turn gave nothing out: what it decided then leaves later.
+    pub(super) is_behind: bool,
     /// Own clock when it began to lead its term.
     pub(super) leads_since: u64,
     /// Own clock.
@@ -239,6 +243,7 @@ impl Ghost {
                 }
                 replica.applied = None;
                 replica.heard.clear();
+                replica.heard_leader = None;
                 self.poisoned.retain(|(poisoned, _)| *poisoned != node);
             }
             Event::Fenced { node, group, .. } => {
@@ -294,6 +299,15 @@ impl Ghost {
                     && let Some(window) = replica.windows.get_mut(&from)
                 {
                     window.acknowledge(reply.term, match_index);
+                }
+                let leads = matches!(message, Message::Heartbeat(_) | Message::AppendEntries(_));
+                let follows = |status: &Status| {
+                    status.leader == Some(from)
+                        && status.term == message.term()
+                        && status.role == Role::Follower
+                };
+                if leads && replica.status.as_ref().is_some_and(follows) {
+                    replica.heard_leader = Some((self.counts.steps, from));
                 }
                 let answers =
                     matches!(message, Message::AppendReply(_) | Message::HeartbeatReply(_));

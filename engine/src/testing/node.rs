@@ -79,7 +79,7 @@ pub(super) struct SimNode {
     pub(super) lied: bool,
     /// A process took for durable what the disk had while it lied.
     trusted_a_lie: bool,
-    /// Its directory is not the one that its last process had.
+    /// Its directory is not what its last process had: it is another, or has lost its end.
     pub(super) is_another: bool,
 }
 
@@ -233,9 +233,10 @@ impl SimNode {
         shape: &Shape,
     ) -> Result<Vec<Found>, WalError> {
         self.identity.incarnation += 1;
-        let config = shape.config(self.identity.shards);
+        let mut config = shape.config(self.identity.shards);
         let mut entropy = Random::new(world.borrow_mut().random.any());
         let seed = entropy.any();
+        config.segment_bytes = *entropy.pick(&shape.segment_sizes);
         let mut opened = Vec::new();
         for log in &mut self.logs {
             let entropy = Random::new(entropy.any());
@@ -313,6 +314,8 @@ impl SimNode {
                 }
                 // The log has found it damaged since, or the node has failed.
                 Err(GroupError::Fenced { .. } | GroupError::Stopped(_)) => {}
+                // A machine that is further than its log has found out what was lost.
+                Err(GroupError::Machine { .. }) if self.is_another => {}
                 Err(error) => {
                     let what = format!("{group:?} of {:?} does not start: {error}", self.id);
                     Broken { invariant: "27 reopened machine".to_owned(), what }.throw()
@@ -381,7 +384,7 @@ impl SimNode {
     /// A group's role and cursors, if it runs.
     pub(super) fn status(&self, group: GroupId) -> Option<Status> {
         let shards = &self.process.as_ref()?.shards;
-        shards[shard_of(group, shards.len())].host.shard.status(group)
+        shards[shard_of(group, shards.len())].host.shard().status(group)
     }
 
     /// Its own clock, in ticks.

@@ -22,6 +22,8 @@ pub(super) struct Shape {
     pub(super) election_ticks: u64,
     pub(super) heartbeat_ticks: u64,
     pub(super) segment_bytes: u64,
+    /// A node starts with segments of any of these sizes.
+    pub(super) segment_sizes: Vec<u64>,
     pub(super) batch_bytes_max: u32,
     pub(super) in_flight_max: usize,
     pub(super) weather: Weather,
@@ -86,6 +88,7 @@ impl Shape {
             election_ticks: *random.pick(&[12, 20, 20, 40]),
             heartbeat_ticks: *random.pick(&[2, 2, 4]),
             segment_bytes: *random.pick(&[64 << 10, 64 << 10, 128 << 10, 256 << 10]),
+            segment_sizes: Vec::new(),
             batch_bytes_max: *random.pick(&[4 << 10, 8 << 10, 64 << 10, 1 << 20]),
             in_flight_max: *random.pick(&[1, 2, 4, 8]),
             weather: Weather {
@@ -138,6 +141,10 @@ impl Shape {
         shape.net = shape.draw_net(&mut random);
         shape.turn_rests_once_in = *random.pick(&[0, 0, 3, 8]);
         shape.resume_steps_max = *random.pick(&[0, 0, 10]);
+        // Within a quota, which is a number of segments, they stay as they are.
+        let changes = shape.log_bytes_max.is_none() && random.once_in(2);
+        let sizes: &[u64] = if changes { &[64 << 10, 128 << 10, 256 << 10] } else { &[] };
+        shape.segment_sizes = [&[shape.segment_bytes], sizes].concat();
         shape.first_leader = (!random.once_in(3)).then(|| *random.pick(&shape.nodes));
         shape
     }
@@ -177,6 +184,8 @@ impl Shape {
         config.log_bytes_max = self.log_bytes_max.map(|max| max * u64::from(shards));
         config.log_writes_max = self.in_flight_max;
         config.proposals_max = 1 << 7;
+        // What fits the smallest segments there are, on every node.
+        config.command_bytes_max = 16 << 10;
         config
     }
 

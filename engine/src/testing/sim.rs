@@ -25,7 +25,7 @@ use super::{
     shape::Shape,
     trace::Trace,
 };
-use crate::{Completions, Group, GroupId, NodeId, Outcome, here, host::Turned, inbox::LaneChange};
+use crate::{Completions, Group, GroupId, NodeId, Outcome, here, host::Turned, links::LaneChange};
 use bytes::{Bytes, BytesMut};
 use logdrive_net::Lane;
 use logdrive_raft::{Role, Status};
@@ -151,6 +151,7 @@ impl<'a> Sim<'a> {
                 }
                 if harm.unseen {
                     logdrive_raft::reached!("end of a log lost, and nothing tells of it");
+                    self.nodes[at].is_another = true;
                     if self.excuses.make(LOST_END) {
                         self.note(|| format!("{id:?} cannot know what its disk has lost"));
                         self.stop(at, 0, true);
@@ -474,7 +475,7 @@ impl<'a> Sim<'a> {
     /// A log at its quota goes over it by three segments at the most.
     fn check_quota(&mut self, at: usize, shard: usize) {
         let process = self.nodes[at].process.as_ref().expect("it took a turn");
-        let Some(wal) = &process.shards[shard].host.wal else { return };
+        let Some(wal) = process.shards[shard].host.wal() else { return };
         let (usage, segment) = (wal.usage(), self.shape.segment_bytes);
         let Some(max) = usage.bytes_max.filter(|max| usage.bytes > max + 3 * segment) else {
             return;
@@ -563,7 +564,7 @@ impl<'a> Sim<'a> {
         self.judge.see(&Event::Loaded { node, in_flight, in_flight_max });
         if let Some(Process { shards, machines, .. }) = &self.nodes[at].process {
             let host = &shards[shard].host;
-            let clock = host.shard.now().0;
+            let clock = host.shard().now().0;
             for (group, (ledger, _)) in machines {
                 for deed in ledger.take() {
                     self.judge.see(&deed.event(node, *group));
@@ -578,13 +579,14 @@ impl<'a> Sim<'a> {
                     continue;
                 }
                 // Another shard's, or of a turn whose log has failed, which takes no group in.
-                let Some(status) = host.shard.status(*group) else { continue };
+                let Some(status) = host.shard().status(*group) else { continue };
                 let replica = self.judge.ghost.replicas.get_mut(&(node, *group));
                 let replica = replica.expect("recovered");
                 replica.clock = clock;
+                replica.is_behind = host.shard().is_dirty();
                 // A turn that gave nothing out keeps what it decided to itself.
                 let same = replica.status == Some(status) && replica.replaced.is_none();
-                if same || host.shard.is_dirty() {
+                if same || host.shard().is_dirty() {
                     continue;
                 }
                 self.judge.see(&Event::Turned { node, group: *group, status: &status, clock });

@@ -41,12 +41,22 @@ impl Wal {
         if let Some(membership) = append.membership {
             self.append_small(group, Small::Membership(Bytes::copy_from_slice(membership)))?;
         }
-        if let Some(state) = append.hard_state {
-            let commit = state.commit.min(self.accepted(append));
+        if let Some(state) = append.hard_state
+            && !logdrive_raft::bug!("hard_state_behind_its_entries")
+        {
+            let commit = match logdrive_raft::bug!("commit_saved_past_its_entries") {
+                true => state.commit,
+                false => state.commit.min(self.accepted(append)),
+            };
             self.append_small(group, Small::HardState(HardState { commit, ..state }))?;
         }
         for run in append.entries.chunk_by(|a, b| a.term == b.term) {
             self.append_run(group, run, None)?;
+        }
+        if let Some(state) = append.hard_state
+            && logdrive_raft::bug!("hard_state_behind_its_entries")
+        {
+            self.append_small(group, Small::HardState(state))?;
         }
         self.metrics.entries += append.entries.len() as u64;
         // A write of nothing is durable with what stands before it; it still needs a batch to say so.

@@ -1,5 +1,5 @@
-//! There is no room for further segments, for a while (FAULTS.md W9, W10). Arguments: the node, or one
-//! past the last for all of them; segments left; for how long.
+//! There is no room for further segments, for a while, or not even for a block (FAULTS.md W9, W10). Arguments: the node,
+//! or one past the last for all of them; segments left, or 2 for a disk full to its last block; for how long.
 
 use super::{Fault, node};
 
@@ -8,7 +8,7 @@ pub(super) const FAULT: Fault = Fault {
     often: 4,
     draw: |random, shape| {
         let nodes = shape.nodes.len() as u64;
-        [random.below(nodes + 1), random.below(2), *random.pick(&[30, 100, 200])]
+        [random.below(nodes + 1), random.below(3), *random.pick(&[30, 100, 200])]
     },
     inject: |run, [at, left, steps]| {
         if node(at) < run.nodes.len() {

@@ -23,6 +23,7 @@ mod forgetful_leader;
 mod gust;
 mod kill;
 mod last_word;
+mod lost_end;
 mod lying_disk;
 mod metadata;
 mod old_frames;
@@ -98,7 +99,8 @@ pub(super) static IMPAIRING: &[Fault] = &[
 ];
 
 /// Those that show a known fault: runs have them only without the excuse of that name.
-pub(super) static OF_KNOWN_FAULTS: &[Fault] = &[wiped_member::FAULT, restored_directory::FAULT];
+pub(super) static OF_KNOWN_FAULTS: &[Fault] =
+    &[lost_end::FAULT, wiped_member::FAULT, restored_directory::FAULT];
 
 /// What goes before one of those that follow here.
 pub(super) static CALM: Fault = calm::FAULT;

@@ -23,6 +23,7 @@ mod liveness;
 mod log_matching;
 mod monotone;
 mod no_holes;
+mod patience;
 mod poison;
 mod prefix_recovery;
 mod reopened_machine;
@@ -35,7 +36,7 @@ use super::ghost::Ghost;
 
 /// A rule over a whole run.
 pub(super) struct Invariant {
-    /// Its number and name in FAULTS.md §4; 27 came later.
+    /// Its number and name in FAULTS.md §4; 27 to 29 came later. 28 stands in `connections.rs`.
     pub(super) name: &'static str,
     /// Says what `event` would break.
     pub(super) check: fn(&Ghost, &Event<'_>) -> Check,
@@ -67,6 +68,7 @@ pub(super) const ALL: &[Invariant] = &[
     gc_safety::INVARIANT,
     bounds::INVARIANT,
     leader_without_quorum::INVARIANT,
+    patience::INVARIANT,
     liveness::INVARIANT,
 ];
 
