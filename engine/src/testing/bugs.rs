@@ -145,11 +145,6 @@ pub const ALL: &[Bug] = &[
         200,
         "frames of a replaced connection are delivered beside those of the new one (N8)",
     ),
-    bug(
-        "hard_state_behind_its_entries",
-        60,
-        "a write is split at the wrong place: its entries land before its hard state (rule 11)",
-    ),
 ];
 
 /// Mutations of the log that its own histories catch: `wal/tests/model.rs`, which gives space back.
@@ -176,6 +171,11 @@ pub const OF_THE_LOG: &[Bug] = &[
         "commit_saved_past_its_entries",
         60,
         "a saved commit index covers entries that land later than it does (B1)",
+    ),
+    bug(
+        "hard_state_behind_its_entries",
+        60,
+        "a write is split at the wrong place: its entries land before its hard state (rule 11)",
     ),
 ];
 
