@@ -10,6 +10,7 @@ use crate::{Committed, MachineError, Replies, StateMachine, shard::ApplyJob};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Applies one job's entries.
+#[cfg_attr(feature = "counts", inline(never))]
 pub(crate) fn run(
     machine: &mut dyn StateMachine,
     job: &ApplyJob,

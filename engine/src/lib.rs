@@ -15,6 +15,8 @@
 
 mod apply;
 mod config;
+#[cfg(feature = "counts")]
+pub mod counts;
 mod driver;
 mod error;
 mod group;
