@@ -69,6 +69,8 @@ fn count(package: &Path, all: bool) -> Result<Table, String> {
         .args(["bench", "--locked", "-p", "logdrive-bench", "--features", "counts"])
         .args(["--bench", "counts", "--", if all { "*" } else { "*::usual::*" }])
         .env("GUNGRAUN_HOME", output.path())
+        // Under `cargo run` it is longer; the bench would inherit that, and with it other places of its stack.
+        .env_remove("LD_LIBRARY_PATH")
         .current_dir(package)
         .status()
         .map_err(|error| format!("cargo cannot be started: {error}"))?;
