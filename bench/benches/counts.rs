@@ -14,11 +14,11 @@
 //!
 //! It takes valgrind and `cargo install gungraun-runner`, of the version of gungraun in Cargo.lock.
 //!
-//! The counts are of all three nodes together. They are the same in every run of the same program: addresses are not
-//! randomised (hash tables draw their seeds from them), the environment is empty, and time is counted, not read. What may
-//! change them: the compiler, the C library (its allocator, not mimalloc, serves here: DHAT can watch no other), what
-//! instructions valgrind offers (it knows no AVX-512), and the length of the program's path, which moves the
-//! stack and with it the seeds.
+//! The counts are of all three nodes together. The same program in the same environment gives the same counts, to the
+//! last instruction: addresses are not randomised (hash tables draw their seeds from them), and time is counted, not
+//! read. Another environment or another path of the program moves the stack, and with it those seeds: up to 0.1 % of
+//! the instructions, and no allocation. The compiler, the C library and its allocator (in place of mimalloc: DHAT
+//! watches no other), and the instructions that valgrind offers (no AVX-512) change more.
 //!
 //! What they do not show: time; system calls, the kernel and the copies it makes; tokio, queues between threads and
 //! contention; heartbeats and timers, because no tick passes; latency histograms; entries read back from the log; how

@@ -2,7 +2,7 @@
 //!
 //! In:     what callgrind and DHAT wrote of the bench `counts`; `bench/COUNTS.txt`.
 //! Out:    a [`Table`] of instructions, cache misses and allocations; what of it has grown.
-//! Fails:  a part of which nothing was counted: the names in [`part_of`] are not those of the code any more.
+//! Fails:  a part of which nothing was counted: the names in `part_of` are not those of the code any more.
 //! Source: the formats' own pages: callgrind's "cl-format", DHAT's "dhatFileVersion 2".
 //!
 //! Each instruction and each allocation belongs to the innermost part on its stack. Callgrind is told to keep callers
