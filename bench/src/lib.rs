@@ -1,8 +1,9 @@
-//! Benchmarks that need more than criterion: the hardware's floor, and the engine embedded.
+//! Benchmarks that need more than criterion: the hardware's floor, the engine embedded, counts by valgrind.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "benchmarks read the clock")]
 
+pub mod counts;
 pub mod embedded;
 pub mod floor;
 pub mod recovery;

@@ -10,6 +10,7 @@ use crate::{Committed, LogIndex, MachineError, Replies, StateMachine, shard::App
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Applies one job's entries.
+#[cfg_attr(feature = "counts", inline(never))]
 pub(crate) fn run(
     machine: &mut dyn StateMachine,
     job: &ApplyJob,

@@ -16,6 +16,8 @@
 mod apply;
 mod clock;
 mod config;
+#[cfg(feature = "counts")]
+pub mod counts;
 mod driver;
 mod error;
 mod group;

@@ -453,6 +453,7 @@ impl Shard {
     }
 
     /// An [`ApplyJob`] is done: `replies` has one reply per command if they were wanted.
+    #[cfg_attr(feature = "counts", inline(never))]
     pub(crate) fn applied(
         &mut self,
         job: &ApplyJob,

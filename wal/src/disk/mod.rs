@@ -8,6 +8,8 @@
 //! Source: FAULTS' rules 9 (several writes in flight), 17 (no retry).
 
 mod files;
+#[cfg(feature = "sim")]
+pub mod forgetful;
 mod maker;
 mod portable;
 mod scan;

@@ -1,0 +1,450 @@
+//! Three shards in one thread, over memory: what one committed command costs, part by part (feature `counts`).
+//!
+//! In:     a number of groups, a seed.
+//! Out:    commands committed and applied on all three nodes. Nothing is measured here: each part is a function that
+//!         is never inlined, so that a profiler can tell it from the others by its name.
+//! Cost:   what is counted is the shard's, the log's and the codec's; the disk keeps nothing, the wire is a copy.
+//! Fails:  a command that is refused, or that is not answered within its round, panics.
+//! Source: ARCHITECTURE.md, "A proposal's path".
+//!
+//! A round takes commands through four turns of every node. One kind of input arrives in each, because the disks
+//! answer in the third turn only:
+//!
+//! | turn | what arrives | its part |
+//! |---|---|---|
+//! | 1 | commands | propose: checksums, the Raft append, frames with entries encoded |
+//! | 2 | frames with entries | receive: frames decoded, the followers' Raft appends |
+//! | 3 | answers of the disks | acknowledge: the own vote; promises released, frames with replies encoded |
+//! | 4 | frames with replies | commit: frames decoded, acknowledgements counted |
+//!
+//! Within each turn the log's own work is the part *append*, and machines, replies and answers are the part *apply*.
+//! A follower learns what is committed from the group's next append, so it applies a command in a later round.
+
+use crate::{
+    Committed, Completions, GroupId, MachineError, NodeId, Outcome, Replies, StateMachine, limits,
+    shard::{Answer, Commands, Founded, GroupView, LANES, Shard, Submission, Timing},
+    turn::{Outside, ReadTask, Turn},
+};
+use bytes::{Bytes, BytesMut};
+use logdrive_net::{
+    ClusterId, Lane, codec,
+    frame::{FrameOrigin, FrameReader, FrameWriter},
+};
+use logdrive_raft::{Command, Durable, HardState, LogIndex, Message, Ticks};
+use logdrive_wal::{
+    Config, Identity, Wal,
+    disk::forgetful::{Answers, ForgetfulDisk},
+};
+use std::{
+    cell::{Cell, RefCell},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+const NODES: usize = 3;
+/// Bytes of a command.
+const COMMAND_BYTES: usize = 128;
+/// Commands of a round that is counted; each node leads the groups of about a third of them.
+const COMMANDS_PER_ROUND: u64 = 96;
+/// Commands of a round that warms up.
+const WARM_COMMANDS_PER_ROUND: u64 = 3_000;
+/// Commands every group has had before anything is counted: its lists have their memory, and its followers' appends
+/// carry an earlier command's commit.
+const WARM_COMMANDS_PER_GROUP: u64 = 2;
+/// The settings of a real node, in ticks of 20 ms. No tick passes here.
+const TIMING: Timing = Timing { election_ticks: 50, heartbeat_ticks: 5 };
+const TICK_NS: u64 = 20_000_000;
+const TURN_NS: u64 = 100;
+const LOG_WRITES_MAX: usize = 2;
+const CLUSTER: ClusterId = ClusterId(7);
+/// As `logdrive-net` reads from a socket; an append lane's.
+const READ_BYTES: usize = 256 << 10;
+const FRAME_BYTES_MAX: u32 = 64 << 20;
+
+/// Three nodes of one shard each; every node leads a third of the groups.
+pub struct Trio {
+    nodes: Vec<Node>,
+    groups: u64,
+    random: u64,
+    /// When the round began, ns.
+    began: u64,
+    answers: Answers,
+    outcomes: Arc<Outcomes>,
+    proposed: u64,
+}
+
+struct Node {
+    turn: Turn,
+    outside: MemoryNetwork,
+    /// Commands for the groups this node leads.
+    submissions: Vec<Submission>,
+    /// By the sender's place among the three, and lane.
+    readers: [[FrameReader; LANES]; NODES],
+    /// Bytes that arrived, in the same order.
+    arrived: [[Vec<u8>; LANES]; NODES],
+}
+
+impl Trio {
+    /// Three nodes whose groups have leaders, each of which has committed a few commands.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn new(groups: u64, seed: u64) -> Self {
+        let answers = Answers::new(Cell::new(true));
+        let nodes = (0..NODES).map(|at| Node::new(at, groups, seed, &answers)).collect();
+        let outcomes = Arc::default();
+        let mut trio =
+            Self { nodes, groups, random: seed, began: TICK_NS, answers, outcomes, proposed: 0 };
+        trio.elect();
+        trio.warm_up();
+        trio
+    }
+
+    /// Commits commands to groups chosen at random. All that is counted happens in here.
+    #[inline(never)]
+    pub fn measure(&mut self, commands: u64) {
+        for nth in 1..=commands {
+            let group = self.random_group();
+            self.submit(group);
+            if nth % COMMANDS_PER_ROUND == 0 || nth == commands {
+                self.round();
+            }
+        }
+    }
+
+    fn warm_up(&mut self) {
+        for _ in 0..WARM_COMMANDS_PER_GROUP {
+            for group in 0..self.groups {
+                self.submit(GroupId(group));
+                if group % WARM_COMMANDS_PER_ROUND == 0 {
+                    self.round();
+                }
+            }
+            self.round();
+        }
+    }
+
+    fn round(&mut self) {
+        self.propose();
+        self.carry();
+        self.receive();
+        self.answers.set(true);
+        self.acknowledge();
+        self.answers.set(false);
+        self.carry();
+        self.commit();
+        self.began += TURN_NS * 4;
+        let answered = self.outcomes.0.load(Ordering::Relaxed);
+        assert!(answered == self.proposed, "{answered} of {} commands answered", self.proposed);
+    }
+
+    // The parts. Each has a time of its own, or the compiler would make one function of equal ones.
+
+    #[inline(never)]
+    fn propose(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.turn(self.began + TURN_NS));
+    }
+
+    #[inline(never)]
+    fn receive(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.turn(self.began + TURN_NS * 2));
+    }
+
+    #[inline(never)]
+    fn acknowledge(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.turn(self.began + TURN_NS * 3));
+    }
+
+    #[inline(never)]
+    fn commit(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.turn(self.began + TURN_NS * 4));
+    }
+
+    /// What the nodes have sent arrives.
+    fn carry(&mut self) {
+        for from in 0..NODES {
+            for to in (0..NODES).filter(|to| *to != from) {
+                for lane in 0..LANES {
+                    let mut arrived = std::mem::take(&mut self.nodes[to].arrived[from][lane]);
+                    self.nodes[from].outside.take(to, lane, &mut arrived);
+                    self.nodes[to].arrived[from][lane] = arrived;
+                }
+            }
+        }
+    }
+
+    /// Turns until every group has a leader and nothing is under way.
+    fn elect(&mut self) {
+        let ids = ids();
+        for node in &mut self.nodes {
+            ids.iter().for_each(|peer| node.turn.shard.peer_up(*peer));
+        }
+        loop {
+            self.commit();
+            self.carry();
+            let is_busy = |node: &Node| {
+                node.turn.shard.is_dirty()
+                    || node.turn.wal.as_ref().is_some_and(Wal::has_work)
+                    || node.arrived.iter().flatten().any(|bytes| !bytes.is_empty())
+            };
+            if !self.nodes.iter().any(is_busy) {
+                break;
+            }
+        }
+        self.answers.set(false);
+    }
+
+    fn submit(&mut self, group: GroupId) {
+        let submission = Submission {
+            group,
+            sink: self.outcomes.clone(),
+            token: self.proposed,
+            commands: Commands::One(Command {
+                checksum: 0,
+                payload: Bytes::from(vec![self.proposed.to_le_bytes()[0]; COMMAND_BYTES]),
+            }),
+            at: self.began,
+        };
+        self.proposed += 1;
+        self.nodes[leader_of(group)].submissions.push(submission);
+    }
+
+    fn random_group(&mut self) -> GroupId {
+        // SplitMix64.
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        GroupId((mixed ^ mixed >> 31) % self.groups)
+    }
+}
+
+impl Node {
+    fn new(at: usize, groups: u64, seed: u64, answers: &Answers) -> Self {
+        let ids = ids();
+        let id = ids[at];
+        let identity = Identity {
+            cluster: "counts".to_owned(),
+            node: id,
+            store: id.get().into(),
+            shards: 1,
+            incarnation: 1,
+            settings: Default::default(),
+        };
+        let mut config = Config::new(PathBuf::from("forgetful"), identity.clone(), 0);
+        config.in_flight_max = LOG_WRITES_MAX;
+        let segment_bytes = usize::try_from(config.segment_bytes).expect("it fits memory");
+        let disk = ForgetfulDisk::new(&identity, segment_bytes, answers.clone());
+        let mut drawn = 0;
+        let entropy = move || {
+            drawn += 1;
+            drawn
+        };
+        let opened = Wal::open_on(Box::new(disk), config, Box::new(entropy));
+        let (wal, _) = opened.expect("an empty log opens");
+        let shard = Shard::new(id, &ids, TIMING, seed);
+        let heartbeat_ns = TIMING.heartbeat_ticks * TICK_NS;
+        let mut turn = Turn::new(shard, wal, heartbeat_ns, 2 * TIMING.election_ticks * TICK_NS);
+        for group in (0..groups).map(GroupId) {
+            let founded = Founded {
+                group,
+                members: ids.to_vec(),
+                membership: Some(Bytes::from_static(b"members")),
+                hard_state: HardState::default(),
+                runs: Vec::new(),
+                last: LogIndex::ZERO,
+                applied: LogIndex::ZERO,
+                durable: Durable::of_nothing(group),
+                first_leader: leader_of(group) == at,
+                view: Arc::new(GroupView::default()),
+            };
+            turn.add(founded, Box::new(Counter(0))).expect("a new group fits together");
+        }
+        let reader = |source: NodeId| {
+            Lane::ALL.map(|lane| {
+                let origin = FrameOrigin { cluster: CLUSTER, source, lane };
+                FrameReader::new(origin, FRAME_BYTES_MAX, READ_BYTES)
+            })
+        };
+        Self {
+            turn,
+            outside: MemoryNetwork::new(id),
+            submissions: Vec::new(),
+            readers: ids.map(reader),
+            arrived: Default::default(),
+        }
+    }
+
+    /// One turn, as the driver takes it. This is the only place that knows how.
+    fn turn(&mut self, now: u64) {
+        self.outside.now.set(now);
+        self.turn.shard.advance(Ticks(now / TICK_NS));
+        self.turn.take_completions(now).expect("this disk never fails");
+        for mut submission in self.submissions.drain(..) {
+            // As `Group::submit` does on its caller's thread.
+            if let Commands::One(command) = &mut submission.commands {
+                command.checksum = logdrive_wal::checksum(&command.payload);
+            }
+            self.turn.shard.submit(submission, &mut self.turn.answers);
+        }
+        self.read_frames();
+        self.turn.give_out(&self.outside).expect("this disk never fails");
+        self.turn.seal_when_idle(now).expect("this disk never fails");
+        deliver(&mut self.turn.answers);
+    }
+
+    /// All frames that arrived go into the shard, as a connection's reader takes them in.
+    fn read_frames(&mut self) {
+        let connections = self.readers.iter_mut().zip(&mut self.arrived);
+        for (from, (readers, arrived)) in ids().into_iter().zip(connections) {
+            for (reader, arrived) in readers.iter_mut().zip(arrived) {
+                let mut left = &arrived[..];
+                while !left.is_empty() {
+                    let room = reader.room();
+                    let (bytes, rest) = left.split_at(left.len().min(room.capacity() - room.len()));
+                    room.extend_from_slice(bytes);
+                    left = rest;
+                    while let Some(body) = reader.next_body().expect("what the writer made") {
+                        for (group, message) in codec::decode(body).expect("what encode made") {
+                            self.turn.shard.receive(from, group, message);
+                        }
+                    }
+                }
+                arrived.clear();
+            }
+        }
+    }
+}
+
+/// Answers in runs of the same sink, as the driver delivers them.
+#[inline(never)]
+fn deliver(answers: &mut Vec<Answer>) {
+    let Some(sink) = answers.first().map(|answer| answer.sink.clone()) else { return };
+    let mut run = answers.drain(..).map(|answer| (answer.token, answer.outcome)).collect();
+    sink.complete(&mut run);
+}
+
+/// What a shard sends, framed as `logdrive-net` frames it.
+struct MemoryNetwork {
+    now: Cell<u64>,
+    /// By the receiver's place among the three, and lane.
+    lanes: RefCell<[[(FrameWriter, BytesMut); LANES]; NODES]>,
+}
+
+impl MemoryNetwork {
+    fn new(source: NodeId) -> Self {
+        let lane = |lane| {
+            let origin = FrameOrigin { cluster: CLUSTER, source, lane };
+            (FrameWriter::new(origin), BytesMut::new())
+        };
+        let lanes = RefCell::new([(); NODES].map(|()| Lane::ALL.map(lane)));
+        Self { now: Cell::new(0), lanes }
+    }
+
+    fn take(&mut self, to: usize, lane: usize, arrived: &mut Vec<u8>) {
+        let (_, buffer) = &mut self.lanes.get_mut()[to][lane];
+        arrived.extend_from_slice(buffer);
+        buffer.clear();
+    }
+}
+
+impl Outside for MemoryNetwork {
+    fn send(&self, peer: NodeId, lane: usize, messages: &mut Vec<(GroupId, Message)>) -> bool {
+        let lanes = &mut *self.lanes.borrow_mut();
+        let (writer, buffer) = &mut lanes[place(peer)][lane];
+        let frame = writer.begin(buffer);
+        for (group, message) in messages.drain(..) {
+            buffer.reserve(codec::encoded_bytes(&message));
+            codec::encode(buffer, group, &message);
+        }
+        writer.finish(buffer, frame);
+        true
+    }
+
+    fn read(&self, _task: ReadTask) -> Result<(), ReadTask> {
+        panic!("every entry is in memory")
+    }
+
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+}
+
+/// Counts its commands.
+struct Counter(u64);
+
+impl StateMachine for Counter {
+    fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
+        for _ in batch.commands() {
+            self.0 += 1;
+            replies.push(Bytes::new());
+        }
+        Ok(())
+    }
+}
+
+/// How many commands were answered.
+#[derive(Default)]
+struct Outcomes(AtomicU64);
+
+impl Completions for Outcomes {
+    fn complete(&self, outcomes: &mut Vec<(u64, Outcome)>) {
+        for (token, outcome) in outcomes.drain(..) {
+            assert!(outcome.is_ok(), "command {token}: {outcome:?}");
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn ids() -> [NodeId; NODES] {
+    [1, 2, 3].map(NodeId)
+}
+
+fn place(node: NodeId) -> usize {
+    usize::try_from(node.get() - 1).expect("one of three")
+}
+
+fn leader_of(group: GroupId) -> usize {
+    usize::try_from(group.get() % NODES as u64).expect("one of three")
+}
+
+const _: () = assert!(COMMAND_BYTES <= limits::COMMAND_BYTES_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_committed_in_its_round_and_applied_by_all() {
+        let mut trio = Trio::new(48, 1);
+        let warm = WARM_COMMANDS_PER_GROUP * 48;
+        assert_eq!(trio.outcomes.0.load(Ordering::Relaxed), warm, "answered while warming up");
+        trio.measure(1_000);
+        assert_eq!(trio.outcomes.0.load(Ordering::Relaxed), warm + 1_000, "answered at all");
+        // The next command of a group tells its followers of the one before.
+        trio.warm_up();
+        for group in (0..48).map(GroupId) {
+            let status = |node: &Node| node.turn.shard.status(group).expect("it runs there");
+            let last = status(&trio.nodes[leader_of(group)]).last_log.index;
+            for node in &trio.nodes {
+                let status = status(node);
+                assert!(status.last_log.index == last, "{group:?}: {status:?} beside {last:?}");
+                assert!(status.applied.next() >= last, "{group:?}: {status:?} beside {last:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_trios_of_a_seed_choose_the_same_groups() {
+        let groups = |seed| {
+            let mut trio = Trio::new(48, seed);
+            (0..100).map(|_| trio.random_group()).collect::<Vec<_>>()
+        };
+        assert_eq!(groups(1), groups(1));
+        assert_ne!(groups(1), groups(2));
+    }
+}
