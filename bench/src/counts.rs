@@ -46,7 +46,7 @@ fn part_of(function: &str) -> Option<usize> {
         f if f.contains("logdrive_wal::stream::") => "append",
         f if f.contains("logdrive::apply::run") => "apply",
         f if f.contains("logdrive::shard::core::Shard::applied") => "apply",
-        f if f.contains("logdrive::counts::deliver") => "apply",
+        f if f.contains("logdrive::host::ShardHost::deliver") => "apply",
         f => f.split_once("logdrive::counts::Trio::")?.1.split(' ').next()?,
     };
     PARTS.iter().position(|part| *part == name)

@@ -21,23 +21,29 @@
 //! A follower learns what is committed from the group's next append, so it applies a command in a later round.
 
 use crate::{
-    Committed, Completions, GroupId, MachineError, NodeId, Outcome, Replies, StateMachine, limits,
-    shard::{Answer, Commands, Founded, GroupView, LANES, Shard, Submission, Timing},
-    turn::{Outside, ReadTask, Turn},
+    Committed, Completions, Config, GroupId, MachineError, NodeId, Outcome, Replies, StateMachine,
+    host::{Outside, ShardHost},
+    inbox::{Arrivals, Control},
+    limits::{self, Limits, OfShard},
+    links::LaneChange,
+    reads::ReadTask,
+    shard::{Commands, Founded, GroupView, Submission},
+    shared::Shared,
 };
 use bytes::{Bytes, BytesMut};
 use logdrive_net::{
     ClusterId, Lane, codec,
     frame::{FrameOrigin, FrameReader, FrameWriter},
 };
-use logdrive_raft::{Command, Durable, HardState, LogIndex, Message, Ticks};
+use logdrive_raft::{Command, Durable, HardState, LogIndex, Message};
 use logdrive_wal::{
-    Config, Identity, Wal,
+    Identity, Wal,
     disk::forgetful::{Answers, ForgetfulDisk},
 };
 use std::{
     cell::{Cell, RefCell},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -54,11 +60,11 @@ const WARM_COMMANDS_PER_ROUND: u64 = 3_000;
 /// Commands every group has had before anything is counted: its lists have their memory, and its followers' appends
 /// carry an earlier command's commit.
 const WARM_COMMANDS_PER_GROUP: u64 = 2;
-/// The settings of a real node, in ticks of 20 ms. No tick passes here.
-const TIMING: Timing = Timing { election_ticks: 50, heartbeat_ticks: 5 };
+/// Lanes to each peer.
+const LANES: usize = Lane::ALL.len();
+/// A tick of a real node. None passes here.
 const TICK_NS: u64 = 20_000_000;
 const TURN_NS: u64 = 100;
-const LOG_WRITES_MAX: usize = 2;
 const CLUSTER: ClusterId = ClusterId(7);
 /// As `logdrive-net` reads from a socket; an append lane's.
 const READ_BYTES: usize = 256 << 10;
@@ -77,7 +83,9 @@ pub struct Trio {
 }
 
 struct Node {
-    turn: Turn,
+    shared: Arc<Shared>,
+    arrivals: Rc<Arrivals>,
+    host: ShardHost,
     outside: MemoryNetwork,
     /// Commands for the groups this node leads.
     submissions: Vec<Submission>,
@@ -170,7 +178,7 @@ impl Trio {
             for to in (0..NODES).filter(|to| *to != from) {
                 for lane in 0..LANES {
                     let mut arrived = std::mem::take(&mut self.nodes[to].arrived[from][lane]);
-                    self.nodes[from].outside.take(to, lane, &mut arrived);
+                    self.nodes[from].outside.carry(to, lane, &mut arrived);
                     self.nodes[to].arrived[from][lane] = arrived;
                 }
             }
@@ -181,14 +189,19 @@ impl Trio {
     fn elect(&mut self) {
         let ids = ids();
         for node in &mut self.nodes {
-            ids.iter().for_each(|peer| node.turn.shard.peer_up(*peer));
+            for peer in ids.iter().filter(|peer| **peer != node.shared.me) {
+                node.shared.inbound_opened(*peer);
+                for lane in Lane::ALL {
+                    node.arrivals.lane(LaneChange { peer: *peer, lane, is_up: true });
+                }
+            }
         }
         loop {
             self.commit();
             self.carry();
             let is_busy = |node: &Node| {
-                node.turn.shard.is_dirty()
-                    || node.turn.wal.as_ref().is_some_and(Wal::has_work)
+                node.host.shard().is_dirty()
+                    || node.host.wal().is_some_and(Wal::has_work)
                     || node.arrived.iter().flatten().any(|bytes| !bytes.is_empty())
             };
             if !self.nodes.iter().any(is_busy) {
@@ -235,8 +248,14 @@ impl Node {
             incarnation: 1,
             settings: Default::default(),
         };
-        let mut config = Config::new(PathBuf::from("forgetful"), identity.clone(), 0);
-        config.in_flight_max = LOG_WRITES_MAX;
+        let peers = ids.iter().map(|id| (*id, String::new())).collect();
+        let settings = Config::new(Path::new("forgetful"), peers);
+        // Whatever is waited for here comes at once.
+        let all = usize::try_from(groups).expect("they fit memory");
+        let of_shard = OfShard { controls_max: all, frames_max: usize::MAX, ..OfShard::REAL };
+        let limits = Limits { of_shard, ..Limits::REAL };
+        let shared = Arc::new(Shared::new(&settings, identity.clone(), limits));
+        let config = settings.log(PathBuf::from("forgetful"), &identity, 0);
         let segment_bytes = usize::try_from(config.segment_bytes).expect("it fits memory");
         let disk = ForgetfulDisk::new(&identity, segment_bytes, answers.clone());
         let mut drawn = 0;
@@ -246,9 +265,8 @@ impl Node {
         };
         let opened = Wal::open_on(Box::new(disk), config, Box::new(entropy));
         let (wal, _) = opened.expect("an empty log opens");
-        let shard = Shard::new(id, &ids, TIMING, seed);
-        let heartbeat_ns = TIMING.heartbeat_ticks * TICK_NS;
-        let mut turn = Turn::new(shard, wal, heartbeat_ns, 2 * TIMING.election_ticks * TICK_NS);
+        let arrivals = Rc::new(Arrivals::new(shared.inboxes[0].clone()));
+        let host = ShardHost::new(shared.clone(), 0, arrivals.clone(), wal, seed);
         for group in (0..groups).map(GroupId) {
             let founded = Founded {
                 group,
@@ -262,7 +280,8 @@ impl Node {
                 first_leader: leader_of(group) == at,
                 view: Arc::new(GroupView::default()),
             };
-            turn.add(founded, Box::new(Counter(0))).expect("a new group fits together");
+            let run = Control::Run(Box::new(founded), Box::new(Counter(0)));
+            assert!(arrivals.inbox().try_control(run).is_ok(), "there is room for every group");
         }
         let reader = |source: NodeId| {
             Lane::ALL.map(|lane| {
@@ -271,7 +290,9 @@ impl Node {
             })
         };
         Self {
-            turn,
+            shared,
+            arrivals,
+            host,
             outside: MemoryNetwork::new(id),
             submissions: Vec::new(),
             readers: ids.map(reader),
@@ -279,22 +300,21 @@ impl Node {
         }
     }
 
-    /// One turn, as the driver takes it. This is the only place that knows how.
+    /// One turn, as the driver takes it.
     fn turn(&mut self, now: u64) {
         self.outside.now.set(now);
-        self.turn.shard.advance(Ticks(now / TICK_NS));
-        self.turn.take_completions(now).expect("this disk never fails");
         for mut submission in self.submissions.drain(..) {
-            // As `Group::submit` does on its caller's thread.
+            // As `Group::submit` does on a thread that is not the shard's.
             if let Commands::One(command) = &mut submission.commands {
                 command.checksum = logdrive_wal::checksum(&command.payload);
             }
-            self.turn.shard.submit(submission, &mut self.turn.answers);
+            let (commands, bytes) = submission.commands.cost();
+            let inbox = self.arrivals.inbox();
+            inbox.admit(commands, bytes).expect("a round's commands");
+            inbox.submit(submission).expect("as many as were admitted");
         }
         self.read_frames();
-        self.turn.give_out(&self.outside).expect("this disk never fails");
-        self.turn.seal_when_idle(now).expect("this disk never fails");
-        deliver(&mut self.turn.answers);
+        assert!(!self.host.turn(&self.outside).has_stopped, "this disk never fails");
     }
 
     /// All frames that arrived go into the shard, as a connection's reader takes them in.
@@ -309,23 +329,14 @@ impl Node {
                     room.extend_from_slice(bytes);
                     left = rest;
                     while let Some(body) = reader.next_body().expect("what the writer made") {
-                        for (group, message) in codec::decode(body).expect("what encode made") {
-                            self.turn.shard.receive(from, group, message);
-                        }
+                        let messages = codec::decode(body).expect("what encode made");
+                        self.arrivals.frame(from, messages, 0, &self.shared.inboxes);
                     }
                 }
                 arrived.clear();
             }
         }
     }
-}
-
-/// Answers in runs of the same sink, as the driver delivers them.
-#[inline(never)]
-fn deliver(answers: &mut Vec<Answer>) {
-    let Some(sink) = answers.first().map(|answer| answer.sink.clone()) else { return };
-    let mut run = answers.drain(..).map(|answer| (answer.token, answer.outcome)).collect();
-    sink.complete(&mut run);
 }
 
 /// What a shard sends, framed as `logdrive-net` frames it.
@@ -345,7 +356,7 @@ impl MemoryNetwork {
         Self { now: Cell::new(0), lanes }
     }
 
-    fn take(&mut self, to: usize, lane: usize, arrived: &mut Vec<u8>) {
+    fn carry(&mut self, to: usize, lane: usize, arrived: &mut Vec<u8>) {
         let (_, buffer) = &mut self.lanes.get_mut()[to][lane];
         arrived.extend_from_slice(buffer);
         buffer.clear();
@@ -353,9 +364,10 @@ impl MemoryNetwork {
 }
 
 impl Outside for MemoryNetwork {
-    fn send(&self, peer: NodeId, lane: usize, messages: &mut Vec<(GroupId, Message)>) -> bool {
+    fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool {
         let lanes = &mut *self.lanes.borrow_mut();
-        let (writer, buffer) = &mut lanes[place(peer)][lane];
+        let at = Lane::ALL.iter().position(|known| *known == lane).expect("one of them");
+        let (writer, buffer) = &mut lanes[place(peer)][at];
         let frame = writer.begin(buffer);
         for (group, message) in messages.drain(..) {
             buffer.reserve(codec::encoded_bytes(&message));
@@ -371,6 +383,10 @@ impl Outside for MemoryNetwork {
 
     fn now(&self) -> u64 {
         self.now.get()
+    }
+
+    fn take(&self, _: Control) {
+        unreachable!("no tasks and no connections here");
     }
 }
 
@@ -428,7 +444,7 @@ mod tests {
         // The next command of a group tells its followers of the one before.
         trio.warm_up();
         for group in (0..48).map(GroupId) {
-            let status = |node: &Node| node.turn.shard.status(group).expect("it runs there");
+            let status = |node: &Node| node.host.shard().status(group).expect("it runs there");
             let last = status(&trio.nodes[leader_of(group)]).last_log.index;
             for node in &trio.nodes {
                 let status = status(node);

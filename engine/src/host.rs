@@ -138,7 +138,7 @@ impl ShardHost {
     }
 
     /// The groups, to be looked at.
-    #[cfg(feature = "testing")]
+    #[cfg(any(feature = "testing", feature = "counts"))]
     pub(crate) fn shard(&self) -> &Shard {
         &self.shard
     }
@@ -296,6 +296,7 @@ impl ShardHost {
     }
 
     /// Tells whoever waits, one wake-up for each run of answers with the same sink.
+    #[cfg_attr(feature = "counts", inline(never))]
     fn deliver(&mut self, replied: u64) {
         if self.answers.is_empty() {
             return;
