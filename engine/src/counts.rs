@@ -252,7 +252,12 @@ impl Node {
         let settings = Config::new(Path::new("forgetful"), peers);
         // Whatever is waited for here comes at once.
         let all = usize::try_from(groups).expect("they fit memory");
-        let of_shard = OfShard { controls_max: all, frames_max: usize::MAX, ..OfShard::REAL };
+        let of_shard = OfShard {
+            controls_max: all,
+            frames_max: usize::MAX,
+            frame_bytes_max: usize::MAX,
+            ..OfShard::REAL
+        };
         let limits = Limits { of_shard, ..Limits::REAL };
         let shared = Arc::new(Shared::new(&settings, identity.clone(), limits));
         let config = settings.log(PathBuf::from("forgetful"), &identity, 0);

@@ -2,7 +2,8 @@
 //!
 //! In:     the inbox (other threads), sockets (net), finished writes (the ring), the clock.
 //! Out:    log batches, frames, machines run, answers delivered.
-//! Cost:   one turn per wake-up, over whatever arrived meanwhile; a lone proposal waits for nothing.
+//! Cost:   one turn per wake-up, over whatever arrived meanwhile, and one whenever too many frames wait for it; a lone
+//!         proposal waits for nothing.
 //! Fails:  the log's first error stops the node (FAULTS.md rule 17); a panic of ours aborts it.
 //! Source: DESIGN §3: a runtime on the shard's thread, the ring's readiness in it.
 
@@ -12,7 +13,6 @@ use crate::{
     here,
     host::{Outside, SEAL_LOOK_NS, ShardHost, Turned},
     inbox::{Arrivals, Control},
-    limits,
     links::LaneChange,
     reads::ReadTask,
     shared::Shared,
@@ -302,10 +302,8 @@ impl Inbound for Ingress {
         let _abort = AbortOnPanic;
         let driver = self.driver();
         if driver.arrivals.frame(from, messages, driver.index, &driver.node.inboxes) {
-            let turned = driver.turn();
-            if turned.has_stopped || turned.looks_again {
-                driver.arrivals.inbox().wake(); // For the task that takes the turns: it is told by one of its own.
-            }
+            // The task that takes the turns has been woken by the frame, and takes one of its own.
+            driver.turn();
         }
     }
 
@@ -324,13 +322,16 @@ impl Inbound for Ingress {
 /// with the sender of its tasks.
 fn start_reader(shard: usize, arrivals: &Arrivals) -> std::io::Result<Sender<ReadTask>> {
     let (tasks, todo): (Sender<ReadTask>, Receiver<ReadTask>) =
-        crossbeam_channel::bounded(limits::READS_MAX);
+        crossbeam_channel::bounded(arrivals.inbox().limits().reads_max);
     let (answers, inbox) = (arrivals.reads().clone(), arrivals.inbox().clone());
     std::thread::Builder::new().name(format!("logdrive-read-{shard}")).spawn(move || {
         let _abort = AbortOnPanic;
         for task in todo {
             let mut done = task.run();
             while let Err(back) = answers.push(done) {
+                if Arc::strong_count(&answers) == 1 {
+                    return; // The shard has ended.
+                }
                 done = back;
                 inbox.wake();
                 std::thread::sleep(Duration::from_millis(1));

@@ -3,7 +3,7 @@
 //! In:     what arrived for the shard ([`Arrivals`]); finished writes; the clock; what the node's other threads say
 //!         ([`Shared`]).
 //! Out:    log batches, frames and reads (through [`Outside`]); machines run; answers delivered.
-//! Cost:   one log batch and one frame per peer and lane for all groups.
+//! Cost:   one log batch and one frame per peer and lane for all groups. Watched by bench `counts`.
 //! Fails:  the log's first error fails the node and ends the turns; whoever waits is answered in that very turn.
 //! Source: DESIGN §3; thesis §10.2 (pipelining, batching, writing beside sending).
 //!
@@ -11,7 +11,7 @@
 //! [`Arrivals`], call it, and carry out what it asks of [`Outside`]: the sequence is the same for all three.
 
 use crate::{
-    GroupId, MachineError, NodeError, NodeId, Outcome, Replies, StateMachine, apply,
+    GroupId, MachineError, NodeError, NodeId, Outcome, ProposeError, Replies, StateMachine, apply,
     inbox::{Arrivals, Control},
     limits,
     links::Links,
@@ -52,7 +52,7 @@ pub(crate) trait Outside {
 /// What the thread has to do after a turn.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Turned {
-    /// Another turn is due after [`SEAL_LOOK_NS`], whatever arrives: the log is idle and not sealed yet.
+    /// Another turn is due after [`SEAL_LOOK_NS`], whatever arrives: the log is not sealed yet, and may be idle by then.
     pub(crate) looks_again: bool,
     /// That was the last one: nothing is promised any more, and everyone has been answered.
     pub(crate) has_stopped: bool,
@@ -152,7 +152,7 @@ impl ShardHost {
     ///
     /// The sequence, which nothing else repeats:
     /// 1. finished writes are taken in, so that what comes next is judged by the room there is now;
-    /// 2. new groups, peers that came and went, frames, commands, old entries that were read;
+    /// 2. new groups, peers that went, frames, peers that came, commands, old entries that were read;
     /// 3. timers that have run out: after the frames, for a leader that has just been heard is not silent;
     /// 4. what is owed leaves: the first frame, the own write, the other frames; machines are run;
     /// 5. an idle log is sealed;
@@ -160,14 +160,22 @@ impl ShardHost {
     /// 7. everyone whose outcome is known is answered.
     pub(crate) fn turn(&mut self, outside: &impl Outside) -> Turned {
         self.arrivals.inbox().look();
-        let worked = self.take_in(outside).and_then(|()| self.give_out(outside));
-        let looks_again = worked.and_then(|()| self.seal_when_idle(outside.now()));
-        let looks_again = looks_again.unwrap_or_else(|error| {
+        if self.has_stopped {
+            return self.turn_after_the_end();
+        }
+        let worked = self.take_in(outside).and_then(|()| {
+            if self.node.has_failed() {
+                return Ok(false); // Another shard's log has: the node promises nothing more (rule 19's invariant).
+            }
+            self.give_out(outside)?;
+            self.seal_when_idle(outside.now())
+        });
+        let looks_again = worked.unwrap_or_else(|error| {
             self.fail(&error);
             false
         });
         if logdrive_raft::bug!("answers_before_the_end") {
-            self.deliver(outside.now());
+            self.deliver(outside);
         }
         self.stop_if_told();
         if logdrive_raft::bug!("answers_before_the_end") {
@@ -175,7 +183,7 @@ impl ShardHost {
         }
         self.beat();
         let is_behind = self.shard.is_dirty() && self.wal.as_ref().is_some_and(Wal::has_slot);
-        self.deliver(outside.now());
+        self.deliver(outside);
         if self.has_stopped && !self.node.is_given_up() {
             // After the answers: it waits for the disk.
             self.close_log();
@@ -183,6 +191,20 @@ impl ShardHost {
             self.arrivals.inbox().wake();
         }
         Turned { looks_again, has_stopped: self.has_stopped }
+    }
+
+    /// A shard that has stopped does nothing more: what arrives is dropped, and commands among it are answered.
+    fn turn_after_the_end(&mut self) -> Turned {
+        let arrivals = self.arrivals.clone();
+        arrivals.take_frames(drop);
+        while arrivals.inbox().next_control().is_some() {}
+        while arrivals.next_read().is_some() {}
+        arrivals.take_submissions(|late| {
+            let (commands, bytes) = late.commands.cost();
+            arrivals.inbox().answered(commands, bytes);
+            late.refuse(&ProposeError::Stopped("the node stopped".to_owned()));
+        });
+        Turned { looks_again: false, has_stopped: true }
     }
 
     fn take_in(&mut self, outside: &impl Outside) -> Result<(), WalError> {
@@ -206,14 +228,15 @@ impl ShardHost {
                 self.shard.link(change);
             }
         });
-        let risen = self.links.risen(|peer| self.node.hears(peer));
-        risen.into_iter().for_each(|change| self.shard.link(change));
         arrivals.take_frames(|(from, messages)| {
             for (group, message) in messages {
                 outside.received(from, group, &message);
                 self.shard.receive(from, group, message);
             }
         });
+        // After the frames: whoever has just heard a leader does not ask for votes because a peer can be reached.
+        let risen = self.links.risen(|peer| self.node.hears(peer));
+        risen.into_iter().for_each(|change| self.shard.link(change));
         arrivals.take_submissions(|submission| self.shard.submit(submission, &mut self.answers));
         while let Some(read) = arrivals.next_read() {
             self.finish_read(read);
@@ -279,7 +302,9 @@ impl ShardHost {
     fn stop_if_told(&mut self) {
         let inbox = self.arrivals.inbox();
         if !self.has_stopped {
-            if let Some(failure) = self.node.failed() {
+            if self.node.has_failed()
+                && let Some(failure) = self.node.failed()
+            {
                 tracing::error!(shard = self.index, %failure, "the shard stops");
                 inbox.stop(&failure.to_string());
                 self.has_stopped = true;
@@ -297,10 +322,11 @@ impl ShardHost {
 
     /// Tells whoever waits, one wake-up for each run of answers with the same sink.
     #[cfg_attr(feature = "counts", inline(never))]
-    fn deliver(&mut self, replied: u64) {
+    fn deliver(&mut self, outside: &impl Outside) {
         if self.answers.is_empty() {
             return;
         }
+        let replied = outside.now();
         let mut answers = std::mem::take(&mut self.answers);
         let mut stages = lock(&self.node.stages[self.index]);
         let (mut count, mut bytes) = (0, 0);

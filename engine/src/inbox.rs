@@ -1,7 +1,8 @@
-//! The way into a shard from other threads: bounded, and one wake-up per empty-to-full change.
+//! Everything that waits for a shard's next turn: the bounded way in from other threads, and what its own thread has.
 //!
-//! In:     submissions, frames another shard received, controls.
-//! Out:    taken by the shard's own thread, once per turn.
+//! In:     from other threads submissions, frames that other shards received, controls and old entries that were read;
+//!         from the shard's own thread submissions, frames of its connections and lanes that came or went.
+//! Out:    taken by the shard's turn.
 //! Cost:   one atomic queue operation; a wake-up only if the shard was not woken already.
 //! Fails:  full: a submission is `Overloaded`, a frame is dropped (Raft repeats it), a control waits.
 
@@ -13,10 +14,10 @@ use crate::{
 };
 use crossbeam::queue::ArrayQueue;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
-use logdrive_net::Accepted;
+use logdrive_net::{Accepted, codec::encoded_bytes};
 use logdrive_raft::Message;
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     pin::Pin,
     sync::{
@@ -56,6 +57,8 @@ pub(crate) struct Arrivals {
     lanes: RefCell<Vec<LaneChange>>,
     /// Of the connections that the shard reads itself, those for groups of its own.
     frames: RefCell<Vec<Frame>>,
+    /// Bytes of those, as they were on the wire.
+    frame_bytes: Cell<usize>,
     /// Old entries that were read, by another thread.
     reads: Arc<ArrayQueue<ReadDone>>,
 }
@@ -66,6 +69,7 @@ impl Arrivals {
             submissions: RefCell::default(),
             lanes: RefCell::default(),
             frames: RefCell::default(),
+            frame_bytes: Cell::new(0),
             // As many answers as tasks, and one that is being worked on.
             reads: Arc::new(ArrayQueue::new(2 * inbox.limits.reads_max + 2)),
             inbox,
@@ -101,18 +105,22 @@ impl Arrivals {
         here: usize,
         inboxes: &[Arc<Inbox>],
     ) -> bool {
+        let bytes: usize = messages.iter().map(|(_, message)| encoded_bytes(message)).sum();
         let owner = |group: GroupId| shard_of(group, inboxes.len());
         let is_own = |(group, _): &(GroupId, Message)| owner(*group) == here;
-        let (own, others) = match messages.iter().all(is_own) {
+        let (own, others) = match inboxes.len() == 1 || messages.iter().all(is_own) {
             true => (messages, Vec::new()),
             false => messages.into_iter().partition(is_own),
         };
         let mut frames = self.frames.borrow_mut();
         if !own.is_empty() {
             frames.push((from, own));
+            self.frame_bytes.update(|before| before + bytes);
             self.inbox.wake();
         }
-        let is_full = frames.len() >= self.inbox.limits.frames_max;
+        let limits = &self.inbox.limits;
+        let is_full =
+            frames.len() >= limits.frames_max || self.frame_bytes.get() >= limits.frame_bytes_max;
         drop(frames);
         let mut elsewhere: BTreeMap<usize, Vec<(GroupId, Message)>> = BTreeMap::new();
         for (group, message) in others {
@@ -133,6 +141,7 @@ impl Arrivals {
 
     /// Takes every frame there is: those of this shard's connections, then those that others forwarded.
     pub(crate) fn take_frames(&self, mut take: impl FnMut(Frame)) {
+        self.frame_bytes.set(0);
         self.frames.borrow_mut().drain(..).for_each(&mut take);
         while let Some(frame) = self.inbox.forwarded.pop() {
             take(frame);
@@ -194,6 +203,11 @@ impl Inbox {
             stop_asked: AtomicBool::new(false),
             stopped: OnceLock::new(),
         }
+    }
+
+    /// The bounds of what waits here.
+    pub(crate) fn limits(&self) -> &limits::OfShard {
+        &self.limits
     }
 
     /// Takes room for commands, until [`Self::answered`] gives it back.

@@ -34,6 +34,7 @@ impl Limits {
 pub(crate) struct OfShard {
     pub(crate) controls_max: usize,
     pub(crate) frames_max: usize,
+    pub(crate) frame_bytes_max: usize,
     pub(crate) forwarded_frames_max: usize,
     pub(crate) reads_max: usize,
 }
@@ -42,6 +43,7 @@ impl OfShard {
     pub(crate) const REAL: Self = Self {
         controls_max: CONTROLS_MAX,
         frames_max: FRAMES_MAX,
+        frame_bytes_max: FRAME_BYTES_MAX,
         forwarded_frames_max: FORWARDED_FRAMES_MAX,
         reads_max: READS_MAX,
     };
@@ -61,9 +63,11 @@ pub(crate) const UNCOMMITTED_BYTES_MAX: usize = 32 << 20;
 pub(crate) const COMMAND_BYTES_MAX: usize = 8 << 20;
 /// Controls (new groups, tasks) that wait for a shard thread; a further caller waits.
 pub(crate) const CONTROLS_MAX: usize = 1024;
-/// Frames of its own connections that wait for a shard's turn; the last one that fits is followed by a turn at once, so
-/// that none is dropped.
-pub(crate) const FRAMES_MAX: usize = 64;
+/// Frames of its own connections that wait for a shard's turn. The one that reaches this bound, or the next one, is
+/// followed by a turn at once, so that none is dropped.
+pub(crate) const FRAMES_MAX: usize = 4096;
+/// Their bytes, and at most one frame's more.
+pub(crate) const FRAME_BYTES_MAX: usize = 4 << 20;
 /// Frames forwarded from another shard of this node that wait; more are dropped, and Raft sends
 /// their messages again.
 pub(crate) const FORWARDED_FRAMES_MAX: usize = 4096;

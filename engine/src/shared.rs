@@ -24,7 +24,10 @@ use logdrive_raft::{Durable, HardState, Restored};
 use logdrive_wal::{Identity, RecoveredGroup};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,6 +54,8 @@ pub(crate) struct Shared {
     /// Connections each peer has open to us.
     inbound: Mutex<HashMap<NodeId, usize>>,
     pub(crate) description: Mutex<Option<logdrive_wal::Description>>,
+    /// Set once `failure` is: looked at in every turn.
+    has_failed: AtomicBool,
     pub(crate) failure: Mutex<Option<NodeError>>,
     pub(crate) failed: Condvar,
 }
@@ -88,6 +93,7 @@ impl Shared {
             ),
             inbound: Mutex::default(),
             description: Mutex::default(),
+            has_failed: AtomicBool::new(false),
             failure: Mutex::default(),
             failed: Condvar::new(),
             identity,
@@ -271,6 +277,7 @@ impl Shared {
         let mut failure = lock(&self.failure);
         if failure.is_none() {
             *failure = Some(error);
+            self.has_failed.store(true, Ordering::Release);
             self.failed.notify_all();
         }
         drop(failure);
@@ -280,6 +287,11 @@ impl Shared {
     /// The node has stalled for good: nothing of it is waited for any more.
     pub(crate) fn is_given_up(&self) -> bool {
         matches!(self.failed(), Some(NodeError::Stalled { .. }))
+    }
+
+    /// True once the node cannot go on.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Acquire)
     }
 
     pub(crate) fn failed(&self) -> Option<NodeError> {

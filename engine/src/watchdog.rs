@@ -38,7 +38,10 @@ pub(crate) fn run(node: &Shared, stop: &Receiver<()>) {
                 Stage::Resigned => {
                     tell(format!("shard {shard}: {what} for {time:.1?}: this node leads no group"));
                 }
-                Stage::Fatal => end(node),
+                Stage::Fatal => {
+                    tell(format!("shard {shard}: {what} for {time:.1?}: the process ends"));
+                    end()
+                }
             }
         }
     }
@@ -73,9 +76,7 @@ impl Watchdog {
 }
 
 /// The node has failed, and its process ends with it.
-fn end(node: &Shared) -> ! {
-    let error = node.failed().map_or_else(String::new, |error| error.to_string());
-    tell(format!("{error}: the process ends"));
+fn end() -> ! {
     std::thread::sleep(GRACE);
     std::process::exit(1)
 }

@@ -206,7 +206,9 @@ impl Sim<'_> {
     }
 
     pub(super) fn stall_disk(&mut self, at: usize, steps: u64) {
-        self.nodes[at].stalled_until = self.now() + steps;
+        let until = self.now() + steps;
+        self.nodes[at].stalled_until = until;
+        self.nodes[at].silent_until = self.nodes[at].silent_until.max(until);
     }
 
     pub(super) fn fill_disk(&mut self, at: usize, segments_left: u64, steps: u64) {
@@ -278,6 +280,9 @@ impl Sim<'_> {
         let node = &mut self.nodes[at];
         node.machine_disks = MachineDisks::new(seed, node.id);
         (node.identity, node.is_another) = (identity, true);
+        let id = node.id;
+        self.judge.ghost.fenced.retain(|(fenced, _)| *fenced != id);
+        let node = &mut self.nodes[at];
         node.logs.iter_mut().for_each(SimLog::forget);
         self.lose_node(at);
     }
@@ -312,6 +317,7 @@ impl Sim<'_> {
         if let Some(process) = &mut self.nodes[at].process {
             let shard = shard % process.shards.len();
             process.shards[shard].stuck_until = until;
+            self.nodes[at].silent_until = self.nodes[at].silent_until.max(until);
         }
     }
 

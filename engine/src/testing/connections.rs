@@ -133,14 +133,15 @@ impl Connections {
         }
     }
 
-    /// A process has ended. With the power, what it had under way is lost, and nobody is told.
+    /// A process has ended. With the power, what it had under way may be lost, and nobody is told.
     pub(super) fn end(&mut self, now: u64, random: &mut Random, node: NodeId, power: bool) {
         self.processes.remove(&node);
         self.lanes.retain(|(dialer, ..), _| *dialer != node);
         for connection in self.open.values_mut() {
             if connection.key.0 == node {
                 connection.is_left = !power;
-                if power {
+                // What is on the wire arrives, or is lost with the rest.
+                if power && random.once_in(2) {
                     connection.to_acceptor.clear();
                 }
             }
@@ -163,25 +164,34 @@ impl Connections {
         }
     }
 
-    /// Sends a batch and empties it; false if any of it is dropped.
+    /// Sends a batch and empties it.
+    ///
+    /// # Errors
+    /// How many of its messages leave all the same, if any is dropped.
     pub(super) fn send(
         &mut self,
         from: (NodeId, u32),
         to: NodeId,
         lane: Lane,
         messages: &mut Vec<(GroupId, Message)>,
-    ) -> bool {
+    ) -> Result<(), usize> {
         let Some(end) = self.lanes.get_mut(&(from.0, from.1, to, place(lane))) else {
-            return false;
+            return Err(0);
         };
-        let is_up = end.queue.is_up();
+        let (is_up, before) = (end.queue.is_up(), end.queue.stats().messages);
         let sent = end.queue.send(messages, |group, bytes| {
             panic!("a message of {bytes} bytes of {group:?} fits no frame")
         });
         if is_up && sent == Sent::Dropped {
             logdrive_raft::reached!("lane full");
         }
-        sent == Sent::Taken
+        match sent {
+            Sent::Taken => Ok(()),
+            Sent::Dropped => {
+                let framed = end.queue.stats().messages - before;
+                Err(usize::try_from(framed).expect("a batch fits memory"))
+            }
+        }
     }
 
     /// Whatever is due: lanes that dial, bytes that move, frames that arrive at processes that `read` them.
@@ -190,11 +200,11 @@ impl Connections {
         now: u64,
         random: &mut Random,
         passage: &mut Passage<'_>,
-        reads: &dyn Fn(NodeId) -> bool,
+        reads: &dyn Fn(NodeId, usize) -> bool,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
         let keys: Vec<LaneKey> = self.lanes.keys().copied().collect();
-        for key in keys {
+        for key in keys.into_iter().filter(|key| reads(key.0, key.1 as usize)) {
             self.step_lane(key, now, random, passage, &mut effects);
         }
         let open: Vec<u64> = self.open.keys().copied().collect();
@@ -266,26 +276,10 @@ impl Connections {
             }
             State::Up { connection: id, since } => {
                 let connection = self.open.get_mut(&id).expect("it is up");
-                let mut is_lost = matches!(connection.answer(now), Some(None));
-                while !is_lost && !end.queue.waiting().is_empty() {
-                    let room = self.socket_bytes.saturating_sub(connection.bytes_under_way());
-                    let waiting = end.queue.waiting();
-                    let most = waiting.len().min(room);
-                    if most == 0 {
-                        break;
-                    }
-                    // Whole mostly, else a piece.
-                    let bytes = if random.once_in(4) { 1 + random.place(most) } else { most };
-                    let piece = waiting[..bytes].to_vec();
-                    end.queue.advance(bytes);
-                    match passage(random, node, peer) {
-                        Some(arrives) => connection.push(arrives, piece),
-                        None => is_lost = true,
-                    }
-                }
+                let is_lost = matches!(connection.answer(now), Some(None))
+                    || !end.move_bytes(connection, self.socket_bytes, random, passage);
                 if is_lost {
                     connection.reset(now, random);
-                    connection.is_left = true;
                     end.queue.set_down();
                     let lasted = Duration::from_millis(now - since);
                     let pause = steps(end.backoff.after_loss(lasted));
@@ -303,7 +297,7 @@ impl Connections {
         now: u64,
         random: &mut Random,
         passage: &mut Passage<'_>,
-        reads: &dyn Fn(NodeId) -> bool,
+        reads: &dyn Fn(NodeId, usize) -> bool,
         effects: &mut Vec<Effect>,
     ) {
         let connection = self.open.get_mut(&id).expect("it is open");
@@ -316,7 +310,12 @@ impl Connections {
             }
             return;
         };
-        if !reads(node) {
+        // The first shard's thread greets, the others read what is theirs.
+        let thread = match connection.acceptor {
+            Acceptor::Reading { shard, .. } => shard,
+            Acceptor::Greeting(_) | Acceptor::Closed => 0,
+        };
+        if !reads(node, thread) {
             return;
         }
         if let Acceptor::Reading { lease, .. } = &connection.acceptor
@@ -357,6 +356,25 @@ impl Connections {
         self.socket_bytes = usize::MAX;
     }
 
+    /// What a shard's lanes hold leaves, as far as the connections take it; one that breaks is noticed in the next step.
+    pub(super) fn flush(
+        &mut self,
+        random: &mut Random,
+        passage: &mut Passage<'_>,
+        node: NodeId,
+        shard: u32,
+    ) {
+        let own = self.lanes.iter_mut().filter(|(key, _)| (key.0, key.1) == (node, shard));
+        for (_, end) in own {
+            let State::Up { connection, .. } = end.state else { continue };
+            let connection = self.open.get_mut(&connection).expect("it is up");
+            if !end.move_bytes(connection, self.socket_bytes, random, passage) {
+                connection.is_left = true;
+                connection.to_dialer.push_back((0, None));
+            }
+        }
+    }
+
     /// What links held up arrives now.
     pub(super) fn hurry(&mut self, now: u64) {
         for connection in self.open.values_mut() {
@@ -374,6 +392,35 @@ impl Connections {
                 *dial_at = (*dial_at).min(now + 1);
             }
         }
+    }
+}
+
+impl LaneEnd {
+    /// Moves what waits into the socket, as far as there is room; false if the connection breaks.
+    fn move_bytes(
+        &mut self,
+        connection: &mut Connection,
+        socket_bytes: usize,
+        random: &mut Random,
+        passage: &mut Passage<'_>,
+    ) -> bool {
+        let (node, _, peer, _) = connection.key;
+        // Nothing follows a byte that was lost.
+        while !connection.is_left && !self.queue.waiting().is_empty() {
+            let room = socket_bytes.saturating_sub(connection.bytes_under_way());
+            let waiting = self.queue.waiting();
+            let most = waiting.len().min(room);
+            if most == 0 {
+                break;
+            }
+            // Whole mostly, else a piece.
+            let bytes = if random.once_in(4) { 1 + random.place(most) } else { most };
+            let piece = waiting[..bytes].to_vec();
+            self.queue.advance(bytes);
+            let Some(arrives) = passage(random, node, peer) else { return false };
+            connection.push(arrives, piece);
+        }
+        true
     }
 }
 
@@ -414,6 +461,7 @@ impl Connection {
 
     /// It breaks; the accepting end may learn of it late.
     fn reset(&mut self, now: u64, random: &mut Random) {
+        self.is_left = true;
         self.to_dialer.push_back((now + 1, None));
         if random.once_in(2) {
             self.to_acceptor.clear();

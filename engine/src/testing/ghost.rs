@@ -240,6 +240,8 @@ impl Ghost {
                 if has_lost {
                     // With its directory a machine may have lost what it said is durable.
                     replica.machine_durable = LogIndex::ZERO;
+                    replica.durable_votes.clear();
+                    replica.ever_durable.clear();
                 }
                 replica.applied = None;
                 replica.heard.clear();

@@ -126,13 +126,6 @@ impl Harm {
         harm
     }
 
-    /// Adds what was done to another of the node's logs.
-    pub(super) fn add(&mut self, other: Self) {
-        self.groups.extend(other.groups);
-        self.refuses |= other.refuses;
-        self.unseen |= other.unseen;
-    }
-
     pub(super) fn explains_fence(&self, group: GroupId) -> bool {
         self.refuses || self.groups.contains(&group)
     }
@@ -173,7 +166,9 @@ impl Losses {
             gone.insert(node);
             gone.len() <= spare
         };
-        if !entries.iter().all(stays) {
+        let mut less = self.nodes.clone();
+        less.insert(node);
+        if less.len() > spare || !entries.iter().all(stays) {
             return false;
         }
         for entry in entries {

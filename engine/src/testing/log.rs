@@ -58,10 +58,10 @@ impl SimLog {
         config: &Config,
         mut entropy: Random,
     ) -> Result<(Wal, Recovered), WalError> {
-        self.failures = self.platter.failures();
         self.first_segment = None;
         let ids = move || u128::from(entropy.any()) << 64 | u128::from(entropy.any());
-        let _ = self.platter.take_landed();
+        // What landed after the last look was never told, but is there.
+        let _ = self.landed();
         let disk = self.platter.disk(config.segment_bytes);
         let config = self.config(identity, shape, config);
         let (wal, recovered) = Wal::open_on(disk, config, Box::new(ids))?;
@@ -144,6 +144,11 @@ impl SimLog {
     pub(super) fn harm(&self, lied: bool) -> Harm {
         let (segments, damage) = (self.platter.segments(), self.platter.damage());
         Harm::of(&self.batches, &segments, &damage, lied)
+    }
+
+    /// A new process begins: failures count from here.
+    pub(super) fn forget_failures(&mut self) {
+        self.failures = self.platter.failures();
     }
 
     /// Another directory is there now: what was known of this one is of no use.

@@ -227,6 +227,11 @@ impl MachineDisks {
     }
 
     /// The process has ended within an operation, and the run has to carry that out.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended().is_some()
+    }
+
+    /// How the process that runs now has ended within an operation of a machine, if it has.
     pub(super) fn ended(&self) -> Option<End> {
         self.disks.values().find_map(|disk| match disk.lock().ends {
             Ends::Now(end) => Some(end),

@@ -91,7 +91,10 @@ impl Network {
         }
     }
 
-    /// Sends a batch and empties it; false if it was dropped.
+    /// Sends a batch and empties it.
+    ///
+    /// # Errors
+    /// How many of the messages left are on their way all the same, if any of them was dropped.
     pub(super) fn send(
         &mut self,
         now: u64,
@@ -100,9 +103,9 @@ impl Network {
         to: NodeId,
         lane: Lane,
         messages: &mut Vec<(GroupId, Message)>,
-    ) -> bool {
+    ) -> Result<(), usize> {
         if random.once_in(self.refuse_once_in) {
-            return false;
+            return Err(0);
         }
         if self.appends_only_to.is_some_and(|(only, until)| only != to && now < until) {
             messages.retain(|(_, message)| !matches!(message, Message::AppendEntries(_)));
@@ -134,30 +137,29 @@ impl Network {
             self.past.pop_front();
         }
         self.past.push_back(frame);
-        true
+        Ok(())
     }
 
-    /// What connections do in this step, to processes that `read` what arrives.
+    /// What connections do in this step, to threads that `read` what arrives: a node's, by its shard.
     pub(super) fn connect(
         &mut self,
         now: u64,
         random: &mut Random,
-        reads: &dyn Fn(NodeId) -> bool,
+        reads: &dyn Fn(NodeId, usize) -> bool,
     ) -> Vec<Effect> {
         let weather = self.weather_at(now);
         let Self { connections, clogged, cut, .. } = self;
         let Some(connections) = connections else { return Vec::new() };
-        let mut passage = |random: &mut Random, from, to| {
-            // What a datagram loses, a connection sends again, until it breaks.
-            if random.once_in(weather.lose_once_in * BREAKS_ONCE_IN) {
-                return None;
-            }
-            let at = now + 1 + random.below(weather.delay_max);
-            let held = [find(clogged, from, to, now), find(cut, from, to, now)];
-            let held = held.into_iter().flatten().map(|trouble| trouble.until).max();
-            Some(held.map_or(at, |until| at.max(until + random.below(3))))
-        };
+        let mut passage = passage(weather, clogged, cut, now);
         connections.step(now, random, &mut passage, reads)
+    }
+
+    /// What a shard's lanes hold leaves, as far as its connections take it.
+    pub(super) fn flush(&mut self, now: u64, random: &mut Random, node: NodeId, shard: u32) {
+        let weather = self.weather_at(now);
+        let Self { connections, clogged, cut, .. } = self;
+        let Some(connections) = connections else { return };
+        connections.flush(random, &mut passage(weather, clogged, cut, now), node, shard);
     }
 
     /// What arrives at `now`.
@@ -177,7 +179,10 @@ impl Network {
         if let Some(connections) = &mut self.connections {
             connections.break_all(now, random, node);
         }
-        self.frames.retain(|_, frame| frame.from != node && frame.to != node);
+        self.frames.retain(|_, frame| {
+            let is_of = frame.from == node || frame.to == node;
+            !is_of || (frame.from == node && random.once_in(2))
+        });
     }
 
     /// A link carries nothing, one way, for so many steps.
@@ -294,6 +299,24 @@ impl Network {
     fn put(&mut self, at: u64, frame: Frame) {
         self.sent += 1;
         self.frames.insert((at, self.sent), frame);
+    }
+}
+
+/// When what leaves now arrives; what a datagram loses, a connection sends again, until it breaks.
+fn passage(
+    weather: Weather,
+    clogged: &[Trouble],
+    cut: &[Trouble],
+    now: u64,
+) -> impl FnMut(&mut Random, NodeId, NodeId) -> Option<u64> {
+    move |random, from, to| {
+        if random.once_in(weather.lose_once_in * BREAKS_ONCE_IN) {
+            return None;
+        }
+        let at = now + 1 + random.below(weather.delay_max);
+        let held = [find(clogged, from, to, now), find(cut, from, to, now)];
+        let held = held.into_iter().flatten().map(|trouble| trouble.until).max();
+        Some(held.map_or(at, |until| at.max(until + random.below(3))))
     }
 }
 

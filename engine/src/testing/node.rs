@@ -17,7 +17,7 @@ use super::{
     shape::Shape,
 };
 use crate::{
-    Bootstrap, Config, GroupError, GroupId, NodeId,
+    Bootstrap, Config, GroupError, GroupId, NodeId, here,
     host::{Outside, ShardHost, Turned},
     inbox::{Arrivals, Control, Frame, shard_of},
     reads::{ReadDone, ReadTask},
@@ -69,6 +69,8 @@ pub(super) struct SimNode {
     pub(super) starts_at: u64,
     pub(super) paused_until: u64,
     pub(super) stalled_until: u64,
+    /// Its disk or a thread of it may have been silent until then.
+    pub(super) silent_until: u64,
     /// Its clock stands still meanwhile.
     pub(super) clock_stands: Range<u64>,
     pub(super) full_until: Option<u64>,
@@ -81,6 +83,8 @@ pub(super) struct SimNode {
     trusted_a_lie: bool,
     /// Its directory is not what its last process had: it is another, or has lost its end.
     pub(super) is_another: bool,
+    /// Groups whose machine is further than the log, which has lost its end.
+    pub(super) has_refused: BTreeSet<GroupId>,
 }
 
 /// A node's process.
@@ -120,19 +124,24 @@ struct SimOutside {
 impl Outside for SimOutside {
     fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool {
         let World { now, random, network, seen } = &mut *self.world.borrow_mut();
-        let sent = messages.iter().map(|(group, message)| Seen::Sent {
+        let said = |(group, message): &(GroupId, Message)| Seen::Sent {
             to: peer,
             group: *group,
             message: message.clone(),
-        });
-        let sent: Vec<Seen> = sent.collect();
-        let taken = network.send(*now, random, (self.id, self.shard), peer, lane, messages);
-        if taken {
-            seen.extend(sent);
-        } else {
-            logdrive_raft::reached!("frame refused by a full queue");
+        };
+        let all: Vec<Seen> = messages.iter().map(said).collect();
+        match network.send(*now, random, (self.id, self.shard), peer, lane, messages) {
+            Ok(()) => {
+                seen.extend(all);
+                true
+            }
+            Err(left) => {
+                logdrive_raft::reached!("frame refused by a full queue");
+                // What did leave is on its way all the same.
+                seen.extend(messages[..left].iter().map(said));
+                false
+            }
         }
-        taken
     }
 
     fn read(&self, task: ReadTask) -> Result<(), ReadTask> {
@@ -215,6 +224,7 @@ impl SimNode {
             starts_at: 0,
             paused_until: 0,
             stalled_until: 0,
+            silent_until: 0,
             clock_stands: 0..0,
             full_until: None,
             was_started: false,
@@ -222,6 +232,7 @@ impl SimNode {
             lied: false,
             trusted_a_lie: false,
             is_another: false,
+            has_refused: BTreeSet::new(),
         }
     }
 
@@ -238,6 +249,7 @@ impl SimNode {
         let seed = entropy.any();
         config.segment_bytes = *entropy.pick(&shape.segment_sizes);
         let mut opened = Vec::new();
+        self.logs.iter_mut().for_each(SimLog::forget_failures);
         for log in &mut self.logs {
             let entropy = Random::new(entropy.any());
             opened.push(log.open(&self.identity, shape, &config, entropy)?);
@@ -314,8 +326,10 @@ impl SimNode {
                 }
                 // The log has found it damaged since, or the node has failed.
                 Err(GroupError::Fenced { .. } | GroupError::Stopped(_)) => {}
-                // A machine that is further than its log has found out what was lost.
-                Err(GroupError::Machine { .. }) if self.is_another => {}
+                // A machine that is further than its log has found out what was lost: only without the excuse for that.
+                Err(GroupError::Machine { .. }) if self.lied => {
+                    self.has_refused.insert(group);
+                }
                 Err(error) => {
                     let what = format!("{group:?} of {:?} does not start: {error}", self.id);
                     Broken { invariant: "27 reopened machine".to_owned(), what }.throw()
@@ -373,12 +387,14 @@ impl SimNode {
         self.logs.iter().any(SimLog::has_failed)
     }
 
-    /// What its disks have lost.
-    pub(super) fn harm(&self) -> Harm {
-        let mut harm = Harm::default();
-        self.logs.iter().for_each(|log| harm.add(log.harm(self.lied)));
-        harm.unseen |= self.trusted_a_lie;
-        harm
+    /// What its disks have lost, by log.
+    pub(super) fn harm(&self) -> Vec<Harm> {
+        let of = |log: &SimLog| {
+            let mut harm = log.harm(self.lied);
+            harm.unseen |= self.trusted_a_lie;
+            harm
+        };
+        self.logs.iter().map(of).collect()
     }
 
     /// A group's role and cursors, if it runs.
@@ -410,10 +426,11 @@ impl SimNode {
         process.node.is_given_up()
     }
 
-    /// One turn of a shard, as the driver takes it.
-    pub(super) fn turn(&mut self, shard: usize, now: u64, shape: &Shape) -> Turned {
+    /// One turn of a shard, as the driver takes it; true if another follows at once, because more frames wait than one
+    /// turn may take.
+    pub(super) fn turn(&mut self, shard: usize, now: u64, shape: &Shape) -> (Turned, bool) {
         let clock = self.clock(now, shape);
-        let Some(process) = &mut self.process else { return Turned::default() };
+        let Some(process) = &mut self.process else { return (Turned::default(), false) };
         let Process { node, shards, .. } = process;
         let SimShard { arrivals, host, unread, outside, .. } = &mut shards[shard];
         outside.clock.set(clock);
@@ -423,12 +440,12 @@ impl SimNode {
         // The driver reads sockets between turns, and takes one when enough frames wait.
         while let Some((from, messages)) = unread.pop_front() {
             if arrivals.frame(from, messages, shard, &node.inboxes) {
-                let turned = host.turn(outside);
-                if turned.has_stopped {
-                    return turned;
-                }
+                break;
             }
         }
-        host.turn(outside)
+        here::set(Some(arrivals.clone()));
+        let turned = host.turn(outside);
+        here::set(None);
+        (turned, !unread.is_empty())
     }
 }

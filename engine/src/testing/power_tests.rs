@@ -71,7 +71,7 @@ impl Alone {
             payload.extend_from_slice(&command);
             group.submit(&sink, self.serial, payload.freeze()).expect("it leads");
         }
-        assert!(!self.node.turn(0, now, &self.shape).has_stopped, "its log works");
+        assert!(!self.node.turn(0, now, &self.shape).0.has_stopped, "its log works");
     }
 
     /// Turns with a disk that works, until it leads and all is durable.

@@ -24,7 +24,7 @@ const STORM_STEPS: u64 = 600;
 const PEACE_STEPS: u64 = 150;
 /// Steps without proposals in which somebody must catch up by an entry, until everyone has; and how many in all: a
 /// burst may be left to write, and windows may be as small as one entry.
-const CATCH_UP_STEPS: u64 = 600;
+const CATCH_UP_STEPS: u64 = 200;
 const CATCH_UP_STEPS_MAX: u64 = 30_000;
 /// Steps in which nothing may change any more.
 const SILENT_STEPS: u64 = 80;
@@ -113,6 +113,7 @@ impl<'a> Run<'a> {
         self.sim.judge.see(&Event::End { at: &end });
         (0..self.sim.nodes.len()).for_each(|at| self.sim.check_budgets(at));
         self.sim.excuse_halted_groups();
+        self.sim.scan_durability();
         if let Err(what) = (self.sim.setup.check)(&self.sim.calls) {
             Broken { invariant: "17 linearizability".to_owned(), what }.throw();
         }

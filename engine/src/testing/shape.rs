@@ -130,8 +130,9 @@ impl Shape {
         shape.reads_fail_once_in = *random.pick(&[0, 0, 20, 5]);
         shape.shards = (0..nodes).map(|_| *random.pick(&[1, 1, 2, 2, 3])).collect();
         shape.limits.of_shard = OfShard {
-            controls_max: 16,
+            controls_max: shape.groups.len().max(16),
             frames_max: *random.pick(&[1, 4, 64]),
+            frame_bytes_max: *random.pick(&[1 << 10, 4 << 20]),
             // A turn's worth of what all peers send, or whoever comes last in a frame never gets through.
             forwarded_frames_max: *random.pick(&[32, 64]),
             reads_max: shape.reads_max,

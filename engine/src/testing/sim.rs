@@ -7,7 +7,7 @@
 
 use super::{
     connections::{Connections, Effect},
-    event::{AtEnd, Event, Known, Proposed, known},
+    event::{AtEnd, Event, Known, LogState, Proposed, known},
     excuses::{
         DAMAGED_LOG, Excuses, FAILED_WHILE_STARTING, LOST_END, NO_MAJORITY_WHOLE, NO_ROOM_TO_START,
         OVER_QUOTA, PAGE_CACHE, SPACE_OF_HARMED,
@@ -44,6 +44,9 @@ const SEVERAL_ONCE_IN: u64 = 8;
 const SEVERAL_MAX: u64 = 4;
 /// Of an entry on disk besides its payload's padding, about: headers, the serial, a register's operation.
 const ENTRY_BYTES_MORE: u64 = 128;
+
+/// A disk that works again answers what it owes within so many steps, as it rests and finishes some of it at a time.
+const SILENCE_ENDS_WITHIN: u64 = 40;
 
 /// A cluster under simulation.
 pub(super) struct Sim<'a> {
@@ -132,6 +135,7 @@ impl<'a> Sim<'a> {
         }
         let id = node.id;
         let harm = node.harm();
+        let (refuses, unseen) = (harm.iter().any(|h| h.refuses), harm.iter().any(|h| h.unseen));
         match node.start(&self.world, &self.shape) {
             Ok(found) => {
                 self.connect(at);
@@ -141,15 +145,19 @@ impl<'a> Sim<'a> {
                     let Some(state) = state else {
                         logdrive_raft::reached!("group fenced");
                         let before = self.judge.ghost.fenced.contains(&(id, group));
-                        let harmed = before || harm.explains_fence(group);
+                        let own = self.nodes[at].log_of(group);
+                        let harmed = before || harm[own].explains_fence(group);
                         self.judge.see(&Event::Fenced { node: id, group, harmed });
                         self.losses.replica(id, group);
                         continue;
                     };
-                    let has_lost = harm.unseen || self.nodes[at].is_another;
+                    let node = &self.nodes[at];
+                    let has_lost = harm[node.log_of(group)].unseen || node.is_another;
                     self.judge.see(&Event::Recovered { node: id, group, state, has_lost });
                 }
-                if harm.unseen {
+                // What was lost is judged now, once.
+                self.nodes[at].is_another = false;
+                if unseen {
                     logdrive_raft::reached!("end of a log lost, and nothing tells of it");
                     self.nodes[at].is_another = true;
                     if self.excuses.make(LOST_END) {
@@ -167,10 +175,14 @@ impl<'a> Sim<'a> {
             }
             Err(_) if node.has_failed() && self.excuses.make(FAILED_WHILE_STARTING) => {
                 // A sync that failed may have said yes to nothing; the next process believes it (FAULTS.md W7).
-                node.end_disks(!self.losses.has(id));
+                node.end_disks(!self.losses.has(id) && !self.excuses.is_strict(PAGE_CACHE));
                 node.starts_at = now + 10;
             }
-            Err(error) if (harm.refuses || harm.unseen) && self.excuses.make(DAMAGED_LOG) => {
+            Err(error)
+                if (refuses || unseen)
+                    && says_what_is_wrong(&error)
+                    && self.excuses.make(DAMAGED_LOG) =>
+            {
                 logdrive_raft::reached!("damaged log refused");
                 node.end_disks(true);
                 node.lost = true;
@@ -351,8 +363,12 @@ impl<'a> Sim<'a> {
         let effects = {
             let World { random, network, .. } = &mut *self.world.borrow_mut();
             let nodes = &self.nodes;
-            let reads =
-                |id: NodeId| nodes.iter().any(|node| node.id == id && now >= node.paused_until);
+            let reads = |id: NodeId, shard: usize| {
+                let node = nodes.iter().find(|node| node.id == id && now >= node.paused_until);
+                let process = node.and_then(|node| node.process.as_ref());
+                let thread = process.and_then(|process| process.shards.get(shard));
+                thread.is_some_and(|thread| now >= thread.stuck_until)
+            };
             network.connect(now, random, &reads)
         };
         for effect in effects {
@@ -415,6 +431,9 @@ impl<'a> Sim<'a> {
                 continue;
             }
             has_stopped |= self.turn(at, shard, now).has_stopped;
+            if self.nodes[at].machine_disks.has_ended() {
+                break;
+            }
         }
         if let Some(End { down, power }) = self.nodes[at].machine_disks.ended() {
             return self.stop(at, down, power);
@@ -422,10 +441,28 @@ impl<'a> Sim<'a> {
         let is_given_up = self.nodes[at].watch(now, &self.shape);
         if is_given_up {
             logdrive_raft::reached!("process ended by its watchdog");
+            self.judge_watchdog(at, now);
             return self.kill(at, 20);
         }
         if has_stopped {
             self.end_failed(at, now);
+        }
+    }
+
+    /// Only a disk or a thread that was silent costs a process its life; the other shards stop in their next turn.
+    fn judge_watchdog(&mut self, at: usize, now: u64) {
+        let node = &self.nodes[at];
+        if now > node.silent_until + SILENCE_ENDS_WITHIN {
+            let (id, until) = (node.id, node.silent_until);
+            let what = format!("{id:?} is ended at {now}, and nothing was silent since {until}");
+            Broken { invariant: "30 watchdog".to_owned(), what }.throw();
+        }
+        for shard in 0..node.logs.len() {
+            let process = self.nodes[at].process.as_ref().expect("it was ended");
+            if now >= process.shards[shard].stuck_until {
+                let turned = self.turn(at, shard, now);
+                assert!(turned.has_stopped, "a shard of a node that is given up stops");
+            }
         }
     }
 
@@ -445,18 +482,35 @@ impl<'a> Sim<'a> {
             assert!(turned.has_stopped, "a shard of a failed node stops in its next turn");
         }
         self.check_budgets(at);
+        self.see_landed(at);
         self.kill(at, 20);
     }
 
-    /// One turn of a shard, and what it did.
+    /// A shard's turn and what it did, and further ones as long as more frames wait than one takes.
     pub(super) fn turn(&mut self, at: usize, shard: usize, now: u64) -> Turned {
-        let (id, poisoned) = (self.nodes[at].id, &self.judge.ghost.poisoned);
-        if self.nodes[at].logs[shard].has_failed() && !poisoned.contains(&(id, shard)) {
-            self.judge.see(&Event::Poisoned { node: id, shard });
+        loop {
+            self.see_failures(at, shard);
+            let (turned, goes_on) = self.nodes[at].turn(shard, now, &self.shape);
+            {
+                let World { random, network, .. } = &mut *self.world.borrow_mut();
+                let thread = u32::try_from(shard).expect("a few shards");
+                network.flush(now, random, self.nodes[at].id, thread);
+            }
+            self.look(at, shard, turned);
+            if !goes_on || turned.has_stopped || self.nodes[at].machine_disks.has_ended() {
+                return turned;
+            }
         }
-        let turned = self.nodes[at].turn(shard, now, &self.shape);
-        self.look(at, shard, turned);
-        turned
+    }
+
+    /// A log whose write has failed promises nothing more, nor does any shard once the node knows.
+    fn see_failures(&mut self, at: usize, shard: usize) {
+        let node = &self.nodes[at];
+        let knows = node.process.as_ref().is_some_and(|process| process.node.has_failed());
+        let poisoned = &self.judge.ghost.poisoned;
+        if (knows || node.logs[shard].has_failed()) && !poisoned.contains(&(node.id, shard)) {
+            self.judge.see(&Event::Poisoned { node: node.id, shard });
+        }
     }
 
     /// Whatever was admitted is answered: no budget is held any more, and nobody waits at the node.
@@ -480,7 +534,9 @@ impl<'a> Sim<'a> {
         let Some(max) = usage.bytes_max.filter(|max| usage.bytes > max + 3 * segment) else {
             return;
         };
-        if !self.excuses.make(OVER_QUOTA) {
+        let restarts = self.nodes[at].identity.incarnation;
+        let is_known = usage.bytes <= max + (3 + restarts) * segment;
+        if !is_known || !self.excuses.make(OVER_QUOTA) {
             let what = format!(
                 "{:?} holds {} bytes of {max}, segments have {segment}",
                 self.nodes[at].id, usage.bytes
@@ -503,8 +559,16 @@ impl<'a> Sim<'a> {
             let node = &self.nodes[at];
             match node.logs[shard].after_power_loss(&node.identity, &self.shape, &config) {
                 Ok(states) => {
-                    for (group, state) in &states {
-                        let (group, state) = (*group, state.as_ref());
+                    let found: BTreeMap<_, _> = states.into_iter().collect();
+                    let nothing = Some(LogState::default());
+                    let own = |group: &&GroupId| node.log_of(**group) == shard;
+                    let own: Vec<GroupId> = self.shape.groups.iter().filter(own).copied().collect();
+                    for group in own {
+                        if self.judge.ghost.fenced.contains(&(id, group)) {
+                            continue;
+                        }
+                        // One that is not found at all has nothing.
+                        let state = found.get(&group).unwrap_or(&nothing).as_ref();
                         self.judge.see(&Event::GivenBack { node: id, group, state });
                     }
                 }
@@ -540,7 +604,8 @@ impl<'a> Sim<'a> {
                 continue;
             }
             logdrive_raft::reached!("group fenced while its log runs");
-            let harmed = self.nodes[at].harm().explains_fence(group);
+            let node_at = &self.nodes[at];
+            let harmed = node_at.harm()[node_at.log_of(group)].explains_fence(group);
             self.judge.see(&Event::Fenced { node, group, harmed });
             self.losses.replica(node, group);
         }
@@ -693,8 +758,50 @@ impl<'a> Sim<'a> {
         alive
     }
 
-    /// Groups that had to halt are excused, once each.
+    /// After the last answer the power of all nodes fails at once: what was acknowledged is on a majority of disks.
+    pub(super) fn scan_durability(&mut self) {
+        for at in 0..self.nodes.len() {
+            self.see_landed(at);
+            self.crash(at, 0);
+        }
+        for at in 0..self.nodes.len() {
+            self.start(at);
+        }
+        let ghost = &self.judge.ghost;
+        for ((group, index), serial) in &ghost.acknowledged {
+            let has = |node: &&SimNode| {
+                let replica = ghost.replicas.get(&(node.id, *group));
+                let log = replica.map(|replica| &replica.durable.log);
+                log.is_some_and(|log| log.len() as u64 >= index.get())
+            };
+            let harmed = self.losses.harmed_of(*group);
+            let whole = self.nodes.iter().filter(|node| !harmed.contains(&node.id));
+            let (all, having) = (whole.clone().count(), whole.filter(has).count());
+            if all >= ghost.majority() && having + harmed.len() < ghost.majority() {
+                let what = format!(
+                    "command {serial}, acknowledged at {index:?} of {group:?}, is on {having} of {all} whole disks"
+                );
+                Broken { invariant: "10 client durability".to_owned(), what }.throw();
+            }
+        }
+    }
+
+    /// Groups that had to halt are excused, once each; every other replica that nothing was taken from is there.
     pub(super) fn excuse_halted_groups(&mut self) {
+        for group in &self.shape.groups {
+            let ghost = &self.judge.ghost;
+            let must_run = |node: &&SimNode| {
+                let replica = (node.id, *group);
+                let is_excused = self.broken.contains(&replica) || ghost.fenced.contains(&replica);
+                !node.lost && !is_excused && !node.has_refused.contains(group)
+            };
+            let missing = self.nodes.iter().filter(must_run);
+            let missing = missing.map(|node| (node.id, node.status(*group)));
+            if let Some((id, _)) = missing.into_iter().find(|(_, status)| status.is_none()) {
+                let what = format!("{group:?} does not run on {id:?} in peace");
+                Broken { invariant: "26 liveness".to_owned(), what }.throw();
+            }
+        }
         for (group, replicas) in self.replicas() {
             if replicas.len() < self.judge.ghost.majority() && !self.excuses.make(NO_MAJORITY_WHOLE)
             {
@@ -749,6 +856,15 @@ impl<'a> Sim<'a> {
     pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
         self.judge.trace.note(line);
     }
+}
+
+/// The ways in which a log refuses to open for what it finds.
+fn says_what_is_wrong(error: &WalError) -> bool {
+    use WalError as E;
+    matches!(
+        error,
+        E::Corrupt(_) | E::Foreign { .. } | E::Missing { .. } | E::Version { .. } | E::Io { .. }
+    )
 }
 
 /// Hands commands to a group as an embedder does.

@@ -4,7 +4,7 @@
 use super::{Check, Invariant, require};
 use crate::testing::event::{Change, Event, LogState};
 use crate::testing::ghost::{Ghost, Replica, place};
-use crate::{GroupId, LogIndex};
+use crate::{GroupId, LogIndex, Term};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "14 prefix recovery", check };
 
@@ -27,13 +27,13 @@ pub(super) fn follows(replica: &Replica, state: &LogState) -> Check {
 
 /// `Err` if the log holds an entry that no log of the group ever held. Where its end was lost, that is what can be said.
 fn was_once(ghost: &Ghost, group: GroupId, state: &LogState) -> Check {
-    let mut index = LogIndex(1);
+    let (mut index, mut before) = (LogIndex(1), Term::ZERO);
     for mark in &state.log {
         let known = ghost.entries.get(&(group, index, mark.term));
-        require(known.is_some_and(|(checksum, _)| *checksum == mark.checksum), || {
-            format!("no log ever held {mark:?} at {index:?}")
+        require(known == Some(&(mark.checksum, before)), || {
+            format!("no log ever held {mark:?} at {index:?} behind one of {before:?}")
         })?;
-        index = index.next();
+        (index, before) = (index.next(), mark.term);
     }
     Ok(())
 }
