@@ -6,8 +6,9 @@
 //! Fails:  an error, a panic or a missing reply is a [`MachineError`]: the group stops here alone.
 //! Source: FAULTS.md P9, inv. 21.
 
-use crate::{Committed, LogIndex, MachineError, Replies, StateMachine, shard::ApplyJob};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::{
+    Committed, LogIndex, MachineError, Replies, StateMachine, panics::caught, shard::ApplyJob,
+};
 
 /// Applies one job's entries.
 #[cfg_attr(feature = "counts", inline(never))]
@@ -19,17 +20,12 @@ pub(crate) fn run(
     replies.reset(job.wanted);
     let batch = Committed::new(job.entries.as_slice());
     let commands = batch.commands().count();
-    // A machine that panicked is never called again: no broken state of it is seen.
-    let result = catch_unwind(AssertUnwindSafe(|| machine.apply(&batch, replies)));
-    match result {
-        Ok(Ok(())) if replies.len() == commands => Ok(()),
-        Ok(Ok(())) => Err(MachineError(format!(
-            "it pushed {} replies for {commands} commands",
-            replies.len()
-        ))),
-        Ok(Err(error)) => Err(error),
-        Err(panic) => Err(MachineError(format!("it panicked: {}", text(&*panic)))),
+    caught(|| machine.apply(&batch, replies))?;
+    if replies.len() != commands {
+        let pushed = replies.len();
+        return Err(MachineError(format!("it pushed {pushed} replies for {commands} commands")));
     }
+    Ok(())
 }
 
 /// Asks a machine where it is, in a log that ends at `last`.
@@ -37,9 +33,7 @@ pub(crate) fn open(
     machine: &mut dyn StateMachine,
     last: LogIndex,
 ) -> Result<LogIndex, MachineError> {
-    let applied = catch_unwind(AssertUnwindSafe(|| machine.open()))
-        .unwrap_or_else(|panic| Err(MachineError(format!("it panicked: {}", text(&*panic)))))?
-        .0;
+    let applied = caught(|| machine.open())?.0;
     if applied > last {
         return Err(MachineError(format!("it is at {applied}, but the log ends at {last}")));
     }
@@ -50,14 +44,6 @@ pub(crate) fn open(
         return Ok(applied.next().min(last));
     }
     Ok(applied)
-}
-
-fn text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }
 
 #[cfg(test)]

@@ -14,11 +14,12 @@ use crate::{
     host::{Outside, SEAL_LOOK_NS, ShardHost, Turned},
     inbox::{Arrivals, Control},
     links::LaneChange,
+    panics,
     reads::ReadTask,
     shared::Shared,
 };
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use logdrive_net::{AbortOnPanic, Accepted, Hello, Inbound, Lane, Outbound, Sent};
+use logdrive_net::{Accepted, Hello, Inbound, Lane, Outbound, Sent};
 use logdrive_raft::Message;
 use logdrive_wal::{Home, Recovered, Wal};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -53,7 +54,10 @@ pub(crate) type Started = Result<(Recovered, logdrive_wal::Description), OpenErr
 
 /// A shard thread, from its log's recovery to its end.
 pub(crate) fn run(setup: Setup, started: &dyn Fn(Started)) {
-    let _abort = AbortOnPanic;
+    panics::guarded(|| live(setup, started));
+}
+
+fn live(setup: Setup, started: &dyn Fn(Started)) {
     let built = Builder::new_current_thread()
         .enable_all()
         .event_interval(EVENT_INTERVAL)
@@ -151,8 +155,7 @@ impl Driver {
             let settings = self.node.net_settings.clone();
             let hand_over = move |accepted: Accepted| node.hand_over(accepted);
             let node = self.node.clone();
-            spawn_local(async move {
-                let _abort = AbortOnPanic;
+            panics::spawn(async move {
                 let end = listener.run(me, known, settings, Box::new(hand_over)).await;
                 node.fail(NodeError::Thread(format!("peers cannot be accepted any more: {end}")));
             });
@@ -171,21 +174,20 @@ impl Driver {
             )]
             let fd = fd.and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE));
             match fd {
-                Ok(fd) => drop(spawn_local(self.clone().watch_log(fd))),
+                Ok(fd) => panics::spawn(self.clone().watch_log(fd)),
                 Err(error) => {
                     let why = format!("the log's completions cannot be watched: {error}");
                     self.node.fail(NodeError::Thread(why));
                 }
             }
         }
-        spawn_local(self.clone().tick());
-        spawn_local(self.clone().turns());
+        panics::spawn(self.clone().tick());
+        panics::spawn(self.clone().turns());
         self.stopped.notified().await;
     }
 
     /// Wakes the shard when writes have finished.
     async fn watch_log(self: Rc<Self>, fd: AsyncFd<std::os::fd::OwnedFd>) {
-        let _abort = AbortOnPanic;
         loop {
             match fd.readable().await {
                 // Cleared before the turn looks: a completion after the look fires again.
@@ -200,7 +202,6 @@ impl Driver {
     }
 
     async fn tick(self: Rc<Self>) {
-        let _abort = AbortOnPanic;
         let mut interval = tokio::time::interval(self.node.tick);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -217,7 +218,7 @@ impl Driver {
                 break;
             }
             if turned.looks_again && !self.seal_look.replace(true) {
-                spawn_local(self.clone().look_at_idle_log());
+                panics::spawn(self.clone().look_at_idle_log());
             }
         }
         // A log that is stuck is not closed, which would wait for it; what else runs here, clients' connections
@@ -235,8 +236,7 @@ impl Driver {
     }
 
     fn turn(&self) -> Turned {
-        let _abort = AbortOnPanic;
-        self.host.borrow_mut().turn(self)
+        panics::guarded(|| self.host.borrow_mut().turn(self))
     }
 
     /// Reads a connection that a peer has made, until it ends.
@@ -249,8 +249,7 @@ impl Driver {
         if let Some(outbound) = self.outbound.get() {
             outbound.dial_now(from); // It is there: no need to wait for the next try.
         }
-        spawn_local(async move {
-            let _abort = AbortOnPanic;
+        panics::spawn(async move {
             let end = logdrive_net::receive(accepted, &settings, inbound).await;
             tracing::debug!(peer = from.get(), %end, "inbound connection ended");
             node.inbound_closed(from);
@@ -299,9 +298,9 @@ impl Ingress {
 
 impl Inbound for Ingress {
     fn deliver(&self, from: NodeId, messages: Vec<(GroupId, Message)>) {
-        let _abort = AbortOnPanic;
         let driver = self.driver();
-        if driver.arrivals.frame(from, messages, driver.index, &driver.node.inboxes) {
+        let frame = || driver.arrivals.frame(from, messages, driver.index, &driver.node.inboxes);
+        if panics::guarded(frame) {
             // The task that takes the turns has been woken by the frame, and takes one of its own.
             driver.turn();
         }
@@ -325,19 +324,20 @@ fn start_reader(shard: usize, arrivals: &Arrivals) -> std::io::Result<Sender<Rea
         crossbeam_channel::bounded(arrivals.inbox().limits().reads_max);
     let (answers, inbox) = (arrivals.reads().clone(), arrivals.inbox().clone());
     std::thread::Builder::new().name(format!("logdrive-read-{shard}")).spawn(move || {
-        let _abort = AbortOnPanic;
-        for task in todo {
-            let mut done = task.run();
-            while let Err(back) = answers.push(done) {
-                if Arc::strong_count(&answers) == 1 {
-                    return; // The shard has ended.
+        panics::guarded(|| {
+            for task in todo {
+                let mut done = task.run();
+                while let Err(back) = answers.push(done) {
+                    if Arc::strong_count(&answers) == 1 {
+                        return; // The shard has ended.
+                    }
+                    done = back;
+                    inbox.wake();
+                    std::thread::sleep(Duration::from_millis(1));
                 }
-                done = back;
                 inbox.wake();
-                std::thread::sleep(Duration::from_millis(1));
             }
-            inbox.wake();
-        }
+        });
     })?;
     Ok(tasks)
 }

@@ -31,6 +31,7 @@ mod machine;
 mod membership;
 mod node;
 mod outcome;
+mod panics;
 mod pulse;
 mod reads;
 mod shard;

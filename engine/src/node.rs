@@ -253,7 +253,7 @@ impl Node {
     /// `total`.
     #[must_use]
     pub fn stages(&self) -> Vec<StageSummary> {
-        let mut merged = Stages::new();
+        let mut merged = Stages::default();
         for shard in &self.running.node.stages {
             merged.merge(&lock(shard));
         }

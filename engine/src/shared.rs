@@ -86,7 +86,7 @@ impl Shared {
                 })
                 .collect(),
             pulses: shards.clone().map(|_| Pulse::default()).collect(),
-            stages: shards.map(|_| Mutex::new(Stages::new())).collect(),
+            stages: shards.map(|_| Mutex::new(Stages::default())).collect(),
             groups: Groups::default(),
             client_addresses: Mutex::new(
                 [own].into_iter().filter(|(_, address)| !address.is_empty()).collect(),

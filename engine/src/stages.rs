@@ -48,17 +48,20 @@ pub(crate) struct Moments {
     pub(crate) applied: u64,
 }
 
-/// One thread's histograms.
-#[derive(Clone, Debug)]
+/// One thread's histograms. They have no memory before the first record.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Stages {
     histograms: Vec<Histogram<u64>>,
 }
 
 impl Stages {
-    pub(crate) fn new() -> Self {
-        let histogram =
-            Histogram::new_with_bounds(1, NS_MAX, 2).expect("constant bounds are valid");
-        Self { histograms: vec![histogram; STAGES.len()] }
+    fn histograms(&mut self) -> &mut [Histogram<u64>] {
+        if self.histograms.is_empty() {
+            let histogram =
+                Histogram::new_with_bounds(1, NS_MAX, 2).expect("constant bounds are valid");
+            self.histograms = vec![histogram; STAGES.len()];
+        }
+        &mut self.histograms
     }
 
     /// Records a proposal whose answer leaves at `replied`. A quorum may commit before this node's
@@ -73,17 +76,18 @@ impl Stages {
             moments.applied,
             replied,
         ];
-        for (histogram, end) in self.histograms.iter_mut().zip(ends) {
+        let histograms = self.histograms();
+        for (histogram, end) in histograms.iter_mut().zip(ends) {
             let end = end.max(at);
             histogram.saturating_record(end - at);
             at = end;
         }
-        self.histograms[STAGES.len() - 1].saturating_record(at - moments.entered);
+        histograms[STAGES.len() - 1].saturating_record(at - moments.entered);
     }
 
     /// Adds another thread's.
     pub(crate) fn merge(&mut self, other: &Self) {
-        for (mine, theirs) in self.histograms.iter_mut().zip(&other.histograms) {
+        for (mine, theirs) in self.histograms().iter_mut().zip(&other.histograms) {
             mine.add(theirs).expect("same bounds");
         }
     }
@@ -92,11 +96,11 @@ impl Stages {
         self.histograms.iter_mut().for_each(Histogram::reset);
     }
 
-    pub(crate) fn summaries(&self) -> Vec<StageSummary> {
+    pub(crate) fn summaries(&mut self) -> Vec<StageSummary> {
         let us = |ns: u64| ns as f64 / 1e3;
         STAGES
             .iter()
-            .zip(&self.histograms)
+            .zip(self.histograms())
             .map(|(name, histogram)| StageSummary {
                 name,
                 count: histogram.len(),
@@ -119,7 +123,7 @@ mod tests {
 
     #[test]
     fn stages_add_up_to_the_total() {
-        let mut stages = Stages::new();
+        let mut stages = Stages::default();
         let moments = Moments {
             entered: 1_000,
             proposed: 1_100,
@@ -136,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_commit_before_the_own_write_ends_the_write_stage() {
-        let mut stages = Stages::new();
+        let mut stages = Stages::default();
         let moments = Moments {
             entered: 1_000,
             proposed: 1_000,
@@ -146,7 +150,8 @@ mod tests {
             applied: 5_000,
         };
         stages.record(&moments, 5_000);
-        let by_name = |name| stages.summaries().iter().find(|s| s.name == name).unwrap().mean_us;
+        let summaries = stages.summaries();
+        let by_name = |name| summaries.iter().find(|s| s.name == name).unwrap().mean_us;
         assert!(by_name("log_wait") > 3.9 && by_name("peer") < 0.01);
     }
 }

@@ -18,7 +18,6 @@ const UNSAFE_HOMES: &[&str] = &[
 /// Where threads start: a reader who asks "what runs beside what?" has this list to read.
 const THREAD_HOMES: &[&str] = &[
     "engine/src/driver.rs",   // a shard's thread
-    "engine/src/apply.rs",    // state machines that block
     "engine/src/node.rs",     // starts the shards
     "engine/src/watchdog.rs", // writes its lines beside itself
     "wal/src/disk/",          // pre-writing, and the portable driver's writers
@@ -31,7 +30,9 @@ const THREAD_HOMES: &[&str] = &[
 const TOKIO_HOMES: &[&str] = &[
     "net/",
     "engine/src/driver.rs",
+    "engine/src/here.rs",
     "engine/src/inbox.rs",
+    "engine/src/panics.rs",
     "engine/examples/",
     "bench/",
     "tools/",
@@ -199,6 +200,85 @@ fn documents_name_only_files_that_exist() {
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 
+/// Modules whose arrows must not run in a circle: the folder, and how its files name each other.
+const ARROWS: &[(&str, &str)] =
+    &[("engine/src/", "crate"), ("engine/src/shard/", "super"), ("engine/src/testing/", "super")];
+
+#[test]
+fn arrows_within_the_engine_point_one_way() {
+    for (folder, root) in ARROWS {
+        let arrows = arrows(folder, root);
+        // Whatever points at nothing that is left is taken away, until nothing is: else a circle is left.
+        let mut left: Vec<_> = arrows.iter().collect();
+        loop {
+            let names: Vec<&str> = left.iter().map(|(name, _)| name.as_str()).collect();
+            let before = left.len();
+            left.retain(|(_, to)| to.iter().any(|to| names.contains(&to.as_str())));
+            if left.len() == before {
+                break;
+            }
+        }
+        assert!(left.is_empty(), "{folder}: modules in a circle, or on the way to one: {left:?}");
+    }
+}
+
+/// Each module of a folder and the others that its `use` lines name; a folder below it counts as one module.
+fn arrows(folder: &str, root: &str) -> Vec<(String, Vec<String>)> {
+    let module = |path: &str| {
+        let name = path.strip_prefix(folder)?.split('/').next()?.trim_end_matches(".rs");
+        // The roots name everything, and the tests of a file are a part of it.
+        let is_one = !matches!(name, "lib" | "mod" | "testing") && !name.ends_with("_tests");
+        is_one.then(|| name.to_owned())
+    };
+    let files: Vec<(String, Source)> = sources()
+        .into_iter()
+        .filter(|source| !source.path.ends_with("_tests.rs"))
+        .filter_map(|source| Some((module(&source.path)?, source)))
+        .collect();
+    let mut names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
+    names.sort();
+    names.dedup();
+    let uses_of = |name: &String| {
+        let own = files.iter().filter(|(of, _)| of == name);
+        let used: Vec<String> = own.flat_map(|(_, source)| used_in(source, root)).collect();
+        names.iter().filter(|other| *other != name && used.contains(other)).cloned().collect()
+    };
+    names.iter().map(|name| (name.clone(), uses_of(name))).collect()
+}
+
+/// The first word behind `root` in every `use` of a file's code, and the first word of each branch of a list there.
+fn used_in(source: &Source, root: &str) -> Vec<String> {
+    let code: Vec<&str> = source.code.lines().take(source.tests_at).collect();
+    let code = code.join(" ");
+    let mut used = Vec::new();
+    for path in code.split("use ").skip(1).filter_map(|path| path.split(';').next()) {
+        let path: String = path.chars().filter(|c| !c.is_whitespace()).collect();
+        let path = path.trim_start_matches("crate::testing::").trim_start_matches("super::super::");
+        let Some(path) = path.strip_prefix(root).and_then(|path| path.strip_prefix("::")) else {
+            continue;
+        };
+        let mut depth = 0;
+        let mut word = String::new();
+        for c in path.chars().chain([',']) {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if c.is_alphanumeric() || c == '_' {
+                word.push(c);
+            } else if !word.is_empty() {
+                // Behind a list's first level stands what a module has, not a module.
+                if depth <= 1 {
+                    used.push(std::mem::take(&mut word));
+                }
+                word.clear();
+            }
+        }
+    }
+    used
+}
+
 #[test]
 fn the_top_level_holds_what_it_is_meant_to() {
     let mut strangers: Vec<String> = fs::read_dir(root())
@@ -266,14 +346,16 @@ impl Source {
 
 /// Runs a rule over every Rust file and shows all faults at once.
 fn check(rule: impl Fn(&Source) -> Vec<String>) {
-    let sources: Vec<Source> = texts()
-        .into_iter()
-        .filter(|(path, _)| path.ends_with(".rs"))
-        .map(|(path, text)| Source::new(path, text))
-        .collect();
+    let sources = sources();
     assert!(sources.len() > 20, "the walk found {} files: the tree is elsewhere", sources.len());
     let faults: Vec<String> = sources.iter().flat_map(rule).collect();
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+/// Every Rust file.
+fn sources() -> Vec<Source> {
+    let texts = texts().into_iter().filter(|(path, _)| path.ends_with(".rs"));
+    texts.map(|(path, text)| Source::new(path, text)).collect()
 }
 
 fn root() -> PathBuf {

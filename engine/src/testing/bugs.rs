@@ -101,7 +101,7 @@ pub const ALL: &[Bug] = &[
         60,
         "any finished write vouches for those before it (rule 10)",
     ),
-    bug("held_write_overtaken", 200, "a write overtakes one of its group that waits for room"),
+    bug("held_write_overtaken", 600, "a write overtakes one of its group that waits for room"),
     bug("failed_write_taken_for_done", 60, "a failed write counts as done (rule 17)"),
     bug("sync_retried", 60, "a failed sync is tried once more, and believed (rule 17, W7)"),
     bug(

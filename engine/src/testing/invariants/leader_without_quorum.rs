@@ -25,7 +25,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
     let needed = ghost.majority() - 1;
     let Some(at) = heard.len().checked_sub(needed).filter(|_| needed > 0) else { return Ok(()) };
     let silent = replica.clock.saturating_sub(heard[at]);
-    // Ticks are looked at when a turn gives out, which a busy disk delays by up to a heartbeat (`turn.rs`).
+    // Ticks are looked at when a turn gives out, which a busy disk delays by up to a heartbeat (`host.rs`).
     require(silent <= ghost.election_ticks + DELAY_TICKS, || {
         format!("{node:?} leads {group:?} and has heard no majority for {silent} of its ticks")
     })
