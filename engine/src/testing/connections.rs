@@ -89,7 +89,7 @@ struct Connection {
 }
 
 enum Acceptor {
-    Greeting(MessageReader),
+    Greeting(Box<MessageReader>),
     Reading { receiver: Receiver, lease: LeaseId, shard: usize },
     Closed,
 }
@@ -239,7 +239,7 @@ impl Connections {
                     to_acceptor: VecDeque::new(),
                     to_dialer: VecDeque::new(),
                     is_left: false,
-                    acceptor: Acceptor::Greeting(MessageReader::new()),
+                    acceptor: Acceptor::Greeting(Box::new(MessageReader::new())),
                 };
                 if let Some(arrives) = passage(random, node, peer) {
                     connection.to_acceptor.push_back((arrives, end.me.encode(peer)));

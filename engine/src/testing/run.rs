@@ -8,7 +8,6 @@
 use super::{
     determinism::{self, Commands as Applied},
     event::{Counts, Event},
-    excuses::Excuses,
     invariants::Broken,
     schedule::{Planned, draw_schedule},
     setup::Setup,
@@ -67,7 +66,7 @@ impl<'a> Run<'a> {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.phases()));
         // What had happened until it broke is worth having.
         finished.counts = self.sim.judge.ghost.counts;
-        finished.excuses = std::mem::replace(&mut self.sim.excuses, Excuses::default()).made;
+        finished.excuses = std::mem::take(&mut self.sim.excuses).made;
         finished.trace = std::mem::take(&mut self.sim.judge.trace);
         if let Err(broken) = result {
             finished.commands = determinism::commands(&self.sim.judge.ghost);
