@@ -238,12 +238,33 @@ fn arrows(folder: &str, root: &str) -> Vec<(String, Vec<String>)> {
     let mut names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
     names.sort();
     names.dedup();
+    // What a root gives on under its own name comes from one of its modules.
+    let given_on = given_on(folder);
     let uses_of = |name: &String| {
         let own = files.iter().filter(|(of, _)| of == name);
-        let used: Vec<String> = own.flat_map(|(_, source)| used_in(source, root)).collect();
+        let used = own.flat_map(|(_, source)| used_in(source, root)).map(|word| {
+            let from = given_on.iter().find(|(given, _)| *given == word);
+            from.map_or(word.clone(), |(_, module)| module.clone())
+        });
+        let used: Vec<String> = used.collect();
         names.iter().filter(|other| *other != name && used.contains(other)).cloned().collect()
     };
     names.iter().map(|name| (name.clone(), uses_of(name))).collect()
+}
+
+/// The names that a folder's root gives on with `pub use MODULE::…`, and their modules.
+fn given_on(folder: &str) -> Vec<(String, String)> {
+    let roots = ["lib.rs", "mod.rs"].map(|name| format!("{folder}{name}"));
+    let mut given = Vec::new();
+    for source in sources().iter().filter(|source| roots.contains(&source.path)) {
+        for path in source.code.split("use ").skip(1).filter_map(|path| path.split(';').next()) {
+            let Some((module, names)) = path.trim().split_once("::") else { continue };
+            let names = names.split(|c: char| !c.is_alphanumeric() && c != '_');
+            let names = names.filter(|name| !name.is_empty());
+            given.extend(names.map(|name| (name.to_owned(), module.to_owned())));
+        }
+    }
+    given
 }
 
 /// The first word behind `root` in every `use` of a file's code, and the first word of each branch of a list there.
