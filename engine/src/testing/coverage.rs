@@ -53,7 +53,7 @@ pub const PLACES: &[(&str, &str)] = &[
     ("segment changed", "wal/src/stream.rs"),
     ("segment given back", "wal/src/stream/carry.rs"),
     ("segment made of one given back", "wal/src/stream.rs"),
-    ("several commands proposed at once", "engine/src/testing/sim.rs"),
+    ("several commands proposed at once", "engine/src/testing/clients.rs"),
     ("shorter append after a longer one", "engine/raft/src/follower.rs"),
     ("torn tail cut", "engine/src/testing/log.rs"),
     ("unsynced sector lost with the power", "wal/src/disk/sim/platter.rs"),

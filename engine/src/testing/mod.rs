@@ -11,9 +11,11 @@
 //! that goes wrong, `invariants/` one for each thing that must hold all the same.
 
 mod acts;
+mod answers;
 #[cfg(feature = "bug-bank")]
 pub mod bugs;
 mod caught;
+mod clients;
 mod cluster;
 mod connections;
 mod coverage;

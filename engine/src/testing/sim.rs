@@ -6,8 +6,9 @@
 //! Source: FAULTS.md §3 (L1).
 
 use super::{
+    answers::Answers,
     connections::{Connections, Effect},
-    event::{AtEnd, Event, Known, LogState, Proposed, known},
+    event::{AtEnd, Event, Known, LogState},
     excuses::{
         DAMAGED_LOG, Excuses, FAILED_WHILE_STARTING, LOST_END, NO_MAJORITY_WHOLE, NO_ROOM_TO_START,
         OVER_QUOTA, PAGE_CACHE, SPACE_OF_HARMED,
@@ -16,7 +17,6 @@ use super::{
     harm::Losses,
     invariants::Broken,
     judge::Judge,
-    machine::SERIAL_BYTES,
     machine_disk::End,
     network::Network,
     node::{Process, Seen, SimNode, World},
@@ -25,8 +25,7 @@ use super::{
     shape::Shape,
     trace::Trace,
 };
-use crate::{Completions, Group, GroupId, NodeId, Outcome, here, host::Turned, links::LaneChange};
-use bytes::{Bytes, BytesMut};
+use crate::{GroupId, NodeId, host::Turned, links::LaneChange};
 use logdrive_net::Lane;
 use logdrive_raft::{Role, Status};
 use logdrive_wal::{Identity, WalError, disk::sim::PlatterImage};
@@ -34,14 +33,11 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 /// A connection that is down comes back in one of so many steps.
 const LINKS_ONCE_IN: u64 = 4;
-/// Commands are proposed several at once, one time in so many, and so many at most.
-const SEVERAL_ONCE_IN: u64 = 8;
-const SEVERAL_MAX: u64 = 4;
 /// Of an entry on disk besides its payload's padding, about: headers, the serial, a register's operation.
 const ENTRY_BYTES_MORE: u64 = 128;
 
@@ -58,7 +54,7 @@ pub(super) struct Sim<'a> {
     pub(super) excuses: Excuses,
     /// What was taken from disks for good.
     pub(super) losses: Losses,
-    clients: Random,
+    pub(super) clients: Random,
     pub(super) calls: Vec<Call>,
     pub(super) proposing: bool,
     /// Replicas that stopped because the simulation broke their machine: until their node starts again.
@@ -68,7 +64,7 @@ pub(super) struct Sim<'a> {
     pub(super) eager_until: u64,
     /// What faults have still to do, and when.
     pub(super) later: Vec<(u64, Later)>,
-    answers: Arc<Answers>,
+    pub(super) answers: Arc<Answers>,
 }
 
 /// Something that a fault does after a while: to a node, for so many steps.
@@ -657,79 +653,7 @@ impl<'a> Sim<'a> {
                 self.judge.see(&Event::Turned { node, group: *group, status: &status, clock });
             }
         }
-        let answers = std::mem::take(&mut *self.answers.lock());
-        for (token, outcome) in answers {
-            self.answered(token, &outcome);
-        }
-    }
-
-    fn answered(&mut self, serial: u64, outcome: &Outcome) {
-        self.judge.see(&Event::Answered { serial, outcome });
-        let now = self.now();
-        let call = &mut self.calls[usize::try_from(serial).expect("a position")];
-        match outcome {
-            Ok(applied) => call.reply = Some((now, applied.reply.clone())),
-            Err(_) => {
-                call.refused = known(outcome) == Known::No;
-                call.unknown = !call.refused;
-            }
-        }
-    }
-
-    /// Proposals of this step: to whoever believes it leads, and sometimes to one who does not.
-    fn propose(&mut self, at: usize) {
-        for group in self.shape.groups.clone() {
-            let node = &self.nodes[at];
-            let process = node.process.as_ref().expect("it runs");
-            let Some(handle) = process.node.groups.running(group).filter(|_| self.proposing) else {
-                continue;
-            };
-            let leads =
-                node.status(group).is_some_and(|status: Status| status.role == Role::Leader);
-            let chance = match leads {
-                true if self.world.borrow().now < self.eager_until => 1,
-                true => self.shape.propose_once_in,
-                false => 50 * self.shape.propose_once_in,
-            };
-            if !self.clients.once_in(chance) {
-                continue;
-            }
-            // In peace disks are given no more than they can write.
-            let several = self.healed_at.is_none() && self.clients.once_in(SEVERAL_ONCE_IN);
-            let count = if several { self.clients.between(2, SEVERAL_MAX) } else { 1 };
-            let (id, called) = (node.id, self.world.borrow().now);
-            // A task of the shard's own thread, or any other thread.
-            let is_here = self.clients.once_in(2);
-            let shard = node.log_of(group);
-            let arrivals = is_here.then(|| process.shards[shard].arrivals.clone());
-            let token = self.judge.ghost.commands.len() as u64;
-            let mut payloads = Vec::new();
-            for serial in token..token + count {
-                let operations = &self.setup.operations;
-                let command = operations(&mut self.clients, group, &self.shape, &self.calls);
-                let mut payload = BytesMut::with_capacity(SERIAL_BYTES + command.len());
-                payload.extend_from_slice(&serial.to_le_bytes());
-                payload.extend_from_slice(&command);
-                payloads.push(payload.freeze());
-                let known = Known::Waiting;
-                self.judge.trace.propose(id, group, serial, &command);
-                let proposed = Proposed { node: id, group, command: command.clone(), known };
-                self.judge.ghost.commands.push(proposed);
-                let (reply, refused, unknown) = (None, false, false);
-                self.calls.push(Call { group, command, called, reply, refused, unknown });
-            }
-            if several {
-                logdrive_raft::reached!("several commands proposed at once");
-            }
-            here::set(arrivals);
-            let submitted = submit(&handle, &self.answers, token, payloads);
-            here::set(None);
-            if let Err(error) = submitted {
-                for serial in token..token + count {
-                    self.answered(serial, &Err(error.clone()));
-                }
-            }
-        }
+        self.take_answers();
     }
 
     // --- looking ---
@@ -865,34 +789,4 @@ fn says_what_is_wrong(error: &WalError) -> bool {
         error,
         E::Corrupt(_) | E::Foreign { .. } | E::Missing { .. } | E::Version { .. } | E::Io { .. }
     )
-}
-
-/// Hands commands to a group as an embedder does.
-fn submit(
-    group: &Group,
-    answers: &Arc<Answers>,
-    token: u64,
-    mut payloads: Vec<Bytes>,
-) -> Result<(), crate::ProposeError> {
-    let sink: Arc<dyn Completions> = answers.clone();
-    match payloads.len() {
-        1 => group.submit(&sink, token, payloads.pop().expect("one")),
-        _ => group.submit_batch(&sink, token, payloads),
-    }
-}
-
-/// What clients were told and have not looked at.
-#[derive(Default)]
-struct Answers(Mutex<Vec<(u64, Outcome)>>);
-
-impl Answers {
-    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Outcome)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Completions for Answers {
-    fn complete(&self, outcomes: &mut Vec<(u64, Outcome)>) {
-        self.lock().append(outcomes);
-    }
 }
