@@ -205,7 +205,7 @@ impl Shard {
     }
 
     /// A group's role and cursors.
-    #[cfg(any(feature = "testing", feature = "counts"))]
+    #[cfg(feature = "testing")]
     pub(crate) fn status(&self, group: GroupId) -> Option<logdrive_raft::Status> {
         self.slots.get(&group).map(|slot| self.replicas[*slot as usize].raft.status())
     }
