@@ -10,8 +10,8 @@ use super::{
     connections::{Connections, Effect},
     event::{AtEnd, Event, Known, LogState},
     excuses::{
-        DAMAGED_LOG, Excuses, FAILED_WHILE_STARTING, LOST_END, NO_MAJORITY_WHOLE, NO_ROOM_TO_START,
-        OVER_QUOTA, PAGE_CACHE, SPACE_OF_HARMED,
+        DAMAGED_LOG, ENDED_WHILE_FULL, Excuses, FAILED_WHILE_STARTING, LOST_END, NO_MAJORITY_WHOLE,
+        NO_ROOM_TO_START, OVER_QUOTA, PAGE_CACHE, SPACE_OF_HARMED,
     },
     ghost::Ghost,
     harm::Losses,
@@ -135,6 +135,12 @@ impl<'a> Sim<'a> {
         match node.start(&self.world, &self.shape) {
             Ok(found) => {
                 self.connect(at);
+                // Whoever was told of what is lost now counts it on a disk that had said that it was there.
+                let said = |(of, group): &(NodeId, GroupId)| (*of == id).then_some(*group);
+                let replicas = &self.judge.ghost.replicas;
+                let groups: Vec<GroupId> = replicas.keys().filter_map(said).collect();
+                let durable = groups.iter().map(|group| replicas[&(id, *group)].durable.clone());
+                let said: Vec<_> = groups.iter().copied().zip(durable).collect();
                 for (group, state) in &found {
                     let group = *group;
                     self.broken.remove(&(id, group));
@@ -160,6 +166,10 @@ impl<'a> Sim<'a> {
                         self.note(|| format!("{id:?} cannot know what its disk has lost"));
                         self.stop(at, 0, true);
                         self.nodes[at].lost = true;
+                        for (group, durable) in said {
+                            let replica = self.judge.ghost.replicas.get_mut(&(id, group));
+                            replica.expect("it was there").durable = durable;
+                        }
                     }
                 }
             }
@@ -448,7 +458,10 @@ impl<'a> Sim<'a> {
     /// Only a disk or a thread that was silent costs a process its life; the other shards stop in their next turn.
     fn judge_watchdog(&mut self, at: usize, now: u64) {
         let node = &self.nodes[at];
-        if now > node.silent_until + SILENCE_ENDS_WITHIN {
+        let is_full = node.full_until.is_some();
+        if now > node.silent_until + SILENCE_ENDS_WITHIN
+            && !(is_full && self.excuses.make(ENDED_WHILE_FULL))
+        {
             let (id, until) = (node.id, node.silent_until);
             let what = format!("{id:?} is ended at {now}, and nothing was silent since {until}");
             Broken { invariant: "30 watchdog".to_owned(), what }.throw();
