@@ -18,7 +18,7 @@ impl OfGroup {
     };
 }
 
-/// What is bounded per shard and per group, for a whole node.
+/// The bounds per shard and per group, for a whole node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) of_group: OfGroup,
@@ -29,7 +29,7 @@ impl Limits {
     pub(crate) const REAL: Self = Self { of_group: OfGroup::REAL, of_shard: OfShard::REAL };
 }
 
-/// What waits for one shard, beside proposals, whose bounds are settings; the simulator draws smaller ones.
+/// Bounds of the queues before one shard. Those of proposals are settings; the simulator draws smaller ones.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OfShard {
     pub(crate) controls_max: usize,

@@ -512,7 +512,7 @@ impl Raft {
         self.promises.push(Outgoing { to, message });
     }
 
-    /// What is to be saved. Its commit index covers only entries that are on this disk, and that nothing handed to the
+    /// The hard state to be saved. Its commit index covers only entries that are on this disk, and that nothing handed to the
     /// disk replaces: a write may land in part, its hard state before its entries.
     fn hard_state(&self) -> HardState {
         let commit = match crate::bug!("commit_saved_past_its_entries") {

@@ -274,7 +274,7 @@ impl Sim<'_> {
         self.take_directory(at, copy.identity.clone());
     }
 
-    /// What was known of a node's directory is of no use: it has another.
+    /// A node has another directory: all that was known of the old one is forgotten.
     fn take_directory(&mut self, at: usize, identity: Identity) {
         let seed = self.world.borrow_mut().random.any();
         let node = &mut self.nodes[at];

@@ -1,4 +1,4 @@
-//! What clients were told and have not looked at.
+//! Answers that clients were given and have not looked at.
 //!
 //! In:     outcomes, from a shard's turn.
 //! Out:    the same, when the clients look.
@@ -6,7 +6,7 @@
 use crate::{Completions, Outcome};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What clients were told and have not looked at.
+/// Answers that clients were given and have not looked at.
 #[derive(Default)]
 pub(super) struct Answers(Mutex<Vec<(u64, Outcome)>>);
 

@@ -140,7 +140,7 @@ impl Connections {
         for connection in self.open.values_mut() {
             if connection.key.0 == node {
                 connection.is_left = !power;
-                // What is on the wire arrives, or is lost with the rest.
+                // Bytes on the wire arrive, or are lost with the rest.
                 if power && random.once_in(2) {
                     connection.to_acceptor.clear();
                 }

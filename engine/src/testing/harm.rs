@@ -131,7 +131,7 @@ impl Harm {
     }
 }
 
-/// What was taken for good, on all nodes: the fault atlas. Each entry stays whole on a majority of nodes; a group of
+/// All that faults took for good, on all nodes: the fault atlas. Each entry stays whole on a majority of nodes; a group of
 /// which too many replicas have lost something, each something else, must halt.
 #[derive(Debug, Default)]
 pub(super) struct Losses {

@@ -112,7 +112,7 @@ impl SimLog {
         Ok(recovered.groups.into_iter().map(state).collect())
     }
 
-    /// What is durable now with all before it, in the stream's order.
+    /// The changes that are durable now with all before them, in the stream's order.
     pub(super) fn newly_durable(&mut self) -> Vec<(GroupId, Change)> {
         for batch in self.landed() {
             self.early.insert(batch.number, batch);

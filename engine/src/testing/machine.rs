@@ -56,7 +56,7 @@ impl Deed {
 }
 
 impl Ledger {
-    /// What was done since it was last asked.
+    /// The deeds since the last call.
     pub(super) fn take(&self) -> Vec<Deed> {
         std::mem::take(&mut self.lock().deeds)
     }

@@ -137,7 +137,7 @@ impl Outside for SimOutside {
             }
             Err(left) => {
                 logdrive_raft::reached!("frame refused by a full queue");
-                // What did leave is on its way all the same.
+                // Some messages of the batch left, and are on their way all the same.
                 seen.extend(messages[..left].iter().map(said));
                 false
             }

@@ -52,7 +52,7 @@ pub(super) struct Sim<'a> {
     pub(super) world: Rc<RefCell<World>>,
     pub(super) judge: Judge,
     pub(super) excuses: Excuses,
-    /// What was taken from disks for good.
+    /// All that faults took from disks for good.
     pub(super) losses: Losses,
     pub(super) clients: Random,
     pub(super) calls: Vec<Call>,
@@ -157,7 +157,7 @@ impl<'a> Sim<'a> {
                     let has_lost = harm[node.log_of(group)].unseen || node.is_another;
                     self.judge.see(&Event::Recovered { node: id, group, state, has_lost });
                 }
-                // What was lost is judged now, once.
+                // The loss is judged now, once.
                 self.nodes[at].is_another = false;
                 if unseen {
                     logdrive_raft::reached!("end of a log lost, and nothing tells of it");
@@ -593,7 +593,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// What has become durable on a node's disk.
+    /// Tells the judge of all that has become durable on a node's disk.
     pub(super) fn see_landed(&mut self, at: usize) {
         let node = self.nodes[at].id;
         for shard in 0..self.nodes[at].logs.len() {

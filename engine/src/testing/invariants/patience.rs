@@ -12,7 +12,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
         return Ok(());
     };
     let replica = ghost.replica(*node, *group);
-    // What an earlier turn decided may leave with this one.
+    // A decision of an earlier turn may leave with this one.
     let heard = replica.heard_leader.filter(|(step, _)| {
         *step == ghost.counts.steps && !replica.is_behind && replica.status.is_some()
     });
