@@ -135,7 +135,7 @@ impl<'a> Sim<'a> {
         match node.start(&self.world, &self.shape) {
             Ok(found) => {
                 self.connect(at);
-                // Whoever was told of what is lost now counts it on a disk that had said that it was there.
+                // Leaders go on counting an entry that this disk said it had, though it is lost now.
                 let said = |(of, group): &(NodeId, GroupId)| (*of == id).then_some(*group);
                 let replicas = &self.judge.ghost.replicas;
                 let groups: Vec<GroupId> = replicas.keys().filter_map(said).collect();
