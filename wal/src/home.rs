@@ -1,17 +1,18 @@
-//! A node's directory: its lock, and the file that says whose it is.
+//! A node's directory: its locks, and the file that says whose it is.
 //!
 //! In:     a path; what the embedder fixes for good.
 //! Out:    an [`Identity`]; one directory per shard.
 //! Cost:   a few small synced files, at creation and at each open.
 //! Fails:  a directory that is in use, empty, foreign or damaged is refused with a [`HomeError`]; nothing
 //!         is ever taken for a fresh start.
-//! Source: FAULTS' rules 26, 27, 31; C4, C5, C7, P6, I10.
+//! Source: FAULTS' rules 26, 27, 31; C4, C5, C7, P6, I10, W10.
 
 use crate::checksum::checksum;
 use crate::disk::{atomic_write, sync_dir};
 use crate::format::{CLUSTER_BYTES_MAX, FORMAT_VERSION, Manifest, SegmentSeq};
 use logdrive_raft::NodeId;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
@@ -96,7 +97,7 @@ pub enum HomeError {
 pub struct Home {
     dir: PathBuf,
     identity: Identity,
-    _lock: OwnedFd,
+    _locks: Vec<OwnedFd>,
 }
 
 impl Home {
@@ -125,11 +126,12 @@ impl Home {
         // Before the lock, so that nothing is put into a directory that is somebody else's; and under
         // it, because another process may have been quicker.
         check_unused(dir)?;
-        let lock = lock(dir)?;
+        let mut locks = lock(dir)?;
         check_unused(dir)?;
         for shard in 0..shards {
             let shard_dir = shard_dir(dir, shard);
             make_dir(&shard_dir)?;
+            locks.extend(lock_dir(&shard_dir)?);
             let manifest = Manifest {
                 version: FORMAT_VERSION,
                 shard,
@@ -141,7 +143,7 @@ impl Home {
             let file = shard_dir.join(crate::disk::MANIFEST_NAME);
             atomic_write(&file, &manifest.encode()).map_err(|e| io_error(&file, "write", e))?;
         }
-        let home = Self { dir: dir.to_owned(), identity, _lock: lock };
+        let home = Self { dir: dir.to_owned(), identity, _locks: locks };
         home.write_identity()?;
         home.raised()
     }
@@ -173,7 +175,7 @@ impl Home {
         if !file.exists() {
             return Err(HomeError::NoIdentity { dir: dir.to_owned(), found });
         }
-        let lock = lock(dir)?;
+        let mut locks = lock(dir)?;
         let identity = Identity::read(dir).map_err(|e| io_error(&file, "read", e))?;
         let identity =
             identity.map_err(|what| HomeError::Corrupt { file, what: what.to_owned() })?;
@@ -182,8 +184,9 @@ impl Home {
             if !manifest.exists() {
                 return Err(HomeError::MissingShard(manifest));
             }
+            locks.extend(lock_dir(&shard_dir(dir, shard))?);
         }
-        Ok(Self { dir: dir.to_owned(), identity, _lock: lock })
+        Ok(Self { dir: dir.to_owned(), identity, _locks: locks })
     }
 
     /// Whose directory it is, with this open's incarnation.
@@ -305,25 +308,54 @@ impl Identity {
     }
 }
 
-/// Takes the directory's lock. A process that was killed with writes in the ring may hold it for some
-/// milliseconds after its death (I10), so this is patient for a while.
-fn lock(dir: &Path) -> Result<OwnedFd, HomeError> {
+/// Takes the directory's locks: on its file `lock`, which every version takes, and on the directory itself. A file can be
+/// deleted or replaced, and whoever opens it next has another file. The directory's own lock is the same by every name it
+/// has: after it was moved, through a link, through another mount of it.
+fn lock(dir: &Path) -> Result<Vec<OwnedFd>, HomeError> {
     let file = dir.join(LOCK_NAME);
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
     let fd = rustix::fs::open(&file, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|e| io_error(&file, "open", e.into()))?;
+    hold(&fd).map_err(|e| lock_error(dir, &file, e))?;
+    let mut locks = vec![fd];
+    locks.extend(lock_dir(dir)?);
+    Ok(locks)
+}
+
+/// Locks a directory's own descriptor. The shards' directories are locked each: one may be a link to another disk, and a
+/// copy of the node's directory then leads to the same one.
+fn lock_dir(dir: &Path) -> Result<Option<OwnedFd>, HomeError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd =
+        rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| io_error(dir, "open", e.into()))?;
+    match hold(&fd) {
+        Ok(()) => Ok(Some(fd)),
+        // Network file systems lock only what is open for writing, which no directory is: there the file stands alone.
+        Err(Errno::BADF) => Ok(None),
+        Err(error) => Err(lock_error(dir, dir, error)),
+    }
+}
+
+/// Locks what is open, for this process alone. A process that was killed with writes in the ring may hold its locks for
+/// some milliseconds after its death (I10), so this is patient for a while.
+fn hold(fd: &OwnedFd) -> Result<(), Errno> {
     let mut tries = LOCK_TRIES;
     loop {
-        match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(fd),
-            Err(rustix::io::Errno::WOULDBLOCK) if tries > 0 => {
+        match flock(fd, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if tries > 0 => {
                 tries -= 1;
                 std::thread::sleep(LOCK_PAUSE);
             }
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(HomeError::Locked(dir.to_owned())),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(io_error(&file, "lock", error.into())),
+            Err(Errno::INTR) => {}
+            done => return done,
         }
+    }
+}
+
+fn lock_error(dir: &Path, file: &Path, error: Errno) -> HomeError {
+    match error {
+        Errno::WOULDBLOCK => HomeError::Locked(dir.to_owned()),
+        error => io_error(file, "lock", error.into()),
     }
 }
 

@@ -345,6 +345,36 @@ fn i10_a_directory_is_opened_once_at_a_time() {
     });
 }
 
+/// The lock was on a file alone: with that gone, or with the directory under another name, a second process came in and
+/// both acknowledged.
+#[test]
+fn i10_a_directory_is_opened_once_at_a_time_whatever_becomes_of_its_lock_and_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, moved) = (dir.path().join("node"), dir.path().join("moved"));
+    let home = new_home(&path);
+    let second = |path: &std::path::Path| Home::open(path).map(|home| home.identity().incarnation);
+    std::fs::remove_file(path.join("lock")).unwrap();
+    let opened = second(&path);
+    assert!(matches!(opened, Err(HomeError::Locked(_))), "without its lock file: {opened:?}");
+    std::fs::rename(&path, &moved).unwrap();
+    std::fs::remove_file(moved.join("lock")).unwrap();
+    let opened = second(&moved);
+    assert!(matches!(opened, Err(HomeError::Locked(_))), "moved: {opened:?}");
+    std::os::unix::fs::symlink(&moved, &path).unwrap();
+    std::fs::remove_file(path.join("lock")).unwrap();
+    let opened = second(&path);
+    assert!(matches!(opened, Err(HomeError::Locked(_))), "by a link: {opened:?}");
+    // A copy of it whose shard is a link to the same place.
+    let copy = dir.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    std::fs::copy(moved.join("identity"), copy.join("identity")).unwrap();
+    std::os::unix::fs::symlink(moved.join("shard-000"), copy.join("shard-000")).unwrap();
+    let opened = second(&copy);
+    assert!(matches!(opened, Err(HomeError::Locked(_))), "a copy: {opened:?}");
+    drop(home);
+    assert_eq!(second(&moved).unwrap(), 2);
+}
+
 #[test]
 fn p6_c5_a_directory_without_an_identity_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     dir: PathBuf,
+    /// Device and number of the directory, as it was when it was opened.
+    place: (u64, u64),
     direct: bool,
 }
 
@@ -37,8 +39,18 @@ impl Files {
         let direct = takes_direct(written)?;
         match std::fs::remove_file(&name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(Self { dir: dir.to_owned(), direct }),
+            _ => Ok(Self { dir: dir.to_owned(), place: place_of(dir)?, direct }),
         }
+    }
+
+    /// Fails if the directory was moved and another stands at its name: names are looked up anew for every file, and
+    /// nothing may be written into a directory that somebody else has locked.
+    fn in_place(&self) -> io::Result<()> {
+        if place_of(&self.dir)? == self.place {
+            return Ok(());
+        }
+        let dir = self.dir.display();
+        Err(io::Error::other(format!("{dir} was moved, and another directory stands there")))
     }
 
     pub(super) fn direct(&self) -> bool {
@@ -101,6 +113,7 @@ impl Files {
     }
 
     pub(super) fn remove(&self, segment: SegmentSeq) -> io::Result<()> {
+        self.in_place()?;
         remove(&self.path(segment))?;
         sync_dir(&self.dir)
     }
@@ -124,6 +137,7 @@ impl Files {
         zeros: &mut ImageWriter,
         mut pause: impl FnMut() -> io::Result<()>,
     ) -> io::Result<File> {
+        self.in_place()?;
         let temporary = self.dir.join(format!("{:010}{TEMPORARY_SUFFIX}", order.segment.0));
         let mut flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::TRUNC;
         flags.set(OFlags::DIRECT, self.direct);
@@ -175,6 +189,7 @@ impl Files {
         old: SegmentSeq,
         block: &mut ImageWriter,
     ) -> io::Result<File> {
+        self.in_place()?;
         let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
         flags.set(OFlags::DIRECT, self.direct);
         let free = self.free_path(old);
@@ -192,6 +207,7 @@ impl Files {
     /// Gives a damaged segment its second name, durably, before the manifest passes it: then what a crash leaves of the
     /// first one is removed by the next open, and the file stays (rule 25).
     pub(super) fn keep_aside(&self, segment: SegmentSeq) -> io::Result<()> {
+        self.in_place()?;
         let path = self.path(segment);
         for aside in self.aside_paths(segment) {
             match link(&path, &aside) {
@@ -221,6 +237,7 @@ impl Files {
     /// Takes a segment's name from its file, which the manifest has passed. One to be set aside has its other name
     /// already, where a file can have two.
     pub(super) fn retire(&self, segment: SegmentSeq, fate: Fate) -> io::Result<()> {
+        self.in_place()?;
         let path = self.path(segment);
         match fate {
             Fate::Recycle => rename(&path, &self.free_path(segment))?,
@@ -247,6 +264,7 @@ impl Files {
     }
 
     pub(super) fn write_manifest(&self, manifest: &Manifest) -> io::Result<()> {
+        self.in_place()?;
         atomic_write(&self.manifest_path(), &manifest.encode())
     }
 
@@ -281,8 +299,13 @@ fn takes_direct(written: io::Result<usize>) -> io::Result<bool> {
 }
 
 fn is_same_file(a: &Path, b: &Path) -> io::Result<bool> {
-    let (a, b) = (std::fs::metadata(a)?, std::fs::metadata(b)?);
-    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
+    Ok(place_of(a)? == place_of(b)?)
+}
+
+/// Device and number of a file or directory: the same by each of its names.
+fn place_of(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Replaces a small file: after a crash it is the old one or the new one, whole (rule 26).
@@ -412,6 +435,26 @@ mod tests {
         files.retire(segment, Fate::SetAside).unwrap();
         let all = [file("0000000007.2.corrupt", b"other"), both[0].clone()];
         assert_eq!(named(dir.path()), all);
+    }
+
+    #[test]
+    fn i10_a_directory_that_took_the_place_of_the_open_one_is_not_written_to() {
+        let home = tempfile::tempdir().unwrap();
+        let (dir, aside) = (home.path().join("shard-000"), home.path().join("moved"));
+        std::fs::create_dir(&dir).unwrap();
+        let files = Files::probe(&dir).unwrap();
+        std::fs::write(files.path(SegmentSeq(7)), b"ours").unwrap();
+        std::fs::rename(&dir, &aside).unwrap();
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(files.path(SegmentSeq(7)), b"theirs").unwrap();
+        files.remove(SegmentSeq(7)).unwrap_err();
+        files.keep_aside(SegmentSeq(7)).unwrap_err();
+        files.retire(SegmentSeq(7), Fate::Recycle).unwrap_err();
+        assert_eq!(named(&dir), [file("0000000007.seg", b"theirs")]);
+        // Under its new name, or back under its old one, it is the same directory.
+        std::fs::remove_dir_all(&dir).unwrap();
+        std::os::unix::fs::symlink(&aside, &dir).unwrap();
+        files.remove(SegmentSeq(7)).unwrap();
     }
 
     #[test]
