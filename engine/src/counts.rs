@@ -34,6 +34,7 @@ use bytes::{Bytes, BytesMut};
 use logdrive_net::{
     ClusterId, Lane, codec,
     frame::{FrameOrigin, FrameReader, FrameWriter},
+    stores::Acquaintances,
 };
 use logdrive_raft::{Command, Durable, HardState, LogIndex, Message};
 use logdrive_wal::{
@@ -259,7 +260,8 @@ impl Node {
             ..OfShard::REAL
         };
         let limits = Limits { of_shard, ..Limits::REAL };
-        let shared = Arc::new(Shared::new(&settings, identity.clone(), limits));
+        let stores = Arc::new(Acquaintances::forgetful(1, &ids));
+        let shared = Arc::new(Shared::new(&settings, identity.clone(), stores, limits));
         let config = settings.log(PathBuf::from("forgetful"), &identity, 0);
         let segment_bytes = usize::try_from(config.segment_bytes).expect("it fits memory");
         let disk = ForgetfulDisk::new(&identity, segment_bytes, answers.clone());

@@ -19,7 +19,7 @@ use crate::{
     shared::Shared,
 };
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use logdrive_net::{Accepted, Hello, Inbound, Lane, Outbound, Sent};
+use logdrive_net::{Accepted, Hello, Inbound, Lane, Outbound, Refusal, Sent};
 use logdrive_raft::Message;
 use logdrive_wal::{Home, Recovered, Wal};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -94,6 +94,7 @@ fn live(setup: Setup, started: &dyn Fn(Started)) {
         inbound: OnceCell::new(),
         reader,
         node: node.clone(),
+        home: setup.home.clone(),
     });
     started(Ok((recovered, description)));
     runtime.block_on(driver.clone().live(setup.listener));
@@ -134,6 +135,7 @@ struct Driver {
     seal_look: Cell<bool>,
     host: RefCell<ShardHost>,
     reader: Sender<ReadTask>,
+    home: Arc<Home>,
 }
 
 impl Driver {
@@ -144,6 +146,7 @@ impl Driver {
         let outbound = Outbound::start(
             me.clone(),
             self.node.peer_addresses(),
+            &self.node.stores,
             self.node.net_settings.clone(),
             inbound.clone(),
         );
@@ -152,11 +155,11 @@ impl Driver {
         if let Some(listener) = listener {
             let node = self.node.clone();
             let known = node.nodes();
-            let settings = self.node.net_settings.clone();
+            let (stores, settings) = (node.stores.clone(), node.net_settings.clone());
             let hand_over = move |accepted: Accepted| node.hand_over(accepted);
             let node = self.node.clone();
             panics::spawn(async move {
-                let end = listener.run(me, known, settings, Box::new(hand_over)).await;
+                let end = listener.run(me, known, stores, settings, Box::new(hand_over)).await;
                 node.fail(NodeError::Thread(format!("peers cannot be accepted any more: {end}")));
             });
         }
@@ -314,6 +317,19 @@ impl Inbound for Ingress {
 
     fn down(&self, peer: NodeId, lane: Lane) {
         self.driver().arrivals.lane(LaneChange { peer, lane, is_up: false });
+    }
+
+    fn refused(&self, peer: NodeId, refusal: Refusal) {
+        let driver = self.driver();
+        if !refusal.is_for_good() || driver.node.has_failed() {
+            return;
+        }
+        let error = NodeError::Refused { by: peer, why: refusal };
+        // Marked before anything else can happen: whoever starts the node again is told the same.
+        if let Err(error) = driver.home.refuse(&error.to_string()) {
+            tracing::error!(%error, "the refused directory could not be marked");
+        }
+        driver.node.fail(error);
     }
 }
 

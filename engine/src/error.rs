@@ -199,6 +199,18 @@ pub enum NodeError {
     /// A thread of the node could not go on.
     #[error("{0}")]
     Thread(String),
+    /// A peer knows this node with another directory or with a later state of it: this one was made anew, is an old copy,
+    /// or one of two copies. It has forgotten what the node promised, so it is marked and never opened again.
+    #[error(
+        "node {by} refused this node: {why}. This directory must not be used any more. The other nodes go on without it; \
+         it cannot be repaired, and its replicas cannot be replaced before membership changes exist"
+    )]
+    Refused {
+        /// The peer.
+        by: NodeId,
+        /// Its reason.
+        why: logdrive_net::Refusal,
+    },
     /// [`crate::Node::spawn_on`] on a shard's thread, which must not wait, while the queue of the other shard is full.
     /// The node runs on; try again.
     #[error("the queue of shard {shard} is full")]

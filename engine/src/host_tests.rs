@@ -11,6 +11,7 @@ use crate::{
     shard::{Commands, GroupView, Submission, Timing},
 };
 use bytes::Bytes;
+use logdrive_net::stores::Acquaintances;
 use logdrive_raft::{AppendResult, Command, Durable, HardState, LogIndex, Role, Status};
 use logdrive_wal::{Identity, SegmentSeq, disk::sim::SimPlatter};
 use std::{
@@ -253,7 +254,8 @@ fn shared(ids: &[NodeId], identity: &Identity) -> Arc<Shared> {
     config.election_timeout = config.tick * u32::try_from(TIMING.election_ticks).unwrap();
     config.heartbeat = config.tick * u32::try_from(TIMING.heartbeat_ticks).unwrap();
     config.proposals_max = 10_000;
-    Arc::new(Shared::new(&config, identity.clone(), Limits::REAL))
+    let stores = Arc::new(Acquaintances::forgetful(1, ids));
+    Arc::new(Shared::new(&config, identity.clone(), stores, Limits::REAL))
 }
 
 fn open(platter: &SimPlatter, identity: &Identity) -> (Wal, logdrive_wal::Recovered) {

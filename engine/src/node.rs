@@ -18,13 +18,16 @@ use crate::{
     watchdog,
 };
 use crossbeam_channel::Sender;
-use logdrive_net::Listener;
-use logdrive_wal::{Corrupt, Home, Identity};
+use logdrive_net::{
+    Listener,
+    stores::{Acquaintances, PEER_STORES_BYTES_MAX, PEERS_MAX, PeerStores, Save},
+};
+use logdrive_wal::{Corrupt, Home, Identity, PEERS_BYTES_MAX};
 use std::{
     collections::BTreeMap,
     path::Path,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     thread::JoinHandle,
     time::Duration,
 };
@@ -84,8 +87,12 @@ impl Node {
         let home = Arc::new(Home::open(&config.dir)?);
         let identity = home.identity().clone();
         config.check(&identity)?;
+        let peers = open_peers(&home, &config)?;
         let mut listener = Some(Listener::bind(&config.peers[&identity.node])?);
-        let node = Arc::new(Shared::new(&config, identity.clone(), Limits::REAL));
+        let node = Arc::new_cyclic(|node| {
+            let stores = Arc::new(Acquaintances::new(peers, save_to(&home, node.clone())));
+            Shared::new(&config, identity.clone(), stores, Limits::REAL)
+        });
         let seed = if config.seed == 0 { seed_from_system()? } else { config.seed };
         let (started, starts) = crossbeam_channel::bounded(identity.shards as usize);
         // From here on whatever was started is stopped again when this is left early.
@@ -372,6 +379,45 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// What the directory remembers of its peers, with this opening of it.
+fn open_peers(home: &Home, config: &Config) -> Result<PeerStores, OpenError> {
+    let identity = home.identity();
+    let peers = PeerStores::decode(&home.peers());
+    let mut peers = peers.ok_or_else(|| {
+        OpenError::Config("what the directory remembers of its peers cannot be read".to_owned())
+    })?;
+    let others = || config.peers.keys().copied().filter(|node| *node != identity.node);
+    let mut nonces = others().map(|_| seed_from_system()).collect::<Result<Vec<_>, _>>()?;
+    let mut draw = || nonces.pop().expect("one for each peer");
+    peers.open(identity.incarnation, others(), &mut draw);
+    if peers.len() > PEERS_MAX {
+        let met = peers.len();
+        return Err(OpenError::Config(format!(
+            "a directory remembers {PEERS_MAX} peers, and this one would have {met}, those of earlier settings included"
+        )));
+    }
+    home.keep_peers(&peers.encode())?;
+    Ok(peers)
+}
+
+/// How a running node keeps what it knows of its peers. Holds neither the directory's lock nor the node.
+fn save_to(home: &Arc<Home>, node: Weak<Shared>) -> Save {
+    const { assert!(PEER_STORES_BYTES_MAX <= PEERS_BYTES_MAX, "a directory has room for all") };
+    let home = Arc::downgrade(home);
+    Box::new(move |peers| {
+        let Some(home) = home.upgrade() else {
+            return Err(std::io::Error::other("the node is closed"));
+        };
+        home.keep_peers(peers).map_err(|error| {
+            let what = error.to_string();
+            if let Some(node) = node.upgrade() {
+                node.fail(NodeError::Thread(what.clone()));
+            }
+            std::io::Error::other(what)
+        })
+    })
 }
 
 fn seed_from_system() -> Result<u64, OpenError> {

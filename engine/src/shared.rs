@@ -19,7 +19,10 @@ use crate::{
 };
 use bytes::Bytes;
 use hashbrown::HashMap;
-use logdrive_net::{Accepted, ClusterId, Hello, Lane};
+use logdrive_net::{
+    Accepted, ClusterId, Hello, Lane,
+    stores::{Acquaintances, Proof},
+};
 use logdrive_raft::{Durable, HardState, Restored};
 use logdrive_wal::{Identity, RecoveredGroup};
 use std::{
@@ -44,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     command_bytes_max: usize,
     pub(crate) net_settings: logdrive_net::Settings,
+    /// What this node and its peers know of each other's directories.
+    pub(crate) stores: Arc<Acquaintances>,
     pub(crate) inboxes: Vec<Arc<Inbox>>,
     /// Per shard.
     pub(crate) pulses: Vec<Pulse>,
@@ -61,7 +66,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: &Config, identity: Identity, limits: Limits) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        identity: Identity,
+        stores: Arc<Acquaintances>,
+        limits: Limits,
+    ) -> Self {
         let shards = 0..identity.shards;
         let own = (identity.node, config.client_address.clone());
         Self {
@@ -75,6 +85,7 @@ impl Shared {
             limits,
             command_bytes_max: config.command_bytes_max(),
             net_settings: logdrive_net::Settings::default(),
+            stores,
             inboxes: shards
                 .clone()
                 .map(|_| {
@@ -225,6 +236,7 @@ impl Shared {
             cluster_name: self.identity.cluster.clone(),
             node: self.me,
             incarnation: self.identity.incarnation,
+            proof: Proof { store: self.identity.store, ..Proof::default() },
             shard: u32::try_from(shard).expect("shards are counted in u32"),
             shards: self.identity.shards,
             lane: Lane::Liveness,

@@ -4,12 +4,14 @@
 //! Out:    [`Welcome`]: the answer to send, the connection's lease, and the leases that end with it.
 //! Cost:   a place per peer, lane and shard of the peer that has ever been let in; looked at once per connection.
 //! Fails:  [`NetError::Refused`], of which the dialer is told; after any other error it is told nothing.
-//! Source: FAULTS.md I2, I6, N8, §5.3.
+//! Source: FAULTS.md I2, I6, N8, P6, C7, §5.3.
 
 use crate::handshake::{self, HandshakeError, Refusal, Said};
+use crate::stores::{Acquaintances, Meeting};
 use crate::{Hello, Lane, NetError};
 use logdrive_raft::NodeId;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The right of one accepted connection to have its frames delivered. Never given twice by one [`Door`].
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -35,15 +37,16 @@ pub struct Welcome {
 pub struct Door {
     me: Hello,
     known: Vec<NodeId>,
+    stores: Arc<Acquaintances>,
     places: Places,
 }
 
 impl Door {
     /// The door of the node that says `me` of itself; `known` are the nodes that may dial. `me.lane` and `me.shard`
-    /// do not matter.
+    /// do not matter. `stores` is what the node knows of its peers' directories.
     #[must_use]
-    pub fn new(me: Hello, known: Vec<NodeId>) -> Self {
-        Self { me, known, places: Places::default() }
+    pub fn new(me: Hello, known: Vec<NodeId>, stores: Arc<Acquaintances>) -> Self {
+        Self { me, known, stores, places: Places::default() }
     }
 
     /// Judges a dialer's first message. A connection that is let in has its place before the answer is sent: frames
@@ -58,21 +61,17 @@ impl Door {
             Ok(Said::Refusal(_)) => return Err(handshake::unreadable(HandshakeError::Kind(2))),
             Err(error) => return Err(handshake::unreadable(error)),
         };
-        self.judge(&hello, to).map_err(NetError::Refused)?;
+        handshake::judge(&self.me, &self.known, &hello, to).map_err(NetError::Refused)?;
+        // An earlier life of the peer is refused as well: its opening is not remembered any more.
+        if self.stores.meet(&hello)? == Meeting::Introduced {
+            return Err(NetError::Refused(Refusal::Introduced));
+        }
         let shard = hello.shard % self.me.shards;
-        let answer = Hello { shard, lane: hello.lane, ..self.me.clone() };
+        let answer = self.stores.present(&self.me, hello.node);
+        let answer = Hello { shard, lane: hello.lane, ..answer };
         let answer = answer.encode(hello.node);
         let (lease, ended) = self.places.take(&hello);
         Ok(Welcome { hello, answer, lease, ended })
-    }
-
-    fn judge(&self, hello: &Hello, to: NodeId) -> Result<(), Refusal> {
-        handshake::judge(&self.me, &self.known, hello, to)?;
-        let seen = self.places.incarnations.get(&hello.node);
-        if seen > Some(&hello.incarnation) && !logdrive_raft::bug!("old_incarnation_accepted") {
-            return Err(Refusal::OldIncarnation);
-        }
-        Ok(())
     }
 }
 
@@ -93,7 +92,7 @@ impl Places {
         let mut ended = Vec::new();
         let seen = self.incarnations.insert(hello.node, hello.incarnation);
         assert!(
-            seen <= Some(hello.incarnation) || logdrive_raft::bug!("old_incarnation_accepted"),
+            seen <= Some(hello.incarnation) || logdrive_raft::bug!("copy_let_in"),
             "{:?} was not refused",
             hello.node
         );
@@ -117,6 +116,7 @@ impl Places {
 mod tests {
     use super::*;
     use crate::ClusterId;
+    use crate::stores::{Opening, Proof};
 
     fn hello(node: u64) -> Hello {
         Hello {
@@ -124,6 +124,7 @@ mod tests {
             cluster_name: "blue".into(),
             node: NodeId(node),
             incarnation: 5,
+            proof: Proof::default(),
             shard: 3,
             shards: 4,
             lane: Lane::Append,
@@ -133,12 +134,26 @@ mod tests {
 
     fn door() -> Door {
         let me = Hello { shard: 0, shards: 2, lane: Lane::Liveness, ..hello(9) };
-        Door::new(me, vec![NodeId(1), NodeId(2), NodeId(9)])
+        let stores = Arc::new(Acquaintances::forgetful(5, &[]));
+        Door::new(me, vec![NodeId(1), NodeId(2), NodeId(9)], stores)
+    }
+
+    /// Dials as `hello` says, again if it is new here: the peer's lives follow each other.
+    fn greet(door: &mut Door, hello: &Hello) -> Result<Welcome, NetError> {
+        let opening = |incarnation| Some(Opening { incarnation, nonce: 0 });
+        let before = if hello.incarnation > 5 { opening(5) } else { None };
+        let mut said = Hello { proof: Proof { noted: before, ..hello.proof }, ..hello.clone() };
+        let first = door.greet(&said.encode(NodeId(9)));
+        if !matches!(first, Err(NetError::Refused(Refusal::Introduced))) {
+            return first;
+        }
+        said.proof.noted = opening(hello.incarnation);
+        door.greet(&said.encode(NodeId(9)))
     }
 
     fn let_in(door: &mut Door, hello: &Hello) -> (LeaseId, Vec<LeaseId>) {
-        let welcome = door.greet(&hello.encode(NodeId(9))).expect("a known peer");
-        assert_eq!(welcome.hello, *hello);
+        let welcome = greet(door, hello).expect("a known peer");
+        assert_eq!(welcome.hello.node, hello.node);
         (welcome.lease, welcome.ended)
     }
 
@@ -151,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_peer_is_told_which_shard_reads_it_and_that_it_reached_whom_it_meant() {
-        let welcome = door().greet(&hello(1).encode(NodeId(9))).expect("a known peer");
+        let welcome = greet(&mut door(), &hello(1)).expect("a known peer");
         let heard = handshake::judge_answer(&hello(1), NodeId(9), &welcome.answer);
         let heard = heard.expect("our answer");
         assert_eq!((heard.node, heard.shard, heard.shards), (NodeId(9), 1, 2));
@@ -181,7 +196,7 @@ mod tests {
         let (_, ended) = let_in(&mut door, &reborn);
         assert_eq!(ended, [liveness, append]);
         let old = hello(1).encode(NodeId(9));
-        assert_eq!(refused(&mut door, &old), Refusal::OldIncarnation);
+        assert_eq!(refused(&mut door, &old), Refusal::Copy);
         assert_eq!(let_in(&mut door, &Hello { shard: 1, ..reborn }).1, []);
         assert_eq!(let_in(&mut door, &hello(2)).1, [other], "another peer's life is its own");
     }

@@ -4,7 +4,7 @@
 //! Out:    the other end's [`Hello`], or a typed [`Refusal`] it can log.
 //! Cost:   at most [`HANDSHAKE_BYTES_MAX`] bytes each way; nothing larger is allocated before success.
 //! Fails:  [`HandshakeError`] for bytes that are no handshake, at the first byte that shows it.
-//! Source: FAULTS.md I2, I6 (strangers), N13 (wrong address), N8 (old incarnations), §5.3.
+//! Source: FAULTS.md I2, I6 (strangers), N13 (wrong address), P6 and C7 (see `stores`), §5.3.
 //!
 //! The dialer speaks first. Little-endian:
 //!
@@ -21,10 +21,14 @@
 //! 24  u64      cluster id, the CRC-64/NVME of the cluster's name
 //! 32  u64      node
 //! 40  u64      incarnation
-//! 48  u32      shard; in the answer, the shard that will read this connection
-//! 52  u32      shards
-//! 56  u8       lane: 1 liveness, 2 append
-//! 57  u8       length of the cluster's name, then the name
+//! 48  u128     store: the number of the node's directory
+//! 64  u64      nonce of this opening, for the receiver alone
+//! 72  u64      the latest incarnation that the receiver remembers; 0 if none
+//! 80  u64      its nonce
+//! 88  u32      shard; in the answer, the shard that will read this connection
+//! 92  u32      shards
+//! 96  u8       lane: 1 liveness, 2 append
+//! 97  u8       length of the cluster's name, then the name
 //!     u8       length of the client address, then the address
 //!     u32      CRC-32C of all before it
 //!
@@ -33,6 +37,7 @@
 //! 17  u32      CRC-32C of all before it
 //! ```
 
+use crate::stores::{Proof, get_opening, put_opening};
 use crate::{Lane, NetError};
 use bytes::BufMut;
 use crc_fast::{CrcAlgorithm, checksum, crc32_iscsi};
@@ -62,6 +67,8 @@ pub struct Hello {
     pub node: NodeId,
     /// Which of the node's lives this is: higher after every restart.
     pub incarnation: u64,
+    /// That it is the directory which the receiver knows; see [`crate::stores`].
+    pub proof: Proof,
     /// The dialer's shard; in an answer, the shard that reads the connection.
     pub shard: u32,
     /// How many shards the node has, 1 to [`SHARDS_MAX`].
@@ -108,6 +115,9 @@ impl Hello {
         bytes.put_u64_le(self.cluster.0);
         bytes.put_u64_le(self.node.get());
         bytes.put_u64_le(self.incarnation);
+        bytes.put_u128_le(self.proof.store);
+        bytes.put_u64_le(self.proof.nonce);
+        put_opening(&mut bytes, self.proof.noted);
         bytes.put_u32_le(self.shard);
         bytes.put_u32_le(self.shards);
         bytes.put_u8(self.lane as u8);
@@ -133,10 +143,19 @@ pub enum Refusal {
     Itself,
     /// The dialer meant another node than the one it reached.
     WrongNode,
-    /// The node has been seen in a later life.
-    OldIncarnation,
+    /// The node has been heard in a later life, or another copy of its directory has been.
+    EarlierLife,
     /// The dialer's hello could not be read.
     Malformed,
+    /// The acceptor did not remember this opening of the dialer's directory, and does now: the dialer must note that and
+    /// dial again.
+    Introduced,
+    /// The node is known with another directory: this one was made anew under its id.
+    OtherStore,
+    /// A later opening of the node's directory is known: this one is an old copy, or another of two copies.
+    Copy,
+    /// The dialer is sure that the acceptor remembers it, and it does not: the acceptor has lost its own directory.
+    Forgotten,
     /// A reason this version does not know.
     Other(u8),
 }
@@ -150,6 +169,12 @@ impl Refusal {
         seal(bytes)
     }
 
+    /// True if the refused directory must not be used any more: it has forgotten what its node promised.
+    #[must_use]
+    pub fn is_for_good(self) -> bool {
+        matches!(self, Self::OtherStore | Self::Copy)
+    }
+
     fn code(self) -> u8 {
         match self {
             Self::Version => 1,
@@ -157,8 +182,12 @@ impl Refusal {
             Self::UnknownNode => 3,
             Self::Itself => 4,
             Self::WrongNode => 5,
-            Self::OldIncarnation => 6,
+            Self::EarlierLife => 6,
             Self::Malformed => 7,
+            Self::Introduced => 8,
+            Self::OtherStore => 9,
+            Self::Copy => 10,
+            Self::Forgotten => 11,
             Self::Other(code) => code,
         }
     }
@@ -170,8 +199,12 @@ impl Refusal {
             3 => Self::UnknownNode,
             4 => Self::Itself,
             5 => Self::WrongNode,
-            6 => Self::OldIncarnation,
+            6 => Self::EarlierLife,
             7 => Self::Malformed,
+            8 => Self::Introduced,
+            9 => Self::OtherStore,
+            10 => Self::Copy,
+            11 => Self::Forgotten,
             code => Self::Other(code),
         }
     }
@@ -185,8 +218,12 @@ impl fmt::Display for Refusal {
             Self::UnknownNode => "the node is not a known peer",
             Self::Itself => "the node has the id of the one it dialled",
             Self::WrongNode => "the address leads to another node",
-            Self::OldIncarnation => "the node has been seen in a later life",
+            Self::EarlierLife => "the node has been heard in a later life",
             Self::Malformed => "the hello could not be read",
+            Self::Introduced => "the node was not remembered in this life, and is now",
+            Self::OtherStore => "the node is known with another directory than this one",
+            Self::Copy => "the node is known with a later state of its directory",
+            Self::Forgotten => "the node is not remembered, though it should be",
             Self::Other(code) => return write!(f, "reason {code}"),
         })
     }
@@ -281,6 +318,10 @@ pub fn parse(message: &[u8]) -> Result<Said, HandshakeError> {
     let cluster = ClusterId(u64::from_le_bytes(fields.array()?));
     let node = NodeId(u64::from_le_bytes(fields.array()?));
     let incarnation = u64::from_le_bytes(fields.array()?);
+    let store = u128::from_le_bytes(fields.array()?);
+    let nonce = u64::from_le_bytes(fields.array()?);
+    let noted: [u8; 16] = fields.array()?;
+    let proof = Proof { store, nonce, noted: get_opening(&mut &noted[..]) };
     let shard = u32::from_le_bytes(fields.array()?);
     let shards = u32::from_le_bytes(fields.array()?);
     let [lane] = fields.array()?;
@@ -290,8 +331,17 @@ pub fn parse(message: &[u8]) -> Result<Said, HandshakeError> {
     if !fields.bytes.is_empty() {
         return Err(HandshakeError::Length(length));
     }
-    let hello =
-        Hello { cluster, cluster_name, node, incarnation, shard, shards, lane, client_address };
+    let hello = Hello {
+        cluster,
+        cluster_name,
+        node,
+        incarnation,
+        proof,
+        shard,
+        shards,
+        lane,
+        client_address,
+    };
     hello.check()?;
     Ok(Said::Hello { hello, to })
 }
@@ -477,7 +527,7 @@ pub const CLIENT_ADDRESS_BYTES_MAX: usize = 255;
 pub const SHARDS_MAX: u32 = 1024;
 
 const MAGIC: [u8; 8] = *b"LOGDRIVE";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const PREFIX_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 4;
 const HELLO_FIXED_BYTES: usize = PREFIX_BYTES + 4 * 8 + 2 * 4 + 3 + CHECKSUM_BYTES;
@@ -491,6 +541,7 @@ const KIND_REFUSAL: u8 = 2;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stores::Opening;
     use proptest::prelude::*;
 
     fn hello() -> Hello {
@@ -499,6 +550,7 @@ mod tests {
             cluster_name: "blue".into(),
             node: NodeId(2),
             incarnation: 5,
+            proof: Proof { store: 7, nonce: 8, noted: Some(Opening { incarnation: 4, nonce: 9 }) },
             shard: 1,
             shards: 4,
             lane: Lane::Append,
@@ -535,13 +587,15 @@ mod tests {
         let bytes = hello().encode(NodeId(9));
         // CRC-64/NVME of "123456789", as published: the hash of the name is this and no other.
         assert_eq!(ClusterId::of("123456789"), ClusterId(0xae8b_1486_0a79_9888));
-        let fixed = "4c4f474452495645 01 00 4000 0100 0100 0900000000000000".replace(' ', "");
+        let fixed = "4c4f474452495645 01 00 6800 0200 0200 0900000000000000".replace(' ', "");
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         assert_eq!(hex(&bytes[..24]), fixed);
-        let fixed = "0200000000000000 0500000000000000 01000000 04000000 02 04 626c7565 0d"
+        let fixed = "0200000000000000 0500000000000000 07000000000000000000000000000000 \
+                     0800000000000000 0400000000000000 0900000000000000 \
+                     01000000 04000000 02 04 626c7565 0d"
             .replace(' ', "");
-        assert_eq!(hex(&bytes[32..63]), fixed);
-        assert_eq!(bytes.len(), 16 + 0x40);
+        assert_eq!(hex(&bytes[32..103]), fixed);
+        assert_eq!(bytes.len(), 16 + 0x68);
     }
 
     #[test]
@@ -562,8 +616,8 @@ mod tests {
     #[test]
     fn other_versions_are_refused_and_ranges_that_meet_are_not() {
         let bytes = hello().encode(NodeId(9));
-        let error = forged(bytes.clone(), 12, &[2, 0, 9, 0]).expect_err("versions 2 to 9");
-        assert_eq!(error, HandshakeError::Version { low: 2, high: 9 });
+        let error = forged(bytes.clone(), 12, &[3, 0, 9, 0]).expect_err("versions 3 to 9");
+        assert_eq!(error, HandshakeError::Version { low: 3, high: 9 });
         assert_eq!(refusal_of(&error), Some(Refusal::Version));
         assert!(forged(bytes, 12, &[1, 0, 9, 0]).is_ok());
     }
@@ -577,12 +631,12 @@ mod tests {
         };
         assert_eq!(field(24, &[0; 8]), "cluster name");
         assert_eq!(field(32, &[0; 8]), "node");
-        assert_eq!(field(48, &[4]), "shard");
-        assert_eq!(field(52, &[0; 4]), "shard");
-        assert_eq!(field(52, &[0xff; 4]), "shard");
-        assert_eq!(field(56, &[3]), "lane");
-        assert_eq!(field(57, &[200]), "cluster name");
-        assert_eq!(field(63, b"\n"), "client address");
+        assert_eq!(field(88, &[4]), "shard");
+        assert_eq!(field(92, &[0; 4]), "shard");
+        assert_eq!(field(92, &[0xff; 4]), "shard");
+        assert_eq!(field(96, &[3]), "lane");
+        assert_eq!(field(97, &[200]), "cluster name");
+        assert_eq!(field(103, b"\n"), "client address");
         assert_eq!(forged(bytes.clone(), 8, &[3]), Err(HandshakeError::Kind(3)));
         assert!(matches!(forged(bytes.clone(), 10, &[0, 2]), Err(HandshakeError::Length(528))));
         assert!(matches!(forged(bytes.clone(), 10, &[0, 0]), Err(HandshakeError::Length(16))));
@@ -655,7 +709,7 @@ mod tests {
 
         #[test]
         fn damage_behind_a_good_checksum_is_read_without_panic(
-            at in 0..70_usize,
+            at in 0..110_usize,
             with in proptest::collection::vec(any::<u8>(), 1..6),
         ) {
             if let Ok(Said::Hello { hello, to }) = forged(hello().encode(NodeId(9)), at, &with) {

@@ -6,6 +6,7 @@
 //! Fails:  the first bad byte ends the connection; nothing of its frame is delivered (see `receiver`).
 //! Source: FAULTS.md N8, N9, I1, I3, I5.
 
+use crate::handshake::Refusal;
 use crate::metrics::{InboundMeter, LogLimit, add};
 use crate::{Hello, Lane, NetError, Receiver, Settings};
 use logdrive_raft::{GroupId, Message, NodeId};
@@ -29,6 +30,10 @@ pub trait Inbound {
 
     /// An outbound lane was lost: everything sent on it since it came up may be lost.
     fn down(&self, peer: NodeId, lane: Lane);
+
+    /// `peer` refused a lane of ours, and will be asked again. After a refusal that is for good
+    /// ([`Refusal::is_for_good`]) the node must end, and its directory be used no more.
+    fn refused(&self, peer: NodeId, refusal: Refusal);
 }
 
 /// A peer's connection after the handshake, on its way to the shard that will read it.

@@ -23,7 +23,7 @@
 //!
 //! The parts that decide need neither socket, clock nor runtime: [`LaneQueue`] (frames, bounds, drops), [`Door`]
 //! (which dialers are let in, and which connections end for that), [`Receiver`] (from bytes to the messages that may
-//! be delivered), [`Backoff`], [`handshake`], [`frame`] and [`codec`]. A simulator drives them directly;
+//! be delivered), [`Backoff`], [`handshake`], [`stores`], [`frame`] and [`codec`]. A simulator drives them directly;
 //! [`Outbound`], [`Listener`] and [`receive`] drive the same parts with sockets.
 //!
 //! All that acts runs on tokio current-thread runtimes that can `spawn_local` (`LocalRuntime`); nothing
@@ -46,6 +46,7 @@ mod outbound;
 mod peer;
 mod queue;
 mod receiver;
+pub mod stores;
 
 pub use abort::AbortOnPanic;
 pub use backoff::Backoff;

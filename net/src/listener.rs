@@ -7,7 +7,9 @@
 //! Source: FAULTS.md I2, I3, I6, N8, §5.3.
 
 use crate::door::{Door, LeaseId, Welcome};
+use crate::handshake::Refusal;
 use crate::metrics::{InboundMeter, LogLimit, add};
+use crate::stores::Acquaintances;
 use crate::{AbortOnPanic, Accepted, Hello, NetError, Settings, handshake, peer};
 use logdrive_raft::NodeId;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -63,14 +65,15 @@ impl Listener {
     }
 
     /// Accepts for ever, and hands over every connection of a node in `known`; that is for shard
-    /// `hello.shard % me.shards`. `me.lane` and `me.shard` do not matter. Returns only if the socket
-    /// cannot be waited on.
+    /// `hello.shard % me.shards`. `me.lane` and `me.shard` do not matter; `stores` is what all of the node's threads know
+    /// of its peers' directories. Returns only if the socket cannot be waited on.
     ///
     /// The connections handed over live as long as this: when it is dropped, they end.
     pub async fn run(
         self,
         me: Hello,
         known: Vec<NodeId>,
+        stores: Arc<Acquaintances>,
         settings: Settings,
         hand_over: Box<dyn Fn(Accepted)>,
     ) -> NetError {
@@ -80,7 +83,7 @@ impl Listener {
         };
         let meter = self.meter;
         let entrance = Rc::new(Entrance {
-            door: RefCell::new(Door::new(me, known)),
+            door: RefCell::new(Door::new(me, known, stores)),
             leases: RefCell::default(),
             settings,
             hand_over,
@@ -183,6 +186,9 @@ impl Entrance {
             Ok(Err(error)) => error,
             Err(_) => NetError::Timeout("handshake"),
         };
+        if matches!(error, NetError::Refused(Refusal::Introduced)) {
+            return; // Nothing is wrong: the peer dials again.
+        }
         let refused = matches!(error, NetError::Refused(_));
         add(if refused { &self.meter.refused } else { &self.meter.garbage }, 1);
         if let Some(more) = self.log.pass(Instant::now()) {

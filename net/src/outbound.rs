@@ -9,9 +9,11 @@
 use crate::lane::Link;
 use crate::metrics::LaneStats;
 use crate::peer::Dialer;
+use crate::stores::Acquaintances;
 use crate::{AbortOnPanic, Hello, Inbound, Lane, Sent, Settings};
 use logdrive_raft::{GroupId, Message, NodeId};
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 /// One shard's connections to all its peers. Dropping it closes them, without [`Inbound::down`].
@@ -28,7 +30,8 @@ struct Peer {
 
 impl Outbound {
     /// Dials every peer (`host:port`, resolved anew at each attempt) and keeps dialling. Call it on the
-    /// shard's runtime. `me.lane` does not matter.
+    /// shard's runtime. `me.lane` does not matter; `stores` is what all of the node's threads know of its peers'
+    /// directories.
     ///
     /// Panics if [`Hello::check`] fails for `me`, if a peer is listed twice or is this node itself, or
     /// outside a runtime that can `spawn_local`.
@@ -36,6 +39,7 @@ impl Outbound {
     pub fn start(
         me: Hello,
         peers: Vec<(NodeId, String)>,
+        stores: &Arc<Acquaintances>,
         settings: Settings,
         inbound: Rc<dyn Inbound>,
     ) -> Self {
@@ -52,6 +56,7 @@ impl Outbound {
                     link: Rc::clone(link),
                     address: address.clone(),
                     me: Hello { lane: link.lane, ..me.clone() },
+                    stores: Arc::clone(stores),
                     settings: settings.clone(),
                     inbound: Rc::clone(&inbound),
                 };

@@ -4,16 +4,18 @@
 //! Out:    [`Inbound::up`] and [`Inbound::down`].
 //! Cost:   asleep while the socket keeps up. While the peer is away: one attempt per pause (see `backoff`).
 //! Fails:  never ends by itself; every failure is a pause and another attempt.
-//! Source: FAULTS.md N10 (flaps, half-open peers), N13 (wrong address), I6 (no retry storm).
+//! Source: FAULTS.md N10 (flaps, half-open peers), N13 (wrong address), I6 (no retry storm), P6 and C7 (see `stores`).
 
-use crate::handshake::MessageReader;
+use crate::handshake::{MessageReader, Refusal};
 use crate::lane::Link;
 use crate::metrics::LogLimit;
+use crate::stores::Acquaintances;
 use crate::{Backoff, Hello, Inbound, NetError, Settings, handshake};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -25,6 +27,7 @@ pub(crate) struct Dialer {
     pub(crate) address: String,
     /// What we say of ourselves on this lane.
     pub(crate) me: Hello,
+    pub(crate) stores: Arc<Acquaintances>,
     pub(crate) settings: Settings,
     pub(crate) inbound: Rc<dyn Inbound>,
 }
@@ -51,6 +54,9 @@ impl Dialer {
                     let refused =
                         matches!(error, NetError::Refused(_) | NetError::RefusedByPeer(_));
                     self.link.count_failure(refused);
+                    if let NetError::RefusedByPeer(refusal) = error {
+                        self.inbound.refused(peer, refusal);
+                    }
                     (error, backoff.after_failure(refused))
                 }
             };
@@ -65,15 +71,28 @@ impl Dialer {
         }
     }
 
+    /// Connects; once more if the peer did not remember this opening of our directory, and does now.
     async fn connect(&self) -> Result<(TcpStream, Hello), NetError> {
+        match self.try_once().await {
+            Err(NetError::RefusedByPeer(Refusal::Introduced)) => {
+                self.stores.note(self.link.peer)?;
+                self.try_once().await
+            }
+            connected => connected,
+        }
+    }
+
+    async fn try_once(&self) -> Result<(TcpStream, Hello), NetError> {
         let unreachable = |source| NetError::Connect { address: self.address.clone(), source };
         let deadline = Instant::now() + self.settings.handshake_timeout;
         let attempt = async {
             let mut stream = self.reach().await.map_err(unreachable)?;
             set_options(&stream, &self.settings)?;
-            stream.write_all(&self.me.encode(self.link.peer)).await?;
+            let me = self.stores.present(&self.me, self.link.peer);
+            stream.write_all(&me.encode(self.link.peer)).await?;
             let answer = read_message(&mut stream).await?;
             let hello = handshake::judge_answer(&self.me, self.link.peer, &answer)?;
+            self.stores.check(&hello).map_err(NetError::Refused)?;
             // A socket says that it takes bytes only once asked: senders must find that out before.
             stream.writable().await?;
             Ok((stream, hello))

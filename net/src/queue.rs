@@ -212,6 +212,7 @@ mod tests {
             cluster_name: "blue".into(),
             node: NodeId(node),
             incarnation: 1,
+            proof: crate::stores::Proof::default(),
             shard: 0,
             shards: 1,
             lane: Lane::Append,

@@ -105,6 +105,7 @@ mod tests {
             cluster_name: "blue".into(),
             node: NodeId(2),
             incarnation: 5,
+            proof: crate::stores::Proof::default(),
             shard: 0,
             shards: 1,
             lane: Lane::Liveness,

@@ -11,6 +11,7 @@ mod mutate;
 mod oracle;
 
 use bytes::{Bytes, BytesMut};
+use logdrive_net::stores::{Opening, Proof};
 use logdrive_net::{ClusterId, Hello, Lane, Refusal, codec, frame::FrameWriter};
 use logdrive_raft::{
     AppendEntries, AppendReply, AppendResult, Entry, EntryBatch, EntryKind, GroupId, Heartbeat,
@@ -57,6 +58,7 @@ fn handshakes_are_read_as_they_were_written_or_refused() {
         cluster_name: "blue".into(),
         node: NodeId(2),
         incarnation: 5,
+        proof: Proof { store: 7, nonce: 8, noted: Some(Opening { incarnation: 4, nonce: 9 }) },
         shard: 1,
         shards: 4,
         lane: Lane::Append,

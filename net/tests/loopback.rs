@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use logdrive_net::frame::{FrameOrigin, FrameWriter};
 use logdrive_net::handshake::{self, Said};
+use logdrive_net::stores::{Acquaintances, Opening, Proof};
 use logdrive_net::{
     Accepted, ClusterId, Hello, Inbound, InboundMeter, Lane, LaneStats, Listener, NetError,
     Outbound, Refusal, Sent, Settings, codec, receive,
@@ -50,11 +51,17 @@ fn hello(node: NodeId) -> Hello {
         cluster_name: "blue".into(),
         node,
         incarnation: 1,
+        proof: Proof::default(),
         shard: 0,
         shards: 1,
         lane: Lane::Append,
         client_address: format!("node-{node}:6379"),
     }
+}
+
+/// What a node of one life knows of the others.
+fn stores() -> Arc<Acquaintances> {
+    Arc::new(Acquaintances::forgetful(1, &[A, B]))
 }
 
 fn settings() -> Settings {
@@ -72,6 +79,7 @@ struct Shard {
     delivered: RefCell<Vec<(NodeId, GroupId, Message)>>,
     frames: Cell<u64>,
     told: RefCell<Vec<Told>>,
+    refused: RefCell<Vec<Refusal>>,
 }
 
 impl Inbound for Shard {
@@ -89,6 +97,10 @@ impl Inbound for Shard {
     fn down(&self, peer: NodeId, lane: Lane) {
         self.told.borrow_mut().push(Told::Down(peer, lane));
     }
+
+    fn refused(&self, _: NodeId, refusal: Refusal) {
+        self.refused.borrow_mut().push(refusal);
+    }
 }
 
 /// A listening node. What it accepts is read, or kept unread if `reads` is false.
@@ -98,11 +110,23 @@ struct Node {
     meter: Arc<InboundMeter>,
     ends: Rc<RefCell<Vec<NetError>>>,
     accepted: Rc<RefCell<Vec<Accepted>>>,
+    /// What outlives the listening, as a directory does.
+    stores: Arc<Acquaintances>,
     task: JoinHandle<()>,
 }
 
 impl Node {
     fn listen(address: SocketAddr, me: Hello, reads: bool, settings: Settings) -> Self {
+        Self::listen_with(stores(), address, me, reads, settings)
+    }
+
+    fn listen_with(
+        stores: Arc<Acquaintances>,
+        address: SocketAddr,
+        me: Hello,
+        reads: bool,
+        settings: Settings,
+    ) -> Self {
         let listener = Listener::bind(address).expect("a free port");
         let address = listener.local_address().expect("an address");
         let meter = listener.meter();
@@ -123,10 +147,11 @@ impl Node {
                 ends.borrow_mut().push(end);
             });
         });
+        let its = Arc::clone(&stores);
         let task = spawn_local(async move {
-            listener.run(me, vec![A, B], settings, hand_over).await;
+            listener.run(me, vec![A, B], its, settings, hand_over).await;
         });
-        Self { address, shard, meter, ends, accepted, task }
+        Self { address, shard, meter, ends, accepted, stores, task }
     }
 
     fn b(settings: Settings) -> Self {
@@ -141,7 +166,7 @@ impl Node {
 fn dial(me: Hello, to: SocketAddr, settings: Settings) -> (Outbound, Rc<Shard>) {
     let shard = Rc::new(Shard::default());
     let inbound: Rc<dyn Inbound> = Rc::clone(&shard) as _;
-    (Outbound::start(me, vec![(B, to.to_string())], settings, inbound), shard)
+    (Outbound::start(me, vec![(B, to.to_string())], &stores(), settings, inbound), shard)
 }
 
 fn stats(outbound: &Outbound, lane: Lane) -> LaneStats {
@@ -173,7 +198,15 @@ fn append(n: u64, bytes: usize) -> (GroupId, Message) {
 
 /// A connection after the handshake, in the test's own hands.
 async fn greeted(to: SocketAddr, me: &Hello) -> TcpStream {
-    let (stream, said) = greet(to, me, B).await;
+    let opening = |incarnation| Some(Opening { incarnation, nonce: 0 });
+    let mut me = me.clone();
+    // The lives that a test's node has follow each other.
+    me.proof.noted = if me.incarnation > 1 { opening(me.incarnation - 1) } else { None };
+    let (mut stream, mut said) = greet(to, &me, B).await;
+    if said == Said::Refusal(Refusal::Introduced) {
+        me.proof.noted = opening(me.incarnation);
+        (stream, said) = greet(to, &me, B).await;
+    }
     assert!(matches!(said, Said::Hello { .. }), "{said:?}");
     stream
 }
@@ -298,7 +331,7 @@ fn an_accepted_connection_is_read_on_another_threads_runtime() {
         let hand_over: Box<dyn Fn(Accepted)> =
             Box::new(move |accepted| shards.try_send(accepted).expect("room for both lanes"));
         let task = spawn_local(async move {
-            listener.run(hello(B), vec![A], settings(), hand_over).await;
+            listener.run(hello(B), vec![A], stores(), settings(), hand_over).await;
         });
         until(|| dialer.is_finished() && reader.is_finished()).await;
         task.abort();
@@ -396,7 +429,7 @@ fn a_lost_peer_is_told_of_and_dialled_again() {
             assert_eq!(outbound.send(B, lane, &mut vec![heartbeat(1)]), Sent::Dropped);
         }
         assert!(b.ended_with(|end| matches!(end, NetError::Replaced)), "connections end with it");
-        let again = Node::listen(b.address, hello(B), true, settings());
+        let again = Node::listen_with(b.stores, b.address, hello(B), true, settings());
         both_up(&outbound).await;
         assert_eq!(outbound.send(B, Lane::Append, &mut vec![append(3, 9)]), Sent::Taken);
         until(|| again.shard.delivered.borrow().len() == 1).await;
@@ -425,7 +458,7 @@ fn a_newer_connection_or_life_ends_the_older_one() {
         is_closed(&mut second).await;
         is_closed(&mut other).await;
         let (_, said) = greet(b.address, &me, B).await;
-        assert_eq!(said, Said::Refusal(Refusal::OldIncarnation));
+        assert_eq!(said, Said::Refusal(Refusal::Copy));
     });
 }
 
@@ -500,6 +533,35 @@ fn a_dialer_does_not_take_another_node_for_its_peer() {
         let (outbound, told) = dial(hello(A), address, settings());
         until(|| stats(&outbound, Lane::Append).refusals >= 2).await;
         assert!(told.told.borrow().is_empty() && !outbound.is_up(B, Lane::Append));
+    });
+}
+
+#[test]
+fn p6_a_node_with_another_directory_is_refused_and_told_and_the_one_that_is_known_is_not_shut_out()
+{
+    run(async {
+        let b = Node::b(settings());
+        let of_store = |store| Hello { proof: Proof { store, ..Proof::default() }, ..hello(A) };
+        let known = stores();
+        let dial = |me: Hello, stores: &Arc<Acquaintances>| {
+            let shard = Rc::new(Shard::default());
+            let inbound: Rc<dyn Inbound> = Rc::clone(&shard) as _;
+            let to = vec![(B, b.address.to_string())];
+            (Outbound::start(me, to, stores, settings(), inbound), shard)
+        };
+        let (outbound, told) = dial(of_store(7), &known);
+        both_up(&outbound).await;
+        // The first dial of each lane may have been only to be introduced.
+        let introduced = |refused: &[Refusal]| refused.iter().all(|r| *r == Refusal::Introduced);
+        assert!(introduced(&told.refused.borrow()), "{:?}", told.refused.borrow());
+        let (anew, told_anew) = dial(of_store(8), &stores());
+        until(|| told_anew.refused.borrow().contains(&Refusal::OtherStore)).await;
+        assert!(told_anew.refused.borrow()[0].is_for_good() && !anew.is_up(B, Lane::Append));
+        assert!(outbound.is_up(B, Lane::Append), "a stranger ends no connection of the node");
+        drop((outbound, anew));
+        let (again, told_again) = dial(of_store(7), &known);
+        both_up(&again).await;
+        assert!(told_again.refused.borrow().is_empty());
     });
 }
 

@@ -1,11 +1,13 @@
 //! Two nodes without sockets: the parts that decide, put together as a simulator puts them together.
 
 use logdrive_net::handshake::{self, MessageReader};
+use logdrive_net::stores::{Acquaintances, PeerStores, Proof};
 use logdrive_net::{
     ClusterId, Door, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Refusal, Sent, Settings,
 };
 use logdrive_raft::{GroupId, Heartbeat, LogIndex, Message, NodeId, Term};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
@@ -16,6 +18,7 @@ fn hello(node: NodeId, incarnation: u64) -> Hello {
         cluster_name: "blue".into(),
         node,
         incarnation,
+        proof: Proof::default(),
         shard: 0,
         shards: 1,
         lane: Lane::Liveness,
@@ -56,7 +59,17 @@ struct Connection {
 }
 
 impl Acceptor {
-    fn dialled_by(&mut self, me: &Hello) -> Result<Connection, NetError> {
+    /// Dials, and once more if B did not remember this life of A.
+    fn dialled_by(&mut self, me: &Hello, stores: &Acquaintances) -> Result<Connection, NetError> {
+        let first = self.dialled_once(&stores.present(me, B));
+        if !matches!(first, Err(NetError::RefusedByPeer(Refusal::Introduced))) {
+            return first;
+        }
+        stores.note(B).expect("nothing to save");
+        self.dialled_once(&stores.present(me, B))
+    }
+
+    fn dialled_once(&mut self, me: &Hello) -> Result<Connection, NetError> {
         let hello = in_pieces(&me.encode(B));
         let answer = match self.door.greet(&hello) {
             Ok(welcome) => {
@@ -90,8 +103,18 @@ impl Acceptor {
 
 #[test]
 fn two_nodes_meet_talk_and_part_without_a_socket() {
-    let mut b = Acceptor { door: Door::new(hello(B, 1), vec![A, B]), ended: HashSet::new() };
-    let mut old = b.dialled_by(&hello(A, 1)).expect("a known peer");
+    let its = Arc::new(Acquaintances::forgetful(1, &[A]));
+    let mut b = Acceptor { door: Door::new(hello(B, 1), vec![A, B], its), ended: HashSet::new() };
+    // A's directory, and what its lives remember.
+    let mut stores = PeerStores::default();
+    let mut life = |incarnation| {
+        stores.open(incarnation, [B], &mut || incarnation);
+        let life = Acquaintances::new(stores.clone(), Box::new(|_| Ok(())));
+        stores.note(B);
+        life
+    };
+    let (first, second) = (life(1), life(2));
+    let mut old = b.dialled_by(&hello(A, 1), &first).expect("a known peer");
     let sent = old.queue.send(&mut vec![heartbeat(1), heartbeat(2)], |_, _| panic!("too large"));
     assert_eq!(sent, Sent::Taken);
     assert!(b.moves(&mut old, 60).expect("half a frame").is_empty());
@@ -100,11 +123,11 @@ fn two_nodes_meet_talk_and_part_without_a_socket() {
     // A's next life dials while a frame of the old one is half read: it is never delivered.
     let _ = old.queue.send(&mut vec![heartbeat(3)], |_, _| panic!("too large"));
     assert!(b.moves(&mut old, 60).expect("half a frame").is_empty());
-    let mut new = b.dialled_by(&hello(A, 2)).expect("a later life");
+    let mut new = b.dialled_by(&hello(A, 2), &second).expect("a later life");
     let _ = new.queue.send(&mut vec![heartbeat(4)], |_, _| panic!("too large"));
     assert_eq!(b.moves(&mut new, 600).expect("a new connection"), [GroupId(4)]);
     assert!(matches!(b.moves(&mut old, 600), Err(NetError::Replaced)));
 
-    let late = b.dialled_by(&hello(A, 1)).err();
-    assert!(matches!(late, Some(NetError::RefusedByPeer(Refusal::OldIncarnation))), "{late:?}");
+    let late = b.dialled_by(&hello(A, 1), &first).err();
+    assert!(matches!(late, Some(NetError::RefusedByPeer(Refusal::Copy))), "{late:?}");
 }

@@ -1,8 +1,8 @@
-//! A node's directory: its locks, and the file that says whose it is.
+//! A node's directory: its locks, the file that says whose it is, and the one that says how often it was opened.
 //!
 //! In:     a path; what the embedder fixes for good.
 //! Out:    an [`Identity`]; one directory per shard.
-//! Cost:   a few small synced files, at creation and at each open.
+//! Cost:   a few small synced files at creation, one synced write at each open.
 //! Fails:  a directory that is in use, empty, foreign or damaged is refused with a [`HomeError`]; nothing
 //!         is ever taken for a fresh start.
 //! Source: FAULTS' rules 26, 27, 31; C4, C5, C7, P6, I10, W10.
@@ -10,6 +10,7 @@
 use crate::checksum::checksum;
 use crate::disk::{atomic_write, sync_dir};
 use crate::format::{CLUSTER_BYTES_MAX, FORMAT_VERSION, Manifest, SegmentSeq};
+use crate::openings::{self, OPENINGS_NAME, OpeningsFile, REFUSAL_BYTES_MAX};
 use logdrive_raft::NodeId;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
@@ -18,9 +19,10 @@ use std::fmt::Write as _;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Whose directory it is. Written once, but for the incarnation.
+/// Whose directory it is. Written once; the incarnation is in a file of its own (`openings.rs`).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Identity {
     /// The cluster's name, at most 128 bytes.
@@ -63,9 +65,18 @@ pub enum HomeError {
         /// One of the things in it.
         found: String,
     },
-    /// A shard's directory or its manifest is gone.
+    /// A file or a directory that belongs to it is gone.
     #[error("{} is missing", .0.display())]
-    MissingShard(PathBuf),
+    Missing(PathBuf),
+    /// The node's peers refused it: it is not the directory that they know, or an old copy of it. It must not be used any
+    /// more, under any name.
+    #[error("{} must not be used any more: {why}", dir.display())]
+    Refused {
+        /// The directory.
+        dir: PathBuf,
+        /// By which peer, why, and what there is to do.
+        why: String,
+    },
     /// Another process has it open.
     #[error("{} is in use by another process", .0.display())]
     Locked(PathBuf),
@@ -97,6 +108,7 @@ pub enum HomeError {
 pub struct Home {
     dir: PathBuf,
     identity: Identity,
+    openings: Mutex<OpeningsFile>,
     _locks: Vec<OwnedFd>,
 }
 
@@ -143,9 +155,12 @@ impl Home {
             let file = shard_dir.join(crate::disk::MANIFEST_NAME);
             atomic_write(&file, &manifest.encode()).map_err(|e| io_error(&file, "write", e))?;
         }
-        let home = Self { dir: dir.to_owned(), identity, _locks: locks };
-        home.write_identity()?;
-        home.raised()
+        OpeningsFile::make(dir).map_err(|e| io_error(&OpeningsFile::path(dir), "write", e))?;
+        let file = Identity::file(dir);
+        atomic_write(&file, identity.print().as_bytes())
+            .map_err(|e| io_error(&file, "write", e))?;
+        let openings = Mutex::new(open_openings(dir)?);
+        Self { dir: dir.to_owned(), identity, openings, _locks: locks }.raised()
     }
 
     /// Locks `dir`, checks its identity, and raises its incarnation durably.
@@ -182,11 +197,18 @@ impl Home {
         for shard in 0..identity.shards {
             let manifest = shard_dir(dir, shard).join(crate::disk::MANIFEST_NAME);
             if !manifest.exists() {
-                return Err(HomeError::MissingShard(manifest));
+                return Err(HomeError::Missing(manifest));
             }
             locks.extend(lock_dir(&shard_dir(dir, shard))?);
         }
-        Ok(Self { dir: dir.to_owned(), identity, _locks: locks })
+        let openings = open_openings(dir)?;
+        let now = openings.now();
+        if !now.refusal.is_empty() {
+            return Err(HomeError::Refused { dir: dir.to_owned(), why: now.refusal.clone() });
+        }
+        let identity = Identity { incarnation: now.incarnation, ..identity };
+        let openings = Mutex::new(openings);
+        Ok(Self { dir: dir.to_owned(), identity, openings, _locks: locks })
     }
 
     /// Whose directory it is, with this open's incarnation.
@@ -208,17 +230,57 @@ impl Home {
         shard_dir(&self.dir, shard)
     }
 
+    /// What [`Self::keep_peers`] kept last; empty if it never did.
+    #[must_use]
+    pub fn peers(&self) -> Vec<u8> {
+        self.openings().now().peers.clone()
+    }
+
+    /// Keeps what the node has to remember of its peers, at most [`crate::PEERS_BYTES_MAX`] bytes, durably and in room
+    /// that the directory has.
+    ///
+    /// # Errors
+    /// [`HomeError::Io`]: what is on disk is not known, and nothing is written here any more.
+    pub fn keep_peers(&self, peers: &[u8]) -> Result<(), HomeError> {
+        let peers = peers.to_vec();
+        let kept = self.openings().change(|now| now.peers = peers);
+        kept.map_err(|e| io_error(&OpeningsFile::path(&self.dir), "write", e))
+    }
+
+    /// Marks the directory, durably: it is not opened any more ([`HomeError::Refused`]).
+    ///
+    /// # Errors
+    /// [`HomeError::Io`].
+    pub fn refuse(&self, why: &str) -> Result<(), HomeError> {
+        let mut why = why.to_owned();
+        why.truncate(why.floor_char_boundary(REFUSAL_BYTES_MAX));
+        let kept = self.openings().change(|now| now.refusal = why);
+        kept.map_err(|e| io_error(&OpeningsFile::path(&self.dir), "write", e))
+    }
+
     fn raised(mut self) -> Result<Self, HomeError> {
         self.identity.incarnation += 1;
-        self.write_identity()?;
+        let incarnation = self.identity.incarnation;
+        let raised = self.openings().change(|now| now.incarnation = incarnation);
+        raised.map_err(|e| io_error(&OpeningsFile::path(&self.dir), "write", e))?;
         Ok(self)
     }
 
-    fn write_identity(&self) -> Result<(), HomeError> {
-        let file = Identity::file(&self.dir);
-        atomic_write(&file, self.identity.print().as_bytes())
-            .map_err(|e| io_error(&file, "write", e))
+    fn openings(&self) -> MutexGuard<'_, OpeningsFile> {
+        // Nothing is taken over before it is whole.
+        self.openings.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn open_openings(dir: &Path) -> Result<OpeningsFile, HomeError> {
+    let file = OpeningsFile::path(dir);
+    let opened = match OpeningsFile::open(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(HomeError::Missing(file));
+        }
+        opened => opened.map_err(|e| io_error(&file, "open", e))?,
+    };
+    opened.map_err(|what| HomeError::Corrupt { file, what: what.to_owned() })
 }
 
 impl Identity {
@@ -226,7 +288,8 @@ impl Identity {
         dir.join(IDENTITY_NAME)
     }
 
-    /// Reads a node's identity file; the inner error is a file that does not hold. Takes no lock.
+    /// Reads a node's identity file; the inner error is a file that does not hold. Takes no lock, and leaves the
+    /// incarnation at zero.
     pub(crate) fn read(dir: &Path) -> io::Result<Result<Self, &'static str>> {
         Ok(Self::parse(&std::fs::read_to_string(Self::file(dir))?))
     }
@@ -257,8 +320,8 @@ impl Identity {
 
     fn print(&self) -> String {
         let mut text = format!(
-            "{IDENTITY_TITLE}\ncluster = {}\nnode = {}\nstore = {:032x}\nshards = {}\nincarnation = {}\n",
-            self.cluster, self.node, self.store, self.shards, self.incarnation
+            "{IDENTITY_TITLE}\ncluster = {}\nnode = {}\nstore = {:032x}\nshards = {}\n",
+            self.cluster, self.node, self.store, self.shards
         );
         for (key, value) in &self.settings {
             let _ = writeln!(text, "set {key} = {value}");
@@ -294,7 +357,7 @@ impl Identity {
             node: NodeId(number(field("node")?)?),
             store: u128::from_str_radix(field("store")?, 16).map_err(|_| "store is no number")?,
             shards: u32::try_from(number(field("shards")?)?).map_err(|_| "too many shards")?,
-            incarnation: number(field("incarnation")?)?,
+            incarnation: 0,
             settings: BTreeMap::new(),
         };
         for line in lines {
@@ -401,7 +464,14 @@ fn is_left_of_creation(name: &str, path: &Path) -> bool {
     };
     name == LOCK_NAME
         || name == "identity.tmp"
+        || name == "openings.tmp"
+        || (name == OPENINGS_NAME && was_never_opened(path))
         || (name.starts_with(SHARD_PREFIX) && path.is_dir() && is_empty_shard())
+}
+
+fn was_never_opened(openings: &Path) -> bool {
+    let read = openings.parent().map(openings::peek);
+    read.is_some_and(|read| read.is_ok_and(|now| now.is_ok_and(|now| now.incarnation == 0)))
 }
 
 fn make_dir(dir: &Path) -> Result<(), HomeError> {
@@ -441,7 +511,7 @@ pub(crate) fn random_u128() -> u128 {
     u128::from_le_bytes(bytes)
 }
 
-const IDENTITY_TITLE: &str = "logdrive identity 1";
+const IDENTITY_TITLE: &str = "logdrive identity 2";
 const IDENTITY_NAME: &str = "identity";
 const LOCK_NAME: &str = "lock";
 pub(crate) const SHARD_PREFIX: &str = "shard-";

@@ -30,6 +30,7 @@ pub mod landed;
 mod ledger;
 mod mapped;
 mod metrics;
+mod openings;
 mod read;
 mod recovery;
 mod stream;
@@ -42,6 +43,7 @@ pub use format::{BLOCK_BYTES, Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Se
 pub use home::{Home, HomeError, Identity};
 pub use image::{Frozen, Image, ImageWriter};
 pub use metrics::{Description, Metrics};
+pub use openings::PEERS_BYTES_MAX;
 pub use read::ReadPlan;
 pub use recovery::{Case, CutTail, Decision, Recovered, RecoveredGroup};
 pub use stream::{Append, CarryDone, CarryPlan, Completed, FrozenRun, Room, Usage, Wal};

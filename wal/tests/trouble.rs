@@ -367,7 +367,9 @@ fn i10_a_directory_is_opened_once_at_a_time_whatever_becomes_of_its_lock_and_nam
     // A copy of it whose shard is a link to the same place.
     let copy = dir.path().join("copy");
     std::fs::create_dir(&copy).unwrap();
-    std::fs::copy(moved.join("identity"), copy.join("identity")).unwrap();
+    for file in ["identity", "openings"] {
+        std::fs::copy(moved.join(file), copy.join(file)).unwrap();
+    }
     std::os::unix::fs::symlink(moved.join("shard-000"), copy.join("shard-000")).unwrap();
     let opened = second(&copy);
     assert!(matches!(opened, Err(HomeError::Locked(_))), "a copy: {opened:?}");
@@ -399,8 +401,35 @@ fn p6_c5_a_directory_without_an_identity_is_refused() {
     std::fs::write(path.join("identity"), b"").unwrap();
     assert!(matches!(Home::open(&path), Err(HomeError::Corrupt { .. })));
     std::fs::write(path.join("identity"), &identity).unwrap();
+    let openings = std::fs::read(path.join("openings")).unwrap();
+    std::fs::remove_file(path.join("openings")).unwrap();
+    assert!(matches!(Home::open(&path), Err(HomeError::Missing(_))));
+    std::fs::write(path.join("openings"), b"").unwrap();
+    assert!(matches!(Home::open(&path), Err(HomeError::Corrupt { .. })));
+    std::fs::write(path.join("openings"), &openings).unwrap();
     std::fs::remove_dir_all(path.join("shard-000")).unwrap();
-    assert!(matches!(Home::open(&path), Err(HomeError::MissingShard(_))));
+    assert!(matches!(Home::open(&path), Err(HomeError::Missing(_))));
+}
+
+/// What is remembered of peers outlives the process, and a directory that they refused is opened no more, nor its copies.
+#[test]
+fn p6_c7_a_refused_directory_says_so_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node");
+    let home = new_home(&path);
+    assert_eq!((home.peers(), home.identity().incarnation), (Vec::new(), 1));
+    home.keep_peers(&[7; 1000]).unwrap();
+    drop(home);
+    let home = Home::open(&path).unwrap();
+    assert_eq!((home.peers(), home.identity().incarnation), (vec![7; 1000], 2));
+    home.refuse(&"refused by node 2, ö".repeat(100)).unwrap();
+    drop(home);
+    for _ in 0..2 {
+        match Home::open(&path) {
+            Err(HomeError::Refused { why, .. }) => assert!(why.starts_with("refused by node 2")),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -418,6 +447,10 @@ fn a_creation_that_was_cut_short_is_taken_up_again() {
     drop(Home::create(dir.path(), "test", NodeId(3), 2, settings.clone()).unwrap());
     std::fs::remove_file(dir.path().join("identity")).unwrap();
     std::fs::remove_file(dir.path().join("shard-001/manifest")).unwrap();
+    // It was opened, so its peers may know it.
+    let again = Home::create(dir.path(), "test", NodeId(3), 2, settings.clone());
+    assert!(matches!(again, Err(HomeError::NotEmpty { .. })));
+    std::fs::remove_file(dir.path().join("openings")).unwrap();
     let home = Home::create(dir.path(), "test", NodeId(3), 2, settings.clone()).unwrap();
     assert_eq!(home.identity().settings, settings);
     assert_eq!((home.identity().node, home.identity().shards), (NodeId(3), 2));

@@ -5,15 +5,17 @@
 //! Source: FAULTS.md §1.2.
 
 use super::{
+    connections::Line,
+    excuses::UNMET_DIRECTORY,
     log::SimLog,
     machine_disk::{End, MachineDisks},
     node::{SimNode, World},
     shape::Weather,
     sim::{Directory, Later, Sim},
 };
-use crate::{GroupId, NodeId};
+use crate::{GroupId, NodeId, shared::lock};
 use logdrive_wal::Identity;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, atomic::Ordering};
 
 /// A leader that has said its last word pauses for so much longer than the disk it said it to.
 const LAST_WORD_STEPS: u64 = 20;
@@ -247,12 +249,28 @@ impl Sim<'_> {
         if !self.may_lose_node(at) || !self.nodes[at].was_started {
             return;
         }
+        if !self.is_known_apart(at, &Line::default()) {
+            return;
+        }
         self.crash(at, down);
         let store = u128::from(self.world.borrow_mut().random.any());
         let identity = Identity { store, incarnation: 0, ..self.nodes[at].identity.clone() };
         let logs = self.nodes[at].logs.iter().zip(0..);
         logs.for_each(|(log, shard)| log.platter.wipe(&identity, shard));
-        self.take_directory(at, identity);
+        let nothing =
+            Directory { identity, peers: Vec::new(), line: Line::default(), logs: Vec::new() };
+        self.take_directory(at, &nothing);
+    }
+
+    /// True if every peer has met the node in a way that tells a directory of this line from the one it has.
+    fn is_known_apart(&mut self, at: usize, line: &Line) -> bool {
+        let id = self.nodes[at].id;
+        let others = self.nodes.iter().filter(|node| node.id != id && !node.lost);
+        let others: Vec<NodeId> = others.map(|node| node.id).collect();
+        let network = &self.world.borrow().network;
+        let Some(connections) = &network.connections else { return false };
+        !others.is_empty()
+            && (connections.would_refuse(&others, id, line) || !self.excuses.make(UNMET_DIRECTORY))
     }
 
     /// A node's directory is copied now, and the copy is put back after a while; it starts `down` steps later.
@@ -262,25 +280,35 @@ impl Sim<'_> {
         }
         let node = &self.nodes[at];
         let logs = node.logs.iter().map(|log| log.platter.image()).collect();
-        let copy = Box::new(Directory { identity: node.identity.clone(), logs });
+        let (identity, line) = (node.identity.clone(), node.line.clone());
+        let peers = lock(&node.peers).clone();
+        let copy = Box::new(Directory { identity, peers, line, logs });
         self.lose_node(at);
         self.in_a_while(after, Later::Restore(at, copy, down));
     }
 
     pub(super) fn restore(&mut self, at: usize, copy: &Directory, down: u64) {
+        if !self.is_known_apart(at, &copy.line) {
+            return;
+        }
         self.crash(at, down);
         let logs = self.nodes[at].logs.iter().zip(&copy.logs);
         logs.for_each(|(log, image)| log.platter.restore(image));
-        self.take_directory(at, copy.identity.clone());
+        self.take_directory(at, copy);
     }
 
     /// A node has another directory: all that was known of the old one is forgotten.
-    fn take_directory(&mut self, at: usize, identity: Identity) {
+    fn take_directory(&mut self, at: usize, directory: &Directory) {
         let seed = self.world.borrow_mut().random.any();
         let node = &mut self.nodes[at];
         node.machine_disks = MachineDisks::new(seed, node.id);
-        (node.identity, node.is_another) = (identity, true);
+        (node.identity, node.is_another) = (directory.identity.clone(), true);
+        (node.peers, node.line) =
+            (Arc::new(Mutex::new(directory.peers.clone())), directory.line.clone());
         let id = node.id;
+        if let Some(connections) = &mut self.world.borrow_mut().network.connections {
+            connections.forget(id);
+        }
         self.judge.ghost.fenced.retain(|(fenced, _)| *fenced != id);
         let node = &mut self.nodes[at];
         node.logs.iter_mut().for_each(SimLog::forget);

@@ -139,7 +139,21 @@ pub const ALL: &[Bug] = &[
         60,
         "a frame is forwarded to a shard that does not own its group",
     ),
-    bug("old_incarnation_accepted", 400, "a peer's earlier life is let in after a later one (N8)"),
+    bug(
+        "other_store_let_in",
+        2_000,
+        "a node whose directory was made anew is let in under its old id (P6)",
+    ),
+    bug(
+        "copy_let_in",
+        400,
+        "an old copy of a peer's directory, or an earlier life of the peer, is let in (C7, N8)",
+    ),
+    bug(
+        "introduced_without_saving",
+        400,
+        "a peer is answered before it is remembered durably (C7)",
+    ),
     bug(
         "old_connections_frames_delivered",
         200,

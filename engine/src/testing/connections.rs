@@ -3,8 +3,8 @@
 //! In:     processes that come and go; messages of one peer and lane; when links carry nothing, or hold up what they carry.
 //! Out:    [`Effect`]s: lanes that came up or went down, connections that were let in or ended, messages that arrived.
 //!         Bytes of a connection arrive in their order, in pieces, or not at all.
-//! Fails:  a frame that the reading end must not deliver breaks invariant 28.
-//! Source: FAULTS.md N1-N3, N8, N10, N13, inv. 23.
+//! Fails:  a frame that the reading end must not deliver breaks invariant 28 or 31.
+//! Source: FAULTS.md N1-N3, N8, N10, N13, P6, C7, inv. 23.
 //!
 //! [`LaneQueue`], [`Door`], [`Receiver`], [`Backoff`] and the handshake are those of a real node; sockets are not.
 //! A process that ends leaves its connections half open: the other end may learn of it late, and what is under way may
@@ -13,12 +13,15 @@
 use super::{invariants::Broken, random::Random};
 use crate::{GroupId, NodeId};
 use logdrive_net::{
-    Backoff, Door, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Sent, Settings,
+    Backoff, Door, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Refusal, Sent, Settings,
     handshake::{self, MessageReader},
+    stores::Acquaintances,
 };
 use logdrive_raft::Message;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -30,6 +33,8 @@ pub(super) enum Effect {
     Opened { node: NodeId, from: NodeId },
     /// A connection of `from` that had been let in has ended.
     Closed { node: NodeId, from: NodeId },
+    /// `by` refused a lane for good: the directory must not be used any more.
+    Refused { node: NodeId, by: NodeId, refusal: Refusal },
     /// A frame for the shard that reads its connection.
     Arrived { node: NodeId, shard: usize, from: NodeId, messages: Vec<(GroupId, Message)> },
 }
@@ -48,6 +53,39 @@ pub(super) struct Connections {
     lanes: BTreeMap<LaneKey, LaneEnd>,
     open: BTreeMap<u64, Connection>,
     made: u64,
+    heard: Heard,
+}
+
+/// A directory's openings since it was made, its copies' origin included; each has a number of its own.
+pub(super) type Line = Rc<BTreeSet<u64>>;
+
+/// By acceptor and dialer: the openings of the dialer's directory of which the acceptor's directory has ever delivered a
+/// frame.
+#[derive(Default)]
+struct Heard(BTreeMap<(NodeId, NodeId), BTreeSet<u64>>);
+
+impl Heard {
+    fn of(&self, acceptor: NodeId, dialer: NodeId) -> impl Iterator<Item = u64> + '_ {
+        self.0.get(&(acceptor, dialer)).into_iter().flatten().copied()
+    }
+
+    /// True if the directory with this line is the one that the acceptor knows, or new to it.
+    fn is_one_line(&self, acceptor: NodeId, dialer: NodeId, line: &Line) -> bool {
+        self.of(acceptor, dialer).all(|opening| line.contains(&opening))
+    }
+
+    /// Invariant 31: frames of one line of openings only.
+    fn deliver(&mut self, acceptor: NodeId, dialer: NodeId, line: &Line) {
+        if !self.is_one_line(acceptor, dialer, line) {
+            let heard: Vec<u64> = self.of(acceptor, dialer).collect();
+            let what = format!(
+                "{acceptor:?} delivers a frame of {dialer:?} whose directory was opened as {line:?}, after frames of \
+                 the openings {heard:?}"
+            );
+            Broken { invariant: LINE.to_owned(), what }.throw();
+        }
+        self.0.entry((acceptor, dialer)).or_default().extend(line.last());
+    }
 }
 
 /// The accepting side of a node's process.
@@ -63,6 +101,8 @@ struct Process {
 
 struct LaneEnd {
     me: Hello,
+    stores: Arc<Acquaintances>,
+    line: Line,
     queue: LaneQueue,
     backoff: Backoff,
     state: State,
@@ -79,6 +119,8 @@ struct Connection {
     key: LaneKey,
     /// The dialer's life.
     incarnation: u64,
+    /// Its directory's.
+    line: Line,
     /// Bytes on their way to the acceptor, by when they arrive.
     to_acceptor: VecDeque<(u64, Vec<u8>)>,
     /// An answer on its way to the dialer; `None` is a reset.
@@ -103,14 +145,33 @@ impl Connections {
             lanes: BTreeMap::new(),
             open: BTreeMap::new(),
             made: 0,
+            heard: Heard::default(),
         }
     }
 
-    /// A process says `hellos` of itself, one for each of its shards; `known` are all nodes.
-    pub(super) fn begin(&mut self, now: u64, hellos: &[Hello], known: &[NodeId]) {
+    /// True if every one of `others` has delivered a frame of `node`, and none would if its directory had this line.
+    pub(super) fn would_refuse(&self, others: &[NodeId], node: NodeId, line: &Line) -> bool {
+        others.iter().all(|other| !self.heard.is_one_line(*other, node, line))
+    }
+
+    /// A node has another directory, which has heard nobody.
+    pub(super) fn forget(&mut self, node: NodeId) {
+        self.heard.0.retain(|(acceptor, _), _| *acceptor != node);
+    }
+
+    /// A process says `hellos` of itself, one for each of its shards; `known` are all nodes. `stores` is what its
+    /// directory, of the line `line`, knows of others.
+    pub(super) fn begin(
+        &mut self,
+        now: u64,
+        hellos: &[Hello],
+        known: &[NodeId],
+        stores: &Arc<Acquaintances>,
+        line: &Line,
+    ) {
         let me = &hellos[0];
         let process = Process {
-            door: Door::new(me.clone(), known.to_vec()),
+            door: Door::new(me.clone(), known.to_vec(), stores.clone()),
             shards: me.shards,
             ended: BTreeSet::new(),
             lives: BTreeMap::new(),
@@ -125,6 +186,8 @@ impl Connections {
                         queue: LaneQueue::new(&me, lane, &self.settings),
                         backoff: Backoff::new(&self.settings, &me, *peer),
                         state: State::Down { dial_at: now },
+                        stores: stores.clone(),
+                        line: line.clone(),
                         me,
                     };
                     self.lanes.insert((hello.node, hello.shard, *peer, at), end);
@@ -236,13 +299,15 @@ impl Connections {
                 let mut connection = Connection {
                     key,
                     incarnation: end.me.incarnation,
+                    line: end.line.clone(),
                     to_acceptor: VecDeque::new(),
                     to_dialer: VecDeque::new(),
                     is_left: false,
                     acceptor: Acceptor::Greeting(Box::new(MessageReader::new())),
                 };
                 if let Some(arrives) = passage(random, node, peer) {
-                    connection.to_acceptor.push_back((arrives, end.me.encode(peer)));
+                    let me = end.stores.present(&end.me, peer);
+                    connection.to_acceptor.push_back((arrives, me.encode(peer)));
                 }
                 self.open.insert(self.made, connection);
                 let until = now + steps(self.settings.handshake_timeout);
@@ -252,7 +317,7 @@ impl Connections {
                 let connection = self.open.get_mut(&id).expect("dialled");
                 let answer = connection.answer(now);
                 let heard = match &answer {
-                    Some(Some(answer)) => handshake::judge_answer(&end.me, peer, answer),
+                    Some(Some(answer)) => end.judge(peer, answer),
                     Some(None) => Err(NetError::Closed),
                     None if now >= until => Err(NetError::Timeout("handshake")),
                     None => return,
@@ -264,7 +329,23 @@ impl Connections {
                         let lane = Lane::ALL[at];
                         effects.push(Effect::Lane { node, shard, peer, lane, is_up: true });
                     }
+                    Err(NetError::RefusedByPeer(Refusal::Introduced)) => {
+                        logdrive_raft::reached!("opening introduced");
+                        end.stores.note(peer).expect("memory");
+                        connection.is_left = true;
+                        end.state = State::Down { dial_at: now + 1 };
+                    }
                     Err(error) => {
+                        if let NetError::RefusedByPeer(refusal) = error
+                            && refusal.is_for_good()
+                        {
+                            if self.heard.is_one_line(peer, node, &end.line) {
+                                let what =
+                                    format!("{peer:?} refuses {node:?}, which it knows: {refusal}");
+                                Broken { invariant: LINE.to_owned(), what }.throw();
+                            }
+                            effects.push(Effect::Refused { node, by: peer, refusal });
+                        }
                         let refused =
                             matches!(error, NetError::Refused(_) | NetError::RefusedByPeer(_));
                         end.queue.count_failure(refused);
@@ -329,7 +410,9 @@ impl Connections {
         while connection.due(now) {
             let (_, bytes) = connection.to_acceptor.pop_front().expect("it is due");
             let was_read = matches!(connection.acceptor, Acceptor::Reading { .. });
-            let answered = connection.read(id, process, &bytes, self.settings.clone(), effects);
+            let settings = self.settings.clone();
+            let heard = &mut self.heard;
+            let answered = connection.read(id, process, heard, &bytes, settings, effects);
             let arrives = passage(random, node, from).unwrap_or(now + 1);
             match answered {
                 Ok(None) => {}
@@ -396,6 +479,12 @@ impl Connections {
 }
 
 impl LaneEnd {
+    fn judge(&self, peer: NodeId, answer: &[u8]) -> Result<Hello, NetError> {
+        let hello = handshake::judge_answer(&self.me, peer, answer)?;
+        self.stores.check(&hello).map_err(NetError::Refused)?;
+        Ok(hello)
+    }
+
     /// Moves what waits into the socket, as far as there is room; false if the connection breaks.
     fn move_bytes(
         &mut self,
@@ -475,6 +564,7 @@ impl Connection {
         &mut self,
         id: u64,
         process: &mut Process,
+        heard: &mut Heard,
         mut bytes: &[u8],
         settings: Settings,
         effects: &mut Vec<Effect>,
@@ -516,6 +606,7 @@ impl Connection {
                         match receiver.next(|| process.ended.contains(lease)) {
                             Ok(Some(messages)) => {
                                 process.delivers(id, self.key, self.incarnation);
+                                heard.deliver(node, from, &self.line);
                                 let shard = *shard;
                                 effects.push(Effect::Arrived { node, shard, from, messages });
                             }
@@ -561,6 +652,7 @@ impl Process {
 }
 
 const INVARIANT: &str = "28 connection order";
+const LINE: &str = "31 one line of openings";
 
 fn place(lane: Lane) -> usize {
     Lane::ALL.iter().position(|known| *known == lane).expect("every lane has a place")

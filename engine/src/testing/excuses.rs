@@ -29,8 +29,7 @@ const fn known_fault(name: &'static str, what: &'static str) -> Excuse {
 
 /// A replica whose log lost the end of what it had acknowledged, with nothing on its disk that tells.
 pub(super) const LOST_END: &str = "lost end";
-pub(super) const WIPED_MEMBER: &str = "wiped member";
-pub(super) const RESTORED_DIRECTORY: &str = "restored directory";
+pub(super) const UNMET_DIRECTORY: &str = "unmet directory";
 pub(super) const PAGE_CACHE: &str = "page cache";
 pub(super) const OVER_QUOTA: &str = "over the quota";
 pub(super) const DAMAGED_LOG: &str = "damaged log";
@@ -48,21 +47,17 @@ pub const EXCUSES: &[Excuse] = &[
          left in, it votes and acknowledges as if it had lost nothing (C3, W8)",
     ),
     known_fault(
-        WIPED_MEMBER,
-        "no node comes back under its id with a directory made anew: its peers let it in, and it votes and acknowledges \
-         as if it had never done so before (P6, rule 27)",
-    ),
-    known_fault(
-        RESTORED_DIRECTORY,
-        "no node comes back with an old copy of its directory: its peers let it in once they have restarted (C7)",
-    ),
-    known_fault(
         PAGE_CACHE,
         "no disk writes through a page cache: after a failed write an open counts what is on no disk (W7)",
     ),
     known_fault(
         OVER_QUOTA,
         "a log may go over its quota by a segment with each restart, where three are promised (Config::log_bytes_max)",
+    ),
+    excuse(
+        UNMET_DIRECTORY,
+        "no directory is made anew or becomes an old copy while a peer has not met the node, or not since the copy: to \
+         that peer it is the node's (P6, C7)",
     ),
     excuse(
         DAMAGED_LOG,

@@ -5,6 +5,7 @@
 //! Fails:  as the log does; a log that does not open is an error.
 
 use super::{
+    connections::Line,
     event::{Change, LogState},
     harm::Harm,
     invariants::Broken,
@@ -22,10 +23,13 @@ use crate::{
     inbox::{Arrivals, Control, Frame, shard_of},
     reads::{ReadDone, ReadTask},
     shard::WriteJob,
-    shared::Shared,
+    shared::{Shared, lock},
     watchdog::Watchdog,
 };
-use logdrive_net::Lane;
+use logdrive_net::{
+    Lane,
+    stores::{Acquaintances, PeerStores},
+};
 use logdrive_raft::{Entry, LogIndex, Message, Status};
 use logdrive_wal::{Identity, ReadError, WalError};
 use std::{
@@ -35,7 +39,7 @@ use std::{
     ops::Range,
     path::PathBuf,
     rc::Rc,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
 /// A step, in the nanoseconds of the simulated clock.
@@ -48,6 +52,8 @@ pub(super) struct World {
     pub(super) network: Network,
     /// What the shard whose turn it is has done.
     pub(super) seen: Vec<Seen>,
+    /// How often any directory was opened.
+    pub(super) openings: u64,
 }
 
 /// Something a shard did in its turn.
@@ -85,6 +91,10 @@ pub(super) struct SimNode {
     pub(super) is_another: bool,
     /// Groups whose machine is further than the log, which has lost its end.
     pub(super) has_refused: BTreeSet<GroupId>,
+    /// What the directory remembers of the node's peers.
+    pub(super) peers: Arc<Mutex<Vec<u8>>>,
+    /// Its openings and those of the directory that it is a copy of.
+    pub(super) line: Line,
 }
 
 /// A node's process.
@@ -123,7 +133,7 @@ struct SimOutside {
 
 impl Outside for SimOutside {
     fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool {
-        let World { now, random, network, seen } = &mut *self.world.borrow_mut();
+        let World { now, random, network, seen, .. } = &mut *self.world.borrow_mut();
         let said = |(group, message): &(GroupId, Message)| Seen::Sent {
             to: peer,
             group: *group,
@@ -233,7 +243,25 @@ impl SimNode {
             trusted_a_lie: false,
             is_another: false,
             has_refused: BTreeSet::new(),
+            peers: Arc::default(),
+            line: Line::default(),
         }
+    }
+
+    /// What the directory remembers of its peers, with this opening of it.
+    fn open_peers(&mut self, shape: &Shape, number: u64, entropy: &mut Random) -> Acquaintances {
+        Rc::make_mut(&mut self.line).insert(number);
+        let saved = PeerStores::decode(&lock(&self.peers));
+        let mut stores = saved.expect("its own bytes");
+        let others = shape.nodes.iter().copied().filter(|node| *node != self.id);
+        stores.open(self.identity.incarnation, others, &mut || entropy.any());
+        *lock(&self.peers) = stores.encode();
+        let on_disk = self.peers.clone();
+        let save = move |peers: &[u8]| {
+            *lock(&on_disk) = peers.to_vec();
+            Ok(())
+        };
+        Acquaintances::new(stores, Box::new(save))
     }
 
     /// Starts the node's process: recovers its logs; its groups get their machines by [`Self::resume_groups`].
@@ -256,7 +284,13 @@ impl SimNode {
         }
         self.was_started = true;
         self.trusted_a_lie |= self.logs.iter().any(|log| log.platter.is_lying());
-        let node = Arc::new(Shared::new(&config, self.identity.clone(), shape.limits));
+        let number = {
+            let mut world = world.borrow_mut();
+            world.openings += 1;
+            world.openings
+        };
+        let stores = Arc::new(self.open_peers(shape, number, &mut entropy));
+        let node = Arc::new(Shared::new(&config, self.identity.clone(), stores, shape.limits));
         let now = world.borrow().now;
         let mut found = BTreeMap::new();
         let mut shards = Vec::new();

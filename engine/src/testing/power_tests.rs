@@ -36,7 +36,7 @@ impl Alone {
         let mut random = Random::stream(seed, 3);
         let node = SimNode::new(shape.nodes[0], 1, &mut random);
         let network = Network::new(shape.weather, 0, None);
-        let world = World { now: 0, random, network, seen: Vec::new() };
+        let world = World { now: 0, random, network, seen: Vec::new(), openings: 0 };
         Self { world: Rc::new(RefCell::new(world)), shape, node, serial: 0 }
     }
 

@@ -7,7 +7,7 @@
 
 use super::{
     answers::Answers,
-    connections::{Connections, Effect},
+    connections::{Connections, Effect, Line},
     event::{AtEnd, Event, Known, LogState},
     excuses::{
         DAMAGED_LOG, ENDED_WHILE_FULL, Excuses, FAILED_WHILE_STARTING, LOST_END, NO_MAJORITY_WHOLE,
@@ -84,6 +84,9 @@ pub(super) enum Later {
 /// A copy of a node's directory.
 pub(super) struct Directory {
     pub(super) identity: Identity,
+    /// What it remembers of its peers.
+    pub(super) peers: Vec<u8>,
+    pub(super) line: Line,
     pub(super) logs: Vec<PlatterImage>,
 }
 
@@ -109,7 +112,13 @@ impl<'a> Sim<'a> {
             losses: Losses::default(),
             shape,
             nodes,
-            world: Rc::new(RefCell::new(World { now: 0, random, network, seen: Vec::new() })),
+            world: Rc::new(RefCell::new(World {
+                now: 0,
+                random,
+                network,
+                seen: Vec::new(),
+                openings: 0,
+            })),
             clients: Random::stream(setup.seed, 4),
             calls: Vec::new(),
             proposing: true,
@@ -210,7 +219,8 @@ impl<'a> Sim<'a> {
         let process = self.nodes[at].process.as_ref().expect("it has started");
         let shards = 0..process.shards.len();
         let hellos: Vec<_> = shards.map(|shard| process.node.hello(shard)).collect();
-        connections.begin(*now, &hellos, &self.shape.nodes);
+        let (stores, line) = (&process.node.stores, &self.nodes[at].line);
+        connections.begin(*now, &hellos, &self.shape.nodes, stores, line);
     }
 
     pub(super) fn must_not_start(&mut self, at: usize) {
@@ -385,6 +395,7 @@ impl<'a> Sim<'a> {
     fn feel(&mut self, now: u64, effect: Effect) {
         let to = match &effect {
             Effect::Lane { node, .. }
+            | Effect::Refused { node, .. }
             | Effect::Opened { node, .. }
             | Effect::Closed { node, .. }
             | Effect::Arrived { node, .. } => *node,
@@ -402,6 +413,13 @@ impl<'a> Sim<'a> {
                 connections.as_mut().expect("they connect").dial_now(now, to, from);
             }
             Effect::Closed { from, .. } => process.node.inbound_closed(from),
+            Effect::Refused { by, refusal, .. } => {
+                logdrive_raft::reached!("directory refused");
+                self.note(|| format!("{to:?} is refused by {by:?} and marked: {refusal}"));
+                let at = self.nodes.iter().position(|node| node.id == to).expect("found above");
+                self.stop(at, 0, false);
+                self.nodes[at].lost = true;
+            }
             Effect::Arrived { shard, from, messages, .. } => {
                 process.shards[shard].unread.push_back((from, messages));
             }

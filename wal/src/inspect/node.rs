@@ -7,6 +7,7 @@
 
 use super::{Finding, InspectError};
 use crate::home::{Identity, SHARD_PREFIX, shard_dir};
+use crate::openings::{self, OpeningsFile};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -56,12 +57,26 @@ impl Node {
             node.findings.push(Finding { label, damage: true, file, offset: 0, groups, what });
         };
         match Identity::read(dir) {
-            Ok(Ok(identity)) => {
+            Ok(Ok(mut identity)) => {
                 for shard in 0..identity.shards {
                     if !node.streams.iter().any(|stream| stream.shard == Some(shard)) {
                         let what = "the identity file says there is one";
                         find("missing_shard", shard_dir(dir, shard), what);
                     }
+                }
+                let file_of_openings = OpeningsFile::path(dir);
+                match openings::peek(dir) {
+                    Ok(Ok(now)) => {
+                        identity.incarnation = now.incarnation;
+                        if !now.refusal.is_empty() {
+                            find("refused_directory", file_of_openings, &now.refusal);
+                        }
+                    }
+                    Ok(Err(what)) => find("damaged_openings", file_of_openings, what),
+                    Err(source) if source.kind() == io::ErrorKind::NotFound => {
+                        find("damaged_openings", file_of_openings, "there is none");
+                    }
+                    Err(source) => return Err(InspectError::Io { file: file_of_openings, source }),
                 }
                 node.identity = Some(identity);
             }

@@ -96,11 +96,12 @@ pub(super) static IMPAIRING: &[Fault] = &[
     lying_disk::FAULT,
     false_success::FAULT,
     wipe::FAULT,
+    wiped_member::FAULT,
+    restored_directory::FAULT,
 ];
 
 /// Those that show a known fault: runs have them only without the excuse of that name.
-pub(super) static OF_KNOWN_FAULTS: &[Fault] =
-    &[lost_end::FAULT, wiped_member::FAULT, restored_directory::FAULT];
+pub(super) static OF_KNOWN_FAULTS: &[Fault] = &[lost_end::FAULT];
 
 /// What goes before one of those that follow here.
 pub(super) static CALM: Fault = calm::FAULT;

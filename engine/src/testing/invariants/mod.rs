@@ -36,7 +36,7 @@ use super::ghost::Ghost;
 
 /// A rule over a whole run.
 pub(super) struct Invariant {
-    /// Its number and name in FAULTS.md §4; 27 to 30 came later; 28 stands in `connections.rs`,
+    /// Its number and name in FAULTS.md §4; 27 to 31 came later; 28 and 31 stand in `connections.rs`,
     /// 30 in `sim.rs`.
     pub(super) name: &'static str,
     /// Says what `event` would break.

@@ -1,0 +1,607 @@
+//! What a node and its peers know of each other's directories: so that a node that lost its directory, or came back with
+//! an old copy of it, is told from the node that its peers know. No I/O; each change is kept by the owner's `save`.
+//!
+//! In:     the [`Hello`]s of both directions, and one call per opening of the directory.
+//! Out:    [`Meeting`] or the [`Refusal`] of a peer; the proofs that our own hellos carry.
+//! Cost:   per peer and opening one write at each end for the peer to be remembered, one for it to be noted.
+//! Fails:  what could not be saved counts for nothing: the connection ends with the error.
+//! Source: FAULTS.md P6, C7, rule 27.
+//!
+//! A *store* is a directory, by a number drawn when it was made. Each *opening* of it draws a nonce for each peer, known
+//! to these two alone, and lasts until the process ends. The acceptor remembers of each peer the opening that it last
+//! *confirmed* and one that is only *introduced*; the dialer notes which of its openings the acceptor remembers:
+//!
+//! ```text
+//! dialer, opening 7, noted 6        acceptor, has confirmed 6
+//!   hello: I am 7, you know 6   ->    7 is introduced, saved
+//!   noted 7, saved              <-    refused: introduced
+//!   hello: I am 7, you know 7   ->    7 is confirmed, saved; 6 is forgotten
+//!   frames                      <-    welcome
+//! ```
+//!
+//! So no frame is delivered before both ends hold what tells them apart from a copy: a copy of the dialer's directory
+//! from before it noted 7 names 6, which the acceptor no longer takes. A crash between any two of the steps leaves the
+//! dialer with a name that the acceptor takes. Of two copies that are both run, each acceptor goes on with one.
+//!
+//! What it cannot tell: a copy that is put back without the directory having been opened since it was taken; and a peer
+//! which had not met the later opening goes on with the earlier one. Until peers prove their names by keys, whoever gets
+//! to a node before a peer was ever confirmed there can take that peer's name; afterwards nobody who has not read the
+//! peer's directory or its connections can.
+
+use crate::Hello;
+use crate::handshake::Refusal;
+use bytes::{Buf, BufMut};
+use logdrive_raft::NodeId;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+/// One opening of a directory, as one peer knows it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Opening {
+    /// The how-manieth it is, from 1. A copy of the directory counts on by itself.
+    pub incarnation: u64,
+    /// Drawn for this opening and this peer.
+    pub nonce: u64,
+}
+
+/// What a hello says about the directory of its sender.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Proof {
+    /// The directory's number.
+    pub store: u128,
+    /// Of the opening with the hello's incarnation.
+    pub nonce: u64,
+    /// The latest opening that the receiver is known to remember.
+    pub noted: Option<Opening>,
+}
+
+impl Hello {
+    fn opening(&self) -> Opening {
+        Opening { incarnation: self.incarnation, nonce: self.proof.nonce }
+    }
+}
+
+/// How a peer's hello was taken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Meeting {
+    /// It is the peer as it was confirmed.
+    Known,
+    /// It is the peer as it was introduced, and is confirmed from now on.
+    Confirmed,
+    /// It is the peer in an opening that was not known, or that the peer has not noted: it must note it and dial again.
+    Introduced,
+}
+
+/// What a node remembers of its peers' directories and of what they remember of its own.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PeerStores {
+    peers: BTreeMap<NodeId, Peer>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Peer {
+    /// This opening of our own directory.
+    ours: Option<Opening>,
+    /// The latest of ours that the peer surely remembers.
+    noted: Option<Opening>,
+    theirs: Option<Theirs>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Theirs {
+    store: u128,
+    /// The latest opening that the peer has surely noted. Frames are delivered of this one only.
+    confirmed: Option<Opening>,
+    /// A later one, which the peer may have noted or not.
+    introduced: Option<Opening>,
+}
+
+impl Theirs {
+    fn remembers(&self, opening: Opening) -> bool {
+        Some(opening) == self.confirmed || Some(opening) == self.introduced
+    }
+}
+
+impl PeerStores {
+    /// The directory is opened for the `incarnation`th time, by a node that knows `peers`; `draw` gives random numbers.
+    pub fn open(
+        &mut self,
+        incarnation: u64,
+        peers: impl IntoIterator<Item = NodeId>,
+        draw: &mut dyn FnMut() -> u64,
+    ) {
+        for peer in peers {
+            let opening = Opening { incarnation, nonce: draw() };
+            self.peers.entry(peer).or_default().ours = Some(opening);
+        }
+    }
+
+    /// What a hello of ours says to `peer`.
+    fn proof(&self, store: u128, peer: NodeId) -> Proof {
+        let known = self.peers.get(&peer).copied().unwrap_or_default();
+        let nonce = known.ours.map_or(0, |opening| opening.nonce);
+        Proof { store, nonce, noted: known.noted }
+    }
+
+    /// Says whether the hello of a peer, by either end, is of the directory and the opening that this node knows of it.
+    ///
+    /// # Errors
+    /// The [`Refusal`].
+    pub fn check(&self, hello: &Hello) -> Result<(), Refusal> {
+        let noted = hello.proof.noted;
+        let is_new = || if noted.is_none() { Ok(()) } else { Err(Refusal::Forgotten) };
+        let Some(theirs) = self.peers.get(&hello.node).and_then(|peer| peer.theirs) else {
+            return is_new();
+        };
+        if theirs.store != hello.proof.store && !logdrive_raft::bug!("other_store_let_in") {
+            // Nothing was ever delivered of a store that was not confirmed: its directory may be made anew.
+            return if theirs.confirmed.is_none() { is_new() } else { Err(Refusal::OtherStore) };
+        }
+        if theirs.remembers(hello.opening()) || logdrive_raft::bug!("copy_let_in") {
+            return Ok(());
+        }
+        let follows = match noted {
+            Some(noted) => theirs.remembers(noted),
+            None => theirs.confirmed.is_none(),
+        };
+        match noted {
+            _ if follows && Some(hello.incarnation) > theirs.latest() => Ok(()),
+            // It was sent before what this node has heard since, or is one of two copies, of which one has the name so far.
+            _ if follows => Err(Refusal::EarlierLife),
+            // The peer names a later opening than this node has ever heard of: this node has forgotten.
+            Some(noted) if Some(noted.incarnation) > theirs.latest() => Err(Refusal::Forgotten),
+            _ => Err(Refusal::Copy),
+        }
+    }
+
+    /// A peer dials. Unless it is [`Meeting::Known`], the change must be saved before the peer is answered.
+    ///
+    /// # Errors
+    /// As [`Self::check`]; nothing has changed.
+    pub fn meet(&mut self, hello: &Hello) -> Result<Meeting, Refusal> {
+        self.check(hello)?;
+        let (opening, store) = (hello.opening(), hello.proof.store);
+        let peer = self.peers.entry(hello.node).or_default();
+        let before = peer.theirs.filter(|theirs| theirs.store == store);
+        let theirs = before.unwrap_or(Theirs { store, confirmed: None, introduced: None });
+        let mut next = theirs;
+        // What the peer has noted it will name, or a later one, whatever happens to it: nothing older is needed any more.
+        if theirs.introduced.is_some() && theirs.introduced == hello.proof.noted {
+            next = Theirs { confirmed: theirs.introduced, introduced: None, ..theirs };
+        }
+        let meeting = if next.confirmed != Some(opening) {
+            next.introduced = Some(opening);
+            Meeting::Introduced
+        } else if next == theirs {
+            Meeting::Known
+        } else {
+            Meeting::Confirmed
+        };
+        peer.theirs = Some(next);
+        Ok(meeting)
+    }
+
+    /// `peer` says that it remembers this opening of ours. True if that is news, and must be saved before another hello.
+    pub fn note(&mut self, peer: NodeId) -> bool {
+        let peer = self.peers.entry(peer).or_default();
+        let is_news = peer.noted != peer.ours;
+        peer.noted = peer.ours;
+        is_news
+    }
+
+    /// The bytes that [`Self::decode`] reads; never more than [`PEER_STORES_BYTES_MAX`] for [`PEERS_MAX`] peers.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.peers.len() * PEER_BYTES);
+        for (node, peer) in &self.peers {
+            let theirs = peer.theirs;
+            bytes.put_u64_le(node.get());
+            bytes.put_u128_le(theirs.map_or(0, |theirs| theirs.store));
+            bytes.put_u8(u8::from(theirs.is_some()));
+            let of_theirs =
+                [theirs.and_then(|theirs| theirs.confirmed), theirs.and_then(|t| t.introduced)];
+            for opening in [peer.ours, peer.noted].into_iter().chain(of_theirs) {
+                put_opening(&mut bytes, opening);
+            }
+        }
+        bytes
+    }
+
+    /// What [`Self::encode`] wrote; nothing at all is a node that knows no peer. `None` for other bytes.
+    #[must_use]
+    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
+        if !bytes.len().is_multiple_of(PEER_BYTES) || bytes.len() > PEER_STORES_BYTES_MAX {
+            return None;
+        }
+        let mut peers = BTreeMap::new();
+        while bytes.has_remaining() {
+            let node = NodeId(bytes.get_u64_le());
+            let store = bytes.get_u128_le();
+            let is_known = bytes.get_u8() != 0;
+            let [ours, noted, confirmed, introduced] = [(); 4].map(|()| get_opening(&mut bytes));
+            let theirs = is_known.then_some(Theirs { store, confirmed, introduced });
+            peers.insert(node, Peer { ours, noted, theirs });
+        }
+        Some(Self { peers })
+    }
+
+    /// How many peers it remembers.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// True if it remembers none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+}
+
+impl Theirs {
+    fn latest(&self) -> Option<u64> {
+        let openings = [self.confirmed, self.introduced];
+        openings.into_iter().flatten().map(|opening| opening.incarnation).max()
+    }
+}
+
+/// An opening on the wire and on disk: 16 bytes, zeros for none.
+pub(crate) fn put_opening(bytes: &mut Vec<u8>, opening: Option<Opening>) {
+    let Opening { incarnation, nonce } = opening.unwrap_or(Opening { incarnation: 0, nonce: 0 });
+    bytes.put_u64_le(incarnation);
+    bytes.put_u64_le(nonce);
+}
+
+/// Takes 16 bytes, which must be there.
+pub(crate) fn get_opening(bytes: &mut &[u8]) -> Option<Opening> {
+    let (incarnation, nonce) = (bytes.get_u64_le(), bytes.get_u64_le());
+    (incarnation > 0).then_some(Opening { incarnation, nonce })
+}
+
+/// Keeps what [`PeerStores::encode`] gives, durably, in room that was made before.
+pub type Save = Box<dyn Fn(&[u8]) -> io::Result<()> + Send + Sync>;
+
+/// The [`PeerStores`] of a running node, for all its threads.
+pub struct Acquaintances {
+    state: Mutex<PeerStores>,
+    save: Save,
+}
+
+impl Acquaintances {
+    /// Begins with `peers`, which are saved already.
+    #[must_use]
+    pub fn new(peers: PeerStores, save: Save) -> Self {
+        Self { state: Mutex::new(peers), save }
+    }
+
+    /// For a process without a directory: it remembers nothing past its end.
+    #[must_use]
+    pub fn forgetful(incarnation: u64, peers: &[NodeId]) -> Self {
+        let mut stores = PeerStores::default();
+        stores.open(incarnation, peers.iter().copied(), &mut || 0);
+        Self::new(stores, Box::new(|_| Ok(())))
+    }
+
+    /// `me`, with the proof that is for `peer`.
+    #[must_use]
+    pub fn present(&self, me: &Hello, peer: NodeId) -> Hello {
+        Hello { proof: self.lock().proof(me.proof.store, peer), ..me.clone() }
+    }
+
+    /// [`PeerStores::meet`], saved.
+    ///
+    /// # Errors
+    /// [`crate::NetError::Refused`], or [`crate::NetError::Io`] of the save: then nothing has changed.
+    pub fn meet(&self, hello: &Hello) -> Result<Meeting, crate::NetError> {
+        let mut state = self.lock();
+        let mut next = state.clone();
+        let meeting = next.meet(hello).map_err(crate::NetError::Refused)?;
+        if meeting != Meeting::Known && next != *state {
+            if !logdrive_raft::bug!("introduced_without_saving") {
+                (self.save)(&next.encode())?;
+            }
+            *state = next;
+        }
+        Ok(meeting)
+    }
+
+    /// [`PeerStores::check`].
+    ///
+    /// # Errors
+    /// The [`Refusal`].
+    pub fn check(&self, hello: &Hello) -> Result<(), Refusal> {
+        self.lock().check(hello)
+    }
+
+    /// [`PeerStores::note`], saved.
+    ///
+    /// # Errors
+    /// That of the save: then nothing has changed.
+    pub fn note(&self, peer: NodeId) -> io::Result<()> {
+        let mut state = self.lock();
+        let mut next = state.clone();
+        if next.note(peer) {
+            (self.save)(&next.encode())?;
+            *state = next;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, PeerStores> {
+        // Nothing is changed before it is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Acquaintances {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.lock().fmt(f)
+    }
+}
+
+/// Peers that a node's directory has room to remember.
+pub const PEERS_MAX: usize = 128;
+/// Bytes of [`PeerStores::encode`], at most.
+pub const PEER_STORES_BYTES_MAX: usize = PEERS_MAX * PEER_BYTES;
+const PEER_BYTES: usize = 8 + 16 + 1 + 4 * 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ClusterId, Lane};
+    use proptest::prelude::*;
+
+    /// A node's directory, as it can be copied, and what a process of it says.
+    #[derive(Clone, Debug)]
+    struct Directory {
+        node: NodeId,
+        store: u128,
+        incarnation: u64,
+        peers: PeerStores,
+    }
+
+    impl Directory {
+        fn made(node: u64, store: u128) -> Self {
+            let peers = PeerStores::default();
+            Self { node: NodeId(node), store, incarnation: 0, peers }
+        }
+
+        fn open(&mut self, nonce: u64) {
+            self.incarnation += 1;
+            // What is on disk is what a process reads.
+            self.peers = PeerStores::decode(&self.peers.encode()).expect("its own bytes");
+            self.peers.open(self.incarnation, [NodeId(1), NodeId(2), NodeId(3)], &mut || nonce);
+        }
+
+        fn hello(&self, to: &Self) -> Hello {
+            Hello {
+                cluster: ClusterId::of("blue"),
+                cluster_name: "blue".into(),
+                node: self.node,
+                incarnation: self.incarnation,
+                proof: self.peers.proof(self.store, to.node),
+                shard: 0,
+                shards: 1,
+                lane: Lane::Append,
+                client_address: String::new(),
+            }
+        }
+
+        /// Dials until it is let in or refused.
+        fn dial(&mut self, to: &mut Self) -> Result<(), Refusal> {
+            for _ in 0..2 {
+                match to.peers.meet(&self.hello(to))? {
+                    Meeting::Introduced => drop(self.peers.note(to.node)),
+                    Meeting::Known | Meeting::Confirmed => return Ok(()),
+                }
+            }
+            panic!("{self:?} and {to:?} do not get on");
+        }
+    }
+
+    fn pair() -> (Directory, Directory) {
+        let (mut a, mut b) = (Directory::made(1, 100), Directory::made(2, 200));
+        a.open(11);
+        b.open(21);
+        a.dial(&mut b).expect("they are new to each other");
+        b.dial(&mut a).expect("they are new to each other");
+        (a, b)
+    }
+
+    #[test]
+    fn a_peer_is_known_after_restarts_of_either_and_again_on_other_connections() {
+        let (mut a, mut b) = pair();
+        for nonce in 30..40 {
+            assert_eq!(b.peers.meet(&a.hello(&b)), Ok(Meeting::Known));
+            assert_eq!(a.peers.check(&b.hello(&a)), Ok(()));
+            if nonce % 3 > 0 {
+                a.open(nonce);
+            }
+            if nonce % 3 < 2 {
+                b.open(nonce);
+            }
+            assert_eq!(a.peers.check(&b.hello(&a)), Ok(()), "before it has dialled");
+            assert_eq!(a.dial(&mut b), Ok(()));
+            assert_eq!(b.dial(&mut a), Ok(()));
+        }
+    }
+
+    #[test]
+    fn p6_a_directory_made_anew_is_refused_and_refuses_nobody_who_knew_the_old_one() {
+        let (a, mut b) = pair();
+        let mut anew = Directory::made(1, 101);
+        anew.open(50);
+        assert_eq!(anew.dial(&mut b), Err(Refusal::OtherStore));
+        assert_eq!(b.peers.check(&anew.hello(&b)), Err(Refusal::OtherStore), "as an acceptor, too");
+        assert_eq!(b.dial(&mut anew), Err(Refusal::Forgotten), "which marks nobody");
+        let mut a = a;
+        assert_eq!(a.dial(&mut b), Ok(()), "the one that b knows is not shut out");
+    }
+
+    #[test]
+    fn c7_an_old_copy_is_refused_by_whoever_met_a_later_opening() {
+        let (mut a, mut b) = pair();
+        let copies = [a.clone(), {
+            let mut opened = a.clone();
+            opened.open(12);
+            opened
+        }];
+        a.open(13);
+        a.dial(&mut b).unwrap();
+        for mut copy in copies {
+            copy.open(14);
+            assert_eq!(copy.dial(&mut b), Err(Refusal::Copy), "{copy:?}");
+            assert_eq!(b.peers.check(&copy.hello(&b)), Err(Refusal::Copy));
+            let forgets = b.clone().dial(&mut copy);
+            assert_eq!(forgets, Ok(()), "the copy remembers b: b refuses its answer");
+        }
+        assert_eq!(a.dial(&mut b), Ok(()));
+    }
+
+    #[test]
+    fn a_peer_that_forgot_marks_nobody_but_itself() {
+        let (mut a, mut b) = pair();
+        let mut old = b.clone();
+        a.open(13);
+        a.dial(&mut b).unwrap();
+        b.open(22);
+        b.dial(&mut a).unwrap();
+        old.open(23);
+        assert_eq!(a.dial(&mut old), Err(Refusal::Forgotten), "which marks nobody");
+        assert_eq!(old.dial(&mut a), Err(Refusal::Copy));
+        a.open(15);
+        assert_eq!(a.clone().dial(&mut b.clone()), Ok(()));
+        let mut older = Directory { peers: PeerStores::default(), ..old.clone() };
+        older.open(24);
+        assert_eq!(a.dial(&mut older), Err(Refusal::Forgotten));
+        assert_eq!(older.dial(&mut a), Err(Refusal::Copy));
+    }
+
+    #[test]
+    fn a_directory_that_was_moved_or_copied_and_left_goes_on() {
+        let (a, mut b) = pair();
+        let mut moved = a.clone();
+        drop(a);
+        for nonce in 60..63 {
+            moved.open(nonce);
+            assert_eq!(moved.dial(&mut b), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_name_and_a_huge_incarnation_shut_nobody_out() {
+        let (mut a, mut b) = pair();
+        let before = b.clone();
+        for forged in [
+            Hello { incarnation: u64::MAX, ..a.hello(&b) },
+            Hello { proof: Proof { store: a.store, ..Proof::default() }, ..a.hello(&b) },
+            Hello {
+                incarnation: u64::MAX,
+                proof: Proof {
+                    noted: Some(Opening { incarnation: u64::MAX, nonce: 1 }),
+                    ..a.hello(&b).proof
+                },
+                ..a.hello(&b)
+            },
+        ] {
+            let known = forged.proof.noted == a.hello(&b).proof.noted;
+            // Whoever knows what a and b alone know is a, as far as b can tell.
+            assert!(known || b.peers.meet(&forged).is_err(), "{forged:?}");
+        }
+        assert_eq!(b.peers, before.peers);
+        assert_eq!(a.dial(&mut b), Ok(()));
+    }
+
+    #[test]
+    fn a_directory_that_was_never_confirmed_can_be_made_anew() {
+        let (mut a, mut b) = (Directory::made(1, 100), Directory::made(2, 200));
+        a.open(11);
+        b.open(21);
+        assert_eq!(b.peers.meet(&a.hello(&b)), Ok(Meeting::Introduced));
+        let mut anew = Directory::made(1, 101);
+        anew.open(12);
+        assert_eq!(anew.dial(&mut b), Ok(()));
+        assert_eq!(a.dial(&mut b), Err(Refusal::OtherStore));
+    }
+
+    #[test]
+    fn the_room_is_for_as_many_peers_as_it_says() {
+        let mut peers = PeerStores::default();
+        let all = (1..=PEERS_MAX as u64).map(NodeId);
+        peers.open(u64::MAX, all, &mut || u64::MAX);
+        assert_eq!(peers.encode().len(), PEER_STORES_BYTES_MAX);
+        assert_eq!(PeerStores::decode(&peers.encode()), Some(peers));
+        assert_eq!(PeerStores::decode(&[0; PEER_BYTES - 1]), None);
+    }
+
+    proptest! {
+        /// Crashes between any two steps, at either end, and hellos that arrive late, also after their sender's end.
+        #[test]
+        fn no_crash_makes_strangers(
+            steps in proptest::collection::vec((0..8_u8, any::<proptest::sample::Index>()), 1..80)
+        ) {
+            let (mut a, mut b) = pair();
+            let mut sent = vec![a.hello(&b)];
+            for (nonce, (step, late)) in (100..).zip(steps) {
+                match step {
+                    0 => a.open(nonce),
+                    1 => b.open(nonce),
+                    2 => sent.push(a.hello(&b)),
+                    3 => {
+                        // The answer is heard only if its dialer still lives, and then perhaps nothing else happens.
+                        let hello = late.get(&sent).clone();
+                        let met = b.peers.meet(&hello);
+                        let lives = hello.incarnation == a.incarnation;
+                        prop_assert!(!lives || met.is_ok(), "{:?} to {:?}", met, hello);
+                        if lives && met == Ok(Meeting::Introduced) {
+                            a.peers.note(b.node);
+                        }
+                    }
+                    4 => drop(b.peers.meet(&a.hello(&b)).expect("b knows a")),
+                    5 => drop(a.peers.meet(&b.hello(&a)).expect("a knows b")),
+                    6 => a.dial(&mut b).expect("b knows a"),
+                    _ => b.dial(&mut a).expect("a knows b"),
+                }
+                prop_assert_eq!(a.peers.check(&b.hello(&a)), Ok(()));
+                prop_assert_eq!(b.peers.check(&a.hello(&b)), Ok(()));
+            }
+        }
+
+        /// Of a directory and its copies, no acceptor ever delivers for one after it delivered for another.
+        #[test]
+        fn an_acceptor_goes_on_with_one_line_of_openings(
+            steps in proptest::collection::vec((0..4_u8, 0..3_usize), 1..60)
+        ) {
+            let (a, mut b) = pair();
+            // Each copy with the openings that led to it.
+            let mut copies = vec![(a, vec![0_u64])];
+            let mut delivered = vec![0_u64];
+            for (nonce, (step, which)) in (100..).zip(steps) {
+                let which = which % copies.len();
+                match step {
+                    0 => {
+                        copies[which].0.open(nonce);
+                        copies[which].1.push(nonce);
+                    }
+                    1 if copies.len() < 4 => {
+                        let mut copy = copies[which].clone();
+                        copy.0.open(nonce);
+                        copy.1.push(nonce);
+                        copies.push(copy);
+                    }
+                    _ => {
+                        let (copy, line) = &mut copies[which];
+                        if copy.dial(&mut b).is_ok() {
+                            prop_assert!(
+                                delivered.iter().all(|opening| line.contains(opening)),
+                                "{:?} after {:?}", line, delivered
+                            );
+                            delivered.push(*line.last().expect("one"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
