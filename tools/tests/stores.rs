@@ -1,0 +1,98 @@
+//! A node that lost its directory, or came back with an old copy of it, is refused by those who know it, and says so;
+//! a directory that was moved, or copied and left, goes on (FAULTS.md P6, C7).
+
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::{path::Path, process::Command, time::Duration};
+use support::{
+    client::Client,
+    cluster::{Cluster, directory},
+    turn,
+};
+
+#[test]
+fn p6_a_directory_made_anew_under_a_known_id_costs_no_acknowledged_write() {
+    let _turn = turn();
+    let dir = directory();
+    let mut cluster = Cluster::start(dir.path(), 8, 256 << 10);
+    let keys = cluster.key_per_group("p6-");
+    // What is written while the third is away, the first and the second alone have.
+    assert!(cluster.nodes[2].stop().success());
+    cluster.write_to_all(&keys, "kept", LIVE_MAX);
+    cluster.nodes[0].kill();
+    cluster.nodes[1].kill();
+    std::fs::remove_dir_all(&cluster.nodes[1].dir).unwrap();
+    cluster.nodes[2].start(&[]);
+    cluster.nodes[1].start(&["--init"]);
+    assert!(!cluster.nodes[1].wait_exit(LIVE_MAX).success());
+    let said = cluster.nodes[1].said();
+    assert!(said.contains("node 3 refused this node"), "{said}");
+    assert!(said.contains("known with another directory"), "{said}");
+    // Nor does it come back by being started again, or by being made once more.
+    assert_refused_at_once(&mut cluster, 1, &[], "must not be used any more");
+    assert_refused_at_once(&mut cluster, 1, &["--init"], "is a node's directory already");
+    cluster.nodes[0].start(&[]);
+    cluster.wait_ready();
+    let mut client = Client::new(&cluster.addresses());
+    for key in &keys {
+        assert_eq!(client.get(key, LIVE_MAX).unwrap().as_deref(), Some(&b"kept"[..]), "{key}");
+    }
+    cluster.assert_no_panic();
+}
+
+#[test]
+fn c7_of_a_directory_and_its_copies_the_latest_that_its_peers_met_goes_on() {
+    let _turn = turn();
+    let dir = directory();
+    let mut cluster = Cluster::start(dir.path(), 8, 256 << 10);
+    let keys = cluster.key_per_group("c7-");
+    let own = cluster.nodes[1].dir.clone();
+    let [copy, moved] = ["copy", "moved"].map(|name| dir.path().join(name));
+    assert!(cluster.nodes[1].stop().success());
+    copy_directory(&own, &copy);
+    // Copied, and the original left: the copy is the node. Moved: the same.
+    std::fs::rename(&own, dir.path().join("left")).unwrap();
+    copy_directory(&copy, &own);
+    cluster.nodes[1].start(&[]);
+    cluster.wait_ready();
+    cluster.write_to_all(&keys, "one", LIVE_MAX);
+    assert!(cluster.nodes[1].stop().success());
+    std::fs::rename(&own, &moved).unwrap();
+    cluster.nodes[1].set_flag("--dir", moved.to_str().unwrap());
+    cluster.nodes[1].start(&[]);
+    cluster.wait_ready();
+    cluster.write_to_all(&keys, "two", LIVE_MAX);
+    assert!(cluster.nodes[1].stop().success());
+    // The copy put back is older than what both peers met.
+    cluster.nodes[1].set_flag("--dir", copy.to_str().unwrap());
+    cluster.nodes[1].start(&[]);
+    assert!(!cluster.nodes[1].wait_exit(LIVE_MAX).success());
+    let said = cluster.nodes[1].said();
+    assert!(said.contains("known with a later state of its directory"), "{said}");
+    assert_refused_at_once(&mut cluster, 1, &[], "must not be used any more");
+    // The node itself is not shut out by that.
+    cluster.nodes[1].set_flag("--dir", moved.to_str().unwrap());
+    cluster.nodes[1].start(&[]);
+    cluster.nodes[0].kill();
+    cluster.write_to_all(&keys, "three", LIVE_MAX);
+    cluster.assert_no_panic();
+}
+
+/// Starts a node that must end by itself, saying `why`.
+fn assert_refused_at_once(cluster: &mut Cluster, at: usize, more: &[&str], why: &str) {
+    let node = &mut cluster.nodes[at];
+    let before = node.said().len();
+    node.start(more);
+    assert!(!node.wait_exit(LIVE_MAX).success());
+    let said = node.said().split_off(before);
+    assert!(said.contains(why), "{said}");
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args(["-a", "--sparse=never"]).arg(from).arg(to).status();
+    assert!(copied.unwrap().success());
+}
+
+const LIVE_MAX: Duration = Duration::from_secs(30);
