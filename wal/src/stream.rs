@@ -593,8 +593,8 @@ impl Wal {
             position,
             bytes: self.active.image.share(start..end),
             padding: end - tail,
-            writes: std::mem::take(&mut self.open.writes),
-            runs: std::mem::take(&mut self.open.runs),
+            writes: take_list(&mut self.open.writes),
+            runs: take_list(&mut self.open.runs),
             copies: std::mem::take(&mut self.open.copies),
         });
         self.prev_crc = crc;
@@ -814,6 +814,12 @@ impl Wal {
         self.poisoned = Some(error.to_string());
         error
     }
+}
+
+/// Takes a list out and leaves an empty one with as much room: a batch mostly has as many parts as the one before.
+fn take_list<T>(list: &mut Vec<T>) -> Vec<T> {
+    let room = list.len();
+    std::mem::replace(list, Vec::with_capacity(room))
 }
 
 fn freeze_runs(bytes: Frozen, runs: Vec<RunPlace>) -> Vec<FrozenRun> {
