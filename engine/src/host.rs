@@ -276,7 +276,7 @@ impl ShardHost {
                 self.shard.durable(durable, stamps);
             }
             for run in completed.frozen {
-                self.shard.rehome(run.group, run.first, &mut run.payloads());
+                self.shard.rehome(run.group, run.first, run.payloads());
             }
             if completed.sealed {
                 self.shard.own_tails();

@@ -402,7 +402,7 @@ impl Log {
     pub(crate) fn rehome(
         &mut self,
         first: LogIndex,
-        payloads: &mut dyn Iterator<Item = (Term, u32, Bytes)>,
+        payloads: impl Iterator<Item = (Term, u32, Bytes)>,
     ) {
         let mut index = first;
         for (term, checksum, payload) in payloads {
@@ -658,11 +658,11 @@ mod tests {
         let offer = |term, checksum, payload: &Bytes| (Term(term), checksum, payload.clone());
         let short = Bytes::from_static(b"0123");
         let offers = [offer(1, 0, &there), offer(1, 1, &there), offer(1, 0, &there)];
-        log.rehome(LogIndex(1), &mut offers.into_iter());
+        log.rehome(LogIndex(1), offers.into_iter());
         let moved: Vec<bool> =
             log.tail.iter().map(|entry| entry.payload.as_ptr() == there.as_ptr()).collect();
         assert_eq!(moved, [true, false, false], "by checksum, then by term");
-        log.rehome(LogIndex(2), &mut [offer(1, 0, &short)].into_iter());
+        log.rehome(LogIndex(2), [offer(1, 0, &short)].into_iter());
         assert_eq!(log.tail[1].payload.len(), 8);
         log.own_tail();
         assert_eq!(log.tail[0].payload, there);

@@ -276,7 +276,7 @@ impl Raft {
     pub fn rehome(
         &mut self,
         first: LogIndex,
-        payloads: &mut dyn Iterator<Item = (Term, u32, Bytes)>,
+        payloads: impl Iterator<Item = (Term, u32, Bytes)>,
     ) {
         self.log.rehome(first, payloads);
     }

@@ -360,7 +360,7 @@ impl Shard {
         &mut self,
         group: GroupId,
         first: LogIndex,
-        payloads: &mut dyn Iterator<Item = (Term, u32, Bytes)>,
+        payloads: impl Iterator<Item = (Term, u32, Bytes)>,
     ) {
         if let Some(slot) = self.slots.get(&group) {
             self.replicas[*slot as usize].raft.rehome(first, payloads);
