@@ -545,7 +545,8 @@ impl Shard {
         }
         while let Some(ready) = replica.raft.ready() {
             // Only committed entries come in portions; all else is complete.
-            let more = !ready.apply.is_empty();
+            let status = replica.raft.status();
+            let more = !ready.apply.is_empty() && status.applying < status.commit;
             for Outgoing { to, message } in ready.messages {
                 post(&self.peers, &mut round.outbox, replica.group, to, message);
             }
