@@ -61,6 +61,10 @@ pub struct Config {
     /// and one second later ends the process with code 1: a thread that is stuck in the kernel can be neither joined
     /// nor cancelled. `None` never does; then only the embedder can tell. Default 20 s.
     pub stall_fatal: Option<Duration>,
+    /// What a stall over `stall_fatal` ends: the process, or this node alone ([`crate::Node::failure`] tells). A node that
+    /// goes on within its process keeps its directory's lock, and its stuck thread may be that of a state machine that
+    /// never came back. Default true.
+    pub stall_ends_process: bool,
     /// The core's unit of time. Default 20 ms.
     pub tick: Duration,
     /// The log's segment size in bytes. Default 64 MiB.
@@ -100,6 +104,7 @@ impl Config {
             election_timeout: Duration::from_secs(1),
             heartbeat: Duration::from_millis(100),
             stall_warn: Duration::from_secs(1),
+            stall_ends_process: true,
             stall_fatal: Some(Duration::from_secs(20)),
             tick: Duration::from_millis(20),
             segment_bytes: 64 << 20,

@@ -128,7 +128,7 @@ impl ShardHost {
             given_out_at: 0,
             give_out_ns: GIVE_OUT_NS_MAX.min(heartbeat_ns),
             idle: (Position::ZERO, 0),
-            disk_silence: Silence::new(resign_ns),
+            disk_silence: Silence::new(resign_ns, 0),
             resign_ns,
             held: VecDeque::new(),
             held_for: Room::Free,

@@ -23,6 +23,10 @@ pub trait StateMachine: Send {
 
     /// Applies a batch of committed commands and pushes one reply for each, in order.
     ///
+    /// Runs on the thread of its shard, and must never wait for a disk, a lock that is held long, or the network: all
+    /// groups of the shard wait with it. After two election timeouts the node leads nothing any more, and after
+    /// [`crate::Config::stall_fatal`] it fails, by default with its process.
+    ///
     /// The bytes are lent: a machine copies what it keeps, or it pins the log's memory.
     ///
     /// # Errors

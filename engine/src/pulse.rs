@@ -22,9 +22,11 @@ pub(crate) struct Silence {
 }
 
 impl Silence {
-    /// To be judged by a limit: an eighth of it counts between two looks.
-    pub(crate) fn new(limit_ns: u64) -> Self {
-        Self { look_ns_max: (limit_ns / 8).max(1), looked_at: 0, heard: 0, ns: 0 }
+    /// To be judged by a limit: an eighth of it counts between two looks, or twice their distance `look_ns` if that is
+    /// more. Less than their distance would be a clock that runs slow.
+    pub(crate) fn new(limit_ns: u64, look_ns: u64) -> Self {
+        let look_ns_max = (limit_ns / 8).max(2 * look_ns).max(1);
+        Self { look_ns_max, looked_at: 0, heard: 0, ns: 0 }
     }
 
     /// `heard` counts the answers so far; `owed` says that there is another to come. Gives the silence in ns.
@@ -122,5 +124,10 @@ impl StallLimits {
 
     pub(crate) fn least_ns(&self) -> u64 {
         self.warn_ns.min(self.resign_ns)
+    }
+
+    /// Between two looks of the watchdog.
+    pub(crate) fn look_ns(&self) -> u64 {
+        (self.least_ns() / 16).clamp(1_000_000, 100_000_000)
     }
 }

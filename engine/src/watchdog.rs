@@ -13,7 +13,7 @@
 //! Whether the process must end is decided here, for a thread that sits in the kernel decides nothing. It ends by
 //! `process::exit`: such a thread can be neither joined nor cancelled, and until it is gone its process neither
 //! serves nor gives way. An embedder sees [`NodeError::Stalled`] first, from [`crate::Node::failure`], and may
-//! use the second left. While a log is recovered nobody is watched yet: that may take its time.
+//! use the second left, or choose that the process goes on (`Config::stall_ends_process`). While a log is recovered nobody is watched yet: that may take its time.
 
 use crate::{
     NodeError,
@@ -27,8 +27,7 @@ use std::time::Duration;
 /// Watches until `stop`'s other end is gone.
 pub(crate) fn run(node: &Shared, stop: &Receiver<()>) {
     let mut watchdog = Watchdog::new(node);
-    let pause =
-        Duration::from_nanos((node.stall_limits.least_ns() / 16).clamp(1_000_000, 100_000_000));
+    let pause = Duration::from_nanos(node.stall_limits.look_ns());
     while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(pause) {
         for (shard, Finding { stage, what, ns }) in watchdog.look(now_ns(), node) {
             let time = Duration::from_nanos(ns);
@@ -37,6 +36,9 @@ pub(crate) fn run(node: &Shared, stop: &Receiver<()>) {
                 Stage::Slow => tell(format!("shard {shard}: {what} for {time:.1?}")),
                 Stage::Resigned => {
                     tell(format!("shard {shard}: {what} for {time:.1?}: this node leads no group"));
+                }
+                Stage::Fatal if !node.stall_ends_process => {
+                    tell(format!("shard {shard}: {what} for {time:.1?}: the node has failed"));
                 }
                 Stage::Fatal => {
                     tell(format!("shard {shard}: {what} for {time:.1?}: the process ends"));
@@ -83,9 +85,13 @@ fn end() -> ! {
 
 /// Writes a line without waiting for it to be written.
 fn tell(line: String) {
-    let _ = std::thread::Builder::new()
-        .name("logdrive-tell".to_owned())
-        .spawn(move || tracing::error!("{line}"));
+    let _ = std::thread::Builder::new().name("logdrive-tell".to_owned()).spawn(move || {
+        tracing::error!("{line}");
+        if !tracing::dispatcher::has_been_set() {
+            // Nobody takes lines: the process must not end without its reason.
+            eprintln!("logdrive: {line}");
+        }
+    });
 }
 
 /// One shard, as the watchdog sees it.
@@ -122,7 +128,7 @@ impl Finding {
 
 impl Watch {
     fn new(limits: &StallLimits) -> Self {
-        let silence = || Silence::new(limits.least_ns());
+        let silence = || Silence::new(limits.least_ns(), limits.look_ns());
         Self { disk: silence(), thread: silence(), stage: Stage::Quiet }
     }
 
@@ -159,16 +165,31 @@ const GRACE: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
 
-    const LIMITS: StallLimits = StallLimits { warn_ns: 100, resign_ns: 200, fatal_ns: 1_000 };
+    const MS: u64 = 1_000_000;
+    const LIMITS: StallLimits =
+        StallLimits { warn_ns: 160 * MS, resign_ns: 320 * MS, fatal_ns: 1_600 * MS };
 
-    /// Looks every 10 ns from `from` on, `looks` times; gives the stages entered and when.
+    /// Looks every 10 ms from `from` on, in ms, `looks` times; gives the stages entered and when.
     fn watch(watch: &mut Watch, pulse: &Pulse, from: u64, looks: u64) -> Vec<(u64, Stage)> {
         (1..=looks)
             .filter_map(|n| {
                 let now = from + n * 10;
-                watch.look(now, pulse, &LIMITS).map(|found| (now, found.stage))
+                watch.look(now * MS, pulse, &LIMITS).map(|found| (now, found.stage))
             })
             .collect()
+    }
+
+    /// Less counted between two looks than passes between them: a fatal limit of 20 s took 40.
+    #[test]
+    fn d3_a_small_limit_for_the_first_line_slows_no_other() {
+        let limits = StallLimits { warn_ns: MS, ..LIMITS };
+        let pulse = Pulse::default();
+        pulse.beat(7, true, false);
+        let mut shard = Watch::new(&limits);
+        let entered: Vec<_> = (1..2_000)
+            .filter_map(|n| Some((n, shard.look(n * limits.look_ns(), &pulse, &limits)?.stage)))
+            .collect();
+        assert_eq!(entered, [(2, Stage::Slow), (321, Stage::Resigned), (1_601, Stage::Fatal)]);
     }
 
     #[test]
@@ -177,8 +198,8 @@ mod tests {
         pulse.beat(7, true, false);
         let mut shard = Watch::new(&LIMITS);
         assert_eq!(
-            watch(&mut shard, &pulse, 0, 120),
-            [(110, Stage::Slow), (210, Stage::Resigned), (1010, Stage::Fatal)]
+            watch(&mut shard, &pulse, 0, 200),
+            [(170, Stage::Slow), (330, Stage::Resigned), (1610, Stage::Fatal)]
         );
     }
 
@@ -187,9 +208,9 @@ mod tests {
         let pulse = Pulse::default();
         let mut shard = Watch::new(&LIMITS);
         let mut stages = Vec::new();
-        for n in 1..=120 {
+        for n in 1..=200 {
             pulse.beat(7, true, false);
-            stages.extend(shard.look(n * 10, &pulse, &LIMITS).map(|found| found.what));
+            stages.extend(shard.look(n * 10 * MS, &pulse, &LIMITS).map(|found| found.what));
         }
         assert_eq!(stages, [NO_ANSWER; 3]);
     }
@@ -199,12 +220,12 @@ mod tests {
         let pulse = Pulse::default();
         pulse.beat(7, true, false);
         let mut shard = Watch::new(&LIMITS);
-        assert_eq!(watch(&mut shard, &pulse, 0, 15), [(110, Stage::Slow)]);
+        assert_eq!(watch(&mut shard, &pulse, 0, 18), [(170, Stage::Slow)]);
         pulse.beat(8, true, false);
-        assert_eq!(watch(&mut shard, &pulse, 150, 1), [(160, Stage::Quiet)]);
+        assert_eq!(watch(&mut shard, &pulse, 180, 1), [(190, Stage::Quiet)]);
         for n in 0..200 {
             pulse.beat(8, false, false);
-            assert_eq!(watch(&mut shard, &pulse, 160 + 10 * n, 1), []);
+            assert_eq!(watch(&mut shard, &pulse, 190 + 10 * n, 1), []);
         }
     }
 

@@ -51,6 +51,27 @@ impl Raft {
         self.count_votes();
     }
 
+    /// Campaigns, or asks those again that have not answered the campaign under way: a new campaign would drop the answers
+    /// it has, and each new connection would begin one.
+    pub(crate) fn campaign_or_ask_again(&mut self) {
+        let last_log = self.log.last();
+        let (tally, question) = match &self.state {
+            State::PreCandidate(tally) => {
+                (tally, Message::PreVote(PreVote { term: self.term.next(), last_log }))
+            }
+            // Before the own vote is durable nothing was asked yet.
+            State::Candidate(tally) if tally.vote_of(self.config.id).is_some() => {
+                (tally, Message::RequestVote(RequestVote { term: self.term, last_log }))
+            }
+            State::Candidate(_) => return,
+            State::Follower | State::Leader(_) => return self.campaign(),
+        };
+        let is_silent = |peer: &NodeId| tally.vote_of(*peer).is_none();
+        for peer in self.peers().filter(is_silent).collect::<Vec<_>>() {
+            self.say(peer, question.clone());
+        }
+    }
+
     fn become_candidate(&mut self) {
         let id = self.config.id;
         self.restart_election_timer();

@@ -48,7 +48,7 @@ pub enum Event {
     },
     /// A connection to this peer broke or a message to it was dropped: what is in flight may be lost.
     Unreachable(NodeId),
-    /// Campaign now (pre-vote first), unless there is a leader.
+    /// Campaign now (pre-vote first), unless there is a leader; a candidate asks those again that have not answered.
     Campaign,
     /// Lead nothing and stand for nothing until [`Event::Stand`]: this node's disk does not answer, and a
     /// leader that cannot write must not keep the others from electing one that can.
@@ -198,7 +198,7 @@ impl Raft {
             Event::Unreachable(peer) => self.on_unreachable(peer),
             Event::Campaign => {
                 if !self.hears_a_leader() {
-                    self.campaign();
+                    self.campaign_or_ask_again();
                 }
             }
             Event::Resign => self.on_resign(),

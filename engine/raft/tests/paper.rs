@@ -6,7 +6,7 @@ mod common;
 use common::{Cluster, Image, config, log_of, n};
 use logdrive_raft::{
     AppendEntries, AppendReply, AppendResult, EntryBatch, EntryKind, Event, HardState, Heartbeat,
-    LogId, LogIndex, Message, ProposeError, RequestVote, Role, Term, VoteReply,
+    LogId, LogIndex, Message, PreVoteReply, ProposeError, RequestVote, Role, Term, VoteReply,
 };
 
 /// A cluster of three; replica `id` has a log of `terms[id - 1]`, and has been in `term`.
@@ -525,4 +525,35 @@ fn a_leader_is_silent_only_for_a_heartbeat_interval_figure_2() {
     cluster.pass(2, false);
     cluster.collect(n(1));
     assert!(cluster.network.is_empty(), "{:?}", cluster.network);
+}
+
+/// Each new connection of a first leader asks it to campaign: a candidacy that began anew each time never ended.
+#[test]
+fn asked_to_campaign_again_a_candidate_keeps_its_votes_and_asks_who_is_silent() {
+    let mut cluster = Cluster::new(5);
+    cluster.step(n(1), Event::Campaign);
+    let asked = |cluster: &mut Cluster| {
+        while cluster.collect(n(1)) | cluster.sync(n(1), usize::MAX) {}
+        let (asked, left): (Vec<_>, Vec<_>) =
+            cluster.network.drain(..).partition(|packet| packet.from == n(1));
+        cluster.network = left;
+        asked.into_iter().map(|packet| (packet.to.get(), packet.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(&mut cluster).len(), 4, "pre-votes, which are lost");
+    let yes = PreVoteReply { term: Term(1), granted: true };
+    message(&mut cluster, 2, 1, Message::PreVoteReply(yes));
+    cluster.step(n(1), Event::Campaign);
+    let again: Vec<u64> = asked(&mut cluster).iter().map(|(to, _)| *to).collect();
+    assert_eq!(again, [3, 4, 5]);
+    message(&mut cluster, 3, 1, Message::PreVoteReply(yes));
+    let requests = asked(&mut cluster);
+    assert!(requests.iter().all(|(_, m)| matches!(m, Message::RequestVote(_))), "{requests:?}");
+    assert_eq!((requests.len(), cluster.status(n(1)).term), (4, Term(1)));
+    message(&mut cluster, 4, 1, vote(1, true));
+    cluster.step(n(1), Event::Campaign);
+    let again = asked(&mut cluster);
+    assert_eq!(again.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [2, 3, 5]);
+    assert!(again.iter().all(|(_, m)| *m == request_vote(1, (0, 0))), "{again:?}");
+    message(&mut cluster, 5, 1, vote(1, true));
+    assert_eq!((cluster.role(n(1)), cluster.status(n(1)).term), (Role::Leader, Term(1)));
 }
