@@ -86,6 +86,9 @@ pub struct Config {
     /// One command's bytes, at most, and never more than 8 MiB or a quarter of a segment. Nodes of a
     /// cluster must agree on it. Default 1 MiB.
     pub command_bytes_max: usize,
+    /// Connections to this node's peer address that have not said who they are, at most; each has a descriptor.
+    /// Default 128.
+    pub strangers_max: usize,
     /// Cores the shard threads stay on: shard *i* on the *i*-th, round and round. Default: none, the system
     /// moves them.
     pub cores: Vec<usize>,
@@ -114,6 +117,7 @@ impl Config {
             proposals_max: 131_072,
             proposal_bytes_max: 256 << 20,
             command_bytes_max: 1 << 20,
+            strangers_max: 128,
             cores: Vec::new(),
             seed: 0,
         }

@@ -237,7 +237,9 @@ impl ShardHost {
         // After the frames: whoever has just heard a leader does not ask for votes because a peer can be reached.
         let risen = self.links.risen(|peer| self.node.hears(peer));
         risen.into_iter().for_each(|change| self.shard.link(change));
-        arrivals.take_submissions(|submission| self.shard.submit(submission, &mut self.answers));
+        arrivals.take_turns_submissions(|submission| {
+            self.shard.submit(submission, &mut self.answers);
+        });
         while let Some(read) = arrivals.next_read() {
             self.finish_read(read);
         }

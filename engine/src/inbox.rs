@@ -7,7 +7,8 @@
 //! Fails:  full: a submission is `Overloaded`, a frame is dropped (Raft repeats it), a control waits.
 
 use crate::{
-    GroupId, NodeId, ProposeError, StateMachine, limits,
+    GroupId, NodeId, ProposeError, StateMachine,
+    limits::{self, OfShard},
     links::LaneChange,
     reads::ReadDone,
     shard::{Founded, Submission},
@@ -18,7 +19,7 @@ use logdrive_net::{Accepted, codec::encoded_bytes};
 use logdrive_raft::Message;
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     pin::Pin,
     sync::{
         Arc, OnceLock,
@@ -53,7 +54,7 @@ pub(crate) fn shard_of(group: GroupId, shards: usize) -> usize {
 pub(crate) struct Arrivals {
     inbox: Arc<Inbox>,
     /// Proposals made on the shard's own thread.
-    submissions: RefCell<Vec<Submission>>,
+    submissions: RefCell<VecDeque<Submission>>,
     lanes: RefCell<Vec<LaneChange>>,
     /// Of the connections that the shard reads itself, those for groups of its own.
     frames: RefCell<Vec<Frame>>,
@@ -92,7 +93,7 @@ impl Arrivals {
 
     /// Hands over a submission that was admitted, on the shard's own thread.
     pub(crate) fn submit(&self, submission: Submission) {
-        self.submissions.borrow_mut().push(submission);
+        self.submissions.borrow_mut().push_back(submission);
         self.inbox.wake();
     }
 
@@ -131,7 +132,8 @@ impl Arrivals {
                 true => (owner + 1) % inboxes.len(),
                 false => owner,
             };
-            if !inboxes[owner].forward((from, messages)) {
+            // All of the frame is counted: its payloads share one buffer, which lives as long as any of them.
+            if !inboxes[owner].forward((from, messages), bytes) {
                 logdrive_raft::reached!("forwarded frame dropped");
                 tracing::debug!(owner, "frame for another shard dropped: its queue is full");
             }
@@ -143,7 +145,8 @@ impl Arrivals {
     pub(crate) fn take_frames(&self, mut take: impl FnMut(Frame)) {
         self.frame_bytes.set(0);
         self.frames.borrow_mut().drain(..).for_each(&mut take);
-        while let Some(frame) = self.inbox.forwarded.pop() {
+        while let Some((frame, bytes)) = self.inbox.forwarded.pop() {
+            self.inbox.forwarded_bytes.fetch_sub(bytes, Ordering::Relaxed);
             take(frame);
         }
     }
@@ -154,12 +157,30 @@ impl Arrivals {
         self.inbox.wake();
     }
 
-    /// Takes every submission there is.
+    /// Takes every submission there is, of a shard that stops.
     pub(crate) fn take_submissions(&self, mut take: impl FnMut(Submission)) {
-        self.submissions.borrow_mut().drain(..).for_each(&mut take);
-        while let Some(submission) = self.inbox.submissions.pop() {
+        while let Some(submission) = self.next_submission() {
             take(submission);
         }
+    }
+
+    /// Takes as many submissions as one turn may have. The shard is woken for those that are left.
+    pub(crate) fn take_turns_submissions(&self, mut take: impl FnMut(Submission)) {
+        let (mut commands, mut bytes) = (0, 0);
+        let OfShard { turn_commands_max, turn_bytes_max, .. } = self.inbox.limits;
+        while commands < turn_commands_max && bytes < turn_bytes_max {
+            let Some(submission) = self.next_submission() else { return };
+            let cost = submission.commands.cost();
+            (commands, bytes) = (commands + cost.0, bytes + cost.1);
+            take(submission);
+        }
+        logdrive_raft::reached!("a turn's commands at their bound");
+        self.inbox.wake();
+    }
+
+    fn next_submission(&self) -> Option<Submission> {
+        let own = self.submissions.borrow_mut().pop_front();
+        own.or_else(|| self.inbox.submissions.pop())
     }
 
     /// Takes every change of a lane.
@@ -171,7 +192,9 @@ impl Arrivals {
 /// One shard's way in.
 pub(crate) struct Inbox {
     submissions: ArrayQueue<Submission>,
-    forwarded: ArrayQueue<Frame>,
+    /// Each with what it is counted as.
+    forwarded: ArrayQueue<(Frame, usize)>,
+    forwarded_bytes: AtomicUsize,
     controls: (Sender<Control>, Receiver<Control>),
     /// Set by whoever wakes the shard, cleared by the shard before it looks.
     woken: AtomicBool,
@@ -192,6 +215,7 @@ impl Inbox {
         Self {
             submissions: ArrayQueue::new(commands_max),
             forwarded: ArrayQueue::new(limits.forwarded_frames_max),
+            forwarded_bytes: AtomicUsize::new(0),
             controls: crossbeam_channel::bounded(limits.controls_max),
             limits,
             woken: AtomicBool::new(false),
@@ -267,9 +291,15 @@ impl Inbox {
         Ok(())
     }
 
-    /// Hands over a frame's messages; false if they were dropped.
-    pub(crate) fn forward(&self, frame: Frame) -> bool {
-        let taken = self.forwarded.push(frame).is_ok();
+    /// Hands over a frame's messages, which keep `bytes` in memory; false if they were dropped. One frame is taken
+    /// however large it is, as long as less than the bound waits.
+    pub(crate) fn forward(&self, frame: Frame, bytes: usize) -> bool {
+        let before = self.forwarded_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let taken =
+            before < self.limits.forwarded_bytes_max && self.forwarded.push((frame, bytes)).is_ok();
+        if !taken {
+            self.forwarded_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
         self.wake();
         taken
     }
@@ -372,6 +402,58 @@ mod tests {
         inbox.answered(1, 25);
         inbox.admit(1, 75).unwrap();
         assert!(matches!(inbox.admit(0, 1), Err(ProposeError::Overloaded { .. })));
+    }
+
+    #[test]
+    fn forwarded_frames_are_bounded_by_their_bytes_and_all_can_come_again_later() {
+        use logdrive_raft::{Heartbeat, LogIndex, Term};
+        let arrivals = Arrivals::new(Arc::new(Inbox::new(1, 1, limits::OfShard::REAL)));
+        let inbox = arrivals.inbox();
+        let beat = Message::Heartbeat(Heartbeat { term: Term(1), commit: LogIndex(1) });
+        // As large as frames may be.
+        let bytes = 16 << 20;
+        let forward = || inbox.forward((NodeId(2), vec![(GroupId(1), beat.clone())]), bytes);
+        for _ in 0..2 {
+            let taken = (0..2 * limits::FORWARDED_FRAMES_MAX).filter(|_| forward()).count();
+            assert!((1..=2).contains(&taken), "{} MiB wait for one shard", taken * bytes >> 20);
+            let mut left = 0;
+            arrivals.take_frames(|_| left += 1);
+            assert_eq!(left, taken);
+        }
+    }
+
+    /// A turn holds up votes and heartbeats: it takes a part, and the shard is woken for the rest.
+    #[test]
+    fn a_turn_takes_a_bounded_part_of_what_waits_in_its_order() {
+        use crate::{Completions, Outcome, shard::Commands};
+        use logdrive_raft::Command;
+        struct Nobody;
+        impl Completions for Nobody {
+            fn complete(&self, _: &mut Vec<(u64, Outcome)>) {}
+        }
+        let limits =
+            limits::OfShard { turn_commands_max: 3, turn_bytes_max: 20, ..limits::OfShard::REAL };
+        let arrivals = Arrivals::new(Arc::new(Inbox::new(100, 1 << 20, limits)));
+        let submission = |token, bytes| Submission {
+            group: GroupId(1),
+            sink: Arc::new(Nobody),
+            token,
+            commands: Commands::One(Command { checksum: 0, payload: vec![0; bytes].into() }),
+            at: 0,
+        };
+        // Five of this thread, then two of another, one of them large.
+        (0..5).for_each(|token| arrivals.submit(submission(token, 1)));
+        arrivals.inbox().submit(submission(5, 30)).unwrap();
+        arrivals.inbox().submit(submission(6, 1)).unwrap();
+        let mut turn = || {
+            arrivals.inbox().look();
+            let mut taken = Vec::new();
+            arrivals.take_turns_submissions(|submission| taken.push(submission.token));
+            (taken, arrivals.inbox().woken.load(Ordering::Relaxed))
+        };
+        assert_eq!(turn(), (vec![0, 1, 2], true));
+        assert_eq!(turn(), (vec![3, 4, 5], true));
+        assert_eq!(turn(), (vec![6], false));
     }
 
     #[test]

@@ -1,4 +1,11 @@
 //! Every bound of a shard, with the arithmetic that relates them.
+//!
+//! What a shard may hold for others, beside its machines and the log's images, all of it whatever peers and clients do:
+//!
+//! * commands without an answer: `proposal_bytes_max` (256 MiB unless set), of which a turn takes [`TURN_BYTES_MAX`];
+//! * frames: its own connections' [`FRAME_BYTES_MAX`] and one frame, forwarded ones [`FORWARDED_BYTES_MAX`] and one frame
+//!   for each other shard, and half a frame for each connection of a peer;
+//! * bytes that sockets have not taken: each lane's bound (`logdrive_net::Settings`), per peer.
 
 /// What is bounded per group, in one place: the simulator draws smaller ones.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +43,10 @@ pub(crate) struct OfShard {
     pub(crate) frames_max: usize,
     pub(crate) frame_bytes_max: usize,
     pub(crate) forwarded_frames_max: usize,
+    pub(crate) forwarded_bytes_max: usize,
     pub(crate) reads_max: usize,
+    pub(crate) turn_commands_max: usize,
+    pub(crate) turn_bytes_max: usize,
 }
 
 impl OfShard {
@@ -45,7 +55,10 @@ impl OfShard {
         frames_max: FRAMES_MAX,
         frame_bytes_max: FRAME_BYTES_MAX,
         forwarded_frames_max: FORWARDED_FRAMES_MAX,
+        forwarded_bytes_max: FORWARDED_BYTES_MAX,
         reads_max: READS_MAX,
+        turn_commands_max: TURN_COMMANDS_MAX,
+        turn_bytes_max: TURN_BYTES_MAX,
     };
 }
 
@@ -71,6 +84,13 @@ pub(crate) const FRAME_BYTES_MAX: usize = 4 << 20;
 /// Frames forwarded from another shard of this node that wait; more are dropped, and Raft sends
 /// their messages again.
 pub(crate) const FORWARDED_FRAMES_MAX: usize = 4096;
+/// Their bytes, and at most one frame's more for each shard that forwards.
+pub(crate) const FORWARDED_BYTES_MAX: usize = 16 << 20;
+/// Commands that one turn takes in: more wait for the next, so that a turn ends well within a heartbeat however many
+/// clients come at once.
+pub(crate) const TURN_COMMANDS_MAX: usize = 16_384;
+/// Their bytes, and at most one submission's more.
+pub(crate) const TURN_BYTES_MAX: usize = 16 << 20;
 /// Log reads handed to the reader thread at once, per shard; more wait in their groups' order.
 pub(crate) const READS_MAX: usize = 64;
 /// Gatherings in one turn of the driver: work that makes work is taken up at once, but the ring

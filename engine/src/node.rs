@@ -256,6 +256,20 @@ impl Node {
         lock(&self.running.node.client_addresses).get(&node).cloned()
     }
 
+    /// True if `node` has a connection open to this one, or is this one. A node that died has none; one that is cut off
+    /// has none after some ten seconds.
+    #[must_use]
+    pub fn hears(&self, node: NodeId) -> bool {
+        node == self.id() || self.running.node.hears(node)
+    }
+
+    /// A number that changes whenever a group's leader as this node knows it, a client address or what
+    /// [`Self::hears`] says changes: as long as it is the same, a map made of those is as good as new.
+    #[must_use]
+    pub fn map_version(&self) -> u64 {
+        self.running.node.map_version()
+    }
+
     /// Where the time of proposals led here went, over all shards, first stage to last, then
     /// `total`.
     #[must_use]

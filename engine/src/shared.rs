@@ -29,7 +29,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -57,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) stages: Vec<Mutex<Stages>>,
     pub(crate) groups: Groups,
     pub(crate) client_addresses: Mutex<BTreeMap<NodeId, String>>,
+    /// Changes of what clients are told: leaders, client addresses, peers that come and go.
+    map_version: Arc<AtomicU64>,
     /// Connections each peer has open to us.
     inbound: Mutex<HashMap<NodeId, usize>>,
     pub(crate) description: Mutex<Option<logdrive_wal::Description>>,
@@ -86,7 +88,10 @@ impl Shared {
             stall_ends_process: config.stall_ends_process,
             limits,
             command_bytes_max: config.command_bytes_max(),
-            net_settings: logdrive_net::Settings::default(),
+            net_settings: logdrive_net::Settings {
+                strangers_max: config.strangers_max,
+                ..logdrive_net::Settings::default()
+            },
             stores,
             inboxes: shards
                 .clone()
@@ -104,6 +109,7 @@ impl Shared {
             client_addresses: Mutex::new(
                 [own].into_iter().filter(|(_, address)| !address.is_empty()).collect(),
             ),
+            map_version: Arc::default(),
             inbound: Mutex::default(),
             description: Mutex::default(),
             has_failed: AtomicBool::new(false),
@@ -183,7 +189,7 @@ impl Shared {
         let restored = Restored { hard_state, runs: found.runs.clone(), last, applied };
         restored.check().map_err(|error| GroupError::Log { group, why: error.to_string() })?;
         let shard = shard_of(group, self.inboxes.len());
-        let view = Arc::new(GroupView::default());
+        let view = Arc::new(GroupView::counted_in(&self.map_version));
         let inbox = self.inboxes[shard].clone();
         let founded = Founded {
             group,
@@ -260,12 +266,22 @@ impl Shared {
 
     pub(crate) fn note_client_address(&self, node: NodeId, address: &str) {
         if !address.is_empty() {
-            lock(&self.client_addresses).insert(node, address.to_owned());
+            let before = lock(&self.client_addresses).insert(node, address.to_owned());
+            if before.as_deref() != Some(address) {
+                self.map_version.fetch_add(1, Ordering::Release);
+            }
         }
     }
 
     pub(crate) fn inbound_opened(&self, from: NodeId) {
-        *lock(&self.inbound).entry(from).or_default() += 1;
+        let mut inbound = lock(&self.inbound);
+        let open = inbound.entry(from).or_default();
+        *open += 1;
+        let is_first = *open == 1;
+        drop(inbound);
+        if is_first {
+            self.map_version.fetch_add(1, Ordering::Release);
+        }
         self.inboxes.iter().for_each(|inbox| inbox.wake());
     }
 
@@ -273,7 +289,15 @@ impl Shared {
         let mut inbound = lock(&self.inbound);
         if let Some(open) = inbound.get_mut(&from) {
             *open = open.saturating_sub(1);
+            if *open == 0 {
+                self.map_version.fetch_add(1, Ordering::Release);
+            }
         }
+    }
+
+    /// Differs from what it was before if a leader, a client address or a peer's presence has changed since.
+    pub(crate) fn map_version(&self) -> u64 {
+        self.map_version.load(Ordering::Acquire)
     }
 
     /// True if a shard other than `shard` has waited too long for the disk.

@@ -19,9 +19,16 @@ pub(crate) struct GroupView {
     leader: AtomicU64,
     /// True once the replica will never serve again here.
     stopped: AtomicBool,
+    /// Counts the changes of all groups of the node.
+    moves: Arc<AtomicU64>,
 }
 
 impl GroupView {
+    /// One whose changes of leader are counted in `moves`.
+    pub(crate) fn counted_in(moves: &Arc<AtomicU64>) -> Self {
+        Self { moves: Arc::clone(moves), ..Self::default() }
+    }
+
     pub(crate) fn leader(&self) -> Option<NodeId> {
         match self.leader.load(Ordering::Acquire) {
             0 => None,
@@ -35,6 +42,7 @@ impl GroupView {
 
     fn set_leader(&self, leader: Option<NodeId>) {
         self.leader.store(leader.map_or(0, NodeId::get), Ordering::Release);
+        self.moves.fetch_add(1, Ordering::Release);
     }
 }
 

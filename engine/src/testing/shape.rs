@@ -136,7 +136,11 @@ impl Shape {
             // A turn's worth of what all peers send, or whoever comes last in a frame never gets through.
             forwarded_frames_max: *random.pick(&[32, 64]),
             reads_max: shape.reads_max,
+            ..OfShard::REAL
         };
+        if shape.limits.of_shard.frames_max == 1 {
+            shape.limits.of_shard.turn_commands_max = 2;
+        }
         shape.connects = random.once_in(2);
         shape.socket_bytes = *random.pick(&[512, 16 << 10, 1 << 20]);
         shape.net = shape.draw_net(&mut random);
