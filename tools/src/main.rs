@@ -15,6 +15,7 @@ mod load;
 mod resp;
 
 mod serve;
+mod signals;
 mod sim;
 mod time;
 mod wal;

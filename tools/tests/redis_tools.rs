@@ -53,6 +53,15 @@ fn redis_cli_reads_and_writes_through_any_node() {
         assert!(cli(&["DEL", "a", "b"]).starts_with("CROSSSLOT"));
         assert!(cli(&["NONSENSE"]).starts_with("ERR"));
     }
+    // What an operator asks first; it asks every node for its keys, by DBSIZE.
+    let place = cluster.nodes[1].client.to_string();
+    let mut text = String::new();
+    let checked = eventually(LIVE_MAX, || {
+        let words = ["30", "redis-cli", "--cluster", "check", &place];
+        text = said(&Command::new("timeout").args(words).output().unwrap());
+        text.contains("[OK] All 16384 slots covered")
+    });
+    assert!(checked && text.contains(" keys in 3 masters") && !text.contains("ERR"), "{text}");
     // RESP3, as redis-cli's `-3` asks for it with HELLO.
     let answer = redis_cli(cluster.nodes[0].client.port(), &["-3", "SET", "three", "3"]);
     assert!(answer.ends_with("OK"), "{answer}");

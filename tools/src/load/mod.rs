@@ -24,7 +24,6 @@ use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use rustix::thread::{CpuSet, sched_getaffinity};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use cluster::{Cluster, ClusterError};
 use report::{Facts, Report};
@@ -32,6 +31,7 @@ use run::{Generator, Pace, Plan, RunError, Watch};
 use target::{Endpoint, NodeInfo, SlotMap, TargetError};
 use workload::{SLOTS, Workload};
 
+use crate::signals::Signals;
 use crate::time::Time;
 
 /// Measure write throughput and latency.
@@ -286,31 +286,6 @@ impl Watch for Screen<'_> {
         self.cluster
             .as_mut()
             .map_or(Ok(()), |cluster| cluster.check().map_err(|error| error.to_string()))
-    }
-}
-
-/// The signals that ask a program to end.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
-        }
     }
 }
 

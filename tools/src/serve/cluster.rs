@@ -2,7 +2,8 @@
 //!
 //! In:     the placement, the groups on this node and who leads them, the nodes' client addresses.
 //! Out:    `MOVED` and `CLUSTERDOWN`; `CLUSTER SLOTS`, `SHARDS`, `NODES`, `INFO`, `KEYSLOT`, `MYID`.
-//! Cost:   a redirection asks one group and one address; the commands ask every group once.
+//! Cost:   a redirection asks one group and one address. The commands copy a text that is kept as long as nothing in it
+//!         has changed; while leaderships move, making it anew takes at most a tenth of the time.
 //! Fails:  never. What is not known is left out, and `cluster_state` says so.
 //! Source: Redis cluster specification; the replies' shapes are Redis 7's.
 
@@ -12,17 +13,54 @@ use super::{
     slots::{Placement, SLOTS, slot_of},
 };
 use crate::resp::{self, Proto, Request};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use logdrive::{Group, Node, NodeId};
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 /// Nodes, groups, and where clients find them.
 pub(crate) struct Cluster {
     node: Node,
     placement: Placement,
-    groups: Vec<Option<Group>>,
+    groups: Vec<Option<Carried>>,
     members: BTreeMap<NodeId, Member>,
     advertise: String,
+    map: Mutex<Map>,
+}
+
+/// A group of which this node carries a replica that runs.
+pub(crate) struct Carried {
+    pub(crate) group: Group,
+    /// How many keys it has.
+    pub(crate) keys: Arc<AtomicUsize>,
+}
+
+/// What the commands answer, as it was last made.
+struct Map {
+    /// [`Node::map_version`] before it was made.
+    version: u64,
+    made: Instant,
+    /// What making it took.
+    cost: Duration,
+    /// By [`Part`]; what nobody asked for is not made.
+    parts: [Option<Bytes>; 5],
+}
+
+/// One command's answer; `SHARDS` has one per dialect.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Slots,
+    Shards2,
+    Shards3,
+    Nodes,
+    Info,
 }
 
 struct Member {
@@ -36,7 +74,7 @@ impl Cluster {
         node: Node,
         name: &str,
         placement: Placement,
-        groups: Vec<Option<Group>>,
+        groups: Vec<Option<Carried>>,
         peers: &BTreeMap<NodeId, String>,
         advertise: String,
     ) -> Self {
@@ -48,7 +86,8 @@ impl Cluster {
                 (*node, Member { id: public_id(name, *node), peer_port })
             })
             .collect();
-        Self { node, placement, groups, members, advertise }
+        let map = Map { version: 0, made: now(), cost: Duration::ZERO, parts: Default::default() };
+        Self { node, placement, groups, members, advertise, map: Mutex::new(map) }
     }
 
     /// This node's id as clients see it: 40 hexadecimal digits.
@@ -63,13 +102,22 @@ impl Cluster {
 
     /// The group that owns a slot, if this node carries it.
     pub(crate) fn group_of(&self, slot: u16) -> Option<&Group> {
-        self.groups[usize::from(self.placement.group_of(slot))].as_ref()
+        self.groups[usize::from(self.placement.group_of(slot))].as_ref().map(|here| &here.group)
+    }
+
+    /// How many keys there are in the groups that this node leads.
+    pub(crate) fn keys_led(&self) -> i64 {
+        let led = self.groups.iter().flatten().filter(|here| here.group.is_leader());
+        let keys: usize = led.map(|here| here.keys.load(Ordering::Relaxed)).sum();
+        i64::try_from(keys).unwrap_or(i64::MAX)
     }
 
     /// Groups this node carries, and how many of them it leads.
     pub(crate) fn groups_here(&self) -> (usize, usize) {
         let here = self.groups.iter().flatten();
-        here.fold((0, 0), |(all, led), group| (all + 1, led + usize::from(group.is_leader())))
+        here.fold((0, 0), |(all, led), Carried { group, .. }| {
+            (all + 1, led + usize::from(group.is_leader()))
+        })
     }
 
     /// Answers a request for a group that is led elsewhere, by `leader` if that is known.
@@ -86,7 +134,8 @@ impl Cluster {
             },
         };
         match self.address(leader) {
-            Some(address) => resp::write_error(out, &format!("MOVED {slot} {address}")),
+            // As Redis writes it: an IPv6 address without brackets, the port behind the last colon.
+            Some((host, port)) => resp::write_error(out, &format!("MOVED {slot} {host}:{port}")),
             None => {
                 resp::write_error(out, "CLUSTERDOWN The address of the group's leader is not known")
             }
@@ -99,7 +148,9 @@ impl Cluster {
         if self.groups[usize::from(group)].is_some() {
             return None;
         }
-        self.reachable_member(group, |node| self.address(node).is_some())
+        let is_known = |node| self.address(node).is_some();
+        let alive = |node| self.node.hears(node) && is_known(node);
+        self.reachable_member(group, alive).or_else(|| self.reachable_member(group, is_known))
     }
 
     fn reachable_member(&self, group: u16, known: impl Fn(NodeId) -> bool) -> Option<NodeId> {
@@ -108,11 +159,10 @@ impl Cluster {
         members_to_ask(&members, first, self.node.id()).find(|node| known(*node))
     }
 
-    fn address(&self, node: NodeId) -> Option<String> {
-        if node == self.node.id() {
-            return Some(self.advertise.clone());
-        }
-        self.node.client_address(node).filter(|address| host_port(address).is_some())
+    fn address(&self, node: NodeId) -> Option<(String, u16)> {
+        let said = (node != self.node.id()).then(|| self.node.client_address(node));
+        let address = said.unwrap_or_else(|| Some(self.advertise.clone()))?;
+        host_port(&address).map(|(host, port)| (host.to_owned(), port))
     }
 
     /// Runs `CLUSTER ...`.
@@ -133,10 +183,11 @@ impl Cluster {
             {
                 return Err(wrong_arity(&format!("cluster|{subcommand}")));
             }
-            "slots" => self.view().slots(out),
-            "shards" => self.view().shards(proto, out),
-            "nodes" => resp::write_bulk(out, self.view().nodes().as_bytes()),
-            "info" => resp::write_bulk(out, self.view().info().as_bytes()),
+            "slots" => self.write(Part::Slots, out),
+            "shards" if proto == Proto::Resp2 => self.write(Part::Shards2, out),
+            "shards" => self.write(Part::Shards3, out),
+            "nodes" => self.write(Part::Nodes, out),
+            "info" => self.write(Part::Info, out),
             "keyslot" => resp::write_int(out, i64::from(slot_of(request.arg(2)))),
             "myid" => resp::write_bulk(out, self.my_id().as_bytes()),
             _ => return Err(Refusal::subcommand("CLUSTER", request.arg(1))),
@@ -144,31 +195,52 @@ impl Cluster {
         Ok(())
     }
 
+    /// Answers with a part of the map, which is made anew if anything has changed.
+    fn write(&self, part: Part, out: &mut BytesMut) {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before anything is looked at: what changes meanwhile makes the next map.
+        let version = self.node.map_version();
+        let now = now();
+        if map.version != version && now - map.made >= map.cost * MAP_REST {
+            *map = Map { version, made: now, cost: Duration::ZERO, parts: Default::default() };
+        }
+        let bytes = match &map.parts[part as usize] {
+            Some(bytes) => bytes.clone(),
+            None => {
+                let mut made = BytesMut::new();
+                self.view().write(part, &mut made);
+                let bytes = made.freeze();
+                map.cost += now.elapsed();
+                map.parts[part as usize] = Some(bytes.clone());
+                bytes
+            }
+        };
+        drop(map);
+        out.extend_from_slice(&bytes);
+    }
+
     fn view(&self) -> View<'_> {
-        let addresses: BTreeMap<NodeId, (String, u16)> = self
-            .members
-            .keys()
-            .filter_map(|node| {
-                let address = self.address(*node)?;
-                let (host, port) = host_port(&address)?;
-                Some((*node, (host.to_owned(), port)))
-            })
-            .collect();
+        let addresses: BTreeMap<NodeId, (String, u16)> =
+            self.members.keys().filter_map(|node| Some((*node, self.address(*node)?))).collect();
+        let heard = self.members.keys().copied().filter(|node| self.node.hears(*node)).collect();
         let known = |node: NodeId| addresses.contains_key(&node);
         let leaders = (0..self.placement.groups())
             .map(|group| match &self.groups[usize::from(group)] {
-                Some(here) => here.leader().filter(|leader| known(*leader)),
-                None => self.reachable_member(group, known),
+                Some(here) => here.group.leader().filter(|leader| known(*leader)),
+                None => self
+                    .reachable_member(group, |node| known(node) && self.node.hears(node))
+                    .or_else(|| self.reachable_member(group, known)),
             })
             .collect();
-        View { cluster: self, addresses, leaders }
+        View { cluster: self, addresses, heard, leaders }
     }
 }
 
-/// The cluster at one moment: client addresses by node, reachable leaders by group.
+/// The cluster at one moment: client addresses by node, nodes that are there, leaders by group.
 struct View<'a> {
     cluster: &'a Cluster,
     addresses: BTreeMap<NodeId, (String, u16)>,
+    heard: BTreeSet<NodeId>,
     leaders: Vec<Option<NodeId>>,
 }
 
@@ -184,9 +256,21 @@ impl View<'_> {
         })
     }
 
+    fn write(&self, part: Part, out: &mut BytesMut) {
+        match part {
+            Part::Slots => self.slots(out),
+            Part::Shards2 => self.shards(Proto::Resp2, out),
+            Part::Shards3 => self.shards(Proto::Resp3, out),
+            Part::Nodes => resp::write_bulk(out, self.nodes().as_bytes()),
+            Part::Info => resp::write_bulk(out, self.info().as_bytes()),
+        }
+    }
+
+    /// Members that are gone are left out: clients would go on reading from them.
     fn slots(&self, out: &mut BytesMut) {
         resp::write_array_len(out, self.led().count());
-        for (leader, (first, last), others) in self.led() {
+        for (leader, (first, last), mut others) in self.led() {
+            others.retain(|node| self.heard.contains(node));
             resp::write_array_len(out, 3 + others.len());
             resp::write_int(out, i64::from(first));
             resp::write_int(out, i64::from(last));
@@ -214,13 +298,14 @@ impl View<'_> {
             for node in std::iter::once(leader).chain(others) {
                 let (host, port) = &self.addresses[&node];
                 let role = if node == leader { "master" } else { "replica" };
+                let health = if self.heard.contains(&node) { "online" } else { "fail" };
                 resp::write_map_len(out, proto, 7);
                 for (key, value) in [
                     ("id", self.cluster.members[&node].id.as_str()),
                     ("ip", host),
                     ("endpoint", host),
                     ("role", role),
-                    ("health", "online"),
+                    ("health", health),
                 ] {
                     resp::write_bulk(out, key.as_bytes());
                     resp::write_bulk(out, value.as_bytes());
@@ -235,26 +320,33 @@ impl View<'_> {
 
     /// One line per node, with the slots it leads. Every node is a master: it leads some groups and follows others.
     fn nodes(&self) -> String {
+        let mut ranges = BTreeMap::<NodeId, Vec<(u16, u16)>>::new();
+        for (leader, (first, last), _) in self.led() {
+            let ranges = ranges.entry(leader).or_default();
+            match ranges.last_mut() {
+                Some(range) if range.1 + 1 == first => range.1 = last,
+                _ => ranges.push((first, last)),
+            }
+        }
         let mut text = String::new();
         for (node, member) in &self.cluster.members {
-            let (place, link, noaddr) = match self.addresses.get(node) {
-                Some((host, port)) => (format!("{host}:{port}"), "connected", ""),
-                None => (":0".to_owned(), "disconnected", ",noaddr"),
+            let (place, noaddr) = match self.addresses.get(node) {
+                Some((host, port)) => (format!("{host}:{port}"), ""),
+                None => (":0".to_owned(), ",noaddr"),
+            };
+            let (link, fail) = match self.heard.contains(node) {
+                true => ("connected", ""),
+                false => ("disconnected", ",fail"),
             };
             let myself = if *node == self.cluster.node.id() { "myself," } else { "" };
             let Member { id, peer_port } = member;
             let epoch = node.get();
-            write!(text, "{id} {place}@{peer_port} {myself}master{noaddr} - 0 0 {epoch} {link}")
-                .expect("a String grows");
-            let mut ranges = Vec::<(u16, u16)>::new();
-            for (leader, (first, last), _) in self.led() {
-                match ranges.last_mut() {
-                    _ if leader != *node => {}
-                    Some(range) if range.1 + 1 == first => range.1 = last,
-                    _ => ranges.push((first, last)),
-                }
-            }
-            for (first, last) in ranges {
+            write!(
+                text,
+                "{id} {place}@{peer_port} {myself}master{fail}{noaddr} - 0 0 {epoch} {link}"
+            )
+            .expect("a String grows");
+            for (first, last) in ranges.remove(node).unwrap_or_default() {
                 if first == last {
                     write!(text, " {first}").expect("a String grows");
                 } else {
@@ -285,6 +377,14 @@ impl View<'_> {
         )
     }
 }
+
+#[expect(clippy::disallowed_methods, reason = "how long a map is kept depends on what it costs")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// A map that is not good any more is kept for so many times what making it took.
+const MAP_REST: u32 = 10;
 
 /// Whom a node without a replica that runs names, best first: the first leader, where it is no member. One that is has
 /// its replica fenced, and names the next in the round: another may be fenced too, and two that named each other would
@@ -326,6 +426,33 @@ mod tests {
         let outside: Vec<_> = members_to_ask(&members, NodeId(2), NodeId(9)).collect();
         assert_eq!(outside, [2, 3, 4, 5, 1].map(NodeId));
         assert_eq!(members_to_ask(&members[..1], NodeId(1), NodeId(1)).next(), None);
+    }
+
+    /// Seven nodes carry three replicas each, one of which may be fenced: whoever is asked first, and wherever the leader
+    /// is, a client comes to a member that knows it.
+    #[test]
+    fn with_more_nodes_than_replicas_every_way_ends_at_a_member_that_serves() {
+        let nodes: Vec<NodeId> = (1..=7).map(NodeId).collect();
+        let placement = Placement::new(nodes.clone(), 14, 3);
+        for group in 0..placement.groups() {
+            let (members, first) = (placement.members(group), placement.first_leader(group));
+            for fenced in members.iter().copied().map(Some).chain([None]) {
+                for start in &nodes {
+                    let serves = |node| members.contains(&node) && Some(node) != fenced;
+                    let mut at = *start;
+                    let mut hops = 0;
+                    while !serves(at) {
+                        at = members_to_ask(&members, first, at).next().expect("another member");
+                        hops += 1;
+                        assert!(
+                            hops <= 2,
+                            "group {group}, fenced {fenced:?}, from {start}: at {at}"
+                        );
+                        assert!(members.contains(&at), "group {group}: {at} is no member");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

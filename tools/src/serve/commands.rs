@@ -212,6 +212,7 @@ fn answer(
             resp::write_bulk(out, info::text(server, &sections).as_bytes());
         }
         "cluster" => return server.cluster.command(request, session.proto, out),
+        "dbsize" => resp::write_int(out, server.cluster.keys_led()),
         _ => unreachable!("{name} is in the table, and answered by no one"),
     }
     Ok(())
@@ -355,7 +356,7 @@ fn config(
         ("maxmemory-policy", "noeviction".to_owned()),
         ("proto-max-bulk-len", resp::BULK_BYTES_MAX.to_string()),
         ("save", String::new()),
-        ("timeout", "0".to_owned()),
+        ("timeout", server.client_idle_max.map_or(0, |max| max.as_secs().max(1)).to_string()),
     ];
     let patterns: Vec<Vec<u8>> = request.args().skip(2).map(<[u8]>::to_ascii_lowercase).collect();
     let wanted: Vec<&(&str, String)> = settings
@@ -505,7 +506,7 @@ impl Spec {
             (Keys::First, _) => "string",
             (Keys::All, _) => "generic",
             (Keys::None, "cluster" | "readonly" | "readwrite") => "cluster",
-            (Keys::None, "command" | "config" | "info") => "server",
+            (Keys::None, "command" | "config" | "dbsize" | "info") => "server",
             (Keys::None, _) => "connection",
         }
     }
@@ -557,6 +558,7 @@ const COMMANDS: &[Spec] = &[
         Keys::None,
         "Tells settings; RESETSTAT starts measuring anew.",
     ),
+    row("dbsize", 1, NODE, Keys::None, "Tells how many keys the groups have that this node leads."),
     row(
         "del",
         -2,

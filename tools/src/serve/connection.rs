@@ -7,15 +7,18 @@
 //! Fails:  bytes that are not the protocol are answered with an error, after what was asked before them, and the
 //!         connection is closed.
 //!
-//! Bounds: at most [`PENDING_MAX`] requests wait for their outcome and about [`OUTPUT_BYTES_MAX`] of replies wait for
-//! the client; beyond either nothing more is read until there is room. What is read and not yet run has
+//! Bounds: at most [`PENDING_MAX`] requests wait for their outcome; then nothing more is read until there is room. About
+//! [`OUTPUT_BYTES_MAX`] of replies wait for the client, and less once all connections together hold
+//! [`OUTPUT_BYTES_OF_ALL_MAX`]; then nothing more is run. It is read all the same, up to [`PIPELINE_BYTES_MAX`]: a client
+//! that sends all its requests before it reads the first reply comes to its end. What is read and not yet run has
 //! [`INPUT_BYTES_FREE`] to itself, and beyond that a [`Share`] of what all connections may hold together
-//! ([`INPUT_BYTES_MAX`]); who needs more than is left is told so and closed.
+//! ([`INPUT_BYTES_MAX`]); a client that needs more than is left is told so and closed. Time is bounded by [`Work`].
 
 use super::{
     Server,
     commands::{self, After, Data, Session},
     machine::{Encoder, Reply},
+    work::{self, Work},
 };
 use crate::resp::{self, Proto};
 use bytes::{Buf, Bytes, BytesMut};
@@ -29,10 +32,12 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
     net::TcpStream,
+    time::Sleep,
 };
 
 /// A task's life: ends when the client is gone, or was told why it must go.
@@ -54,14 +59,31 @@ pub(crate) struct Connection {
     input: BytesMut,
     /// What `input` has beyond its free bytes.
     share: Share,
+    /// What replies that the client has not taken have beyond theirs.
+    unread: Share,
     output: BytesMut,
     scratch: BytesMut,
     read_bytes: usize,
-    /// Requests were left in `input` because a bound was reached.
-    held: bool,
+    /// Why requests were left in `input`.
+    held: Held,
     /// Nothing more is read; what is owed is still answered.
     closing: bool,
+    /// Nothing more is waited for either.
+    cut_off: bool,
+    idle: Option<Idle>,
     _seat: Seat,
+}
+
+/// Why requests that have come are not run yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Held {
+    Not,
+    /// Too many wait for their outcome.
+    ForOutcomes,
+    /// The client does not take its replies.
+    ForClient,
+    /// The thread must look at its events first.
+    ForLook,
 }
 
 struct Pending {
@@ -89,6 +111,8 @@ impl Connection {
         let stream = TcpStream::from_std(stream)?;
         let sink = Arc::new(Sink::default());
         let share = Share::of(&server.input_bytes, server.input_bytes_max);
+        let unread = Share::of(&server.output_bytes, OUTPUT_BYTES_OF_ALL_MAX);
+        let idle = server.client_idle_max.map(Idle::new);
         Ok(Self {
             session: Session::new(server.next_client_id(), stream.peer_addr()?),
             stream,
@@ -102,30 +126,42 @@ impl Connection {
             pending_bytes: 0,
             input: BytesMut::new(),
             share,
+            unread,
             output: BytesMut::new(),
             scratch: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
-            held: false,
+            held: Held::Not,
             closing: false,
+            cut_off: false,
+            idle,
             _seat: seat,
         })
     }
 
-    fn round(&mut self, cx: &mut Context<'_>) -> std::io::Result<Progress> {
+    fn round(&mut self, cx: &mut Context<'_>, work: &Work) -> std::io::Result<Progress> {
         self.take_outcomes(cx.waker());
         self.settle();
-        if self.held {
-            self.run_requests();
+        if self.held != Held::Not {
+            self.run_requests(work);
         }
-        let read = !self.held && !self.closing && self.poll_read(cx)?;
-        if read {
-            self.run_requests();
+        let reads = matches!(self.held, Held::Not | Held::ForClient) && !self.closing;
+        let read = reads && self.poll_read(cx)?;
+        if read && self.held == Held::Not {
+            self.run_requests(work);
         }
         let wrote = self.poll_write(cx)?;
-        if self.closing && self.pending.is_empty() && self.output.is_empty() {
+        let is_done = self.closing && self.pending.is_empty() && self.output.is_empty();
+        if is_done || self.cut_off {
             return Ok(Progress::Done);
         }
-        let room_made = wrote && (self.held || self.front_is_answered());
+        if let Some(idle) = &mut self.idle {
+            if read || wrote || !self.pending.is_empty() {
+                idle.moved();
+            } else if idle.poll_over(cx) {
+                return Ok(Progress::Done);
+            }
+        }
+        let room_made = wrote && (self.held != Held::Not || self.front_is_answered());
         Ok(if read || room_made { Progress::Some } else { Progress::None })
     }
 
@@ -173,12 +209,29 @@ impl Connection {
         self.pending.front().is_some_and(|front| !matches!(front.answer, Answer::Waiting))
     }
 
+    /// Whether a bound is reached.
+    fn bound(&mut self) -> Held {
+        let unread = self.output.len() + self.pending_bytes;
+        self.unread.count(unread.saturating_sub(OUTPUT_BYTES_FREE));
+        let max = if self.unread.is_full() { OUTPUT_BYTES_FREE } else { OUTPUT_BYTES_MAX };
+        if unread >= max && !self.output.is_empty() {
+            Held::ForClient
+        } else if unread >= max || self.pending.len() >= PENDING_MAX {
+            Held::ForOutcomes
+        } else {
+            Held::Not
+        }
+    }
+
     /// Runs the requests that are complete in the input, as far as the bounds allow.
-    fn run_requests(&mut self) {
-        loop {
-            self.held = self.pending.len() >= PENDING_MAX
-                || self.output.len() + self.pending_bytes >= OUTPUT_BYTES_MAX;
-            if self.held || self.closing {
+    fn run_requests(&mut self, work: &Work) {
+        for count in 1_u32.. {
+            self.held = self.bound();
+            if self.held != Held::Not || self.closing {
+                return;
+            }
+            if count.is_multiple_of(REQUESTS_PER_LOOK) && work.is_over() {
+                self.held = Held::ForLook;
                 return;
             }
             match resp::parse_request(&mut self.input) {
@@ -192,6 +245,10 @@ impl Connection {
                             commands::run(server, session, &request, out)
                         });
                         self.closing = after == After::Close;
+                        if work.is_over() {
+                            self.held = Held::ForLook;
+                            return;
+                        }
                     }
                 },
                 Ok(None) => return,
@@ -242,13 +299,20 @@ impl Connection {
         if room < self.read_bytes / 2 {
             self.input.reserve(self.read_bytes);
         }
-        if !self.share.set(self.input.capacity().saturating_sub(INPUT_BYTES_FREE)) {
+        let refusal = if self.input.len() >= PIPELINE_BYTES_MAX {
+            Some("ERR too many requests wait for replies to be read")
+        } else if !self.share.set(self.input.capacity().saturating_sub(INPUT_BYTES_FREE)) {
+            Some("ERR unfinished requests of all clients are at their bound")
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
             self.input = BytesMut::new();
             self.share.set(0);
-            self.answer(|_, _, out| {
-                resp::write_error(out, "ERR unfinished requests of all clients are at their bound");
-            });
+            self.answer(|_, _, out| resp::write_error(out, refusal));
             self.closing = true;
+            // A client that takes no replies may be waiting for its requests to be taken, for ever.
+            self.cut_off = self.held == Held::ForClient;
             return Ok(false);
         }
         let room = self.input.capacity() - self.input.len();
@@ -296,15 +360,21 @@ impl Future for Connection {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let connection = self.get_mut();
-        for _ in 0..ROUNDS_MAX {
-            match connection.round(cx) {
-                Ok(Progress::Some) => {}
-                Ok(Progress::None) => return Poll::Pending,
-                Ok(Progress::Done) | Err(_) => return Poll::Ready(()),
+        if let Some(work) = Work::begin() {
+            for _ in 0..ROUNDS_MAX {
+                match connection.round(cx, &work) {
+                    Ok(Progress::Some) if connection.held != Held::ForLook => {}
+                    Ok(Progress::None) if connection.held != Held::ForLook => return Poll::Pending,
+                    Ok(Progress::Some | Progress::None) => break,
+                    Ok(Progress::Done) | Err(_) => return Poll::Ready(()),
+                }
+                if work.is_over() {
+                    break;
+                }
             }
         }
-        // The shard's other tasks come first: a client that never pauses must not stop its groups.
-        cx.waker().wake_by_ref();
+        // The shard's own work comes first: a client that never pauses must not stop its groups.
+        work::wake_after_look(cx.waker());
         Poll::Pending
     }
 }
@@ -423,6 +493,50 @@ impl Share {
         self.bytes = bytes;
         true
     }
+
+    /// Makes the share `bytes` large, whatever there is left.
+    fn count(&mut self, bytes: usize) {
+        match bytes.checked_sub(self.bytes) {
+            Some(0) => return,
+            Some(more) => self.taken.fetch_add(more, Ordering::Relaxed),
+            None => self.taken.fetch_sub(self.bytes - bytes, Ordering::Relaxed),
+        };
+        self.bytes = bytes;
+    }
+
+    /// True if all shares together have reached their bound.
+    fn is_full(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) >= self.max
+    }
+}
+
+/// How long nothing has moved on a connection.
+struct Idle {
+    max: Duration,
+    has_moved: bool,
+    /// Looked at when it has run out, not set anew whenever something moves.
+    look: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    fn new(max: Duration) -> Self {
+        Self { max, has_moved: false, look: Box::pin(tokio::time::sleep(max)) }
+    }
+
+    fn moved(&mut self) {
+        self.has_moved = true;
+    }
+
+    /// True if nothing has moved for the whole time, and up to twice as long. Wakes the task when to look again.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.look.as_mut().poll(cx).is_ready() {
+            if !std::mem::take(&mut self.has_moved) {
+                return true;
+            }
+            self.look.set(tokio::time::sleep(self.max));
+        }
+        false
+    }
 }
 
 impl Drop for Share {
@@ -437,6 +551,15 @@ pub(crate) const INPUT_BYTES_MAX: usize = 256 << 20;
 const _: () = assert!(INPUT_BYTES_MAX >= 8 * 2 * resp::FRAME_BYTES_MAX);
 /// What a connection may read ahead of its requests whatever the others do.
 const INPUT_BYTES_FREE: usize = 2 * READ_BYTES_MAX;
+/// Requests that a client may send ahead of the replies that it has not read. Half a million small ones.
+const PIPELINE_BYTES_MAX: usize = 64 << 20;
+const _: () = assert!(PIPELINE_BYTES_MAX >= 2 * resp::FRAME_BYTES_MAX);
+/// Replies that all connections together hold for clients that have not read them, beside [`OUTPUT_BYTES_FREE`] each.
+const OUTPUT_BYTES_OF_ALL_MAX: usize = 256 << 20;
+/// Replies that a connection may hold whatever the others do.
+const OUTPUT_BYTES_FREE: usize = 16 << 10;
+/// Data commands between two looks at the clock; the others are looked after one by one.
+const REQUESTS_PER_LOOK: u32 = 64;
 /// Requests of one connection whose outcome is not known yet.
 const PENDING_MAX: usize = 16_384;
 /// Replies the client has not taken. A bound on when more is begun, not on one reply's size.
@@ -450,205 +573,5 @@ const READ_BYTES_MAX: usize = 64 << 10;
 const ROUNDS_MAX: usize = 4;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use logdrive::{Applied, LogIndex};
-    use std::{sync::atomic::AtomicU32, task::Wake};
-
-    #[derive(Default)]
-    struct Count(AtomicU32);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn outcome(token: u64) -> (u64, Outcome) {
-        (token, Ok(Applied { index: LogIndex(token), reply: Bytes::new() }))
-    }
-
-    #[test]
-    fn outcomes_that_come_before_the_task_looks_wake_it_once() {
-        let sink = Sink::default();
-        let count = Arc::new(Count::default());
-        let waker = Waker::from(Arc::clone(&count));
-        let mut taken = Vec::new();
-        sink.take(&mut taken, &waker);
-        for run in [vec![outcome(0), outcome(1)], vec![outcome(2)]] {
-            let mut run = run;
-            sink.complete(&mut run);
-            assert!(run.is_empty(), "the engine gets an empty buffer back");
-        }
-        assert_eq!(count.0.load(Ordering::Relaxed), 1);
-        sink.take(&mut taken, &waker);
-        assert_eq!(taken.iter().map(|(token, _)| *token).collect::<Vec<_>>(), [0, 1, 2]);
-        taken.clear();
-        sink.complete(&mut vec![outcome(3)]);
-        assert_eq!(count.0.load(Ordering::Relaxed), 2, "it was looked at in between");
-    }
-
-    #[test]
-    fn seats_are_given_back() {
-        let taken = Arc::new(AtomicUsize::new(0));
-        let first = Seat::take(&taken, 1);
-        assert!(first.is_some());
-        assert!(Seat::take(&taken, 1).is_none());
-        drop(first);
-        assert!(Seat::take(&taken, 1).is_some());
-        assert_eq!(taken.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn shares_are_given_back() {
-        let taken = Arc::new(AtomicUsize::new(0));
-        let (mut first, mut second) = (Share::of(&taken, 10), Share::of(&taken, 10));
-        assert!(first.set(7) && second.set(3));
-        assert!(!second.set(4) && second.bytes == 3, "a share that is refused stays as it was");
-        assert!(first.set(6) && second.set(4) && second.set(4));
-        assert!(!first.set(usize::MAX));
-        drop(second);
-        assert!(first.set(10));
-        drop(first);
-        assert_eq!(taken.load(Ordering::Relaxed), 0);
-    }
-
-    /// A node with one group and no clients, that allows `input_bytes_max`.
-    fn server(dir: &std::path::Path, input_bytes_max: usize) -> Server {
-        use crate::serve::{cluster::Cluster, slots::Placement};
-        use logdrive::{Config, DriverChoice, Founding, Node, NodeId};
-        use std::{collections::BTreeMap, sync::atomic::AtomicU64};
-        let founding = Founding {
-            cluster: "test".to_owned(),
-            node: NodeId(1),
-            shards: 1,
-            settings: BTreeMap::new(),
-        };
-        Node::init(dir, founding).unwrap();
-        let peers = BTreeMap::from([(NodeId(1), "127.0.0.1:0".to_owned())]);
-        let mut config = Config::new(dir, peers.clone());
-        config.driver = DriverChoice::Portable;
-        config.segment_bytes = 1 << 20;
-        let node = Node::open(config).unwrap();
-        let placement = Placement::new(vec![NodeId(1)], 1, 1);
-        let advertise = "127.0.0.1:1".to_owned();
-        let cluster = Cluster::new(node.clone(), "test", placement, vec![None], &peers, advertise);
-        #[expect(clippy::disallowed_methods, reason = "uptime, told to people")]
-        let started = std::time::Instant::now();
-        Server {
-            node,
-            cluster,
-            clients: Arc::default(),
-            clients_max: 10,
-            input_bytes: Arc::default(),
-            input_bytes_max,
-            client_ids: AtomicU64::new(0),
-            client_port: 1,
-            started,
-        }
-    }
-
-    /// Polls the connection until it has read `bytes` that it cannot use yet. False if it ends before.
-    async fn has_read(connection: &mut Connection, bytes: usize) -> bool {
-        std::future::poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
-            Poll::Ready(()) => Poll::Ready(false),
-            Poll::Pending if connection.input.len() == bytes => Poll::Ready(true),
-            Poll::Pending => Poll::Pending,
-        })
-        .await
-    }
-
-    /// Sends `bytes` that stay unfinished. False if the connection ends instead.
-    async fn begin(client: &mut TcpStream, connection: &mut Connection, bytes: &[u8]) -> bool {
-        use tokio::io::AsyncWriteExt;
-        let send = async {
-            let _ = client.write_all(bytes).await; // it may be closed meanwhile
-            std::future::pending().await
-        };
-        tokio::select! {
-            biased;
-            read = has_read(connection, bytes.len()) => read,
-            () = send => unreachable!("it never ends"),
-        }
-    }
-
-    /// 10,000 clients that each began a request of 16 MiB would come to 160 GB.
-    #[test]
-    fn unfinished_requests_of_all_connections_have_a_bound() {
-        use tokio::io::AsyncWriteExt;
-        const MIB: usize = 1 << 20;
-        let home = tempfile::tempdir().unwrap();
-        let server = Arc::new(server(&home.path().join("n1"), 4 * MIB));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let connect = || {
-            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let (stream, _) = listener.accept().unwrap();
-            for end in [&client, &stream] {
-                end.set_nonblocking(true).unwrap();
-            }
-            let seat = Seat::take(&server.clients, 10).unwrap();
-            let connection = Connection::new(stream, Arc::clone(&server), seat).unwrap();
-            (TcpStream::from_std(client).unwrap(), connection)
-        };
-        let taken = || server.input_bytes.load(Ordering::Relaxed);
-        let mut request = b"*2\r\n$4\r\nECHO\r\n$1048576\r\n".to_vec();
-        request.resize(request.len() + MIB, b'e');
-        request.extend_from_slice(b"\r\n");
-        let (end, unfinished) = request.split_last().unwrap();
-        runtime.block_on(async {
-            let (mut client, mut first) = connect();
-            assert!(begin(&mut client, &mut first, unfinished).await);
-            assert!(taken() >= MIB - INPUT_BYTES_FREE, "{} bytes are counted", taken());
-
-            // As many more as it takes: one is turned away.
-            let mut held = Vec::new();
-            let mut turned_away = loop {
-                let (mut client, mut connection) = connect();
-                let before = taken();
-                if !begin(&mut client, &mut connection, unfinished).await {
-                    drop(connection);
-                    assert_eq!(taken(), before, "it gave back what it held");
-                    break client;
-                }
-                held.push((client, connection));
-                assert!(held.len() < 4, "5 times 1 MiB within 4 MiB");
-            };
-            let mut answer = Vec::new();
-            let _ = turned_away.read_to_end(&mut answer).await; // a reset may follow the answer
-            assert!(answer.starts_with(b"-ERR unfinished requests"), "{}", answer.escape_ascii());
-
-            // Small requests are served as ever.
-            let (mut small, mut connection) = connect();
-            small.write_all(b"PING\r\nP").await.unwrap();
-            assert!(has_read(&mut connection, 1).await);
-            let mut pong = [0; 7];
-            small.read_exact(&mut pong).await.unwrap();
-            assert_eq!(&pong, b"+PONG\r\n");
-
-            // What was begun is ended, and its memory goes back although the next request has begun.
-            held.clear();
-            client.write_all(&[*end, b'P']).await.unwrap();
-            let mut echo = vec![0; MIB + 12];
-            tokio::select! {
-                read = client.read_exact(&mut echo) => assert_eq!(read.unwrap(), MIB + 12),
-                () = &mut first => panic!("it was turned away"),
-            }
-            assert!(echo.starts_with(b"$1048576\r\neee"));
-            assert!(has_read(&mut first, 1).await);
-            assert_eq!(taken(), 0);
-        });
-        server.node.close().unwrap();
-    }
-
-    #[test]
-    fn machine_replies_become_resp() {
-        let mut out = BytesMut::new();
-        write_reply(&mut out, Proto::Resp2, b"+");
-        write_reply(&mut out, Proto::Resp2, b"_");
-        write_reply(&mut out, Proto::Resp3, b"_");
-        write_reply(&mut out, Proto::Resp2, b"$ab");
-        write_reply(&mut out, Proto::Resp2, b":\x05\0\0\0\0\0\0\0");
-        assert_eq!(&out[..], b"+OK\r\n$-1\r\n_\r\n$2\r\nab\r\n:5\r\n");
-    }
-}
+#[path = "connection_tests.rs"]
+mod tests;

@@ -53,6 +53,8 @@ fn write_clients(server: &Server, text: &mut String) {
     let connected = server.clients.load(Ordering::Relaxed);
     line(text, format_args!("connected_clients:{connected}"));
     line(text, format_args!("maxclients:{}", server.clients_max));
+    let unread = server.output_bytes.load(Ordering::Relaxed);
+    line(text, format_args!("client_unread_reply_bytes:{unread}"));
     let unfinished = server.input_bytes.load(Ordering::Relaxed);
     line(text, format_args!("client_unfinished_request_bytes:{unfinished}"));
     line(text, format_args!("client_unfinished_request_bytes_max:{}", server.input_bytes_max));

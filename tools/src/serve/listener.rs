@@ -2,15 +2,19 @@
 //!
 //! In:     a listening socket, on shard 0's thread.
 //! Out:    one [`Connection`] task per client, on shard 0, 1, .. in turn.
+//! Cost:   as clients' work, a client that comes is a part of the time that all have between two looks of the thread at
+//!         its events ([`work`]): that many come at once costs no heartbeat.
 //! Fails:  too many clients: the next is told so and closed. Out of descriptors: waits, then tries again.
 
 use super::{
     Server,
     connection::{Connection, Seat},
+    work,
 };
 use crate::resp;
 use bytes::BytesMut;
 use logdrive::NodeError;
+use socket2::{SockRef, TcpKeepalive};
 use std::{sync::Arc, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -32,6 +36,7 @@ async fn accept(listener: std::net::TcpListener, server: Arc<Server>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                let _work = work::time().await;
                 if let Err(error) = admit(stream, &server, next_shard) {
                     tracing::warn!(%error, "a client could not be served");
                 }
@@ -55,6 +60,12 @@ fn admit(stream: TcpStream, server: &Arc<Server>, shard: usize) -> std::io::Resu
         return stream.try_write(&reply).map(drop);
     };
     stream.set_nodelay(true)?;
+    // A client whose host has vanished says nothing, not even an end.
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE / 4)
+        .with_retries(KEEPALIVE_PROBES);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     let stream = stream.into_std()?;
     let shared = Arc::clone(server);
     let task = move || -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
@@ -69,4 +80,7 @@ fn admit(stream: TcpStream, server: &Arc<Server>, shard: usize) -> std::io::Resu
     server.node.spawn_on(shard, task).map_err(std::io::Error::other)
 }
 
+/// A silent client is asked after this long whether it is there, and gone when it has not answered for as long again.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_PROBES: u32 = 4;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

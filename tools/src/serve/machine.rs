@@ -9,6 +9,10 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use hashbrown::HashMap;
 use logdrive::{Committed, MachineError, Replies, StateMachine};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 /// SET only if the key is absent.
 pub(crate) const SET_NX: u8 = 0x10;
@@ -163,6 +167,8 @@ impl<'a> Reply<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct KeyValue {
     map: HashMap<Box<[u8]>, Value>,
+    /// How many keys there are, for other threads.
+    keys: Arc<AtomicUsize>,
 }
 
 /// A value with its reply tag in front, ready to be answered.
@@ -217,11 +223,17 @@ impl StateMachine for KeyValue {
             })?;
             replies.push(reply);
         }
+        self.keys.store(self.map.len(), Ordering::Relaxed);
         Ok(())
     }
 }
 
 impl KeyValue {
+    /// How many keys there are, also once the machine has been given away.
+    pub(crate) fn keys(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.keys)
+    }
+
     fn apply_one(&mut self, command: &[u8], wanted: bool) -> Option<Bytes> {
         let (&op, rest) = command.split_first()?;
         let mut fields = Fields(rest);

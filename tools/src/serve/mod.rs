@@ -2,9 +2,9 @@
 //!
 //! In:     flags and a file ([`options`]); clients ([`listener`], [`connection`], [`commands`]); signals.
 //! Out:    one line on standard output once clients are served; their replies; an error, or nothing.
-//! Cost:   two threads beside the engine's: the main one waits for a signal, ctrlc's delivers it.
+//! Cost:   two threads beside the engine's: one waits for signals, the main one for what it says.
 //! Fails:  [`ServeError`], one line; nothing is touched before the options make sense and both addresses are free, and
-//!         clients are served only once every group of this node runs.
+//!         the clients' port is closed until every group of this node runs: whoever connects before is refused at once.
 //!
 //! A request's way: `listener` -> `connection` reads it -> `commands` encodes it -> `slots` finds its group -> the
 //! engine -> `machine` applies it -> `connection` answers. `cluster` tells clients where else to go, `info` how it is.
@@ -17,17 +17,19 @@ mod listener;
 mod machine;
 mod options;
 mod slots;
+mod work;
 
 pub(crate) use options::{Args, OptionsError, host_port};
 
-use cluster::Cluster;
-use logdrive::{Bootstrap, Config, Founding, Group, GroupError, Node, NodeError, OpenError};
+use crate::signals::Signals;
+use cluster::{Carried, Cluster};
+use logdrive::{Bootstrap, Config, Founding, GroupError, Node, NodeError, OpenError};
 use machine::KeyValue;
 use options::Options;
 use slots::{Placement, group_id};
 use std::{
     collections::BTreeSet,
-    io::{Read, Write},
+    io::{IsTerminal, Read, Write},
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     process,
     sync::{
@@ -75,6 +77,14 @@ pub(crate) enum ServeError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// Not even one client could be served.
+    #[error("the limit of {limit} open files is too low: this node needs {own} for itself")]
+    Descriptors {
+        /// The process's limit.
+        limit: u64,
+        /// What the log, the peers and the rest of the node may need.
+        own: u64,
+    },
     /// A group does not run.
     #[error(transparent)]
     Group(#[from] GroupError),
@@ -100,6 +110,9 @@ struct Server {
     /// What all connections hold of requests that are not complete, and may.
     input_bytes: Arc<AtomicUsize>,
     input_bytes_max: usize,
+    /// What all connections hold of replies that their clients have not read.
+    output_bytes: Arc<AtomicUsize>,
+    client_idle_max: Option<Duration>,
     client_ids: AtomicU64,
     client_port: u16,
     started: Instant,
@@ -119,27 +132,31 @@ pub(crate) fn run(args: Args) -> Result<(), ServeError> {
     let options = Options::new(args)?;
     let stops = stops(options.exit_with_stdin)?;
     log_to_stderr();
-    raise_descriptor_limit(options.clients_max);
 
-    // Before the directory is made: with an address in use the same command must be possible again.
-    let (listener, local) = listen(&options.listen)?;
+    // Before the directory is made: with an address in use the same command must be possible again. Nobody is listened
+    // to yet: a client would wait for as long as the log takes to open.
+    let sockets =
+        bind(&options.listen).map_err(|source| not_listening(CLIENTS, &options.listen, source))?;
+    let local = local_address(&options, &sockets)?;
     let advertise = advertise(&options, local)?;
-    let founding = found(&options)?;
+    let founding = found(&options, &sockets)?;
     let placement = options.check(&founding)?;
-    let node = Node::open(config(&options, &advertise)).map_err(|source| {
+    let seats = seats(&options, founding.shards)?;
+    let node = Node::open(config(&options, &advertise, &seats)).map_err(|source| {
         // Never removed: a directory that may have been a node, in whoever's hands, is not ours to judge.
         let dir = || options.dir.display().to_string();
         if options.init { ServeError::Made { dir: dir(), source } } else { source.into() }
     })?;
 
-    let served = serve(&options, &node, placement, listener, local, advertise, &stops);
+    let place = Place { sockets, port: local.port(), advertise };
+    let served = serve(&options, &node, placement, place, &seats, &stops);
     let closed = node.close();
     served?;
     Ok(closed?)
 }
 
 /// Makes the directory if that is asked for, and reads what it was made with.
-fn found(options: &Options) -> Result<Founding, ServeError> {
+fn found(options: &Options, clients: &[socket2::Socket]) -> Result<Founding, ServeError> {
     let dir = || options.dir.display().to_string();
     if options.init {
         if Node::founding(&options.dir).is_ok() {
@@ -148,7 +165,11 @@ fn found(options: &Options) -> Result<Founding, ServeError> {
         let founding = options.founding()?;
         // The node listens there itself; this only asks whether it could.
         let peers = &options.peers[&founding.node];
-        bind(peers).map_err(|source| not_listening(PEERS, peers, source))?;
+        let bound = bind(peers).and_then(|peers| match share_a_place(&peers, clients) {
+            true => Err(std::io::ErrorKind::AddrInUse.into()),
+            false => Ok(()),
+        });
+        bound.map_err(|source| not_listening(PEERS, peers, source))?;
         Node::init(&options.dir, founding)?;
     } else {
         match std::fs::read_dir(&options.dir).map(|mut entries| entries.next().is_none()) {
@@ -166,11 +187,11 @@ fn serve(
     options: &Options,
     node: &Node,
     placement: Placement,
-    listener: TcpListener,
-    local: SocketAddr,
-    advertise: String,
+    place: Place,
+    seats: &Seats,
     stops: &Receiver<Stop>,
 ) -> Result<(), ServeError> {
+    let Place { sockets, port, advertise } = place;
     let groups = start_groups(node, &placement)?;
     let about = node.describe();
     let nodes = placement.nodes().len();
@@ -183,19 +204,28 @@ fn serve(
         node: node.clone(),
         cluster,
         clients: Arc::default(),
-        clients_max: options.clients_max,
+        clients_max: seats.clients_max,
         input_bytes: Arc::default(),
         input_bytes_max: connection::INPUT_BYTES_MAX,
+        output_bytes: Arc::default(),
+        client_idle_max: options.client_idle_max,
         client_ids: AtomicU64::new(0),
-        client_port: local.port(),
+        client_port: port,
         started,
     });
-    listener::start(listener, &server)?;
+    for socket in sockets {
+        let listening = || {
+            socket.listen(BACKLOG)?;
+            socket.set_nonblocking(true)
+        };
+        listening().map_err(|source| not_listening(CLIENTS, &options.listen, source))?;
+        listener::start(TcpListener::from(socket), &server)?;
+    }
 
     let yes = |flag: bool| if flag { "yes" } else { "no" };
     let line = format!(
         "logdrive {VERSION} node {}/{nodes} cluster={name} shards={} groups={here} disk={} direct_io={} \
-         registered={} clients={advertise} peers={}\n",
+         registered={} clients_max={seats} clients={advertise} peers={}\n",
         about.node,
         about.shards,
         about.disk_driver,
@@ -212,7 +242,7 @@ fn serve(
 
 /// Creates this node's groups, or resumes those the log holds; a crash in between left some of each. One that is
 /// fenced is left to its other members: clients are sent there.
-fn start_groups(node: &Node, placement: &Placement) -> Result<Vec<Option<Group>>, ServeError> {
+fn start_groups(node: &Node, placement: &Placement) -> Result<Vec<Option<Carried>>, ServeError> {
     let recovered: BTreeSet<_> = node.recovered().into_iter().collect();
     let fenced = node.fenced();
     for (group, corrupt) in fenced.iter().take(FENCED_NAMED_MAX) {
@@ -234,18 +264,19 @@ fn start_groups(node: &Node, placement: &Placement) -> Result<Vec<Option<Group>>
             continue;
         }
         let machine = Box::new(KeyValue::default());
+        let keys = machine.keys();
         let group = if recovered.contains(&id) {
             node.resume(id, machine)?
         } else {
             let first_leader = Some(placement.first_leader(number));
             node.create(id, Bootstrap::Founding { members, first_leader }, machine)?
         };
-        groups.push(Some(group));
+        groups.push(Some(Carried { group, keys }));
     }
     Ok(groups)
 }
 
-fn config(options: &Options, advertise: &str) -> Config {
+fn config(options: &Options, advertise: &str, seats: &Seats) -> Config {
     let mut config = Config::new(&options.dir, options.peers.clone());
     config.client_address = advertise.to_owned();
     config.election_timeout = options.election_timeout;
@@ -255,41 +286,84 @@ fn config(options: &Options, advertise: &str) -> Config {
     config.driver = options.driver;
     config.cores.clone_from(&options.cores);
     config.log_bytes_max = options.log_quota;
+    config.strangers_max = seats.strangers_max;
     if let Some(bytes) = options.segment_bytes {
         config.segment_bytes = bytes;
     }
     config
 }
 
-fn listen(address: &str) -> Result<(TcpListener, SocketAddr), ServeError> {
-    let listen = || {
-        let socket = bind(address)?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        let listener = TcpListener::from(socket);
-        let local = listener.local_addr()?;
-        Ok((listener, local))
-    };
-    listen().map_err(|source| not_listening(CLIENTS, address, source))
+/// Where clients find this node.
+struct Place {
+    sockets: Vec<socket2::Socket>,
+    port: u16,
+    advertise: String,
 }
 
-/// A socket at the first of the address' meanings that can be had. Fails where somebody listens.
-fn bind(address: &str) -> std::io::Result<socket2::Socket> {
+/// A socket for each of the address' meanings, of IPv4 and of IPv6, that this machine has; all with the same port. Fails
+/// where somebody listens. Nobody listens on these yet.
+fn bind(address: &str) -> std::io::Result<Vec<socket2::Socket>> {
+    let mut sockets: Vec<socket2::Socket> = Vec::new();
     let mut last = std::io::ErrorKind::AddrNotAvailable.into();
-    for place in address.to_socket_addrs()? {
-        let socket = socket2::Socket::new(
-            socket2::Domain::for_address(place),
-            socket2::Type::STREAM,
-            Some(socket2::Protocol::TCP),
-        )?;
-        // A restart must not wait for the last run's connections to be forgotten.
-        socket.set_reuse_address(true)?;
-        match socket.bind(&place.into()) {
-            Ok(()) => return Ok(socket),
-            Err(error) => last = error,
+    let places: BTreeSet<SocketAddr> = address.to_socket_addrs()?.collect();
+    let several = places.len() > 1;
+    let mut port = 0;
+    for mut place in places {
+        if place.port() == 0 {
+            place.set_port(port);
+        }
+        let bound = (|| {
+            let socket = socket2::Socket::new(
+                socket2::Domain::for_address(place),
+                socket2::Type::STREAM,
+                Some(socket2::Protocol::TCP),
+            )?;
+            // A restart must not wait for the last run's connections to be forgotten.
+            socket.set_reuse_address(true)?;
+            if several && place.is_ipv6() {
+                socket.set_only_v6(true)?;
+            }
+            socket.bind(&place.into())?;
+            Ok(socket)
+        })();
+        match bound {
+            Ok(socket) => {
+                port = socket.local_addr()?.as_socket().map_or(0, |local| local.port());
+                sockets.push(socket);
+            }
+            // A family that this machine does not have.
+            Err(error) if is_no_such_address(&error) => last = error,
+            Err(error) => return Err(error),
         }
     }
-    Err(last)
+    if sockets.is_empty() { Err(last) } else { Ok(sockets) }
+}
+
+/// Whether two would listen at one place. The system says so only once one does.
+fn share_a_place(some: &[socket2::Socket], others: &[socket2::Socket]) -> bool {
+    let places = |sockets: &[socket2::Socket]| -> Vec<SocketAddr> {
+        sockets.iter().filter_map(|socket| socket.local_addr().ok()?.as_socket()).collect()
+    };
+    let others = places(others);
+    places(some).iter().any(|a| {
+        let is_same = |b: &SocketAddr| {
+            a.port() == b.port()
+                && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+        };
+        others.iter().any(is_same)
+    })
+}
+
+fn is_no_such_address(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT))
+}
+
+fn local_address(options: &Options, sockets: &[socket2::Socket]) -> Result<SocketAddr, ServeError> {
+    let local = sockets[0].local_addr().and_then(|local| {
+        local.as_socket().ok_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())
+    });
+    local.map_err(|source| not_listening(CLIENTS, &options.listen, source))
 }
 
 fn not_listening(whose: &'static str, address: &str, source: std::io::Error) -> ServeError {
@@ -322,15 +396,24 @@ enum Stop {
 
 fn stops(with_stdin: bool) -> Result<Receiver<Stop>, ServeError> {
     let (sender, receiver) = sync_channel(4);
+    let os = |why: std::io::Error| ServeError::Os { what: "signal handler", why: why.to_string() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(os)?;
+    // From here on a signal is an orderly end.
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::new().map_err(os)?
+    };
     let on_signal = sender.clone();
-    ctrlc::set_handler(move || {
-        // A second signal means that stopping takes too long for whoever sent it.
-        if SIGNALS.fetch_add(1, Ordering::Relaxed) > 0 {
-            process::exit(130);
-        }
-        let _ = on_signal.try_send(Stop::Signal);
-    })
-    .map_err(|error| ServeError::Os { what: "signal handler", why: error.to_string() })?;
+    let watch = move || {
+        runtime.block_on(async {
+            signals.wait().await;
+            let _ = on_signal.try_send(Stop::Signal);
+            // A second signal means that stopping takes too long for whoever sent it.
+            signals.wait().await;
+            process::exit(130)
+        })
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(watch).map_err(os)?;
     if with_stdin {
         watch_parent(sender)?;
     }
@@ -388,25 +471,78 @@ fn log_to_stderr() {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A file is read by other programs: nothing but text there.
+        .with_ansi(std::io::stderr().is_terminal())
         // They would go to the same standard error with a macro that panics where it is broken.
         .log_internal_errors(false);
     // Fails only where a subscriber is set already, and then that one is wanted.
     let _ = subscriber.try_init();
 }
 
-/// Every client is a descriptor; shells give a process 1,024.
-fn raise_descriptor_limit(clients_max: usize) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let wanted = clients_max as u64 + DESCRIPTORS_BESIDE_CLIENTS;
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < wanted) {
-        let current = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
-        // Where it is refused, accepting waits for clients to leave.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limit });
+/// How many connections there may be, by the limit of open files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Seats {
+    clients_max: usize,
+    /// What was asked for.
+    clients_wanted: usize,
+    /// Connections to the peers' port that have not said who they are.
+    strangers_max: usize,
+    limit: u64,
+}
+
+impl Seats {
+    /// What `limit` descriptors leave to clients, and to strangers at the peers' port an eighth at most, once the node has
+    /// its `own`. `None` if that is nothing.
+    fn new(limit: u64, own: u64, clients_wanted: usize) -> Option<Self> {
+        let left = limit.checked_sub(own).filter(|left| *left >= 2)?;
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        let strangers_max = (left / 8).clamp(1, STRANGERS_MAX);
+        let clients_max = clients_wanted.min(left - strangers_max);
+        Some(Self { clients_max, clients_wanted, strangers_max, limit })
     }
 }
 
-static SIGNALS: AtomicUsize = AtomicUsize::new(0);
+impl std::fmt::Display for Seats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { clients_max, clients_wanted, limit, .. } = self;
+        write!(f, "{clients_max}")?;
+        match clients_max < clients_wanted {
+            true => write!(f, " clients_wanted={clients_wanted} open_files_max={limit}"),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Raises the limit of open files to what the node may need, and says what it leaves to clients. Shells give a process
+/// 1,024; every client is one, and the log, which fails the node where it cannot open its next file, must never find
+/// that clients have them all.
+fn seats(options: &Options, shards: u32) -> Result<Seats, ServeError> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let (shards, peers) = (u64::from(shards), options.peers.len() as u64 - 1);
+    let own = DESCRIPTORS_OF_NODE + shards * (DESCRIPTORS_OF_SHARD + peers * DESCRIPTORS_OF_LANES);
+    let wanted = own + STRANGERS_MAX as u64 + options.clients_max as u64;
+    let limit = getrlimit(Resource::Nofile);
+    let mut now = limit.current;
+    if now.is_some_and(|now| now < wanted) {
+        let current = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        if setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limit }).is_ok() {
+            now = Some(current);
+        }
+    }
+    let limit = now.unwrap_or(u64::MAX);
+    let seats = Seats::new(limit, own, options.clients_max);
+    let seats = seats.ok_or(ServeError::Descriptors { limit, own })?;
+    if seats.clients_max < seats.clients_wanted {
+        let Seats { clients_max, clients_wanted, .. } = seats;
+        tracing::warn!(
+            clients_max,
+            clients_wanted,
+            limit,
+            "the limit of open files allows fewer clients"
+        );
+    }
+    Ok(seats)
+}
 
 const CLIENTS: &str = "clients'";
 const PEERS: &str = "peers'";
@@ -416,5 +552,47 @@ const BACKLOG: i32 = 1_024;
 const FENCED_NAMED_MAX: usize = 16;
 /// A failed node has answered its clients already; how much later the process ends matters little.
 const FAILURE_LOOK: Duration = Duration::from_millis(250);
-/// Segments, peers, rings.
-const DESCRIPTORS_BESIDE_CLIENTS: u64 = 1_024;
+/// Standard streams, listening sockets, signals, the directory and its lock, name look-ups, what `logdrive wal` and
+/// operators' tools open in this process' name: some 15, and as many again.
+const DESCRIPTORS_OF_NODE: u64 = 32;
+/// A ring, a runtime (3), the lock, segments in use, made ahead, being made, read and carried: some 16, and as many again.
+const DESCRIPTORS_OF_SHARD: u64 = 32;
+/// Of a shard and each peer: two lanes out, two in, and those they replace while both are open.
+const DESCRIPTORS_OF_LANES: u64 = 8;
+/// Connections to the peers' port that have not said who they are.
+const STRANGERS_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_have_what_the_limit_leaves_beside_the_log_and_the_peers() {
+        for (limit, clients_max, strangers_max, says) in [
+            (65, None, 0, ""),
+            (66, Some(1), 1, "1 clients_wanted=10000 open_files_max=66"),
+            (128, Some(56), 8, "56 clients_wanted=10000 open_files_max=128"),
+            (1_024, Some(840), 120, "840 clients_wanted=10000 open_files_max=1024"),
+            (20_000, Some(10_000), 128, "10000"),
+        ] {
+            let seats = Seats::new(limit, 64, 10_000);
+            assert_eq!(seats.map(|seats| seats.clients_max), clients_max);
+            let Some(seats) = seats else { continue };
+            assert_eq!((seats.strangers_max, seats.to_string().as_str()), (strangers_max, says));
+            let taken = 64 + seats.clients_max + seats.strangers_max;
+            assert!(taken as u64 <= limit, "{taken} of {limit}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_both_families_is_bound_on_both_with_one_port() {
+        let sockets = bind("localhost:0").unwrap();
+        let ports: BTreeSet<u16> = (sockets.iter())
+            .map(|socket| socket.local_addr().unwrap().as_socket().unwrap().port())
+            .collect();
+        assert_eq!(ports.len(), 1, "{ports:?}");
+        let meanings: BTreeSet<_> = "localhost:0".to_socket_addrs().unwrap().collect();
+        let here = |place: &SocketAddr| TcpListener::bind(place).is_ok();
+        assert_eq!(sockets.len(), meanings.iter().filter(|place| here(place)).count());
+    }
+}

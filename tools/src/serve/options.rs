@@ -87,9 +87,14 @@ pub(crate) struct Keys {
     /// Cores the shard threads stay on, as in 0,2,4; shards go round them [default: the system moves the threads]
     #[arg(long, value_name = "LIST")]
     cores: Option<Cores>,
-    /// Client connections at once; more are told so and closed [default: 10000]
+    /// Client connections at once; more are told so and closed. Fewer where the limit of open files leaves room for
+    /// fewer, which the start-up line says [default: 10000]
     #[arg(long, value_name = "N")]
     clients_max: Option<u64>,
+    /// A client's connection on which nothing moves for this long is closed, at the latest after twice as long. One whose
+    /// host has vanished is closed after two minutes in any case [default: never]
+    #[arg(long, value_name = "TIME")]
+    client_idle_max: Option<Time>,
 }
 
 /// Settings that make sense together.
@@ -109,6 +114,7 @@ pub(crate) struct Options {
     pub(crate) driver: DriverChoice,
     pub(crate) cores: Vec<usize>,
     pub(crate) clients_max: usize,
+    pub(crate) client_idle_max: Option<Duration>,
     /// What was said of the settings that `--init` fixes.
     pub(crate) fixed: Fixed,
 }
@@ -191,6 +197,10 @@ impl Options {
         if heartbeat * 3 > election_timeout {
             return fail("heartbeat must be at most a third of election-timeout");
         }
+        let client_idle_max = keys
+            .client_idle_max
+            .map(|time| bounded("client-idle-max", Some(time), time.0))
+            .transpose()?;
         let stall_fatal = bounded("stall-fatal", keys.stall_fatal, STALL_FATAL)?;
         if stall_fatal <= election_timeout * 2 {
             return fail("stall-fatal must be more than two election-timeouts");
@@ -230,6 +240,7 @@ impl Options {
             driver: keys.driver.map_or(DriverChoice::Auto, |driver| driver.0),
             cores: keys.cores.map_or(Vec::new(), |cores| cores.0),
             clients_max,
+            client_idle_max,
             fixed: Fixed { id, groups, replicas, shards, cluster: keys.cluster },
         })
     }
@@ -337,6 +348,7 @@ impl Keys {
             driver: self.driver.or(file.driver),
             cores: self.cores.or(file.cores),
             clients_max: self.clients_max.or(file.clients_max),
+            client_idle_max: self.client_idle_max.or(file.client_idle_max),
         }
     }
 }
@@ -610,6 +622,7 @@ mod tests {
             (format!("{base} --listen nowhere"), "listen"),
             (format!("{base} --advertise host:0"), "advertise"),
             (format!("{base} --clients-max 0"), "clients-max"),
+            (format!("{base} --client-idle-max 2h"), "client-idle-max of 2h"),
             (format!("{base} --heartbeat 0ms"), "heartbeat of 0s is not between 1ms and 1h"),
             (format!("{base} --heartbeat 999us"), "heartbeat of 999us"),
             (format!("{base} --stall-fatal 1.1h"), "stall-fatal of 66m"),
