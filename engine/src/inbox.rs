@@ -445,7 +445,7 @@ mod tests {
         (0..5).for_each(|token| arrivals.submit(submission(token, 1)));
         arrivals.inbox().submit(submission(5, 30)).unwrap();
         arrivals.inbox().submit(submission(6, 1)).unwrap();
-        let mut turn = || {
+        let turn = || {
             arrivals.inbox().look();
             let mut taken = Vec::new();
             arrivals.take_turns_submissions(|submission| taken.push(submission.token));

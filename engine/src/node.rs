@@ -48,6 +48,8 @@ pub struct Description {
     pub direct_io: bool,
     /// True if the log's images are registered with the ring.
     pub registered: bool,
+    /// The most bytes that a command may have: as set, and never more than a segment allows.
+    pub command_bytes_max: usize,
 }
 
 /// Hosts groups. Cheap to clone; the node runs until [`Node::close`] or the last clone is gone.
@@ -247,6 +249,7 @@ impl Node {
             disk_driver: log.disk.driver,
             direct_io: log.disk.direct_io,
             registered: log.disk.registered_buffers,
+            command_bytes_max: node.command_bytes_max,
         }
     }
 

@@ -46,7 +46,7 @@ pub(crate) struct Shared {
     pub(crate) stall_limits: StallLimits,
     pub(crate) stall_ends_process: bool,
     pub(crate) limits: Limits,
-    command_bytes_max: usize,
+    pub(crate) command_bytes_max: usize,
     pub(crate) net_settings: logdrive_net::Settings,
     /// What this node and its peers know of each other's directories.
     pub(crate) stores: Arc<Acquaintances>,

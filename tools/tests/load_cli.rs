@@ -35,6 +35,8 @@ fn bad_flags_are_usage_errors_that_name_the_flag() {
         (&["--groups", "8", "--endpoints", "127.0.0.1:1"], "--endpoints"),
         (&["--keys", "0"], "--keys"),
         (&["--value-size", "9999999"], "--value-size"),
+        // With its key it is a byte more than a server takes.
+        (&["--value-size", "1048559"], "--value-size"),
         (&["--no-such-flag"], "--no-such-flag"),
     ] {
         let output = load(args).output().unwrap();
@@ -284,6 +286,61 @@ fn silence_is_a_timeout() {
     );
 }
 
+/// More are due while nobody answers than the generator holds at once: it forgets none of them.
+#[test]
+fn every_write_of_a_long_stall_is_counted() {
+    let server = Server::start(|_, count| {
+        if count == 0 {
+            thread::sleep(std::time::Duration::from_millis(400));
+        }
+        Answer::Say("+OK\r\n")
+    });
+    let stalled: &[&str] = &["--rate", "1000000", "--warmup", "0s"];
+    let run = server.run(&[stalled, &["--duration", "250ms", "--timeout", "1m"]].concat());
+    assert_eq!((run.number("/sent"), run.number("/acknowledged")), (250_000, 250_000));
+
+    let silent = Server::start(|_, _| Answer::Nothing);
+    let run = silent.attempt(&[stalled, &["--duration", "300ms", "--timeout", "200ms"]].concat());
+    assert_eq!((run.number("/sent"), run.number("/errors/timeout")), (300_000, 300_000));
+    assert_eq!((run.code, run.json["valid"].as_bool()), (Some(1), Some(false)));
+}
+
+/// Large values at a rate that nobody can take came to gigabytes in seconds.
+#[test]
+fn what_waits_for_a_silent_server_is_bounded_by_its_bytes() {
+    let server = Server::start_taking(1_000_000, |_, _, _| Answer::Nothing);
+    let endpoint = server.address.to_string();
+    let mut command =
+        load(&["--endpoints", &endpoint, "--rate", "10000", "--value-size", "1000000"]);
+    command.args(["--warmup", "0s", "--duration", "1s", "--timeout", "1s"]);
+    let child = Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
+    let mut child = child;
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
+        let line = status.as_ref().ok().and_then(|s| s.lines().find(|l| l.starts_with("VmHWM:")));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        most = most.max(kib.unwrap_or(0));
+        thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(most > 0, "its memory was never seen");
+    assert!(most < 500 << 10, "{} MiB", most >> 10);
+}
+
+#[test]
+fn a_value_that_the_cluster_never_takes_is_refused_before_the_run() {
+    let server = Server::start_telling("# Logdrive\r\ncommand_bytes_max:16384\r\n");
+    let attempt = |bytes: &str| {
+        let args = ["--duration", "100ms", "--warmup", "0s", "--value-size", bytes, "--endpoints"];
+        load(&args).arg(server.address.to_string()).output().unwrap()
+    };
+    let output = attempt("16367");
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(errors, "logdrive: value-size: this cluster takes values of at most 16366 bytes\n");
+    assert!(attempt("16366").status.success());
+}
+
 #[test]
 fn an_interrupt_ends_a_run_with_what_there_is() {
     let server = Server::start(|_, _| Answer::Say("+OK\r\n"));
@@ -318,6 +375,22 @@ struct Server {
     writes: Arc<std::sync::atomic::AtomicU64>,
 }
 
+/// What a server is like, beside its answers to writes.
+#[derive(Clone, Copy)]
+struct Like {
+    host: &'static str,
+    /// What every value must have.
+    value_bytes: Option<usize>,
+    /// Its answer to `INFO`; an error if there is none.
+    info: &'static str,
+}
+
+impl Default for Like {
+    fn default() -> Self {
+        Self { host: "127.0.0.1", value_bytes: Some(128), info: "" }
+    }
+}
+
 struct Run {
     code: Option<i32>,
     json: serde_json::Value,
@@ -348,6 +421,27 @@ impl Server {
         host: &'static str,
         rule: impl Fn(u16, u64, SocketAddr) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::start_like(Like { host, ..Like::default() }, rule)
+    }
+
+    /// One that takes values of another size.
+    fn start_taking(
+        value_bytes: usize,
+        rule: impl Fn(u16, u64, SocketAddr) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_like(Like { value_bytes: Some(value_bytes), ..Like::default() }, rule)
+    }
+
+    /// One that says this of itself, and takes everything.
+    fn start_telling(info: &'static str) -> Self {
+        let like = Like { value_bytes: None, info, ..Like::default() };
+        Self::start_like(like, |_, _, _| Answer::Say("+OK\r\n"))
+    }
+
+    fn start_like(
+        like: Like,
+        rule: impl Fn(u16, u64, SocketAddr) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let writes = Arc::new(std::sync::atomic::AtomicU64::new(0));
@@ -356,7 +450,7 @@ impl Server {
         let accept = move || {
             for stream in listener.incoming() {
                 let (rule, counter) = (Arc::clone(&rule), Arc::clone(&counter));
-                let serve = move || serve(stream.unwrap(), address, host, &*rule, &counter);
+                let serve = move || serve(stream.unwrap(), address, &like, &*rule, &counter);
                 thread::Builder::new().name("connection".into()).spawn(serve).unwrap();
             }
         };
@@ -404,7 +498,7 @@ fn attempt(endpoint: &str, args: &[&str]) -> Run {
 fn serve(
     stream: TcpStream,
     address: SocketAddr,
-    host: &str,
+    like: &Like,
     rule: &dyn Fn(u16, u64, SocketAddr) -> Answer,
     writes: &std::sync::atomic::AtomicU64,
 ) {
@@ -414,14 +508,18 @@ fn serve(
         let answer = match args[0].as_slice() {
             b"SET" => {
                 let count = writes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                assert_eq!((args.len(), args[2].len()), (3, 128));
+                assert_eq!(args.len(), 3);
+                assert!(like.value_bytes.is_none_or(|bytes| bytes == args[2].len()));
                 rule(slot_of(&args[1]), count, address)
             }
             b"CLUSTER" => {
-                let (bytes, port) = (host.len(), address.port());
+                let (host, bytes, port) = (like.host, like.host.len(), address.port());
                 Answer::Tell(format!(
                     "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n${bytes}\r\n{host}\r\n:{port}\r\n"
                 ))
+            }
+            b"INFO" if !like.info.is_empty() => {
+                Answer::Tell(format!("${}\r\n{}\r\n", like.info.len(), like.info))
             }
             _ => Answer::Say("-ERR unknown command\r\n"),
         };

@@ -11,7 +11,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -56,6 +56,8 @@ impl std::fmt::Display for Said {
 pub(super) struct Cluster {
     nodes: Vec<Node>,
     directory: TempDir,
+    /// Signs that the servers' ports are taken, for other runs.
+    _signs: Vec<UdpSocket>,
 }
 
 struct Node {
@@ -78,7 +80,7 @@ impl Cluster {
             .prefix(DIRECTORY_PREFIX)
             .tempdir_in(place)
             .map_err(|error| ClusterError::Directory { place: place.to_owned(), error })?;
-        let ports = free_ports(2 * nodes).map_err(ClusterError::Port)?;
+        let (ports, signs) = free_ports(2 * nodes).map_err(ClusterError::Port)?;
         let (peers, clients) = ports.split_at(nodes);
         let peer_list: Vec<String> = peers
             .iter()
@@ -86,7 +88,7 @@ impl Cluster {
             .map(|(at, port)| format!("{}=127.0.0.1:{port}", at + 1))
             .collect();
         // Each node joins the cluster as it starts, so that a failed start stops those before it.
-        let mut cluster = Self { nodes: Vec::with_capacity(nodes), directory };
+        let mut cluster = Self { nodes: Vec::with_capacity(nodes), directory, _signs: signs };
         for (at, &port) in clients.iter().enumerate() {
             let id = (at + 1).to_string();
             let client = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -197,25 +199,27 @@ fn spawn(command: &mut Command, log: &Path) -> io::Result<Child> {
         .spawn()
 }
 
-/// Ports that were free a moment ago: all are held until all are found, so they differ.
-fn free_ports(count: usize) -> io::Result<Vec<u16>> {
+/// Ports on which nobody listens and which no other run takes as long as the signs live: the UDP ports of the same
+/// numbers, which no server uses. Nobody can listen for the servers before they start, and two runs that look at the
+/// same time would find the same ports.
+fn free_ports(count: usize) -> io::Result<(Vec<u16>, Vec<UdpSocket>)> {
     // Below the range the system draws outgoing connections' ports from, or one of those could take
     // a port between this look and the server's start. Each process begins at a place of its own.
     let first = 20_000 + u16::try_from(std::process::id() % 10_000).expect("below 10,000");
-    let mut held = Vec::new();
-    let mut ports = Vec::new();
+    let (mut ports, mut signs) = (Vec::new(), Vec::new());
     for port in first..first + 2_000 {
         if ports.len() < count
-            && let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            && let Ok(sign) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))
+            && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
         {
-            held.push(listener);
+            signs.push(sign);
             ports.push(port);
         }
     }
     if ports.len() < count {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "no free ports on loopback"));
     }
-    Ok(ports)
+    Ok((ports, signs))
 }
 
 fn last_words(log: &Path) -> Said {
@@ -268,6 +272,16 @@ mod tests {
                 entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(DIRECTORY_PREFIX)
             })
             .count()
+    }
+
+    /// Runs side by side, none of which has started its servers yet.
+    #[test]
+    fn ports_are_taken_once_as_long_as_their_signs_live() {
+        let (first, signs) = free_ports(6).unwrap();
+        let (second, _signs) = free_ports(6).unwrap();
+        assert!(second.iter().all(|port| !first.contains(port)), "{first:?} {second:?}");
+        drop(signs);
+        assert_eq!(free_ports(1).unwrap().0, first[..1]);
     }
 
     #[test]

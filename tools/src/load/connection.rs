@@ -161,7 +161,7 @@ impl Connection {
         if self.output_sent == self.output.len() {
             self.output.clear();
             self.output_sent = 0;
-        } else if self.output_sent >= OUTPUT_MOVE_BYTES {
+        } else if self.output_sent >= OUTPUT_MOVE_BYTES.max(self.output.len() / 2) {
             self.output.drain(..self.output_sent);
             self.output_sent = 0;
         }
@@ -195,7 +195,7 @@ async fn dial(endpoint: Endpoint, pause: Duration) -> io::Result<TcpStream> {
 const OK: &[u8] = b"+OK\r\n";
 /// Thousands of `+OK`s at once; also the longest reply that can be read.
 const INPUT_BYTES: usize = 64 << 10;
-/// A stalled socket's output is moved down only when it frees this much.
+/// A stalled socket's output is moved down only when that frees this much, and half of it.
 const OUTPUT_MOVE_BYTES: usize = 1 << 20;
 const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_secs(1);

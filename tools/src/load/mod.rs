@@ -29,7 +29,7 @@ use cluster::{Cluster, ClusterError};
 use report::{Facts, Report};
 use run::{Generator, Pace, Plan, RunError, Watch};
 use target::{Endpoint, NodeInfo, SlotMap, TargetError};
-use workload::{SLOTS, Workload};
+use workload::{COMMAND_BYTES_BESIDE, SLOTS, VALUE_BYTES_MAX, Workload};
 
 use crate::signals::Signals;
 use crate::time::Time;
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,…", conflicts_with_all = ["nodes", "groups"])]
     endpoints: Vec<String>,
     /// Bytes of each value.
-    #[arg(long, default_value_t = 128, value_name = "BYTES", value_parser = RangedU64ValueParser::<usize>::new().range(0..=1 << 20))]
+    #[arg(long, default_value_t = 128, value_name = "BYTES", value_parser = RangedU64ValueParser::<usize>::new().range(0..=VALUE_BYTES_MAX as u64))]
     value_size: usize,
     /// Distinct keys, chosen uniformly.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
@@ -108,6 +108,8 @@ pub(crate) enum LoadError {
     Endpoint(String),
     #[error("the cluster serves {covered} of {SLOTS} slots")]
     Uncovered { covered: usize },
+    #[error("value-size: this cluster takes values of at most {max} bytes")]
+    Value { max: usize },
     #[error("cannot write {file}: {error}")]
     File { file: PathBuf, error: io::Error },
     #[error("{0}")]
@@ -254,10 +256,21 @@ async fn connect(args: &Args, cluster: Option<&mut Cluster>) -> Result<SlotMap, 
     for node in &map.nodes {
         node.resolve().await?;
     }
-    match map.covered() {
-        SLOTS => Ok(map),
-        covered => Err(LoadError::Uncovered { covered }),
+    if let covered @ 0..SLOTS = map.covered() {
+        return Err(LoadError::Uncovered { covered });
     }
+    match command_bytes_max(&map).await {
+        Some(max) if args.value_size + COMMAND_BYTES_BESIDE > max => {
+            Err(LoadError::Value { max: max.saturating_sub(COMMAND_BYTES_BESIDE) })
+        }
+        _ => Ok(map),
+    }
+}
+
+/// The largest command that the cluster takes, if its first node says that in time.
+async fn command_bytes_max(map: &SlotMap) -> Option<usize> {
+    let info = tokio::time::timeout(ASK_MAX, target::fetch_info(map.nodes.first()?)).await;
+    info.ok()?.ok()?.field("command_bytes_max").parse().ok()
 }
 
 /// What each node says of itself; nothing of one that does not answer.
@@ -347,4 +360,6 @@ impl Drop for Output {
 const CONCURRENCY_DEFAULT: usize = 1_000;
 /// For every server to start and every group to elect a leader.
 const READY_MAX: Duration = Duration::from_secs(60);
+/// For what is good to know before a run, and no reason not to run.
+const ASK_MAX: Duration = Duration::from_secs(1);
 const CLEAR_LINE: &str = "\r\x1b[K";

@@ -22,6 +22,9 @@ use super::target::{NodeInfo, Stage};
 /// The generator's own delay above this share of the reported p99.9 makes a run a measure of the generator.
 pub(super) const LAG_SHARE_MAX: f64 = 0.5;
 
+/// With more writes than this without an answer, no high quantile of those that had one says anything.
+pub(super) const UNANSWERED_SHARE_MAX: f64 = 0.01;
+
 /// One run, as the JSON file has it. Latencies in microseconds.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -54,8 +57,11 @@ pub(super) struct Report {
     server_version: String,
     /// This program's.
     version: &'static str,
-    /// False if the generator's lag is too large a part of the result, or the run was cut short.
+    /// False if the generator's lag is too large a part of the result, if too many writes had no answer, or if the run was
+    /// cut short.
     valid: bool,
+    /// Writes without an answer, of all: what a share of this size or less says in quantiles is not known.
+    unanswered_share: f64,
     interrupted: bool,
     generator_cpu_us_per_op: Option<f64>,
     /// Mean over all nodes, by stage, in path order.
@@ -108,6 +114,14 @@ impl Report {
             Pace::Open { rate_per_s } => (Some(rate_per_s), None),
             Pace::Closed { concurrency } => (None, Some(concurrency)),
         };
+        let unanswered = [ErrorKind::Timeout, ErrorKind::Connection, ErrorKind::Moved]
+            .iter()
+            .map(|kind| recorder.errors[*kind as usize])
+            .sum::<u64>();
+        let unanswered_share = unanswered as f64 / recorder.sent.max(1) as f64;
+        let valid = lag_share <= LAG_SHARE_MAX
+            && unanswered_share <= UNANSWERED_SHARE_MAX
+            && !facts.interrupted;
         Self {
             throughput_per_s: if duration_s > 0.0 {
                 recorder.arrived as f64 / duration_s
@@ -137,7 +151,8 @@ impl Report {
             direct_io: field("direct_io"),
             server_version: field("logdrive_version"),
             version: env!("CARGO_PKG_VERSION"),
-            valid: lag_share <= LAG_SHARE_MAX && !facts.interrupted,
+            valid,
+            unanswered_share,
             interrupted: facts.interrupted,
             generator_cpu_us_per_op: facts
                 .cpu_used_ns
@@ -151,6 +166,12 @@ impl Report {
     pub(super) fn warning(&self) -> Option<String> {
         if self.interrupted {
             return Some("INVALID: the run was cut short".to_owned());
+        }
+        if self.unanswered_share > UNANSWERED_SHARE_MAX {
+            return Some(format!(
+                "INVALID: {:.1} % of the writes had no answer, and the latencies are those of the others",
+                self.unanswered_share * 100.0
+            ));
         }
         (!self.valid).then(|| {
             format!(
@@ -473,6 +494,46 @@ mod tests {
         recorder.acknowledge(Times { intended_ns: 0, started_ns: 0, sent_ns: 0 }, 3 * MS);
         let lag = Latency::of(&recorder.lag);
         assert_eq!([lag.p50, lag.p99_9, lag.max, lag.mean], [0.0; 4]);
+    }
+
+    #[test]
+    fn writes_without_an_answer_mark_the_result() {
+        for (unanswered, valid) in [(10, true), (12, false), (1_000, false)] {
+            let mut recorder = recorder();
+            recorder.fail_many(5, ErrorKind::Timeout, unanswered);
+            let report = Report::new(&recorder, &facts(&[]));
+            assert_eq!((report.valid, report.warning().is_none()), (valid, valid), "{unanswered}");
+        }
+        let mut recorder = recorder();
+        recorder.fail_many(5, ErrorKind::Timeout, 1_001);
+        let warning = Report::new(&recorder, &facts(&[])).warning().unwrap();
+        assert!(warning.starts_with("INVALID: 50.0 % of the writes had no answer"), "{warning}");
+    }
+
+    /// 1 ms late to start, 2 ms more until it is sent, 4 ms more until the answer: every latency is another.
+    #[test]
+    fn each_latency_counts_from_its_own_start() {
+        let mut recorder = Recorder::new(0, NS_PER_S, false);
+        for at in 0..100 {
+            let times = Times { intended_ns: at, started_ns: at + MS, sent_ns: at + 3 * MS };
+            recorder.acknowledge(times, at + 7 * MS);
+        }
+        let report = Report::new(&recorder, &facts(&[]));
+        let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+        for (latency, ms) in [("latency_us", 7.0), ("service_us", 4.0), ("lag_us", 1.0)] {
+            for quantile in ["p50", "p90", "p99", "p99_9", "max", "mean"] {
+                let found = json[latency][quantile].as_f64().unwrap() / 1e3;
+                assert!((found - ms).abs() < 0.01, "{latency} {quantile} is {found} ms, not {ms}");
+            }
+        }
+        let text = report.text();
+        for (name, ms) in
+            [("from intended start", "7.0"), ("from send", "4.0"), ("generator's lag", "1.0")]
+        {
+            let line = text.lines().find(|line| line.contains(name)).unwrap();
+            // A mean is made of buckets' middles, and may be a little less.
+            assert!(line.matches(ms).count() >= 5, "{line}");
+        }
     }
 
     #[test]

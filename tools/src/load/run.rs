@@ -7,8 +7,9 @@
 //! Fails:  nothing an operation meets ends a run: it is counted. A run ends early when a server it started dies.
 //!
 //! An operation is *due*, then *in flight* (on a connection, or parked until one can take it), then *finished*:
-//! acknowledged or failed by kind. In flight is bounded. An open loop at its bound sends later but forgets nothing:
-//! operations keep their intended times, and those never sent are timeouts.
+//! acknowledged or failed by kind. In flight is bounded, by number and by the bytes that sockets have not taken. An open
+//! loop at its bound sends later but forgets nothing: operations keep their intended times, and those never sent are
+//! timeouts.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -21,7 +22,7 @@ use super::connection::{Connection, Outcome, Pending};
 use super::recorder::{ErrorKind, Recorder, Times};
 use super::schedule::{NS_PER_S, Pacer, Schedule, cpu_ns, now_ns};
 use super::target::{Endpoint, SlotMap, TargetError, fetch_slots, parse_moved};
-use super::workload::Workload;
+use super::workload::{VALUE_BYTES_MAX, Workload};
 
 /// How operations are started.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -312,9 +313,13 @@ impl Generator {
                 self.lose(place, ErrorKind::Timeout);
             }
         }
+        let mut room = self.room();
         for _ in 0..self.parked.len() {
             let Some(pending) = self.parked.pop_front() else { break };
-            if pending.times.intended_ns >= late_ns {
+            if pending.times.intended_ns >= late_ns && room == 0 {
+                self.parked.push_back(pending);
+            } else if pending.times.intended_ns >= late_ns {
+                room -= 1;
                 self.route(pending, now);
             } else {
                 let kind = if pending.moves > 0 { ErrorKind::Moved } else { ErrorKind::Connection };
@@ -359,9 +364,11 @@ impl Generator {
 
     /// Starts every operation that is due, and sends again what was redirected.
     fn send(&mut self, now: u64) {
+        let mut room = self.room();
         for pending in std::mem::take(&mut self.moved) {
             // The first redirect is news; after a few, two nodes disagree, and a pause lets them settle.
-            if pending.moves <= MOVES_AT_ONCE {
+            if pending.moves <= MOVES_AT_ONCE && room > 0 {
+                room -= 1;
                 self.route(pending, now);
             } else {
                 self.parked.push_back(pending);
@@ -373,7 +380,7 @@ impl Generator {
                     return;
                 }
                 let schedule = *schedule;
-                let room = (IN_FLIGHT_MAX - self.in_flight) as u64;
+                let room = room.min(IN_FLIGHT_MAX - self.in_flight) as u64;
                 let due = schedule.count_before(now + 1).min(*end);
                 let until = due.min(*next + room);
                 let from = std::mem::replace(next, until);
@@ -386,12 +393,19 @@ impl Generator {
                 if now >= self.phase_end_ns {
                     *ended = true;
                 }
-                let count = if *ended { 0 } else { std::mem::take(credits) };
+                let count = if *ended { 0 } else { (*credits).min(room) };
+                *credits -= count;
                 for _ in 0..count {
                     self.start(now, now);
                 }
             }
         }
+    }
+
+    /// How many operations may be encoded now, by the bytes that wait for sockets.
+    fn room(&self) -> usize {
+        let waiting: usize = self.connections.iter().map(Connection::backlog_bytes).sum();
+        BACKLOG_BYTES_MAX.saturating_sub(waiting) / self.workload.operation_bytes()
     }
 
     fn start(&mut self, intended_ns: u64, now: u64) {
@@ -496,3 +510,6 @@ const REFRESH_NS: u64 = 100_000_000;
 const MOVES_AT_ONCE: u32 = 3;
 /// An open loop holds this many operations outstanding at most: seconds of work for any server it can drive.
 const IN_FLIGHT_MAX: usize = 200_000;
+/// Requests that wait for sockets come to this at most, over all connections; their buffers to twice as much.
+const BACKLOG_BYTES_MAX: usize = 64 << 20;
+const _: () = assert!(BACKLOG_BYTES_MAX >= 2 * VALUE_BYTES_MAX);

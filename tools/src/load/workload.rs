@@ -36,6 +36,11 @@ impl Workload {
         }
     }
 
+    /// Bytes of an encoded operation.
+    pub(super) fn operation_bytes(&self) -> usize {
+        self.head.len() + KEY_BYTES + self.middle.len() + self.value_bytes + 2
+    }
+
     /// The next operation's key.
     pub(super) fn next_key(&mut self) -> u32 {
         let keys = self.slots.len() as u64;
@@ -52,7 +57,7 @@ impl Workload {
     /// Appends `SET key value` with a fresh value.
     pub(super) fn encode(&mut self, key: u32, out: &mut Vec<u8>) {
         let from = usize::try_from(self.random.next() % POOL_BYTES as u64).expect("in the pool");
-        out.reserve(self.head.len() + KEY_BYTES + self.middle.len() + self.value_bytes + 2);
+        out.reserve(self.operation_bytes());
         out.extend_from_slice(&self.head);
         out.extend_from_slice(&key_text(key));
         out.extend_from_slice(&self.middle);
@@ -101,6 +106,10 @@ impl Random {
 }
 
 const KEY_BYTES: usize = 16;
+/// What a SET's command in the log has beside its value: the key, its length, the operation.
+pub(super) const COMMAND_BYTES_BESIDE: usize = KEY_BYTES + 2;
+/// The largest value that a server of this program takes with its usual settings.
+pub(super) const VALUE_BYTES_MAX: usize = (1 << 20) - COMMAND_BYTES_BESIDE;
 /// There are 2^14 slots.
 const SLOT_MASK: u16 = 0x3fff;
 const _: () = assert!(SLOT_MASK as usize + 1 == SLOTS);
@@ -133,6 +142,7 @@ mod tests {
         assert_eq!((request.len(), request.arg(0), request.arg(2).len()), (3, &b"SET"[..], 128));
         assert_eq!(request.arg(1), format!("key:{key:012}").as_bytes());
         assert_eq!(usize::from(slot(request.arg(1))), workload.slot(key));
+        assert_eq!(out.len(), 2 * workload.operation_bytes());
         let second = crate::resp::parse_request(&mut wire).unwrap().unwrap();
         assert_eq!(second.arg(1), b"key:000000000999");
         assert_ne!(second.arg(2), request.arg(2));

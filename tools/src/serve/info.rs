@@ -76,6 +76,7 @@ fn write_logdrive(server: &Server, text: &mut String) {
     line(text, format_args!("direct_io:{}", yes(node.direct_io)));
     line(text, format_args!("registered:{}", yes(node.registered)));
     line(text, format_args!("shards:{}", node.shards));
+    line(text, format_args!("command_bytes_max:{}", node.command_bytes_max));
     line(text, format_args!("groups:{groups}"));
     line(text, format_args!("groups_led:{led}"));
     for stage in server.node.stages() {
