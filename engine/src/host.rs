@@ -281,8 +281,11 @@ impl ShardHost {
                 self.shard.rehome(run.group, run.first, run.payloads());
             }
             if completed.sealed {
-                self.shard.own_tails();
+                self.shard.image_sealed();
             }
+        }
+        if self.shard.own_tails() {
+            self.arrivals.inbox().wake();
         }
         let room = match wal.room() {
             // For smaller writes than one that is held: they must not go on until there is none for any.

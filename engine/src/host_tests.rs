@@ -21,6 +21,9 @@ use std::{
     time::Duration,
 };
 
+#[path = "host_bounds_tests.rs"]
+mod bounds;
+
 const GROUP: GroupId = GroupId(7);
 /// Of two, the one that runs the group.
 const SHARD: usize = 1;

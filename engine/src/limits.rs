@@ -5,6 +5,7 @@
 //! * commands without an answer: `proposal_bytes_max` (256 MiB unless set), of which a turn takes [`TURN_BYTES_MAX`];
 //! * frames: its own connections' [`FRAME_BYTES_MAX`] and one frame, forwarded ones [`FORWARDED_BYTES_MAX`] and one frame
 //!   for each other shard, and half a frame for each connection of a peer;
+//! * entries that followers may still need: [`TAILS_BYTES_MAX`], and as much again in shares of groups;
 //! * bytes that sockets have not taken: each lane's bound (`logdrive_net::Settings`), per peer.
 
 /// What is bounded per group, in one place: the simulator draws smaller ones.
@@ -70,6 +71,11 @@ pub(crate) const INFLIGHT_BYTES_MAX: usize = 4 << 20;
 pub(crate) const APPEND_BYTES_MAX: usize = 1 << 20;
 /// Bytes of applied entries one group keeps in memory for followers a little behind.
 pub(crate) const TAIL_BYTES_MAX: usize = 4 << 20;
+/// Bytes of entries that all groups of a shard keep in memory. Beyond it a group keeps a share of this, once it has
+/// something to do: all together, then, twice as much, and what is not on disk or not applied yet.
+pub(crate) const TAILS_BYTES_MAX: usize = 128 << 20;
+/// Bytes of those that a turn copies out of a sealed image of the log, and one group's more.
+pub(crate) const OWN_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one group's proposals that are not committed yet.
 pub(crate) const UNCOMMITTED_BYTES_MAX: usize = 32 << 20;
 /// One command's bytes: an append of one command still fits a frame and a log segment.
@@ -99,4 +105,5 @@ pub(crate) const GATHERINGS_MAX: usize = 4;
 
 const _: () = assert!(APPEND_BYTES_MAX <= INFLIGHT_BYTES_MAX);
 const _: () = assert!(INFLIGHT_BYTES_MAX <= TAIL_BYTES_MAX);
+const _: () = assert!(TAIL_BYTES_MAX < TAILS_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX < UNCOMMITTED_BYTES_MAX);

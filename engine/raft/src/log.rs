@@ -41,6 +41,8 @@ pub(crate) struct Log {
     tail: VecDeque<Entry>,
     tail_first: LogIndex,
     tail_bytes: usize,
+    /// Nothing up to here is borrowed from the log's image.
+    owned: LogIndex,
     last: LogId,
     submitted: LogIndex,
     durable: LogIndex,
@@ -80,6 +82,7 @@ impl Log {
             tail: VecDeque::new(),
             tail_first: last.next(),
             tail_bytes: 0,
+            owned: last,
             last: LogId { term, index: last },
             submitted: last,
             durable: last,
@@ -235,6 +238,7 @@ impl Log {
         self.last = LogId { term, index: keep };
         self.submitted = self.submitted.min(keep);
         self.durable = self.durable.min(keep);
+        self.owned = self.owned.min(keep);
         for write in &mut self.writes {
             if write.last.index > keep && !crate::bug!("aba_completion") {
                 crate::reached!("completion after its entry was replaced");
@@ -404,6 +408,7 @@ impl Log {
         first: LogIndex,
         payloads: impl Iterator<Item = (Term, u32, Bytes)>,
     ) {
+        self.owned = self.owned.min(first.prev());
         let mut index = first;
         for (term, checksum, payload) in payloads {
             if index > self.last.index {
@@ -424,10 +429,20 @@ impl Log {
     }
 
     /// See [`crate::Raft::own_tail`].
-    pub(crate) fn own_tail(&mut self) {
-        for entry in &mut self.tail {
+    pub(crate) fn own_tail(&mut self) -> usize {
+        let skip = self.offset(self.owned.next().max(self.tail_first));
+        let mut copied = 0;
+        for entry in self.tail.range_mut(skip..) {
             entry.payload = Bytes::copy_from_slice(&entry.payload);
+            copied += entry.payload.len();
         }
+        self.owned = self.last.index;
+        copied
+    }
+
+    /// See [`crate::Raft::tail_bytes`].
+    pub(crate) fn tail_bytes(&self) -> usize {
+        self.tail_bytes
     }
 
     /// The log now ends with entries `first..=last` of `term`.
@@ -664,8 +679,14 @@ mod tests {
         assert_eq!(moved, [true, false, false], "by checksum, then by term");
         log.rehome(LogIndex(2), [offer(1, 0, &short)].into_iter());
         assert_eq!(log.tail[1].payload.len(), 8);
-        log.own_tail();
+        assert_eq!(log.own_tail(), 24);
         assert_eq!(log.tail[0].payload, there);
         assert_ne!(log.tail[0].payload.as_ptr(), there.as_ptr());
+        // It was copied again at every sealed segment, whole.
+        assert_eq!(log.own_tail(), 0, "what is owned is not copied again");
+        log.rehome(LogIndex(2), &mut [offer(1, 0, &there)].into_iter());
+        assert_eq!(log.tail[1].payload.as_ptr(), there.as_ptr());
+        assert_eq!(log.own_tail(), 16, "what was borrowed since, and what is behind it");
+        assert_ne!(log.tail[1].payload.as_ptr(), there.as_ptr());
     }
 }

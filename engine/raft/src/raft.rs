@@ -281,9 +281,21 @@ impl Raft {
     }
 
     /// Copies the payloads of entries still held in memory to memory of their own, so that what
-    /// they were borrowed from can be used again.
-    pub fn own_tail(&mut self) {
-        self.log.own_tail();
+    /// they were borrowed from can be used again. Each is copied once; how many bytes were.
+    pub fn own_tail(&mut self) -> usize {
+        self.log.own_tail()
+    }
+
+    /// Bytes of the entries held in memory, as they count against [`Config::tail_bytes_max`].
+    #[must_use]
+    pub fn tail_bytes(&self) -> usize {
+        self.log.tail_bytes()
+    }
+
+    /// Lets go of entries beyond `bytes_max`, as [`Config::tail_bytes_max`] has it done beyond that: peers that still
+    /// need them get them by a fetch.
+    pub fn trim_tail(&mut self, bytes_max: usize) {
+        self.log.forget(LogIndex::ZERO, bytes_max);
     }
 
     fn on_tick(&mut self) {

@@ -111,6 +111,10 @@ pub(crate) struct Shard {
     entry_bytes_max: usize,
     limits: limits::OfGroup,
     released: Vec<Outgoing>,
+    /// Bytes of entries that all groups hold in memory, as of their last gathering.
+    tail_bytes: usize,
+    /// The groups before this one hold nothing that is borrowed from a sealed image.
+    owned: usize,
 }
 
 impl Shard {
@@ -137,6 +141,8 @@ impl Shard {
             entry_bytes_max: usize::MAX,
             limits: limits::OfGroup::REAL,
             released: Vec::new(),
+            tail_bytes: 0,
+            owned: 0,
         }
     }
 
@@ -367,9 +373,36 @@ impl Shard {
         }
     }
 
-    /// Lets go of whatever is borrowed from the log's image.
-    pub(crate) fn own_tails(&mut self) {
-        self.replicas.iter_mut().for_each(|replica| replica.raft.own_tail());
+    /// An image of the log is sealed: what is borrowed from it is to be let go, by [`Self::own_tails`].
+    pub(crate) fn image_sealed(&mut self) {
+        self.owned = 0;
+    }
+
+    /// Copies what is borrowed from the log's images, a bounded part of it at a time. True if there is more.
+    pub(crate) fn own_tails(&mut self) -> bool {
+        let mut copied = 0;
+        while let Some(replica) = self.replicas.get_mut(self.owned) {
+            if copied >= limits::OWN_BYTES_MAX {
+                return true;
+            }
+            copied += replica.raft.own_tail();
+            self.owned += 1;
+        }
+        false
+    }
+
+    /// Keeps what all groups hold in memory within its bound: beyond it the group that was just gathered keeps no more
+    /// than its share.
+    fn bound_tails(&mut self, slot: u32) {
+        let groups = self.replicas.len();
+        let replica = &mut self.replicas[slot as usize];
+        let before = replica.tail_bytes;
+        let others = self.tail_bytes - before;
+        if others + replica.raft.tail_bytes() > limits::TAILS_BYTES_MAX {
+            replica.raft.trim_tail(limits::TAILS_BYTES_MAX / groups);
+        }
+        replica.tail_bytes = replica.raft.tail_bytes();
+        self.tail_bytes = others + replica.tail_bytes;
     }
 
     /// A [`FetchJob`] is answered; `None` if it could not be.
@@ -584,6 +617,7 @@ impl Shard {
         if deadline < replica.wake_at {
             replica.wake_at = self.wheel.schedule(slot, deadline);
         }
+        self.bound_tails(slot);
     }
 
     fn step(&mut self, slot: u32, event: Event) {

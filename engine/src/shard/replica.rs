@@ -64,6 +64,8 @@ pub(super) struct Replica {
     pub(super) first_leader: bool,
     /// Its machine failed, or its log lost something: it says and does nothing more here.
     pub(super) stopped: bool,
+    /// What it held in memory when that was last counted.
+    pub(super) tail_bytes: usize,
     pub(super) view: Arc<GroupView>,
     role: Role,
     leader: Option<NodeId>,
@@ -97,6 +99,7 @@ impl Replica {
             wake_at: Ticks(u64::MAX),
             first_leader,
             stopped: false,
+            tail_bytes: 0,
             view,
             role: Role::Follower,
             leader: None,

@@ -1,0 +1,155 @@
+//! What a shard holds for others has bounds, and is given back.
+//!
+//! In:     a follower that is slow; commands that are refused, done, or never known.
+//! Out:    nothing but failures.
+
+use super::*;
+use crate::links::LinkChange;
+
+/// A payload that is counted while it lives.
+struct Counted(Vec<u8>, Arc<std::sync::atomic::AtomicUsize>);
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.1.fetch_sub(self.0.len(), std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Everything happens. 2 answers at once; 3 acknowledges its first append, and its disk is slow from then on.
+fn settle(shard: &mut Shard, acked: &mut HashSet<(NodeId, GroupId)>) {
+    use logdrive_raft::{AppendReply, PreVoteReply, VoteReply};
+    let mut round = shard.round();
+    while shard.is_dirty() {
+        shard.gather(1, &mut round);
+        for job in round.writes.drain(..) {
+            let stamps = Stamps { submitted: 1, durable: 1 };
+            shard.durable(Durable::new(job.group, job.write.id), stamps);
+        }
+        for (peer, lanes) in [NodeId(2), NodeId(3)].into_iter().zip(&mut round.outbox) {
+            for (group, message) in lanes.iter_mut().flat_map(|lane| lane.drain(..)) {
+                let (term, granted) = (message.term(), true);
+                let reply = match message {
+                    Message::PreVote(_) => Message::PreVoteReply(PreVoteReply { term, granted }),
+                    Message::RequestVote(_) => Message::VoteReply(VoteReply { term, granted }),
+                    Message::AppendEntries(m)
+                        if acked.insert((peer, group)) || peer == NodeId(2) =>
+                    {
+                        let match_index = m.entries.last().map_or(m.prev_log.index, |e| e.index);
+                        let result = AppendResult::Accepted { match_index };
+                        Message::AppendReply(AppendReply { term, result })
+                    }
+                    _ => continue,
+                };
+                shard.receive(peer, group, reply);
+            }
+        }
+        for job in round.applies.drain(..) {
+            let replies = &mut std::iter::repeat_n(Bytes::new(), job.entries.len());
+            shard.applied(&job, replies, 1, &mut Vec::new());
+        }
+        round.answers.clear();
+    }
+}
+
+/// 500 groups with up to 4 MiB each for the slowest peer came to 1 GiB, which was copied whole at every sealed segment.
+#[test]
+fn what_a_slow_follower_makes_a_shard_hold_is_bounded_and_copied_in_parts() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    const GROUPS: u64 = 150;
+    const PAYLOAD: usize = 64 << 10;
+    let ids = [1, 2, 3].map(NodeId);
+    let live = Arc::new(AtomicUsize::new(0));
+    let mut shard = Shard::new(ids[0], &ids, TIMING, 1);
+    for group in 1..=GROUPS {
+        shard.add(founded(GroupId(group), &ids, true)).unwrap();
+    }
+    ids.iter().for_each(|peer| shard.link(LinkChange::Up(*peer)));
+    let mut acked = HashSet::new();
+    settle(&mut shard, &mut acked);
+    let (mut most, mut owed) = (0, 0);
+    for group in (1..=GROUPS).map(GroupId) {
+        let commands = (0..limits::TAIL_BYTES_MAX / PAYLOAD).map(|_| {
+            live.fetch_add(PAYLOAD, Ordering::Relaxed);
+            let payload = Bytes::from_owner(Counted(vec![3; PAYLOAD], Arc::clone(&live)));
+            Command { checksum: 0, payload }
+        });
+        let commands = Commands::Many(commands.collect());
+        let sink: Arc<Outcomes> = Arc::default();
+        shard.submit(Submission { group, sink, token: 0, commands, at: 1 }, &mut Vec::new());
+        settle(&mut shard, &mut acked);
+        let status = shard.status(group).unwrap();
+        assert_eq!((status.role, status.applied), (Role::Leader, status.last_log.index));
+        most = most.max(live.load(Ordering::Relaxed));
+    }
+    let bound = 2 * limits::TAILS_BYTES_MAX;
+    assert!((1..=bound).contains(&most), "{} MiB held for one follower", most >> 20);
+    // A segment is sealed: what was borrowed from it is copied, and never more than a part of it in a turn.
+    shard.image_sealed();
+    let mut turns = 0;
+    loop {
+        let before = live.load(Ordering::Relaxed);
+        let more = shard.own_tails();
+        let copied = before - live.load(Ordering::Relaxed);
+        owed += copied;
+        turns += 1;
+        let part = limits::OWN_BYTES_MAX + limits::TAIL_BYTES_MAX;
+        assert!(copied <= part, "{copied} bytes were copied in one turn");
+        if !more {
+            break;
+        }
+    }
+    assert!(owed > limits::TAILS_BYTES_MAX / 2, "only {owed} bytes were held");
+    assert_eq!(live.load(Ordering::Relaxed), 0, "something is borrowed still");
+    assert!(turns > 10, "{turns} turns");
+    shard.image_sealed();
+    assert!(!shard.own_tails(), "copied once more");
+}
+
+/// What is counted as waiting is given back whatever becomes of it: else a shard that has refused enough takes nothing.
+#[test]
+fn commands_that_were_refused_or_are_unknown_count_no_more() {
+    let mut trio = Trio::new(3);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let leader = trio.leader().unwrap();
+    let waiting = |trio: &Trio, at: usize| trio.nodes[at].arrivals.inbox().waiting();
+    let all_answered = |trio: &mut Trio, count: usize, what: &str| {
+        let mut seen = Vec::new();
+        for _ in 0..20_000 {
+            seen.append(&mut trio.outcomes());
+            if seen.len() >= count {
+                break;
+            }
+            trio.step();
+        }
+        assert_eq!(seen.len(), count, "{what}");
+        seen
+    };
+    // Refused by a follower: whoever asked took it for the leader.
+    let follower = (leader + 1) % 3;
+    (0..5).for_each(|_| trio.propose(follower));
+    assert_eq!(waiting(&trio, follower), (5, 35));
+    let seen = all_answered(&mut trio, 5, "refused");
+    assert!(seen.iter().all(Result::is_err));
+    assert_eq!(waiting(&trio, follower), (0, 0));
+    // Done.
+    (0..5).for_each(|_| trio.propose(leader));
+    assert!(all_answered(&mut trio, 5, "done").iter().all(Result::is_ok));
+    assert_eq!(waiting(&trio, leader), (0, 0));
+    // Unknown: they entered the log before leadership moved.
+    trio.nodes[leader].is_stuck = true;
+    (0..10).for_each(|_| trio.propose_payload(leader, Bytes::from(vec![7; 1_000])));
+    trio.step();
+    assert_eq!((trio.outcomes().len(), waiting(&trio, leader)), (0, (10, 10_000)));
+    let dead: Vec<_> = (0..3).filter(|at| *at != leader).collect();
+    dead.iter().for_each(|at| trio.nodes[*at].host = None);
+    let seen = all_answered(&mut trio, 10, "unknown");
+    let unknown = |outcome: &Outcome| matches!(outcome, Err(ProposeError::OutcomeUnknown(_)));
+    assert!(seen.iter().all(unknown), "{seen:?}");
+    assert_eq!(waiting(&trio, leader), (0, 0));
+}
