@@ -125,3 +125,108 @@ async fn read_frames(
 thread_local! {
     static BAD_FRAMES: LogLimit = const { LogLimit::new(Duration::from_secs(1)) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ClusterId, LaneQueue, Sent};
+    use logdrive_raft::{Heartbeat, LogIndex, Term};
+    use std::cell::{Cell, RefCell};
+    use std::io::Write;
+
+    /// Whoever takes the frames, and replaces their connection when it has taken so many.
+    struct Taker {
+        lease: RefCell<Option<watch::Sender<()>>>,
+        delivered: Cell<u32>,
+        replaces_at: u32,
+    }
+
+    impl Inbound for Taker {
+        fn deliver(&self, _: NodeId, _: Vec<(GroupId, Message)>) {
+            self.delivered.update(|before| before + 1);
+            if self.delivered.get() == self.replaces_at {
+                self.lease.take();
+            }
+        }
+
+        fn up(&self, _: NodeId, _: Lane, _: &Hello) {}
+        fn down(&self, _: NodeId, _: Lane) {}
+    }
+
+    fn hello() -> Hello {
+        Hello {
+            cluster: ClusterId::of("blue"),
+            cluster_name: "blue".into(),
+            node: NodeId(2),
+            incarnation: 5,
+            shard: 0,
+            shards: 1,
+            lane: Lane::Liveness,
+            client_address: String::new(),
+        }
+    }
+
+    /// A peer's end of a connection, the connection, and whoever takes its frames.
+    fn connection(replaces_at: u32) -> (std::net::TcpStream, Accepted, Rc<Taker>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let (sender, lease) = watch::channel(());
+        let taker = Taker { lease: Some(sender).into(), delivered: Cell::new(0), replaces_at };
+        let accepted = Accepted { hello: hello(), stream, lease, meter: Arc::default() };
+        (peer, accepted, Rc::new(taker))
+    }
+
+    /// One after the other, each in a frame of its own.
+    fn frames(count: u64) -> Vec<u8> {
+        let mut queue = LaneQueue::new(&hello(), Lane::Liveness, &Settings::default());
+        queue.set_up(Hello { node: NodeId(1), ..hello() });
+        for n in 1..=count {
+            let beat = Message::Heartbeat(Heartbeat { term: Term(1), commit: LogIndex(n) });
+            let sent = queue.send(&mut vec![(GroupId(n), beat)], |_, _| panic!("too large"));
+            assert_eq!(sent, Sent::Taken);
+        }
+        queue.waiting().to_vec()
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let builder = &mut tokio::runtime::Builder::new_current_thread();
+        let options = tokio::runtime::LocalOptions::default();
+        builder.enable_all().build_local(options).unwrap().block_on(test);
+    }
+
+    #[test]
+    fn what_one_read_brought_is_not_delivered_beyond_the_frame_that_ends_the_connection() {
+        run(async {
+            let (mut peer, accepted, taker) = connection(2);
+            peer.write_all(&frames(5)).unwrap();
+            let end = receive(accepted, &Settings::default(), taker.clone()).await;
+            assert!(matches!(end, NetError::Replaced), "{end:?}");
+            assert_eq!(taker.delivered.get(), 2);
+        });
+    }
+
+    #[test]
+    fn what_comes_between_two_reads_after_the_connection_was_replaced_is_not_delivered() {
+        run(async {
+            let (mut peer, accepted, taker) = connection(u32::MAX);
+            let bytes = frames(2);
+            let (first, second) = bytes.split_at(frames(1).len());
+            peer.write_all(first).unwrap();
+            let inbound = taker.clone();
+            let reading = tokio::task::spawn_local(async move {
+                receive(accepted, &Settings::default(), inbound).await
+            });
+            while taker.delivered.get() == 0 {
+                tokio::task::yield_now().await;
+            }
+            // Both are there when the connection is looked at next.
+            peer.write_all(second).unwrap();
+            taker.lease.take();
+            let end = reading.await.unwrap();
+            assert!(matches!(end, NetError::Replaced), "{end:?}");
+            assert_eq!(taker.delivered.get(), 1);
+        });
+    }
+}

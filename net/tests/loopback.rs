@@ -438,6 +438,38 @@ fn a_lost_peer_is_told_of_and_dialled_again() {
     });
 }
 
+/// A peer that takes every connection, shakes hands and is gone again at once is dialled ever more seldom.
+#[test]
+fn a_flapping_peer_is_backed_off_from() {
+    run(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (min, max) = (Duration::from_millis(10), Duration::from_secs(60));
+        let calm = Settings { backoff_min: min, backoff_max: max, ..settings() };
+        let to = listener.local_addr().expect("an address");
+        let (_outbound, told) = dial(hello(A), to, calm);
+        let is_up = |told: &&Told| matches!(told, Told::Up(..));
+        let ups = || told.told.borrow().iter().filter(is_up).count();
+        let began = tokio::time::Instant::now();
+        // Two lanes: one of them is dialled for the eighth time at last.
+        for count in 0..2 * 7 + 1 {
+            let (mut stream, _) = listener.accept().await.expect("a dialler");
+            let mut said = vec![0; 16];
+            stream.read_exact(&mut said).await.expect("a hello");
+            said.resize(16 + usize::from(u16::from_le_bytes([said[10], said[11]])), 0);
+            stream.read_exact(&mut said[16..]).await.expect("the rest of it");
+            let Ok(Said::Hello { hello: said, .. }) = handshake::parse(&said) else {
+                panic!("no hello: {said:?}")
+            };
+            let answer = Hello { lane: said.lane, ..hello(B) };
+            stream.write_all(&answer.encode(A)).await.expect("an answer is sent");
+            until(|| ups() > count).await;
+        }
+        // Seven pauses that double, each shortened by a half at most.
+        let least = min * (2_u32.pow(7) - 1) / 2;
+        assert!(began.elapsed() >= least, "{:?}, not {least:?}", began.elapsed());
+    });
+}
+
 #[test]
 fn a_newer_connection_or_life_ends_the_older_one() {
     run(async {

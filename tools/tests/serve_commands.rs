@@ -146,6 +146,33 @@ fn a_node_without_the_group_sends_clients_to_one_with_it() {
     }
 }
 
+/// Seven nodes carry three replicas of each group: whichever is asked first, nobody is sent round in circles.
+#[test]
+fn with_many_more_nodes_than_replicas_every_node_leads_to_the_leader() {
+    let dir = directory();
+    let mut cluster = Cluster::plan(dir.path(), 7, 14, 1 << 20);
+    for node in &mut cluster.nodes {
+        node.set_flag("--replicas", "3");
+    }
+    cluster.init();
+    for key in cluster.key_per_group("far") {
+        for node in &cluster.nodes {
+            steadily("two hops at most", |_| {
+                let mut wire = node.connect();
+                for _ in 0..=2 {
+                    match wire.call(&["SET", &key, "v"]) {
+                        Reply::Error(text) if text.starts_with("MOVED ") => {
+                            wire = open(text.rsplit(' ').next().expect("an address"));
+                        }
+                        reply => return expect(&reply, &ok()),
+                    }
+                }
+                None
+            });
+        }
+    }
+}
+
 fn start_up_line(cluster: &Cluster) {
     for node in &cluster.nodes {
         let (id, line) = (node.id, node.printed());
