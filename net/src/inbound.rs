@@ -151,6 +151,8 @@ mod tests {
 
         fn up(&self, _: NodeId, _: Lane, _: &Hello) {}
         fn down(&self, _: NodeId, _: Lane) {}
+
+        fn refused(&self, _: NodeId, _: Refusal) {}
     }
 
     fn hello() -> Hello {
@@ -159,6 +161,7 @@ mod tests {
             cluster_name: "blue".into(),
             node: NodeId(2),
             incarnation: 5,
+            proof: crate::stores::Proof::default(),
             shard: 0,
             shards: 1,
             lane: Lane::Liveness,
