@@ -228,6 +228,13 @@ impl Shop {
                 return Progress::Closing;
             }
             if matches!(&result, Err(error) if is_no_space(error)) {
+                // The segments behind it are not made now, and the log may have writes that wait for one: it must hear
+                // why, or its disk seems to be silent.
+                if let Some(order) = self.making.front().map(|make| make.segment)
+                    && !self.report(Made::Segment(order, Err(io::ErrorKind::StorageFull.into())))
+                {
+                    return Progress::Closing;
+                }
                 return Progress::NoRoom;
             }
             self.retiring.pop_front();
@@ -527,9 +534,9 @@ mod tests {
         let (_, reports) = twins.retire(1, Fate::Recycle);
         assert_eq!(reports, ["1: given up", "6: Recycled", "7: no room"]);
         assert_eq!(twins.room(Room::Small).1, ["7: no room"]);
-        // Full to the last block: nothing can be given up, and nobody is told of that.
+        // Full to the last block: nothing can be given up, and the segment that waits behind it is not made either.
         assert_eq!(twins.room(Room::None).1, ["7: no room"]);
-        assert_eq!(twins.retire(2, Fate::Recycle), (Vec::new(), Vec::new()));
+        assert_eq!(twins.retire(2, Fate::Recycle), (Vec::new(), vec!["7: no room".to_owned()]));
         assert_eq!(twins.room(Room::Small).1, ["2: given up", "7: Recycled"]);
         // A file that has its name waits for the manifest alone, and behind what is to be given up.
         assert_eq!(twins.retire(3, Fate::Recycle).1, ["3: given up"]);

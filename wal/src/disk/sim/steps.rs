@@ -123,13 +123,19 @@ impl Platter {
         None
     }
 
-    /// The order at hand waits for room, and gives way to those that could give room back; false.
+    /// The order at hand waits for room, and gives way to those that could give room back; false. The log hears that the
+    /// next segment cannot be made now, also if what waits for room is a file that is to be given up.
     fn no_room(&mut self, order: &Order) -> bool {
         self.maker.steps.clear();
-        if let Order::Make(make) = order
+        let is_blind = logdrive_raft::bug!("no_room_to_give_up_not_told");
+        let next = self.maker.orders.iter().find_map(|order| match order {
+            Order::Make(make) => Some(make.segment),
+            Order::Retire(_) => None,
+        });
+        if let Some(segment) = next.filter(|_| !is_blind || matches!(order, Order::Make(_)))
             && !std::mem::replace(&mut self.maker.no_space_reported, true)
         {
-            self.events.push(Event::Made(make.segment, Err(io::ErrorKind::StorageFull)));
+            self.events.push(Event::Made(segment, Err(io::ErrorKind::StorageFull)));
         }
         false
     }
