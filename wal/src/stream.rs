@@ -149,6 +149,12 @@ pub struct Wal {
     /// The maker reported no room, and has not yet succeeded again.
     no_space: bool,
     carry: carry::Carry,
+    /// What copies of the victim's records have taken so far.
+    carry_taken: u64,
+    /// What batches without entries and copies have taken since the last round for votes began.
+    small_bytes: u64,
+    /// The round for votes goes on up to this segment.
+    round_end: SegmentSeq,
     /// Files on their way out, in order, with the bytes that count until they are gone.
     leaving: VecDeque<u64>,
     /// Files of segments that were given up, kept to be made new ones.
@@ -345,6 +351,9 @@ impl Wal {
             made: SegmentSeq(seq.0 - 1),
             no_space: false,
             carry: carry::Carry::default(),
+            carry_taken: 0,
+            small_bytes: 0,
+            round_end: SegmentSeq(0),
             leaving: VecDeque::new(),
             free_segments: 0,
             waiting: VecDeque::new(),
@@ -585,6 +594,11 @@ impl Wal {
             groups: offset_u32(directory.len()),
             directory_crc: self.active.seed.checksum(self.active.image.bytes(records_end..tail)),
         };
+        match (self.open.runs.is_empty(), self.open.copies.is_empty()) {
+            (true, true) => self.small_bytes += (end - start) as u64,
+            (_, false) => self.carry_taken += (end - start) as u64,
+            (false, true) => {}
+        }
         let (bytes, crc) = header.encode(self.active.seed);
         self.active.image.tail_mut(start..body_at).copy_from_slice(&bytes);
         self.active.image.freeze(end);

@@ -348,6 +348,43 @@ fn w9_a_log_at_its_quota_refuses_entries_keeps_votes_going_and_heals() {
     assert_eq!(recovered.groups[1].hard_state, hard_state(25, 1, 0));
 }
 
+/// W5 of the second reading: half a segment of votes, a block each, and at its quota the log took no more of them, for
+/// only the oldest segment is ever given up, and all of it lived.
+#[test]
+fn w9_a_log_at_its_quota_takes_votes_for_ever() {
+    let mut sim = Sim::new(2);
+    let quota = 8 * sim.config.segment_bytes;
+    sim.config.log_bytes_max = Some(quota);
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    while busy.write(&mut wal, 1, 2000).is_ok() {
+        give_back(&sim, &mut wal);
+    }
+    let last = LogIndex(busy.next - 1);
+    let mut term = 0;
+    for restarts in 0..3 {
+        for _ in 0..400 {
+            term += 1;
+            let vote = hard_state(term, 1, 0);
+            let taken = wal.append(&state(2, term, vote));
+            taken.unwrap_or_else(|error| panic!("vote {term}: {error}; {:?}", wal.usage()));
+            give_back(&sim, &mut wal);
+        }
+        assert!(wal.usage().bytes <= quota + restarts * sim.config.segment_bytes);
+        // Without votes nothing is carried for them.
+        let carried = wal.metrics().carried_bytes;
+        idle_turns(&sim, &mut wal, 1000);
+        assert_eq!(wal.metrics().carried_bytes, carried);
+        sim.platter.crash();
+        drop(wal);
+        let (again, recovered) = sim.open();
+        wal = again;
+        give_back(&sim, &mut wal);
+        assert_eq!(recovered.groups[0].last, last);
+        assert_eq!(recovered.groups[1].hard_state, hard_state(term, 1, 0));
+    }
+}
+
 fn read_first(wal: &Wal, group: u64) -> Vec<u8> {
     let mut index = LogIndex(1);
     loop {

@@ -34,6 +34,21 @@ impl Wal {
     /// # Panics
     /// If the entries leave a hole in the group's log, or the group is fenced: the caller's invariant is broken.
     pub fn append(&mut self, append: &Append<'_>) -> Result<(), WalError> {
+        self.append_part(append)?;
+        // A write of nothing is durable with what stands before it; it still needs a batch to say so.
+        self.reserve(0)?;
+        self.list_write(append.group, append.write);
+        Ok(())
+    }
+
+    /// The same for the first entries of a write whose others follow: nothing says yet that the write is durable.
+    ///
+    /// # Errors
+    /// As [`Wal::append`].
+    ///
+    /// # Panics
+    /// As [`Wal::append`].
+    pub fn append_part(&mut self, append: &Append<'_>) -> Result<(), WalError> {
         self.check_poisoned()?;
         let group = append.group;
         self.check_lives(group)?;
@@ -59,9 +74,6 @@ impl Wal {
             self.append_small(group, Small::HardState(state))?;
         }
         self.metrics.entries += append.entries.len() as u64;
-        // A write of nothing is durable with what stands before it; it still needs a batch to say so.
-        self.reserve(0)?;
-        self.list_write(group, append.write);
         Ok(())
     }
 

@@ -14,6 +14,7 @@
 //! * at most a quarter of its used bytes lives, padding counted, or of the file is used: one byte written again
 //!   frees three;
 //! * or at most half of all that was written lives: going round the whole log, a byte written again frees one;
+//! * or votes have taken their reserve up to the quota: until they have it back, or the log was gone round once;
 //! * or the log is near its quota, or the disk is full, and at most three quarters of what was written lives: going
 //!   round, three bytes written again free one.
 //!
@@ -147,6 +148,11 @@ impl Wal {
         }
         match &mut self.carry {
             Carry::Idle => {
+                if self.begins_round() {
+                    logdrive_raft::reached!("log carried round for votes");
+                    self.round_end = self.active.seq;
+                    self.small_bytes = 0;
+                }
                 if self.is_worth_carrying() && self.has_carry_room() {
                     return self.scan(Cursor::default());
                 }
@@ -264,7 +270,8 @@ impl Wal {
             oldest.live * 4 <= u64::from(oldest.used) || u64::from(oldest.used) * 4 <= victim.bytes;
         let half_is_dead = self.sealed.len() >= CHAIN_MIN && live * 2 <= written;
         let is_urgent = self.is_short_of_room() && live * 4 <= written * 3;
-        is_cheap || half_is_dead || is_urgent
+        let is_for_votes = oldest.seq <= self.round_end && self.is_short_for_votes();
+        is_cheap || half_is_dead || is_urgent || is_for_votes
     }
 
     /// Whether a step can be taken now. It must not pile up in memory behind a segment in the making. On a full disk
@@ -410,6 +417,7 @@ impl Wal {
         self.free_segments += usize::from(fate == Fate::Recycle);
         self.leaving.push_back(if fate == Fate::Recycle { 0 } else { victim.bytes });
         self.carry = Carry::Idle;
+        self.carry_taken = 0;
         let first = self.ledger.oldest().seq;
         self.disk.retire(RetireSegment { segment: victim.seq, first, bytes: victim.bytes, fate });
     }

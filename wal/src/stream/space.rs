@@ -10,6 +10,16 @@
 //! alone, and one for carrying, which has to write before it frees. What stood in one segment fits a fresh one,
 //! whatever the entries' sizes. Every open begins a segment, so a log opened at its quota goes over it, by that and
 //! what carrying needs, until it has given back as much ([`Wal::bytes_limit`]).
+//!
+//! The votes' reserve renews itself. A batch of votes takes a block, of which next to nothing lives once there is a newer
+//! vote; but only the oldest segment is ever given up, and at the quota it may be full of entries that all live. So when
+//! the reserve comes to its end, the log is carried round until the blocks of votes that it has written since have been
+//! passed, whatever else lives ([`Wal::begins_round`]). A round takes no more than it wins, and there is one for each quarter
+//! of a segment that votes have taken: a log that writes no votes carries nothing for them. What a victim's copies take
+//! meanwhile, and its end gives back, is not counted against votes.
+//!
+//! A segment that cannot be made holds up every later batch, the votes in it among them, so entries are best given only
+//! to segments that are made, in parts if need be ([`Wal::takes_now`]).
 
 use super::{Append, Room, Spare, Wal};
 use crate::disk::MakeSegment;
@@ -18,7 +28,7 @@ use crate::format::{
     BLOCK_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, FORMAT_VERSION, HARD_STATE_RECORD_BYTES,
     RECORD_ALIGN_BYTES, SegmentHeader, SegmentSeq, membership_record_bytes,
 };
-use logdrive_raft::{EntryKind, GroupId};
+use logdrive_raft::{Entry, EntryKind, GroupId};
 
 /// What a log takes on disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,12 +49,9 @@ impl Wal {
     pub fn room(&self) -> Room {
         let half_full = self.open.tail > self.active.image.len() / 2;
         let next_ready = self.ready_spares() > 0;
-        let segment = self.active.image.len() as u64;
         if self.no_space && !next_ready {
             Room::Reserve
-        } else if self.has_quota()
-            && self.capacity_within(self.config.log_bytes_max) < (FOR_ENTRIES + 1) * segment / 2
-        {
+        } else if self.is_near_quota() {
             // What is on its way out is waited for.
             if self.is_giving_back() { Room::Behind } else { Room::Quota }
         } else if !self.is_made(self.active.seq) && half_full {
@@ -79,6 +86,71 @@ impl Wal {
         all.sort_unstable_by_key(|(id, bytes)| (std::cmp::Reverse(*bytes), *id));
         all.truncate(count);
         all
+    }
+
+    /// How many of a write's entries, the first of `entries` among them, are best appended now: those for which no
+    /// segment is needed that is still being made, votes for a while put aside. None only if one is being made, and that is
+    /// followed by an event. What there is no room for at all is found out by [`Wal::append`].
+    #[must_use]
+    pub fn takes_now(&mut self, entries: &[Entry]) -> usize {
+        if self.no_space || logdrive_raft::bug!("entries_wait_in_the_log") {
+            return entries.len();
+        }
+        let (mut bytes, mut largest) = (SMALL_BYTES, 0);
+        for entry in entries {
+            bytes += entry.payload.len() + ENTRY_HEADER_BYTES;
+            largest = largest.max(entry.payload.len());
+        }
+        if self.fits_beside_votes(bytes, largest) {
+            return entries.len();
+        }
+        (bytes, largest) = (SMALL_BYTES, 0);
+        let fits = |entry: &&Entry| {
+            bytes += entry.payload.len() + ENTRY_HEADER_BYTES;
+            largest = largest.max(entry.payload.len());
+            self.fits_beside_votes(bytes, largest)
+        };
+        let count = entries.iter().take_while(fits).count();
+        let is_making = !self.is_made(self.active.seq) || self.ready_spares() < self.spares.len();
+        if is_making && count == 0 {
+            self.disk.hurry();
+        }
+        if is_making { count } else { count.max(1) }
+    }
+
+    fn fits_beside_votes(&self, bytes: usize, largest: usize) -> bool {
+        let (in_one, across) = self.room_for(bytes, largest);
+        let rest = if self.is_made(self.active.seq) { self.rest() } else { 0 };
+        let in_one = in_one + self.votes_reserve();
+        in_one <= rest || in_one + across <= rest + self.made_ahead()
+    }
+
+    /// What is left for votes when no segment can be made: several of them, however small a segment is.
+    fn votes_reserve(&self) -> u64 {
+        (self.active.image.len() as u64 / 8).max(VOTES_BYTES_MIN)
+    }
+
+    /// True if the quota is why there is less than [`Room::Free`].
+    #[must_use]
+    pub fn is_near_quota(&self) -> bool {
+        let segment = self.active.image.len() as u64;
+        self.has_quota()
+            && self.capacity_within(self.config.log_bytes_max) < (FOR_ENTRIES + 1) * segment / 2
+    }
+
+    /// Whether the votes' reserve has come to its end, and so much of it was taken by votes that a round wins it back.
+    pub(super) fn begins_round(&self) -> bool {
+        let segment = self.active.image.len() as u64;
+        self.small_bytes >= segment / 4 && self.is_short_for_votes()
+    }
+
+    /// True while a round for votes has not won enough.
+    pub(super) fn is_short_for_votes(&self) -> bool {
+        let segment = self.active.image.len() as u64;
+        let left = (segment / 4).max(VOTES_BYTES_MIN);
+        self.has_quota()
+            && self.capacity() < FOR_VOTES * segment / 2 + left
+            && !logdrive_raft::bug!("votes_not_renewed")
     }
 
     /// Refuses what cannot be encoded whole. The estimate is an upper bound: each batch and each segment boundary
@@ -125,9 +197,10 @@ impl Wal {
         let capacity = self.capacity_within(max);
         let segment = self.active.image.len() as u64;
         let reserve = match (self.no_space, is_entries) {
-            (true, true) => segment / 8 + self.carry_price(),
+            (true, true) => self.votes_reserve() + self.carry_price(),
             (true, false) => 0,
-            (false, _) => halves * segment / 2,
+            (false, true) => halves * segment / 2,
+            (false, false) => (halves * segment / 2).saturating_sub(self.carry_taken.min(segment)),
         };
         match needed + reserve <= capacity {
             true => Ok(()),
@@ -265,6 +338,10 @@ impl Wal {
     }
 }
 
+/// What stands beside a write's entries in its first batch.
+const SMALL_BYTES: usize = HARD_STATE_RECORD_BYTES + ENTRIES_HEAD_BYTES + RECORD_ALIGN_BYTES;
+/// A vote is taken to need up to four blocks ([`Wal::room_for`]), and takes one.
+const VOTES_BYTES_MIN: u64 = 8 * BLOCK_BYTES as u64;
 /// Kept back from entries, with a quota, in halves of a segment.
 const FOR_ENTRIES: u64 = 4;
 /// Kept back from votes.
