@@ -25,6 +25,8 @@
 //!  7 AppendReply      rejected: term u64, rejected u64, hint term u64, index u64    41
 //!  8 Heartbeat        term u64, commit u64                                          25
 //!  9 HeartbeatReply   term u64                                                      17
+//! 10 Room             shard u32, shards u32, says u8 (0 asked, 1 free, 2 full,
+//!                     3 too large)                                                  18
 //!
 //! entry         0  u64  term                 its index is one more than its predecessor's,
 //!               8  u8   kind                 the first follows prev_log
@@ -36,8 +38,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use logdrive_raft::{
     AppendEntries, AppendReply, AppendResult, BatchError, Entry, EntryBatch, EntryKind, GroupId,
-    Heartbeat, HeartbeatReply, LogId, LogIndex, Message, PreVote, PreVoteReply, RequestVote, Term,
-    VoteReply,
+    Heartbeat, HeartbeatReply, LogId, LogIndex, Message, PreVote, PreVoteReply, RequestVote,
+    RoomNotice, RoomSays, Term, VoteReply,
 };
 
 /// Why a body cannot be read. `at` counts bytes from the body's start.
@@ -161,6 +163,10 @@ pub fn encode(body: &mut BytesMut, group: GroupId, message: &Message) {
         Message::HeartbeatReply(m) => {
             put(body, group, KIND_HEARTBEAT_REPLY, [m.term.get()], &[]);
         }
+        Message::Room(m) => {
+            let place = u64::from(m.shards) << 32 | u64::from(m.shard);
+            put(body, group, KIND_ROOM, [place], &[m.says as u8]);
+        }
     }
 }
 
@@ -181,6 +187,7 @@ pub fn encoded_bytes(message: &Message) -> usize {
         },
         Message::Heartbeat(_) => 16,
         Message::HeartbeatReply(_) => 8,
+        Message::Room(_) => 9,
     };
     MESSAGE_HEADER_BYTES + fields
 }
@@ -297,8 +304,28 @@ impl Reader {
             KIND_HEARTBEAT_REPLY => {
                 Message::HeartbeatReply(HeartbeatReply { term: self.begun_term()? })
             }
+            KIND_ROOM => Message::Room(self.room()?),
             kind => return Err(CodecError::UnknownMessage { at, kind }),
         })
+    }
+
+    fn room(&mut self) -> Result<RoomNotice, CodecError> {
+        let at = self.at;
+        let (shard, shards) = (self.u32()?, self.u32()?);
+        if shard >= shards {
+            return Err(CodecError::OutOfRange { what: "shard", at, found: shard.into() });
+        }
+        let at = self.at;
+        let says = match self.u8()? {
+            0 => RoomSays::Asked,
+            1 => RoomSays::Free,
+            2 => RoomSays::Full,
+            3 => RoomSays::TooLarge,
+            found => {
+                return Err(CodecError::OutOfRange { what: "notice", at, found: found.into() });
+            }
+        };
+        Ok(RoomNotice { says, shard, shards })
     }
 
     fn append_entries(&mut self) -> Result<AppendEntries, CodecError> {
@@ -455,6 +482,7 @@ const KIND_APPEND_ACCEPTED: u8 = 6;
 const KIND_APPEND_REJECTED: u8 = 7;
 const KIND_HEARTBEAT: u8 = 8;
 const KIND_HEARTBEAT_REPLY: u8 = 9;
+const KIND_ROOM: u8 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -527,6 +555,11 @@ mod tests {
             (term(), index())
                 .prop_map(|(term, commit)| Message::Heartbeat(Heartbeat { term, commit })),
             term().prop_map(|term| Message::HeartbeatReply(HeartbeatReply { term })),
+            (0..4_u32, 1..=4_u32, 0..4_usize).prop_map(|(shard, more, says)| {
+                use RoomSays::{Asked, Free, Full, TooLarge};
+                let says = [Asked, Free, Full, TooLarge][says];
+                Message::Room(RoomNotice { says, shard, shards: shard + more })
+            }),
         ]
     }
 
@@ -653,7 +686,7 @@ mod tests {
         let max = u64::MAX.to_le_bytes();
         let zero = [0; 8];
         assert!(matches!(tampered(8, &[0]), Err(CodecError::UnknownMessage { at: 8, kind: 0 })));
-        assert!(matches!(tampered(8, &[10]), Err(CodecError::UnknownMessage { at: 8, kind: 10 })));
+        assert!(matches!(tampered(8, &[11]), Err(CodecError::UnknownMessage { at: 8, kind: 11 })));
         for at in [9, 17, 25, 33] {
             let error = tampered(at, &max).expect_err("a number no cluster reaches");
             assert!(matches!(error, CodecError::OutOfRange { at: a, .. } if a == at), "{error}");

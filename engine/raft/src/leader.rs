@@ -163,6 +163,20 @@ impl Raft {
         }
     }
 
+    /// What is on its way to a peer without room comes to nothing: it is sent again once there is room, and not before.
+    pub(crate) fn on_room(&mut self, id: NodeId, has_room: bool) {
+        self.without_room.retain(|peer| *peer != id);
+        if has_room || !self.config.voters.contains(&id) {
+            return;
+        }
+        self.without_room.push(id);
+        if let State::Leader(leader) = &mut self.state
+            && let Some(peer) = leader.peer(id)
+        {
+            peer.hold_back();
+        }
+    }
+
     pub(crate) fn on_unreachable(&mut self, id: NodeId) {
         if let State::Leader(leader) = &mut self.state
             && let Some(peer) = leader.peer(id)

@@ -70,7 +70,7 @@ pub use entry::{BatchError, Command, ENTRY_OVERHEAD_BYTES, Entry, EntryBatch, En
 pub use error::ProposeError;
 pub use message::{
     AppendEntries, AppendReply, AppendResult, Heartbeat, HeartbeatReply, Message, Outgoing,
-    PreVote, PreVoteReply, RequestVote, VoteReply,
+    PreVote, PreVoteReply, RequestVote, RoomNotice, RoomSays, VoteReply,
 };
 pub use raft::{Event, Raft, Role, Status};
 pub use ready::{Durable, Fetch, FetchFor, Promises, Ready, Write};

@@ -16,6 +16,7 @@
 //!   §10.2.1); it is applied here only once it is durable here.
 //!   Not claimed: durable only grows. A new leader's entries replace what does not agree with them,
 //!   durable or not, as long as it is not committed.
+//!   Not claimed: commit only grows. Entries for which this disk has no room are withdrawn, committed by others or not.
 //!   Not claimed: applying ≥ tail_first - 1. After a restart the tail is empty, and what a slow state
 //!   machine has not taken is forgotten rather than hoarded; both come back by a fetch.
 //! ```
@@ -246,6 +247,26 @@ impl Log {
             }
         }
         self.check();
+    }
+
+    /// The disk has no room for the writes from `from` on: what they hold is gone, as after a crash, and with it what
+    /// was not handed out yet. The commit index goes back to what is left: a later leader says it again. True if there
+    /// was a hard state among the writes.
+    ///
+    /// What a write would have replaced may still be on the disk, behind the new end. That does no harm: nothing of it
+    /// is counted on, and the next entries replace it there.
+    pub(crate) fn withdraw(&mut self, from: WriteId) -> bool {
+        assert!(from > WriteId::ZERO && from <= self.newest_write, "write {from:?} is unknown");
+        let at = self.writes.partition_point(|write| write.id < from);
+        let withdrawn = self.writes.split_off(at);
+        let ends = self.writes.iter().map(|write| write.last.index);
+        let keep = ends.chain([self.durable]).max().expect("one of them");
+        self.newest_write = from.prev();
+        if keep < self.last.index {
+            self.commit = self.commit.min(keep);
+            self.truncate(keep.next());
+        }
+        withdrawn.iter().any(|write| write.hard_state.is_some())
     }
 
     /// Entries up to `to` are committed.
@@ -531,6 +552,29 @@ mod tests {
         log.commit_to(last);
         log.hand_out(last, 1);
         log.applied_to(last);
+    }
+
+    /// W10 of FAULTS.md. A vote that waited behind entries without room waited for ever; one that overtook them would,
+    /// once durable, have vouched for them.
+    #[test]
+    fn w10_what_has_no_room_is_withdrawn_and_the_next_write_vouches_for_nothing_of_it() {
+        let mut log = log(&[1, 1]);
+        let first = log.submit(None).unwrap();
+        log.append(entries(3, &[1, 1]));
+        let state = HardState { term: Term(1), voted_for: None, commit: LogIndex(2) };
+        let second = log.submit(Some(state)).unwrap();
+        log.append(entries(5, &[2]));
+        let third = log.submit(None).unwrap();
+        log.append(entries(6, &[2]));
+        log.commit_to(LogIndex(4));
+        assert!(log.withdraw(second.id), "a hard state is to be handed out again");
+        assert_eq!(log.last(), LogId { term: Term(1), index: LogIndex(2) });
+        assert_eq!((log.commit(), log.durable()), (LogIndex(2), LogIndex::ZERO));
+        let vote = log.submit(Some(HardState { term: Term(3), ..state })).unwrap();
+        assert!(vote.entries.is_empty() && vote.id <= third.id);
+        log.on_durable(vote.id);
+        assert_eq!(log.durable(), LogIndex(2));
+        assert!(vote.id > first.id);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What replicas of one group say to each other: one struct per call, one enum over them.
 //!
 //! Sender, receiver and group stand outside: the network batches messages of many groups and
-//! addresses them once. Every message carries its sender's term (paper figure 2).
+//! addresses them once. Every message carries its sender's term (paper figure 2), but for [`RoomNotice`], which is about
+//! the sender's log and no group.
 
 use crate::{EntryBatch, LogId, LogIndex, NodeId, Term};
 
@@ -24,6 +25,8 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// The answer to a [`Heartbeat`].
     HeartbeatReply(HeartbeatReply),
+    /// Whether the sender's log takes entries. For the host: [`crate::Raft`] is told by [`crate::Event::Room`].
+    Room(RoomNotice),
 }
 
 /// Asks whether an election could be won, before any term is spent on it (thesis §9.6).
@@ -120,6 +123,31 @@ pub struct HeartbeatReply {
     pub term: Term,
 }
 
+/// Says, or asks, whether a log takes entries. The log is shared by all groups of its shard: the notice names the shard,
+/// and the group that it is addressed to is one of that shard's.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RoomNotice {
+    /// What it says.
+    pub says: RoomSays,
+    /// The shard whose log it is; of the receiver if it is a question.
+    pub shard: u32,
+    /// Shards of that node: group *g* is on shard *g* modulo `shards`.
+    pub shards: u32,
+}
+
+/// What a [`RoomNotice`] says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RoomSays {
+    /// "Do you take entries again?"
+    Asked,
+    /// "My log takes entries."
+    Free,
+    /// "My log takes no entries now": they were dropped, and are to be sent again when there is room.
+    Full,
+    /// "No segment of my log can hold this group's next entry."
+    TooLarge,
+}
+
 /// A message and whom it is for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Outgoing {
@@ -130,7 +158,7 @@ pub struct Outgoing {
 }
 
 impl Message {
-    /// The sender's term (for a pre-vote, the term asked about).
+    /// The sender's term (for a pre-vote, the term asked about; zero for a [`RoomNotice`]).
     #[must_use]
     pub fn term(&self) -> Term {
         match self {
@@ -142,6 +170,7 @@ impl Message {
             Self::AppendReply(m) => m.term,
             Self::Heartbeat(m) => m.term,
             Self::HeartbeatReply(m) => m.term,
+            Self::Room(_) => Term::ZERO,
         }
     }
 

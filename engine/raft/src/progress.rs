@@ -9,6 +9,8 @@
 //!            an append was refused, or the connection broke
 //! ```
 //!
+//! A peer without room is sent no entries at either pace: a probe is empty then, and the window stays so.
+//!
 //! In:     what the peer answers; that the connection broke.
 //! Out:    [`Progress`]: where to go on, whether there is room.
 //! Cost:   about 150 bytes a peer, and 16 for each append in flight; nothing is reserved ahead.
@@ -155,6 +157,16 @@ impl Progress {
             Pace::Replicate => self.match_index.next(),
         };
         self.probe_from(next, true);
+    }
+
+    /// What is in flight was dropped for want of room. Where the logs meet is known all the same.
+    pub(crate) fn hold_back(&mut self) {
+        if self.pace == Pace::Replicate {
+            self.next_index = self.match_index.next();
+            self.in_flight.clear();
+            self.in_flight_bytes = 0;
+            self.inquiry_owed = false;
+        }
     }
 
     /// The peer answers: a paused probe may be sent again.

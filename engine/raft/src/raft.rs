@@ -14,6 +14,7 @@ use crate::log::Log;
 use crate::{
     Command, Config, ConfigError, Durable, EntryBatch, Fetch, FetchFor, HardState, LogId, LogIndex,
     LogRange, Message, NodeId, Outgoing, Promises, ProposeError, Ready, Restored, Term, Ticks,
+    WriteId,
 };
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -45,6 +46,18 @@ pub enum Event {
     FetchFailed {
         /// What it was wanted for.
         purpose: FetchFor,
+    },
+    /// The disk has no room for this write and those handed out after it. What they hold is taken back, as a crash
+    /// would take it, and the leadership with it; a hard state among them is handed out again by itself. So a vote never
+    /// waits for entries, and no write overtakes another of its group. [`Promises`] that wait for one of them are to be
+    /// dropped.
+    Withdrawn(WriteId),
+    /// Whether this peer takes entries. While it does not, it is sent none.
+    Room {
+        /// The peer.
+        peer: NodeId,
+        /// Whether it does.
+        has_room: bool,
     },
     /// A connection to this peer broke or a message to it was dropped: what is in flight may be lost.
     Unreachable(NodeId),
@@ -111,6 +124,8 @@ pub struct Raft {
     pub(crate) now: Ticks,
     /// When a follower loses patience, or a candidate tries again.
     pub(crate) election_at: Ticks,
+    /// Peers that take no entries now.
+    pub(crate) without_room: Vec<NodeId>,
     /// Neither leads nor stands, until [`Event::Stand`].
     pub(crate) is_resigned: bool,
     /// Entries to apply could not be read: not before this.
@@ -155,6 +170,7 @@ impl Raft {
             leader_heard_at: now,
             now,
             election_at: now,
+            without_room: Vec::new(),
             is_resigned: false,
             apply_fetch_at: None,
             messages: Vec::new(),
@@ -195,6 +211,8 @@ impl Raft {
             Event::Applied(index) => self.log.applied_to(index),
             Event::Fetched { purpose, entries } => self.on_fetched(purpose, entries),
             Event::FetchFailed { purpose } => self.on_fetch_failed(purpose),
+            Event::Withdrawn(from) => self.on_withdrawn(from),
+            Event::Room { peer, has_room } => self.on_room(peer, has_room),
             Event::Unreachable(peer) => self.on_unreachable(peer),
             Event::Campaign => {
                 if !self.hears_a_leader() {
@@ -266,6 +284,12 @@ impl Raft {
     /// Who votes, this replica among them.
     pub fn voters(&self) -> &[NodeId] {
         &self.config.voters
+    }
+
+    /// True if this leads, and so many voters take no entries that nothing new can be committed.
+    pub fn lacks_room(&self) -> bool {
+        let voters = self.config.voters.len();
+        matches!(self.state, State::Leader(_)) && self.without_room.len() >= voters.div_ceil(2)
     }
 
     /// The term of the entry at `index`; `None` past the log's end.
@@ -348,7 +372,9 @@ impl Raft {
             }
             Message::AppendReply(m) => self.on_append_reply(from, m.result),
             Message::HeartbeatReply(_) => self.on_heartbeat_reply(from),
-            Message::PreVote(_) | Message::PreVoteReply(_) => unreachable!("answered above"),
+            Message::PreVote(_) | Message::PreVoteReply(_) | Message::Room(_) => {
+                unreachable!("answered above, or not sound")
+            }
         }
     }
 
@@ -419,6 +445,8 @@ impl Raft {
             Message::VoteReply(m) => is_after_zero && (!m.granted || term <= self.term),
             Message::AppendReply(m) => is_after_zero && self.is_sound_append_reply(m),
             Message::HeartbeatReply(_) => is_after_zero,
+            // For the host, which knows the log that the groups share.
+            Message::Room(_) => false,
         }
     }
 
@@ -453,6 +481,23 @@ impl Raft {
             self.on_own_vote_durable();
         }
         self.advance_commit();
+    }
+
+    /// A leader that goes on would put other entries of its term in the place of those that it has sent; a candidate has
+    /// asked for votes with a log that it does not have any more.
+    fn on_withdrawn(&mut self, from: WriteId) {
+        crate::reached!("entries withdrawn for want of room");
+        self.is_hard_state_new |= self.log.withdraw(from);
+        // Whatever was promised since may be about what is gone. To the peers it is a lost message.
+        self.promises.clear();
+        match &self.state {
+            State::Leader(_) if crate::bug!("withdrawn_without_the_leadership") => {}
+            State::Leader(_) => {
+                self.on_give_way();
+                self.become_follower(self.term, None);
+            }
+            _ => self.state = State::Follower,
+        }
     }
 
     /// Enters `term` if it is new, and follows `leader` or waits for one.

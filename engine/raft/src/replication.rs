@@ -32,6 +32,8 @@ impl Raft {
                 said: false,
                 appended: false,
             };
+            let has_room =
+                !self.without_room.contains(&peer.id) || crate::bug!("full_follower_fed");
             match peer.pace {
                 // With nothing to send and nothing to find out, the peer has it all.
                 Pace::Probe { paused: false }
@@ -40,13 +42,17 @@ impl Raft {
                 {
                     // What is not in memory is not fetched for a guess.
                     let next = peer.next_index();
-                    let (entries, _) = self.log.copy(next, last, config.append_bytes_max, true);
+                    let entries = match has_room {
+                        true => self.log.copy(next, last, config.append_bytes_max, true).0,
+                        false => EntryBatch::new(),
+                    };
                     line.append(peer, entries);
                     peer.pace = Pace::Probe { paused: true };
                 }
                 Pace::Probe { .. } => {}
                 Pace::Replicate => {
-                    while peer.next_index() <= last
+                    while has_room
+                        && peer.next_index() <= last
                         && let Some(room) = peer.room_bytes(config)
                     {
                         let first = peer.next_index();
@@ -118,6 +124,9 @@ impl Raft {
             }
             FetchFor::Peer(peer) => peer,
         };
+        if self.without_room.contains(&peer) {
+            return; // read again once there is room
+        }
         let State::Leader(leader) = &mut self.state else { return };
         let Some(peer) = leader.peer(peer) else { return };
         let is_next = peer.pace == Pace::Replicate && peer.next_index() == first;

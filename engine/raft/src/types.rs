@@ -119,6 +119,12 @@ impl WriteId {
     pub fn next(self) -> Self {
         Self(self.0.checked_add(1).expect("write id overflows"))
     }
+
+    /// The write before this one; `ZERO` has none and stays.
+    #[must_use]
+    pub fn prev(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
 }
 
 /// An entry's identity in one group: two logs that agree on it agree on all before it (paper §5.3).

@@ -52,6 +52,7 @@ pub(crate) fn message(message: &Message) -> String {
         },
         Message::Heartbeat(m) => format!("Heartbeat t{} commit {}", m.term, m.commit),
         Message::HeartbeatReply(m) => format!("HeartbeatReply t{}", m.term),
+        Message::Room(m) => format!("{m:?}"),
     }
 }
 
