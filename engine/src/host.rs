@@ -22,7 +22,7 @@ use crate::{
 };
 use hashbrown::{HashMap, HashSet};
 use logdrive_net::Lane;
-use logdrive_raft::{ConfigError, EntryBatch, FetchFor, Message, Ticks};
+use logdrive_raft::{ConfigError, EntryBatch, EntryKind, FetchFor, LogIndex, Message, Ticks};
 use logdrive_wal::{Append, Completed, Corrupt, Position, ReadError, Room, Wal, WalError};
 use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
@@ -45,6 +45,9 @@ pub(crate) trait Outside {
     fn take(&self, control: Control);
     /// A write that goes to the log now, or as soon as there is room. For those who watch.
     fn wrote(&self, _job: &WriteJob) {}
+    /// The log had no room for a write, but for the entries it had accepted of it: the group's log ends at `last` again.
+    /// For those who watch.
+    fn withdrew(&self, _job: &WriteJob, _last: LogIndex) {}
     /// A message that a group takes in now. For those who watch.
     fn received(&self, _from: NodeId, _group: GroupId, _message: &Message) {}
 }
@@ -87,10 +90,13 @@ pub(crate) struct ShardHost {
     disk_silence: Silence,
     /// A silence of the disk after which the groups here lead nothing.
     resign_ns: u64,
-    /// Writes the log has no room for now; nothing is promised on them before they are durable.
+    /// Writes that wait, in their groups' order: for a segment that is being made, or hard states for any room. Nothing
+    /// is promised on them before they are durable.
     held: VecDeque<WriteJob>,
     /// What there was no room for when one was last held.
     held_for: Room,
+    /// Groups whose entries were withdrawn in this gathering: their later writes are void.
+    withdrawn: HashSet<GroupId>,
     /// Their groups.
     held_groups: HashSet<GroupId>,
     /// Groups that lost something while the log ran, and where.
@@ -108,6 +114,10 @@ impl ShardHost {
     ) -> Self {
         let shard = Shard::new(node.me, &node.nodes(), node.timing, seed)
             .with_limits(node.limits.of_group)
+            .at(
+                u32::try_from(index).expect("shards are counted in u32"),
+                u32::try_from(node.inboxes.len()).expect("shards are counted in u32"),
+            )
             .with_entry_bytes_max(wal.entry_bytes_max());
         let (heartbeat_ns, resign_ns) = (node.heartbeat_ns, node.stall_limits.resign_ns);
         Self {
@@ -132,6 +142,7 @@ impl ShardHost {
             resign_ns,
             held: VecDeque::new(),
             held_for: Room::Free,
+            withdrawn: HashSet::new(),
             held_groups: HashSet::new(),
             fenced: HashMap::new(),
         }
@@ -244,6 +255,7 @@ impl ShardHost {
             self.finish_read(read);
         }
         self.shard.fire_timers();
+        self.shard.tell_overdue(&mut self.answers);
         Ok(())
     }
 
@@ -288,16 +300,15 @@ impl ShardHost {
             self.arrivals.inbox().wake();
         }
         let room = match wal.room() {
-            // For smaller writes than one that is held: they must not go on until there is none for any.
+            // While a write waits, smaller ones that there is room for must wait as well, or it would wait for ever.
             Room::Free if !self.held.is_empty() => self.held_for,
             room => room,
         };
-        if self.shard.set_log_room(room) {
-            for job in &self.held {
-                self.shard.abandon(job.group, &mut self.answers);
-            }
-        }
-        self.disk_silence.look(now, wal.awaits_disk(), wal.disk_answers());
+        // Near the quota a log is behind because it gives back, and may fail to.
+        let behind_bytes_max = if wal.is_near_quota() { 0 } else { limits::BEHIND_BYTES_MAX };
+        self.shard.set_log_room(room, behind_bytes_max);
+        let (awaits_disk, answers) = (wal.awaits_disk(), wal.disk_answers());
+        self.disk_silence.look(now, awaits_disk || self.awaits_segment(), answers);
         let is_stalled_beside = self.node.is_stalled_beside(self.index);
         self.shard.set_stands(!self.is_stalled() && !is_stalled_beside);
         Ok(())
@@ -336,8 +347,11 @@ impl ShardHost {
         let mut stages = lock(&self.node.stages[self.index]);
         let (mut count, mut bytes) = (0, 0);
         for answer in &answers {
-            count += 1;
+            count += answer.commands;
             bytes += answer.bytes;
+            if answer.sink.is_none() {
+                continue;
+            }
             if let Some(moments) = &answer.moments {
                 stages.record(moments, replied);
             }
@@ -346,13 +360,15 @@ impl ShardHost {
         self.arrivals.inbox().answered(count, bytes);
         let mut run: Vec<(u64, Outcome)> = Vec::with_capacity(count);
         let mut left = answers.drain(..).peekable();
-        while let Some(answer) = left.next() {
-            run.push((answer.token, answer.outcome));
-            let same = |next: &Answer| Arc::ptr_eq(&next.sink, &answer.sink);
+        while let Some(Answer { sink, token, outcome, .. }) = left.next() {
+            let Some(sink) = sink else { continue };
+            run.push((token, outcome));
+            let same =
+                |next: &Answer| next.sink.as_ref().is_some_and(|other| Arc::ptr_eq(other, &sink));
             while let Some(next) = left.next_if(same) {
                 run.push((next.token, next.outcome));
             }
-            answer.sink.complete(&mut run);
+            sink.complete(&mut run);
             run.clear();
         }
         drop(left);
@@ -377,10 +393,16 @@ impl ShardHost {
         self.disk_silence.ns() >= self.resign_ns
     }
 
+    /// Writes wait for a segment that is being made: the disk owes it.
+    fn awaits_segment(&self) -> bool {
+        !self.held.is_empty() && self.held_for == Room::Behind
+    }
+
     /// Tells the watchdog that a turn is over.
     fn beat(&self) {
-        let (answers, owed) =
-            self.wal.as_ref().map_or((0, false), |wal| (wal.disk_answers(), wal.awaits_disk()));
+        let (answers, owed) = self.wal.as_ref().map_or((0, false), |wal| {
+            (wal.disk_answers(), wal.awaits_disk() || self.awaits_segment())
+        });
         self.node.pulses[self.index].beat(answers, owed, self.is_stalled());
     }
 
@@ -389,25 +411,22 @@ impl ShardHost {
         if !self.is_due(outside.now()) {
             return Ok(());
         }
-        self.retry_held()?;
+        self.retry_held(outside)?;
         self.maintain(outside)?;
         for _ in 0..limits::GATHERINGS_MAX {
             let now = outside.now();
             self.shard.gather(now, &mut self.round);
             // Before anything can fail: who is answered here is known to nobody else any more.
             self.answers.append(&mut self.round.answers);
-            let Some(wal) = &mut self.wal else { return Ok(()) };
-            for job in self.round.writes.drain(..) {
-                outside.wrote(&job);
-                // A group's writes keep their order: behind one that is held, all its later ones are.
-                let behind = !logdrive_raft::bug!("held_write_overtaken")
-                    && self.held_groups.contains(&job.group);
-                if behind || !append(wal, &job, &mut self.held_for)? {
-                    logdrive_raft::reached!("write held for want of room");
-                    self.held_groups.insert(job.group);
-                    self.held.push_back(job);
+            self.withdrawn.clear();
+            let mut writes = std::mem::take(&mut self.round.writes);
+            for job in writes.drain(..) {
+                if !self.withdrawn.contains(&job.group) {
+                    outside.wrote(&job);
+                    self.write(job, outside)?;
                 }
             }
+            self.round.writes = writes;
             self.send_and_write(outside)?;
             self.reads.extend(self.round.fetches.drain(..));
             self.start_reads(outside);
@@ -472,21 +491,45 @@ impl ShardHost {
         if submitted { Ok(()) } else { wal.submit(outside.now()) }
     }
 
-    /// Writes the log had no room for: they were in their groups' memory when the disk filled up.
-    fn retry_held(&mut self) -> Result<(), WalError> {
-        let Some(wal) = &mut self.wal else { return Ok(()) };
+    /// Writes that wait are tried again.
+    fn retry_held(&mut self, outside: &impl Outside) -> Result<(), WalError> {
         self.held_groups.clear();
-        for _ in 0..self.held.len() {
-            let job = self.held.pop_front().expect("counted");
-            if self.shard.has_stopped(job.group) {
-                continue; // Nothing was promised on it, and nothing will be.
-            }
-            let behind = self.held_groups.contains(&job.group);
-            if behind || !append(wal, &job, &mut self.held_for)? {
-                self.held_groups.insert(job.group);
-                self.held.push_back(job);
+        self.withdrawn.clear();
+        for job in std::mem::take(&mut self.held) {
+            // Of a group that has stopped nothing was promised on it, and nothing will be.
+            if !self.shard.has_stopped(job.group) && !self.withdrawn.contains(&job.group) {
+                self.write(job, outside)?;
             }
         }
+        Ok(())
+    }
+
+    /// Gives a group's write to the log. Without room for it, entries are withdrawn and a hard state waits: so votes go on,
+    /// for no vote waits for entries; and since a group's writes keep their order, a write that is durable never stands
+    /// for one before it that is not there. What waits for a segment that is being made is tried again when it is made, or
+    /// cannot be.
+    fn write(&mut self, mut job: WriteJob, outside: &impl Outside) -> Result<(), WalError> {
+        let Some(wal) = &mut self.wal else { return Ok(()) };
+        let is_behind =
+            self.held_groups.contains(&job.group) && !logdrive_raft::bug!("held_write_overtaken");
+        if !is_behind {
+            match append(wal, &mut job)? {
+                Room::Free => return Ok(()),
+                why => self.held_for = why,
+            }
+        }
+        let has_entries = !job.write.entries.is_empty();
+        let is_kept = logdrive_raft::bug!("entries_held_for_want_of_room");
+        if has_entries && self.held_for != Room::Behind && !is_kept {
+            self.held.retain(|held| held.group != job.group || held.write.id < job.write.id);
+            self.withdrawn.insert(job.group);
+            let last = self.shard.withdraw(&mut job);
+            outside.withdrew(&job, last);
+            return Ok(());
+        }
+        logdrive_raft::reached!("write held for want of room");
+        self.held_groups.insert(job.group);
+        self.held.push_back(job);
         Ok(())
     }
 
@@ -601,26 +644,34 @@ impl ShardHost {
     }
 }
 
-/// Appends one group's part; false if there is no room for it now, and `why`.
-fn append(wal: &mut Wal, job: &WriteJob, why: &mut Room) -> Result<bool, WalError> {
-    let appended = wal.append(&Append {
-        group: job.group,
-        write: job.write.id,
-        membership: job.membership.as_deref(),
-        hard_state: job.write.hard_state,
-        entries: job.write.entries.as_slice(),
-    });
-    match appended {
-        Ok(()) => Ok(true),
-        Err(WalError::NoSpace) => {
-            *why = Room::Reserve;
-            Ok(false)
+/// Appends one group's part, or the first entries of it; [`Room::Free`] if the log has all of it now, else why not.
+fn append(wal: &mut Wal, job: &mut WriteJob) -> Result<Room, WalError> {
+    loop {
+        let rest = &job.write.entries.as_slice()[job.accepted..];
+        let is_small = rest.iter().all(|entry| entry.kind == EntryKind::Noop);
+        let count = if is_small { rest.len() } else { wal.takes_now(rest) };
+        if count == 0 && !is_small {
+            return Ok(Room::Behind);
         }
-        Err(WalError::OverQuota) => {
-            *why = Room::Quota;
-            Ok(false)
+        let is_first = job.accepted == 0;
+        let part = Append {
+            group: job.group,
+            write: job.write.id,
+            membership: job.membership.as_deref().filter(|_| is_first),
+            hard_state: job.write.hard_state.filter(|_| is_first),
+            entries: &rest[..count],
+        };
+        let is_whole = count == rest.len();
+        match if is_whole { wal.append(&part) } else { wal.append_part(&part) } {
+            Ok(()) if is_whole => return Ok(Room::Free),
+            Ok(()) => {
+                logdrive_raft::reached!("write appended in parts");
+                job.accepted += count;
+            }
+            Err(WalError::NoSpace) => return Ok(Room::Reserve),
+            Err(WalError::OverQuota) => return Ok(Room::Quota),
+            Err(error) => return Err(error),
         }
-        Err(error) => Err(error),
     }
 }
 

@@ -337,14 +337,18 @@ fn d3_a_leader_whose_disk_is_stuck_gives_way_and_may_lead_again() {
         });
         assert!(!promised, "seed {seed}: a promise left a stuck disk");
 
-        // What waited there was committed on the others' disks: it is applied, and answered, late.
+        // What waited there was committed on the others' disks: it is applied, late. Its client may have been told by
+        // then that the outcome is unknown.
         trio.nodes[old].is_stuck = false;
         trio.until("all agree", 200, |trio| {
             let applied = [0, 1, 2].map(|at| trio.status(at).unwrap().applied);
             applied[0] == applied[1] && applied[1] == applied[2]
         });
         let outcomes = trio.outcomes();
-        assert!(outcomes.len() == 2 && outcomes.iter().all(Result::is_ok), "{seed}: {outcomes:?}");
+        let unknown = |outcome: &Outcome| matches!(outcome, Err(error) if error.happened() == crate::Happened::Unknown);
+        assert!(outcomes.len() == 2 && outcomes[0].is_ok(), "{seed}: {outcomes:?}");
+        let is_known = outcomes[1].is_ok() || unknown(&outcomes[1]);
+        assert!(is_known, "{seed}: {outcomes:?}");
 
         // It stands again.
         trio.nodes[new].host = None;
@@ -377,8 +381,10 @@ fn d3_a_segment_that_is_made_slowly_is_no_silence_of_the_disk() {
     let mut trio = Trio::new(4);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let leader = trio.leader().unwrap();
-    let awaits =
-        |trio: &Trio| trio.nodes[leader].host.as_ref().unwrap().wal.as_ref().unwrap().awaits_disk();
+    let awaits = |trio: &Trio| {
+        let host = trio.nodes[leader].host.as_ref().unwrap();
+        host.wal.as_ref().unwrap().awaits_disk() || host.awaits_segment()
+    };
     // Ten steps make a segment, each within the limit, all together far over it.
     trio.nodes[leader].ticks_per_making_step = RESIGN_TICKS / 2;
     let mut longest = 0;
@@ -659,10 +665,12 @@ fn c1_rule_24_a_leader_that_finds_its_log_damaged_is_silent_for_good_and_another
     trio.until("another leads", 4 * TIMING.election_ticks, |trio| {
         trio.leader().is_some_and(|leader| leader != old)
     });
-    trio.propose(trio.leader().unwrap());
-    trio.until("an answer of the new leader", 5000, |trio| {
-        trio.outcomes.0.lock().unwrap().iter().any(Result::is_ok)
-    });
+    // Those that come while the slow one catches up may be told that their outcome is unknown.
+    while !trio.outcomes().iter().any(Result::is_ok) {
+        trio.propose(trio.leader().unwrap());
+        (0..TIMING.election_ticks).for_each(|_| trio.step());
+        assert!(trio.now < 10_000, "the new leader does not serve");
+    }
     assert!(trio.nodes[old].said.iter().all(|(at, _)| *at < fenced_at), "it is not silent");
     // Whatever restarts, and though the damage reads well again.
     let node = &mut trio.nodes[old];
@@ -719,45 +727,5 @@ fn c1_rule_24_a_fenced_group_writes_nothing_that_was_held_and_is_not_run_later()
     }
 }
 
-/// W9. The history that broke it:
-/// 1. A log near its quota has room, but not for as large a write as comes next: it is held.
-/// 2. There is still room for smaller ones, so nobody is told that the log is full, and no leader gives way.
-/// 3. Nothing is released, and who waits for the large one waits for ever.
-#[test]
-fn w9_who_waits_for_a_write_that_is_held_near_the_quota_is_answered() {
-    for seed in 0..5 {
-        let mut trio = Trio::with_quota(seed, Some(8 * (64 << 10)));
-        trio.until("a leader", 100, |trio| trio.leader().is_some());
-        let leader = trio.leader().unwrap();
-        let turn = |trio: &Trio| {
-            let turn = trio.nodes[leader].host.as_ref().unwrap();
-            (turn.held.is_empty(), turn.wal.as_ref().unwrap().room())
-        };
-        let mut proposed = 0;
-        while turn(&trio) != (false, Room::Free) {
-            trio.propose_payload(leader, Bytes::from(vec![1; 30 << 10]));
-            proposed += 1;
-            for _ in 0..10 {
-                trio.step();
-            }
-            assert!(trio.now < 1000, "nothing is held while there is room");
-        }
-        let patience = 2 * TIMING.election_ticks;
-        trio.until("all are answered", patience, |trio| {
-            trio.outcomes.0.lock().unwrap().len() == proposed
-        });
-        let outcomes = trio.outcomes();
-        let unknown =
-            |outcome: &Outcome| matches!(outcome, Err(crate::ProposeError::OutcomeUnknown(_)));
-        assert!(unknown(outcomes.last().unwrap()), "{:?}", outcomes.last());
-        assert!(trio.status(leader).unwrap().role != Role::Leader, "it does not give way");
-        trio.propose(leader);
-        trio.step();
-        let full = |outcome: &Outcome| matches!(outcome, Err(crate::ProposeError::LogFull));
-        assert!(trio.outcomes().iter().all(full));
-        // Nothing comes of a write whose group has stopped: it holds up nobody any more.
-        let failing = trio.nodes[leader].host.as_mut().unwrap();
-        failing.shard.machine_failed(0, &MachineError("it broke".into()), &mut failing.answers);
-        trio.until("nothing is held", 10, |trio| turn(trio).0);
-    }
-}
+#[path = "host_room_tests.rs"]
+mod room;

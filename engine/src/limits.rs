@@ -97,6 +97,11 @@ pub(crate) const FORWARDED_BYTES_MAX: usize = 16 << 20;
 pub(crate) const TURN_COMMANDS_MAX: usize = 16_384;
 /// Their bytes, and at most one submission's more.
 pub(crate) const TURN_BYTES_MAX: usize = 16 << 20;
+/// Bytes of entries that a shard takes from leaders while its log is behind: four followers' windows. More are not taken,
+/// and are sent again once it has caught up.
+pub(crate) const BEHIND_BYTES_MAX: usize = 4 * INFLIGHT_BYTES_MAX;
+/// A command is answered within this many election timeouts, and one more: with *unknown* if it is not committed by then.
+pub(crate) const ANSWER_ELECTIONS: u64 = 8;
 /// Log reads handed to the reader thread at once, per shard; more wait in their groups' order.
 pub(crate) const READS_MAX: usize = 64;
 /// Gatherings in one turn of the driver: work that makes work is taken up at once, but the ring

@@ -11,6 +11,7 @@
 use super::{
     proposals::{Answer, Stamps, Submission},
     replica::{Change, GroupView, Replica},
+    room::{Rooms, is_on},
     timers::Wheel,
 };
 use crate::{MachineError, ProposeError, limits, links::LinkChange};
@@ -19,7 +20,8 @@ use hashbrown::HashMap;
 use logdrive_net::Lane;
 use logdrive_raft::{
     Config, ConfigError, Durable, Entry, EntryBatch, Event, Fetch, FetchFor, GroupId, HardState,
-    LogIndex, Message, NodeId, Outgoing, Raft, Restored, Role, Term, TermRun, Ticks, Write,
+    LogIndex, Message, NodeId, Outgoing, Raft, Restored, Role, RoomNotice, RoomSays, Term, TermRun,
+    Ticks, Write,
 };
 use logdrive_wal::Room;
 use std::{sync::Arc, time::Duration};
@@ -57,6 +59,8 @@ pub(crate) struct WriteJob {
     pub(crate) group: GroupId,
     pub(crate) membership: Option<Bytes>,
     pub(crate) write: Write,
+    /// So many of its entries the log has, and what stands before them.
+    pub(crate) accepted: usize,
 }
 
 /// Committed entries for one group's machine. Answer with [`Shard::applied`].
@@ -103,6 +107,12 @@ pub(crate) struct Shard {
     wheel: Wheel,
     /// Unless it is free, proposals and appends are turned away, votes and heartbeats not.
     log_room: Room,
+    /// Bytes of entries taken from leaders since the log was behind, and how many may be.
+    behind_bytes: usize,
+    behind_bytes_max: usize,
+    rooms: Rooms,
+    /// When it is looked at next who waits for too long.
+    overdue_at: Ticks,
     /// Since when the log is full, unless it has taken entries since; and whether it was given way to others for it.
     full: Option<(Ticks, bool)>,
     /// The groups here lead and stand: their log's disk answers.
@@ -136,6 +146,10 @@ impl Shard {
             due: Vec::new(),
             wheel: Wheel::new(now),
             log_room: Room::Free,
+            behind_bytes: 0,
+            behind_bytes_max: 0,
+            rooms: Rooms::new(0, 1),
+            overdue_at: now,
             full: None,
             stands: true,
             entry_bytes_max: usize::MAX,
@@ -144,6 +158,12 @@ impl Shard {
             tail_bytes: 0,
             owned: 0,
         }
+    }
+
+    /// It is shard `shard` of `shards`, not the only one.
+    pub(crate) fn at(mut self, shard: u32, shards: u32) -> Self {
+        self.rooms = Rooms::new(shard, shards);
+        self
     }
 
     /// The largest payload the log takes.
@@ -199,6 +219,9 @@ impl Shard {
         if !self.stands {
             self.step(slot, Event::Resign);
         }
+        for peer in self.rooms.without_room(group).collect::<Vec<_>>() {
+            self.step(slot, Event::Room { peer, has_room: false });
+        }
         self.mark(slot);
         self.campaign_if_linked(slot);
         Ok(slot)
@@ -210,6 +233,15 @@ impl Shard {
         self.now
     }
 
+    /// True if somebody has waited for longer than [`Self::tell_overdue`] says.
+    #[cfg(feature = "testing")]
+    pub(crate) fn has_overdue(&self) -> bool {
+        let Timing { election_ticks, heartbeat_ticks } = self.timing;
+        let most = election_ticks * (limits::ANSWER_ELECTIONS + 1) + heartbeat_ticks;
+        let oldest = self.replicas.iter().filter_map(|replica| replica.proposals.oldest()).min();
+        oldest.is_some_and(|at| self.now.since(at) > most)
+    }
+
     /// A group's role and cursors.
     #[cfg(feature = "testing")]
     pub(crate) fn status(&self, group: GroupId) -> Option<logdrive_raft::Status> {
@@ -218,7 +250,7 @@ impl Shard {
 
     /// True if something waits for [`Self::gather`].
     pub(crate) fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || self.rooms.has_notices()
     }
 
     /// True if the group in `slot` serves no more.
@@ -226,11 +258,18 @@ impl Shard {
         self.replicas[slot as usize].stopped
     }
 
-    /// Whether the log takes entries. A node whose log is full for an election timeout gives way once to others, who
-    /// may have room (FAULTS.md W9). Once: if they have none either, leaders must last all the same (W10). True when it
-    /// does so.
-    pub(crate) fn set_log_room(&mut self, room: Room) -> bool {
+    /// Whether the log takes entries; a log that is behind takes up to `behind_bytes_max` from leaders. A node whose log
+    /// is full for an election timeout gives way once to others, which may have room (FAULTS.md W9). Once: if they have
+    /// none either, leaders must last all the same (W10).
+    pub(crate) fn set_log_room(&mut self, room: Room, behind_bytes_max: usize) {
         self.log_room = room;
+        self.behind_bytes_max = behind_bytes_max;
+        if room != Room::Behind {
+            self.behind_bytes = 0;
+        }
+        if self.has_room() {
+            self.rooms.tell_of_room();
+        }
         self.full = match room {
             Room::Free => None,
             Room::Behind => self.full,
@@ -241,9 +280,17 @@ impl Shard {
         {
             *gave_way = true;
             self.give_way();
-            return true;
         }
-        false
+    }
+
+    /// Whether entries from leaders are taken. A log that is merely behind takes some: dropped, they would have to be sent
+    /// again, and soon there is room.
+    fn has_room(&self) -> bool {
+        match self.log_room {
+            Room::Free => true,
+            Room::Behind => self.behind_bytes < self.behind_bytes_max,
+            Room::Reserve | Room::Quota => false,
+        }
     }
 
     /// True if the group will never serve again here.
@@ -251,12 +298,35 @@ impl Shard {
         self.slots.get(&group).is_some_and(|slot| self.is_stopped(*slot))
     }
 
-    /// Whoever waits for what the log has had no room for so long is told that its outcome is unknown: others may have
-    /// committed it.
-    pub(crate) fn abandon(&mut self, group: GroupId, answers: &mut Vec<Answer>) {
-        if let Some(slot) = self.slots.get(&group) {
-            let proposals = &mut self.replicas[*slot as usize].proposals;
-            proposals.abandon("there is no room for it in this node's log", answers);
+    /// The log has no room for the rest of a write, and so for those of its group that follow. Gives the last entry that
+    /// is left.
+    pub(crate) fn withdraw(&mut self, job: &mut WriteJob) -> LogIndex {
+        let slot = self.slots[&job.group];
+        let replica = &mut self.replicas[slot as usize];
+        if job.accepted == 0 && job.membership.is_some() {
+            replica.membership = job.membership.take();
+        }
+        replica.promises.retain(|promises| promises.after() < job.write.id);
+        let leader = replica.raft.status().leader.filter(|leader| *leader != self.me);
+        self.step(slot, Event::Withdrawn(job.write.id));
+        if let Some(leader) = leader {
+            self.rooms.tell(leader, job.group, RoomSays::Full);
+        }
+        self.replicas[slot as usize].raft.status().last_log.index
+    }
+
+    /// Whoever has waited for [`limits::ANSWER_ELECTIONS`] election timeouts is told that the outcome is unknown: its
+    /// entry reaches no majority, though the leader is heard.
+    pub(crate) fn tell_overdue(&mut self, answers: &mut Vec<Answer>) {
+        if self.now < self.overdue_at {
+            return;
+        }
+        let election_ticks = self.timing.election_ticks;
+        self.overdue_at = self.now.after(election_ticks);
+        let patience = election_ticks.saturating_mul(limits::ANSWER_ELECTIONS);
+        let Some(before) = self.now.get().checked_sub(patience) else { return };
+        for replica in &mut self.replicas {
+            replica.proposals.tell_overdue(Ticks(before), answers);
         }
     }
 
@@ -318,13 +388,20 @@ impl Shard {
     /// A message from a peer. For a group that does not run here it is dropped: messages never
     /// make groups (FAULTS.md §5.5).
     pub(crate) fn receive(&mut self, from: NodeId, group: GroupId, message: Message) {
+        if let Message::Room(notice) = message {
+            return self.on_room(from, group, notice);
+        }
         let Some(slot) = self.slots.get(&group).copied() else { return };
+        if self.is_stopped(slot) {
+            return;
+        }
         let message = match message {
-            // The leader is heard and answered all the same; the entries it will have to send again.
-            Message::AppendEntries(mut append)
-                if !append.entries.is_empty() && !self.takes(group, append.entries.as_slice()) =>
-            {
-                append.entries = EntryBatch::new();
+            Message::AppendEntries(mut append) => {
+                // The leader is heard and answered all the same, and told to send the entries when there is room.
+                if let Err(says) = self.take(slot, append.entries.as_slice()) {
+                    append.entries = EntryBatch::new();
+                    self.rooms.tell(from, group, says);
+                }
                 Message::AppendEntries(append)
             }
             message => message,
@@ -332,18 +409,72 @@ impl Shard {
         self.step(slot, Event::Message { from, message });
     }
 
-    /// Whether the log can take these entries now.
-    fn takes(&self, group: GroupId, entries: &[Entry]) -> bool {
-        let too_large = entries.iter().any(|entry| entry.payload.len() > self.entry_bytes_max);
-        if too_large {
-            let (group, max) = (group.get(), self.entry_bytes_max);
-            tracing::error!(
-                group,
-                max,
-                "the leader's segments are larger: its entry fits none here"
-            );
+    /// Whether the log takes these entries now, or why not.
+    fn take(&mut self, slot: u32, entries: &[Entry]) -> Result<(), RoomSays> {
+        if entries.is_empty() {
+            return Ok(());
         }
-        !too_large && self.log_room == Room::Free
+        if entries.iter().any(|entry| entry.payload.len() > self.entry_bytes_max) {
+            let replica = &mut self.replicas[slot as usize];
+            if !std::mem::replace(&mut replica.has_met_too_large, true) {
+                let (group, max) = (replica.group.get(), self.entry_bytes_max);
+                tracing::error!(
+                    group,
+                    max,
+                    "the leader's segments are larger: its entry fits none here, and the group stands still on this node"
+                );
+            }
+            return Err(RoomSays::TooLarge);
+        }
+        if !self.has_room() {
+            return Err(RoomSays::Full);
+        }
+        if self.log_room == Room::Behind {
+            self.behind_bytes += entries.iter().map(Entry::cost_bytes).sum::<usize>();
+        }
+        Ok(())
+    }
+
+    /// A peer says something of its log's room, or asks about this one's. The group is but an address: the log answers
+    /// for all of them, also if this one serves no more here, or does not run.
+    fn on_room(&mut self, from: NodeId, group: GroupId, notice: RoomNotice) {
+        if !self.peers.contains(&from) {
+            return;
+        }
+        match notice.says {
+            RoomSays::Asked => self.rooms.answer(from, group, self.has_room()),
+            RoomSays::Full => {
+                if self.rooms.fill(from, group, notice) {
+                    self.spread_room(from, notice, false);
+                }
+            }
+            RoomSays::Free => {
+                if self.rooms.drain(from, group) {
+                    self.spread_room(from, notice, true);
+                }
+            }
+            RoomSays::TooLarge => {
+                let Some(slot) = self.slots.get(&group).copied() else { return };
+                let too_large_for = &mut self.replicas[slot as usize].too_large_for;
+                if !too_large_for.contains(&from) {
+                    too_large_for.push(from);
+                    self.step(slot, Event::Room { peer: from, has_room: false });
+                }
+            }
+        }
+    }
+
+    /// All groups whose entries go to that log of a peer hear of its room.
+    fn spread_room(&mut self, peer: NodeId, notice: RoomNotice, has_room: bool) {
+        for slot in 0..self.replicas.len() {
+            let replica = &self.replicas[slot];
+            if is_on(replica.group, notice.shard, notice.shards)
+                && !replica.too_large_for.contains(&peer)
+            {
+                let slot = u32::try_from(slot).expect("slots are u32");
+                self.step(slot, Event::Room { peer, has_room });
+            }
+        }
     }
 
     /// Writes of a group are on disk; `stamps` are their moments.
@@ -446,6 +577,7 @@ impl Shard {
             }
         }
         self.due = due;
+        self.rooms.ask(self.now, self.timing.heartbeat_ticks);
     }
 
     /// A peer came or went.
@@ -470,7 +602,16 @@ impl Shard {
         let Some(at) = self.peers.iter().position(|node| *node == peer) else { return };
         self.linked[at] = false;
         for slot in 0..self.replicas.len() {
-            self.step(u32::try_from(slot).expect("slots are u32"), Event::Unreachable(peer));
+            let replica = &mut self.replicas[slot];
+            let group = replica.group;
+            let was_too_large = replica.too_large_for.contains(&peer);
+            replica.too_large_for.retain(|other| *other != peer);
+            let slot = u32::try_from(slot).expect("slots are u32");
+            if was_too_large && !self.rooms.without_room(group).any(|other| other == peer) {
+                // It may come back with larger segments.
+                self.step(slot, Event::Room { peer, has_room: true });
+            }
+            self.step(slot, Event::Unreachable(peer));
         }
     }
 
@@ -562,6 +703,9 @@ impl Shard {
         // Groups marked meanwhile wait for the next gathering; keep the list with the memory.
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
+        for (peer, group, message) in self.rooms.take_notices() {
+            post(&self.peers, &mut round.outbox, group, peer, message);
+        }
     }
 
     fn gather_one(&mut self, slot: u32, now: u64, round: &mut Round) {
@@ -570,9 +714,13 @@ impl Shard {
         if replica.stopped {
             return;
         }
+        if !replica.proposals.pending.is_empty() && replica.raft.lacks_room() {
+            logdrive_raft::reached!("proposal refused for want of room at its followers");
+            replica.proposals.refuse(&ProposeError::DiskFull, &mut round.answers);
+        }
         if !replica.proposals.pending.is_empty() {
             match replica.raft.propose(&mut replica.proposals.pending) {
-                Ok(range) => replica.proposals.entered(range, now),
+                Ok(range) => replica.proposals.entered(range, now, self.now),
                 Err(error) => replica.proposals.refuse(&refusal(error), &mut round.answers),
             }
         }
@@ -588,7 +736,8 @@ impl Shard {
                     replica.proposals.written_by(write.id);
                 }
                 let membership = replica.membership.take();
-                round.writes.push(WriteJob { group: replica.group, membership, write });
+                let group = replica.group;
+                round.writes.push(WriteJob { group, membership, write, accepted: 0 });
             }
             replica.promises.extend(ready.promises);
             if let Some(last) = ready.apply.last() {

@@ -6,6 +6,7 @@
 mod core;
 mod proposals;
 mod replica;
+mod room;
 mod timers;
 
 pub(crate) use self::core::{ApplyJob, FetchJob, Founded, Round, Shard, Timing, WriteJob};

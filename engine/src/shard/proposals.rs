@@ -7,7 +7,9 @@
 
 use crate::{Applied, Completions, Outcome, ProposeError, stages::Moments};
 use bytes::Bytes;
-use logdrive_raft::{Command, Entry, EntryKind, GroupId, LogId, LogIndex, LogRange, Term, WriteId};
+use logdrive_raft::{
+    Command, Entry, EntryKind, GroupId, LogId, LogIndex, LogRange, Term, Ticks, WriteId,
+};
 use std::{collections::VecDeque, sync::Arc};
 
 /// Commands on their way to a group.
@@ -50,9 +52,11 @@ impl Commands {
 
 /// A command's outcome on its way to whoever waits for it.
 pub(crate) struct Answer {
-    pub(crate) sink: Arc<dyn Completions>,
+    /// `None` if it was told before that the outcome is unknown: only the budget is given back.
+    pub(crate) sink: Option<Arc<dyn Completions>>,
     pub(crate) token: u64,
-    /// The command's bytes, given back to the budget.
+    /// What is given back to the budget: the command and its bytes, or nothing yet.
+    pub(crate) commands: usize,
     pub(crate) bytes: usize,
     pub(crate) outcome: Outcome,
     /// When it passed through its stages, if it did.
@@ -61,7 +65,8 @@ pub(crate) struct Answer {
 
 /// Who is to be told of one command.
 struct Waiter {
-    sink: Arc<dyn Completions>,
+    /// `None` once it was told that the outcome is unknown. It keeps its part of the budget until the entry is settled.
+    sink: Option<Arc<dyn Completions>>,
     token: u64,
     bytes: usize,
     at: u64,
@@ -85,6 +90,8 @@ struct Span {
     /// `None` until the write that carries them is handed out.
     write: Option<WriteId>,
     proposed: u64,
+    /// The same in the shard's time, of which pauses are left out.
+    proposed_at: Ticks,
     submitted: u64,
     durable: u64,
 }
@@ -107,7 +114,8 @@ impl Proposals {
         let mut add = |sink: Arc<dyn Completions>, token, command: Command| {
             let bytes = command.payload.len();
             self.pending.push(command);
-            self.pending_waiters.push(Waiter { sink, token, bytes, at, entry: LogId::ZERO });
+            let (sink, entry) = (Some(sink), LogId::ZERO);
+            self.pending_waiters.push(Waiter { sink, token, bytes, at, entry });
         };
         match commands {
             Commands::One(command) => add(sink, token, command),
@@ -125,7 +133,7 @@ impl Proposals {
     }
 
     /// The pending commands are in the log at `range`.
-    pub(super) fn entered(&mut self, range: LogRange, now: u64) {
+    pub(super) fn entered(&mut self, range: LogRange, now: u64, at: Ticks) {
         let entries = range.first.get()..=range.last.get();
         assert!(
             range.first.prev().entries_until(range.last) == self.pending_waiters.len() as u64,
@@ -141,6 +149,7 @@ impl Proposals {
             last: range.last,
             write: None,
             proposed: now,
+            proposed_at: at,
             submitted: 0,
             durable: 0,
         });
@@ -185,6 +194,32 @@ impl Proposals {
         let stays =
             |entry: LogId| entry.index <= commit && term_at(entry.index) == Some(entry.term);
         self.settle_unless(stays, "leadership moved before the commit", answers);
+    }
+
+    /// Whoever waits for an entry that was proposed at `before` or earlier is told that its outcome is unknown. The entry
+    /// may still be committed, so it goes on counting against the budget.
+    pub(super) fn tell_overdue(&mut self, before: Ticks, answers: &mut Vec<Answer>) {
+        if logdrive_raft::bug!("never_told_overdue") {
+            return;
+        }
+        let overdue = self.spans.iter().take_while(|span| span.proposed_at <= before);
+        let Some(last) = overdue.last().map(|span| span.last) else { return };
+        let late = self.in_log.iter_mut().take_while(|waiter| waiter.entry.index <= last);
+        for waiter in late.filter(|waiter| waiter.sink.is_some()) {
+            logdrive_raft::reached!("command overdue");
+            let why = "it was not committed in time";
+            let (sink, token) = (waiter.sink.take(), waiter.token);
+            let outcome = Err(ProposeError::OutcomeUnknown(why));
+            answers.push(Answer { sink, token, commands: 0, bytes: 0, outcome, moments: None });
+        }
+    }
+
+    /// When the oldest entry that somebody waits for was proposed.
+    #[cfg(feature = "testing")]
+    pub(super) fn oldest(&self) -> Option<Ticks> {
+        let waiter = self.in_log.iter().find(|waiter| waiter.sink.is_some())?;
+        let span = self.spans.iter().find(|span| span.last >= waiter.entry.index)?;
+        Some(span.proposed_at)
     }
 
     /// Nothing will be applied here any more.
@@ -261,6 +296,13 @@ impl Proposals {
 
 impl Waiter {
     fn answer(self, outcome: Outcome, moments: Option<Moments>) -> Answer {
-        Answer { sink: self.sink, token: self.token, bytes: self.bytes, outcome, moments }
+        Answer {
+            sink: self.sink,
+            token: self.token,
+            commands: 1,
+            bytes: self.bytes,
+            outcome,
+            moments,
+        }
     }
 }

@@ -62,6 +62,10 @@ pub(super) struct Replica {
     pub(super) wake_at: Ticks,
     /// It should campaign as soon as it could win, once.
     pub(super) first_leader: bool,
+    /// Peers whose segments are too small for one of its entries, until their connection breaks.
+    pub(super) too_large_for: Vec<NodeId>,
+    /// A leader's entry was too large for this log, and that was logged.
+    pub(super) has_met_too_large: bool,
     /// Its machine failed, or its log lost something: it says and does nothing more here.
     pub(super) stopped: bool,
     /// What it held in memory when that was last counted.
@@ -98,6 +102,8 @@ impl Replica {
             dirty: false,
             wake_at: Ticks(u64::MAX),
             first_leader,
+            too_large_for: Vec::new(),
+            has_met_too_large: false,
             stopped: false,
             tail_bytes: 0,
             view,

@@ -102,6 +102,36 @@ pub const ALL: &[Bug] = &[
         "any finished write vouches for those before it (rule 10)",
     ),
     bug("held_write_overtaken", 600, "a write overtakes one of its group that waits for room"),
+    bug(
+        "no_room_to_give_up_not_told",
+        1500,
+        "a file that cannot be given up holds the next segment back in silence (W9)",
+    ),
+    bug(
+        "full_follower_fed",
+        60,
+        "a follower that has said that it has no room is sent entries (W9)",
+    ),
+    bug(
+        "withdrawn_without_the_leadership",
+        600,
+        "a leader withdraws entries of its term and leads on (W9)",
+    ),
+    bug(
+        "never_told_overdue",
+        60,
+        "who waits for what no majority has room for waits for ever (W10)",
+    ),
+    bug(
+        "entries_held_for_want_of_room",
+        1500,
+        "a vote waits behind entries for which there is no room (W10)",
+    ),
+    bug(
+        "votes_not_renewed",
+        1500,
+        "a log at its quota takes half a segment of votes and no more (W9)",
+    ),
     bug("failed_write_taken_for_done", 60, "a failed write counts as done (rule 17)"),
     bug("sync_retried", 60, "a failed sync is tried once more, and believed (rule 17, W7)"),
     bug(

@@ -6,7 +6,7 @@
 
 use crate::{GroupId, LogIndex, NodeId, Outcome, Term};
 use bytes::Bytes;
-use logdrive_raft::{HardState, Message, Status};
+use logdrive_raft::{HardState, Message, Status, WriteId};
 use std::collections::BTreeMap;
 
 /// An entry as the ghost keeps it: its place is its position in a list.
@@ -27,6 +27,8 @@ pub(super) struct LogState {
 /// One write as a replica handed it out.
 #[derive(Clone, Debug)]
 pub(super) struct Change {
+    /// Zero for what was found on a platter.
+    pub(super) write: WriteId,
     pub(super) hard_state: Option<HardState>,
     pub(super) first: LogIndex,
     pub(super) entries: Vec<Mark>,
@@ -48,6 +50,15 @@ pub(super) enum Event<'a> {
     Fenced { node: NodeId, group: GroupId, harmed: bool },
     /// A replica handed out a write.
     Written { node: NodeId, group: GroupId, change: &'a Change },
+    /// The log has no room for a replica's writes from `from` on, but for what it had accepted of the first: the replica's
+    /// log ends at `last` again.
+    Withdrawn {
+        node: NodeId,
+        group: GroupId,
+        from: WriteId,
+        accepted: Option<&'a Change>,
+        last: LogIndex,
+    },
     /// Part of it is on the platter, with all before it.
     Landed { node: NodeId, group: GroupId, change: &'a Change },
     /// A message leaves a node.

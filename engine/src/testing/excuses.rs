@@ -35,7 +35,6 @@ pub(super) const OVER_QUOTA: &str = "over the quota";
 pub(super) const DAMAGED_LOG: &str = "damaged log";
 pub(super) const NO_ROOM_TO_START: &str = "no room to start";
 pub(super) const FAILED_WHILE_STARTING: &str = "failed while starting";
-pub(super) const ENDED_WHILE_FULL: &str = "ended while full";
 pub(super) const NO_MAJORITY_WHOLE: &str = "no majority whole";
 pub(super) const SPACE_OF_HARMED: &str = "space of a harmed log";
 
@@ -70,10 +69,6 @@ pub const EXCUSES: &[Excuse] = &[
     excuse(
         FAILED_WHILE_STARTING,
         "a node does not start when an operation of its disk fails meanwhile, and is started again (W6)",
-    ),
-    excuse(
-        ENDED_WHILE_FULL,
-        "the watchdog ends a node whose disk is full, as if it were silent: rare, and not yet explained (W9)",
     ),
     excuse(
         NO_MAJORITY_WHOLE,

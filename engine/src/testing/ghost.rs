@@ -11,7 +11,7 @@ use super::{
     shape::Shape,
 };
 use crate::{GroupId, LogIndex, NodeId, Term, inbox::shard_of, limits};
-use logdrive_raft::{AppendEntries, AppendResult, HardState, Message, Role, Status};
+use logdrive_raft::{AppendEntries, AppendResult, HardState, Message, Role, RoomSays, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Appends that a leader has sent to one peer in a term and that were not acknowledged, as far as was heard.
@@ -152,6 +152,8 @@ pub(super) struct Ghost {
     pub(super) fenced: BTreeSet<(NodeId, GroupId)>,
     /// Their machines failed, and they have not started since.
     pub(super) stopped: BTreeSet<(NodeId, GroupId)>,
+    /// Logs that said they take no entries: the node that heard it, its shard, the node whose log it is, and that shard.
+    pub(super) full: BTreeSet<(NodeId, usize, NodeId, u32)>,
     pub(super) counts: Counts,
     /// How commands and replies look in a failure.
     pub(super) describe: Describe,
@@ -178,6 +180,7 @@ impl Ghost {
             poisoned: BTreeSet::new(),
             fenced: BTreeSet::new(),
             stopped: BTreeSet::new(),
+            full: BTreeSet::new(),
             counts: Counts::default(),
         }
     }
@@ -274,6 +277,23 @@ impl Ghost {
                 }
                 replica.changes.push(change.clone());
             }
+            Event::Withdrawn { node, group, from, accepted, last } => {
+                let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
+                replica.changes.retain(|change| change.write < from);
+                replica.changes.extend(accepted.cloned());
+                replica.state = replica.found.clone();
+                for change in &replica.changes {
+                    apply(&mut replica.state, change);
+                }
+                // Behind it the disk may still have what was to be replaced: the replica does not count on that.
+                replica.state.log.truncate(count(last));
+                replica.cost_bytes.truncate(count(last));
+                replica.replaced = None;
+                // It may have known as committed what it does not have any more, as before a crash.
+                if let Some(status) = &mut replica.status {
+                    status.commit = status.commit.min(last);
+                }
+            }
             Event::Landed { node, group, change } => {
                 let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
                 apply(&mut replica.durable, change);
@@ -292,6 +312,14 @@ impl Ghost {
                 }
                 if let Message::AppendEntries(append) = message {
                     replica.windows.entry(to).or_default().send(append);
+                }
+            }
+            Event::Arrived { node, from, group, message: Message::Room(notice) } => {
+                let key = (node, self.shard_of(node, group), from, notice.shard);
+                match notice.says {
+                    RoomSays::Full => drop(self.full.insert(key)),
+                    RoomSays::Free => drop(self.full.remove(&key)),
+                    RoomSays::Asked | RoomSays::TooLarge => {}
                 }
             }
             Event::Arrived { node, from, group, message } => {
@@ -380,6 +408,7 @@ impl Ghost {
             Event::Down { node } => {
                 self.counts.crashes += 1;
                 self.stopped.retain(|(of, _)| *of != node);
+                self.full.retain(|(of, ..)| *of != node);
                 // Whoever proposed there never hears.
                 let commands = self.commands.iter_mut();
                 for command in commands.filter(|c| c.node == node && c.known == Known::Waiting) {

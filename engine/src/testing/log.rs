@@ -12,7 +12,7 @@ use super::{
     shape::Shape,
 };
 use crate::{Config, GroupId, LogIndex};
-use logdrive_raft::Entry;
+use logdrive_raft::{Entry, WriteId};
 use logdrive_wal::{
     BLOCK_BYTES, Identity, Recovered, RecoveredGroup, SegmentSeq, Wal, WalError,
     disk::sim::SimPlatter,
@@ -201,11 +201,15 @@ fn change(record: LandedRecord) -> (GroupId, Change) {
         LandedRecord::HardState { group, state } => {
             let (first, entries) = (LogIndex::ZERO, Vec::new());
             let hard_state = Some(state);
-            (group, Change { hard_state, first, entries, cost_bytes: Vec::new() })
+            (
+                group,
+                Change { write: WriteId::ZERO, hard_state, first, entries, cost_bytes: Vec::new() },
+            )
         }
         LandedRecord::Entries { group, first, term, checksums } => {
             let entries = checksums.into_iter().map(|checksum| Mark { term, checksum }).collect();
-            (group, Change { hard_state: None, first, entries, cost_bytes: Vec::new() })
+            let (write, hard_state) = (WriteId::ZERO, None);
+            (group, Change { write, hard_state, first, entries, cost_bytes: Vec::new() })
         }
     }
 }

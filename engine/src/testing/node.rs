@@ -30,7 +30,7 @@ use logdrive_net::{
     Lane,
     stores::{Acquaintances, PeerStores},
 };
-use logdrive_raft::{Entry, LogIndex, Message, Status};
+use logdrive_raft::{Entry, LogIndex, Message, Status, WriteId};
 use logdrive_wal::{Identity, ReadError, WalError};
 use std::{
     cell::{Cell, RefCell},
@@ -60,6 +60,7 @@ pub(super) struct World {
 pub(super) enum Seen {
     Arrived { from: NodeId, group: GroupId, message: Message },
     Wrote { group: GroupId, change: Change },
+    Withdrew { group: GroupId, from: WriteId, accepted: Option<Change>, last: LogIndex },
     Sent { to: NodeId, group: GroupId, message: Message },
 }
 
@@ -174,19 +175,31 @@ impl Outside for SimOutside {
     }
 
     fn wrote(&self, job: &WriteJob) {
-        let entries = job.write.entries.as_slice();
-        let change = Change {
-            hard_state: job.write.hard_state,
-            first: entries.first().map_or(LogIndex::ZERO, |entry| entry.index),
-            entries: entries.iter().map(mark).collect(),
-            cost_bytes: entries.iter().map(Entry::cost_bytes).collect(),
-        };
+        let change = change(job, job.write.entries.as_slice());
         self.world.borrow_mut().seen.push(Seen::Wrote { group: job.group, change });
+    }
+
+    fn withdrew(&self, job: &WriteJob, last: LogIndex) {
+        let accepted = &job.write.entries.as_slice()[..job.accepted];
+        let accepted = (!accepted.is_empty()).then(|| change(job, accepted));
+        let (group, from) = (job.group, job.write.id);
+        self.world.borrow_mut().seen.push(Seen::Withdrew { group, from, accepted, last });
     }
 
     fn received(&self, from: NodeId, group: GroupId, message: &Message) {
         let message = message.clone();
         self.world.borrow_mut().seen.push(Seen::Arrived { from, group, message });
+    }
+}
+
+/// A write with so many of its entries.
+fn change(job: &WriteJob, entries: &[Entry]) -> Change {
+    Change {
+        write: job.write.id,
+        hard_state: job.write.hard_state,
+        first: entries.first().map_or(LogIndex::ZERO, |entry| entry.index),
+        entries: entries.iter().map(mark).collect(),
+        cost_bytes: entries.iter().map(Entry::cost_bytes).collect(),
     }
 }
 

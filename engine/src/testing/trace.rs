@@ -10,7 +10,7 @@ use super::{
     event::{Change, Event, Mark, Proposed, serial_place},
 };
 use crate::{GroupId, LogIndex, NodeId};
-use logdrive_raft::{AppendResult, HardState, LogId, Message, Role};
+use logdrive_raft::{AppendResult, HardState, LogId, Message, Role, RoomSays};
 
 /// What has happened so far.
 #[derive(Default)]
@@ -61,6 +61,9 @@ impl Trace {
             Event::Written { node, group, change } => {
                 self.words(&[2, node.get(), group.get()]);
                 self.change(change);
+            }
+            Event::Withdrawn { node, group, from, last, .. } => {
+                self.words(&[22, node.get(), group.get(), from.get(), last.get()]);
             }
             Event::Landed { node, group, change } => {
                 self.words(&[3, node.get(), group.get()]);
@@ -153,6 +156,9 @@ impl Trace {
             },
             Message::Heartbeat(m) => self.words(&[8, m.commit.get()]),
             Message::HeartbeatReply(_) => self.words(&[9]),
+            Message::Room(m) => {
+                self.words(&[10, m.says as u64, u64::from(m.shard), u64::from(m.shards)]);
+            }
         }
     }
 
@@ -196,6 +202,9 @@ fn text(event: &Event<'_>, commands: &[Proposed], describe: &Describe) -> Option
         ),
         Event::Written { node, group, change } => {
             format!("{} {} writes {}", name(node), of(group), written(change))
+        }
+        Event::Withdrawn { node, group, last, .. } => {
+            format!("{} {} withdraws what is behind {}", name(node), of(group), last.get())
         }
         Event::Landed { node, group, change } => {
             format!("{} {} durable {}", name(node), of(group), written(change))
@@ -319,6 +328,15 @@ fn said(message: &Message) -> String {
         },
         Message::Heartbeat(m) => format!("heartbeat (term {term}, commit {})", m.commit.get()),
         Message::HeartbeatReply(_) => format!("heartbeat answer (term {term})"),
+        Message::Room(m) => {
+            let what = match m.says {
+                RoomSays::Asked => "room?",
+                RoomSays::Free => "room",
+                RoomSays::Full => "no room",
+                RoomSays::TooLarge => "too large",
+            };
+            format!("{what} (shard {} of {})", m.shard, m.shards)
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod patience;
 mod poison;
 mod prefix_recovery;
 mod reopened_machine;
+mod room;
 mod single_vote;
 mod state_machine_safety;
 mod state_order;
@@ -36,8 +37,8 @@ use super::ghost::Ghost;
 
 /// A rule over a whole run.
 pub(super) struct Invariant {
-    /// Its number and name in FAULTS.md §4; 27 to 31 came later; 28 and 31 stand in `connections.rs`,
-    /// 30 in `sim.rs`.
+    /// Its number and name in FAULTS.md §4; 27 to 32 came later; 28 and 31 stand in `connections.rs`,
+    /// 30 and 32 in `sim.rs`.
     pub(super) name: &'static str,
     /// Says what `event` would break.
     pub(super) check: fn(&Ghost, &Event<'_>) -> Check,
@@ -68,6 +69,7 @@ pub(super) const ALL: &[Invariant] = &[
     group_isolation::INVARIANT,
     gc_safety::INVARIANT,
     bounds::INVARIANT,
+    room::INVARIANT,
     leader_without_quorum::INVARIANT,
     patience::INVARIANT,
     liveness::INVARIANT,

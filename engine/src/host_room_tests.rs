@@ -1,0 +1,227 @@
+//! Logs without room: what their nodes are sent, what waits, and who is answered.
+//!
+//! In:     disks that are full, quotas, segments that are made slowly.
+//! Out:    bytes sent in vain, votes, outcomes.
+//! Source: FAULTS.md W9, W10.
+
+use super::*;
+use crate::ProposeError;
+
+const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// Disks that are full say so again and again, as a real one's maker does.
+fn step_with_full(trio: &mut Trio, full: &[usize]) {
+    full.iter().for_each(|at| trio.nodes[*at].platter.set_segments_left(Some(0)));
+    trio.step();
+}
+
+/// Bytes of entries that a step sent to a node, and appends that it sent without any.
+fn sent_to(trio: &Trio, at: usize) -> (usize, usize) {
+    let to_it = trio.under_way.iter().filter(|(_, to, _)| *to == trio.nodes[at].id);
+    let appends = to_it.filter_map(|(_, _, message)| match message {
+        Message::AppendEntries(append) => Some(append.entries.cost_bytes()),
+        _ => None,
+    });
+    let (empty, full): (Vec<_>, Vec<_>) = appends.partition(|bytes| *bytes == 0);
+    (full.iter().sum(), empty.len())
+}
+
+fn outcomes_of(trio: &Trio) -> (usize, usize, usize) {
+    let outcomes = trio.outcomes.0.lock().unwrap();
+    let is_unknown = |outcome: &&Outcome| matches!(outcome, Err(ProposeError::OutcomeUnknown(_)));
+    let yes = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    let unknown = outcomes.iter().filter(is_unknown).count();
+    (yes, unknown, outcomes.len())
+}
+
+/// Bytes of entries sent to a follower for each that is committed, and in 400 ticks in which nothing is proposed.
+fn sent_to_one(is_full: bool, is_stuck: bool, payload: usize) -> (usize, usize) {
+    let mut trio = Trio::new(1);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let leader = trio.leader().unwrap();
+    let one = (leader + 1) % 3;
+    let full = if is_full { &[one][..] } else { &[] };
+    trio.nodes[one].is_stuck = is_stuck;
+    for _ in 0..100 {
+        trio.propose_payload(leader, Bytes::from(vec![1; payload]));
+        step_with_full(&mut trio, full);
+    }
+    trio.outcomes();
+    let (mut sent, mut committed) = (0, 0);
+    while committed < 2 << 20 {
+        (0..4).for_each(|_| trio.propose_payload(leader, Bytes::from(vec![1; payload])));
+        step_with_full(&mut trio, full);
+        sent += sent_to(&trio, one).0;
+        committed += trio.outcomes().iter().filter(|outcome| outcome.is_ok()).count() * payload;
+        assert!(trio.now < 20_000, "{committed} bytes are committed");
+    }
+    let (mut after, mut empty) = (0, 0);
+    for _ in 0..400 {
+        step_with_full(&mut trio, full);
+        let (bytes, probes) = sent_to(&trio, one);
+        (after, empty) = (after + bytes, empty + probes);
+    }
+    assert_eq!(trio.leader(), Some(leader));
+    assert!(empty <= 400, "{empty} probes in 400 ticks");
+    if is_full {
+        // It heals: all of it comes, once.
+        trio.nodes[one].platter.set_segments_left(None);
+        let last = trio.status(leader).unwrap().last_log;
+        trio.until("it has caught up", 20_000, |trio| trio.status(one).unwrap().last_log == last);
+    }
+    (sent * 10 / committed, after)
+}
+
+/// B2 of the second reading: entries that a follower had no room for were sent again as soon as it had answered, 90 % of
+/// a core and 700 MB/s for as long as its disk was full; and a healthy one, behind for a moment, got all of it up to
+/// 3.5 times.
+#[test]
+fn w9_a_follower_without_room_is_sent_no_more_than_it_can_take() {
+    for payload in [1 << 10, 4 << 10, 16 << 10, 30 << 10] {
+        let (sent, after) = sent_to_one(true, false, payload);
+        assert!(sent <= 1 && after == 0, "{payload}: {sent} tenths, {after} when idle");
+        for is_stuck in [false, true] {
+            let (sent, after) = sent_to_one(false, is_stuck, payload);
+            let in_flight = crate::limits::INFLIGHT_BYTES_MAX;
+            assert!(sent <= 12 || is_stuck, "{payload}: a healthy follower gets {sent} tenths");
+            assert!(after <= in_flight, "{payload}: {after} when nothing is proposed");
+        }
+    }
+}
+
+/// A lost notice: the leader does not hear that there is room again, and asks.
+#[test]
+fn w9_a_lost_notice_of_room_is_made_good_by_a_question() {
+    let mut trio = Trio::new(2);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let leader = trio.leader().unwrap();
+    let full = (leader + 1) % 3;
+    for _ in 0..200 {
+        trio.propose_payload(leader, Bytes::from(vec![1; 4 << 10]));
+        step_with_full(&mut trio, &[full]);
+    }
+    let is_room = |message: &Message| matches!(message, Message::Room(_));
+    trio.nodes[full].platter.set_segments_left(None);
+    let is_free = |trio: &Trio| {
+        trio.nodes[full].host.as_ref().unwrap().wal.as_ref().unwrap().room() == Room::Free
+    };
+    for _ in 0..500 {
+        let told_before = is_free(&trio);
+        trio.step();
+        trio.under_way.retain(|(_, _, message)| !is_room(message));
+        if told_before {
+            break;
+        }
+    }
+    let last = trio.status(leader).unwrap().last_log;
+    trio.until("it has caught up", 2000, |trio| trio.status(full).unwrap().last_log == last);
+}
+
+/// Proposes to the leader until it gives way, then nothing for 50 election timeouts. The number of their ticks in which
+/// somebody led.
+fn led_when_left_alone(mut trio: Trio, full: usize, payload: usize, each: usize) -> u64 {
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let old = trio.leader().unwrap();
+    // Segments are made ahead, as they are when disks fill up.
+    (0..20).for_each(|_| trio.step());
+    let full: Vec<_> = (0..full).map(|at| (old + at) % 3).collect();
+    let mut proposed = 0;
+    while trio.leader() == Some(old) {
+        (0..each).for_each(|_| trio.propose_payload(old, Bytes::from(vec![1; payload])));
+        proposed += each;
+        step_with_full(&mut trio, &full);
+        assert!(trio.now < 5000, "it does not give way");
+    }
+    let mut led = 0;
+    for _ in 0..50 * TIMING.election_ticks {
+        step_with_full(&mut trio, &full);
+        led += u64::from(trio.leader().is_some());
+    }
+    assert_eq!(outcomes_of(&trio).2, proposed, "all are answered");
+    full.iter().for_each(|at| trio.nodes[*at].platter.set_segments_left(None));
+    trio.until("a leader", 1000, |trio| trio.leader().is_some());
+    led
+}
+
+/// B5 of the second reading: the three held the same write for want of room, and their votes stood behind it.
+#[test]
+fn w10_at_the_quota_somebody_is_elected() {
+    for payload in [4 << 10, 16 << 10, 30 << 10] {
+        for seed in 0..10 {
+            let trio = Trio::with_quota(seed, Some(8 * SEGMENT_BYTES));
+            let led = led_when_left_alone(trio, 0, payload, 1);
+            assert!(led > 0, "seed {seed}, {payload} bytes: nobody leads");
+        }
+    }
+}
+
+/// The same, and a batch that waited for a segment that could not be made held up the votes of all groups.
+#[test]
+fn w10_with_full_disks_and_entries_in_flight_somebody_is_elected() {
+    for (payload, each) in [(1 << 10, 4), (4 << 10, 4), (16 << 10, 1), (16 << 10, 4)] {
+        for full in [2, 3] {
+            for seed in 0..10 {
+                let led = led_when_left_alone(Trio::new(seed), full, payload, each);
+                assert!(led > 0, "seed {seed}, {full} full, {each} x {payload}: nobody leads");
+            }
+        }
+    }
+}
+
+/// Both followers are full, and the leader is not: what is proposed cannot be committed. What is in the log by then is
+/// answered in time, counts until it is settled, and what comes later is refused.
+#[test]
+fn w10_if_no_majority_has_room_everyone_is_answered() {
+    for seed in 0..10 {
+        let mut trio = Trio::new(seed);
+        trio.until("a leader", 100, |trio| trio.leader().is_some());
+        let leader = trio.leader().unwrap();
+        let full = [(leader + 1) % 3, (leader + 2) % 3];
+        let mut proposed = 0;
+        for _ in 0..300 {
+            trio.propose_payload(leader, Bytes::from(vec![1; 4 << 10]));
+            proposed += 1;
+            step_with_full(&mut trio, &full);
+        }
+        let refused = |outcome: &Outcome| matches!(outcome, Err(ProposeError::DiskFull));
+        assert!(trio.outcomes.0.lock().unwrap().iter().any(refused), "seed {seed}");
+        let patience = (limits::ANSWER_ELECTIONS + 2) * TIMING.election_ticks;
+        (0..patience).for_each(|_| step_with_full(&mut trio, &full));
+        let (_, unknown, answered) = outcomes_of(&trio);
+        assert_eq!(answered, proposed, "seed {seed}");
+        assert_eq!(trio.leader(), Some(leader), "seed {seed}");
+        let waiting = trio.nodes[leader].arrivals.inbox().waiting();
+        assert!(unknown > 0 && waiting.0 == unknown, "seed {seed}: {unknown}, {waiting:?}");
+        full.iter().for_each(|at| trio.nodes[*at].platter.set_segments_left(None));
+        trio.until("it is settled", 2000, |trio| {
+            trio.nodes[leader].arrivals.inbox().waiting() == (0, 0)
+        });
+        assert_eq!(outcomes_of(&trio).2, proposed, "seed {seed}: somebody is answered twice");
+    }
+}
+
+/// W9. The history that broke it:
+/// 1. A log near its quota has room, but not for as large a write as comes next.
+/// 2. The write was held, smaller ones went on, nobody was told that the log is full, and no leader gave way.
+/// 3. Nothing is released, and who waited for the large one waited for ever.
+#[test]
+fn w9_a_write_that_has_no_room_near_the_quota_is_withdrawn_and_its_client_answered() {
+    for seed in 0..5 {
+        let mut trio = Trio::with_quota(seed, Some(8 * SEGMENT_BYTES));
+        trio.until("a leader", 100, |trio| trio.leader().is_some());
+        let leader = trio.leader().unwrap();
+        let mut proposed = 0;
+        while trio.status(leader).unwrap().role == Role::Leader {
+            trio.propose_payload(leader, Bytes::from(vec![1; 30 << 10]));
+            proposed += 1;
+            for _ in 0..10 {
+                trio.step();
+            }
+            assert!(trio.now < 1000, "seed {seed}: it does not give way");
+        }
+        let patience = 2 * TIMING.election_ticks;
+        trio.until("all are answered", patience, |trio| outcomes_of(trio).2 == proposed);
+        let held = &trio.nodes[leader].host.as_ref().unwrap().held;
+        assert!(held.iter().all(|job| job.write.entries.is_empty()), "entries are held");
+    }
+}

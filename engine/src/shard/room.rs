@@ -1,0 +1,140 @@
+//! Room for entries: peers whose log has none are sent none, and are asked now and then; peers that sent entries in vain
+//! are told.
+//!
+//! In:     entries that this log does not take; what peers say of theirs ([`RoomNotice`]).
+//! Out:    notices; which groups are to leave a peer alone, and which are not any more.
+//! Cost:   a notice for each group and turn in which entries are dropped, and one once there is room; a question for each
+//!         log of a peer that is full, each heartbeat, however many groups it has.
+//! Fails:  a notice that is lost is replaced by the answer to the next question, or follows the next entries.
+//! Source: FAULTS.md W9, W10.
+//!
+//! Room belongs to a log, which all groups of a shard of the peer share, so what one group hears counts for all of them.
+
+use hashbrown::HashSet;
+use logdrive_raft::{GroupId, Message, NodeId, RoomNotice, RoomSays, Ticks};
+
+/// A peer's log that takes no entries.
+struct FullLog {
+    peer: NodeId,
+    shard: u32,
+    shards: u32,
+    /// One of its groups, to address questions to.
+    group: GroupId,
+}
+
+impl FullLog {
+    fn is_of(&self, peer: NodeId, group: GroupId) -> bool {
+        self.peer == peer && is_on(group, self.shard, self.shards)
+    }
+}
+
+/// What is known of room, and is to be said of it.
+pub(super) struct Rooms {
+    /// This log's shard and the node's shards.
+    own: (u32, u32),
+    full: Vec<FullLog>,
+    /// Peers that were told of no room, and by which groups.
+    told: HashSet<(NodeId, GroupId)>,
+    notices: Vec<(NodeId, GroupId, Message)>,
+    /// Those among the notices that tell of no room.
+    queued: HashSet<(NodeId, GroupId)>,
+    ask_at: Ticks,
+}
+
+impl Rooms {
+    /// For shard `shard` of `shards`.
+    pub(super) fn new(shard: u32, shards: u32) -> Self {
+        Self {
+            own: (shard, shards),
+            full: Vec::new(),
+            told: HashSet::new(),
+            notices: Vec::new(),
+            queued: HashSet::new(),
+            ask_at: Ticks(0),
+        }
+    }
+
+    /// Entries of `group` from `peer` were dropped.
+    pub(super) fn tell(&mut self, peer: NodeId, group: GroupId, says: RoomSays) {
+        if says == RoomSays::Full {
+            self.told.insert((peer, group));
+        }
+        if self.queued.insert((peer, group)) {
+            logdrive_raft::reached!("peer told of no room");
+            self.say(peer, group, says);
+        }
+    }
+
+    /// There is room: whoever was told of none hears it.
+    pub(super) fn tell_of_room(&mut self) {
+        for (peer, group) in std::mem::take(&mut self.told) {
+            self.say(peer, group, RoomSays::Free);
+        }
+    }
+
+    /// A peer asks.
+    pub(super) fn answer(&mut self, peer: NodeId, group: GroupId, has_room: bool) {
+        self.say(peer, group, if has_room { RoomSays::Free } else { RoomSays::Full });
+    }
+
+    /// A peer's log has no room, as one of its groups hears. True if that is new, and believed.
+    pub(super) fn fill(&mut self, peer: NodeId, group: GroupId, notice: RoomNotice) -> bool {
+        let RoomNotice { shard, shards, .. } = notice;
+        let is_known = self.full.iter().any(|log| log.is_of(peer, group));
+        let may_be = is_on(group, shard, shards) && self.full.len() < FULL_LOGS_MAX;
+        if is_known || !may_be {
+            return false;
+        }
+        self.full.push(FullLog { peer, shard, shards, group });
+        true
+    }
+
+    /// A peer's log has room. True if that is new.
+    pub(super) fn drain(&mut self, peer: NodeId, group: GroupId) -> bool {
+        let before = self.full.len();
+        self.full.retain(|log| !log.is_of(peer, group));
+        self.full.len() < before
+    }
+
+    /// Peers whose log has no room for this group's entries.
+    pub(super) fn without_room(&self, group: GroupId) -> impl Iterator<Item = NodeId> {
+        self.full.iter().filter(move |log| log.is_of(log.peer, group)).map(|log| log.peer)
+    }
+
+    /// Asks each log that is full, once in a heartbeat.
+    pub(super) fn ask(&mut self, now: Ticks, heartbeat_ticks: u64) {
+        if self.full.is_empty() || now < self.ask_at {
+            return;
+        }
+        self.ask_at = now.after(heartbeat_ticks);
+        for FullLog { peer, shard, shards, group } in &self.full {
+            let notice = RoomNotice { says: RoomSays::Asked, shard: *shard, shards: *shards };
+            self.notices.push((*peer, *group, Message::Room(notice)));
+        }
+    }
+
+    fn say(&mut self, peer: NodeId, group: GroupId, says: RoomSays) {
+        let (shard, shards) = self.own;
+        let notice = RoomNotice { says, shard, shards };
+        self.notices.push((peer, group, Message::Room(notice)));
+    }
+
+    /// True if there is something to say.
+    pub(super) fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    /// What is to be said.
+    pub(super) fn take_notices(&mut self) -> impl Iterator<Item = (NodeId, GroupId, Message)> {
+        self.queued.clear();
+        self.notices.drain(..)
+    }
+}
+
+/// Whether a group is on that shard of a node.
+pub(super) fn is_on(group: GroupId, shard: u32, shards: u32) -> bool {
+    shards > 0 && group.get() % u64::from(shards) == u64::from(shard)
+}
+
+/// Logs of peers that are full; what is said of further ones is not believed, so that nonsense costs no memory.
+const FULL_LOGS_MAX: usize = 4096;
