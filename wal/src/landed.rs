@@ -22,6 +22,8 @@ pub struct LandedBatch {
     pub position: Position,
     /// The position before which all was durable when it was built.
     pub durable: Position,
+    /// Of a segment's first batch: where the stream ended before. What stands between there and here counts no more.
+    pub start: Option<Position>,
     /// The groups its directory names.
     pub groups: Vec<GroupId>,
     /// Where in it the directory stands, behind the records: from its beginning.
@@ -69,9 +71,10 @@ pub fn landed(
     let body = bytes.get(BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + batch.body_bytes as usize)?;
     let groups = batch.directory(body, seed).ok()?.collect();
     let body = &body[..batch.records_bytes()];
-    let mut records = Vec::new();
+    let (mut start, mut records) = (None, Vec::new());
     for (at, record) in Records::new(body, seed) {
         match record.ok()? {
+            Record::Start(found) => start = Some(found.end),
             Record::HardState { group, state } => {
                 records.push(LandedRecord::HardState { group, state });
             }
@@ -91,5 +94,5 @@ pub fn landed(
     }
     let directory_at = BATCH_HEADER_BYTES + body.len();
     let (number, durable) = (batch.seq, batch.durable);
-    Some(LandedBatch { number, position, durable, groups, directory_at, records })
+    Some(LandedBatch { number, position, durable, start, groups, directory_at, records })
 }

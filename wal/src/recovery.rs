@@ -42,22 +42,25 @@
 //! | leftover | below the manifest's first | pass over | what was live in it was carried on before the manifest moved, and damage has its other name by then (rule 25) |
 //!
 //! Where the log ends, the next segment's start record says so, durably, before anything else is done: behind that
-//! place nothing counts again, whatever a dead process's writes do. So a second crash finds the same (W3).
+//! place nothing counts again, whatever a dead process's writes do. So a second crash finds the same (W3). It may say that
+//! the log ended earlier: what stood behind is then written again in its own batch (`moved.rs`).
 
 mod batches;
 mod case;
 mod files;
+mod moved;
 
 pub(crate) use batches::{Named, claimed_position, is_of_earlier_life};
 pub use case::{Case, Decision};
+pub(crate) use moved::Moved;
 
 use crate::Config;
 use crate::checksum::Seed;
 use crate::disk::{Disk, Scanned};
 use crate::error::{Corrupt, WalError};
 use crate::format::{
-    BATCH_HEADER_BYTES, Bad, FIRST_BATCH_AT, Position, Record, RecordKind, Records, SegmentSeq,
-    Start, UNKNOWN_KIND,
+    BATCH_HEADER_BYTES, BLOCK_BYTES, Bad, FIRST_BATCH_AT, Position, Record, RecordKind, Records,
+    SegmentSeq, Start, UNKNOWN_KIND,
 };
 use crate::group::{Group, Groups, Small};
 use crate::ledger::{Ledger, Tombstones};
@@ -139,6 +142,8 @@ pub(crate) struct Replayed {
     pub(crate) next_batch: u64,
     /// What the new segment's start record says.
     pub(crate) start: Start,
+    /// What stands behind it, in the same batch.
+    pub(crate) moved: Moved,
 }
 
 /// One segment that holds the log.
@@ -150,9 +155,14 @@ pub(crate) struct Link {
     pub(crate) damaged: bool,
 }
 
-/// Reads the whole stream. Changes nothing on disk but to sync what was read of its end.
-pub(crate) fn replay(disk: &mut dyn Disk, config: &Config) -> Result<Replayed, WalError> {
-    let found = files::find(disk, config)?;
+/// Reads the whole stream, which goes on in a segment of this seed. Changes nothing on disk but to sync what was read of
+/// its end.
+pub(crate) fn replay(
+    disk: &mut dyn Disk,
+    config: &Config,
+    next_seed: Seed,
+) -> Result<Replayed, WalError> {
+    let mut found = files::find(disk, config)?;
     let unread =
         |file: &Segment, source| WalError::Io { file: file.path.clone(), what: "read", source };
     let mut scan = disk.scan(found.to_scan()).map_err(|source| WalError::Io {
@@ -160,13 +170,26 @@ pub(crate) fn replay(disk: &mut dyn Disk, config: &Config) -> Result<Replayed, W
         what: "starting to read",
         source,
     })?;
+    let is_direct = disk.info().direct_io;
     let mut replay = Replay::new(disk);
     let mut end = End { position: Position::ZERO, cut: None };
+    let last = found.chain.last().copied();
     for (file, sealed_at) in found.chain() {
         let scanned = scan.next().map_err(|source| unread(file, source))?;
-        replay.ledger.begin(file.seq());
-        end = replay.segment(file, scanned, sealed_at)?;
-        replay.ledger.end(end.position.offset());
+        let moved_from = if Some(file.seq()) == last {
+            let mut bytes = SegmentBytes::new(file, scanned);
+            let follows = (file.first_batch(), file.start().prev_crc);
+            moved::moved_from(&mut bytes, file.seed, follows, config.segment_bytes, is_direct)
+        } else {
+            None
+        };
+        end = replay.segment(file, scanned, sealed_at, moved_from)?;
+    }
+    let last = last.map(|seq| found.segment(seq));
+    if let Some(last) = last {
+        replay.write_again(last, found.next, next_seed)?;
+    } else {
+        replay.ledger.begin(found.next);
     }
     replay.check_whole(found.chain.first().copied())?;
     for file in found.spares() {
@@ -176,7 +199,6 @@ pub(crate) fn replay(disk: &mut dyn Disk, config: &Config) -> Result<Replayed, W
     drop(scan);
     // What was read may be in the page cache only (rule 19). Earlier segments were synced before later ones
     // were written.
-    let last = found.chain.last().map(|seq| found.segment(*seq));
     if let Some(last) = last {
         replay.disk.sync(last.seq()).map_err(|source| WalError::Io {
             file: last.path.clone(),
@@ -185,12 +207,21 @@ pub(crate) fn replay(disk: &mut dyn Disk, config: &Config) -> Result<Replayed, W
         })?;
     }
 
-    let start = Start {
-        end: end.position,
-        id: last.map_or(0, |file| file.header.id),
-        prev_crc: replay.follows.map_or(0, |(_, crc)| crc),
-        cut: end.cut.is_some(),
+    let start = match replay.ended {
+        Some((start, _)) if start.end.segment() < end.position.segment() => start,
+        Some((start, _)) => Start { cut: end.cut.is_some() || start.end < end.position, ..start },
+        None => Start {
+            end: end.position,
+            id: last.map_or(0, |file| file.header.id),
+            prev_crc: replay.follows.map_or(0, |(_, crc)| crc),
+            cut: end.cut.is_some(),
+        },
     };
+    // Of a segment that is written again as a whole nothing counts any more.
+    if let Some(last) = last.map(Segment::seq).filter(|last| start.end.segment() < *last) {
+        found.chain.pop();
+        found.void.push(last);
+    }
     let link = |(file, _): (&Segment, _)| Link {
         seq: file.seq(),
         seed: file.seed,
@@ -221,6 +252,12 @@ struct Replay<'a> {
     follows: Option<(u64, u32)>,
     /// A footer was the last record.
     closed: bool,
+    /// Where the stream ends before the records that are written again, and the number of the batch behind; `None`
+    /// as long as there are none.
+    ended: Option<(Start, u64)>,
+    /// Those records.
+    tail: moved::Tail,
+    moved: Moved,
     batches: u64,
     bytes: u64,
 }
@@ -237,23 +274,49 @@ impl<'a> Replay<'a> {
             named: Named::default(),
             follows: None,
             closed: false,
+            ended: None,
+            tail: moved::Tail::default(),
+            moved: Moved::default(),
             batches: 0,
             bytes: 0,
         }
     }
 
-    /// Replays one segment; `sealed_at` is where the next one says it ended.
+    /// Replays one segment; `sealed_at` is where the next one says it ended. Its batches from `moved_from` on are kept,
+    /// to be written again.
     fn segment(
         &mut self,
         file: &Segment,
         scanned: &Scanned,
         sealed_at: Option<Position>,
+        moved_from: Option<usize>,
     ) -> Result<End, WalError> {
         self.begin(file)?;
+        if moved_from != Some(FIRST_BATCH_AT as usize) {
+            self.ledger.begin(file.seq());
+        }
+        let end = self.batches_of(file, scanned, sealed_at, moved_from)?;
+        if moved_from != Some(FIRST_BATCH_AT as usize) {
+            let ended = self.ended.map_or(end.position, |(start, _)| start.end);
+            self.ledger.end(ended.offset());
+        }
+        Ok(end)
+    }
+
+    fn batches_of(
+        &mut self,
+        file: &Segment,
+        scanned: &Scanned,
+        sealed_at: Option<Position>,
+        moved_from: Option<usize>,
+    ) -> Result<End, WalError> {
         let mut bytes = SegmentBytes::new(file, scanned);
         let mut at = FIRST_BATCH_AT as usize;
         loop {
             let position = file.position(at);
+            if self.ended.is_none() && moved_from.is_some_and(|from| from <= at) {
+                self.end_before(file, at);
+            }
             if at == bytes.len() {
                 return Ok(End { position, cut: None });
             }
@@ -305,6 +368,46 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
+    /// From byte `at` of the last segment on its batches are written again.
+    fn end_before(&mut self, file: &Segment, at: usize) {
+        let (next_batch, prev_crc) = self.follows.expect("set where the segment began");
+        let start = if at == FIRST_BATCH_AT as usize {
+            file.start()
+        } else {
+            Start { end: file.position(at), id: file.header.id, prev_crc, cut: false }
+        };
+        self.ended = Some((start, next_batch));
+    }
+
+    /// Takes in what was kept of the last segment, as records of the next one, in which they are written again.
+    fn write_again(
+        &mut self,
+        last: &Segment,
+        next: SegmentSeq,
+        seed: Seed,
+    ) -> Result<(), WalError> {
+        self.ledger.begin(next);
+        let tail = std::mem::take(&mut self.tail);
+        let mut moved = Moved::default();
+        let mut groups = HashSet::new();
+        for (record, bytes, at) in tail.records(last.seed) {
+            let place = MOVED_AT + moved.push(&record, bytes, seed);
+            let place = u32::try_from(place).expect("segments are below 4 GiB");
+            self.apply(&record, Position::new(next, place), 0, 0).map_err(|bad| {
+                refuse_corrupt(Case::SenselessRecord, last.path.clone(), at as u64, bad.0)
+            })?;
+            let group = record.group().expect("only records of groups are kept");
+            if groups.insert(group) {
+                moved.groups.push(group);
+            }
+        }
+        if moved.count > 0 {
+            logdrive_raft::reached!("end of the log written again");
+        }
+        self.moved = moved;
+        Ok(())
+    }
+
     /// A batch that holds, or holds but for its records, must be the next one.
     fn in_order<'b>(&self, found: Result<Batch<'b>, Flaw<'b>>) -> Result<Batch<'b>, Flaw<'b>> {
         let header = match &found {
@@ -349,8 +452,12 @@ impl<'a> Replay<'a> {
             if record.group().is_some_and(|group| !self.named.has(group)) {
                 return Err(senseless(place, Bad("a record of a group its batch does not name")));
             }
-            self.apply(&record, file.position(place), at, offset)
-                .map_err(|bad| senseless(place, bad))?;
+            if self.ended.is_some() && record.group().is_some() {
+                self.tail.push(&record, &body[offset..], place);
+            } else {
+                self.apply(&record, file.position(place), at, offset)
+                    .map_err(|bad| senseless(place, bad))?;
+            }
             records += 1;
         }
         if records != header.records {
@@ -540,6 +647,7 @@ impl<'a> Replay<'a> {
         let mut destroyed: Vec<GroupId> = self.tombstones.keys().copied().collect();
         destroyed.sort_unstable();
         let (closed, bytes, batches) = (self.closed, self.bytes, self.batches);
+        let next_batch = self.follows.map_or(1, |(next, _)| next);
         Replayed {
             recovered: Recovered { groups: found, destroyed, cut, closed, bytes, batches },
             groups: self.groups,
@@ -548,11 +656,15 @@ impl<'a> Replay<'a> {
             chain,
             void,
             next_segment,
-            next_batch: self.follows.map_or(1, |(next, _)| next),
+            next_batch: self.ended.map(|(_, next)| next).unwrap_or(next_batch),
             start,
+            moved: self.moved,
         }
     }
 }
+
+/// Where the records that are written again begin in the new segment: in the block behind the start record's.
+pub(crate) const MOVED_AT: usize = FIRST_BATCH_AT as usize + BLOCK_BYTES;
 
 /// The error of a case that is about a file.
 fn refuse(case: Case, file: PathBuf, what: &str) -> WalError {

@@ -22,6 +22,7 @@
 mod append;
 mod carry;
 mod fence;
+mod first;
 mod plan;
 mod seal;
 mod space;
@@ -35,7 +36,7 @@ use crate::format::{
     START_RECORD_BYTES, SegmentSeq, Start, decode_entry_header, entries_record_bytes,
 };
 use crate::group::{Group, Groups};
-use crate::image::{Frozen, ImageWriter};
+use crate::image::{Frozen, Image, ImageWriter};
 use crate::index::Placed;
 use crate::ledger::{Ledger, Tombstones};
 use crate::metrics::{Description, Metrics};
@@ -205,6 +206,7 @@ struct Segment {
 struct Spare {
     seq: SegmentSeq,
     id: u128,
+    bytes: u64,
 }
 
 /// The batch at the tail.
@@ -242,6 +244,8 @@ struct ClosedBatch {
     seq: u64,
     position: Position,
     bytes: Frozen,
+    /// What is still to be written of it: all, but for the batch that an open begins with.
+    unwritten: Frozen,
     padding: usize,
     writes: Vec<Durable>,
     runs: Vec<RunPlace>,
@@ -293,7 +297,13 @@ impl Wal {
         mut entropy: Box<dyn FnMut() -> u128>,
     ) -> Result<(Self, Recovered), WalError> {
         config.check()?;
-        let replayed = replay(disk.as_mut(), &config)?;
+        // Of buffered writes in flight that share an open file a failed one may be told that it succeeded: the error is
+        // told once, to any of them.
+        let alone = !disk.info().direct_io && !logdrive_raft::bug!("buffered_writes_together");
+        let in_flight_max = if alone { 1 } else { config.in_flight_max };
+        let config = Config { in_flight_max, ..config };
+        let id = entropy();
+        let replayed = replay(disk.as_mut(), &config, Seed::of(id))?;
         // Nothing is refused any more, and their room may be needed for the first segment.
         disk.remove_temporary().map_err(|source| WalError::Io {
             file: config.dir.clone(),
@@ -301,8 +311,10 @@ impl Wal {
             source,
         })?;
         let seq = replayed.next_segment;
-        let id = entropy();
-        let image = disk.image().map_err(|source| WalError::Io {
+        let moved = replayed.moved;
+        let needed = segment_bytes_for(BLOCK_BYTES + moved.records.len(), moved.groups.len());
+        let bytes = config.segment_bytes.max(needed);
+        let image = image(disk.as_mut(), &config, bytes).map_err(|source| WalError::Io {
             file: disk.path(seq),
             what: "image memory",
             source,
@@ -373,28 +385,18 @@ impl Wal {
             config,
         };
         wal.metrics.rotations = 1;
-        wal.ledger.begin(seq);
-        wal.order(seq, id, true);
+        wal.order(seq, id, bytes, true);
         wal.begin_segment(&replayed.start);
+        wal.take_over(moved);
         // The start record is durable before anything else happens (rule 23).
-        wal.close_batch();
-        let mut completed = Vec::new();
-        while wal.durable < wal.tail_position() {
-            wal.poll(0, &mut completed)?;
-            if wal.made < seq && wal.no_space {
-                return Err(WalError::NoSpace);
-            }
-            if wal.durable < wal.tail_position() {
-                wal.wait()?;
-            }
-        }
+        wal.write_first_batch()?;
         // Void from now on: the start record passes over them. None of their bytes was ever acknowledged.
         for void in replayed.void {
             let removed = wal.disk.remove(void);
             removed.map_err(|source| wal.fail(void, "remove", source))?;
         }
         wal.set_bytes_limit();
-        wal.keep_spares();
+        wal.keep_spares(0);
         Ok((wal, replayed.recovered))
     }
 
@@ -479,7 +481,7 @@ impl Wal {
     /// The largest payload an entry may have, and the largest membership, in bytes.
     #[must_use]
     pub fn entry_bytes_max(&self) -> usize {
-        let segment = self.active.image.len();
+        let segment = usize::try_from(self.config.segment_bytes).expect("segments fit memory");
         let overhead = FIRST_BATCH_AT as usize
             + BATCH_HEADER_BYTES
             + START_RECORD_BYTES
@@ -606,6 +608,7 @@ impl Wal {
             seq: self.next_batch,
             position,
             bytes: self.active.image.share(start..end),
+            unwritten: self.active.image.share(start..end),
             padding: end - tail,
             writes: take_list(&mut self.open.writes),
             runs: take_list(&mut self.open.runs),
@@ -626,19 +629,18 @@ impl Wal {
         self.submit_wanted = false;
     }
 
-    /// Goes on in the next segment's image. Its file may still be in the making: writes wait for it.
-    fn next_segment(&mut self) -> Result<(), WalError> {
+    /// Goes on in the next segment's image. Its file may still be in the making: writes wait for it. Segments that are
+    /// ordered now have `least` bytes at least.
+    fn next_segment(&mut self, least: u64) -> Result<(), WalError> {
         // A batch of writes without records still belongs to the segment before.
         self.close_batch();
-        let image = self
-            .disk
-            .image()
-            .map_err(|source| self.fail(self.active.seq, "image memory", source))?;
         if self.spares.is_empty() {
             // Whoever appends has asked for the room.
-            self.order_spare();
+            self.order_spare(least);
         }
         let spare = self.spares.pop_front().expect("ordered above");
+        let image = image(self.disk.as_mut(), &self.config, spare.bytes)
+            .map_err(|source| self.fail(self.active.seq, "image memory", source))?;
         let end = self.tail_position();
         let start = Start { end, id: self.active.id, prev_crc: self.prev_crc, cut: false };
         let next = Segment {
@@ -659,7 +661,7 @@ impl Wal {
         if !self.is_made(self.active.seq) {
             self.disk.hurry();
         }
-        self.keep_spares();
+        self.keep_spares(least);
         self.begin_segment(&start);
         self.seal_finished();
         Ok(())
@@ -687,7 +689,7 @@ impl Wal {
                 token: batch.seq,
                 segment,
                 offset: u64::from(batch.position.offset()),
-                bytes: batch.bytes.clone(),
+                bytes: batch.unwritten.clone(),
             };
             self.in_flight.push_back(InFlight { batch, stamp, done: false });
             if let Err(source) = self.disk.write(write) {
@@ -834,6 +836,21 @@ impl Wal {
 fn take_list<T>(list: &mut Vec<T>) -> Vec<T> {
     let room = list.len();
     std::mem::replace(list, Vec::with_capacity(room))
+}
+
+/// Memory for a segment of `bytes`, which may be larger than the others.
+fn image(disk: &mut dyn Disk, config: &Config, bytes: u64) -> std::io::Result<ImageWriter> {
+    if bytes == config.segment_bytes {
+        return disk.image();
+    }
+    let mut image = Image::new(usize::try_from(bytes).expect("segments fit memory"))?;
+    Ok(ImageWriter::claim(&mut image).expect("a new image has one owner"))
+}
+
+/// The least size of a segment whose first batch holds records of `bytes`, of so many groups.
+fn segment_bytes_for(bytes: usize, groups: usize) -> u64 {
+    let batch = BATCH_HEADER_BYTES + bytes + groups * DIRECTORY_ENTRY_BYTES;
+    (FIRST_BATCH_AT as usize + batch).next_multiple_of(BLOCK_BYTES) as u64
 }
 
 fn freeze_runs(bytes: Frozen, runs: Vec<RunPlace>) -> Vec<FrozenRun> {

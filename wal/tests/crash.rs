@@ -266,7 +266,7 @@ fn w12_stale_batches_of_another_segment_are_not_replayed() {
     let (mut wal, _) = sim.open();
     // Two batches, durable, in the first segment.
     for n in 0..2u64 {
-        wal.append(&write(1, n + 1, &entries(1, 1, 1 + n * 5, 5, 100))).unwrap();
+        wal.append(&write(1, n + 1, &entries(1, 1, 1 + n * 5, 5, 2000))).unwrap();
         sim.settle(&mut wal);
     }
     sim.platter.crash();

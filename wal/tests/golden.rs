@@ -78,10 +78,19 @@ impl Maker {
 
 /// Three batches, closed, and opened and closed again.
 fn clean_stop() -> Files {
+    stopped_after_three_batches(3000)
+}
+
+/// The same with so little in them that the second segment begins with what the first one held.
+fn written_again() -> Files {
+    stopped_after_three_batches(40)
+}
+
+fn stopped_after_three_batches(bytes: usize) -> Files {
     let mut maker = Maker::new();
     let mut wal = maker.open();
     for n in 1..=3 {
-        maker.append(&mut wal, n, 40);
+        maker.append(&mut wal, n, bytes);
         maker.settle(&mut wal);
     }
     wal.close().unwrap();
@@ -139,7 +148,7 @@ fn recycled_bytes() -> Files {
     let mut maker = Maker::new();
     let mut wal = maker.open();
     for n in 1..=3 {
-        maker.append(&mut wal, n, 40);
+        maker.append(&mut wal, n, if n == 1 { 40 } else { 4200 });
         maker.settle(&mut wal);
     }
     wal.close().unwrap();
@@ -220,6 +229,7 @@ type Make = fn() -> Files;
 fn makers() -> Vec<(&'static str, Make)> {
     vec![
         ("clean_stop", clean_stop),
+        ("written_again", written_again),
         ("torn_tail", torn_tail),
         ("reordered_tail", reordered_tail),
         ("damaged_body", damaged_body),
@@ -250,6 +260,7 @@ fn the_golden_segments_are_what_this_code_writes() {
 fn the_golden_segments_are_read_as_what_they_are() {
     let expected: &[(&str, &[&str], u64)] = &[
         ("clean_stop", &[], 7),
+        ("written_again", &[], 2),
         ("torn_tail", &["torn_tail"], 3),
         ("reordered_tail", &["reordered_tail"], 3),
         ("damaged_body", &["damaged_body"], 3),
@@ -269,7 +280,7 @@ fn the_golden_segments_are_read_as_what_they_are() {
         });
         let report = report.unwrap();
         assert_eq!((found.as_slice(), report.batches), (*labels, *batches), "{name}");
-        assert_eq!(report.closed, *name == "clean_stop", "{name}");
+        assert_eq!(report.closed, matches!(*name, "clean_stop" | "written_again"), "{name}");
         let of = |wanted: fn(&inspect::Group) -> bool| -> Vec<u64> {
             let groups = report.groups.iter().filter(|(_, group)| wanted(group));
             groups.map(|(id, _)| id.get()).collect()

@@ -80,11 +80,7 @@ impl<'a> History<'a> {
         sim.config.in_flight_max = [1, 2, 4][random.size(3)];
         sim.config.spare_segments = 1 + random.size(2);
         sim.config.log_bytes_max = random.once_in(3).then_some(10 * (64 << 10));
-        if random.once_in(4) {
-            sim.platter.set_page_cache(true);
-            // Of several buffered writes in flight a failed one may be acknowledged: known_faults.rs.
-            sim.config.in_flight_max = 1;
-        }
+        sim.platter.set_page_cache(random.once_in(4));
         let end_once_in = [1, 3, 12][random.size(3)];
         let (wal, _) = sim.open();
         Self {

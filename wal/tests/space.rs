@@ -450,6 +450,64 @@ fn a_log_opened_again_and_again_at_its_quota_can_still_vote_release_and_heal() {
     assert!(wal.usage().bytes <= quota, "{:?}", wal.usage());
 }
 
+/// Short lives, each with a vote: what they take on disk, in segments, after each open.
+fn restarts(sim: &Sim, mut wal: Wal) -> Vec<u64> {
+    let mut used = Vec::new();
+    for term in 1..15 {
+        sim.platter.crash();
+        drop(wal);
+        let (next, recovered) = sim.open();
+        wal = next;
+        let votes = recovered.groups.iter().find(|group| group.group == GroupId(2));
+        assert_eq!(votes.map_or(0, |group| group.hard_state.term.get()), term - 1);
+        wal.append(&state(2, term, hard_state(term, 1, 0))).unwrap();
+        // Some lives are too short to give anything back.
+        if term % 3 == 0 {
+            give_back(sim, &mut wal);
+        }
+        sim.settle(&mut wal);
+        used.push(wal.usage().bytes / sim.config.segment_bytes);
+    }
+    used
+}
+
+#[test]
+fn w2_a_log_opened_again_and_again_at_its_quota_stays_within_three_segments_of_it() {
+    let mut sim = Sim::new(4);
+    sim.config.log_bytes_max = Some(8 * sim.config.segment_bytes);
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    while busy.write(&mut wal, 1, 2000).is_ok() {
+        give_back(&sim, &mut wal);
+    }
+    let used = restarts(&sim, wal);
+    assert!(used.iter().all(|used| *used <= 8 + 3), "{used:?}");
+}
+
+/// The first segment is half full and all of it lives: nothing behind it can be given back.
+#[test]
+fn w2_restarts_take_no_space_for_good() {
+    let sim = Sim::new(4);
+    let (mut wal, _) = sim.open();
+    Busy::new(1).write(&mut wal, 15, 2000).unwrap();
+    give_back(&sim, &mut wal);
+    let before = sim.platter.segments().len();
+    let used = restarts(&sim, wal);
+    assert!(used.iter().all(|used| *used <= 3), "{used:?}");
+    assert!(sim.platter.segments().len() <= before + 1);
+}
+
+/// A crash loop on a disk that has room for one segment more than the log needs.
+#[test]
+fn w2_a_small_disk_takes_any_number_of_starts() {
+    let sim = Sim::new(4);
+    let (mut wal, _) = sim.open();
+    Busy::new(1).write(&mut wal, 15, 2000).unwrap();
+    give_back(&sim, &mut wal);
+    sim.platter.set_segments_left(Some(2));
+    restarts(&sim, wal);
+}
+
 #[test]
 fn a_log_of_which_nothing_is_released_carries_nothing_and_gives_nothing_up() {
     let sim = Sim::new(5);
@@ -546,6 +604,44 @@ fn many_bytes_in_the_first_segment(sim: &Sim) -> (Wal, u64) {
     sim.platter.complete_all();
     wal.poll(0, &mut Vec::new()).unwrap();
     (wal, 20 * membership.len() as u64)
+}
+
+/// What fitted the segments it was written into, and fits none of a later open's, is there like any other, and is carried.
+fn opens_with_smaller_segments(append: &Append<'_>) {
+    let mut sim = Sim::new(5);
+    sim.config.segment_bytes = 16 << 20;
+    let (mut wal, _) = sim.open();
+    wal.append(append).unwrap();
+    sim.settle(&mut wal);
+    drop(wal);
+    sim.platter.kill();
+    sim.config.segment_bytes = 64 << 10;
+    let (mut wal, recovered) = sim.open();
+    let first = sim.platter.segments()[0];
+    give_back(&sim, &mut wal);
+    assert!(sim.platter.segments()[0] > first, "the large segment is given up");
+    assert!(wal.usage().bytes < 2 << 20, "{:?}", wal.usage());
+    // Business as usual behind it.
+    let mut busy = Busy::new(3);
+    busy.write(&mut wal, 100, 1000).unwrap();
+    give_back(&sim, &mut wal);
+    sim.platter.crash();
+    drop(wal);
+    let (wal, again) = sim.open();
+    assert_eq!(again.groups[0], recovered.groups[0]);
+    assert_eq!(read_all(&wal, &again.groups[0]), append.entries);
+    assert_eq!(again.groups[0].membership, append.membership.unwrap_or_default());
+}
+
+#[test]
+fn w1_a_large_entry_outlives_a_change_to_smaller_segments() {
+    opens_with_smaller_segments(&write(1, 1, &entries(1, 1, 1, 1, 900 << 10)));
+}
+
+#[test]
+fn w1_a_large_membership_outlives_a_change_to_smaller_segments() {
+    let membership = vec![7; 900 << 10];
+    opens_with_smaller_segments(&Append { membership: Some(&membership), ..write(1, 1, &[]) });
 }
 
 #[test]

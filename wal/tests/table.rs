@@ -30,12 +30,12 @@ fn every_label_has_a_test_and_a_row() {
 }
 
 /// Three acknowledged batches of three groups in the first segment, and the process is gone. Nobody vouches for the
-/// third.
+/// third. They are too large to be written again by the next open.
 fn three_batches() -> Sim {
     let sim = Sim::new(1);
     let (mut wal, _) = sim.open();
-    for group in 1..=3u64 {
-        wal.append(&write(group, group, &entries(group, 1, 1, 5, 100))).unwrap();
+    for (group, bytes) in [(1, 100), (2, 1700), (3, 1700)] {
+        wal.append(&write(group, group, &entries(group, 1, 1, 5, bytes))).unwrap();
         sim.settle(&mut wal);
     }
     sim.platter.complete_all();

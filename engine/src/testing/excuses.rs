@@ -30,8 +30,6 @@ const fn known_fault(name: &'static str, what: &'static str) -> Excuse {
 /// A replica whose log lost the end of what it had acknowledged, with nothing on its disk that tells.
 pub(super) const LOST_END: &str = "lost end";
 pub(super) const UNMET_DIRECTORY: &str = "unmet directory";
-pub(super) const PAGE_CACHE: &str = "page cache";
-pub(super) const OVER_QUOTA: &str = "over the quota";
 pub(super) const DAMAGED_LOG: &str = "damaged log";
 pub(super) const NO_ROOM_TO_START: &str = "no room to start";
 pub(super) const FAILED_WHILE_STARTING: &str = "failed while starting";
@@ -44,14 +42,6 @@ pub const EXCUSES: &[Excuse] = &[
         LOST_END,
         "a replica whose log lost the end of what it had acknowledged is taken out once its recovery was judged; \
          left in, it votes and acknowledges as if it had lost nothing (C3, W8)",
-    ),
-    known_fault(
-        PAGE_CACHE,
-        "no disk writes through a page cache: after a failed write an open counts what is on no disk (W7)",
-    ),
-    known_fault(
-        OVER_QUOTA,
-        "a log may go over its quota by a segment with each restart, where three are promised (Config::log_bytes_max)",
     ),
     excuse(
         UNMET_DIRECTORY,

@@ -167,6 +167,10 @@ impl SimLog {
                 .or_insert_with(|| self.platter.segment_head(write.segment, BLOCK_BYTES));
             let batch = landed(write.segment, head, write.offset, &write.bytes);
             let batch = batch.expect("a batch that landed holds");
+            if let Some(end) = batch.start {
+                let here = batch.position.segment();
+                self.batches.retain(|b| b.position < end || b.position.segment() >= here);
+            }
             self.batches.push(Stored::new(&batch, write.bytes.len() as u64));
             batches.push(batch);
         }

@@ -44,6 +44,8 @@ pub(super) struct Shape {
     pub(super) first_leader: Option<NodeId>,
     /// What the nodes' logs may take while there are faults.
     pub(super) log_bytes_max: Option<u64>,
+    /// The nodes' disks are written through a page cache.
+    pub(super) page_cache: bool,
     /// Per node: its clock's ticks in a thousand steps.
     pub(super) clock_rates: Vec<u64>,
     pub(super) limits: Limits,
@@ -106,6 +108,7 @@ impl Shape {
             reads_fail_once_in: 0,
             first_leader: None,
             log_bytes_max: None,
+            page_cache: Random::stream(seed, 5).once_in(4),
             clock_rates: (0..nodes).map(|_| *random.pick(&rates)).collect(),
             shards: Vec::new(),
             limits: Limits::REAL,

@@ -11,7 +11,7 @@ use super::{
     event::{AtEnd, Event, Known, LogState},
     excuses::{
         DAMAGED_LOG, Excuses, FAILED_WHILE_STARTING, LOST_END, NO_MAJORITY_WHOLE, NO_ROOM_TO_START,
-        OVER_QUOTA, PAGE_CACHE, SPACE_OF_HARMED,
+        SPACE_OF_HARMED,
     },
     ghost::Ghost,
     harm::Losses,
@@ -97,10 +97,8 @@ impl<'a> Sim<'a> {
         let shards = shape.nodes.iter().zip(&shape.shards);
         let nodes: Vec<SimNode> =
             shards.map(|(id, shards)| SimNode::new(*id, *shards, &mut random)).collect();
-        if setup.strict.contains(PAGE_CACHE) {
-            let logs = nodes.iter().flat_map(|node| &node.logs);
-            logs.for_each(|log| log.platter.set_page_cache(true));
-        }
+        let logs = nodes.iter().flat_map(|node| &node.logs);
+        logs.for_each(|log| log.platter.set_page_cache(shape.page_cache));
         let connections =
             shape.connects.then(|| Connections::new(shape.net.clone(), shape.socket_bytes));
         let network = Network::new(shape.weather, shape.refuse_once_in, connections);
@@ -189,8 +187,9 @@ impl<'a> Sim<'a> {
                 node.starts_at = now + 10;
             }
             Err(_) if node.has_failed() && self.excuses.make(FAILED_WHILE_STARTING) => {
-                // A sync that failed may have said yes to nothing; the next process believes it (FAULTS.md W7).
-                node.end_disks(!self.losses.has(id) && !self.excuses.is_strict(PAGE_CACHE));
+                // A sync that failed may have said yes to nothing, and the next process believes it (FAULTS.md W7):
+                // but where it writes again what it has read, it does not.
+                node.end_disks(!self.losses.has(id) && !self.shape.page_cache);
                 node.starts_at = now + 10;
             }
             Err(error)
@@ -567,15 +566,11 @@ impl<'a> Sim<'a> {
         let Some(max) = usage.bytes_max.filter(|max| usage.bytes > max + 3 * segment) else {
             return;
         };
-        let restarts = self.nodes[at].identity.incarnation;
-        let is_known = usage.bytes <= max + (3 + restarts) * segment;
-        if !is_known || !self.excuses.make(OVER_QUOTA) {
-            let what = format!(
-                "{:?} holds {} bytes of {max}, segments have {segment}",
-                self.nodes[at].id, usage.bytes
-            );
-            Broken { invariant: "23 bounds".to_owned(), what }.throw();
-        }
+        let what = format!(
+            "{:?} holds {} bytes of {max}, segments have {segment}",
+            self.nodes[at].id, usage.bytes
+        );
+        Broken { invariant: "23 bounds".to_owned(), what }.throw();
     }
 
     /// Whenever a node's log has given up a segment: what is durable without it.

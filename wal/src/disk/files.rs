@@ -9,10 +9,11 @@
 use super::{Fate, MakeSegment, SegmentFile, is_no_space, steps};
 use crate::format::{BLOCK_BYTES, Manifest, SegmentSeq};
 use crate::image::{Image, ImageWriter};
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -22,24 +23,31 @@ pub(super) struct Files {
     dir: PathBuf,
     /// Device and number of the directory, as it was when it was opened.
     place: (u64, u64),
+    /// Files are opened for direct writes.
     direct: bool,
+    /// Direct writes go past the page cache.
+    past_cache: bool,
 }
 
 impl Files {
-    /// Looks at a directory, and whether its file system takes direct writes.
+    /// Looks at a directory, whether its file system takes direct writes, and whether they go past the page cache.
     pub(super) fn probe(dir: &Path) -> io::Result<Self> {
         let name = dir.join(PROBE_NAME);
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::DIRECT;
         let mut block = Image::new(BLOCK_BYTES)?;
         let block = ImageWriter::claim(&mut block).expect("a new image has one owner");
-        let written = rustix::fs::open(&name, flags, FILE_MODE).map_err(io::Error::from);
+        let file = rustix::fs::open(&name, flags, FILE_MODE).map_err(io::Error::from);
+        let past_cache = file.as_ref().is_ok_and(goes_past_cache);
         // Some file systems take the flag and refuse the write.
         let written =
-            written.and_then(|file| File::from(file).write_at(block.bytes(0..BLOCK_BYTES), 0));
+            file.and_then(|file| File::from(file).write_at(block.bytes(0..BLOCK_BYTES), 0));
         let direct = takes_direct(written)?;
         match std::fs::remove_file(&name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(Self { dir: dir.to_owned(), place: place_of(dir)?, direct }),
+            _ => {
+                let (dir, place) = (dir.to_owned(), place_of(dir)?);
+                Ok(Self { dir, place, direct, past_cache: direct && past_cache })
+            }
         }
     }
 
@@ -53,8 +61,9 @@ impl Files {
         Err(io::Error::other(format!("{dir} was moved, and another directory stands there")))
     }
 
-    pub(super) fn direct(&self) -> bool {
-        self.direct
+    /// True if writes and reads are known to go past the page cache.
+    pub(super) fn past_cache(&self) -> bool {
+        self.past_cache
     }
 
     pub(super) fn path(&self, segment: SegmentSeq) -> PathBuf {
@@ -159,7 +168,7 @@ impl Files {
                     zeros.tail_mut(0..BLOCK_BYTES).fill(0);
                 }
                 at += len as u64;
-                if !self.direct && at.is_multiple_of(BUFFERED_SYNC_BYTES) {
+                if !self.past_cache && at.is_multiple_of(BUFFERED_SYNC_BYTES) {
                     file.sync_data()?;
                 }
                 pause()?;
@@ -296,6 +305,19 @@ fn takes_direct(written: io::Result<usize>) -> io::Result<bool> {
             _ => Err(error),
         },
     }
+}
+
+/// Whether the kernel says that direct writes to the file go past the page cache. A file system may take the flag and write
+/// through the cache all the same, as tmpfs does, and ext4 with a journal for data. One that does not say, or a kernel
+/// before 6.1, is taken for such a one: that costs writes in flight, and nothing else.
+fn goes_past_cache(file: &OwnedFd) -> bool {
+    let says = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
+    says.is_ok_and(|says| {
+        let aligned = 1..=u32::try_from(BLOCK_BYTES).expect("a small number");
+        StatxFlags::from_bits_retain(says.stx_mask).contains(StatxFlags::DIOALIGN)
+            && aligned.contains(&says.stx_dio_mem_align)
+            && aligned.contains(&says.stx_dio_offset_align)
+    })
 }
 
 fn is_same_file(a: &Path, b: &Path) -> io::Result<bool> {

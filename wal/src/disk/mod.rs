@@ -59,7 +59,8 @@ impl Drop for AbortOnPanic {
 pub struct DriverInfo {
     /// `io_uring`, `portable` or `sim`.
     pub driver: &'static str,
-    /// True if writes go past the page cache.
+    /// True if writes are known to go past the page cache. Else one write is in flight at a time, and what an open reads
+    /// proves nothing of what is on the disk.
     pub direct_io: bool,
     /// True if images are registered with the ring.
     pub registered_buffers: bool,

@@ -111,7 +111,7 @@ impl PortableDisk {
 
 impl Disk for PortableDisk {
     fn info(&self) -> DriverInfo {
-        let direct_io = self.files.direct();
+        let direct_io = self.files.past_cache();
         DriverInfo { driver: "portable", direct_io, registered_buffers: false }
     }
 

@@ -266,7 +266,7 @@ impl Disk for UringDisk {
     fn info(&self) -> DriverInfo {
         DriverInfo {
             driver: "io_uring",
-            direct_io: self.files.direct(),
+            direct_io: self.files.past_cache(),
             registered_buffers: !self.registered.is_empty() && self.registered.iter().all(|r| *r),
         }
     }

@@ -141,6 +141,13 @@ impl EntriesHead {
         ENTRIES_HEAD_BYTES + self.count as usize * ENTRY_HEADER_BYTES
     }
 
+    /// Gives the record that begins `bytes` the checksum that it has in another segment.
+    pub(crate) fn reseed(&self, bytes: &mut [u8], seed: Seed) {
+        let headers = &bytes[ENTRIES_HEAD_BYTES..self.headers_bytes()];
+        let crc = seed.checksum_parts(&[&bytes[..ENTRIES_CRC_AT], headers]);
+        bytes[ENTRIES_CRC_AT..ENTRIES_HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
+    }
+
     /// Checks the fixed part with its entry headers, which stand at the start of `bytes`, and returns the
     /// entry headers. Payloads need not be there.
     pub(crate) fn verify<'a>(&self, bytes: &'a [u8], seed: Seed) -> Result<&'a [u8], Bad> {
@@ -255,6 +262,15 @@ pub(crate) fn encode_footer(out: &mut [u8]) -> usize {
     let header = record_header(RecordKind::Footer, FOOTER_RECORD_BYTES, GroupId(0));
     out[..FOOTER_RECORD_BYTES].copy_from_slice(&header);
     FOOTER_RECORD_BYTES
+}
+
+/// Fills `out` with zeros behind a header that says that a reader may skip them. Whole records, so `out` is padded.
+pub(crate) fn encode_filler(out: &mut [u8]) {
+    out.fill(0);
+    out[0] = FILLER_KIND;
+    out[1] = FLAG_OPTIONAL;
+    let bytes = u32::try_from(out.len()).expect("records are bounded by a segment");
+    out[4..8].copy_from_slice(&bytes.to_le_bytes());
 }
 
 /// Bytes a membership takes, padding included.
@@ -392,6 +408,9 @@ fn decode_record(bytes: &[u8], seed: Seed) -> Result<Record<'_>, Bad> {
     };
     Ok(record)
 }
+
+/// No reader knows it, and each may skip it.
+const FILLER_KIND: u8 = 10;
 
 pub(super) fn record_header(
     kind: RecordKind,

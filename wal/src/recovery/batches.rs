@@ -150,6 +150,13 @@ impl<'a> Bytes<'a> {
         }
     }
 
+    /// Up to where some batch of the segment knew it durable; 0 if none knew anything of it.
+    pub(super) fn vouched_for(&self) -> usize {
+        let known = self.headers(0).map(|(_, header)| header.durable);
+        let here = known.filter(|known| known.segment() == self.file.seq());
+        here.map(|known| known.offset() as usize).max().unwrap_or(0)
+    }
+
     /// The highest place that batches behind `at` knew durable. One that knew a place behind `at` durable stands
     /// behind `at` itself, so what was found for the first bad batch answers for all.
     fn known_durable_behind(&mut self, at: usize) -> Position {

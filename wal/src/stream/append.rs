@@ -12,7 +12,8 @@ use super::{Append, Copied, OpenBatch, RunPlace, Wal, offset_u32};
 use crate::error::WalError;
 use crate::format::{
     self, BATCH_HEADER_BYTES, DIRECTORY_ENTRY_BYTES, ENTRY_HEADER_BYTES, Position,
-    RECORD_ALIGN_BYTES, RecordKind, Release, TOMBSTONE_RECORD_BYTES, entries_record_bytes,
+    RECORD_ALIGN_BYTES, RecordKind, Release, START_RECORD_BYTES, TOMBSTONE_RECORD_BYTES,
+    entries_record_bytes,
 };
 use crate::group::{Group, Small};
 use crate::index::Placed;
@@ -244,10 +245,14 @@ impl Wal {
             self.close_batch();
         }
         if self.end_with(bytes) > self.active.image.len() {
-            self.next_segment()?;
+            // One that was written when segments were larger, and is carried, has one made that is large enough.
+            let least = super::segment_bytes_for(START_RECORD_BYTES + bytes, 1);
+            self.next_segment(least)?;
+            while self.end_with(bytes) > self.active.image.len() {
+                logdrive_raft::reached!("segment made larger for a record");
+                self.next_segment(least)?;
+            }
         }
-        let end = self.end_with(bytes);
-        assert!(end <= self.active.image.len(), "a record of {bytes} bytes fits no segment");
         Ok(())
     }
 

@@ -293,7 +293,7 @@ impl Wal {
         let bytes = payloads + parts.len() * (ENTRIES_HEAD_BYTES + RECORD_ALIGN_BYTES);
         let largest = entries().map(|entry| entry.payload.len()).max().unwrap_or(0);
         match self.no_space {
-            true => self.fits_made(bytes, largest),
+            true => largest <= self.entry_bytes_max() && self.fits_made(bytes, largest),
             false => self.capacity() >= bytes as u64 + STEP_SLACK_BYTES,
         }
     }
@@ -407,7 +407,9 @@ impl Wal {
         self.ledger.retire(victim.seq);
         self.sealed_bytes -= victim.bytes;
         // A reader may still have the file open: then its bytes must stay what they were.
-        let is_free = !victim.inherited && Arc::strong_count(&victim.reader) == 1;
+        let is_free = !victim.inherited
+            && victim.bytes == self.config.segment_bytes
+            && Arc::strong_count(&victim.reader) == 1;
         let fate = match () {
             () if victim.damaged => Fate::SetAside,
             () if is_free && self.free_segments < FREE_MAX => Fate::Recycle,
@@ -427,7 +429,7 @@ impl Wal {
         logdrive_raft::reached!("segment given back");
         self.metrics.retired += 1;
         self.leaving.pop_front().expect("an order was given");
-        self.keep_spares();
+        self.keep_spares(0);
     }
 }
 

@@ -9,7 +9,8 @@
 //! With a quota, the last two segments' worth are not for entries: half of one is for votes, half of one for releases
 //! alone, and one for carrying, which has to write before it frees. What stood in one segment fits a fresh one,
 //! whatever the entries' sizes. Every open begins a segment, so a log opened at its quota goes over it, by that and
-//! what carrying needs, until it has given back as much ([`Wal::bytes_limit`]).
+//! what carrying needs, until it has given back as much ([`Wal::bytes_limit`]); by no more at the next open, which writes
+//! again what little its last segment holds.
 //!
 //! The votes' reserve renews itself. A batch of votes takes a block, of which next to nothing lives once there is a newer
 //! vote; but only the oldest segment is ever given up, and at the quota it may be full of entries that all live. So when
@@ -127,26 +128,26 @@ impl Wal {
 
     /// What is left for votes when no segment can be made: several of them, however small a segment is.
     fn votes_reserve(&self) -> u64 {
-        (self.active.image.len() as u64 / 8).max(VOTES_BYTES_MIN)
+        (self.config.segment_bytes / 8).max(VOTES_BYTES_MIN)
     }
 
     /// True if the quota is why there is less than [`Room::Free`].
     #[must_use]
     pub fn is_near_quota(&self) -> bool {
-        let segment = self.active.image.len() as u64;
+        let segment = self.config.segment_bytes;
         self.has_quota()
             && self.capacity_within(self.config.log_bytes_max) < (FOR_ENTRIES + 1) * segment / 2
     }
 
     /// Whether the votes' reserve has come to its end, and so much of it was taken by votes that a round wins it back.
     pub(super) fn begins_round(&self) -> bool {
-        let segment = self.active.image.len() as u64;
+        let segment = self.config.segment_bytes;
         self.small_bytes >= segment / 4 && self.is_short_for_votes()
     }
 
     /// True while a round for votes has not won enough.
     pub(super) fn is_short_for_votes(&self) -> bool {
-        let segment = self.active.image.len() as u64;
+        let segment = self.config.segment_bytes;
         let left = (segment / 4).max(VOTES_BYTES_MIN);
         self.has_quota()
             && self.capacity() < FOR_VOTES * segment / 2 + left
@@ -195,7 +196,7 @@ impl Wal {
         let is_entries = halves == FOR_ENTRIES;
         let max = if is_entries { self.config.log_bytes_max } else { self.bytes_limit };
         let capacity = self.capacity_within(max);
-        let segment = self.active.image.len() as u64;
+        let segment = self.config.segment_bytes;
         let reserve = match (self.no_space, is_entries) {
             (true, true) => self.votes_reserve() + self.carry_price(),
             (true, false) => 0,
@@ -213,8 +214,9 @@ impl Wal {
     /// more if they go on in others, each of which may be left early by one entry that does not fit its rest.
     fn room_for(&self, bytes: usize, largest: usize) -> (u64, u64) {
         let batches = bytes / self.config.batch_bytes_max as usize + 2;
-        let segments = bytes / (self.active.image.len() / 2) + 1;
-        ((bytes + batches * (2 * BLOCK_BYTES)) as u64, (segments * largest) as u64)
+        let half = self.config.segment_bytes / 2;
+        let segments = bytes as u64 / half + 1;
+        ((bytes + batches * (2 * BLOCK_BYTES)) as u64, segments * largest as u64)
     }
 
     /// Whether records of `bytes` can be written without a segment that is still to be made, `largest` as above.
@@ -263,7 +265,7 @@ impl Wal {
 
     /// Whether space must be won back at a higher price.
     pub(super) fn is_short_of_room(&self) -> bool {
-        let segment = self.active.image.len() as u64;
+        let segment = self.config.segment_bytes;
         match self.config.log_bytes_max {
             _ if self.no_space => true,
             Some(max) => self.capacity_within(Some(max)) <= (max / 4).max(4 * segment),
@@ -273,9 +275,11 @@ impl Wal {
 
     /// Bytes of all files but those free to be used again, which orders would take first.
     fn segment_bytes(&self) -> u64 {
-        let others = self.closing.len() + 1 + self.spares.len();
+        let images = self.closing.iter().chain([&self.active]);
+        let images: u64 = images.map(|segment| segment.image.len() as u64).sum();
+        let spares: u64 = self.spares.iter().map(|spare| spare.bytes).sum();
         let leaving: u64 = self.leaving.iter().sum();
-        self.sealed_bytes + others as u64 * self.config.segment_bytes + leaving
+        self.sealed_bytes + images + spares + leaving
     }
 
     fn file_bytes(&self) -> u64 {
@@ -299,27 +303,29 @@ impl Wal {
         seq <= self.made
     }
 
-    /// Orders segments so that there are always some ahead of the active one, as far as the quota goes.
-    pub(super) fn keep_spares(&mut self) {
-        while self.spares.len() < self.config.spare_segments && self.may_order() {
-            self.order_spare();
+    /// Orders segments so that there are always some ahead of the active one, as far as the quota goes. They have `least`
+    /// bytes at least.
+    pub(super) fn keep_spares(&mut self, least: u64) {
+        while self.spares.len() < self.config.spare_segments && self.may_order(least) {
+            self.order_spare(least);
         }
     }
 
-    fn may_order(&self) -> bool {
-        let after = self.segment_bytes() + self.config.segment_bytes;
+    fn may_order(&self, least: u64) -> bool {
+        let after = self.segment_bytes() + self.config.segment_bytes.max(least);
         self.config.log_bytes_max.is_none_or(|max| after <= max)
     }
 
-    pub(super) fn order_spare(&mut self) {
+    pub(super) fn order_spare(&mut self, least: u64) {
         let newest = self.spares.back().map_or(self.active.seq, |spare| spare.seq);
         let seq = SegmentSeq(newest.0.checked_add(1).expect("segment numbers are used up"));
         let id = (self.entropy)();
-        self.order(seq, id, false);
-        self.spares.push_back(Spare { seq, id });
+        let bytes = self.config.segment_bytes.max(least);
+        self.order(seq, id, bytes, false);
+        self.spares.push_back(Spare { seq, id, bytes });
     }
 
-    pub(super) fn order(&mut self, seq: SegmentSeq, id: u128, urgent: bool) {
+    pub(super) fn order(&mut self, seq: SegmentSeq, id: u128, bytes: u64, urgent: bool) {
         let identity = &self.config.identity;
         let header = SegmentHeader {
             version: FORMAT_VERSION,
@@ -329,11 +335,10 @@ impl Wal {
             store: identity.store,
             node: identity.node,
             incarnation: identity.incarnation,
-            bytes: self.config.segment_bytes,
+            bytes,
             cluster: identity.cluster.clone(),
         };
-        let make =
-            MakeSegment { segment: seq, bytes: self.config.segment_bytes, header: header.encode() };
+        let make = MakeSegment { segment: seq, bytes, header: header.encode() };
         self.disk.make(make, urgent);
     }
 }

@@ -16,6 +16,7 @@ pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 /// Every golden stream: its name and its text.
 pub(crate) const GOLDEN: &[(&str, &str)] = &[
     ("clean_stop", include_str!("../golden/clean_stop.txt")),
+    ("written_again", include_str!("../golden/written_again.txt")),
     ("torn_tail", include_str!("../golden/torn_tail.txt")),
     ("reordered_tail", include_str!("../golden/reordered_tail.txt")),
     ("damaged_body", include_str!("../golden/damaged_body.txt")),

@@ -213,7 +213,7 @@ fn replay(segment: &Segment, body: &[u8], groups: usize, stream: &mut Stream) {
     while at < body.len() {
         let record = &body[at..at + length(body, at + 4)];
         at += record.len().next_multiple_of(8);
-        if matches!(record[0], 1 | 9) {
+        if matches!(record[0], 1 | 9) || record[1] == 1 {
             continue;
         }
         let id = u64_at(record, 8);

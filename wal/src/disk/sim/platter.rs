@@ -12,7 +12,7 @@ use crate::disk::{
     CORRUPT_SUFFIX, MANIFEST_NAME, Progress, SegmentOrigin, TEMPORARY_SUFFIX, WriteSegment,
     progress, segment_name,
 };
-use crate::format::SegmentSeq;
+use crate::format::{BLOCK_BYTES, FIRST_BATCH_AT, SegmentSeq};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
@@ -158,8 +158,10 @@ pub(super) struct Platter {
     pub(super) events: Vec<Event>,
     /// Which process has the platter; older ones get errors.
     pub(super) era: u64,
-    /// Where in each segment this process may write next.
-    written: BTreeMap<SegmentSeq, u64>,
+    /// What this process has written of each segment: one range.
+    written: BTreeMap<SegmentSeq, Range<u64>>,
+    /// What landed of the newest segment's first batch, but for its first block, which comes last.
+    behind_first_block: Option<(SegmentSeq, Vec<u8>)>,
     room: Option<Room>,
     /// Writes go through a page cache.
     pub(super) page_cache: bool,
@@ -190,6 +192,7 @@ impl Platter {
             events: Vec::new(),
             era: 0,
             written: BTreeMap::new(),
+            behind_first_block: None,
             room: None,
             page_cache: false,
             lying: false,
@@ -520,13 +523,17 @@ impl Platter {
                 write.segment
             );
         }
-        let before = self.written.insert(write.segment, end).unwrap_or(0);
+        let before = self.written.get(&write.segment).cloned().unwrap_or(write.offset..end);
+        let is_first_block =
+            end <= before.start && end == u64::from(FIRST_BATCH_AT) + BLOCK_BYTES as u64;
         assert!(
-            before <= write.offset,
-            "{:?} is written at {} though it was written up to {before} (rule 6)",
+            before == (write.offset..end) || before.end <= write.offset || is_first_block,
+            "{:?} is written at {} though {before:?} was written of it (rule 6)",
             write.segment,
             write.offset
         );
+        let written = before.start.min(write.offset)..before.end.max(end);
+        self.written.insert(write.segment, written);
         let fate = self.fates.remove(&self.writes);
         self.writes += 1;
         let at = usize::try_from(write.offset).expect("inside a segment");
@@ -674,11 +681,28 @@ impl Platter {
         }
         if let Some(outcome) = outcome {
             let InFlight { write, .. } = self.in_flight.remove(n);
-            if let (Ok(()), Some(landed)) = (&outcome, &mut self.landed) {
-                let (segment, offset, bytes) = (write.segment, write.offset, write.bytes.to_vec());
-                landed.push(LandedWrite { segment, offset, bytes });
+            if outcome.is_ok() {
+                self.note_landed(&write);
             }
             self.events.push(Event::Written(token, outcome));
+        }
+    }
+
+    /// Keeps a batch that landed whole, if anyone wants to know of it.
+    fn note_landed(&mut self, write: &WriteSegment) {
+        let (segment, offset, mut bytes) = (write.segment, write.offset, write.bytes.to_vec());
+        let first = u64::from(FIRST_BATCH_AT);
+        if offset > first && self.written.get(&segment).is_some_and(|all| all.start > first) {
+            self.behind_first_block = Some((segment, bytes));
+            return;
+        }
+        if offset == first
+            && let Some((_, rest)) = self.behind_first_block.take_if(|(of, _)| *of == segment)
+        {
+            bytes.extend(rest);
+        }
+        if let Some(landed) = &mut self.landed {
+            landed.push(LandedWrite { segment, offset, bytes });
         }
     }
 
@@ -808,6 +832,7 @@ impl Platter {
         self.maker = Maker::default();
         self.events.clear();
         self.written.clear();
+        self.behind_first_block = None;
         self.fates.clear();
         self.era += 1;
         self.power_fails_in = None;

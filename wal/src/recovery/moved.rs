@@ -1,0 +1,155 @@
+//! The end of the last segment, written again at the beginning of the next one, which then begins before it.
+//!
+//! In:     the last segment's batches.
+//! Out:    from where on they are written again, if they are; their records, for another segment.
+//! Cost:   one more checksum over the last segment; memory for a quarter of a segment, or for what nobody vouches for.
+//! Fails:  never. A segment with damage in what is vouched for stays where it is.
+//! Source: FAULTS' rules 8, 19, 25; W2, W7, W9.
+//!
+//! Two reasons for it. Every open begins a segment, so whatever a short life wrote would take a whole segment for good:
+//! a last segment of which a quarter of a segment at most is needed is written again as a whole, and then nothing counts
+//! in its file. And where reads come from the page cache, a batch that no later one knows durable may be on no disk: its
+//! write may have failed, and its pages count as clean all the same, so a sync would prove nothing.
+
+use super::batches::{Bytes, Flaw};
+use super::{Case, Decision};
+use crate::checksum::Seed;
+use crate::format::{FIRST_BATCH_AT, RECORD_ALIGN_BYTES, Record, RecordKind, Records, u32_at};
+use hashbrown::HashMap;
+use logdrive_raft::GroupId;
+
+/// What the first batch of the next segment holds beside its start record.
+#[derive(Debug, Default)]
+pub(crate) struct Moved {
+    /// Records, one behind the other.
+    pub(crate) records: Vec<u8>,
+    pub(crate) count: u32,
+    /// The groups they are of, each once.
+    pub(crate) groups: Vec<GroupId>,
+}
+
+/// Records of the last segment that are to be written again.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    bytes: Vec<u8>,
+    /// Where each begins, here and in the segment.
+    places: Vec<(usize, usize)>,
+    /// The latest record of each group of a kind of which the last one counts, by its place in `places`.
+    latest: HashMap<(GroupId, u8), usize>,
+}
+
+impl Tail {
+    /// Takes in a record, which stands at `at` of its segment and begins `bytes`.
+    pub(super) fn push(&mut self, record: &Record<'_>, bytes: &[u8], at: usize) {
+        let Some(group) = record.group() else { return };
+        if let Some(kind) = replaced_kind(record) {
+            self.latest.insert((group, kind), self.places.len());
+        }
+        self.places.push((self.bytes.len(), at));
+        self.bytes.extend_from_slice(&bytes[..padded_bytes(bytes)]);
+    }
+
+    /// The records whose kind and group come again are left out. Each with its place in the segment.
+    pub(super) fn records(&self, seed: Seed) -> impl Iterator<Item = (Record<'_>, &[u8], usize)> {
+        self.places.iter().enumerate().filter_map(move |(n, (start, at))| {
+            let bytes = &self.bytes[*start..];
+            let bytes = &bytes[..padded_bytes(bytes)];
+            let (_, record) = Records::new(bytes, seed).next().expect("a record");
+            let record = record.expect("it was decoded before");
+            let group = record.group().expect("only records of groups are kept");
+            let is_replaced = replaced_kind(&record)
+                .is_some_and(|kind| self.latest.get(&(group, kind)) != Some(&n));
+            (!is_replaced).then_some((record, bytes, *at))
+        })
+    }
+}
+
+impl Moved {
+    /// Adds a record of a segment of another seed; returns where it stands.
+    pub(super) fn push(&mut self, record: &Record<'_>, bytes: &[u8], seed: Seed) -> usize {
+        let at = self.records.len();
+        self.records.extend_from_slice(bytes);
+        self.count += 1;
+        if let Record::Entries(head) | Record::Carried(head) = record {
+            head.reseed(&mut self.records[at..], seed);
+        }
+        at
+    }
+}
+
+/// From where on the last segment's batches are written again; `None` if all of them stay. `follows` is what the first
+/// one must say of its place in the stream.
+pub(super) fn moved_from(
+    bytes: &mut Bytes<'_>,
+    seed: Seed,
+    follows: (u64, u32),
+    next_bytes: u64,
+    is_direct: bool,
+) -> Option<usize> {
+    let first = FIRST_BATCH_AT as usize;
+    let little = usize::try_from(next_bytes / MOVED_PART).expect("segments fit memory");
+    let is_little = survey(bytes, seed, follows, little).is_some_and(|needed| needed <= little);
+    if is_little && !logdrive_raft::bug!("restart_keeps_its_segment") {
+        return Some(first);
+    }
+    if is_direct || logdrive_raft::bug!("unvouched_tail_left_in_the_page_cache") {
+        return None;
+    }
+    Some(bytes.vouched_for().max(first))
+}
+
+/// Bytes of records in the whole batches that would be written again; `None` if there is damage, or what no log writes.
+/// Looks no further when they are more than `enough`.
+fn survey(
+    bytes: &mut Bytes<'_>,
+    seed: Seed,
+    mut follows: (u64, u32),
+    enough: usize,
+) -> Option<usize> {
+    let mut at = FIRST_BATCH_AT as usize;
+    let (mut needed, mut latest) = (0, HashMap::new());
+    loop {
+        if at == bytes.len() || needed > enough {
+            return Some(needed);
+        }
+        let flaw = match bytes.batch(at) {
+            Ok(batch) if (batch.header.seq, batch.header.prev_crc) == follows => {
+                let body = &batch.body[..batch.header.records_bytes()];
+                for (offset, record) in Records::new(body, seed) {
+                    let Ok(record) = record else { return None };
+                    let Some(group) = record.group() else { continue };
+                    let bytes = padded_bytes(&body[offset..]);
+                    needed += bytes;
+                    if let Some(kind) = replaced_kind(&record) {
+                        needed -= latest.insert((group, kind), bytes).unwrap_or(0);
+                    }
+                }
+                follows = (batch.header.seq + 1, batch.crc);
+                at += batch.header.padded_bytes();
+                continue;
+            }
+            Ok(_) => Flaw::out_of_order(),
+            Err(flaw) => flaw,
+        };
+        let case: Case = bytes.case(at, &flaw, false);
+        let is_end = matches!(case.decision(), Decision::End | Decision::Cut);
+        return is_end.then_some(needed);
+    }
+}
+
+/// For records of which a group's last one alone counts.
+fn replaced_kind(record: &Record<'_>) -> Option<u8> {
+    match record {
+        Record::HardState { .. } => Some(RecordKind::HardState as u8),
+        Record::Membership { .. } => Some(RecordKind::Membership as u8),
+        _ => None,
+    }
+}
+
+/// What the record that begins `bytes` takes.
+fn padded_bytes(bytes: &[u8]) -> usize {
+    (u32_at(bytes, 4) as usize).next_multiple_of(RECORD_ALIGN_BYTES)
+}
+
+/// A last segment is written again if this part of a new one holds what is needed of it.
+const MOVED_PART: u64 = 4;

@@ -1,0 +1,89 @@
+//! The batch that an open begins with: what came before, and what is written again of it.
+//!
+//! In:     the records that recovery kept of the last segment.
+//! Out:    a durable segment that begins with them.
+//! Cost:   a write more than the start record alone takes, if there are any.
+//! Fails:  as any write; without room for the segment, [`WalError::NoSpace`]. Then nothing has changed: the stream ends
+//!         where it did.
+//! Source: FAULTS' rules 8, 19, 23; W2, W7, W9.
+//!
+//! The start record says that nothing counts any more of what is written again here. So the block that it stands in is
+//! written last, when all behind it is durable: without it the segment is one that was never used. And the block holds
+//! nothing else, but a filler: whatever lands of its other sectors, they are zeros.
+
+use super::Wal;
+use crate::disk::{DiskEvent, WriteSegment};
+use crate::error::WalError;
+use crate::format::{BLOCK_BYTES, FIRST_BATCH_AT, encode_filler};
+use crate::recovery::{MOVED_AT, Moved};
+
+impl Wal {
+    /// Puts records behind the start record. Where they are, recovery has told the index.
+    pub(super) fn take_over(&mut self, moved: Moved) {
+        if moved.count == 0 {
+            return;
+        }
+        let filler = MOVED_AT - self.open.tail;
+        encode_filler(self.tail(filler));
+        self.advance(filler);
+        self.tail(moved.records.len()).copy_from_slice(&moved.records);
+        self.open.tail += moved.records.len();
+        self.open.records += moved.count;
+        self.open.directory = moved.groups;
+    }
+
+    /// Writes the first batch into its segment. Blocks.
+    pub(super) fn write_first_batch(&mut self) -> Result<(), WalError> {
+        let segment = self.active.seq;
+        let mut completed = Vec::new();
+        while !self.is_made(segment) {
+            self.poll(0, &mut completed)?;
+            if !self.is_made(segment) {
+                if self.no_space {
+                    return Err(WalError::NoSpace);
+                }
+                self.wait()?;
+            }
+        }
+        self.close_batch();
+        self.write_behind_first_block()?;
+        while self.durable < self.tail_position() {
+            self.poll(0, &mut completed)?;
+            if self.durable < self.tail_position() {
+                self.wait()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_behind_first_block(&mut self) -> Result<(), WalError> {
+        let segment = self.active.seq;
+        let start = FIRST_BATCH_AT as usize;
+        let rest = start + BLOCK_BYTES..self.active.closed;
+        if rest.is_empty() || logdrive_raft::bug!("start_record_before_what_it_moves") {
+            return Ok(());
+        }
+        let batch = self.waiting.front_mut().expect("it was closed");
+        batch.unwritten = self.active.image.share(start..rest.start);
+        let write = WriteSegment {
+            token: batch.seq,
+            segment,
+            offset: rest.start as u64,
+            bytes: self.active.image.share(rest),
+        };
+        self.disk.write(write).map_err(|source| self.fail(segment, "write", source))?;
+        loop {
+            let mut events = Vec::new();
+            self.disk.poll(&mut events).map_err(|source| self.fail(segment, "write", source))?;
+            for event in events {
+                match event {
+                    DiskEvent::Written { result, .. } => {
+                        return result.map_err(|source| self.fail(segment, "write", source));
+                    }
+                    event => self.on_event(event)?,
+                }
+            }
+            self.wait()?;
+        }
+    }
+}
