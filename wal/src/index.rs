@@ -155,6 +155,19 @@ impl GroupIndex {
         }
         (self.released, self.released_term) = (release.index, release.term);
         self.last = release.last;
+        self.shrink();
+    }
+
+    /// Gives memory back that it took for more records. Halving what is left at least, so that a record costs as little
+    /// as when it was put in.
+    fn shrink(&mut self) {
+        let most = |len: usize| (4 * len).max(CAPACITY_MIN);
+        if self.runs.capacity() > most(self.runs.len()) {
+            self.runs.shrink_to(2 * self.runs.len());
+        }
+        if self.terms.capacity() > most(self.terms.len()) {
+            self.terms.shrink_to(2 * self.terms.len());
+        }
     }
 
     /// Nothing of the group is needed any more.
@@ -289,6 +302,9 @@ impl Run {
 }
 
 const _: () = assert!(size_of::<Run>() == 24);
+
+/// Records that a group has memory for, however few it has.
+const CAPACITY_MIN: usize = 32;
 
 #[cfg(test)]
 mod tests {

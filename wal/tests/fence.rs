@@ -409,5 +409,5 @@ fn c1_rule_25_damage_is_kept_wherever_the_power_fails_while_it_is_set_aside() {
         wal.poll(0, &mut Vec::new()).unwrap();
     }
     assert_eq!(sim.platter.set_aside(), [first]);
-    assert!(crashes > 20 && passed > 2, "{crashes} crashes, {passed} with the older manifest");
+    assert!(crashes > 20 && passed >= 2, "{crashes} crashes, {passed} with the older manifest");
 }

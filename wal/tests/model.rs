@@ -189,7 +189,10 @@ impl<'a> History<'a> {
             self.reached.conflicts += u64::from(from <= last);
         }
         let term = *term;
+        let large = self.wal().entry_bytes_max();
         let (count, bytes) = match self.random.below(5) {
+            // It fits no segment of another size.
+            _ if self.random.once_in(60) => (1, large),
             0 => (8, 3000),
             1 => (1, 0),
             _ => (1 + self.random.below(6), 1 + self.random.size(700)),
@@ -398,6 +401,31 @@ impl<'a> History<'a> {
         self.wal = Some(wal);
     }
 
+    /// Whatever is given up, no room is needed for that.
+    fn give_back_on_a_full_disk(&mut self) {
+        if self.trouble {
+            return;
+        }
+        self.sim.platter.set_files_left(Some(0));
+        for group in 1..=GROUPS {
+            let Some(now) = self.model.now.get(&group).filter(|now| !now.destroyed) else {
+                continue;
+            };
+            let Some(entry) = now.entries.last() else { continue };
+            let (index, term) = (entry.index, entry.term);
+            let wal = self.wal.as_mut().expect("open");
+            let released = self.model.try_release(wal, group, index, term);
+            assert!(matches!(released, Ok(()) | Err(WalError::NoSpace | WalError::OverQuota)));
+        }
+        for _ in 0..100 {
+            self.sim.platter.complete_all();
+            assert_eq!(self.sim.platter.retirements(), 0, "seed {}: no room to give up", self.seed);
+            self.poll().unwrap();
+            self.wal().submit(0).unwrap();
+            self.maintain().unwrap();
+        }
+    }
+
     fn count(&mut self, wal: &Wal) {
         let metrics = wal.metrics();
         self.reached.carried += metrics.carried;
@@ -408,6 +436,7 @@ impl<'a> History<'a> {
 
     /// Peace: there is room, nothing fails; all that was written becomes durable, and is what a last recovery finds.
     fn last_words(mut self) -> u64 {
+        self.give_back_on_a_full_disk();
         self.sim.platter.set_segments_left(None);
         if self.trouble {
             self.sim.platter.crash();

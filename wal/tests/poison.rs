@@ -28,7 +28,11 @@ fn w11_a_manifest_that_cannot_be_written_poisons_the_log() {
         dir.join("manifest.tmp")
     }
     fails_in_the_making(
-        |dir| fs::create_dir(name(dir)).unwrap(),
+        // The manifest before this one is kept there.
+        |dir| {
+            fs::remove_file(name(dir)).unwrap();
+            fs::create_dir(name(dir)).unwrap();
+        },
         |dir| fs::remove_dir(name(dir)).unwrap(),
     );
 }

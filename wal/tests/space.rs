@@ -606,6 +606,23 @@ fn many_bytes_in_the_first_segment(sim: &Sim) -> (Wal, u64) {
     (wal, 20 * membership.len() as u64)
 }
 
+/// Segments are given up by a new manifest, for which there would be no room.
+#[test]
+fn w4_a_disk_full_to_its_last_block_gives_space_back() {
+    let sim = Sim::new(2);
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    while wal.metrics().rotations < 20 {
+        busy.write(&mut wal, 5, 2000).unwrap();
+        sim.settle(&mut wal);
+    }
+    sim.platter.complete_all();
+    sim.platter.set_files_left(Some(0));
+    busy.release_all(&mut wal).unwrap();
+    idle_turns(&sim, &mut wal, 100);
+    assert!(wal.metrics().retired > 10, "{:?}", wal.usage());
+}
+
 /// What fitted the segments it was written into, and fits none of a later open's, is there like any other, and is carried.
 fn opens_with_smaller_segments(append: &Append<'_>) {
     let mut sim = Sim::new(5);
@@ -696,6 +713,29 @@ fn a_step_of_carrying_looks_at_a_bounded_number_of_records() {
     assert!(steps > records / (16 << 10), "{records} records looked at in {steps} steps");
     let plan = wal.plan_read(GroupId(2), LogIndex(1), LogIndex(1), 1).unwrap();
     assert_eq!(plan.run().unwrap().as_slice(), entries(2, 1, 1, 1, 10));
+}
+
+#[test]
+fn w3_the_index_gives_back_its_memory_when_its_records_are_released() {
+    let sim = Sim::new(6);
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    for n in 1..=20_000 {
+        busy.write(&mut wal, 1, 1).unwrap();
+        if n % 1000 == 0 {
+            sim.settle(&mut wal);
+        }
+    }
+    let full = wal.metrics().index_bytes;
+    // A window of some entries from here on.
+    for _ in 0..3 {
+        busy.release_all(&mut wal).unwrap();
+        sim.settle(&mut wal);
+        assert!(wal.metrics().index_bytes < full / 10, "{full}, {:?}", wal.metrics());
+        for _ in 0..50 {
+            busy.write(&mut wal, 1, 1).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -61,7 +61,6 @@ pub const PLACES: &[(&str, &str)] = &[
     ("sector lost that was said to be durable", "wal/src/disk/sim/platter.rs"),
     ("segment changed", "wal/src/stream.rs"),
     ("segment given back", "wal/src/stream/carry.rs"),
-    ("segment made larger for a record", "wal/src/stream/append.rs"),
     ("segment made of one given back", "wal/src/stream.rs"),
     ("several commands proposed at once", "engine/src/testing/clients.rs"),
     ("shorter append after a longer one", "engine/raft/src/follower.rs"),

@@ -9,7 +9,7 @@
 use super::{Fate, MakeSegment, SegmentFile, is_no_space, steps};
 use crate::format::{BLOCK_BYTES, Manifest, SegmentSeq};
 use crate::image::{Image, ImageWriter};
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, StatxFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -272,9 +272,25 @@ impl Files {
         Manifest::decode(&bytes).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad.0))
     }
 
+    /// Replaces the manifest: after a crash it is the old one or the new one, whole (rule 26). The old one's file is kept
+    /// under the other's name, to be the next one: on a disk that is full to its last block there would be no room for
+    /// a new file, and only a new manifest gives room back. It is written over only where all syncs of the directory
+    /// have succeeded since it lost its name, so by this process alone: the next open removes it.
     pub(super) fn write_manifest(&self, manifest: &Manifest) -> io::Result<()> {
         self.in_place()?;
-        atomic_write(&self.manifest_path(), &manifest.encode())
+        let path = self.manifest_path();
+        let next = self.dir.join(format!("{MANIFEST_NAME}{TEMPORARY_SUFFIX}"));
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(&next, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => create(&next, flags | OFlags::CREATE)?,
+            Err(error) => return Err(error.into()),
+        };
+        // Of one length, whatever they say.
+        write(&file, &next, &manifest.encode(), 0)?;
+        sync(&file, &next)?;
+        exchange(&next, &path)?;
+        sync_dir(&self.dir)
     }
 
     /// Half made, as far as a crash is concerned.
@@ -376,6 +392,15 @@ fn sync(file: &File, path: &Path) -> io::Result<()> {
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     steps::take(|| format!("rename {} {}", name_of(from), name_of(to)));
     std::fs::rename(from, to)
+}
+
+/// Each gets the other's name; where a file system cannot do that, the second one's file is gone.
+fn exchange(from: &Path, to: &Path) -> io::Result<()> {
+    steps::take(|| format!("exchange {} {}", name_of(from), name_of(to)));
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => std::fs::rename(from, to),
+        exchanged => Ok(exchanged?),
+    }
 }
 
 fn link(from: &Path, to: &Path) -> io::Result<()> {

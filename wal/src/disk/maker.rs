@@ -364,7 +364,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
     use crate::disk::sim::SimPlatter;
-    use crate::disk::{Disk, DiskEvent, steps};
+    use crate::disk::{Disk, DiskEvent, atomic_write, steps};
     use crate::format::BLOCK_BYTES;
 
     /// Without a thread, with whom it reports to.
@@ -508,7 +508,7 @@ mod tests {
             "create manifest.tmp",
             "write manifest.tmp",
             "sync manifest.tmp",
-            "rename manifest.tmp manifest",
+            "exchange manifest.tmp manifest",
             "sync the directory",
         ];
         assert_eq!(made, wanted);
@@ -534,22 +534,33 @@ mod tests {
         let (_, reports) = twins.retire(1, Fate::Recycle);
         assert_eq!(reports, ["1: given up", "6: Recycled", "7: no room"]);
         assert_eq!(twins.room(Room::Small).1, ["7: no room"]);
-        // Full to the last block: nothing can be given up, and the segment that waits behind it is not made either.
+        // Full to the last block: what is given up takes none.
         assert_eq!(twins.room(Room::None).1, ["7: no room"]);
-        assert_eq!(twins.retire(2, Fate::Recycle), (Vec::new(), vec!["7: no room".to_owned()]));
-        assert_eq!(twins.room(Room::Small).1, ["2: given up", "7: Recycled"]);
-        // A file that has its name waits for the manifest alone, and behind what is to be given up.
+        let (steps, reports) = twins.retire(2, Fate::Recycle);
+        assert_eq!(reports, ["2: given up", "7: Recycled"]);
+        assert!(!steps.iter().any(|step| step.starts_with("create")), "{steps:?}");
         assert_eq!(twins.retire(3, Fate::Recycle).1, ["3: given up"]);
         assert_eq!(twins.room(Room::None).1, none);
-        let (steps, reports) = twins.make(8);
+        assert_eq!(twins.make(8).1, ["8: Recycled"]);
+        let (steps, reports) = twins.retire(4, Fate::SetAside);
+        assert_eq!(steps[..2], ["link 0000000004.seg 0000000004.corrupt", "sync the directory"]);
+        assert_eq!(reports, ["4: given up"]);
+        assert_eq!(twins.make(9).1, ["9: no room"]);
+        assert_eq!(twins.room(Room::Enough).1, ["9: New"]);
+    }
+
+    #[test]
+    fn w9_a_segment_waits_for_room_for_the_first_manifest_that_names_it() {
+        let mut twins = Twins::new();
+        steps::refuse_room(|name| name == "manifest.tmp");
+        // Room for one file.
+        twins.sim.set_files_left(Some(1));
+        let (steps, reports) = twins.make(1);
         assert_eq!(steps.last().map(String::as_str), Some("sync the directory"));
-        assert_eq!(reports, ["8: no room"]);
-        let aside = ["link 0000000004.seg 0000000004.corrupt", "sync the directory"];
-        assert_eq!(twins.retire(4, Fate::SetAside).0, aside);
-        assert_eq!(twins.room(Room::None).0, aside);
+        assert_eq!(reports, ["1: no room"]);
         let (steps, reports) = twins.room(Room::Enough);
-        assert_eq!(reports, ["4: given up", "8: Recycled"]);
-        assert_eq!(steps.iter().filter(|step| *step == "create manifest.tmp").count(), 2);
+        assert_eq!(reports, ["1: New"]);
+        assert_eq!(steps.first().map(String::as_str), Some("create manifest.tmp"));
     }
 
     #[test]
@@ -564,7 +575,7 @@ mod tests {
             first: SegmentSeq(1),
             made: SegmentSeq(2),
         };
-        shop.files.write_manifest(&manifest).unwrap();
+        atomic_write(&shop.files.manifest_path(), &manifest.encode()).unwrap();
         let segment = shop.files.path(SegmentSeq(1));
         std::fs::write(&segment, b"damaged").unwrap();
         let order = RetireSegment {

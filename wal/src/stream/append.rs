@@ -116,6 +116,9 @@ impl Wal {
         if let Some(group) = self.groups.remove(&group) {
             group.bury(&mut self.ledger);
         }
+        if self.groups.capacity() > (4 * self.groups.len()).max(GROUPS_CAPACITY_MIN) {
+            self.groups.shrink_to(2 * self.groups.len());
+        }
         Ok(())
     }
 
@@ -249,7 +252,8 @@ impl Wal {
             let least = super::segment_bytes_for(START_RECORD_BYTES + bytes, 1);
             self.next_segment(least)?;
             while self.end_with(bytes) > self.active.image.len() {
-                logdrive_raft::reached!("segment made larger for a record");
+                let one_size = logdrive_raft::bug!("segments_of_one_size");
+                assert!(!one_size, "a record of {bytes} bytes fits no segment");
                 self.next_segment(least)?;
             }
         }
@@ -337,5 +341,7 @@ impl OpenBatch {
     }
 }
 
+/// Groups that the log has memory for, however few it has.
+const GROUPS_CAPACITY_MIN: usize = 256;
 /// The open batch's body is summed in pieces of at least this much, while they are in the cache.
 const SUM_BYTES: usize = 16 << 10;

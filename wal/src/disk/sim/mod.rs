@@ -316,8 +316,8 @@ impl SimPlatter {
         self.set_room(left, false);
     }
 
-    /// As [`SimPlatter::set_segments_left`], but the manifest's successor needs room as a segment does: with none left the
-    /// disk is full to its last block.
+    /// As [`SimPlatter::set_segments_left`], but a process's first file for the manifest's successor needs room as a segment
+    /// does: with none left the disk is full to its last block.
     pub fn set_files_left(&self, left: Option<u32>) {
         self.set_room(left, true);
     }
@@ -381,6 +381,12 @@ impl SimPlatter {
     #[must_use]
     pub fn orders(&self) -> usize {
         self.lock().maker.segments_ordered()
+    }
+
+    /// Segments that are to be given up and have not been.
+    #[must_use]
+    pub fn retirements(&self) -> usize {
+        self.lock().maker.segments_to_retire()
     }
 
     /// Writes ever started.

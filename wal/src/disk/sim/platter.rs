@@ -76,6 +76,7 @@ pub(super) type Inode = u64;
 enum NameChange {
     Link(Name, Inode),
     Rename(Name, Name, Inode),
+    Exchange([(Name, Inode); 2]),
     Unlink(Name),
 }
 
@@ -91,6 +92,7 @@ impl NameChange {
                 names.remove(&from);
                 names.insert(to, inode);
             }
+            Self::Exchange(changed) => names.extend(changed),
             Self::Unlink(name) => {
                 names.remove(&name);
             }
@@ -257,6 +259,11 @@ impl Platter {
     pub(super) fn rename(&mut self, from: Name, to: Name) {
         let inode = self.names[&from];
         self.change_name(NameChange::Rename(from, to, inode));
+    }
+
+    pub(super) fn exchange(&mut self, a: Name, b: Name) {
+        let changed = [(b, self.names[&a]), (a, self.names[&b])];
+        self.change_name(NameChange::Exchange(changed));
     }
 
     pub(super) fn link(&mut self, from: Name, to: Name) {
@@ -841,8 +848,12 @@ impl Platter {
         let mut named: BTreeSet<Inode> = self.names.values().copied().collect();
         named.extend(self.durable_names.values());
         for change in &self.name_changes {
-            if let NameChange::Link(_, inode) | NameChange::Rename(_, _, inode) = change {
-                named.insert(*inode);
+            match change {
+                NameChange::Link(_, inode) | NameChange::Rename(_, _, inode) => {
+                    named.insert(*inode);
+                }
+                NameChange::Exchange(changed) => named.extend(changed.map(|(_, inode)| inode)),
+                NameChange::Unlink(_) => {}
             }
         }
         self.files.retain(|inode, _| named.contains(inode));

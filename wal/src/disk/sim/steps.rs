@@ -24,6 +24,8 @@ enum Step {
     Write(Name, Vec<u8>),
     Sync(Name),
     Rename(Name, Name),
+    /// Each gets the other's name.
+    Exchange(Name, Name),
     /// A second name, unless it has it.
     Link(Name, Name),
     Remove(Name),
@@ -38,6 +40,7 @@ impl fmt::Display for Step {
             Self::Write(name, _) => write!(f, "write {name}"),
             Self::Sync(name) => write!(f, "sync {name}"),
             Self::Rename(from, to) => write!(f, "rename {from} {to}"),
+            Self::Exchange(from, to) => write!(f, "exchange {from} {to}"),
             Self::Link(from, to) => write!(f, "link {from} {to}"),
             Self::Remove(name) => write!(f, "remove {name}"),
             Self::SyncDir => write!(f, "sync the directory"),
@@ -80,6 +83,10 @@ impl Maker {
 
     pub(super) fn segments_ordered(&self) -> usize {
         self.orders.iter().filter(|order| matches!(order, Order::Make(_))).count()
+    }
+
+    pub(super) fn segments_to_retire(&self) -> usize {
+        self.orders.len() - self.segments_ordered()
     }
 
     /// The next try may report again that there is no room. The real maker tries, and reports, with every order it
@@ -178,13 +185,16 @@ impl Platter {
         let bytes = self.whole(Name::Manifest).ok().flatten().expect("the log has opened with it");
         let mut manifest = Manifest::decode(&bytes).expect("the log has opened with it");
         change(&mut manifest);
-        vec![
-            Step::Create(Name::ManifestMaking),
+        let is_new = self.inode(Name::ManifestMaking).is_none();
+        let takes_room = is_new || logdrive_raft::bug!("manifest_takes_room");
+        let create = takes_room.then_some(Step::Create(Name::ManifestMaking));
+        let change = [
             Step::Write(Name::ManifestMaking, manifest.encode()),
             Step::Sync(Name::ManifestMaking),
-            Step::Rename(Name::ManifestMaking, Name::Manifest),
+            Step::Exchange(Name::ManifestMaking, Name::Manifest),
             Step::SyncDir,
-        ]
+        ];
+        create.into_iter().chain(change).collect()
     }
 
     /// Takes one step of the order at hand; false if there is none, or no room, or no power.
@@ -216,6 +226,7 @@ impl Platter {
             Step::Sync(_) if logdrive_raft::bug!("new_file_not_synced") => {}
             Step::Sync(name) => self.sync(name).expect("made by a step before"),
             Step::Rename(from, to) => self.rename(from, to),
+            Step::Exchange(from, to) => self.exchange(from, to),
             Step::Link(from, to) => self.link(from, to),
             Step::Remove(name) => self.unlink(name).expect("the log's own"),
             Step::SyncDir if logdrive_raft::bug!("directory_not_synced") => {}
