@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -65,6 +66,9 @@ pub enum HomeError {
         /// One of the things in it.
         found: String,
     },
+    /// A file, or a link that leads nowhere, has its name.
+    #[error("{} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
     /// A file or a directory that belongs to it is gone.
     #[error("{} is missing", .0.display())]
     Missing(PathBuf),
@@ -180,8 +184,13 @@ impl Home {
     }
 
     fn locked(dir: &Path) -> Result<Self, HomeError> {
-        let anything = match anything_in(dir, |name, _| name == LOCK_NAME) {
+        let anything = match anything_in(dir, |name, path| {
+            name == LOCK_NAME || is_volumes(name, path)
+        }) {
             Ok(found) => found,
+            Err(HomeError::Io { source, .. }) if source.kind() == io::ErrorKind::NotADirectory => {
+                return Err(HomeError::NotADirectory(dir.to_owned()));
+            }
             Err(HomeError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
@@ -466,7 +475,19 @@ fn is_left_of_creation(name: &str, path: &Path) -> bool {
         || name == "identity.tmp"
         || name == "openings.tmp"
         || (name == OPENINGS_NAME && was_never_opened(path))
+        || is_volumes(name, path)
         || (name.starts_with(SHARD_PREFIX) && path.is_dir() && is_empty_shard())
+}
+
+/// True for what the root of a volume has in it from the start.
+fn is_volumes(name: &str, path: &Path) -> bool {
+    name == "lost+found" && path.is_dir()
+}
+
+/// True for a directory whose creation was cut short, and would be taken up by the next one.
+pub(crate) fn is_half_made(dir: &Path) -> bool {
+    let shards = || anything_in(dir, |name, _| !name.starts_with(SHARD_PREFIX));
+    check_unused(dir).is_ok() && shards().is_ok_and(|found| found.is_some())
 }
 
 fn was_never_opened(openings: &Path) -> bool {
@@ -474,10 +495,14 @@ fn was_never_opened(openings: &Path) -> bool {
     read.is_some_and(|read| read.is_ok_and(|now| now.is_ok_and(|now| now.incarnation == 0)))
 }
 
+/// Nobody else may look into what is made here.
 fn make_dir(dir: &Path) -> Result<(), HomeError> {
-    match std::fs::create_dir(dir) {
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(HomeError::NotADirectory(dir.to_owned()));
+        }
         Err(error) => return Err(io_error(dir, "creation", error)),
     }
     let parent = match dir.parent() {

@@ -18,10 +18,13 @@
 
 use crate::disk::SegmentReader;
 use crate::format::BLOCK_BYTES;
+use crate::image::{Image, ImageWriter};
 use memmap2::{Advice, MmapOptions, MmapRaw};
+use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -68,6 +71,23 @@ impl SegmentReader for MappedSegment {
         unsafe {
             std::ptr::copy_nonoverlapping(map.as_ptr().add(start), out.as_mut_ptr(), out.len());
         }
+        Ok(())
+    }
+
+    /// Where the file system takes direct reads they go to the device.
+    fn read_again(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let from = start / BLOCK_BYTES * BLOCK_BYTES;
+        let end = start.checked_add(out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECT;
+        let Ok(file) = rustix::fs::open(&self.path, flags, Mode::empty()) else {
+            return self.read(offset, out);
+        };
+        let mut image = Image::new((end - from).next_multiple_of(BLOCK_BYTES))?;
+        let mut image = ImageWriter::claim(&mut image).expect("a new image has one owner");
+        let blocks = 0..image.len();
+        File::from(file).read_exact_at(image.tail_mut(blocks), from as u64)?;
+        out.copy_from_slice(image.bytes(start - from..end - from));
         Ok(())
     }
 

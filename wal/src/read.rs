@@ -40,6 +40,9 @@ pub(crate) struct Span {
     pub(crate) last: LogIndex,
 }
 
+/// Fills memory from a byte of a segment on.
+type Source<'a> = dyn Fn(u64, &mut [u8]) -> io::Result<()> + 'a;
+
 impl ReadPlan {
     /// Reads. Gives at least one entry, and stops before [`Entry::cost_bytes`] of them pass `bytes_max`. May
     /// block on the disk; not for a shard thread.
@@ -67,15 +70,35 @@ impl ReadPlan {
 }
 
 impl Span {
-    /// Reads what fits into `left`; false if it did not all fit.
+    /// Reads what fits into `left`; false if it did not all fit. What is found damaged is read once more, from the device:
+    /// a group is fenced for it.
     pub(crate) fn read(
         &self,
         group: GroupId,
         left: &mut usize,
         entries: &mut Vec<Entry>,
     ) -> Result<bool, ReadError> {
+        let (left_before, entries_before) = (*left, entries.len());
+        match self.read_from(&|at, out| self.source.read(at, out), group, left, entries) {
+            Err(ReadError::Corrupt(corrupt)) => {
+                tracing::warn!(%corrupt, "read once more");
+                *left = left_before;
+                entries.truncate(entries_before);
+                self.read_from(&|at, out| self.source.read_again(at, out), group, left, entries)
+            }
+            read => read,
+        }
+    }
+
+    fn read_from(
+        &self,
+        source: &Source<'_>,
+        group: GroupId,
+        left: &mut usize,
+        entries: &mut Vec<Entry>,
+    ) -> Result<bool, ReadError> {
         let mut headers = vec![0u8; ENTRIES_HEAD_BYTES];
-        self.copy(0, &mut headers)?;
+        self.copy(source, 0, &mut headers)?;
         let head = EntriesHead::decode(&headers).map_err(|bad| self.corrupt(0, bad))?;
         let wanted_last = head.first.get() + u64::from(head.count) - 1;
         if head.group != group || head.first > self.first || wanted_last < self.last.get() {
@@ -89,7 +112,7 @@ impl Span {
             return Err(self.corrupt(0, Bad("record runs past its segment")));
         }
         headers.resize(head.headers_bytes(), 0);
-        self.copy(ENTRIES_HEAD_BYTES, &mut headers[ENTRIES_HEAD_BYTES..])?;
+        self.copy(source, ENTRIES_HEAD_BYTES, &mut headers[ENTRIES_HEAD_BYTES..])?;
         let heads = head.verify(&headers, self.seed).map_err(|bad| self.corrupt(0, bad))?;
         let heads: Vec<EntryHead> = heads
             .chunks_exact(ENTRY_HEADER_BYTES)
@@ -113,7 +136,7 @@ impl Span {
             fits += 1;
         }
         let mut payloads = BytesMut::zeroed(wanted[..fits].iter().map(|entry| entry.bytes).sum());
-        self.copy(offset, &mut payloads)?;
+        self.copy(source, offset, &mut payloads)?;
         let mut payloads = payloads.freeze();
         let mut index = self.first;
         for entry in &wanted[..fits] {
@@ -134,9 +157,8 @@ impl Span {
         Ok(fits == wanted.len())
     }
 
-    fn copy(&self, behind: usize, out: &mut [u8]) -> Result<(), ReadError> {
-        self.source
-            .read(u64::from(self.place.offset()) + behind as u64, out)
+    fn copy(&self, source: &Source<'_>, behind: usize, out: &mut [u8]) -> Result<(), ReadError> {
+        source(u64::from(self.place.offset()) + behind as u64, out)
             .map_err(|source| ReadError::Io { file: self.file.clone(), source })
     }
 

@@ -13,11 +13,11 @@
 //! | label | what is found | decision | because |
 //! |---|---|---|---|
 //! | clean_stop | a footer is the last record of `L` | end | it was written when all else was durable |
-//! | clean_end | only zeros behind the last batch of `L`, or no more room | end | a segment is zeros where it was never written |
+//! | clean_end | only zeros behind the last batch of `L`, or no more room; or a block of zeros, and behind it nothing that can be read | end | a segment is zeros where it was never written, and batches are written one behind the other |
 //! | recycled_bytes | behind it a batch header of another segment | end | it fails the seeded checksum: the file was that segment once |
 //! | torn_tail | a batch that is not whole, nobody vouches, nothing whole behind | cut | writes in flight land in part; C3 |
 //! | reordered_tail | the same, whole batches behind that nobody vouches for | cut | writes in flight land in any order; rule 21 |
-//! | unreadable_tail | nobody vouches, and the device cannot read on | refuse | there may be a batch, and a retry may read it; a cut is for ever |
+//! | unreadable_tail | nobody vouches, and the device cannot read where something may stand | refuse | there may be a batch, and a retry may read it; a cut is for ever |
 //! | damaged_body | vouched for; header and directory hold, the rest does not | fence | the directory says which groups lost something; rule 24 |
 //! | unreadable_body | the same, the device cannot read it | fence | C9: the same as a failed checksum |
 //! | damaged_batch_header | vouched for, no header there | refuse | nobody knows which groups lost something, nor where the next batch is |
@@ -56,7 +56,7 @@ pub(crate) use moved::Moved;
 
 use crate::Config;
 use crate::checksum::Seed;
-use crate::disk::{Disk, Scanned};
+use crate::disk::{Disk, ScanFile, Scanned};
 use crate::error::{Corrupt, WalError};
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, Bad, FIRST_BATCH_AT, Position, Record, RecordKind, Records,
@@ -295,7 +295,8 @@ impl<'a> Replay<'a> {
         if moved_from != Some(FIRST_BATCH_AT as usize) {
             self.ledger.begin(file.seq());
         }
-        let end = self.batches_of(file, scanned, sealed_at, moved_from)?;
+        let first = FIRST_BATCH_AT as usize;
+        let end = self.batches_of(file, scanned, sealed_at, moved_from, first, true)?;
         if moved_from != Some(FIRST_BATCH_AT as usize) {
             let ended = self.ended.map_or(end.position, |(start, _)| start.end);
             self.ledger.end(ended.offset());
@@ -303,15 +304,18 @@ impl<'a> Replay<'a> {
         Ok(end)
     }
 
+    /// Replays the batches from byte `at` on. Nothing is decided on a single bad read: the first time, the segment is
+    /// read once more.
     fn batches_of(
         &mut self,
         file: &Segment,
         scanned: &Scanned,
         sealed_at: Option<Position>,
         moved_from: Option<usize>,
+        mut at: usize,
+        is_first: bool,
     ) -> Result<End, WalError> {
         let mut bytes = SegmentBytes::new(file, scanned);
-        let mut at = FIRST_BATCH_AT as usize;
         loop {
             let position = file.position(at);
             if self.ended.is_none() && moved_from.is_some_and(|from| from <= at) {
@@ -333,6 +337,15 @@ impl<'a> Replay<'a> {
             } else {
                 bytes.case(at, &flaw, sealed_at.is_some())
             };
+            if is_first && !matches!(case, Case::CleanStop | Case::CleanEnd) {
+                let unread =
+                    |source| WalError::Io { file: file.path.clone(), what: "read", source };
+                let bytes = bytes.len() as u64;
+                let again = vec![ScanFile { segment: file.seq(), bytes }];
+                let mut again = self.disk.scan(again).map_err(unread)?;
+                let scanned = again.next().map_err(unread)?;
+                return self.batches_of(file, scanned, sealed_at, moved_from, at, false);
+            }
             match case.decision() {
                 Decision::End => return Ok(End { position, cut: None }),
                 Decision::Cut => {

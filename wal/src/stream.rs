@@ -299,8 +299,7 @@ impl Wal {
         config.check()?;
         // Of buffered writes in flight that share an open file a failed one may be told that it succeeded: the error is
         // told once, to any of them.
-        let alone = !disk.info().direct_io && !logdrive_raft::bug!("buffered_writes_together");
-        let in_flight_max = if alone { 1 } else { config.in_flight_max };
+        let in_flight_max = if disk.info().direct_io { config.in_flight_max } else { 1 };
         let config = Config { in_flight_max, ..config };
         let id = entropy();
         let replayed = replay(disk.as_mut(), &config, Seed::of(id))?;

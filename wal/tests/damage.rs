@@ -71,6 +71,10 @@ fn expected(segment: &SegmentBytes, newest: bool, at: usize) -> Outcome {
         return Outcome::Harmless;
     };
     let batch = &batches[n];
+    // Padding says nothing.
+    if at >= batch.directory.end {
+        return Outcome::Harmless;
+    }
     if newest && n + 1 == batches.len() {
         return Outcome::Cut;
     }
@@ -79,7 +83,7 @@ fn expected(segment: &SegmentBytes, newest: bool, at: usize) -> Outcome {
     if is_header || is_start || batch.directory.contains(&at) {
         return Outcome::Refused;
     }
-    // Records and padding: whoever is in the directory may have lost something.
+    // Records: whoever is in the directory may have lost something.
     let mut groups = batch.groups.clone();
     groups.sort_unstable();
     if groups.is_empty() { Outcome::Harmless } else { Outcome::Fenced(groups) }
@@ -290,6 +294,42 @@ fn c1_an_entry_damaged_after_open_is_found_when_it_is_read() {
     assert_eq!(read(4).unwrap().as_slice()[0].payload, payload(1, 1, 4, 1000));
 }
 
+/// Nobody is fenced, and nothing cut, on a single bad read.
+#[test]
+fn c1_what_reads_well_the_second_time_is_not_damaged() {
+    let sim = filled();
+    let (wal, recovered) = sim.fork(1).open();
+    let whole = found(&wal, &recovered);
+    drop(wal);
+    let used = sim.platter.segments().into_iter();
+    let used = used.filter(|segment| SegmentBytes::of(&sim, *segment).is_used());
+    for segment in used.collect::<Vec<_>>() {
+        for batch in SegmentBytes::of(&sim, segment).batches() {
+            for at in [batch.at + 20, batch.records.start + 20, batch.directory.end - 1] {
+                let twin = sim.fork(5);
+                // The first block of a segment is looked at alone, and before: there it is an error.
+                let is_first = batch.at == BLOCK && at < 2 * BLOCK;
+                twin.platter.misread(segment, at);
+                match twin.try_open() {
+                    Ok((wal, recovered)) => {
+                        assert_eq!(found(&wal, &recovered), whole, "{segment:?} at {at}");
+                        assert_eq!(recovered.cut, None);
+                    }
+                    Err(error) => assert!(is_first, "{segment:?} at {at}: {error}"),
+                }
+            }
+        }
+    }
+    // While the log runs.
+    let (wal, recovered) = sim.open();
+    let bytes = sim.platter.segment(SegmentSeq(1));
+    let needle = payload(1, 1, 3, 1000);
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    sim.platter.misread(SegmentSeq(1), at + 100);
+    let plan = wal.plan_read(GroupId(1), LogIndex(3), recovered.groups[0].last, 1500).unwrap();
+    assert_eq!(plan.run().unwrap().as_slice()[0].payload, needle);
+}
+
 /// The same on real files.
 #[test]
 fn c1_a_flipped_bit_in_a_file_is_refused_or_fenced_and_named() {
@@ -306,7 +346,7 @@ fn c1_a_flipped_bit_in_a_file_is_refused_or_fenced_and_named() {
     for (at, refused) in
         [(0, true), (100, true), (4095, true), (4096, true), (4160, true), (8200, true)]
             .into_iter()
-            .chain([(8300, false), (12000, false)])
+            .chain([(8300, false), (9500, false)])
     {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x20;

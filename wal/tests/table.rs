@@ -214,6 +214,19 @@ fn unreadable_tail_is_refused_since_a_retry_may_read_it() {
     assert_eq!(ends(&opened(&sim)), [Some(5), Some(5), Some(5)]);
 }
 
+#[test]
+fn clean_end_where_the_next_batch_would_begin_though_nothing_behind_can_be_read() {
+    let sim = three_batches();
+    let end = batch(&sim, 3).end;
+    sim.platter.fail_reads_in(FIRST, end + 2 * BLOCK..end + 3 * BLOCK);
+    let recovered = opened(&sim);
+    assert_eq!((ends(&recovered), recovered.cut), (vec![Some(5); 3], None));
+    // Where it would begin itself, nobody knows.
+    let sim = three_batches();
+    sim.platter.fail_reads_in(FIRST, end..end + BLOCK);
+    refused(&sim, Case::UnreadableTail);
+}
+
 // --- damage to what was durable ---
 
 #[test]
@@ -701,9 +714,7 @@ fn a_name_that_is_nearly_a_segments_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let home = new_home(&dir.path().join("node"));
     drop(Wal::open(config(&home, DriverChoice::Auto)).unwrap());
-    for name in
-        ["+000000001.seg", "000000001.seg", "00000000001.seg", "0000000001.seg2", "xcorrupt"]
-    {
+    for name in ["+000000001.seg", "000000001.seg", "00000000001.seg", "a.seg"] {
         let file = home.shard_dir(0).join(name);
         std::fs::write(&file, b"strange").unwrap();
         let error = Wal::open(config(&home, DriverChoice::Auto)).map(|_| ()).expect_err(name);

@@ -5,7 +5,9 @@ mod common;
 use common::*;
 use logdrive_raft::{GroupId, LogIndex, NodeId, WriteId};
 use logdrive_wal::disk::sim::{Answer, Damage, WriteFate};
-use logdrive_wal::{Completed, Home, HomeError, ReadError, Room, SegmentSeq, Wal, WalError};
+use logdrive_wal::{
+    Completed, DriverChoice, Home, HomeError, ReadError, Room, SegmentSeq, Wal, WalError, inspect,
+};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
@@ -438,6 +440,73 @@ fn a_directory_with_something_in_it_is_not_made_a_nodes() {
     std::fs::write(dir.path().join("photo.jpg"), b"").unwrap();
     let made = Home::create(dir.path(), "test", NodeId(1), 1, BTreeMap::new());
     assert!(matches!(made, Err(HomeError::NotEmpty { .. })));
+}
+
+#[test]
+fn c5_what_is_no_directory_is_called_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, dangling) = (dir.path().join("file"), dir.path().join("dangling"));
+    std::fs::write(&file, b"").unwrap();
+    std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+    let create = |path| Home::create(path, "test", NodeId(1), 1, BTreeMap::new()).unwrap_err();
+    for error in [create(&file), Home::open(&file).unwrap_err(), create(&dangling)] {
+        assert!(error.to_string().ends_with("is not a directory"), "{error}");
+    }
+    // A link to a directory is one.
+    std::fs::create_dir(dir.path().join("real")).unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink("real", &link).unwrap();
+    drop(new_home(&link));
+    assert_eq!(Home::open(&dir.path().join("real")).unwrap().identity().incarnation, 2);
+}
+
+#[test]
+fn the_root_of_a_fresh_volume_can_be_made_a_nodes() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("lost+found")).unwrap();
+    assert!(matches!(Home::open(dir.path()), Err(HomeError::Empty(_))));
+    let home = new_home(dir.path());
+    // Nobody else looks into it.
+    let mode = std::fs::metadata(home.shard_dir(0)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    drop(home);
+    Home::open(dir.path()).unwrap();
+}
+
+#[test]
+fn what_others_leave_beside_segments_stops_nothing_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = new_home(&dir.path().join("node"));
+    let shard = home.shard_dir(0);
+    let dirs = ["lost+found", "x.tmp", "0000000009.seg.old"];
+    let files = [".nfs000000000abc", ".0000000001.seg.swp", "notes.txt", "y.tmp", "1.tmp"];
+    dirs.iter().for_each(|name| std::fs::create_dir(shard.join(name)).unwrap());
+    files.iter().for_each(|name| std::fs::write(shard.join(name), b"mine").unwrap());
+    // What is the log's own, and half made, goes.
+    let own = ["0000000007.tmp", "0000000007.free.tmp", "probe.tmp"];
+    own.iter().for_each(|name| std::fs::write(shard.join(name), b"").unwrap());
+    for index in 1..4 {
+        let (mut wal, _) = Wal::open(config(&home, DriverChoice::Portable)).unwrap();
+        wal.append(&write(1, index, &entries(1, 1, index, 1, 10))).unwrap();
+        wal.close().unwrap();
+    }
+    assert!(dirs.iter().all(|name| shard.join(name).is_dir()));
+    assert!(files.iter().all(|name| std::fs::read(shard.join(name)).unwrap() == b"mine"));
+    assert!(own.iter().all(|name| !shard.join(name).exists()));
+    let report = inspect::scan(&shard, None, &mut |_| Ok(())).unwrap();
+    assert_eq!((report.damage, report.batches > 0), (0, true));
+}
+
+#[test]
+fn a_half_made_directory_is_no_damaged_one() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Home::create(dir.path(), "test", NodeId(3), 2, BTreeMap::new()).unwrap());
+    std::fs::remove_file(dir.path().join("identity")).unwrap();
+    std::fs::remove_file(dir.path().join("shard-001/manifest")).unwrap();
+    let node = inspect::Node::look(dir.path()).unwrap();
+    let labels: Vec<_> = node.findings.iter().map(|found| (found.label, found.damage)).collect();
+    assert_eq!((labels, node.streams), (vec![("half_made_directory", false)], Vec::new()));
 }
 
 #[test]

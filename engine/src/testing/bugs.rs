@@ -135,14 +135,9 @@ pub const ALL: &[Bug] = &[
     bug("failed_write_taken_for_done", 60, "a failed write counts as done (rule 17)"),
     bug("sync_retried", 60, "a failed sync is tried once more, and believed (rule 17, W7)"),
     bug(
-        "buffered_writes_together",
+        "page_cache_believed_by_an_open",
         600,
-        "several writes through the page cache are in flight: the error of one is told to another (W7)",
-    ),
-    bug(
-        "unvouched_tail_left_in_the_page_cache",
-        600,
-        "an open counts what it read of the page cache, and nobody knew durable, as it stands (W7)",
+        "an open counts what it read through the page cache, and nobody knew durable, as it stands (W7)",
     ),
     bug(
         "start_record_before_what_it_moves",
@@ -151,7 +146,7 @@ pub const ALL: &[Bug] = &[
     ),
     bug(
         "restart_keeps_its_segment",
-        600,
+        1500,
         "every open takes a segment for good, however little the life before it wrote (bounds)",
     ),
     bug(

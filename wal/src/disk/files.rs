@@ -12,7 +12,7 @@ use crate::image::{Image, ImageWriter};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, StatxFlags};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -42,6 +42,12 @@ impl Files {
         let written =
             file.and_then(|file| File::from(file).write_at(block.bytes(0..BLOCK_BYTES), 0));
         let direct = takes_direct(written)?;
+        if is_in_memory(dir) {
+            tracing::warn!(
+                dir = %dir.display(),
+                "a file system in memory: nothing of the log outlives the machine"
+            );
+        }
         match std::fs::remove_file(&name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {
@@ -74,30 +80,37 @@ impl Files {
         self.dir.join(MANIFEST_NAME)
     }
 
+    /// The manifest, as far as it may be one.
     pub(super) fn manifest(&self) -> io::Result<Option<Vec<u8>>> {
-        match std::fs::read(self.manifest_path()) {
-            Ok(bytes) => Ok(Some(bytes)),
+        match File::open(self.manifest_path()) {
+            Ok(file) => {
+                let mut bytes = Vec::new();
+                file.take(MANIFEST_READ_MAX).read_to_end(&mut bytes)?;
+                Ok(Some(bytes))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Lists segments.
+    /// Lists segments. What is not the log's own is passed over, and never touched; a name that is nearly a segment's is an
+    /// error.
     pub(super) fn segments(&self) -> io::Result<Vec<SegmentFile>> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let others = [CORRUPT_SUFFIX, TEMPORARY_SUFFIX];
-            if name == MANIFEST_NAME || others.iter().any(|suffix| name.ends_with(suffix)) {
-                continue;
-            }
             let Some(segment) = segment_of(&name) else {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("{name} is not a segment's name"),
-                ));
+                if is_nearly_a_segments(&name) {
+                    let what = format!("{name} is not a segment's name");
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                }
+                if name != MANIFEST_NAME && !name.ends_with(CORRUPT_SUFFIX) && !is_temporary(&name)
+                {
+                    tracing::warn!(file = %entry.path().display(), "not the log's: passed over");
+                }
+                continue;
             };
             let bytes = entry.metadata()?.len();
             found.push(SegmentFile { segment, bytes });
@@ -127,11 +140,11 @@ impl Files {
         sync_dir(&self.dir)
     }
 
-    /// Removes every file that has a temporary name.
+    /// Removes every file that has a temporary name of the log's own.
     pub(super) fn remove_temporary(&self) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().ends_with(TEMPORARY_SUFFIX) {
+            if is_temporary(&entry.file_name().to_string_lossy()) {
                 std::fs::remove_file(entry.path())?;
             }
         }
@@ -152,12 +165,7 @@ impl Files {
         flags.set(OFlags::DIRECT, self.direct);
         let made = (|| {
             let file = create(&temporary, flags)?;
-            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, order.bytes) {
-                Ok(()) => {}
-                // Room is then found by the zeros.
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(error) => return Err(error.into()),
-            }
+            room_for_zeros(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, order.bytes))?;
             let chunk = zeros.len();
             let mut at = 0;
             zeros.tail_mut(0..BLOCK_BYTES).copy_from_slice(order.header.as_slice());
@@ -268,7 +276,7 @@ impl Files {
 
     /// The manifest, which was there and whole when the log was opened.
     pub(super) fn known_manifest(&self) -> io::Result<Manifest> {
-        let bytes = std::fs::read(self.manifest_path())?;
+        let bytes = self.manifest()?.ok_or(io::ErrorKind::NotFound)?;
         Manifest::decode(&bytes).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad.0))
     }
 
@@ -295,7 +303,7 @@ impl Files {
 
     /// Half made, as far as a crash is concerned.
     fn free_path(&self, segment: SegmentSeq) -> PathBuf {
-        self.dir.join(format!("{:010}.free{TEMPORARY_SUFFIX}", segment.0))
+        self.dir.join(format!("{:010}{FREE_SUFFIX}{TEMPORARY_SUFFIX}", segment.0))
     }
 }
 
@@ -308,6 +316,19 @@ pub(crate) fn segment_name(segment: SegmentSeq) -> String {
 pub(crate) fn segment_of(name: &str) -> Option<SegmentSeq> {
     let segment = SegmentSeq(name.strip_suffix(SEGMENT_SUFFIX)?.parse().ok()?);
     (segment_name(segment) == name).then_some(segment)
+}
+
+/// True for names that only a segment should have, and that are none of one.
+pub(crate) fn is_nearly_a_segments(name: &str) -> bool {
+    name.ends_with(SEGMENT_SUFFIX) && segment_of(name).is_none()
+}
+
+/// True for the names of what the log makes, or keeps to be made something else.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let Some(stem) = name.strip_suffix(TEMPORARY_SUFFIX) else { return false };
+    let number = stem.strip_suffix(FREE_SUFFIX).unwrap_or(stem);
+    let is_segment = number.parse().is_ok_and(|seq: u32| format!("{seq:010}") == number);
+    is_segment || name == PROBE_NAME || stem == MANIFEST_NAME
 }
 
 /// What a direct write says of its file system. One that has no room has not refused it, and what is taken for a no would
@@ -323,6 +344,15 @@ fn takes_direct(written: io::Result<usize>) -> io::Result<bool> {
     }
 }
 
+/// Judges the attempt to find room for a segment at once. Where it cannot be made, the zeros find room. Nor is it made again
+/// when a signal came between: some file systems begin anew each time, and a timer may come each time.
+fn room_for_zeros(allocated: rustix::io::Result<()>) -> io::Result<()> {
+    match allocated {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(()),
+        allocated => Ok(allocated?),
+    }
+}
+
 /// Whether the kernel says that direct writes to the file go past the page cache. A file system may take the flag and write
 /// through the cache all the same, as tmpfs does, and ext4 with a journal for data. One that does not say, or a kernel
 /// before 6.1, is taken for such a one: that costs writes in flight, and nothing else.
@@ -334,6 +364,11 @@ fn goes_past_cache(file: &OwnedFd) -> bool {
             && aligned.contains(&says.stx_dio_mem_align)
             && aligned.contains(&says.stx_dio_offset_align)
     })
+}
+
+fn is_in_memory(dir: &Path) -> bool {
+    rustix::fs::statfs(dir)
+        .is_ok_and(|fs| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&i128::from(fs.f_type)))
 }
 
 fn is_same_file(a: &Path, b: &Path) -> io::Result<bool> {
@@ -425,6 +460,12 @@ const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 const SEGMENT_SUFFIX: &str = ".seg";
 pub(crate) const CORRUPT_SUFFIX: &str = ".corrupt";
 pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
+/// Of statfs(2).
+const TMPFS_MAGIC: i128 = 0x0102_1994;
+const RAMFS_MAGIC: i128 = 0x8584_58f6;
+const FREE_SUFFIX: &str = ".free";
+/// A manifest is shorter.
+const MANIFEST_READ_MAX: u64 = 4096;
 const PROBE_NAME: &str = "probe.tmp";
 pub(crate) const MANIFEST_NAME: &str = "manifest";
 
@@ -461,6 +502,17 @@ mod tests {
         for unknown in [Errno::IO, Errno::MFILE, Errno::NOMEM, Errno::ROFS] {
             assert_eq!(says(unknown).unwrap_err().raw_os_error(), Some(unknown.raw_os_error()));
         }
+    }
+
+    #[test]
+    fn w6_room_that_is_not_found_at_once_is_found_by_the_zeros() {
+        for no in [Errno::OPNOTSUPP, Errno::NOSYS, Errno::INTR] {
+            room_for_zeros(Err(no)).unwrap();
+        }
+        for full in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {
+            assert!(is_no_space(&room_for_zeros(Err(full)).unwrap_err()), "{full}");
+        }
+        room_for_zeros(Err(Errno::IO)).unwrap_err();
     }
 
     #[test]

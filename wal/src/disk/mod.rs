@@ -26,8 +26,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(crate) use files::{
-    CORRUPT_SUFFIX, MANIFEST_NAME, TEMPORARY_SUFFIX, atomic_write, segment_name, segment_of,
-    sync_dir,
+    CORRUPT_SUFFIX, MANIFEST_NAME, TEMPORARY_SUFFIX, atomic_write, is_nearly_a_segments,
+    is_temporary, segment_name, segment_of, sync_dir,
 };
 pub use scan::{Scan, Scanned};
 
@@ -176,6 +176,15 @@ pub trait SegmentReader: Send + Sync {
     /// Whatever the file gives; bytes behind its end are an error.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
 
+    /// The same past what is kept of the file in memory, as far as that can be done: what was read may have been
+    /// misread once, or damaged there.
+    ///
+    /// # Errors
+    /// As [`SegmentReader::read`].
+    fn read_again(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.read(offset, out)
+    }
+
     /// Somebody reads on from here, one byte after the other. Best effort.
     fn ahead(&self, _offset: u64) {}
 }
@@ -202,7 +211,7 @@ pub trait Disk {
     /// The segment files there are, in order.
     ///
     /// # Errors
-    /// The directory's; [`io::ErrorKind::InvalidData`] for a name that is no segment's.
+    /// The directory's; [`io::ErrorKind::InvalidData`] for a name that is nearly a segment's.
     fn segments(&mut self) -> io::Result<Vec<SegmentFile>>;
 
     /// Fills `out` from byte `offset` of a segment file. Blocks; used while opening.

@@ -246,19 +246,15 @@ fn write_jobs(jobs: &Receiver<Job>, written: &Sender<(u64, io::Result<()>)>, sig
         let mut batch = vec![first];
         batch.extend(jobs.try_iter());
         let mut results: Vec<io::Result<()>> = batch.iter().map(write_whole).collect();
-        let mut synced: Option<(SegmentSeq, Option<io::ErrorKind>)> = None;
+        let mut synced: Option<(SegmentSeq, io::Result<()>)> = None;
         for (job, result) in batch.iter().zip(&mut results) {
-            let outcome = match synced {
-                Some((segment, outcome)) if segment == job.write.segment => outcome,
-                _ => {
-                    let outcome = job.file.sync_data().err().map(|error| error.kind());
-                    synced = Some((job.write.segment, outcome));
-                    outcome
-                }
-            };
-            if let (Ok(()), Some(kind)) = (&result, outcome) {
-                *result = Err(kind.into());
+            let segment = job.write.segment;
+            let known = synced.take_if(|(known, _)| *known == segment);
+            let (_, outcome) = known.unwrap_or_else(|| (segment, job.file.sync_data()));
+            if let (Ok(()), Err(error)) = (&result, &outcome) {
+                *result = Err(same(error));
             }
+            synced = Some((segment, outcome));
         }
         for (job, result) in batch.into_iter().zip(results) {
             if written.send((job.write.token, result)).is_err() {
@@ -266,6 +262,14 @@ fn write_jobs(jobs: &Receiver<Job>, written: &Sender<(u64, io::Result<()>)>, sig
             }
         }
         signal.raise();
+    }
+}
+
+/// The error once more, for another write that it concerns.
+fn same(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => error.kind().into(),
     }
 }
 
@@ -279,5 +283,18 @@ fn write_whole(job: &Job) -> io::Result<()> {
             Progress::Again(at) => from = at,
             Progress::Failed(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w6_a_failed_sync_tells_every_write_why() {
+        let error = io::Error::from_raw_os_error(5);
+        assert_eq!(same(&error).to_string(), error.to_string());
+        assert!(error.to_string().contains("os error 5"));
+        assert_eq!(same(&io::ErrorKind::WriteZero.into()).kind(), io::ErrorKind::WriteZero);
     }
 }

@@ -28,7 +28,7 @@ use crate::format::SegmentSeq;
 use crate::image::{Frozen, Image, ImagePool, ImageWriter};
 use crate::mapped::MappedSegment;
 use hashbrown::HashMap;
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, Probe, opcode, squeue, types};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -69,6 +69,18 @@ struct InFlight {
     from: usize,
 }
 
+/// Whether a kernel whose ring says this of itself, or nothing, can write the log.
+fn can_write(probe: Option<&Probe>) -> io::Result<()> {
+    let needed = [opcode::Write::CODE, opcode::WriteFixed::CODE];
+    match probe.is_some_and(|probe| needed.iter().all(|code| probe.is_supported(*code))) {
+        true => Ok(()),
+        false => {
+            let what = "the kernel's io_uring has no operation that writes";
+            Err(io::Error::new(io::ErrorKind::Unsupported, what))
+        }
+    }
+}
+
 impl UringDisk {
     pub(super) fn open(
         files: Files,
@@ -85,6 +97,10 @@ impl UringDisk {
             .build(entries)
             // Kernels before 6.0 do not know the flags.
             .or_else(|_| IoUring::new(entries))?;
+        // Rings came with 5.1, and the operations that write from memory, with this question, with 5.6.
+        let mut probe = Probe::new();
+        let asked = ring.submitter().register_probe(&mut probe);
+        can_write(asked.is_ok().then_some(&probe))?;
         let signal = Signal::new()?;
         ring.submitter().register_eventfd(signal.fd().as_raw_fd())?;
         let sparse = ring
@@ -475,6 +491,13 @@ mod tests {
         let (reader, writer) = std::io::pipe().unwrap();
         disk.keep(SegmentSeq(1), File::from(std::os::fd::OwnedFd::from(writer)));
         Some((disk, reader))
+    }
+
+    #[test]
+    fn w8_a_ring_that_does_not_say_that_it_writes_is_not_used() {
+        for silent in [None, Some(&Probe::new())] {
+            assert_eq!(can_write(silent).unwrap_err().kind(), io::ErrorKind::Unsupported);
+        }
     }
 
     /// Starts a write of a whole image; returns what it writes.

@@ -37,6 +37,8 @@ enum Part {
 /// What stands behind a segment's first bad batch.
 #[derive(Default)]
 struct Behind {
+    /// Some of it cannot be read.
+    is_unreadable: bool,
     /// The highest place that a batch there knew durable. One that knew a place behind a later bad batch durable
     /// stands behind that itself.
     durable: Position,
@@ -318,7 +320,7 @@ impl Segment {
     }
 }
 
-/// The batch at `at`, if all of it holds: header, directory, body and padding.
+/// The batch at `at`, if all of it holds: header, directory and body.
 fn check_batch(
     segment: &Segment,
     window: &mut Window,
@@ -341,11 +343,9 @@ fn check_batch(
         return Ok(Err(flaw(Part::Place, Bad("batch's padding runs past its segment"))));
     }
     let batch = window.get(at, header.padded_bytes())?;
-    let (body, padding) = batch[BATCH_HEADER_BYTES..].split_at(header.body_bytes as usize);
+    let body = &batch[BATCH_HEADER_BYTES..][..header.body_bytes as usize];
     let bad = if segment.seed.checksum(body) != header.body_crc {
         Bad("batch body fails its checksum")
-    } else if padding.iter().any(|byte| *byte != 0) {
-        Bad("batch padding is not zero")
     } else {
         return Ok(Ok((header, crc)));
     };
@@ -379,7 +379,12 @@ fn judge(
     let (Ok(_), Ok(behind)) = (flaw, behind) else { return Case::UnreadableTail };
     let Ok(block) = window.get(at, BLOCK_BYTES) else { return Case::UnreadableTail };
     let zero = block.iter().all(|byte| *byte == 0);
-    if behind.whole(at) > 0 {
+    let is_empty = zero && behind.headers.is_empty();
+    if behind.is_unreadable && !is_empty {
+        Case::UnreadableTail
+    } else if behind.is_unreadable {
+        Case::CleanEnd
+    } else if behind.whole(at) > 0 {
         Case::ReorderedTail
     } else if zero && behind.last <= at {
         Case::CleanEnd
@@ -395,14 +400,19 @@ fn behind(segment: &Segment, window: &mut Window, from: u64) -> io::Result<Behin
     let mut found = Behind::default();
     let mut at = from;
     while at < segment.bytes {
-        let block = window.get(at, BLOCK_BYTES)?;
+        let Ok(block) = window.get(at, BLOCK_BYTES) else {
+            found.is_unreadable = true;
+            at += BLOCK_BYTES as u64;
+            continue;
+        };
         if block.iter().any(|byte| *byte != 0) {
             found.last = at;
         }
         let header = BatchHeader::decode(block, segment.seed, segment.position(at), segment.bytes);
         if let Ok((header, _)) = header {
             found.durable = found.durable.max(header.durable);
-            found.headers.push((at, check_batch(segment, window, at)?.is_ok()));
+            let whole = check_batch(segment, window, at).is_ok_and(|found| found.is_ok());
+            found.headers.push((at, whole));
         }
         at += BLOCK_BYTES as u64;
     }

@@ -10,6 +10,7 @@
 use super::files::{Listing, Window};
 use super::{Finding, InspectError, Owner, Role, Scan, Segment};
 use crate::checksum::Seed;
+use crate::disk::is_nearly_a_segments;
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, FIRST_BATCH_AT, FORMAT_VERSION, Manifest,
     Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq, Start,
@@ -79,7 +80,11 @@ impl Scan<'_> {
             self.tell(strange("set_aside", false, file, what))?;
         }
         for file in &listing.others {
-            self.tell(strange("strange_file", true, file, "not a segment's name"))?;
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            self.tell(match is_nearly_a_segments(&name) {
+                true => strange("strange_file", true, file, "not a segment's name"),
+                false => strange("strange_file", false, file, "not the log's: passed over"),
+            })?;
         }
         Ok(())
     }

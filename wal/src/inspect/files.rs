@@ -6,7 +6,7 @@
 //! Fails:  with the file system's error and the file's name.
 //! Source: FAULTS' C9 (what cannot be read is damage, not a reason to give up).
 
-use crate::disk::{CORRUPT_SUFFIX, MANIFEST_NAME, TEMPORARY_SUFFIX, segment_name, segment_of};
+use crate::disk::{CORRUPT_SUFFIX, MANIFEST_NAME, is_temporary, segment_name, segment_of};
 use crate::format::SegmentSeq;
 use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
@@ -65,7 +65,7 @@ impl Dir {
             if name == MANIFEST_NAME {
                 continue;
             }
-            if name.ends_with(TEMPORARY_SUFFIX) {
+            if is_temporary(&name) {
                 found.temporary.push(entry.path());
             } else if name.ends_with(CORRUPT_SUFFIX) {
                 found.set_aside.push(entry.path());

@@ -6,7 +6,7 @@
 //! Fails:  with [`InspectError`]; an identity that does not hold is a [`Finding`].
 
 use super::{Finding, InspectError};
-use crate::home::{Identity, SHARD_PREFIX, shard_dir};
+use crate::home::{Identity, SHARD_PREFIX, is_half_made, shard_dir};
 use crate::openings::{self, OpeningsFile};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -52,6 +52,14 @@ impl Node {
         streams.sort_by_key(|stream| stream.shard);
         let file = Identity::file(dir);
         let mut node = Self { identity: None, streams, findings: Vec::new() };
+        if is_half_made(dir) {
+            node.streams.clear();
+            let what = "the making of it was cut short, and is taken up again when it is repeated";
+            let (label, file, what) = ("half_made_directory", dir.to_owned(), what.to_owned());
+            let groups = Vec::new();
+            node.findings.push(Finding { label, damage: false, file, offset: 0, groups, what });
+            return Ok(node);
+        }
         let mut find = |label, file: PathBuf, what: &str| {
             let (groups, what) = (Vec::new(), what.to_owned());
             node.findings.push(Finding { label, damage: true, file, offset: 0, groups, what });

@@ -74,7 +74,7 @@ impl<'a> Bytes<'a> {
         BatchHeader::decode(rest, self.file.seed, position, self.file.header.bytes)
     }
 
-    /// The batch at `at`, if all of it holds: header, directory, body and padding.
+    /// The batch at `at`, if all of it holds: header, directory and body.
     pub(super) fn batch(&self, at: usize) -> Result<Batch<'a>, Flaw<'a>> {
         let bytes = self.scanned.bytes();
         let flaw = |part, what, range| Flaw {
@@ -99,9 +99,8 @@ impl<'a> Bytes<'a> {
             && !logdrive_raft::bug!("batch_checksum_not_looked_at")
         {
             Bad("batch body fails its checksum")
-        } else if bytes[body_end..end].iter().any(|byte| *byte != 0) {
-            Bad("batch padding is not zero")
         } else {
+            // Its padding says nothing, whatever it is.
             return Ok(whole);
         };
         let directory_at = body_at + header.records_bytes();
@@ -133,9 +132,17 @@ impl<'a> Bytes<'a> {
                 Part::Header => Case::DamagedBatchHeader,
             };
         }
-        // Not knowing what stands there is no reason to believe that nothing does, and it may read again.
-        if !self.scanned.is_readable(at..self.len()) {
+        // Not knowing what stands there is no reason to believe that nothing does, and it may read again. But batches are
+        // written one behind the other: where the next one would begin and nothing does, nothing counts behind.
+        let block = at..(at + BLOCK_BYTES).min(self.len());
+        let is_empty = self.scanned.is_readable(block.clone())
+            && self.scanned.bytes()[block].iter().all(|byte| *byte == 0)
+            && self.headers(at).next().is_none();
+        if !is_empty && !self.scanned.is_readable(at..self.len()) {
             return Case::UnreadableTail;
+        }
+        if is_empty && !self.scanned.is_readable(at..self.len()) {
+            return Case::CleanEnd;
         }
         if self.whole_behind(at) > 0 {
             return Case::ReorderedTail;
@@ -184,6 +191,7 @@ impl<'a> Bytes<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Named {
     groups: Vec<GroupId>,
+    sorted: Vec<GroupId>,
     /// Where the last one asked for stands.
     at: usize,
 }
@@ -192,17 +200,19 @@ impl Named {
     pub(crate) fn set(&mut self, groups: impl Iterator<Item = GroupId>) {
         self.groups.clear();
         self.groups.extend(groups);
+        self.sorted.clone_from(&self.groups);
+        self.sorted.sort_unstable();
         self.at = 0;
     }
 
-    /// Whether it names a group. Records stand nearly in its order, so the search begins where the last one ended.
+    /// Whether it names a group. Records stand nearly in its order, so mostly it is the last one again or the next.
     pub(crate) fn has(&mut self, group: GroupId) -> bool {
-        let (before, behind) = self.groups.split_at(self.at);
-        let Some(steps) = behind.iter().chain(before).position(|named| *named == group) else {
-            return false;
-        };
-        self.at = (self.at + steps) % self.groups.len();
-        true
+        let near = [self.at, self.at + 1];
+        if let Some(at) = near.into_iter().find(|at| self.groups.get(*at) == Some(&group)) {
+            self.at = at;
+            return true;
+        }
+        self.sorted.binary_search(&group).is_ok()
     }
 }
 

@@ -86,16 +86,16 @@ pub(super) fn moved_from(
     next_bytes: u64,
     is_direct: bool,
 ) -> Option<usize> {
+    if !is_direct && logdrive_raft::bug!("page_cache_believed_by_an_open") {
+        return None;
+    }
     let first = FIRST_BATCH_AT as usize;
     let little = usize::try_from(next_bytes / MOVED_PART).expect("segments fit memory");
     let is_little = survey(bytes, seed, follows, little).is_some_and(|needed| needed <= little);
     if is_little && !logdrive_raft::bug!("restart_keeps_its_segment") {
         return Some(first);
     }
-    if is_direct || logdrive_raft::bug!("unvouched_tail_left_in_the_page_cache") {
-        return None;
-    }
-    Some(bytes.vouched_for().max(first))
+    (!is_direct).then(|| bytes.vouched_for().max(first))
 }
 
 /// Bytes of records in the whole batches that would be written again; `None` if there is damage, or what no log writes.

@@ -348,6 +348,11 @@ impl SimPlatter {
         self.lock().mark(segment, bytes.start as u64..bytes.end as u64, Damage::Unreadable);
     }
 
+    /// The next read of a byte gets a bit of it wrong; later ones do not. Panics if there is no such segment.
+    pub fn misread(&self, segment: SegmentSeq, offset: usize) {
+        self.lock().misread(segment, offset);
+    }
+
     /// Reads of the sector at byte `at` of a segment are answered with the one at byte `from_at` of `from`, until it is
     /// written again. Panics if there is no such sector.
     pub fn misdirect_reads(&self, segment: SegmentSeq, at: u64, from: SegmentSeq, from_at: u64) {

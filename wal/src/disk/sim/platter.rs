@@ -13,6 +13,7 @@ use crate::disk::{
     progress, segment_name,
 };
 use crate::format::{BLOCK_BYTES, FIRST_BATCH_AT, SegmentSeq};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
@@ -171,6 +172,8 @@ pub(super) struct Platter {
     pub(super) stalled: bool,
     pub(super) fates: BTreeMap<u64, WriteFate>,
     fail_read: Option<SegmentSeq>,
+    /// A byte that the next read of it gets wrong.
+    misread: RefCell<Option<(Inode, usize)>>,
     pub(super) power_fails_in: Option<u64>,
     pub(super) operation_fails_in: Option<u64>,
     pub(super) writes: u64,
@@ -201,6 +204,7 @@ impl Platter {
             stalled: false,
             fates: BTreeMap::new(),
             fail_read: None,
+            misread: RefCell::new(None),
             power_fails_in: None,
             operation_fails_in: None,
             writes: 0,
@@ -397,7 +401,17 @@ impl Platter {
             self.files.get(other).ok_or(io::ErrorKind::NotFound)?.read(*from, &mut bytes)?;
             overlay(out, start, *at, &bytes);
         }
+        let bytes = start..start + out.len();
+        let is_here = |(of, at): &mut (Inode, usize)| *of == inode && bytes.contains(at);
+        if let Some((_, at)) = self.misread.borrow_mut().take_if(is_here) {
+            out[at - start] ^= 1;
+        }
         Ok(())
+    }
+
+    pub(super) fn misread(&mut self, segment: SegmentSeq, offset: usize) {
+        let inode = self.names[&Name::Segment(segment)];
+        self.misread.replace(Some((inode, offset)));
     }
 
     fn segment_of(&self, inode: Inode) -> Option<SegmentSeq> {
