@@ -101,7 +101,7 @@ fn c4_c5_c6_c7_c8_files_that_are_not_what_they_must_be_are_named() {
         ("truncated_segment", |files| files.get_mut("0000000001.seg").unwrap().truncate(61_440)),
         ("missing_manifest", |files| drop(files.remove("manifest"))),
         ("damaged_manifest", |files| files.get_mut("manifest").unwrap().truncate(51)),
-        ("strange_file", |files| drop(files.insert("notes".into(), vec![1]))),
+        ("strange_file", |files| drop(files.insert("1.seg".into(), vec![1]))),
         ("swapped_segment", |files| {
             let first = files.remove("0000000001.seg").unwrap();
             let third = files.insert("0000000003.seg".into(), first).unwrap();
@@ -137,7 +137,7 @@ fn a_dump_shows_one_group_and_a_range_of_it() {
     let entry: serde_json::Value = serde_json::from_str(stdout.lines().nth(1).unwrap()).unwrap();
     let payload = entry["payload"].as_str().unwrap();
     assert!(payload.starts_with("312f322f343b2e2e"), "{payload}");
-    assert_eq!((entry["index"].as_u64(), payload.len()), (Some(4), 80));
+    assert_eq!((entry["index"].as_u64(), payload.len()), (Some(4), 6000));
 }
 
 /// Names, contents, sizes and times of everything below a directory.
