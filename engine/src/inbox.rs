@@ -415,7 +415,7 @@ mod tests {
         let forward = || inbox.forward((NodeId(2), vec![(GroupId(1), beat.clone())]), bytes);
         for _ in 0..2 {
             let taken = (0..2 * limits::FORWARDED_FRAMES_MAX).filter(|_| forward()).count();
-            assert!((1..=2).contains(&taken), "{} MiB wait for one shard", taken * bytes >> 20);
+            assert!((1..=2).contains(&taken), "{} MiB wait for one shard", (taken * bytes) >> 20);
             let mut left = 0;
             arrivals.take_frames(|_| left += 1);
             assert_eq!(left, taken);
