@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-#[path = "host_bounds_tests.rs"]
+#[path = "host_bounds/tests.rs"]
 mod bounds;
 
 const GROUP: GroupId = GroupId(7);
