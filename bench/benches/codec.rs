@@ -28,7 +28,9 @@ fn append(entries: u64, bytes: usize) -> Message {
 }
 
 fn frames(criterion: &mut Criterion) {
-    let heartbeat = Message::Heartbeat(Heartbeat { term: Term(3), commit: LogIndex(90) });
+    let matched = LogId { term: Term(3), index: LogIndex(100) };
+    let heartbeat = Heartbeat { term: Term(3), commit: LogIndex(90), matched };
+    let heartbeat = Message::Heartbeat(heartbeat);
     let shapes = [
         ("300_groups_x_1x128B", 300, append(1, 128), 300),
         ("48_groups_x_100x16B", 48, append(100, 16), 4800),

@@ -84,7 +84,12 @@ pub fn fill(dir: &Path, shape: &Shape) -> Result<(), Box<dyn Error>> {
                 group: GroupId(group),
                 write: WriteId(write),
                 membership: (first == 1).then_some(b"members"),
-                hard_state: Some(HardState { term: Term(1), voted_for: Some(NodeId(1)), commit }),
+                hard_state: Some(HardState {
+                    term: Term(1),
+                    voted_for: Some(NodeId(1)),
+                    commit,
+                    marked: false,
+                }),
                 entries: &entries,
             })?;
             while !wal.has_slot() {

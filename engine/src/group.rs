@@ -72,6 +72,14 @@ impl Group {
         self.leader() == Some(self.inner.me)
     }
 
+    /// True if this node's disk has lost entries of the group that it had said to be durable, as a leader has found.
+    /// Until its replica has what is committed and every other member has stated its term, it takes entries, but
+    /// neither acknowledges, votes nor leads.
+    #[must_use]
+    pub fn is_marked(&self) -> bool {
+        self.inner.view.is_marked()
+    }
+
     /// Blocks until some node leads the group, looking once a millisecond; `None` after `timeout`.
     ///
     /// # Panics

@@ -595,7 +595,7 @@ fn w6_w7_what_was_promised_before_the_first_failed_write_is_on_disk_and_nothing_
                         (m.term, match_index)
                     }
                     AppendResult::Accepted { .. } => (m.term, LogIndex::ZERO),
-                    AppendResult::Rejected { .. } => continue,
+                    AppendResult::Taken { .. } | AppendResult::Rejected { .. } => continue,
                 },
                 Message::RequestVote(m) => (m.term, LogIndex::ZERO),
                 Message::VoteReply(m) if m.granted => (m.term, LogIndex::ZERO),

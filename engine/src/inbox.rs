@@ -406,10 +406,14 @@ mod tests {
 
     #[test]
     fn forwarded_frames_are_bounded_by_their_bytes_and_all_can_come_again_later() {
-        use logdrive_raft::{Heartbeat, LogIndex, Term};
+        use logdrive_raft::{Heartbeat, LogId, LogIndex, Term};
         let arrivals = Arrivals::new(Arc::new(Inbox::new(1, 1, limits::OfShard::REAL)));
         let inbox = arrivals.inbox();
-        let beat = Message::Heartbeat(Heartbeat { term: Term(1), commit: LogIndex(1) });
+        let beat = Message::Heartbeat(Heartbeat {
+            term: Term(1),
+            commit: LogIndex(1),
+            matched: LogId::ZERO,
+        });
         // As large as frames may be.
         let bytes = 16 << 20;
         let forward = || inbox.forward((NodeId(2), vec![(GroupId(1), beat.clone())]), bytes);

@@ -46,7 +46,7 @@ fn write_payloads(wal: &mut Wal, group: GroupId, term: u64, payload: &Bytes) {
         write: WriteId(1),
         // One member: node 1.
         membership: Some(&[1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0]),
-        hard_state: Some(HardState { term: Term(term), voted_for: None, commit: LogIndex::ZERO }),
+        hard_state: Some(HardState { term: Term(term), ..HardState::default() }),
         entries: &entries,
     })
     .unwrap();

@@ -23,10 +23,13 @@
 //!                     commit u64, count u32, then `count` entries                   45 + entries
 //!  6 AppendReply      accepted: term u64, match_index u64                           25
 //!  7 AppendReply      rejected: term u64, rejected u64, hint term u64, index u64    41
-//!  8 Heartbeat        term u64, commit u64                                          25
+//!  8 Heartbeat        term u64, commit u64, matched term u64, matched index u64     41
 //!  9 HeartbeatReply   term u64                                                      17
 //! 10 Room             shard u32, shards u32, says u8 (0 asked, 1 free, 2 full,
 //!                     3 too large)                                                  18
+//! 11 AppendReply      taken: term u64, match_index u64                              25
+//! 12 Marked           term u64, mark u64, last_log term u64, last_log index u64     41
+//! 13 TermStated       term u64, mark u64, commit u64                                33
 //!
 //! entry         0  u64  term                 its index is one more than its predecessor's,
 //!               8  u8   kind                 the first follows prev_log
@@ -38,8 +41,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use logdrive_raft::{
     AppendEntries, AppendReply, AppendResult, BatchError, Entry, EntryBatch, EntryKind, GroupId,
-    Heartbeat, HeartbeatReply, LogId, LogIndex, Message, PreVote, PreVoteReply, RequestVote,
-    RoomNotice, RoomSays, Term, VoteReply,
+    Heartbeat, HeartbeatReply, LogId, LogIndex, Marked, Message, PreVote, PreVoteReply,
+    RequestVote, RoomNotice, RoomSays, Term, TermStated, VoteReply,
 };
 
 /// Why a body cannot be read. `at` counts bytes from the body's start.
@@ -152,13 +155,18 @@ pub fn encode(body: &mut BytesMut, group: GroupId, message: &Message) {
             AppendResult::Accepted { match_index } => {
                 put(body, group, KIND_APPEND_ACCEPTED, [m.term.get(), match_index.get()], &[]);
             }
+            AppendResult::Taken { match_index } => {
+                put(body, group, KIND_APPEND_TAKEN, [m.term.get(), match_index.get()], &[]);
+            }
             AppendResult::Rejected { rejected, hint } => {
                 let fields = [m.term.get(), rejected.get(), hint.term.get(), hint.index.get()];
                 put(body, group, KIND_APPEND_REJECTED, fields, &[]);
             }
         },
         Message::Heartbeat(m) => {
-            put(body, group, KIND_HEARTBEAT, [m.term.get(), m.commit.get()], &[]);
+            let matched = m.matched;
+            let fields = [m.term.get(), m.commit.get(), matched.term.get(), matched.index.get()];
+            put(body, group, KIND_HEARTBEAT, fields, &[]);
         }
         Message::HeartbeatReply(m) => {
             put(body, group, KIND_HEARTBEAT_REPLY, [m.term.get()], &[]);
@@ -166,6 +174,14 @@ pub fn encode(body: &mut BytesMut, group: GroupId, message: &Message) {
         Message::Room(m) => {
             let place = u64::from(m.shards) << 32 | u64::from(m.shard);
             put(body, group, KIND_ROOM, [place], &[m.says as u8]);
+        }
+        Message::Marked(m) => {
+            let last = m.last_log;
+            let fields = [m.term.get(), m.mark, last.term.get(), last.index.get()];
+            put(body, group, KIND_MARKED, fields, &[]);
+        }
+        Message::TermStated(m) => {
+            put(body, group, KIND_TERM_STATED, [m.term.get(), m.mark, m.commit.get()], &[]);
         }
     }
 }
@@ -182,12 +198,13 @@ pub fn encoded_bytes(message: &Message) -> usize {
             APPEND_FIELDS_BYTES + entries.len() * ENTRY_HEADER_BYTES + payloads
         }
         Message::AppendReply(m) => match m.result {
-            AppendResult::Accepted { .. } => 16,
+            AppendResult::Accepted { .. } | AppendResult::Taken { .. } => 16,
             AppendResult::Rejected { .. } => 32,
         },
-        Message::Heartbeat(_) => 16,
+        Message::Heartbeat(_) | Message::Marked(_) => 32,
         Message::HeartbeatReply(_) => 8,
         Message::Room(_) => 9,
+        Message::TermStated(_) => 24,
     };
     MESSAGE_HEADER_BYTES + fields
 }
@@ -300,11 +317,27 @@ impl Reader {
             KIND_HEARTBEAT => Message::Heartbeat(Heartbeat {
                 term: self.begun_term()?,
                 commit: self.index("commit index")?,
+                matched: self.id()?,
             }),
             KIND_HEARTBEAT_REPLY => {
                 Message::HeartbeatReply(HeartbeatReply { term: self.begun_term()? })
             }
             KIND_ROOM => Message::Room(self.room()?),
+            KIND_APPEND_TAKEN => Message::AppendReply(AppendReply {
+                term: self.begun_term()?,
+                result: AppendResult::Taken { match_index: self.index("match index")? },
+            }),
+            KIND_MARKED => Message::Marked(Marked {
+                term: self.begun_term()?,
+                mark: self.u64()?,
+                last_log: self.id()?,
+            }),
+            // A node that has lost all of its log may have seen no term.
+            KIND_TERM_STATED => Message::TermStated(TermStated {
+                term: self.term()?,
+                mark: self.u64()?,
+                commit: self.index("commit index")?,
+            }),
             kind => return Err(CodecError::UnknownMessage { at, kind }),
         })
     }
@@ -483,6 +516,9 @@ const KIND_APPEND_REJECTED: u8 = 7;
 const KIND_HEARTBEAT: u8 = 8;
 const KIND_HEARTBEAT_REPLY: u8 = 9;
 const KIND_ROOM: u8 = 10;
+const KIND_APPEND_TAKEN: u8 = 11;
+const KIND_MARKED: u8 = 12;
+const KIND_TERM_STATED: u8 = 13;
 
 #[cfg(test)]
 mod tests {
@@ -552,8 +588,19 @@ mod tests {
                 let result = AppendResult::Rejected { rejected, hint };
                 Message::AppendReply(AppendReply { term, result })
             }),
-            (term(), index())
-                .prop_map(|(term, commit)| Message::Heartbeat(Heartbeat { term, commit })),
+            (term(), index(), id()).prop_map(|(term, commit, matched)| {
+                Message::Heartbeat(Heartbeat { term, commit, matched })
+            }),
+            (term(), index()).prop_map(|(term, match_index)| {
+                let result = AppendResult::Taken { match_index };
+                Message::AppendReply(AppendReply { term, result })
+            }),
+            (term(), any::<u64>(), id()).prop_map(|(term, mark, last_log)| {
+                Message::Marked(Marked { term, mark, last_log })
+            }),
+            (term(), any::<u64>(), index()).prop_map(|(term, mark, commit)| {
+                Message::TermStated(TermStated { term, mark, commit })
+            }),
             term().prop_map(|term| Message::HeartbeatReply(HeartbeatReply { term })),
             (0..4_u32, 1..=4_u32, 0..4_usize).prop_map(|(shard, more, says)| {
                 use RoomSays::{Asked, Free, Full, TooLarge};
@@ -637,10 +684,20 @@ mod tests {
 
     #[test]
     fn the_bytes_on_the_wire_are_these() {
-        let heartbeat = Message::Heartbeat(Heartbeat { term: Term(2), commit: LogIndex(258) });
+        let matched = LogId { term: Term(1), index: LogIndex(259) };
+        let commit = LogIndex(258);
+        let heartbeat = Message::Heartbeat(Heartbeat { term: Term(2), commit, matched });
         assert_eq!(
             hex(&encoded(&[(GroupId(7), heartbeat)])),
-            "0700000000000000 08 0200000000000000 0201000000000000".replace(' ', "")
+            "0700000000000000 08 0200000000000000 0201000000000000 0100000000000000 \
+             0301000000000000"
+                .replace(' ', "")
+        );
+        let stated = TermStated { term: Term(2), mark: u64::MAX, commit };
+        assert_eq!(
+            hex(&encoded(&[(GroupId(7), Message::TermStated(stated))])),
+            "0700000000000000 0d 0200000000000000 ffffffffffffffff 0201000000000000"
+                .replace(' ', "")
         );
         let vote = Message::VoteReply(VoteReply { term: Term(9), granted: true });
         assert_eq!(

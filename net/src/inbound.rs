@@ -130,7 +130,7 @@ thread_local! {
 mod tests {
     use super::*;
     use crate::{ClusterId, LaneQueue, Sent};
-    use logdrive_raft::{Heartbeat, LogIndex, Term};
+    use logdrive_raft::{Heartbeat, LogId, LogIndex, Term};
     use std::cell::{Cell, RefCell};
     use std::io::Write;
 
@@ -186,7 +186,11 @@ mod tests {
         let mut queue = LaneQueue::new(&hello(), Lane::Liveness, &Settings::default());
         queue.set_up(Hello { node: NodeId(1), ..hello() });
         for n in 1..=count {
-            let beat = Message::Heartbeat(Heartbeat { term: Term(1), commit: LogIndex(n) });
+            let beat = Message::Heartbeat(Heartbeat {
+                term: Term(1),
+                commit: LogIndex(n),
+                matched: LogId::ZERO,
+            });
             let sent = queue.send(&mut vec![(GroupId(n), beat)], |_, _| panic!("too large"));
             assert_eq!(sent, Sent::Taken);
         }

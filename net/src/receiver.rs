@@ -97,7 +97,7 @@ const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 mod tests {
     use super::*;
     use crate::{ClusterId, LaneQueue, Sent};
-    use logdrive_raft::{Heartbeat, LogIndex, NodeId, Term};
+    use logdrive_raft::{Heartbeat, LogId, LogIndex, NodeId, Term};
 
     fn hello() -> Hello {
         Hello {
@@ -118,7 +118,13 @@ mod tests {
     }
 
     fn heartbeats(groups: u64) -> Vec<(GroupId, Message)> {
-        let beat = |n| Message::Heartbeat(Heartbeat { term: Term(1), commit: LogIndex(n) });
+        let beat = |n| {
+            Message::Heartbeat(Heartbeat {
+                term: Term(1),
+                commit: LogIndex(n),
+                matched: LogId::ZERO,
+            })
+        };
         (0..groups).map(|n| (GroupId(n), beat(n))).collect()
     }
 

@@ -15,8 +15,8 @@ use logdrive_net::stores::{Opening, Proof};
 use logdrive_net::{ClusterId, Hello, Lane, Refusal, codec, frame::FrameWriter};
 use logdrive_raft::{
     AppendEntries, AppendReply, AppendResult, Entry, EntryBatch, EntryKind, GroupId, Heartbeat,
-    HeartbeatReply, LogId, LogIndex, Message, NodeId, PreVote, PreVoteReply, RequestVote, Term,
-    VoteReply,
+    HeartbeatReply, LogId, LogIndex, Marked, Message, NodeId, PreVote, PreVoteReply, RequestVote,
+    Term, TermStated, VoteReply,
 };
 use std::{fs, path::PathBuf};
 
@@ -132,8 +132,21 @@ fn messages() -> Vec<(&'static str, Message)> {
             "append-rejected",
             reply(AppendResult::Rejected { rejected: LogIndex(11), hint: id(2, 9) }),
         ),
-        ("heartbeat", Message::Heartbeat(Heartbeat { term: Term(4), commit: LogIndex(1 << 62) })),
+        ("heartbeat", {
+            let commit = LogIndex((1 << 62) - 1);
+            let matched = id(3, 1 << 62);
+            Message::Heartbeat(Heartbeat { term: Term(4), commit, matched })
+        }),
         ("heartbeat-reply", Message::HeartbeatReply(HeartbeatReply { term: Term(1 << 62) })),
+        ("append-taken", reply(AppendResult::Taken { match_index: LogIndex(13) })),
+        ("marked", {
+            let (term, mark) = (Term(4), 0x0102_0304_0506_0708);
+            Message::Marked(Marked { term, mark, last_log: id(3, 12) })
+        }),
+        ("term-stated", {
+            let (term, mark) = (Term(0), u64::MAX);
+            Message::TermStated(TermStated { term, mark, commit: LogIndex(10) })
+        }),
     ]
 }
 

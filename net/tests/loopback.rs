@@ -178,7 +178,10 @@ async fn both_up(outbound: &Outbound) {
 }
 
 fn heartbeat(n: u64) -> (GroupId, Message) {
-    (GroupId(n), Message::Heartbeat(Heartbeat { term: Term(1), commit: LogIndex(n) }))
+    (
+        GroupId(n),
+        Message::Heartbeat(Heartbeat { term: Term(1), commit: LogIndex(n), matched: LogId::ZERO }),
+    )
 }
 
 fn append(n: u64, bytes: usize) -> (GroupId, Message) {

@@ -5,7 +5,7 @@ use logdrive_net::stores::{Acquaintances, PeerStores, Proof};
 use logdrive_net::{
     ClusterId, Door, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Refusal, Sent, Settings,
 };
-use logdrive_raft::{GroupId, Heartbeat, LogIndex, Message, NodeId, Term};
+use logdrive_raft::{GroupId, Heartbeat, LogId, LogIndex, Message, NodeId, Term};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -27,7 +27,10 @@ fn hello(node: NodeId, incarnation: u64) -> Hello {
 }
 
 fn heartbeat(n: u64) -> (GroupId, Message) {
-    (GroupId(n), Message::Heartbeat(Heartbeat { term: Term(1), commit: LogIndex(n) }))
+    (
+        GroupId(n),
+        Message::Heartbeat(Heartbeat { term: Term(1), commit: LogIndex(n), matched: LogId::ZERO }),
+    )
 }
 
 /// One handshake message that comes in pieces of 10 bytes.

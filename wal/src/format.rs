@@ -408,7 +408,9 @@ pub(crate) const DIRECTORY_ENTRY_BYTES: usize = 8;
 
 pub(crate) const RECORD_ALIGN_BYTES: usize = 8;
 pub(crate) const RECORD_HEADER_BYTES: usize = 1 + 1 + 2 + 4 + 8;
-const FLAG_OPTIONAL: u8 = 1;
+pub(crate) const FLAG_OPTIONAL: u8 = 1;
+/// Of a hard state.
+const FLAG_MARKED: u8 = 2;
 const START_CRC_AT: usize = RECORD_HEADER_BYTES + 8 + 16 + 4 + 4;
 pub(crate) const START_RECORD_BYTES: usize = START_CRC_AT + 8;
 pub(crate) const HARD_STATE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 3 * 8;
@@ -496,7 +498,8 @@ mod tests {
         let mut at = START_RECORD_BYTES;
         body[..at].copy_from_slice(&start.encode(seed));
         at += encode_membership(&mut body[at..], GroupId(1), b"abc");
-        let state = HardState { term: Term(4), voted_for: Some(NodeId(2)), commit: LogIndex(6) };
+        let (voted_for, commit) = (Some(NodeId(2)), LogIndex(6));
+        let state = HardState { term: Term(4), voted_for, commit, marked: false };
         at += encode_hard_state(&mut body[at..], GroupId(1), &state);
         let run = entries(4, 7, &[b"", b"hello", b"worlds"]);
         let entries_at = at;
@@ -508,16 +511,19 @@ mod tests {
         at += encode_tombstone(&mut body[at..], GroupId(3));
         let position = Position::new(SegmentSeq(7), 4096);
         at += encode_fence(&mut body[at..], GroupId(4), position);
+        let marked = HardState { marked: true, ..state };
+        at += encode_hard_state(&mut body[at..], GroupId(1), &marked);
         at += encode_footer(&mut body[at..]);
         let found: Vec<_> =
             Records::new(&body[..at], seed).map(|(at, record)| (at, record.unwrap())).collect();
-        assert_eq!(found.len(), 9);
+        assert_eq!(found.len(), 10);
         let (offset, Record::Carried(head)) = found[4] else { panic!("{:?}", found[4]) };
         assert_eq!((offset, head.group, head.count), (carried_at, GroupId(2), 3));
         assert_eq!(found[5].1, Record::Release { group: GroupId(1), release });
         assert_eq!(found[6].1, Record::Tombstone { group: GroupId(3) });
         assert_eq!(found[7].1, Record::Fence { group: GroupId(4), position });
-        assert_eq!(found[8].1, Record::Footer);
+        assert_eq!(found[8].1, Record::HardState { group: GroupId(1), state: marked });
+        assert_eq!(found[9].1, Record::Footer);
         assert_eq!(found[0], (0, Record::Start(start)));
         assert_eq!(found[1].1, Record::Membership { group: GroupId(1), bytes: b"abc" });
         assert_eq!(found[2].1, Record::HardState { group: GroupId(1), state });
@@ -540,6 +546,16 @@ mod tests {
         assert_eq!(Records::new(&body, seed).next(), Some((0, Err(UNKNOWN_KIND))));
         body[1] = FLAG_OPTIONAL;
         assert_eq!(Records::new(&body, seed).next(), Some((0, Ok(Record::Optional))));
+    }
+
+    #[test]
+    fn p8_only_a_hard_state_is_marked() {
+        let seed = Seed::of(1);
+        let mut body = [0u8; TOMBSTONE_RECORD_BYTES];
+        encode_tombstone(&mut body, GroupId(3));
+        body[1] = FLAG_MARKED;
+        let (_, refused) = Records::new(&body, seed).next().unwrap();
+        assert_eq!(refused, Err(Bad("a record has flags this version does not know")));
     }
 
     #[test]

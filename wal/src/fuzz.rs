@@ -9,10 +9,10 @@
 use crate::checksum::Seed;
 use crate::format::{
     BATCH_HEADER_BYTES, BATCH_MAGIC, BLOCK_BYTES, Bad, BatchHeader, ENTRIES_HEAD_BYTES,
-    ENTRY_HEADER_BYTES, EntriesHead, FIRST_BATCH_AT, Manifest, Position, RECORD_ALIGN_BYTES,
-    RECORD_HEADER_BYTES, Record, RecordKind, Records, SegmentHeader, SegmentSeq,
-    decode_entry_header, encode_entries, encode_fence, encode_footer, encode_hard_state,
-    encode_membership, encode_release, encode_tombstone, u32_at, u128_at,
+    ENTRY_HEADER_BYTES, EntriesHead, FIRST_BATCH_AT, FLAG_OPTIONAL, Manifest, Position,
+    RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES, Record, RecordKind, Records, SegmentHeader,
+    SegmentSeq, decode_entry_header, encode_entries, encode_fence, encode_footer,
+    encode_hard_state, encode_membership, encode_release, encode_tombstone, u32_at, u128_at,
 };
 use bytes::Bytes;
 use logdrive_raft::{Entry, LogIndex};
@@ -38,7 +38,7 @@ fn records(body: &[u8], seed: Seed) {
         let len = (u32_at(body, at + 4) as usize).next_multiple_of(RECORD_ALIGN_BYTES);
         end = at + len;
         // A known kind may say that it can be skipped; this version never writes that.
-        if !matches!(record, Record::Optional) && body[at + 1] == 0 {
+        if !matches!(record, Record::Optional) && body[at + 1] & FLAG_OPTIONAL == 0 {
             let mut again = vec![0xee; len];
             let used = encode(&mut again, seed, &record, &body[at..end]);
             assert!(used == len && again == body[at..end], "{record:?} is encoded otherwise");

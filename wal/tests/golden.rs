@@ -223,6 +223,20 @@ fn fenced() -> Files {
     maker.files()
 }
 
+/// A group that knows that it lacks what it acknowledged, and that mark carried.
+fn marked() -> Files {
+    let mut maker = Maker::new();
+    let mut wal = maker.open();
+    maker.append(&mut wal, 1, 40);
+    let state = Append { hard_state: Some(hard_state(7, 2, 0)), ..write(1, 2, &[]) };
+    wal.append(&state).unwrap();
+    maker.settle(&mut wal);
+    give_up_the_oldest(&maker, &mut wal);
+    maker.platter().crash();
+    drop(wal);
+    maker.files()
+}
+
 /// Makes one of them.
 type Make = fn() -> Files;
 
@@ -236,6 +250,7 @@ fn makers() -> Vec<(&'static str, Make)> {
         ("recycled_bytes", recycled_bytes),
         ("carried", carried),
         ("fenced", fenced),
+        ("marked", marked),
     ]
 }
 
@@ -267,6 +282,7 @@ fn the_golden_segments_are_read_as_what_they_are() {
         ("recycled_bytes", &[], 7),
         ("carried", &[], 6),
         ("fenced", &[], 6),
+        ("marked", &[], 6),
     ];
     for (name, labels, batches) in expected {
         let dir = tempfile::tempdir().unwrap();
@@ -287,6 +303,8 @@ fn the_golden_segments_are_read_as_what_they_are() {
         };
         let lost = matches!(*name, "damaged_body" | "fenced");
         assert_eq!(of(|group| group.fenced.is_some()), if lost { vec![1, 7] } else { vec![] });
+        let marked = *name == "marked";
+        assert_eq!(of(|group| group.hard_state.marked), if marked { vec![1] } else { vec![] });
         let gone = *name == "carried";
         assert_eq!(of(|group| group.destroyed), if gone { vec![4] } else { vec![] });
     }

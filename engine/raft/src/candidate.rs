@@ -40,6 +40,10 @@ impl Raft {
             return;
         }
         self.leader = None;
+        if self.is_marked() {
+            crate::reached!("marked replica does not stand");
+            return self.seek_readmission();
+        }
         let mut tally = Tally::default();
         // Our own answer needs no disk: nothing is promised by it.
         tally.record(self.config.id, true);
@@ -127,6 +131,7 @@ impl Raft {
         // Who has resigned could not make the vote durable that would have to follow.
         let granted = m.term > self.term
             && !self.is_resigned
+            && (!self.is_marked() || crate::bug!("marked_replica_votes"))
             && (is_up_to_date || crate::bug!("vote_for_any_log"));
         if !granted {
             crate::reached!("pre-vote refused");
@@ -167,6 +172,8 @@ impl Raft {
         // leads without m.
         let own = self.voters_log();
         let is_free = is_free || crate::bug!("votes_twice");
+        // A marked replica may have voted in this term already, or acknowledged what the candidate lacks.
+        let is_free = is_free && (!self.is_marked() || crate::bug!("marked_replica_votes"));
         if !is_free || !(m.last_log.is_up_to_date_with(own) || crate::bug!("vote_for_any_log")) {
             if is_free && m.last_log.is_up_to_date_with(self.log.durable_id()) {
                 crate::reached!("vote refused for entries not yet durable");

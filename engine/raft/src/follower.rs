@@ -4,7 +4,8 @@
 //! Out:    acknowledgements as promises, refusals and heartbeat answers at once.
 //! Cost:   entries that follow the log's end are moved into it; ones it has already are compared by
 //!         term only.
-//! Source: paper §5.3 and figure 2; FAULTS.md M13 (no acknowledgement above durable).
+//! Source: paper §5.3 and figure 2; FAULTS.md M13 (no acknowledgement above durable), W8 (a heartbeat that names an
+//!         entry which this log has lost).
 
 use crate::raft::State;
 use crate::{
@@ -52,11 +53,19 @@ impl Raft {
             if crate::bug!("commit_past_match") { self.log.last().index } else { match_index };
         self.follow_commit(m.commit.min(upto));
         self.acknowledge(from, match_index);
+        if self.is_marked() {
+            self.note_taken(match_index);
+            self.seek_readmission();
+        }
     }
 
     /// Also for an append of nothing, this waits for the newest write: the entries it acknowledges
     /// may not be durable yet (FAULTS.md M13).
-    fn acknowledge(&mut self, to: NodeId, match_index: LogIndex) {
+    pub(crate) fn acknowledge(&mut self, to: NodeId, match_index: LogIndex) {
+        if self.is_marked() && !crate::bug!("marked_replica_acknowledges") {
+            let result = AppendResult::Taken { match_index };
+            return self.promise(to, Message::AppendReply(AppendReply { term: self.term, result }));
+        }
         let match_index =
             if crate::bug!("ack_last_not_match") { self.log.last().index } else { match_index };
         // A round's acknowledgements are one: the highest says what the others say. (Within a term
@@ -87,7 +96,16 @@ impl Raft {
     }
 
     pub(crate) fn on_heartbeat(&mut self, from: NodeId, m: Heartbeat) {
-        self.follow_commit(m.commit);
+        if crate::bug!("heartbeat_commit_unclamped") {
+            self.follow_commit(m.commit.min(self.log.last().index));
+        } else if self.log.contains(m.matched) {
+            self.follow_commit(m.commit);
+        } else {
+            self.on_lost_end(from);
+        }
+        if self.is_marked() {
+            self.seek_readmission();
+        }
         if crate::bug!("heartbeat_acks_last") {
             let result = AppendResult::Accepted { match_index: self.log.last().index };
             self.say(from, Message::AppendReply(AppendReply { term: self.term, result }));

@@ -9,8 +9,10 @@
 use crate::progress::{Pace, Progress};
 use crate::quorum;
 use crate::raft::State;
+use crate::replication::heartbeat;
 use crate::{
-    AppendReply, AppendResult, Command, LogIndex, LogRange, NodeId, ProposeError, Raft, Ticks,
+    AppendReply, AppendResult, Command, LogId, LogIndex, LogRange, NodeId, ProposeError, Raft,
+    Ticks,
 };
 use alloc::vec::Vec;
 
@@ -106,7 +108,7 @@ impl Raft {
     /// A yes past our log's end, or a no to what was never asked, is nobody's honest answer.
     pub(crate) fn is_sound_append_reply(&self, m: &AppendReply) -> bool {
         match m.result {
-            AppendResult::Accepted { match_index } => {
+            AppendResult::Accepted { match_index } | AppendResult::Taken { match_index } => {
                 m.term <= self.term && (m.term < self.term || match_index <= self.log.last().index)
             }
             AppendResult::Rejected { rejected, .. } => {
@@ -132,20 +134,53 @@ impl Raft {
         peer.heard_at = now;
         match result {
             AppendResult::Accepted { match_index } => {
-                let before = peer.match_index();
+                let before = peer.counted();
                 peer.on_accepted(match_index);
-                if peer.match_index() > before {
+                if peer.counted() > before {
                     self.advance_commit();
+                } else {
+                    self.on_uncounted(from, match_index);
                 }
+            }
+            AppendResult::Taken { match_index } => {
+                peer.on_marked(self.log.last().index);
+                peer.on_taken(match_index);
             }
             AppendResult::Rejected { rejected, hint } => {
                 if peer.is_news(rejected) {
                     // Ours may have a lower term there than the peer's: skip what cannot agree.
                     let meeting = self.log.last_at_most(hint.index, hint.term);
                     peer.on_rejected(rejected, meeting.index);
+                } else if rejected <= peer.match_index() {
+                    // Late, or the peer has lost what it acknowledged. The peer can tell.
+                    let claim = heartbeat(&self.log, self.term, peer);
+                    self.say(from, claim);
                 }
             }
         }
+    }
+
+    /// `from` has the log up to `match_index`, and that does not count, or is no news. Entries at which a replica was
+    /// marked count with the next one that it acknowledges once it is readmitted; if none is to come, it is a no-op.
+    fn on_uncounted(&mut self, from: NodeId, match_index: LogIndex) {
+        let State::Leader(leader) = &mut self.state else { return };
+        let Some(peer) = leader.peer(from) else { return };
+        let is_last = match_index == self.log.last().index;
+        if match_index > peer.counted() && is_last && match_index > self.log.commit() {
+            crate::reached!("no-op for a readmitted replica");
+            self.log.append_noop(self.term);
+            let last = self.log.last().index;
+            leader.uncommitted_bytes += self.log.bytes_in_memory(last, last);
+        }
+    }
+
+    /// `from` lacks entries that it acknowledged. None of its acknowledgements up to now counts any more.
+    pub(crate) fn on_marked_peer(&mut self, from: NodeId, last_log: LogId) {
+        let State::Leader(leader) = &mut self.state else { return };
+        let Some(peer) = leader.peer(from) else { return };
+        let meeting = self.log.last_at_most(last_log.index, last_log.term);
+        peer.on_marked(self.log.last().index);
+        peer.on_lost(meeting.index);
     }
 
     pub(crate) fn on_heartbeat_reply(&mut self, from: NodeId) {
@@ -249,8 +284,7 @@ impl Raft {
             false => self.log.durable(),
         };
         let reached = quorum::reached(&self.config.voters, |voter| {
-            (leader.peers.iter().find(|peer| peer.id == voter))
-                .map_or(durable, Progress::match_index)
+            (leader.peers.iter().find(|peer| peer.id == voter)).map_or(durable, Progress::counted)
         });
         // An entry of an earlier term on a majority may still be replaced (paper figure 8); one of
         // this term commits all before it.

@@ -37,6 +37,9 @@
 //!   a peer that was told nothing else. A commit alone is no reason for a message: the next append or
 //!   heartbeat carries it.
 //! * An entry is applied here only when it is durable here, though it may be committed before.
+//! * A replica that a leader knows to have acknowledged more than it has is marked, durably: it takes entries,
+//!   and neither acknowledges, votes nor stands until it is readmitted. `mark.rs` has the rule, why it is safe,
+//!   and what it does not cover.
 //! * A message no correct peer could send is ignored as a whole, before its term counts: among others
 //!   a term more than 2^40 ahead or past 2^63 - 1, whatever contradicts a commit, a second leader
 //!   of a term.
@@ -57,6 +60,7 @@ mod follower;
 pub mod hooks;
 mod leader;
 mod log;
+mod mark;
 mod message;
 mod progress;
 mod quorum;
@@ -69,8 +73,8 @@ pub use config::{Config, ConfigError, Restored};
 pub use entry::{BatchError, Command, ENTRY_OVERHEAD_BYTES, Entry, EntryBatch, EntryKind};
 pub use error::ProposeError;
 pub use message::{
-    AppendEntries, AppendReply, AppendResult, Heartbeat, HeartbeatReply, Message, Outgoing,
-    PreVote, PreVoteReply, RequestVote, RoomNotice, RoomSays, VoteReply,
+    AppendEntries, AppendReply, AppendResult, Heartbeat, HeartbeatReply, Marked, Message, Outgoing,
+    PreVote, PreVoteReply, RequestVote, RoomNotice, RoomSays, TermStated, VoteReply,
 };
 pub use raft::{Event, Raft, Role, Status};
 pub use ready::{Durable, Fetch, FetchFor, Promises, Ready, Write};

@@ -534,7 +534,11 @@ mod tests {
 
     fn restored(runs: &[(u64, u64)], last: u64, applied: u64, commit: u64) -> Restored {
         Restored {
-            hard_state: HardState { term: Term(9), voted_for: None, commit: LogIndex(commit) },
+            hard_state: HardState {
+                term: Term(9),
+                commit: LogIndex(commit),
+                ..HardState::default()
+            },
             runs: (runs.iter())
                 .map(|&(first, term)| TermRun { first: LogIndex(first), term: Term(term) })
                 .collect(),
@@ -561,7 +565,8 @@ mod tests {
         let mut log = log(&[1, 1]);
         let first = log.submit(None).unwrap();
         log.append(entries(3, &[1, 1]));
-        let state = HardState { term: Term(1), voted_for: None, commit: LogIndex(2) };
+        let state =
+            HardState { term: Term(1), voted_for: None, commit: LogIndex(2), marked: false };
         let second = log.submit(Some(state)).unwrap();
         log.append(entries(5, &[2]));
         let third = log.submit(None).unwrap();

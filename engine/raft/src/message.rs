@@ -27,6 +27,10 @@ pub enum Message {
     HeartbeatReply(HeartbeatReply),
     /// Whether the sender's log takes entries. For the host: [`crate::Raft`] is told by [`crate::Event::Room`].
     Room(RoomNotice),
+    /// "I lack entries that I acknowledged. Which term are you in?" Changes no term (FAULTS.md C3).
+    Marked(Marked),
+    /// The answer to [`Marked`].
+    TermStated(TermStated),
 }
 
 /// Asks whether an election could be won, before any term is spent on it (thesis §9.6).
@@ -96,6 +100,11 @@ pub enum AppendResult {
         /// The last entry of the call.
         match_index: LogIndex,
     },
+    /// The same, of a replica that is marked: it has the entries, and does not vouch for them.
+    Taken {
+        /// The last entry of the call.
+        match_index: LogIndex,
+    },
     /// `prev_log` is not in the answerer's log.
     Rejected {
         /// `prev_log.index` of the call, so that a late answer is known for one.
@@ -114,6 +123,9 @@ pub struct Heartbeat {
     pub term: Term,
     /// The leader's commit index, at most the receiver's known match.
     pub commit: LogIndex,
+    /// The last entry that the receiver has told this leader, in this term, to be on its disk. A receiver that
+    /// does not have it has lost it (FAULTS.md W8).
+    pub matched: LogId,
 }
 
 /// The answer to a [`Heartbeat`]; says nothing about the log (FAULTS.md M13).
@@ -148,6 +160,31 @@ pub enum RoomSays {
     TooLarge,
 }
 
+/// A replica that lacks what it acknowledged asks a voter for its term. A promise: the sender's mark is durable.
+///
+/// Whoever receives it counts nothing more on acknowledgements that the sender gave before.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Marked {
+    /// The sender's term.
+    pub term: Term,
+    /// Names this question among those of the sender's earlier marks and lives.
+    pub mark: u64,
+    /// The last entry of the sender's log.
+    pub last_log: LogId,
+}
+
+/// Answers [`Marked`]. A promise: the answerer's term is durable, and acknowledgements that the marked replica
+/// gave before count for nothing more that the answerer commits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TermStated {
+    /// The answerer's term.
+    pub term: Term,
+    /// As in the question.
+    pub mark: u64,
+    /// The answerer's commit index.
+    pub commit: LogIndex,
+}
+
 /// A message and whom it is for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Outgoing {
@@ -171,6 +208,8 @@ impl Message {
             Self::Heartbeat(m) => m.term,
             Self::HeartbeatReply(m) => m.term,
             Self::Room(_) => Term::ZERO,
+            Self::Marked(m) => m.term,
+            Self::TermStated(m) => m.term,
         }
     }
 

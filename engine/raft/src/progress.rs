@@ -38,6 +38,10 @@ pub(crate) struct Progress {
     pub(crate) id: NodeId,
     /// The last entry known to be durable there and equal to the leader's.
     match_index: LogIndex,
+    /// As much of it as counts for a commit: all of it, unless the peer is or was marked in this term.
+    counted: LogIndex,
+    /// Acknowledgements up to here do not count: the peer may have given them before it lost what they were for.
+    counts_after: LogIndex,
     /// The next entry to send.
     next_index: LogIndex,
     pub(crate) pace: Pace,
@@ -62,6 +66,8 @@ impl Progress {
         Self {
             id,
             match_index: LogIndex::ZERO,
+            counted: LogIndex::ZERO,
+            counts_after: LogIndex::ZERO,
             next_index: last.next(),
             pace: Pace::Probe { paused: false },
             in_flight: VecDeque::new(),
@@ -76,6 +82,11 @@ impl Progress {
 
     pub(crate) fn match_index(&self) -> LogIndex {
         self.match_index
+    }
+
+    /// The last entry that counts as on the peer's disk for a commit.
+    pub(crate) fn counted(&self) -> LogIndex {
+        self.counted
     }
 
     pub(crate) fn next_index(&self) -> LogIndex {
@@ -113,8 +124,30 @@ impl Progress {
         self.next_index = last.next();
     }
 
-    /// The peer has everything up to `match_index`.
+    /// The peer has everything up to `match_index`, and vouches for it.
     pub(crate) fn on_accepted(&mut self, match_index: LogIndex) {
+        // An entry behind that place was sent since the peer was marked, so its acknowledgement is newer too.
+        if match_index > self.counts_after {
+            self.counted = self.counted.max(match_index);
+        }
+        self.on_taken(match_index);
+    }
+
+    /// The peer is marked, and the leader's log ends at `last`. It may get acknowledgements of anything up to there
+    /// that are older than the loss, at any time.
+    pub(crate) fn on_marked(&mut self, last: LogIndex) {
+        self.counts_after = self.counts_after.max(last);
+        self.counted = LogIndex::ZERO;
+    }
+
+    /// The peer lacks something that it had; the logs meet at `meeting` or before.
+    pub(crate) fn on_lost(&mut self, meeting: LogIndex) {
+        self.match_index = LogIndex::ZERO;
+        self.probe_from(meeting.next(), false);
+    }
+
+    /// The peer has everything up to `match_index`.
+    pub(crate) fn on_taken(&mut self, match_index: LogIndex) {
         // Equal counts for a probe: an empty one at what was known already found the place again.
         let is_news = match_index > self.match_index;
         let found = matches!(self.pace, Pace::Probe { .. })
@@ -209,6 +242,22 @@ mod tests {
         progress.on_accepted(LogIndex(8));
         assert_eq!((progress.in_flight.len(), progress.in_flight_bytes), (1, 10));
         assert_eq!(progress.next_index(), LogIndex(10));
+    }
+
+    #[test]
+    fn what_a_marked_peer_acknowledged_before_does_not_count_and_what_it_takes_neither() {
+        let mut progress = replicating(5, &[6, 8]);
+        progress.on_accepted(LogIndex(8));
+        assert_eq!(progress.counted(), LogIndex(8));
+        progress.on_marked(LogIndex(9));
+        progress.on_lost(LogIndex(3));
+        assert_eq!((progress.counted(), progress.match_index()), (LogIndex(0), LogIndex(0)));
+        progress.on_taken(LogIndex(10));
+        assert_eq!((progress.counted(), progress.match_index()), (LogIndex(0), LogIndex(10)));
+        progress.on_accepted(LogIndex(9));
+        assert_eq!(progress.counted(), LogIndex(0), "it may be from before the loss");
+        progress.on_accepted(LogIndex(10));
+        assert_eq!(progress.counted(), LogIndex(10));
     }
 
     #[test]

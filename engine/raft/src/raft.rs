@@ -11,11 +11,13 @@
 use crate::candidate::Tally;
 use crate::leader::Leader;
 use crate::log::Log;
+use crate::mark::Mark;
 use crate::{
     Command, Config, ConfigError, Durable, EntryBatch, Fetch, FetchFor, HardState, LogId, LogIndex,
     LogRange, Message, NodeId, Outgoing, Promises, ProposeError, Ready, Restored, Term, Ticks,
     WriteId,
 };
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -105,6 +107,9 @@ pub struct Status {
     pub applying: LogIndex,
     /// The last entry the state machine has applied.
     pub applied: LogIndex,
+    /// The log lacks entries that this replica had acknowledged: it takes entries, and neither acknowledges, votes nor
+    /// stands until it is readmitted.
+    pub marked: bool,
 }
 
 /// One replica of one group.
@@ -128,6 +133,8 @@ pub struct Raft {
     pub(crate) without_room: Vec<NodeId>,
     /// Neither leads nor stands, until [`Event::Stand`].
     pub(crate) is_resigned: bool,
+    /// The log lacks entries that were acknowledged. Else there is none.
+    pub(crate) mark: Option<Box<Mark>>,
     /// Entries to apply could not be read: not before this.
     pub(crate) apply_fetch_at: Option<Ticks>,
     pub(crate) messages: Vec<Outgoing>,
@@ -157,7 +164,7 @@ impl Raft {
     pub fn new(config: Config, restored: Restored, now: Ticks) -> Result<Self, ConfigError> {
         config.check()?;
         restored.check()?;
-        let HardState { term, voted_for, .. } = restored.hard_state;
+        let HardState { term, voted_for, marked, .. } = restored.hard_state;
         let random = config.seed ^ config.group.get().rotate_left(32) ^ config.id.get();
         let mut raft = Self {
             config,
@@ -172,6 +179,7 @@ impl Raft {
             election_at: now,
             without_room: Vec::new(),
             is_resigned: false,
+            mark: None,
             apply_fetch_at: None,
             messages: Vec::new(),
             promises: Vec::new(),
@@ -181,6 +189,7 @@ impl Raft {
             random,
         };
         raft.restart_election_timer();
+        raft.mark = marked.then(|| Box::new(Mark::new(raft.next_random())));
         Ok(raft)
     }
 
@@ -278,6 +287,7 @@ impl Raft {
             commit: self.log.commit(),
             applying: self.log.applying(),
             applied: self.log.applied(),
+            marked: self.is_marked(),
         }
     }
 
@@ -340,9 +350,11 @@ impl Raft {
         }
         let term = message.term();
         match message {
-            // These two change no term and look at it themselves.
+            // These change no term, or look at it themselves.
             Message::PreVote(m) => return self.on_pre_vote(from, m),
             Message::PreVoteReply(m) => return self.on_pre_vote_reply(from, m),
+            Message::Marked(m) => return self.on_marked(from, m),
+            Message::TermStated(m) => return self.on_term_stated(from, m),
             // Whoever hears a leader helps nobody to depose it, not even by taking the term
             // (thesis §4.2.3). The candidate's own term reaches the leader by its answers.
             Message::RequestVote(_) if term > self.term && self.hears_a_leader() => {
@@ -372,9 +384,11 @@ impl Raft {
             }
             Message::AppendReply(m) => self.on_append_reply(from, m.result),
             Message::HeartbeatReply(_) => self.on_heartbeat_reply(from),
-            Message::PreVote(_) | Message::PreVoteReply(_) | Message::Room(_) => {
-                unreachable!("answered above, or not sound")
-            }
+            Message::PreVote(_)
+            | Message::PreVoteReply(_)
+            | Message::Room(_)
+            | Message::Marked(_)
+            | Message::TermStated(_) => unreachable!("answered above, or not sound"),
         }
     }
 
@@ -434,12 +448,24 @@ impl Raft {
                         || (self.may_lead(from, term)
                             && self.agrees_with_commit(m.prev_log, &m.entries)))
             }
-            // A leader tells a peer of no commit past what that peer has acknowledged to it.
+            // A leader tells a peer of no commit past what that peer has acknowledged to it. Whether the peer still
+            // has that is another question.
             Message::Heartbeat(m) => {
+                let is_within =
+                    m.commit <= m.matched.index || crate::bug!("heartbeat_commit_unclamped");
                 is_after_zero
+                    && is_log_id(m.matched)
+                    && m.matched.term <= term
+                    && m.matched.index <= INDEX_MAX
+                    && is_within
                     && (term < self.term
-                        || (self.may_lead(from, term) && m.commit <= self.log.last().index))
+                        || (self.may_lead(from, term)
+                            && self.agrees_with_commit(m.matched, &EntryBatch::new())))
             }
+            Message::Marked(m) => {
+                is_log_id(m.last_log) && m.last_log.index <= INDEX_MAX && m.last_log.term <= term
+            }
+            Message::TermStated(m) => m.commit <= INDEX_MAX,
             Message::PreVoteReply(m) => !m.granted || is_after_zero,
             // A yes is an answer to what we said in that term, so we have been in it.
             Message::VoteReply(m) => is_after_zero && (!m.granted || term <= self.term),
@@ -547,7 +573,7 @@ impl Raft {
     }
 
     /// Splitmix64 (Steele, Lea, Flood 2014).
-    fn next_random(&mut self) -> u64 {
+    pub(crate) fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -577,7 +603,8 @@ impl Raft {
         };
         let own = Some(self.config.id);
         let is_saved = !crate::bug!("vote_not_saved") || self.voted_for == own;
-        HardState { term: self.term, voted_for: self.voted_for.filter(|_| is_saved), commit }
+        let voted_for = self.voted_for.filter(|_| is_saved);
+        HardState { term: self.term, voted_for, commit, marked: self.is_marked() }
     }
 
     /// The next entries for the state machine, or a fetch of them.

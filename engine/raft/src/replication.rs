@@ -178,6 +178,18 @@ impl Raft {
     }
 }
 
+/// "I lead", how much is committed of what the peer has, and how much that is.
+pub(crate) fn heartbeat(log: &Log, term: Term, peer: &Progress) -> Message {
+    let index = peer.match_index();
+    let matched = LogId { term: log.term_at(index).expect("what is matched is in the log"), index };
+    // Past its match the peer's log may not be ours.
+    let commit = match crate::bug!("heartbeat_commit_unclamped") {
+        true => log.commit(),
+        false => log.commit().min(index),
+    };
+    Message::Heartbeat(Heartbeat { term, commit, matched })
+}
+
 /// What is said to one peer in one round.
 struct Line<'a> {
     messages: &'a mut Vec<Outgoing>,
@@ -200,12 +212,7 @@ impl Line<'_> {
     }
 
     fn heartbeat(&mut self, peer: &Progress) {
-        // Past its match the peer's log may not be ours.
-        let commit = match crate::bug!("heartbeat_commit_unclamped") {
-            true => self.log.commit(),
-            false => self.log.commit().min(peer.match_index()),
-        };
-        self.say(peer.id, Message::Heartbeat(Heartbeat { term: self.term, commit }));
+        self.say(peer.id, heartbeat(self.log, self.term, peer));
     }
 
     fn say(&mut self, to: NodeId, message: Message) {

@@ -167,6 +167,9 @@ pub struct HardState {
     pub voted_for: Option<NodeId>,
     /// A commit index it knew; may lag, never leads. Saves work after a restart, nothing else.
     pub commit: LogIndex,
+    /// Its log lacks entries that it had acknowledged, as far as it knows: until it is readmitted it neither
+    /// acknowledges, votes nor stands.
+    pub marked: bool,
 }
 
 /// A run of entries of one term: they start at `first` and go on to the next run or the log's end.

@@ -7,8 +7,8 @@ mod common;
 use common::{Image, config, entry, log_of, n};
 use logdrive_raft::{
     AppendEntries, AppendReply, AppendResult, Durable, EntryBatch, Event, FetchFor, HardState,
-    Heartbeat, HeartbeatReply, LogId, LogIndex, Message, NodeId, PreVote, PreVoteReply, Raft,
-    RequestVote, Restored, Role, Term, TermRun, Ticks, VoteReply,
+    Heartbeat, HeartbeatReply, LogId, LogIndex, Marked, Message, NodeId, PreVote, PreVoteReply,
+    Raft, RequestVote, Restored, Role, Term, TermRun, TermStated, Ticks, VoteReply,
 };
 use proptest::prelude::*;
 
@@ -75,7 +75,25 @@ fn message() -> impl Strategy<Value = Message> {
             let result = AppendResult::Rejected { rejected, hint };
             Message::AppendReply(AppendReply { term, result })
         }),
-        (term(), index()).prop_map(|(term, commit)| Message::Heartbeat(Heartbeat { term, commit })),
+        (term(), index()).prop_map(|(term, match_index)| {
+            let result = AppendResult::Taken { match_index };
+            Message::AppendReply(AppendReply { term, result })
+        }),
+        (term(), index(), log_id()).prop_map(|(term, commit, matched)| {
+            Message::Heartbeat(Heartbeat { term, commit, matched })
+        }),
+        // One that may well be right.
+        (2..6u64, 1..4u64, 1..6u64).prop_map(|(term, of, index)| {
+            let (term, commit) = (Term(term), LogIndex(1));
+            let matched = LogId { term: Term(of), index: LogIndex(index) };
+            Message::Heartbeat(Heartbeat { term, commit, matched })
+        }),
+        (term(), any::<u64>(), log_id()).prop_map(|(term, mark, last_log)| {
+            Message::Marked(Marked { term, mark, last_log })
+        }),
+        (term(), any::<u64>(), index()).prop_map(|(term, mark, commit)| {
+            Message::TermStated(TermStated { term, mark, commit })
+        }),
         term().prop_map(|term| Message::HeartbeatReply(HeartbeatReply { term })),
     ]
 }
@@ -118,7 +136,7 @@ fn play(deeds: Vec<Deed>) {
     let mut config = config(1, 3);
     config.tail_bytes_max = 40;
     config.append_bytes_max = 80;
-    let hard_state = HardState { term: Term(2), voted_for: None, commit: LogIndex(1) };
+    let hard_state = HardState { term: Term(2), commit: LogIndex(1), ..HardState::default() };
     let runs = vec![
         TermRun { first: LogIndex(1), term: Term(1) },
         TermRun { first: LogIndex(3), term: Term(2) },

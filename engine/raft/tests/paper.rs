@@ -13,7 +13,7 @@ use logdrive_raft::{
 fn with_logs(term: u64, logs: &[&[u64]]) -> Cluster {
     let mut cluster = Cluster::empty();
     for (terms, id) in logs.iter().zip(1..) {
-        let hard_state = HardState { term: Term(term), voted_for: None, commit: LogIndex::ZERO };
+        let hard_state = HardState { term: Term(term), ..HardState::default() };
         let image = Image { hard_state, entries: log_of(terms) };
         cluster.add(config(id, logs.len() as u64), image);
     }
@@ -88,7 +88,7 @@ fn a_server_that_sees_a_larger_term_takes_it_5_1() {
         &mut cluster,
         2,
         1,
-        Message::Heartbeat(Heartbeat { term: Term(4), commit: LogIndex(0) }),
+        Message::Heartbeat(Heartbeat { term: Term(4), commit: LogIndex(0), matched: LogId::ZERO }),
     );
     assert_eq!(cluster.status(n(1)).term, Term(4));
     assert_eq!(cluster.node(n(1)).durable.hard_state.term, Term(4));

@@ -20,7 +20,7 @@
 //! append 2->1 3 1/4 0 2,3        an AppendEntries out of nowhere: term, prev_log, commit, entries
 //! ack 2->1 3 4                   an AppendReply that accepts: term, match
 //! vote 2->1 3 1/4                a RequestVote: term, last_log;  `pre-vote` likewise
-//! heartbeat 2->1 3 0             a Heartbeat: term, commit
+//! heartbeat 2->1 3 0             a Heartbeat: term, commit, and the matched entry if there is one
 //! quietly <command>              its output is not shown
 //! apply 1 | fetched 1 | fetch-failed 1 | unreachable 1 2 | crash 1 [kept] | restart 1
 //! status | logs | net            what is
@@ -75,7 +75,8 @@ fn message(words: &[&str]) -> Message {
         "pre-vote" => Message::PreVote(PreVote { term, last_log: log_id(words[3]) }),
         "heartbeat" => {
             let commit = LogIndex(words[3].parse().unwrap());
-            Message::Heartbeat(Heartbeat { term, commit })
+            let matched = words.get(4).map_or(LogId::ZERO, |id| log_id(id));
+            Message::Heartbeat(Heartbeat { term, commit, matched })
         }
         "ack" => {
             let match_index = LogIndex(words[3].parse().unwrap());
@@ -142,7 +143,7 @@ impl Player {
                     None => Vec::new(),
                 };
                 let term = Term(number("term").unwrap_or(0));
-                let hard_state = HardState { term, voted_for: None, commit: LogIndex::ZERO };
+                let hard_state = HardState { term, ..HardState::default() };
                 let config = self.config(id().get(), number("of").unwrap());
                 self.cluster.add(config, Image { hard_state, entries: log_of(&log) });
             }

@@ -21,6 +21,8 @@ pub(crate) struct GroupView {
     stopped: AtomicBool,
     /// Counts the changes of all groups of the node.
     moves: Arc<AtomicU64>,
+    /// It lacks entries that it had acknowledged.
+    marked: AtomicBool,
 }
 
 impl GroupView {
@@ -38,6 +40,10 @@ impl GroupView {
 
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_marked(&self) -> bool {
+        self.marked.load(Ordering::Acquire)
     }
 
     fn set_leader(&self, leader: Option<NodeId>) {
@@ -73,6 +79,7 @@ pub(super) struct Replica {
     pub(super) view: Arc<GroupView>,
     role: Role,
     leader: Option<NodeId>,
+    marked: bool,
 }
 
 /// What changed between two looks at a replica.
@@ -109,6 +116,7 @@ impl Replica {
             view,
             role: Role::Follower,
             leader: None,
+            marked: false,
         }
     }
 
@@ -119,12 +127,37 @@ impl Replica {
             self.view.set_leader(status.leader);
             self.first_leader &= status.leader.is_none();
         }
+        if status.marked != self.marked {
+            self.look_at_mark(status);
+        }
         let led = self.role == Role::Leader;
         self.role = status.role;
         if led && status.role != Role::Leader {
             return Change::LostLeadership { commit: status.commit };
         }
         Change::Nothing
+    }
+
+    /// A leader has told it that it lacks what it acknowledged, or it is readmitted (FAULTS.md C3, W8).
+    #[cold]
+    fn look_at_mark(&mut self, status: &Status) {
+        self.marked = status.marked;
+        self.view.marked.store(status.marked, Ordering::Release);
+        let (group, last) = (self.group.get(), status.last_log.index.get());
+        if status.marked {
+            tracing::error!(
+                group,
+                last,
+                "this disk has lost entries that it had said to be durable: the replica takes entries, but neither \
+                 acknowledges, votes nor stands until it has what is committed and every other member has stated its term"
+            );
+        } else {
+            tracing::info!(
+                group,
+                last,
+                "the replica has what it had lost, and acknowledges and votes again"
+            );
+        }
     }
 
     /// Its log has lost something: it serves no more, and its handles name another member, which knows who leads.

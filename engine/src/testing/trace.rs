@@ -149,16 +149,25 @@ impl Trace {
             }
             Message::AppendReply(m) => match m.result {
                 AppendResult::Accepted { match_index } => self.words(&[6, match_index.get()]),
+                AppendResult::Taken { match_index } => self.words(&[11, match_index.get()]),
                 AppendResult::Rejected { rejected, hint } => {
                     self.words(&[7, rejected.get()]);
                     self.log_id(hint);
                 }
             },
-            Message::Heartbeat(m) => self.words(&[8, m.commit.get()]),
+            Message::Heartbeat(m) => {
+                self.words(&[8, m.commit.get()]);
+                self.log_id(m.matched);
+            }
             Message::HeartbeatReply(_) => self.words(&[9]),
             Message::Room(m) => {
                 self.words(&[10, m.says as u64, u64::from(m.shard), u64::from(m.shards)]);
             }
+            Message::Marked(m) => {
+                self.words(&[12, m.mark]);
+                self.log_id(m.last_log);
+            }
+            Message::TermStated(m) => self.words(&[13, m.mark, m.commit.get()]),
         }
     }
 
@@ -169,9 +178,10 @@ impl Trace {
     }
 
     fn hard_state(&mut self, state: Option<HardState>) {
-        let Some(HardState { term, voted_for, commit }) = state else { return self.words(&[0]) };
+        let Some(state) = state else { return self.words(&[0]) };
+        let HardState { term, voted_for, commit, marked } = state;
         let vote = voted_for.map_or(0, NodeId::get);
-        self.words(&[1, term.get(), vote, commit.get()]);
+        self.words(&[1, term.get(), vote, commit.get(), u64::from(marked)]);
     }
 
     fn marks(&mut self, marks: &[Mark]) {
@@ -280,7 +290,8 @@ fn of(group: GroupId) -> String {
 fn written(change: &Change) -> String {
     let state = change.hard_state.map_or_else(String::new, |state| {
         let vote = state.voted_for.map_or_else(|| "-".to_owned(), name);
-        format!("term {} vote {vote} ", state.term.get())
+        let marked = if state.marked { "marked " } else { "" };
+        format!("term {} vote {vote} {marked}", state.term.get())
     });
     match change.entries.as_slice() {
         [] => state,
@@ -321,12 +332,26 @@ fn said(message: &Message) -> String {
             AppendResult::Accepted { match_index } => {
                 format!("has {} (term {term})", match_index.get())
             }
+            AppendResult::Taken { match_index } => {
+                format!("took {} (term {term})", match_index.get())
+            }
             AppendResult::Rejected { rejected, hint } => {
                 let hint = at(hint.index, hint.term);
                 format!("lacks {}, try {hint} (term {term})", rejected.get())
             }
         },
-        Message::Heartbeat(m) => format!("heartbeat (term {term}, commit {})", m.commit.get()),
+        Message::Heartbeat(m) => format!(
+            "heartbeat (term {term}, commit {}, you have {})",
+            m.commit.get(),
+            at(m.matched.index, m.matched.term)
+        ),
+        Message::Marked(m) => {
+            format!(
+                "which term? marked, log ends {} (term {term})",
+                at(m.last_log.index, m.last_log.term)
+            )
+        }
+        Message::TermStated(m) => format!("states term {term}, commit {}", m.commit.get()),
         Message::HeartbeatReply(_) => format!("heartbeat answer (term {term})"),
         Message::Room(m) => {
             let what = match m.says {

@@ -152,6 +152,7 @@ fn record_value(position: Position, filter: &Filter, record: &Record<'_>) -> Val
             "term": state.term.get(),
             "voted_for": state.voted_for.map(logdrive::NodeId::get),
             "commit": state.commit.get(),
+            "marked": state.marked,
         }),
         Record::Entries(run) | Record::Carried(run) => json!({
             "kind": if let Record::Carried(_) = record { "carried" } else { "entries" },

@@ -153,9 +153,10 @@ fn print_record(out: &mut dyn Write, filter: &Filter, record: &Record<'_>) -> io
         Record::HardState { group, state } => {
             let vote = state.voted_for.map_or("nobody".to_owned(), |node| node.to_string());
             let (term, commit) = (state.term, state.commit);
+            let marked = if state.marked { "  marked" } else { "" };
             writeln!(
                 out,
-                "hard state  group {group}  term {term}  voted for {vote}  commit {commit}"
+                "hard state  group {group}  term {term}  voted for {vote}  commit {commit}{marked}"
             )
         }
         Record::Entries(run) | Record::Carried(run) => {

@@ -225,7 +225,9 @@ pub(crate) fn encode_entries(
 /// Bytes a hard state takes.
 pub(crate) fn encode_hard_state(out: &mut [u8], group: GroupId, state: &HardState) -> usize {
     let mut at = Cursor(&mut out[..HARD_STATE_RECORD_BYTES]);
-    at.put(&record_header(RecordKind::HardState, HARD_STATE_RECORD_BYTES, group));
+    let mut header = record_header(RecordKind::HardState, HARD_STATE_RECORD_BYTES, group);
+    header[1] = if state.marked { FLAG_MARKED } else { 0 };
+    at.put(&header);
     at.put_u64(state.term.get());
     at.put_u64(state.voted_for.map_or(0, NodeId::get));
     at.put_u64(state.commit.get());
@@ -338,7 +340,8 @@ impl<'a> Iterator for Records<'a> {
 
 fn decode_record(bytes: &[u8], seed: Seed) -> Result<Record<'_>, Bad> {
     let group = GroupId(u64_at(bytes, 8));
-    if bytes[1] & !FLAG_OPTIONAL != 0 || bytes[2..4] != [0, 0] {
+    let own_flags = if bytes[0] == RecordKind::HardState as u8 { FLAG_MARKED } else { 0 };
+    if bytes[1] & !(FLAG_OPTIONAL | own_flags) != 0 || bytes[2..4] != [0, 0] {
         return Err(Bad("a record has flags this version does not know"));
     }
     let record = match bytes[0] {
@@ -355,6 +358,7 @@ fn decode_record(bytes: &[u8], seed: Seed) -> Result<Record<'_>, Bad> {
                 term: Term(u64_at(bytes, 16)),
                 voted_for: (voted_for != 0).then_some(NodeId(voted_for)),
                 commit: LogIndex(u64_at(bytes, 32)),
+                marked: bytes[1] & FLAG_MARKED != 0,
             };
             Record::HardState { group, state }
         }

@@ -23,6 +23,7 @@ pub(crate) const GOLDEN: &[(&str, &str)] = &[
     ("recycled_bytes", include_str!("../golden/recycled_bytes.txt")),
     ("carried", include_str!("../golden/carried.txt")),
     ("fenced", include_str!("../golden/fenced.txt")),
+    ("marked", include_str!("../golden/marked.txt")),
 ];
 
 /// One golden stream's files.

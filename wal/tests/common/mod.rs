@@ -42,11 +42,13 @@ pub(crate) fn payload(group: u64, term: u64, index: u64, bytes: usize) -> Vec<u8
     payload
 }
 
+/// Marked in every seventh term.
 pub(crate) fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
     HardState {
         term: Term(term),
         voted_for: (vote != 0).then_some(NodeId(vote)),
         commit: LogIndex(commit),
+        marked: term.is_multiple_of(7),
     }
 }
 

@@ -16,7 +16,8 @@ const HEADER: usize = 56;
 pub(crate) struct Found {
     pub(crate) membership: Vec<u8>,
     /// Term, vote, commit.
-    pub(crate) hard_state: (u64, u64, u64),
+    /// Term, vote, commit index, and whether it is marked.
+    pub(crate) hard_state: (u64, u64, u64, bool),
     /// Index to term, kind and payload.
     pub(crate) entries: BTreeMap<u64, (u64, u8, Vec<u8>)>,
     /// The entry before the log's first, and its term.
@@ -223,7 +224,9 @@ fn replay(segment: &Segment, body: &[u8], groups: usize, stream: &mut Stream) {
         match record[0] {
             2 => group.membership = record[16..].to_vec(),
             3 => {
-                let state = (u64_at(record, 16), u64_at(record, 24), u64_at(record, 32));
+                let (term, vote, commit) =
+                    (u64_at(record, 16), u64_at(record, 24), u64_at(record, 32));
+                let state = (term, vote, commit, record[1] & 2 != 0);
                 assert!(state.0 >= group.hard_state.0, "a term that falls (invariant 11)");
                 group.hard_state = state;
             }
@@ -277,7 +280,7 @@ pub(crate) fn state(platter: &SimPlatter) -> State {
     let group = |(group, found): (u64, Found)| {
         let (released, released_term) = found.released;
         let last = found.entries.last_key_value().map_or(released, |(last, _)| *last);
-        let (term, vote, commit) = found.hard_state;
+        let (term, vote, commit, marked) = found.hard_state;
         let entries = found
             .entries
             .into_iter()
@@ -293,6 +296,7 @@ pub(crate) fn state(platter: &SimPlatter) -> State {
             term: Term(term),
             voted_for: (vote != 0).then_some(NodeId(vote)),
             commit: LogIndex(commit.min(last)),
+            marked,
         };
         let found = Group {
             membership: found.membership,

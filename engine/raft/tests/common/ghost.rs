@@ -5,7 +5,7 @@ use logdrive_raft::{
     AppendResult, Entry, EntryKind, HardState, LogIndex, LogRange, Message, NodeId, Outgoing, Role,
     Status, Term, Write,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All that ever happened, as far as it must not happen differently again.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub(crate) struct Ghost {
     applied: BTreeMap<NodeId, LogIndex>,
     seen: BTreeMap<NodeId, Status>,
     proposed: BTreeMap<(LogIndex, Term), String>,
+    /// Replicas that have said so.
+    marked: BTreeSet<NodeId>,
     /// The terms of each leader's log, as far as it was handed to its disk.
     leader_logs: BTreeMap<Term, Vec<Term>>,
 }
@@ -99,6 +101,7 @@ impl Ghost {
     pub(crate) fn on_promise(&mut self, id: NodeId, durable: &Image, out: &Outgoing) {
         let saved = durable.hard_state;
         let mut on_vote = |term: Term, candidate: NodeId| {
+            assert!(!saved.marked, "[18] {id} votes in {term:?}, and is marked");
             let voted = *self.votes.entry((id, term)).or_insert(candidate);
             assert_eq!(voted, candidate, "[2] {id} votes twice in {term:?}");
             assert!(saved.term >= term, "[2] {id} votes in {term:?}, durable is {saved:?}");
@@ -113,8 +116,18 @@ impl Ghost {
                 on_vote(m.term, out.to);
             }
             Message::AppendReply(m) => {
-                let AppendResult::Accepted { match_index } = m.result else {
-                    panic!("a refusal need not wait: {m:?}")
+                let match_index = match m.result {
+                    AppendResult::Accepted { match_index } => {
+                        assert!(!saved.marked, "[18] {id} acknowledges, and is marked: {m:?}");
+                        match_index
+                    }
+                    AppendResult::Taken { match_index } => {
+                        // It may be readmitted in the same write.
+                        let was_marked = saved.marked || self.marked.contains(&id);
+                        assert!(was_marked, "{id} was never marked durably: {m:?}");
+                        match_index
+                    }
+                    AppendResult::Rejected { .. } => panic!("a refusal need not wait: {m:?}"),
                 };
                 assert!(saved.term >= m.term, "[9] {id} acknowledges {m:?}, durable is {saved:?}");
                 assert!(match_index <= durable.last(), "[9] {id} acknowledges past durable: {m:?}");
@@ -127,6 +140,13 @@ impl Ghost {
                     let own = durable.entry(match_index).map(|entry| entry.term);
                     assert_eq!(own, Some(*term), "[9] {id} acknowledges another entry: {m:?}");
                 }
+            }
+            Message::Marked(m) => {
+                assert!(saved.marked, "{id} is not marked durably: {m:?}");
+                self.marked.insert(id);
+            }
+            Message::TermStated(m) => {
+                assert!(saved.term >= m.term, "{id} states {m:?}, durable is {saved:?}");
             }
             other => panic!("no promise: {other:?}"),
         }

@@ -414,6 +414,22 @@ impl Cluster {
         self.settle_among(&self.ids());
     }
 
+    /// As [`Cluster::settle`], but all appends with entries are lost.
+    pub(crate) fn settle_without_appends(&mut self) {
+        let has_entries = |p: &Packet| matches!(&p.message, Message::AppendEntries(m) if m.entries.first().is_some());
+        loop {
+            let mut any = false;
+            for id in self.ids() {
+                any |= self.collect(id);
+                any |= self.sync(id, usize::MAX);
+            }
+            self.drop_packets(has_entries);
+            if !any & !self.deliver(|_| true) {
+                return;
+            }
+        }
+    }
+
     /// Lets `ticks` pass, a tick at a time, for replicas that want to know; then what follows from it
     /// happens if `settles`.
     pub(crate) fn pass(&mut self, ticks: u64, settles: bool) {

@@ -46,13 +46,23 @@ pub(crate) fn message(message: &Message) -> String {
             AppendResult::Accepted { match_index } => {
                 format!("AppendReply t{} accepted {match_index}", m.term)
             }
+            AppendResult::Taken { match_index } => {
+                format!("AppendReply t{} taken {match_index}", m.term)
+            }
             AppendResult::Rejected { rejected, hint } => {
                 format!("AppendReply t{} rejected {rejected} hint {}", m.term, id(hint))
             }
         },
-        Message::Heartbeat(m) => format!("Heartbeat t{} commit {}", m.term, m.commit),
+        Message::Heartbeat(m) if m.matched.index == m.commit => {
+            format!("Heartbeat t{} commit {}", m.term, m.commit)
+        }
+        Message::Heartbeat(m) => {
+            format!("Heartbeat t{} commit {} matched {}", m.term, m.commit, id(m.matched))
+        }
         Message::HeartbeatReply(m) => format!("HeartbeatReply t{}", m.term),
         Message::Room(m) => format!("{m:?}"),
+        Message::Marked(m) => format!("Marked t{} last {}", m.term, id(m.last_log)),
+        Message::TermStated(m) => format!("TermStated t{} commit {}", m.term, m.commit),
     }
 }
 
@@ -78,6 +88,7 @@ pub(crate) fn ready(node: NodeId, ready: &Ready) -> String {
         if let Some(saved) = write.hard_state {
             let voted = saved.voted_for.map_or("-".to_owned(), |id| id.to_string());
             let _ = write!(text, " term {} vote {voted} commit {}", saved.term, saved.commit);
+            text.push_str(if saved.marked { " marked" } else { "" });
         }
         let _ = writeln!(text, " {}", entries(&write.entries));
     }

@@ -13,7 +13,11 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
     let Event::Sent { node, to, group, message: Message::AppendReply(reply) } = event else {
         return Ok(());
     };
-    let AppendResult::Accepted { match_index } = reply.result else { return Ok(()) };
+    let (AppendResult::Accepted { match_index } | AppendResult::Taken { match_index }) =
+        reply.result
+    else {
+        return Ok(());
+    };
     if match_index == LogIndex::ZERO {
         return Ok(());
     }

@@ -12,7 +12,8 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
     let is_promise = match message {
         Message::VoteReply(m) => m.granted,
         Message::RequestVote(_) => true,
-        Message::AppendReply(m) => matches!(m.result, AppendResult::Accepted { .. }),
+        Message::AppendReply(m) => !matches!(m.result, AppendResult::Rejected { .. }),
+        Message::Marked(_) | Message::TermStated(_) => true,
         _ => false,
     };
     let is_poisoned = ghost.poisoned.contains(&(*node, ghost.shard_of(*node, *group)));

@@ -1,0 +1,172 @@
+//! The mark: a replica whose log lacks what it had acknowledged, until it is readmitted.
+//!
+//! A disk may lose the end of a log though it said that it has it, and nothing on it may tell (FAULTS.md C3, W8). With
+//! the entries a vote and a term may be gone. The replica's next vote, or an acknowledgement it gave before, can then
+//! lose what the group has committed. A leader that counted the replica's acknowledgements knows better: each
+//! heartbeat names the last entry that its receiver has told this leader, in this term, to be on its disk. A receiver
+//! that does not have that entry has lost it.
+//!
+//! The rule:
+//!
+//! 1. Such a replica is *marked*. The mark is in its hard state, and durable before anything that follows from it.
+//! 2. A marked replica takes entries and says so ([`AppendResult::Taken`](crate::AppendResult::Taken)). It does not
+//!    acknowledge, vote, grant a pre-vote or stand.
+//! 3. It asks every other voter for its term ([`Marked`]). A voter answers with a term that is durable
+//!    ([`TermStated`]); from then on it counts no acknowledgement of an entry that it had in its log by then, until the
+//!    replica acknowledges a later one. A leader that hears `Taken` does the same.
+//! 4. The mark is lifted when every other voter has answered since the mark or the last restart, the replica is in a
+//!    term that is no lower than any of those, and its disk holds all that the leader of that term calls committed,
+//!    up to an entry of that term; if the leader answered in that term, up to the commit index of its answer, too.
+//!    The replica counts as having voted in that term. If it knows of no vote, the vote is that leader's.
+//!
+//! Why it is safe. Let R be the replica, F the highest term stated.
+//!
+//! * *No term has two leaders by R's votes.* A candidate's term is durable before it asks for a vote, so the term of
+//!   every vote that R gave before the loss is at most F, and R votes only in terms after F from then on.
+//! * *No acknowledgement counts for what R lacks.* Before the loss R acknowledged entries only to leaders whose terms
+//!   were durable: to voters that have stated at least that term, and that count none of them since (rule 3). A
+//!   voter that restarts counts nothing of the terms before.
+//! * *What was committed with such an acknowledgement is on R's disk again.* Let entry e be committed like that, in a
+//!   term t, so t is at most F. Let L lead the term T in which the mark is lifted; T is at least F. If T is after t,
+//!   then one of the voters that elected L had acknowledged e: another one than R, or R before the loss, when it had
+//!   e. So L has e before its term's first entry (paper §5.4.3), and R has all up to an entry of that term. If T is t,
+//!   then L itself committed e before it answered, and R has all up to the commit index of the answer.
+//!
+//! What it does not cover. A loss that no living leader knows of: the leader to which R acknowledged is gone, or has
+//! not been heard before R votes, or leads no more. A newly elected leader knows nothing of acknowledgements to others.
+//! (A replica that distrusted itself after every restart would cost a group its leader whenever the power of all
+//! nodes fails.) A second loss that takes the mark itself, unless a leader knows better again. A group of one, which
+//! nobody tells. When several replicas of a group lost something, all of this holds as long as a majority did not; a
+//! group of whose replicas a majority is marked commits nothing, rather than losing more, unless its leader has
+//! committed an entry of its term before. While another voter is away for good, a marked replica stays marked.
+//!
+//! A leader that lies can have a good replica marked. Nothing in rule 4 depends on what it claimed, so the mark heals by
+//! itself, as long as every voter answers: the liar too, and one that claims again and again marks again and again.
+//!
+//! In:     heartbeats of a leader that knows more; answers of voters.
+//! Out:    the mark in the hard state; [`Marked`] and [`TermStated`] as promises.
+//! Cost:   none for a replica that is not marked; a question to each voter per heartbeat's time for one that is.
+//! Source: FAULTS.md C3, W8, rule 24 (Alagappan et al. 2018, "Protocol-Aware Recovery for Consensus-Based Storage").
+
+use crate::{LogIndex, Marked, Message, NodeId, Raft, Term, TermStated, Ticks};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+/// What a marked replica has found out since the mark, or since its last restart.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    /// Names its questions.
+    name: u64,
+    answers: Vec<Answer>,
+    /// When it last asked.
+    asked_at: Option<Ticks>,
+    /// The last entry it has told the leader of a term to have.
+    taken: (Term, LogIndex),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    from: NodeId,
+    term: Term,
+    commit: LogIndex,
+}
+
+impl Mark {
+    pub(crate) fn new(name: u64) -> Self {
+        let taken = (Term::ZERO, LogIndex::ZERO);
+        Self { name, answers: Vec::new(), asked_at: None, taken }
+    }
+
+    fn answer_of(&self, voter: NodeId) -> Option<&Answer> {
+        self.answers.iter().find(|answer| answer.from == voter)
+    }
+}
+
+impl Raft {
+    pub(crate) fn is_marked(&self) -> bool {
+        self.mark.is_some()
+    }
+
+    /// `leader` knows of entries that this replica had on its disk, and the log does not have them.
+    pub(crate) fn on_lost_end(&mut self, leader: NodeId) {
+        crate::reached!("replica marked");
+        if self.mark.is_none() {
+            self.is_hard_state_new = true;
+            self.mark = Some(Box::new(Mark::new(self.next_random())));
+        }
+        let mark = self.mark.as_mut().expect("it is marked");
+        // Whatever it answered before, it goes on counting something: it is asked again, and at once.
+        mark.answers.retain(|answer| answer.from != leader);
+        mark.asked_at = None;
+    }
+
+    /// Entries up to `match_index` are in the log, as the leader sent them.
+    pub(crate) fn note_taken(&mut self, match_index: LogIndex) {
+        if let Some(mark) = &mut self.mark {
+            mark.taken = (self.term, match_index);
+        }
+    }
+
+    /// A marked replica asks whoever has not answered, but no more often than leaders beat, and looks whether it is
+    /// readmitted.
+    pub(crate) fn seek_readmission(&mut self) {
+        self.lift_if_readmitted();
+        let heartbeat_ticks = self.config.heartbeat_ticks;
+        let Some(mark) = &mut self.mark else { return };
+        if mark.asked_at.is_some_and(|at| self.now.since(at) < heartbeat_ticks) {
+            return;
+        }
+        mark.asked_at = Some(self.now);
+        let question = Marked { term: self.term, mark: mark.name, last_log: self.log.last() };
+        let answered: Vec<NodeId> = mark.answers.iter().map(|answer| answer.from).collect();
+        for peer in self.peers().filter(|peer| !answered.contains(peer)).collect::<Vec<_>>() {
+            self.promise(peer, Message::Marked(question));
+        }
+    }
+
+    /// A peer is marked. It gets the term as a promise: the answer leaves when the term is durable.
+    pub(crate) fn on_marked(&mut self, from: NodeId, m: Marked) {
+        self.on_marked_peer(from, m.last_log);
+        let answer = TermStated { term: self.term, mark: m.mark, commit: self.log.commit() };
+        self.promise(from, Message::TermStated(answer));
+    }
+
+    pub(crate) fn on_term_stated(&mut self, from: NodeId, m: TermStated) {
+        if m.term > self.term {
+            self.become_follower(m.term, None);
+        }
+        let Some(mark) = self.mark.as_mut().filter(|mark| mark.name == m.mark) else { return };
+        mark.answers.retain(|answer| answer.from != from);
+        mark.answers.push(Answer { from, term: m.term, commit: m.commit });
+        self.lift_if_readmitted();
+    }
+
+    fn lift_if_readmitted(&mut self) {
+        let Some(leader) = self.leader.filter(|leader| self.is_readmitted_under(*leader)) else {
+            return;
+        };
+        crate::reached!("mark lifted");
+        let Some(mark) = self.mark.take() else { return };
+        self.voted_for = self.voted_for.or(Some(leader));
+        self.is_hard_state_new = true;
+        // The leader may have nothing more to send, and wait for this.
+        if mark.taken.0 == self.term {
+            self.acknowledge(leader, mark.taken.1);
+        }
+    }
+
+    /// Rule 4.
+    fn is_readmitted_under(&self, leader: NodeId) -> bool {
+        let Some(mark) = &self.mark else { return false };
+        let have_answered = self.peers().all(|peer| mark.answer_of(peer).is_some());
+        let floor = mark.answers.iter().map(|answer| answer.term).max();
+        let of_leader = mark.answer_of(leader).filter(|answer| answer.term == self.term);
+        let wanted = of_leader.map_or(LogIndex::ZERO, |answer| answer.commit);
+        let commit = self.log.commit();
+        (have_answered || crate::bug!("mark_lifted_too_early"))
+            && floor.is_none_or(|floor| floor <= self.term)
+            && commit >= wanted
+            && commit <= self.log.durable()
+            && self.log.term_at(commit) == Some(self.term)
+    }
+}

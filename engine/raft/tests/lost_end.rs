@@ -1,0 +1,334 @@
+//! A replica whose log is shorter than what it acknowledged, under the leader that knows (FAULTS.md C3, W8).
+//!
+//! A disk said that entries were durable and lost them at the next power cut, and nothing on it tells. The leader's
+//! heartbeat was dropped as one that no correct leader sends; nobody said a line, the replica caught up only if
+//! something new was proposed, and it voted: with its vote entries that were committed are lost.
+
+mod common;
+
+use common::{Cluster, Image, config, log_of, n};
+use logdrive_raft::{
+    Event, HardState, Heartbeat, LogId, LogIndex, Message, NodeId, RequestVote, Role, Term,
+};
+
+/// 1 leads; so many entries are everywhere and committed.
+fn with_entries(voters: u64, last: u64) -> Cluster {
+    let mut c = Cluster::new(voters);
+    c.elect(n(1));
+    (2..=last).for_each(|i| assert!(c.propose(n(1), &format!("{i}")).is_ok()));
+    c.settle();
+    c.pass(6, true);
+    assert_eq!(c.status(n(3)).commit, LogIndex(last));
+    c
+}
+
+/// A replica dies, all behind its `kept` first entries is lost, and it is back. Its peers hear of it, or do not.
+fn lose_the_end(c: &mut Cluster, id: NodeId, kept: usize, is_told: bool) {
+    c.crash(id, 0);
+    let disk = &mut c.nodes.get_mut(&id).unwrap().durable;
+    disk.entries.truncate(kept);
+    disk.hard_state.commit = disk.hard_state.commit.min(disk.last());
+    c.restart(id);
+    for other in c.ids() {
+        if is_told && other != id {
+            c.step(other, Event::Unreachable(id));
+        }
+    }
+    c.trace.clear();
+}
+
+fn restart(c: &mut Cluster, id: NodeId) {
+    c.crash(id, 0);
+    c.restart(id);
+}
+
+fn is_marked(c: &Cluster, id: NodeId) -> bool {
+    c.status(id).marked
+}
+
+fn caught_up(c: &Cluster) {
+    let (one, three) = (c.status(n(1)), c.status(n(3)));
+    assert_eq!(one.role, Role::Leader, "{}", c.trace);
+    assert_eq!(three.last_log, one.last_log, "{}", c.trace);
+    assert_eq!(three.applied, one.applied, "{}", c.trace);
+    assert!(c.trace.contains("marked"), "it was marked on the way:\n{}", c.trace);
+    assert!(!three.marked, "{}", c.trace);
+}
+
+#[test]
+fn without_proposals_it_catches_up() {
+    for is_told in [true, false] {
+        let mut c = with_entries(3, 10);
+        lose_the_end(&mut c, n(3), 6, is_told);
+        c.pass(30, true);
+        caught_up(&c);
+    }
+}
+
+#[test]
+fn with_proposals_it_catches_up() {
+    for is_told in [true, false] {
+        let mut c = with_entries(3, 10);
+        lose_the_end(&mut c, n(3), 6, is_told);
+        for i in 0..30 {
+            c.propose(n(1), &format!("more {i}")).unwrap();
+            c.pass(1, true);
+        }
+        c.pass(6, true);
+        caught_up(&c);
+    }
+}
+
+/// It is told once, and not again and again of the same.
+#[test]
+fn what_it_is_asked_and_asks_is_little() {
+    let mut c = with_entries(3, 10);
+    lose_the_end(&mut c, n(3), 6, true);
+    c.pass(100, true);
+    let said = |what: &str| c.trace.lines().filter(|line| line.contains(what)).count();
+    assert!(said("3->1 Marked") <= 2 && said("3->2 Marked") == 1, "{}", c.trace);
+    assert!(said("1->3 AppendEntries") <= 3, "{}", c.trace);
+}
+
+/// An entry that only 1 and 3 have is committed. 3 loses it, and is told. Whoever then wins has that entry.
+#[test]
+fn what_it_is_known_to_have_lost_is_not_lost_by_its_vote() {
+    let mut c = with_entries(3, 6);
+    c.partition(&[2], &[1, 3]);
+    (7..=10).for_each(|i| assert!(c.propose(n(1), &format!("{i}")).is_ok()));
+    c.settle();
+    assert_eq!(c.status(n(1)).commit, LogIndex(10), "committed by 1 and 3");
+    lose_the_end(&mut c, n(3), 6, true);
+    // 3 hears heartbeats, and gets no entries.
+    for _ in 0..6 {
+        c.pass(1, false);
+        c.settle_without_appends();
+    }
+    assert!(c.trace.contains("1->3 Heartbeat t1 commit 10"), "3 is told:\n{}", c.trace);
+    assert!(is_marked(&c, n(3)));
+    c.cut.clear();
+    c.partition(&[1], &[2, 3]);
+    c.drop_packets(|_| true);
+    c.pass(60, true);
+    assert!(c.role(n(2)) != Role::Leader && c.role(n(3)) != Role::Leader, "{}", c.trace);
+    c.cut.clear();
+    c.pass(60, true);
+    assert_eq!(c.status(n(2)).commit, c.status(n(1)).commit);
+    assert!(c.status(n(1)).commit >= LogIndex(10) && !is_marked(&c, n(3)));
+}
+
+/// The end that is lost had replaced another one, which is there again, as long as the one that was acknowledged.
+#[test]
+fn a_log_of_the_same_length_is_no_proof() {
+    let mut c = Cluster::empty();
+    for (id, terms) in [(1, &[1, 1, 3, 3][..]), (2, &[1, 1, 3, 3]), (3, &[1, 1, 2, 2, 2])] {
+        let hard_state = HardState { term: Term(3), ..HardState::default() };
+        c.add(config(id, 3), Image { hard_state, entries: log_of(terms) });
+    }
+    let old = c.nodes[&n(3)].durable.entries.clone();
+    c.elect(n(1));
+    c.pass(6, true);
+    assert_eq!(c.status(n(3)).commit, LogIndex(5));
+    c.crash(n(3), 0);
+    let disk = &mut c.nodes.get_mut(&n(3)).unwrap().durable;
+    disk.entries = old;
+    disk.hard_state.commit = LogIndex(2);
+    c.restart(n(3));
+    c.trace.clear();
+    c.pass(30, true);
+    caught_up(&c);
+}
+
+/// The mark is on its disk before anything that follows from it is said, and outlives a crash.
+#[test]
+fn the_mark_outlives_a_crash() {
+    let mut c = with_entries(3, 10);
+    lose_the_end(&mut c, n(3), 6, true);
+    c.cut.insert((n(3), n(2)));
+    c.pass(30, true);
+    assert!(is_marked(&c, n(3)) && c.nodes[&n(3)].durable.hard_state.marked);
+    assert_eq!(c.status(n(3)).last_log, c.status(n(1)).last_log, "it takes entries");
+    restart(&mut c, n(3));
+    assert!(is_marked(&c, n(3)));
+    // Neither its vote nor its candidacy: with 1 away there is no leader.
+    c.partition(&[1], &[2, 3]);
+    c.cut.remove(&(n(3), n(2)));
+    c.pass(60, true);
+    assert!(c.role(n(2)) != Role::Leader && c.role(n(3)) != Role::Leader, "{}", c.trace);
+    assert!(!c.trace.contains("3 sends to 2 PreVote "), "{}", c.trace);
+    c.cut.clear();
+    c.pass(60, true);
+    assert!(!is_marked(&c, n(3)), "{}", c.trace);
+    restart(&mut c, n(3));
+    assert!(!is_marked(&c, n(3)), "so does its end");
+}
+
+/// 2 may be the candidate that got a vote which 3 has forgotten: without 2's term 3 is not readmitted.
+#[test]
+fn without_the_word_of_every_voter_it_is_not_readmitted() {
+    let mut c = with_entries(3, 10);
+    c.crash(n(2), 0);
+    lose_the_end(&mut c, n(3), 6, true);
+    let commit = c.status(n(1)).commit;
+    assert!(c.propose(n(1), "one more").is_ok());
+    c.pass(100, true);
+    assert!(is_marked(&c, n(3)), "{}", c.trace);
+    assert_eq!(c.status(n(3)).last_log, c.status(n(1)).last_log, "it takes entries");
+    assert_eq!(c.status(n(1)).commit, commit, "and acknowledges none: {}", c.trace);
+    c.restart(n(2));
+    c.pass(30, true);
+    assert!(!is_marked(&c, n(3)), "{}", c.trace);
+    assert!(c.status(n(1)).commit > commit);
+}
+
+/// 3 voted for 2 in term 2, and forgets it with the end of its log. It must not vote for another in that term.
+#[test]
+fn a_forgotten_vote_is_not_given_twice() {
+    let mut c = with_entries(3, 10);
+    let before = c.nodes[&n(3)].durable.clone();
+    c.partition(&[1], &[2, 3]);
+    c.pass(11, false);
+    c.drop_packets(|_| true);
+    c.step(n(2), Event::Campaign);
+    for _ in 0..6 {
+        [2, 3].iter().for_each(|id| {
+            c.collect(n(*id));
+            c.sync(n(*id), usize::MAX);
+        });
+        c.deliver(|p| !matches!(p.message, Message::VoteReply(_)));
+    }
+    let voted = HardState { term: Term(2), voted_for: Some(n(2)), ..before.hard_state };
+    assert_eq!(c.nodes[&n(3)].durable.hard_state.voted_for, voted.voted_for, "{}", c.trace);
+    // The vote is under way. 3 loses it, and entries that 1 knows of; 1 still leads term 1.
+    c.crash(n(3), 0);
+    let disk = &mut c.nodes.get_mut(&n(3)).unwrap().durable;
+    *disk = before;
+    disk.entries.truncate(6);
+    disk.hard_state.commit = LogIndex(6);
+    c.restart(n(3));
+    let heartbeat = Heartbeat {
+        term: Term(1),
+        commit: LogIndex(10),
+        matched: LogId { term: Term(1), index: LogIndex(10) },
+    };
+    c.step(n(3), Event::Message { from: n(1), message: Message::Heartbeat(heartbeat) });
+    c.collect(n(3));
+    c.sync(n(3), usize::MAX);
+    assert!(is_marked(&c, n(3)));
+    // 2 states its term, and so 3 is in it, and has voted.
+    c.cut.clear();
+    c.pass(60, true);
+    assert!(!is_marked(&c, n(3)), "{}", c.trace);
+    assert!(c.nodes[&n(3)].durable.hard_state.term >= Term(2));
+}
+
+/// An acknowledgement from before the loss is still under way when 3 has been marked and readmitted.
+#[test]
+fn a_late_acknowledgement_from_before_the_loss_does_not_count() {
+    let mut c = with_entries(3, 10);
+    c.partition(&[2], &[1, 3]);
+    assert!(c.propose(n(1), "11").is_ok());
+    [1, 3, 1].iter().for_each(|id| {
+        c.collect(n(*id));
+        c.sync(n(*id), usize::MAX);
+        c.deliver(|p| p.to == n(3));
+    });
+    c.collect(n(3));
+    c.sync(n(3), usize::MAX);
+    let late = c.network.iter().position(|p| p.from == n(3) && p.to == n(1));
+    let late = c.network.remove(late.expect("it acknowledges entry 11"));
+    lose_the_end(&mut c, n(3), 6, true);
+    // Everyone's term is stated, and nobody gets entries.
+    for _ in 0..10 {
+        c.pass(1, false);
+        c.settle_without_appends();
+    }
+    c.cut.clear();
+    for _ in 0..10 {
+        c.pass(1, false);
+        c.settle_without_appends();
+    }
+    assert!(c.trace.contains("TermStated"), "{}", c.trace);
+    let commit = c.status(n(1)).commit;
+    assert_eq!(commit, LogIndex(10));
+    c.step(n(1), Event::Message { from: n(3), message: late.message });
+    assert_eq!(c.status(n(1)).commit, commit, "3 has lost entry 11: {}", c.trace);
+    c.pass(60, true);
+    caught_up(&c);
+}
+
+/// With 2 away again a readmitted 3 is the majority's other half, and an entry from before counts, by way of a no-op.
+#[test]
+fn a_readmitted_replica_counts_again() {
+    let mut c = with_entries(3, 10);
+    lose_the_end(&mut c, n(3), 6, true);
+    c.partition(&[2], &[1]);
+    assert!(c.propose(n(1), "11").is_ok());
+    c.pass(60, true);
+    assert!(!is_marked(&c, n(3)), "{}", c.trace);
+    let leader = c.leader().expect("there is one");
+    assert!(c.status(leader).commit >= LogIndex(11), "{}", c.trace);
+}
+
+/// Two of three have lost something that 1 knows of, and is committed: they catch up, and nothing is lost.
+#[test]
+fn a_majority_that_is_marked_halts_until_it_has_all_that_is_committed() {
+    let mut c = with_entries(3, 10);
+    lose_the_end(&mut c, n(2), 6, true);
+    lose_the_end(&mut c, n(3), 8, true);
+    for _ in 0..6 {
+        c.pass(1, false);
+        c.settle_without_appends();
+    }
+    assert!(is_marked(&c, n(2)) && is_marked(&c, n(3)));
+    assert!(c.propose(n(1), "11").is_ok());
+    c.pass(60, true);
+    assert!(!is_marked(&c, n(2)) && !is_marked(&c, n(3)), "{}", c.trace);
+    assert_eq!(c.status(n(1)).role, Role::Leader);
+    assert_eq!(c.status(n(1)).commit, c.status(n(1)).last_log.index);
+}
+
+/// A claim of entries that nobody ever had marks a good replica; nothing that heals it depends on the claim.
+#[test]
+fn a_false_claim_silences_nobody_for_ever() {
+    let mut c = with_entries(3, 10);
+    let matched = LogId { term: Term(1), index: LogIndex(1 << 40) };
+    let claim = Heartbeat { term: Term(1), commit: LogIndex(10), matched };
+    c.step(n(3), Event::Message { from: n(1), message: Message::Heartbeat(claim) });
+    assert!(is_marked(&c, n(3)));
+    c.pass(10, true);
+    assert!(!is_marked(&c, n(3)), "{}", c.trace);
+    // Nor does one that contradicts what is committed mark anybody.
+    let matched = LogId { term: Term(1), index: LogIndex(10) };
+    let claim = Heartbeat {
+        term: Term(5),
+        commit: LogIndex(10),
+        matched: LogId { term: Term(4), ..matched },
+    };
+    c.step(n(3), Event::Message { from: n(2), message: Message::Heartbeat(claim) });
+    assert!(!is_marked(&c, n(3)) && c.status(n(3)).term == Term(1));
+}
+
+fn vote(term: u64) -> Message {
+    let last_log = LogId { term: Term(1), index: LogIndex(10) };
+    Message::RequestVote(RequestVote { term: Term(term), last_log })
+}
+
+/// Neither a vote nor a pre-vote, in any term, for however good a log.
+#[test]
+fn a_marked_replica_refuses_its_vote() {
+    let mut c = with_entries(3, 10);
+    lose_the_end(&mut c, n(3), 6, true);
+    c.partition(&[2], &[1, 3]);
+    c.pass(10, true);
+    assert!(is_marked(&c, n(3)));
+    c.crash(n(1), 0);
+    c.pass(30, false);
+    c.cut.clear();
+    c.trace.clear();
+    c.pass(30, true);
+    c.step(n(3), Event::Message { from: n(2), message: vote(2) });
+    c.settle();
+    assert!(c.trace.contains("3->2 VoteReply t2 no"), "{}", c.trace);
+    assert!(c.role(n(2)) != Role::Leader, "{}", c.trace);
+}
