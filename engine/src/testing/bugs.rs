@@ -168,6 +168,13 @@ pub const ALL: &[Bug] = &[
         400,
         "a finished write vouches for an entry that was replaced and put back (W14)",
     ),
+    bug(
+        "marked_replica_votes",
+        600,
+        "a replica that knows it lost what it acknowledged votes (C3)",
+    ),
+    bug("marked_replica_acknowledges", 400, "such a replica acknowledges what it takes (C3)"),
+    bug("mark_lifted_too_early", 200, "such a replica does not wait for every voter's term (C3)"),
     bug("recovery_keeps_the_first_vote", 60, "recovery takes the first hard state, not the last"),
     bug(
         "timers_before_frames",

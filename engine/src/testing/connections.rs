@@ -3,7 +3,7 @@
 //! In:     processes that come and go; messages of one peer and lane; when links carry nothing, or hold up what they carry.
 //! Out:    [`Effect`]s: lanes that came up or went down, connections that were let in or ended, messages that arrived.
 //!         Bytes of a connection arrive in their order, in pieces, or not at all.
-//! Fails:  a frame that the reading end must not deliver breaks invariant 28 or 31.
+//! Fails:  a frame that the reading end must not deliver breaks invariant 28 or 35.
 //! Source: FAULTS.md N1-N3, N8, N10, N13, P6, C7, inv. 23.
 //!
 //! [`LaneQueue`], [`Door`], [`Receiver`], [`Backoff`] and the handshake are those of a real node; sockets are not.
@@ -74,7 +74,7 @@ impl Heard {
         self.of(acceptor, dialer).all(|opening| line.contains(&opening))
     }
 
-    /// Invariant 31: frames of one line of openings only.
+    /// Invariant 35: frames of one line of openings only.
     fn deliver(&mut self, acceptor: NodeId, dialer: NodeId, line: &Line) {
         if !self.is_one_line(acceptor, dialer, line) {
             let heard: Vec<u64> = self.of(acceptor, dialer).collect();
@@ -652,7 +652,7 @@ impl Process {
 }
 
 const INVARIANT: &str = "28 connection order";
-const LINE: &str = "31 one line of openings";
+const LINE: &str = "35 one line of openings";
 
 fn place(lane: Lane) -> usize {
     Lane::ALL.iter().position(|known| *known == lane).expect("every lane has a place")

@@ -78,6 +78,30 @@ impl Sim<'_> {
         self.in_a_while(steps + honest, Later::Crash(at, 5));
     }
 
+    /// A disk loses the last batches of each log with the power, as if they had never been written.
+    pub(super) fn lose_end(&mut self, at: usize, batches: u64, down: u64) {
+        let is_whole = !self.losses.has(self.nodes[at].id) || self.nodes[at].has_lost_end;
+        if !self.nodes[at].was_started || !is_whole || !self.may_lose_node(at) {
+            return;
+        }
+        self.see_landed(at);
+        self.crash(at, down);
+        let node = &mut self.nodes[at];
+        let told_within = 4 * batches;
+        let batches = usize::try_from(batches).expect("a few");
+        let have_lost: Vec<bool> = node.logs.iter_mut().map(|log| log.lose_end(batches)).collect();
+        if have_lost.contains(&true) {
+            (node.is_another, node.has_lost_end) = (true, true);
+            self.lose_node(at);
+            if batches.is_multiple_of(2) {
+                // Some leader is silent once it may have told, and before it may have answered.
+                let (group, steps) =
+                    (batches / 2 % self.shape.groups.len(), 3 * self.shape.election_ticks);
+                self.in_a_while(down + told_within, Later::PauseLeader(group, steps));
+            }
+        }
+    }
+
     /// A write fails once, and reads show it all the same, and syncs succeed, until the power fails.
     pub(super) fn fail_falsely(&mut self, at: usize, after: u64, power: u64) {
         if !self.may_lose_node(at) {

@@ -94,6 +94,34 @@ pub(super) enum Event<'a> {
     End { at: &'a AtEnd },
 }
 
+impl Event<'_> {
+    /// Whose it is, if it is of one group.
+    pub(super) fn group(&self, commands: &[Proposed]) -> Option<GroupId> {
+        match *self {
+            Event::Recovered { group, .. }
+            | Event::Fenced { group, .. }
+            | Event::Written { group, .. }
+            | Event::Landed { group, .. }
+            | Event::Withdrawn { group, .. }
+            | Event::Sent { group, .. }
+            | Event::Arrived { group, .. }
+            | Event::Turned { group, .. }
+            | Event::Opened { group, .. }
+            | Event::Given { group, .. }
+            | Event::Applied { group, .. }
+            | Event::Reached { group, .. }
+            | Event::Stopped { group, .. }
+            | Event::GivenBack { group, .. } => Some(group),
+            Event::Answered { serial, .. } => Some(commands[serial_place(serial)].group),
+            Event::Loaded { .. }
+            | Event::Impostor { .. }
+            | Event::Poisoned { .. }
+            | Event::Down { .. }
+            | Event::End { .. } => None,
+        }
+    }
+}
+
 /// A command as a machine has applied it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Applied {

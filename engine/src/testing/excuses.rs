@@ -27,8 +27,8 @@ const fn known_fault(name: &'static str, what: &'static str) -> Excuse {
     Excuse { name, what, known_fault: true }
 }
 
-/// A replica whose log lost the end of what it had acknowledged, with nothing on its disk that tells.
-pub(super) const LOST_END: &str = "lost end";
+/// A replica whose log lost the end of what it had acknowledged votes before a leader that knows was heard.
+pub(super) const VOTE_OF_ONE_UNTOLD: &str = "vote of one untold";
 pub(super) const UNMET_DIRECTORY: &str = "unmet directory";
 pub(super) const DAMAGED_LOG: &str = "damaged log";
 pub(super) const NO_ROOM_TO_START: &str = "no room to start";
@@ -38,15 +38,15 @@ pub(super) const SPACE_OF_HARMED: &str = "space of a harmed log";
 
 /// All of them.
 pub const EXCUSES: &[Excuse] = &[
-    known_fault(
-        LOST_END,
-        "a replica whose log lost the end of what it had acknowledged is taken out once its recovery was judged; \
-         left in, it votes and acknowledges as if it had lost nothing (C3, W8)",
-    ),
     excuse(
         UNMET_DIRECTORY,
         "no directory is made anew or becomes an old copy while a peer has not met the node, or not since the copy: to \
          that peer it is the node's (P6, C7)",
+    ),
+    excuse(
+        VOTE_OF_ONE_UNTOLD,
+        "a group is judged no more once a replica that has lost what it acknowledged, with nothing on its disk that tells, votes before \
+         a leader that knows could tell it: nobody can know then (C3; engine/raft/src/mark.rs says what is covered)",
     ),
     excuse(
         DAMAGED_LOG,

@@ -56,6 +56,23 @@ impl Window {
     }
 }
 
+/// What a disk had said that it has, and has lost.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) said: LogState,
+    /// Its replica was marked since.
+    is_told: bool,
+}
+
+/// What is known of a mark, as it was handed out.
+#[derive(Debug, Default)]
+pub(super) struct SinceMark {
+    /// The log's end then: what is behind it was not acknowledged before.
+    pub(super) last: LogIndex,
+    /// Who has stated a term since.
+    pub(super) stated: BTreeSet<NodeId>,
+}
+
 /// One replica, as seen from outside.
 #[derive(Debug, Default)]
 pub(super) struct Replica {
@@ -67,6 +84,10 @@ pub(super) struct Replica {
     pub(super) windows: BTreeMap<NodeId, Window>,
     /// On the platter.
     pub(super) durable: LogState,
+    /// Until it is readmitted.
+    pub(super) lost: Option<Lost>,
+    /// It has handed out its mark, and not yet the end of it.
+    pub(super) mark: Option<SinceMark>,
     /// Every vote that was ever on the platter.
     pub(super) durable_votes: BTreeMap<Term, Option<NodeId>>,
     /// Every entry that was ever on the platter.
@@ -154,6 +175,8 @@ pub(super) struct Ghost {
     pub(super) stopped: BTreeSet<(NodeId, GroupId)>,
     /// Logs that said they take no entries: the node that heard it, its shard, the node whose log it is, and that shard.
     pub(super) full: BTreeSet<(NodeId, usize, NodeId, u32)>,
+    /// Groups of which nobody can say any more what must hold: see [`super::excuses`].
+    pub(super) unjudged: BTreeSet<GroupId>,
     pub(super) counts: Counts,
     /// How commands and replies look in a failure.
     pub(super) describe: Describe,
@@ -181,6 +204,7 @@ impl Ghost {
             fenced: BTreeSet::new(),
             stopped: BTreeSet::new(),
             full: BTreeSet::new(),
+            unjudged: BTreeSet::new(),
             counts: Counts::default(),
         }
     }
@@ -189,6 +213,17 @@ impl Ghost {
     pub(super) fn shard_of(&self, node: NodeId, group: GroupId) -> usize {
         let at = self.nodes.iter().position(|known| *known == node).expect("a node of ours");
         shard_of(group, self.shards[at] as usize)
+    }
+
+    /// True if the replica votes, and has lost what it acknowledged, and could not know: no leader that knows was heard.
+    pub(super) fn is_untold(&self, node: NodeId, group: GroupId, message: &Message) -> bool {
+        let votes = match message {
+            Message::VoteReply(m) => m.granted,
+            Message::RequestVote(_) => true,
+            _ => false,
+        };
+        let replica = self.replicas.get(&(node, group)).filter(|_| votes);
+        replica.and_then(|replica| replica.lost.as_ref()).is_some_and(|lost| !lost.is_told)
     }
 
     pub(super) fn majority(&self) -> usize {
@@ -230,6 +265,17 @@ impl Ghost {
         match *event {
             Event::Recovered { node, group, state, has_lost } => {
                 let replica = self.replicas.entry((node, group)).or_default();
+                let before = std::mem::take(&mut replica.durable);
+                let has_less = before.log != state.log || votes(&before) != votes(state);
+                if has_lost && has_less {
+                    replica.lost = Some(Lost { said: before, is_told: false });
+                }
+                let last = LogIndex(state.log.len() as u64);
+                let marked = state.hard_state.marked;
+                replica.mark = marked.then(|| SinceMark { last, stated: BTreeSet::new() });
+                if let Some(lost) = &mut replica.lost {
+                    lost.is_told |= marked;
+                }
                 replica.state = state.clone();
                 replica.cost_bytes = vec![0; state.log.len()];
                 replica.windows.clear();
@@ -271,6 +317,7 @@ impl Ghost {
                     }
                 }
                 apply(&mut replica.state, change);
+                note_mark(replica);
                 if !change.entries.is_empty() {
                     replica.cost_bytes.truncate(place(change.first));
                     replica.cost_bytes.extend_from_slice(&change.cost_bytes);
@@ -324,8 +371,12 @@ impl Ghost {
             }
             Event::Arrived { node, from, group, message } => {
                 let Some(replica) = self.replicas.get_mut(&(node, group)) else { return };
+                if let (Message::TermStated(_), Some(mark)) = (message, &mut replica.mark) {
+                    mark.stated.insert(from);
+                }
                 if let Message::AppendReply(reply) = message
-                    && let AppendResult::Accepted { match_index } = reply.result
+                    && let AppendResult::Accepted { match_index }
+                    | AppendResult::Taken { match_index } = reply.result
                     && let Some(window) = replica.windows.get_mut(&from)
                 {
                     window.acknowledge(reply.term, match_index);
@@ -358,6 +409,7 @@ impl Ghost {
                 }
                 replica.status = Some(*status);
                 replica.replaced = None;
+                forget_loss(replica, status);
             }
             Event::Applied { node, group, applied } => {
                 let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
@@ -454,6 +506,42 @@ impl Ghost {
             committed.extend_from_slice(news);
         }
     }
+}
+
+/// A mark that was handed out, or its end.
+fn note_mark(replica: &mut Replica) {
+    let last = LogIndex(replica.state.log.len() as u64);
+    match (replica.state.hard_state.marked, &replica.mark) {
+        (true, None) => {
+            replica.mark = Some(SinceMark { last, stated: BTreeSet::new() });
+            if let Some(lost) = &mut replica.lost {
+                lost.is_told = true;
+            }
+        }
+        (false, Some(_)) => (replica.mark, replica.lost) = (None, None),
+        _ => {}
+    }
+}
+
+/// A leader of a later term than any that the replica has lost, elected without its vote since, has given it all that
+/// was committed before: nothing is left that it might not know.
+fn forget_loss(replica: &mut Replica, status: &Status) {
+    let Some(lost) = replica.lost.as_ref().filter(|lost| !lost.is_told) else { return };
+    let of_commit = status
+        .commit
+        .get()
+        .checked_sub(1)
+        .and_then(|_| replica.state.log.get(place(status.commit)));
+    let is_later = status.term > lost.said.hard_state.term;
+    let is_current = of_commit.is_some_and(|mark| mark.term == status.term);
+    if is_later && is_current && status.commit <= status.durable && status.leader.is_some() {
+        logdrive_raft::reached!("loss mended by a later leader");
+        replica.lost = None;
+    }
+}
+
+fn votes(state: &LogState) -> (Term, Option<NodeId>) {
+    (state.hard_state.term, state.hard_state.voted_for)
 }
 
 /// Applies a whole write to a log.

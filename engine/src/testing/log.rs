@@ -125,6 +125,24 @@ impl SimLog {
         changes
     }
 
+    /// The last `batches` are gone, but none that begins a segment: the next one tells of that. False if there are none.
+    pub(super) fn lose_end(&mut self, batches: usize) -> bool {
+        let _ = self.landed();
+        let is_first = |batch: &Stored| batch.position.offset() as usize == BLOCK_BYTES;
+        let last = self.batches.iter().map(|batch| batch.position).max();
+        let Some(segment) = last.map(|last| last.segment()) else { return false };
+        let mut places: Vec<_> = self.batches.iter().filter(|batch| !is_first(batch)).collect();
+        places.retain(|batch| batch.position.segment() == segment);
+        places.sort_unstable_by_key(|batch| batch.position);
+        let first = places.len().saturating_sub(batches);
+        let Some(from) = places.get(first).map(|batch| batch.position) else { return false };
+        let mut bytes = self.platter.segment(segment);
+        bytes[from.offset() as usize..].fill(0);
+        self.platter.set_segment(segment, Some(bytes));
+        self.batches.retain(|batch| batch.position < from);
+        true
+    }
+
     /// True if a write has failed that had not when the process began.
     pub(super) fn has_failed(&self) -> bool {
         self.platter.failures() > self.failures

@@ -88,6 +88,8 @@ pub(super) struct SimNode {
     pub(super) lied: bool,
     /// A process took for durable what the disk had while it lied.
     trusted_a_lie: bool,
+    /// A fault took the end of its logs.
+    pub(super) has_lost_end: bool,
     /// Its directory is not what its last process had: it is another, or has lost its end.
     pub(super) is_another: bool,
     /// Groups whose machine is further than the log, which has lost its end.
@@ -254,6 +256,7 @@ impl SimNode {
             lost: false,
             lied: false,
             trusted_a_lie: false,
+            has_lost_end: false,
             is_another: false,
             has_refused: BTreeSet::new(),
             peers: Arc::default(),
@@ -373,8 +376,8 @@ impl SimNode {
                 }
                 // The log has found it damaged since, or the node has failed.
                 Err(GroupError::Fenced { .. } | GroupError::Stopped(_)) => {}
-                // A machine that is further than its log has found out what was lost: only without the excuse for that.
-                Err(GroupError::Machine { .. }) if self.lied => {
+                // A machine that is further than its log has found out what was lost.
+                Err(GroupError::Machine { .. }) if self.lied || self.has_lost_end => {
                     self.has_refused.insert(group);
                 }
                 Err(error) => {

@@ -10,8 +10,8 @@ use super::{
     connections::{Connections, Effect, Line},
     event::{AtEnd, Event, Known, LogState},
     excuses::{
-        DAMAGED_LOG, Excuses, FAILED_WHILE_STARTING, LOST_END, NO_MAJORITY_WHOLE, NO_ROOM_TO_START,
-        SPACE_OF_HARMED,
+        DAMAGED_LOG, Excuses, FAILED_WHILE_STARTING, NO_MAJORITY_WHOLE, NO_ROOM_TO_START,
+        SPACE_OF_HARMED, VOTE_OF_ONE_UNTOLD,
     },
     ghost::Ghost,
     harm::Losses,
@@ -142,12 +142,6 @@ impl<'a> Sim<'a> {
         match node.start(&self.world, &self.shape) {
             Ok(found) => {
                 self.connect(at);
-                // Leaders go on counting an entry that this disk said it had, though it is lost now.
-                let said = |(of, group): &(NodeId, GroupId)| (*of == id).then_some(*group);
-                let replicas = &self.judge.ghost.replicas;
-                let groups: Vec<GroupId> = replicas.keys().filter_map(said).collect();
-                let durable = groups.iter().map(|group| replicas[&(id, *group)].durable.clone());
-                let said: Vec<_> = groups.iter().copied().zip(durable).collect();
                 for (group, state) in &found {
                     let group = *group;
                     self.broken.remove(&(id, group));
@@ -164,20 +158,11 @@ impl<'a> Sim<'a> {
                     let has_lost = harm[node.log_of(group)].unseen || node.is_another;
                     self.judge.see(&Event::Recovered { node: id, group, state, has_lost });
                 }
-                // The loss is judged now, once.
-                self.nodes[at].is_another = false;
-                if unseen {
+                // What its batches are compared with later lacks the loss, too.
+                let was_another = std::mem::replace(&mut self.nodes[at].is_another, unseen);
+                if unseen || was_another && self.nodes[at].has_lost_end {
                     logdrive_raft::reached!("end of a log lost, and nothing tells of it");
-                    self.nodes[at].is_another = true;
-                    if self.excuses.make(LOST_END) {
-                        self.note(|| format!("{id:?} cannot know what its disk has lost"));
-                        self.stop(at, 0, true);
-                        self.nodes[at].lost = true;
-                        for (group, durable) in said {
-                            let replica = self.judge.ghost.replicas.get_mut(&(id, group));
-                            replica.expect("it was there").durable = durable;
-                        }
-                    }
+                    self.note(|| format!("{id:?} cannot know what its disk has lost"));
                 }
             }
             Err(WalError::NoSpace)
@@ -193,7 +178,8 @@ impl<'a> Sim<'a> {
                 node.starts_at = now + 10;
             }
             Err(error)
-                if (refuses || unseen)
+                // What was carried may be lost where it went, and gone where it came from.
+                if (refuses || unseen || node.has_lost_end)
                     && says_what_is_wrong(&error)
                     && self.excuses.make(DAMAGED_LOG) =>
             {
@@ -651,6 +637,13 @@ impl<'a> Sim<'a> {
                     self.judge.see(&Event::Withdrawn { node, group, from, accepted, last });
                 }
                 Seen::Sent { to, group, message } => {
+                    if self.judge.ghost.is_untold(node, group, &message)
+                        && !self.judge.ghost.unjudged.contains(&group)
+                        && self.excuses.make(VOTE_OF_ONE_UNTOLD)
+                    {
+                        self.note(|| format!("{node:?} votes in {group:?} before it was told"));
+                        self.judge.ghost.unjudged.insert(group);
+                    }
                     self.judge.see(&Event::Sent { node, to, group, message: &message });
                 }
             }
@@ -702,7 +695,10 @@ impl<'a> Sim<'a> {
     /// majority of such: the others must halt, safely.
     pub(super) fn alive(&self) -> BTreeMap<GroupId, Vec<(NodeId, Status)>> {
         let mut alive = self.replicas();
-        alive.retain(|_, replicas| replicas.len() >= self.judge.ghost.majority());
+        let ghost = &self.judge.ghost;
+        alive.retain(|group, replicas| {
+            replicas.len() >= ghost.majority() && !ghost.unjudged.contains(group)
+        });
         alive
     }
 
@@ -732,7 +728,10 @@ impl<'a> Sim<'a> {
             self.start(at);
         }
         let ghost = &self.judge.ghost;
-        for ((group, index), serial) in &ghost.acknowledged {
+        let acknowledged = ghost.acknowledged.iter();
+        for ((group, index), serial) in
+            acknowledged.filter(|((group, _), _)| !ghost.unjudged.contains(group))
+        {
             let has = |node: &&SimNode| {
                 let replica = ghost.replicas.get(&(node.id, *group));
                 let log = replica.map(|replica| &replica.durable.log);
@@ -752,7 +751,8 @@ impl<'a> Sim<'a> {
 
     /// Groups that had to halt are excused, once each; every other replica that nothing was taken from is there.
     pub(super) fn excuse_halted_groups(&mut self) {
-        for group in &self.shape.groups {
+        let unjudged = self.judge.ghost.unjudged.clone();
+        for group in self.shape.groups.iter().filter(|group| !unjudged.contains(group)) {
             let ghost = &self.judge.ghost;
             let must_run = |node: &&SimNode| {
                 let replica = (node.id, *group);
@@ -767,6 +767,9 @@ impl<'a> Sim<'a> {
             }
         }
         for (group, replicas) in self.replicas() {
+            if unjudged.contains(&group) {
+                continue;
+            }
             if replicas.len() < self.judge.ghost.majority() && !self.excuses.make(NO_MAJORITY_WHOLE)
             {
                 let what = format!("{group:?} has no majority of whole replicas: {replicas:?}");

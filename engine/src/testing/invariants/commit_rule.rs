@@ -24,8 +24,12 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
         let (commit, term) = (status.commit, status.term);
         format!("{node:?} leads {group:?} in {term:?} and commits {own:?} at {commit:?}")
     })?;
+    // A leader counts what a disk said it has until it is told of the loss.
     let holds = |node| {
-        ghost.replicas.get(&(node, *group)).is_some_and(|other| other.durable.log.get(at) == own)
+        let other = ghost.replicas.get(&(node, *group));
+        let said = other.and_then(|other| other.lost.as_ref()).map(|lost| &lost.said.log);
+        other.is_some_and(|other| other.durable.log.get(at) == own)
+            || said.is_some_and(|said| said.get(at) == own)
     };
     let holders: Vec<_> = ghost.nodes.iter().copied().filter(|node| holds(*node)).collect();
     require(holders.len() >= ghost.majority(), || {

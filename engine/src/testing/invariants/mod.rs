@@ -21,6 +21,7 @@ mod leader_completeness;
 mod leader_without_quorum;
 mod liveness;
 mod log_matching;
+mod mark;
 mod monotone;
 mod no_holes;
 mod patience;
@@ -37,8 +38,8 @@ use super::ghost::Ghost;
 
 /// A rule over a whole run.
 pub(super) struct Invariant {
-    /// Its number and name in FAULTS.md §4; 27 to 32 came later; 28 and 31 stand in `connections.rs`,
-    /// 30 and 32 in `sim.rs`.
+    /// Its number and name in FAULTS.md §4; 27 to 35 came later; 28 and 35 stand in `connections.rs`,
+    /// 30, 32 and 33 in `sim.rs`.
     pub(super) name: &'static str,
     /// Says what `event` would break.
     pub(super) check: fn(&Ghost, &Event<'_>) -> Check,
@@ -64,6 +65,7 @@ pub(super) const ALL: &[Invariant] = &[
     no_holes::INVARIANT,
     prefix_recovery::INVARIANT,
     fence::INVARIANT,
+    mark::INVARIANT,
     poison::INVARIANT,
     identity::INVARIANT,
     group_isolation::INVARIANT,
