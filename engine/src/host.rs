@@ -93,8 +93,6 @@ pub(crate) struct ShardHost {
     /// Writes that wait, in their groups' order: for a segment that is being made, or hard states for any room. Nothing
     /// is promised on them before they are durable.
     held: VecDeque<WriteJob>,
-    /// What there was no room for when one was last held.
-    held_for: Room,
     /// Groups whose entries were withdrawn in this gathering: their later writes are void.
     withdrawn: HashSet<GroupId>,
     /// Their groups.
@@ -141,7 +139,6 @@ impl ShardHost {
             disk_silence: Silence::new(resign_ns, 0),
             resign_ns,
             held: VecDeque::new(),
-            held_for: Room::Free,
             withdrawn: HashSet::new(),
             held_groups: HashSet::new(),
             fenced: HashMap::new(),
@@ -152,6 +149,19 @@ impl ShardHost {
     #[cfg(any(feature = "testing", feature = "counts"))]
     pub(crate) fn shard(&self) -> &Shard {
         &self.shard
+    }
+
+    /// True if entries wait for room, and votes behind them.
+    #[cfg(feature = "testing")]
+    pub(crate) fn holds_entries(&self) -> bool {
+        let waits = |job: &WriteJob| job.waits_for != Room::Behind && !job.write.entries.is_empty();
+        self.held.iter().any(waits)
+    }
+
+    /// True if a vote waits for room within the quota.
+    #[cfg(feature = "testing")]
+    pub(crate) fn holds_votes(&self) -> bool {
+        self.held.iter().any(|job| job.waits_for == Room::Quota)
     }
 
     /// The log, to be looked at; `None` once it is closed.
@@ -301,7 +311,7 @@ impl ShardHost {
         }
         let room = match wal.room() {
             // While a write waits, smaller ones that there is room for must wait as well, or it would wait for ever.
-            Room::Free if !self.held.is_empty() => self.held_for,
+            Room::Free if !self.held.is_empty() => held_for(&self.held),
             room => room,
         };
         // Near the quota a log is behind because it gives back, and may fail to.
@@ -395,7 +405,7 @@ impl ShardHost {
 
     /// Writes wait for a segment that is being made: the disk owes it.
     fn awaits_segment(&self) -> bool {
-        !self.held.is_empty() && self.held_for == Room::Behind
+        self.held.iter().any(|job| job.waits_for == Room::Behind)
     }
 
     /// Tells the watchdog that a turn is over.
@@ -512,15 +522,17 @@ impl ShardHost {
         let Some(wal) = &mut self.wal else { return Ok(()) };
         let is_behind =
             self.held_groups.contains(&job.group) && !logdrive_raft::bug!("held_write_overtaken");
-        if !is_behind {
-            match append(wal, &mut job)? {
-                Room::Free => return Ok(()),
-                why => self.held_for = why,
-            }
+        let before = self.held.iter().rfind(|held| held.group == job.group);
+        job.waits_for = match before.filter(|_| is_behind) {
+            Some(before) => before.waits_for,
+            None => append(wal, &mut job)?,
+        };
+        if job.waits_for == Room::Free {
+            return Ok(());
         }
         let has_entries = !job.write.entries.is_empty();
         let is_kept = logdrive_raft::bug!("entries_held_for_want_of_room");
-        if has_entries && self.held_for != Room::Behind && !is_kept {
+        if has_entries && job.waits_for != Room::Behind && !is_kept {
             self.held.retain(|held| held.group != job.group || held.write.id < job.write.id);
             self.withdrawn.insert(job.group);
             let last = self.shard.withdraw(&mut job);
@@ -642,6 +654,12 @@ impl ShardHost {
             Err(error) => tracing::error!(%error, "a fence cannot be written"),
         }
     }
+}
+
+/// What writes that wait mean for new ones: no room, if that is what one of them waits for.
+fn held_for(held: &VecDeque<WriteJob>) -> Room {
+    let mut reasons = held.iter().map(|job| job.waits_for);
+    reasons.find(|why| *why != Room::Behind).unwrap_or(Room::Behind)
 }
 
 /// Appends one group's part, or the first entries of it; [`Room::Free`] if the log has all of it now, else why not.

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use logdrive::testing::{
-    Cluster, EXCUSES, Excuse,
+    Cluster,
     bugs::{self, Bug, Caught},
     shrink,
 };
@@ -56,27 +56,6 @@ const FIRST_SEED: u64 = 0;
 /// Steps of one of the log's histories.
 const LOG_STEPS: u64 = 350;
 
-/// Seeds within which a known fault must be found once its excuse is not made.
-const KNOWN_FAULT_SEEDS: u64 = 1_500;
-
-const KNOWN_FAULTS: &str = "
-## Known faults
-
-Faults of the engine that are known and not mended yet. Each stands behind an excuse of the simulator
-(`engine/src/testing/excuses.rs`), so that campaigns pass; `sim --without-excuse NAME` finds it. Seeds count from 0.
-
-| excuse | what it covers | seeds | found by |
-|---|---|---|---|
-";
-
-fn hunt_known(excuse: &Excuse) -> Option<Caught> {
-    let run = |seed| {
-        let found = Cluster::new(seed).without_excuse(excuse.name).run();
-        found.map(drop).map_err(|failure| (failure.invariant.clone(), failure.to_string()))
-    };
-    bugs::hunt_with("none", FIRST_SEED..KNOWN_FAULT_SEEDS, run)
-}
-
 /// Everything that is hunted.
 fn bank() -> impl Iterator<Item = &'static Bug> {
     bugs::ALL.iter().chain(bugs::OF_THE_LOG)
@@ -116,7 +95,7 @@ fn hunt_all<T: Sync>(
     bank.iter().zip(caught.into_inner().expect("no hunt panics")).collect()
 }
 
-fn table(caught: &[(&&Bug, Option<Caught>)], known: &[(&&Excuse, Option<Caught>)]) -> String {
+fn table(caught: &[(&&Bug, Option<Caught>)]) -> String {
     let mut text = format!(
         "# The bug bank\n\nMutations that a tired engineer would write, and what the simulator says to each. \
          Made by\n`LOGDRIVE_BUGS=write cargo test -p logdrive --features bug-bank --test bug_bank`; \
@@ -128,11 +107,6 @@ fn table(caught: &[(&&Bug, Option<Caught>)], known: &[(&&Excuse, Option<Caught>)
         let (seeds, by) = seeds_and_place(caught.as_ref());
         let _ =
             writeln!(text, "| `{}` | {} | {seeds} of {} | {by} |", bug.name, bug.what, bug.seeds);
-    }
-    text += KNOWN_FAULTS;
-    for (excuse, caught) in known {
-        let (seeds, by) = seeds_and_place(caught.as_ref());
-        let _ = writeln!(text, "| {} | {} | {seeds} | {by} |", excuse.name, excuse.what);
     }
     text
 }
@@ -155,10 +129,7 @@ fn every_mutation_is_caught_within_its_seeds() {
     }
     let bank: Vec<&Bug> = bank().collect();
     let caught = hunt_all(&bank, |bug| hunt(bug, bug.seeds));
-    let known: Vec<&Excuse> = EXCUSES.iter().filter(|excuse| excuse.known_fault).collect();
-    let known = hunt_all(&known, |excuse| hunt_known(excuse));
     let all = caught.iter().map(|(bug, caught)| (bug.name, caught));
-    let all = all.chain(known.iter().map(|(excuse, caught)| (excuse.name, caught)));
     let mut missed = Vec::new();
     for (name, caught) in all {
         match caught {
@@ -168,7 +139,7 @@ fn every_mutation_is_caught_within_its_seeds() {
     }
     assert!(missed.is_empty(), "not caught: {missed:?}");
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/BUGS.md");
-    let table = table(&caught, &known);
+    let table = table(&caught);
     if wish == "write" {
         std::fs::write(path, &table).expect("the table is written");
     }

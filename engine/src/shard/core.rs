@@ -61,6 +61,8 @@ pub(crate) struct WriteJob {
     pub(crate) write: Write,
     /// So many of its entries the log has, and what stands before them.
     pub(crate) accepted: usize,
+    /// Why it waits, if it does.
+    pub(crate) waits_for: Room,
 }
 
 /// Committed entries for one group's machine. Answer with [`Shard::applied`].
@@ -737,7 +739,13 @@ impl Shard {
                 }
                 let membership = replica.membership.take();
                 let group = replica.group;
-                round.writes.push(WriteJob { group, membership, write, accepted: 0 });
+                round.writes.push(WriteJob {
+                    group,
+                    membership,
+                    write,
+                    accepted: 0,
+                    waits_for: Room::Free,
+                });
             }
             replica.promises.extend(ready.promises);
             if let Some(last) = ready.apply.last() {

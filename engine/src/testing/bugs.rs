@@ -103,11 +103,6 @@ pub const ALL: &[Bug] = &[
     ),
     bug("held_write_overtaken", 600, "a write overtakes one of its group that waits for room"),
     bug(
-        "no_room_to_give_up_not_told",
-        1500,
-        "a file that cannot be given up holds the next segment back in silence (W9)",
-    ),
-    bug(
         "full_follower_fed",
         60,
         "a follower that has said that it has no room is sent entries (W9)",
@@ -126,11 +121,6 @@ pub const ALL: &[Bug] = &[
         "entries_held_for_want_of_room",
         1500,
         "a vote waits behind entries for which there is no room (W10)",
-    ),
-    bug(
-        "votes_not_renewed",
-        1500,
-        "a log at its quota takes half a segment of votes and no more (W9)",
     ),
     bug("failed_write_taken_for_done", 60, "a failed write counts as done (rule 17)"),
     bug("sync_retried", 60, "a failed sync is tried once more, and believed (rule 17, W7)"),

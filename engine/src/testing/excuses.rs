@@ -3,8 +3,7 @@
 //! In:     the place that makes an excuse.
 //! Out:    whether it is made, and how often each was: a campaign prints it at its end.
 //!
-//! The list is to become shorter. An excuse that stands for a known fault of the engine is taken back with the fault's
-//! mending; until then `sim --without-excuse NAME` finds the fault.
+//! The list is to become shorter: `sim --without-excuse NAME` makes an excuse no more, and shows what it covers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,16 +14,10 @@ pub struct Excuse {
     pub name: &'static str,
     /// What it covers.
     pub what: &'static str,
-    /// True if the engine is at fault, and known to be.
-    pub known_fault: bool,
 }
 
 const fn excuse(name: &'static str, what: &'static str) -> Excuse {
-    Excuse { name, what, known_fault: false }
-}
-
-const fn known_fault(name: &'static str, what: &'static str) -> Excuse {
-    Excuse { name, what, known_fault: true }
+    Excuse { name, what }
 }
 
 /// A replica whose log lost the end of what it had acknowledged votes before a leader that knows was heard.

@@ -47,7 +47,7 @@ pub(super) struct Finished {
 /// The schedule a setup's seed draws, without the faults it leaves out.
 pub(super) fn schedule_of(setup: &Setup) -> Vec<Planned> {
     let shape = setup.shape();
-    let mut schedule = draw_schedule(setup.seed, &shape, &setup.strict, STORM_STEPS);
+    let mut schedule = draw_schedule(setup.seed, &shape, STORM_STEPS);
     if let Some(only) = &setup.only {
         schedule.retain(|planned| only.contains(&planned.number));
     }

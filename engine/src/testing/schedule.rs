@@ -10,7 +10,6 @@ use super::{
     random::Random,
     shape::Shape,
 };
-use std::collections::BTreeSet;
 
 /// A fault at its time.
 #[derive(Clone, Copy)]
@@ -23,18 +22,12 @@ pub(super) struct Planned {
 }
 
 /// All faults of a run, by time.
-pub(super) fn draw_schedule(
-    seed: u64,
-    shape: &Shape,
-    strict: &BTreeSet<&str>,
-    steps: u64,
-) -> Vec<Planned> {
+pub(super) fn draw_schedule(seed: u64, shape: &Shape, steps: u64) -> Vec<Planned> {
     let mut random = Random::stream(seed, 2);
     let stage = Stage::draw(&mut random, shape, steps);
     let mut planned = stage.planned.clone();
     let impairing = [random.pick(faults::IMPAIRING), random.pick(faults::IMPAIRING)];
-    let shown = faults::OF_KNOWN_FAULTS.iter().filter(|fault| strict.contains(fault.name));
-    for fault in faults::ALL.iter().chain(impairing).chain(shown) {
+    for fault in faults::ALL.iter().chain(impairing) {
         // A half of all runs has no fault of a kind, a quarter more of them than the rest.
         let times = match random.below(4) {
             0 | 1 => 0,

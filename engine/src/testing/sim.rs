@@ -44,6 +44,9 @@ const ENTRY_BYTES_MORE: u64 = 128;
 /// A disk that works again answers what it owes within so many steps, as it rests and finishes some of it at a time.
 const SILENCE_ENDS_WITHIN: u64 = 40;
 
+/// A log at its quota goes round for its votes within so many steps.
+const VOTES_WAIT_MAX: u64 = 250;
+
 /// A cluster under simulation.
 pub(super) struct Sim<'a> {
     pub(super) setup: &'a Setup,
@@ -65,6 +68,8 @@ pub(super) struct Sim<'a> {
     /// What faults have still to do, and when.
     pub(super) later: Vec<(u64, Later)>,
     pub(super) answers: Arc<Answers>,
+    /// Since when votes wait at a shard's quota, or when none did.
+    votes_wait: BTreeMap<(NodeId, usize), u64>,
 }
 
 /// Something that a fault does after a while: to a node, for so many steps.
@@ -107,6 +112,7 @@ impl<'a> Sim<'a> {
             setup,
             judge: Judge { ghost: Ghost::new(&shape, setup.describe.clone()), trace },
             excuses: Excuses::new(setup.strict.clone()),
+            votes_wait: BTreeMap::new(),
             losses: Losses::default(),
             shape,
             nodes,
@@ -649,12 +655,25 @@ impl<'a> Sim<'a> {
             }
         }
         self.check_quota(at, shard);
+        let now = self.world.borrow().now;
+        let is_at_work = now >= self.nodes[at].stalled_until;
         let in_flight = self.nodes[at].logs[shard].platter.writes_in_flight();
         let in_flight_max = self.shape.in_flight_max;
         self.judge.see(&Event::Loaded { node, in_flight, in_flight_max });
         if let Some(Process { shards, machines, .. }) = &self.nodes[at].process {
             let host = &shards[shard].host;
             let clock = host.shard().now().0;
+            if host.holds_entries() {
+                let what = format!("entries wait for room at {node:?}, and votes behind them");
+                Broken { invariant: "33 votes".to_owned(), what }.throw();
+            }
+            let since = self.votes_wait.entry((node, shard)).or_insert(now);
+            if !host.holds_votes() || !is_at_work {
+                *since = now;
+            } else if now - *since > VOTES_WAIT_MAX {
+                let what = format!("a vote has waited at the quota of {node:?} since {since}");
+                Broken { invariant: "33 votes".to_owned(), what }.throw();
+            }
             if host.shard().has_overdue() {
                 let what = format!("somebody waits at {node:?} and is not told");
                 Broken { invariant: "32 answers".to_owned(), what }.throw();

@@ -149,9 +149,7 @@ impl Wal {
     pub(super) fn is_short_for_votes(&self) -> bool {
         let segment = self.config.segment_bytes;
         let left = (segment / 4).max(VOTES_BYTES_MIN);
-        self.has_quota()
-            && self.capacity() < FOR_VOTES * segment / 2 + left
-            && !logdrive_raft::bug!("votes_not_renewed")
+        self.has_quota() && self.capacity() < FOR_VOTES * segment / 2 + left
     }
 
     /// Refuses what cannot be encoded whole. The estimate is an upper bound: each batch and each segment boundary

@@ -101,9 +101,6 @@ pub(super) static IMPAIRING: &[Fault] = &[
     restored_directory::FAULT,
 ];
 
-/// Those that show a known fault: runs have them only without the excuse of that name.
-pub(super) static OF_KNOWN_FAULTS: &[Fault] = &[];
-
 /// What goes before one of those that follow here.
 pub(super) static CALM: Fault = calm::FAULT;
 

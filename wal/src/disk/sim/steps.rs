@@ -106,7 +106,7 @@ impl Platter {
             Order::Make(make) => {
                 let recycled = self.take_free(make.bytes);
                 if recycled.is_none() && !self.has_room() {
-                    return self.no_room(order);
+                    return self.no_room();
                 }
                 self.maker.origin = Some(match recycled {
                     Some(_) => SegmentOrigin::Recycled,
@@ -132,14 +132,13 @@ impl Platter {
 
     /// The order at hand waits for room, and gives way to those that could give room back; false. The log hears that the
     /// next segment cannot be made now, also if what waits for room is a file that is to be given up.
-    fn no_room(&mut self, order: &Order) -> bool {
+    fn no_room(&mut self) -> bool {
         self.maker.steps.clear();
-        let is_blind = logdrive_raft::bug!("no_room_to_give_up_not_told");
         let next = self.maker.orders.iter().find_map(|order| match order {
             Order::Make(make) => Some(make.segment),
             Order::Retire(_) => None,
         });
-        if let Some(segment) = next.filter(|_| !is_blind || matches!(order, Order::Make(_)))
+        if let Some(segment) = next
             && !std::mem::replace(&mut self.maker.no_space_reported, true)
         {
             self.events.push(Event::Made(segment, Err(io::ErrorKind::StorageFull)));
@@ -209,7 +208,7 @@ impl Platter {
         let step = self.maker.steps.pop_front().expect("an order has steps");
         if matches!(step, Step::Create(Name::ManifestMaking)) && !self.has_small_room() {
             self.maker.named |= matches!(order, Order::Make(_));
-            return self.no_room(&order);
+            return self.no_room();
         }
         if let Err(error) = self.operate(self.era) {
             if let Step::Sync(name) = step {
