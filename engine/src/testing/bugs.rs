@@ -222,11 +222,6 @@ pub const OF_THE_LOG: &[Bug] = &[
         "bytes of a file's earlier life pass for its own (rule 2, W12)",
     ),
     bug(
-        "segments_of_one_size",
-        200,
-        "what was written when segments were larger, and fits none, is not carried",
-    ),
-    bug(
         "manifest_takes_room",
         200,
         "giving a segment up takes room for a new manifest, of which a full disk has none (W9)",

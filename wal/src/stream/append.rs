@@ -252,8 +252,6 @@ impl Wal {
             let least = super::segment_bytes_for(START_RECORD_BYTES + bytes, 1);
             self.next_segment(least)?;
             while self.end_with(bytes) > self.active.image.len() {
-                let one_size = logdrive_raft::bug!("segments_of_one_size");
-                assert!(!one_size, "a record of {bytes} bytes fits no segment");
                 self.next_segment(least)?;
             }
         }
