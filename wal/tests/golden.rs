@@ -282,7 +282,7 @@ fn the_golden_segments_are_read_as_what_they_are() {
         ("recycled_bytes", &[], 7),
         ("carried", &[], 6),
         ("fenced", &[], 6),
-        ("marked", &[], 6),
+        ("marked", &[], 8),
     ];
     for (name, labels, batches) in expected {
         let dir = tempfile::tempdir().unwrap();
