@@ -380,6 +380,10 @@ impl SimNode {
                 Err(GroupError::Machine { .. }) if self.lied || self.has_lost_end => {
                     self.has_refused.insert(group);
                 }
+                // What was carried may be lost where it went, and gone where it came from.
+                Err(GroupError::Members { .. }) if self.has_lost_end => {
+                    self.has_refused.insert(group);
+                }
                 Err(error) => {
                     let what = format!("{group:?} of {:?} does not start: {error}", self.id);
                     Broken { invariant: "27 reopened machine".to_owned(), what }.throw()
