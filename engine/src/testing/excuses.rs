@@ -22,6 +22,7 @@ const fn excuse(name: &'static str, what: &'static str) -> Excuse {
 
 /// A replica whose log lost the end of what it had acknowledged votes before a leader that knows was heard.
 pub(super) const VOTE_OF_ONE_UNTOLD: &str = "vote of one untold";
+pub(super) const MACHINE_OF_A_LOST_LOG: &str = "machine of a lost log";
 pub(super) const UNMET_DIRECTORY: &str = "unmet directory";
 pub(super) const DAMAGED_LOG: &str = "damaged log";
 pub(super) const NO_ROOM_TO_START: &str = "no room to start";
@@ -40,6 +41,11 @@ pub const EXCUSES: &[Excuse] = &[
         VOTE_OF_ONE_UNTOLD,
         "a group is judged no more once a replica that has lost what it acknowledged, with nothing on its disk that tells, votes before \
          a leader that knows could tell it: nobody can know then (C3; engine/raft/src/mark.rs says what is covered)",
+    ),
+    excuse(
+        MACHINE_OF_A_LOST_LOG,
+        "a group is judged no more once a machine that is durable by itself opens at an entry in whose place its log, \
+         having lost its end, has an older one: a machine says its place without a term (C3)",
     ),
     excuse(
         DAMAGED_LOG,

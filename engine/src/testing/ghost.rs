@@ -226,6 +226,17 @@ impl Ghost {
         replica.and_then(|replica| replica.lost.as_ref()).is_some_and(|lost| !lost.is_told)
     }
 
+    /// True if the replica has lost what it acknowledged, and its machine is at an entry that its log has no more: an older
+    /// one that the lost end had replaced stands there again, and a machine says its place without a term.
+    pub(super) fn is_at_replaced_entry(&self, node: NodeId, group: GroupId, at: LogIndex) -> bool {
+        let Some(place) = at.get().checked_sub(1) else { return false };
+        let place = usize::try_from(place).expect("logs fit memory");
+        let replica = self.replicas.get(&(node, group)).filter(|replica| replica.lost.is_some());
+        let committed = self.committed.get(&group).and_then(|marks| marks.get(place));
+        replica
+            .is_some_and(|replica| committed.is_some() && replica.state.log.get(place) != committed)
+    }
+
     pub(super) fn majority(&self) -> usize {
         self.nodes.len() / 2 + 1
     }

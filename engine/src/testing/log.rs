@@ -64,7 +64,12 @@ impl SimLog {
         let _ = self.landed();
         let disk = self.platter.disk(config.segment_bytes);
         let config = self.config(identity, shape, config);
-        let (wal, recovered) = Wal::open_on(disk, config, Box::new(ids))?;
+        let opened = Wal::open_on(disk, config, Box::new(ids));
+        if opened.is_err() {
+            // What it wrote is there all the same, and can be read before anything more happens to the disk.
+            let _ = self.landed();
+        }
+        let (wal, recovered) = opened?;
         if recovered.cut.is_some() {
             logdrive_raft::reached!("torn tail cut");
         }
@@ -184,7 +189,10 @@ impl SimLog {
                 .entry(write.segment)
                 .or_insert_with(|| self.platter.segment_head(write.segment, BLOCK_BYTES));
             let batch = landed(write.segment, head, write.offset, &write.bytes);
-            let batch = batch.expect("a batch that landed holds");
+            let batch = batch.unwrap_or_else(|| {
+                let (segment, at, bytes) = (write.segment, write.offset, write.bytes.len());
+                panic!("{bytes} bytes that landed at {at} of {segment:?} are no batch")
+            });
             if let Some(end) = batch.start {
                 let here = batch.position.segment();
                 self.batches.retain(|b| b.position < end || b.position.segment() >= here);

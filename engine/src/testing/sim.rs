@@ -10,13 +10,14 @@ use super::{
     connections::{Connections, Effect, Line},
     event::{AtEnd, Event, Known, LogState},
     excuses::{
-        DAMAGED_LOG, Excuses, FAILED_WHILE_STARTING, NO_MAJORITY_WHOLE, NO_ROOM_TO_START,
-        SPACE_OF_HARMED, VOTE_OF_ONE_UNTOLD,
+        DAMAGED_LOG, Excuses, FAILED_WHILE_STARTING, MACHINE_OF_A_LOST_LOG, NO_MAJORITY_WHOLE,
+        NO_ROOM_TO_START, SPACE_OF_HARMED, VOTE_OF_ONE_UNTOLD,
     },
     ghost::Ghost,
     harm::Losses,
     invariants::Broken,
     judge::Judge,
+    machine::Deed,
     machine_disk::End,
     network::Network,
     node::{Process, Seen, SimNode, World},
@@ -680,6 +681,12 @@ impl<'a> Sim<'a> {
             }
             for (group, (ledger, _)) in machines {
                 for deed in ledger.take() {
+                    if let Deed::Opened { at, .. } = deed
+                        && self.judge.ghost.is_at_replaced_entry(node, *group, at)
+                        && self.excuses.make(MACHINE_OF_A_LOST_LOG)
+                    {
+                        self.judge.ghost.unjudged.insert(*group);
+                    }
                     self.judge.see(&deed.event(node, *group));
                 }
                 if ledger.has_failed() && !self.judge.ghost.stopped.contains(&(node, *group)) {
