@@ -22,9 +22,9 @@ use std::{
 #[path = "../../wal/tests/model.rs"]
 mod log;
 
-/// Why three of them need faults of their own.
+/// Why four of them need faults of their own.
 const SITUATIONS: &str = "\
-Three do harm only in a situation that chance alone seldom brings about; a fault leads there, and a place in
+Four do harm only in a situation that chance alone seldom brings about; a fault leads there, and a place in
 `testing::PLACES` counts that it came about, mutation or not.
 
 - `old_terms_ack_counts`: a leader has lost entries that another had acknowledged, and leads again with a shorter log
@@ -38,6 +38,11 @@ Three do harm only in a situation that chance alone seldom brings about; a fault
   the write between the two takes it from the disk again. Invariant 12 looks at each write that lands. It takes
   five nodes: while the first write is under way its replica has no vote to give, and of two or three others, all of
   whom every majority then needs, one has the entry and refuses whoever has not. Fault `shuffle`.
+- `commit_saved_past_its_entries`: a follower's disk has entries that nobody committed, and one write has a new term, the
+  entries that replace them, and a commit index that covers those. A new leader's first append carries its own first
+  entry alone, and nothing follows before the follower has answered, which saves the term by itself; so it takes two
+  leaders' first appends in one turn. Fault `late news`. Two invariants look at each record as it lands, so it need not
+  be the last before the power fails: 7 and 12 compare what is saved as committed with what the disk has by then.
 
 ";
 

@@ -20,6 +20,12 @@ use std::sync::{Arc, Mutex, atomic::Ordering};
 /// A leader that has said its last word pauses for so much longer than the disk it said it to.
 const LAST_WORD_STEPS: u64 = 20;
 
+/// Two elections, and the second while the first leader is down, take so many election timeouts.
+const NEWS_TIMEOUTS: u64 = 8;
+
+/// A node that is back takes a turn within so many steps, most of the time.
+const NEWS_STEPS: u64 = 2;
+
 /// As many segments left stand for a disk without room for a block.
 const FULL_TO_THE_LAST_BLOCK: u64 = 2;
 
@@ -105,14 +111,12 @@ impl Sim<'_> {
         }
     }
 
-    /// Whoever came to lead a group last pauses.
-    pub(super) fn pause_newest_leader(&mut self, group: usize, steps: u64) {
+    /// Whoever came to lead a group last.
+    pub(super) fn newest_leader(&self, group: usize) -> Option<usize> {
         let group = self.shape.groups[group];
         let led = self.judge.ghost.leaders.iter().rfind(|((of, _), _)| *of == group);
         let newest = led.map(|(_, leader)| *leader);
-        if let Some(at) = self.nodes.iter().position(|node| Some(node.id) == newest) {
-            self.pause(at, steps);
-        }
+        self.nodes.iter().position(|node| Some(node.id) == newest)
     }
 
     /// Whatever passes by itself has passed: everyone who can is up, heard and served.
@@ -120,7 +124,7 @@ impl Sim<'_> {
         let now = self.now();
         self.world.borrow_mut().network.calm(now);
         self.later.clear();
-        self.eager_until = now;
+        (self.eager_until, self.quiet) = (now, now..now);
         for node in &mut self.nodes {
             for log in &node.logs {
                 log.platter.set_segments_left(None);
@@ -187,6 +191,45 @@ impl Sim<'_> {
         self.eager_until = now + after;
         self.in_a_while(after, Later::Crash(leader, 1));
         self.in_a_while(after, Later::Pause(follower, 4 * timeout));
+    }
+
+    /// Of a group's leader, whose disk is slow, one follower alone has the last entries when the leader's power fails.
+    /// That follower is away while the others elect two leaders in a row, and of what they say to it there comes nothing
+    /// but appends, all in the turn in which it is back. Its power fails when `batches` writes of that have landed.
+    pub(super) fn late_news(&mut self, group: usize, to: u64, after: u64, batches: u64) {
+        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let (now, id, timeout) = (self.now(), self.nodes[follower].id, self.shape.election_ticks);
+        let back = after + NEWS_TIMEOUTS * timeout;
+        {
+            let network = &mut self.world.borrow_mut().network;
+            network.appends_only_to(now, id, after);
+            network.nothing_but_appends_to(id, now + after..now + back);
+        }
+        self.stall_disk(leader, after);
+        self.eager_until = now + after;
+        // The second leader's first append follows the first one's, which carries one entry.
+        self.quiet = now + after..now + back;
+        self.in_a_while(after, Later::Crash(leader, 1));
+        self.in_a_while(after, Later::Pause(follower, back - after));
+        // A leader that is only paused would go on: its clock leaves the pause out. By the time it is up another asks.
+        self.in_a_while(after + 4 * timeout, Later::KillLeader(group, 2 * timeout));
+        self.in_a_while(back - 1, Later::StallDisk(follower, 1 + NEWS_STEPS));
+        self.in_a_while(back + NEWS_STEPS, Later::LandInPart(follower, batches));
+    }
+
+    /// The power of a node fails when so many of the writes that each of its disks has under way are whole, the oldest
+    /// first, and nothing of the others is there.
+    pub(super) fn land_in_part(&mut self, at: usize, batches: u64) {
+        for log in &self.nodes[at].logs {
+            for _ in 0..batches {
+                if log.platter.writes_in_flight() > 0 {
+                    log.platter.complete_nth(0);
+                }
+            }
+            log.platter.crash_choosing(|_| false);
+        }
+        self.see_landed(at);
+        self.crash(at, 1);
     }
 
     /// Something happens after so many steps, unless all faults have ended by then.

@@ -201,6 +201,16 @@ pub const ALL: &[Bug] = &[
         200,
         "frames of a replaced connection are delivered beside those of the new one (N8)",
     ),
+    bug(
+        "commit_saved_past_its_entries",
+        400,
+        "a saved commit index covers entries that land later than it does (B1)",
+    ),
+    bug(
+        "hard_state_behind_its_entries",
+        400,
+        "a write is split at the wrong place: its entries land before its hard state (rule 11)",
+    ),
 ];
 
 /// Mutations of the log that its own histories catch: `wal/tests/model.rs`, which gives space back.
@@ -228,16 +238,6 @@ pub const OF_THE_LOG: &[Bug] = &[
     ),
     bug("directory_not_synced", 200, "the maker skips the directory's sync (rule 7)"),
     bug("new_file_not_synced", 200, "the maker skips the sync of files it makes (rule 7)"),
-    bug(
-        "commit_saved_past_its_entries",
-        60,
-        "a saved commit index covers entries that land later than it does (B1)",
-    ),
-    bug(
-        "hard_state_behind_its_entries",
-        60,
-        "a write is split at the wrong place: its entries land before its hard state (rule 11)",
-    ),
 ];
 
 /// How a mutation was caught.

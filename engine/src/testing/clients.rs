@@ -44,6 +44,9 @@ impl Sim<'_> {
 
     /// Proposals of this step: to whoever believes it leads, and sometimes to one who does not.
     pub(super) fn propose(&mut self, at: usize) {
+        if self.quiet.contains(&self.now()) {
+            return;
+        }
         for group in self.shape.groups.clone() {
             let node = &self.nodes[at];
             let process = node.process.as_ref().expect("it runs");

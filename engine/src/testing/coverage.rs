@@ -23,6 +23,7 @@ pub const PLACES: &[(&str, &str)] = &[
     ("entries carried forward", "wal/src/stream/carry.rs"),
     ("entries withdrawn for want of room", "engine/raft/src/raft.rs"),
     ("end of the log written again", "wal/src/recovery.rs"),
+    ("entries replaced in the write that saves a term", "engine/src/testing/ghost.rs"),
     ("entry of an earlier term not committed by counting", "engine/raft/src/leader.rs"),
     ("entry put back while its first write is under way", "engine/src/testing/ghost.rs"),
     ("frame of a replaced connection dropped", "engine/src/testing/connections.rs"),

@@ -321,6 +321,9 @@ impl Ghost {
                     let lower =
                         replica.replaced.map_or(change.first, |index| index.min(change.first));
                     replica.replaced = Some(lower);
+                    if change.hard_state.is_some() {
+                        logdrive_raft::reached!("entries replaced in the write that saves a term");
+                    }
                     if replica.puts_back(change) {
                         logdrive_raft::reached!(
                             "entry put back while its first write is under way"

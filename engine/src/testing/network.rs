@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use logdrive_net::Lane;
 use logdrive_raft::{AppendReply, AppendResult, Message};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 /// A frame that has arrived.
 pub(super) struct Arrival {
@@ -61,6 +62,8 @@ pub(super) struct Network {
     clogged: Vec<Trouble>,
     /// Appends to anybody but this node are lost, up to a step.
     appends_only_to: Option<(NodeId, u64)>,
+    /// Of all that is said to this node only appends arrive, meanwhile.
+    nothing_but_appends_to: Option<(NodeId, Range<u64>)>,
     /// Acknowledgements arrive again at whoever leads a later term, up to a step.
     echo_until: u64,
     /// The highest of each, by who sent it to whom of which group, with its term.
@@ -85,6 +88,7 @@ impl Network {
             cut: Vec::new(),
             clogged: Vec::new(),
             appends_only_to: None,
+            nothing_but_appends_to: None,
             echo_until: 0,
             echoes: BTreeMap::new(),
             past: VecDeque::new(),
@@ -109,6 +113,11 @@ impl Network {
         }
         if self.appends_only_to.is_some_and(|(only, until)| only != to && now < until) {
             messages.retain(|(_, message)| !matches!(message, Message::AppendEntries(_)));
+        }
+        let hears_only =
+            |(node, meanwhile): &(NodeId, Range<u64>)| *node == to && meanwhile.contains(&now);
+        if self.nothing_but_appends_to.as_ref().is_some_and(hears_only) {
+            messages.retain(|(_, message)| matches!(message, Message::AppendEntries(_)));
         }
         if let Some(connections) = &mut self.connections {
             return connections.send((from, shard), to, lane, messages);
@@ -202,6 +211,11 @@ impl Network {
         self.appends_only_to = Some((node, now + steps));
     }
 
+    /// Of all that is said to a node only appends arrive, meanwhile.
+    pub(super) fn nothing_but_appends_to(&mut self, node: NodeId, meanwhile: Range<u64>) {
+        self.nothing_but_appends_to = Some((node, meanwhile));
+    }
+
     /// Acknowledgements arrive again at leaders of later terms, for so many steps.
     pub(super) fn echo(&mut self, now: u64, steps: u64) {
         self.echo_until = now + steps;
@@ -283,6 +297,7 @@ impl Network {
         self.cut.clear();
         self.clogged.clear();
         self.appends_only_to = None;
+        self.nothing_but_appends_to = None;
         self.echo_until = 0;
         if let Some(connections) = &mut self.connections {
             connections.hurry(now);

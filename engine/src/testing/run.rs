@@ -129,7 +129,16 @@ impl<'a> Run<'a> {
             match later {
                 Later::Pause(at, steps) => self.sim.pause(at, steps),
                 Later::Crash(at, down) => self.sim.crash(at, down),
-                Later::PauseLeader(group, steps) => self.sim.pause_newest_leader(group, steps),
+                Later::PauseLeader(group, steps) => {
+                    let newest = self.sim.newest_leader(group);
+                    newest.into_iter().for_each(|at| self.sim.pause(at, steps));
+                }
+                Later::KillLeader(group, down) => {
+                    let newest = self.sim.newest_leader(group);
+                    newest.into_iter().for_each(|at| self.sim.kill(at, down));
+                }
+                Later::StallDisk(at, steps) => self.sim.stall_disk(at, steps),
+                Later::LandInPart(at, batches) => self.sim.land_in_part(at, batches),
                 Later::Honest(at) => self.sim.be_honest(at),
                 Later::Land(at) => self.sim.land_now(at),
                 Later::Restore(at, copy, down) => self.sim.restore(at, &copy, down),

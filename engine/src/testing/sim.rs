@@ -33,6 +33,7 @@ use logdrive_wal::{Identity, WalError, disk::sim::PlatterImage};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     rc::Rc,
     sync::Arc,
 };
@@ -66,6 +67,8 @@ pub(super) struct Sim<'a> {
     pub(super) healed_at: Option<usize>,
     /// Whoever leads is given a command in every step until then.
     pub(super) eager_until: u64,
+    /// Nobody is given a command meanwhile.
+    pub(super) quiet: Range<u64>,
     /// What faults have still to do, and when.
     pub(super) later: Vec<(u64, Later)>,
     pub(super) answers: Arc<Answers>,
@@ -79,6 +82,10 @@ pub(super) enum Later {
     Crash(usize, u64),
     /// Of a group.
     PauseLeader(usize, u64),
+    KillLeader(usize, u64),
+    StallDisk(usize, u64),
+    /// Its power fails when so many of its writes are whole.
+    LandInPart(usize, u64),
     /// Its disk lies no more.
     Honest(usize),
     /// What dead processes had under way reaches its disk.
@@ -130,6 +137,7 @@ impl<'a> Sim<'a> {
             broken: BTreeSet::new(),
             healed_at: None,
             eager_until: 0,
+            quiet: 0..0,
             later: Vec::new(),
             answers: Arc::default(),
         }

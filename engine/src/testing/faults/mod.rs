@@ -23,6 +23,7 @@ mod forgetful_leader;
 mod gust;
 mod kill;
 mod last_word;
+mod late_news;
 mod lost_end;
 mod lying_disk;
 mod metadata;
@@ -112,8 +113,9 @@ pub(super) struct Staged {
 
 /// Those that runs of so many nodes let have the stage: the situations they lead to take so many.
 pub(super) fn staged(nodes: usize) -> &'static [Staged] {
-    static OF_THREE: &[Staged] = &[last_word::STAGED, last_word::STAGED, forgetful_leader::STAGED];
-    static OF_FOUR: &[Staged] = &[forgetful_leader::STAGED];
+    static OF_THREE: &[Staged] =
+        &[last_word::STAGED, last_word::STAGED, forgetful_leader::STAGED, late_news::STAGED];
+    static OF_FOUR: &[Staged] = &[forgetful_leader::STAGED, late_news::STAGED];
     static OF_FIVE: &[Staged] = &[shuffle::STAGED];
     match nodes {
         3 => OF_THREE,

@@ -1,7 +1,7 @@
 //! What was once committed at an index stays so for everybody (paper §5.4.3).
 
 use super::{Check, Invariant, require};
-use crate::testing::event::Event;
+use crate::testing::event::{Change, Event};
 use crate::testing::ghost::{Ghost, count};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "7 committed immutable", check };
@@ -38,6 +38,21 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                 let index = at + 1;
                 format!(
                     "{node:?} recovers {own:?} at {index} of {group:?} as committed ({state:?}), not {known:?}"
+                )
+            })
+        }
+        // So must what a hard state calls committed when it lands, whatever lands behind it (B1).
+        Event::Landed { node, group, change: Change { hard_state: Some(state), .. } } => {
+            let durable = &ghost.replica(*node, *group).durable;
+            let committed = ghost.committed.get(group).map_or(&[][..], Vec::as_slice);
+            let from = count(durable.hard_state.commit);
+            let called = durable.log.iter().zip(committed).take(count(state.commit)).skip(from);
+            let differs = called.clone().position(|(own, known)| own != known);
+            require(differs.is_none(), || {
+                let index = from + differs.unwrap_or(0) + 1;
+                let (own, known) = (durable.log[index - 1], committed[index - 1]);
+                format!(
+                    "{node:?} saves {state:?} of {group:?}; its disk has {own:?} at {index}, not {known:?}"
                 )
             })
         }

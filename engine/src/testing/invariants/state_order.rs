@@ -1,8 +1,8 @@
-//! applied ≤ applying ≤ commit ≤ last, durable ≤ last, and what a replica believes durable is, and stays
-//! (FAULTS.md §4, 12).
+//! applied ≤ applying ≤ commit ≤ last, durable ≤ last, and what a replica believes durable is, and stays; a disk has a
+//! term before its entries, and entries before they are called committed (FAULTS.md §4, 12; rule 11).
 
 use super::{Check, Invariant, require};
-use crate::testing::event::Event;
+use crate::testing::event::{Change, Event, LogState, Mark};
 use crate::testing::ghost::{Ghost, count};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "12 state order", check };
@@ -31,9 +31,18 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                 format!("{node:?} believes {believed} of {group:?} durable; its disk has {there}")
             })
         }
+        // A saved commit index covers what is on the disk before it: a write may land in part (B1).
+        Event::Landed { node, group, change: Change { hard_state: Some(state), .. } } => {
+            let there = ghost.replica(*node, *group).durable.log.len();
+            require(count(state.commit) <= there, || {
+                format!("{node:?} saves {state:?} of {group:?}; its disk has {there} entries")
+            })
+        }
         // Nor does a write that was under way take any of that from the disk (rule 16, W14).
         Event::Landed { node, group, change } if !change.entries.is_empty() => {
             let replica = ghost.replica(*node, *group);
+            in_order(&replica.durable, &change.entries)
+                .map_err(|what| format!("{node:?} has {what} of {group:?} on its disk"))?;
             let Some(status) = replica.status else { return Ok(()) };
             let kept = replica.replaced.map_or(status.durable, |first| first.prev());
             let believed = status.durable.min(kept);
@@ -45,10 +54,19 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
         }
         Event::Recovered { node, group, state, .. } => {
             let (commit, log) = (state.hard_state.commit, state.log.len());
+            in_order(state, &state.log)
+                .map_err(|what| format!("{node:?} recovered {what} of {group:?}"))?;
             require(count(commit) <= log, || {
                 format!("{node:?} recovered {group:?} with commit {commit:?} and {log} entries")
             })
         }
         _ => Ok(()),
     }
+}
+
+/// A term is on the disk before entries of it (rule 11).
+fn in_order(state: &LogState, entries: &[Mark]) -> Check {
+    let term = state.hard_state.term;
+    let newest = entries.iter().map(|mark| mark.term).max();
+    require(newest <= Some(term), || format!("entries of {newest:?} before that term, in {term:?}"))
 }
