@@ -729,3 +729,6 @@ fn c1_rule_24_a_fenced_group_writes_nothing_that_was_held_and_is_not_run_later()
 
 #[path = "host_room_tests.rs"]
 mod room;
+
+#[path = "host_end_tests.rs"]
+mod end;

@@ -1,0 +1,115 @@
+//! Callers are answered, and counted, whatever becomes of their shard; a pause of it is not its peers'.
+//!
+//! In:     three shards as in `host_tests.rs`.
+//! Out:    answers to commands; what the inbox counts; what a follower says.
+
+use super::*;
+
+/// 1. A command comes to a replica that does not lead, and an append of its leader.
+/// 2. One turn refuses the command and has the log write the append, at which the log fails.
+/// 3. There is no later turn in which the caller could be told.
+#[test]
+fn a_caller_refused_in_the_turn_in_which_the_log_fails_is_answered() {
+    let mut trio = Trio::new(5);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let leader = trio.leader().unwrap();
+    let follower = (leader + 1) % 3;
+    let id = trio.nodes[follower].id;
+    trio.propose(leader);
+    trio.until("an append is under way", 10, |trio| {
+        trio.under_way.iter().any(|(_, to, message)| {
+            let has_entries =
+                matches!(message, Message::AppendEntries(append) if !append.entries.is_empty());
+            *to == id && has_entries
+        })
+    });
+    let node = &mut trio.nodes[follower];
+    node.is_stuck = true;
+    // The turn's first operation asks for finished writes; its second is the write.
+    node.platter.fail_operation(1);
+    trio.outcomes();
+    trio.propose(follower);
+    trio.step();
+    assert!(trio.nodes[follower].host.is_none(), "its log has not failed in that turn");
+    let outcomes = trio.outcomes();
+    let is_refused =
+        |outcome: &&Outcome| matches!(outcome, Err(crate::ProposeError::NotLeader { .. }));
+    assert_eq!(outcomes.iter().filter(is_refused).count(), 1, "{outcomes:?}");
+    assert_eq!(trio.nodes[follower].arrivals.inbox().waiting(), (0, 0));
+}
+
+#[test]
+fn a_command_is_counted_until_it_is_answered_whatever_the_answer_is() {
+    let mut trio = Trio::new(11);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let leader = trio.leader().unwrap();
+    let follower = (leader + 1) % 3;
+    let waiting = |trio: &Trio, at: usize| trio.nodes[at].arrivals.inbox().waiting();
+    let propose = |trio: &mut Trio, at: usize| {
+        trio.propose(at);
+        trio.propose_payload(at, Bytes::from(vec![1; 1000]));
+        assert_eq!(waiting(trio, at), (2, 1007));
+    };
+    let refused = |outcome: &Outcome| outcome.as_ref().unwrap_err().happened();
+
+    propose(&mut trio, follower);
+    trio.step();
+    let outcomes: Vec<_> = trio.outcomes().iter().map(refused).collect();
+    assert_eq!(outcomes, [crate::Happened::No; 2], "by a replica that does not lead");
+    assert_eq!(waiting(&trio, follower), (0, 0));
+
+    propose(&mut trio, leader);
+    let id = trio.nodes[leader].id;
+    for _ in 0..3 * TIMING.election_ticks {
+        trio.step();
+        trio.under_way.retain(|(from, _, _)| *from != id);
+    }
+    let outcomes: Vec<_> = trio.outcomes().iter().map(refused).collect();
+    assert_eq!(outcomes, [crate::Happened::Unknown; 2], "of a leader that nobody hears");
+    assert_eq!(waiting(&trio, leader), (0, 0));
+
+    // One command waits when the shard is closed; another was admitted before, and comes when it has stopped.
+    trio.propose(follower);
+    let mut host = trio.nodes[follower].host.take().unwrap();
+    let node = &trio.nodes[follower];
+    let inbox = node.arrivals.inbox();
+    inbox.admit(1, 4).unwrap();
+    inbox.ask_to_stop();
+    assert!(host.turn(&node.outside).has_stopped);
+    assert_eq!(inbox.waiting(), (1, 4));
+    let payload = Bytes::from_static(b"late");
+    let command = Command { checksum: logdrive_wal::checksum(&payload), payload };
+    let (sink, commands) = (trio.outcomes.clone(), Commands::One(command));
+    node.arrivals.submit(Submission { group: GROUP, sink, token: 0, commands, at: 1 });
+    assert!(host.turn(&node.outside).has_stopped);
+    assert_eq!((trio.outcomes().len(), inbox.waiting()), (2, (0, 0)));
+}
+
+/// The silence of a thread that was paused is not its leader's, whose heartbeats it has yet to read.
+#[test]
+fn d5_a_follower_does_not_campaign_after_a_pause() {
+    for seed in 0..5 {
+        let mut trio = Trio::new(seed);
+        trio.until("a leader", 100, |trio| trio.leader().is_some());
+        let leader = trio.leader().unwrap();
+        let follower = (leader + 1) % 3;
+        let (id, term) = (trio.nodes[follower].id, trio.status(leader).unwrap().term);
+        for _ in 0..TIMING.election_ticks {
+            trio.step();
+        }
+        let paused = trio.nodes[follower].host.take();
+        for _ in 0..5 * TIMING.election_ticks {
+            trio.step();
+        }
+        let resumed_at = trio.now;
+        trio.nodes[follower].host = paused;
+        trio.under_way.retain(|(_, to, _)| *to != id);
+        for _ in 0..3 * TIMING.election_ticks {
+            trio.step();
+        }
+        let said = &trio.nodes[follower].said;
+        let campaigned = said.iter().find(|(at, said)| *at > resumed_at && seeks_followers(said));
+        assert!(campaigned.is_none(), "seed {seed}: resumed at {resumed_at}: {campaigned:?}");
+        assert_eq!((trio.leader(), trio.status(follower).unwrap().term), (Some(leader), term));
+    }
+}
