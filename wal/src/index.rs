@@ -371,7 +371,42 @@ mod tests {
         last: u64,
     }
 
+    /// The terms of entries, each up to the next one.
+    fn runs(entries: impl Iterator<Item = (u64, u64)>) -> Vec<TermRun> {
+        let mut runs: Vec<TermRun> = Vec::new();
+        for (first, term) in entries {
+            if runs.last().is_none_or(|run| run.term != Term(term)) {
+                runs.push(TermRun { first: LogIndex(first), term: Term(term) });
+            }
+        }
+        runs
+    }
+
     proptest! {
+        #[test]
+        fn carried_records_found_in_any_order_come_to_the_terms_of_their_entries(
+            records in proptest::collection::vec((0u64..3, 1u32..6, any::<u16>()), 1..30)
+        ) {
+            let (mut index, mut ledger) = (GroupIndex::default(), ledger());
+            let (mut term, mut next, mut log, mut found) = (1, 1, Vec::new(), Vec::new());
+            for (n, (rises, count, order)) in records.into_iter().enumerate() {
+                term += rises;
+                log.extend((next..next + u64::from(count)).map(|at| (at, term)));
+                found.push((order, record(next, count, term, u32::try_from(n).unwrap() + 1)));
+                next += u64::from(count);
+            }
+            found.sort_by_key(|(order, _)| *order);
+            for (_, record) in found {
+                index.fill(record, &mut ledger);
+                prop_assert!(index.terms().is_sorted_by(|a, b| a.first < b.first));
+            }
+            prop_assert_eq!((index.hole(), index.last()), (None, LogIndex(next - 1)));
+            for (at, term) in &log {
+                prop_assert_eq!(index.term_at(LogIndex(*at)), Some(Term(*term)));
+            }
+            prop_assert_eq!(index.terms(), runs(log.into_iter()));
+        }
+
         #[test]
         fn every_entry_is_found_where_it_was_put_last(
             steps in proptest::collection::vec((0u8..4, 0u64..9, 1u32..6), 1..60)
@@ -425,6 +460,8 @@ mod tests {
                     let pieces: Vec<_> = index.pieces(i, i).collect();
                     prop_assert_eq!((pieces.len(), pieces[0].place), (1, at(*place)));
                 }
+                let terms = model.entries.iter().map(|(index, (term, _))| (*index, *term));
+                prop_assert_eq!(index.terms(), runs(terms));
                 if let Some((first, _)) = model.entries.first_key_value() {
                     let (first, last) = (LogIndex(*first), LogIndex(model.last));
                     let found: u64 = index
