@@ -128,6 +128,10 @@ impl Shared {
     ) -> Result<Group, GroupError> {
         let Bootstrap::Founding { members, first_leader } = bootstrap;
         self.check_members(group, &members)?;
+        if let Some(first) = first_leader.filter(|first| !members.contains(first)) {
+            let why = format!("the first leader ({first}) is not a member");
+            return Err(GroupError::Members { group, why });
+        }
         // Told twice, so that no lock is held meanwhile: a machine's `open` is not ours, and a full queue is waited for.
         self.groups.begin_create(group)?;
         let found = RecoveredGroup {

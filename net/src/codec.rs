@@ -30,6 +30,7 @@
 //! 11 AppendReply      taken: term u64, match_index u64                              25
 //! 12 Marked           term u64, mark u64, last_log term u64, last_log index u64     41
 //! 13 TermStated       term u64, mark u64, commit u64                                33
+//! 14 Founding         digest u32, asks u8 (0 or 1)                                  14
 //!
 //! entry         0  u64  term                 its index is one more than its predecessor's,
 //!               8  u8   kind                 the first follows prev_log
@@ -40,9 +41,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use logdrive_raft::{
-    AppendEntries, AppendReply, AppendResult, BatchError, Entry, EntryBatch, EntryKind, GroupId,
-    Heartbeat, HeartbeatReply, LogId, LogIndex, Marked, Message, PreVote, PreVoteReply,
-    RequestVote, RoomNotice, RoomSays, Term, TermStated, VoteReply,
+    AppendEntries, AppendReply, AppendResult, BatchError, Entry, EntryBatch, EntryKind,
+    FoundingNotice, GroupId, Heartbeat, HeartbeatReply, LogId, LogIndex, Marked, Message, PreVote,
+    PreVoteReply, RequestVote, RoomNotice, RoomSays, Term, TermStated, VoteReply,
 };
 
 /// Why a body cannot be read. `at` counts bytes from the body's start.
@@ -175,6 +176,9 @@ pub fn encode(body: &mut BytesMut, group: GroupId, message: &Message) {
             let place = u64::from(m.shards) << 32 | u64::from(m.shard);
             put(body, group, KIND_ROOM, [place], &[m.says as u8]);
         }
+        Message::Founding(m) => {
+            put(body, group, KIND_FOUNDING, [], &founding_bytes(*m));
+        }
         Message::Marked(m) => {
             let last = m.last_log;
             let fields = [m.term.get(), m.mark, last.term.get(), last.index.get()];
@@ -204,6 +208,7 @@ pub fn encoded_bytes(message: &Message) -> usize {
         Message::Heartbeat(_) | Message::Marked(_) => 32,
         Message::HeartbeatReply(_) => 8,
         Message::Room(_) => 9,
+        Message::Founding(_) => 5,
         Message::TermStated(_) => 24,
     };
     MESSAGE_HEADER_BYTES + fields
@@ -231,6 +236,11 @@ fn put_vote_request(body: &mut BytesMut, group: GroupId, kind: u8, term: Term, l
 
 fn put_vote(body: &mut BytesMut, group: GroupId, kind: u8, term: Term, granted: bool) {
     put(body, group, kind, [term.get()], &[u8::from(granted)]);
+}
+
+fn founding_bytes(m: FoundingNotice) -> [u8; 5] {
+    let [a, b, c, d] = m.digest.to_le_bytes();
+    [a, b, c, d, u8::from(m.asks)]
 }
 
 fn put_append_entries(body: &mut BytesMut, group: GroupId, m: &AppendEntries) {
@@ -323,6 +333,9 @@ impl Reader {
                 Message::HeartbeatReply(HeartbeatReply { term: self.begun_term()? })
             }
             KIND_ROOM => Message::Room(self.room()?),
+            KIND_FOUNDING => {
+                Message::Founding(FoundingNotice { digest: self.u32()?, asks: self.bool()? })
+            }
             KIND_APPEND_TAKEN => Message::AppendReply(AppendReply {
                 term: self.begun_term()?,
                 result: AppendResult::Taken { match_index: self.index("match index")? },
@@ -519,6 +532,7 @@ const KIND_ROOM: u8 = 10;
 const KIND_APPEND_TAKEN: u8 = 11;
 const KIND_MARKED: u8 = 12;
 const KIND_TERM_STATED: u8 = 13;
+const KIND_FOUNDING: u8 = 14;
 
 #[cfg(test)]
 mod tests {
@@ -602,6 +616,8 @@ mod tests {
                 Message::TermStated(TermStated { term, mark, commit })
             }),
             term().prop_map(|term| Message::HeartbeatReply(HeartbeatReply { term })),
+            (any::<u32>(), any::<bool>())
+                .prop_map(|(digest, asks)| { Message::Founding(FoundingNotice { digest, asks }) }),
             (0..4_u32, 1..=4_u32, 0..4_usize).prop_map(|(shard, more, says)| {
                 use RoomSays::{Asked, Free, Full, TooLarge};
                 let says = [Asked, Free, Full, TooLarge][says];

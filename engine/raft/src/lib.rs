@@ -73,8 +73,9 @@ pub use config::{Config, ConfigError, Restored};
 pub use entry::{BatchError, Command, ENTRY_OVERHEAD_BYTES, Entry, EntryBatch, EntryKind};
 pub use error::ProposeError;
 pub use message::{
-    AppendEntries, AppendReply, AppendResult, Heartbeat, HeartbeatReply, Marked, Message, Outgoing,
-    PreVote, PreVoteReply, RequestVote, RoomNotice, RoomSays, TermStated, VoteReply,
+    AppendEntries, AppendReply, AppendResult, FoundingNotice, Heartbeat, HeartbeatReply, Marked,
+    Message, Outgoing, PreVote, PreVoteReply, RequestVote, RoomNotice, RoomSays, TermStated,
+    VoteReply,
 };
 pub use raft::{Event, Raft, Role, Status};
 pub use ready::{Durable, Fetch, FetchFor, Promises, Ready, Write};

@@ -27,6 +27,8 @@ pub enum Message {
     HeartbeatReply(HeartbeatReply),
     /// Whether the sender's log takes entries. For the host: [`crate::Raft`] is told by [`crate::Event::Room`].
     Room(RoomNotice),
+    /// What the sender's replica was founded with. For the host, which compares it before anything else is heard.
+    Founding(FoundingNotice),
     /// "I lack entries that I acknowledged. Which term are you in?" Changes no term (FAULTS.md C3).
     Marked(Marked),
     /// The answer to [`Marked`].
@@ -135,6 +137,15 @@ pub struct HeartbeatReply {
     pub term: Term,
 }
 
+/// Says what a group was founded with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FoundingNotice {
+    /// Stands for the members.
+    pub digest: u32,
+    /// The receiver is asked to say the same of its own.
+    pub asks: bool,
+}
+
 /// Says, or asks, whether a log takes entries. The log is shared by all groups of its shard: the notice names the shard,
 /// and the group that it is addressed to is one of that shard's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -195,7 +206,7 @@ pub struct Outgoing {
 }
 
 impl Message {
-    /// The sender's term (for a pre-vote, the term asked about; zero for a [`RoomNotice`]).
+    /// The sender's term (for a pre-vote, the term asked about; zero for a [`RoomNotice`] or a [`FoundingNotice`]).
     #[must_use]
     pub fn term(&self) -> Term {
         match self {
@@ -207,7 +218,7 @@ impl Message {
             Self::AppendReply(m) => m.term,
             Self::Heartbeat(m) => m.term,
             Self::HeartbeatReply(m) => m.term,
-            Self::Room(_) => Term::ZERO,
+            Self::Room(_) | Self::Founding(_) => Term::ZERO,
             Self::Marked(m) => m.term,
             Self::TermStated(m) => m.term,
         }

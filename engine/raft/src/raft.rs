@@ -387,6 +387,7 @@ impl Raft {
             Message::PreVote(_)
             | Message::PreVoteReply(_)
             | Message::Room(_)
+            | Message::Founding(_)
             | Message::Marked(_)
             | Message::TermStated(_) => unreachable!("answered above, or not sound"),
         }
@@ -471,8 +472,8 @@ impl Raft {
             Message::VoteReply(m) => is_after_zero && (!m.granted || term <= self.term),
             Message::AppendReply(m) => is_after_zero && self.is_sound_append_reply(m),
             Message::HeartbeatReply(_) => is_after_zero,
-            // For the host, which knows the log that the groups share.
-            Message::Room(_) => false,
+            // For the host, which knows the log that the groups share, and what they were founded with.
+            Message::Room(_) | Message::Founding(_) => false,
         }
     }
 

@@ -44,6 +44,8 @@ fn settle(shard: &mut Shard, acked: &mut HashSet<(NodeId, GroupId)>) {
                         let result = AppendResult::Accepted { match_index };
                         Message::AppendReply(AppendReply { term, result })
                     }
+                    // Founded with the same.
+                    Message::Founding(m) => Message::Founding(m),
                     _ => continue,
                 };
                 shard.receive(peer, group, reply);

@@ -9,6 +9,7 @@
 //! Source: DESIGN's proposal path; thesis §10.2 (pipelining, batching, writing beside sending).
 
 use super::{
+    founding::FoundingNotices,
     proposals::{Answer, Stamps, Submission},
     replica::{Change, GroupView, Replica},
     room::{Rooms, is_on},
@@ -113,6 +114,7 @@ pub(crate) struct Shard {
     behind_bytes: usize,
     behind_bytes_max: usize,
     rooms: Rooms,
+    founding_notices: FoundingNotices,
     /// When it is looked at next who waits for too long.
     overdue_at: Ticks,
     /// Since when the log is full, unless it has taken entries since; and whether it was given way to others for it.
@@ -151,6 +153,7 @@ impl Shard {
             behind_bytes: 0,
             behind_bytes_max: 0,
             rooms: Rooms::new(0, 1),
+            founding_notices: FoundingNotices::default(),
             overdue_at: now,
             full: None,
             stands: true,
@@ -224,9 +227,20 @@ impl Shard {
         for peer in self.rooms.without_room(group).collect::<Vec<_>>() {
             self.step(slot, Event::Room { peer, has_room: false });
         }
+        for peer in self.peers.clone() {
+            self.tell_founding(slot as usize, peer);
+        }
         self.mark(slot);
         self.campaign_if_linked(slot);
         Ok(slot)
+    }
+
+    /// Before anything of a group counts with a member, the two compare what they were founded with.
+    fn tell_founding(&mut self, slot: usize, peer: NodeId) {
+        let replica = &self.replicas[slot];
+        if peer != self.me && replica.raft.voters().contains(&peer) {
+            self.founding_notices.ask(peer, replica.group, &replica.founding);
+        }
     }
 
     /// The time the shard counts, of which pauses are left out.
@@ -252,7 +266,7 @@ impl Shard {
 
     /// True if something waits for [`Self::gather`].
     pub(crate) fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty() || self.rooms.has_notices()
+        !self.dirty.is_empty() || self.rooms.has_notices() || !self.founding_notices.is_empty()
     }
 
     /// True if the group in `slot` serves no more.
@@ -397,6 +411,11 @@ impl Shard {
         if self.is_stopped(slot) {
             return;
         }
+        if matches!(message, Message::Founding(_))
+            || !self.replicas[slot as usize].founding.hears(from)
+        {
+            return self.compare_founding(slot, from, &message);
+        }
         let message = match message {
             Message::AppendEntries(mut append) => {
                 // The leader is heard and answered all the same, and told to send the entries when there is room.
@@ -409,6 +428,20 @@ impl Shard {
             message => message,
         };
         self.step(slot, Event::Message { from, message });
+    }
+
+    /// What a peer was founded with, or that it has not said it yet: then nothing else counts.
+    #[cold]
+    fn compare_founding(&mut self, slot: u32, from: NodeId, message: &Message) {
+        if !self.peers.contains(&from) {
+            return;
+        }
+        let Replica { group, founding, .. } = &mut self.replicas[slot as usize];
+        if let Message::Founding(notice) = message {
+            return self.founding_notices.on_notice(from, *group, founding, *notice);
+        }
+        logdrive_raft::reached!("peer asked what it was founded with");
+        self.founding_notices.ask(from, *group, founding);
     }
 
     /// Whether the log takes these entries now, or why not.
@@ -595,6 +628,7 @@ impl Shard {
         let Some(at) = self.peers.iter().position(|node| *node == peer) else { return };
         self.linked[at] = true;
         for slot in 0..self.replicas.len() {
+            self.tell_founding(slot, peer);
             self.campaign_if_linked(u32::try_from(slot).expect("slots are u32"));
         }
     }
@@ -698,6 +732,13 @@ impl Shard {
 
     /// Collects what all touched groups owe. `now` is the clock, ns.
     pub(crate) fn gather(&mut self, now: u64, round: &mut Round) {
+        // In front of what would not be heard without them.
+        for (peer, group, message) in self.founding_notices.take() {
+            if self.replicas[self.slots[&group] as usize].stopped {
+                continue;
+            }
+            post(&self.peers, &mut round.outbox, group, peer, message);
+        }
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             self.gather_one(slot, now, round);

@@ -4,6 +4,7 @@
 //! (`engine/src/driver.rs`) and the simulator (`engine/src/testing`) run the same code.
 
 mod core;
+mod founding;
 mod proposals;
 mod replica;
 mod room;

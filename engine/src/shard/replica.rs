@@ -1,6 +1,6 @@
 //! One group here: its Raft, the proposals that wait on it, the promises that wait on the disk.
 
-use super::proposals::Proposals;
+use super::{founding::Founding, proposals::Proposals};
 use crate::ProposeError;
 use bytes::Bytes;
 use logdrive_raft::{Durable, GroupId, LogIndex, NodeId, Promises, Raft, Role, Status, Ticks};
@@ -66,6 +66,7 @@ pub(super) struct Replica {
     pub(super) dirty: bool,
     /// The tick the wheel will wake it at.
     pub(super) wake_at: Ticks,
+    pub(super) founding: Founding,
     /// It should campaign as soon as it could win, once.
     pub(super) first_leader: bool,
     /// Peers whose segments are too small for one of its entries, until their connection breaks.
@@ -100,6 +101,7 @@ impl Replica {
         view: Arc<GroupView>,
     ) -> Self {
         Self {
+            founding: Founding::new(raft.voters()),
             group,
             raft,
             proposals: Proposals::default(),

@@ -56,6 +56,7 @@ pub const PLACES: &[(&str, &str)] = &[
     ("marked replica does not stand", "engine/raft/src/candidate.rs"),
     ("no-op for a readmitted replica", "engine/raft/src/leader.rs"),
     ("replica marked", "engine/raft/src/mark.rs"),
+    ("peer asked what it was founded with", "engine/src/shard/core.rs"),
     ("pre-vote refused", "engine/raft/src/candidate.rs"),
     ("process ended within a machine's write", "engine/src/testing/machine_disk.rs"),
     ("promise dropped with its term", "engine/raft/src/raft.rs"),

@@ -160,6 +160,7 @@ impl Trace {
                 self.log_id(m.matched);
             }
             Message::HeartbeatReply(_) => self.words(&[9]),
+            Message::Founding(m) => self.words(&[14, m.digest.into(), m.asks.into()]),
             Message::Room(m) => {
                 self.words(&[10, m.says as u64, u64::from(m.shard), u64::from(m.shards)]);
             }
@@ -353,6 +354,9 @@ fn said(message: &Message) -> String {
         }
         Message::TermStated(m) => format!("states term {term}, commit {}", m.commit.get()),
         Message::HeartbeatReply(_) => format!("heartbeat answer (term {term})"),
+        Message::Founding(m) => {
+            format!("founded with {:08x}{}", m.digest, if m.asks { ", and you?" } else { "" })
+        }
         Message::Room(m) => {
             let what = match m.says {
                 RoomSays::Asked => "room?",

@@ -61,6 +61,7 @@ pub(crate) fn message(message: &Message) -> String {
         }
         Message::HeartbeatReply(m) => format!("HeartbeatReply t{}", m.term),
         Message::Room(m) => format!("{m:?}"),
+        Message::Founding(m) => format!("{m:?}"),
         Message::Marked(m) => format!("Marked t{} last {}", m.term, id(m.last_log)),
         Message::TermStated(m) => format!("TermStated t{} commit {}", m.term, m.commit),
     }

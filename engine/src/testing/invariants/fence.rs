@@ -15,7 +15,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
         }
         Event::Recovered { node, group, .. } => (node, group, "forgot its fence"),
         // The log's own word, to which the group is but an address.
-        Event::Sent { message: Message::Room(_), .. } => return Ok(()),
+        Event::Sent { message: Message::Room(_) | Message::Founding(_), .. } => return Ok(()),
         Event::Sent { node, group, .. } => (node, group, "speaks"),
         Event::Written { node, group, .. } => (node, group, "writes"),
         Event::Applied { node, group, .. } => (node, group, "applies"),

@@ -10,7 +10,7 @@ pub(super) const INVARIANT: Invariant = Invariant { name: "21 group isolation", 
 fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
     let (node, group, what) = match event {
         // The log's own word, to which the group is but an address.
-        Event::Sent { message: Message::Room(_), .. } => return Ok(()),
+        Event::Sent { message: Message::Room(_) | Message::Founding(_), .. } => return Ok(()),
         Event::Sent { node, group, .. } => (node, group, "speaks"),
         Event::Written { node, group, .. } => (node, group, "writes"),
         Event::Applied { node, group, .. } => (node, group, "applies"),

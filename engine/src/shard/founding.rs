@@ -1,0 +1,167 @@
+//! Whether the replicas of a group were founded with the same members: before they have said so to each other, nothing
+//! that one says counts with the other.
+//!
+//! In:     groups that begin, peers that come into reach, messages of peers that have not said it yet, what they say.
+//! Out:    notices; whether a peer's messages are heard.
+//! Cost:   a notice to each member when a group begins or a member comes into reach, until it is answered; then a look at
+//!         a short list for each message.
+//! Fails:  a notice that is lost is asked for again by whoever drops a message for want of it. Where the founding differs,
+//!         both sides say so, once, and neither hears the other in that group.
+//! Source: FAULTS.md M1 to M3 (two majorities must not be of different sets), P6.
+//!
+//! A group that is created with members [1] on one node and [1, 2, 3] on two others would have two leaders, each with a
+//! majority of its own. Neither can be told which of the lists is meant; but none of the votes and acknowledgements of
+//! the one may help the other, and somebody must hear of it.
+
+use crate::membership;
+use hashbrown::HashSet;
+use logdrive_raft::{FoundingNotice, GroupId, Message, NodeId};
+use logdrive_wal::checksum;
+
+/// One group's side of it.
+#[derive(Debug)]
+pub(super) struct Founding {
+    /// Stands for the members it was founded with, in any order.
+    digest: u32,
+    /// Peers that were founded with the same, as they said since this process began.
+    agreed: Vec<NodeId>,
+    /// Peers that were not.
+    differing: Vec<NodeId>,
+}
+
+impl Founding {
+    pub(super) fn new(members: &[NodeId]) -> Self {
+        let mut sorted = members.to_vec();
+        sorted.sort_unstable();
+        let digest = checksum(&membership::encode(&sorted));
+        Self { digest, agreed: Vec::new(), differing: Vec::new() }
+    }
+
+    /// True if what `peer` says counts.
+    pub(super) fn hears(&self, peer: NodeId) -> bool {
+        self.agreed.contains(&peer)
+    }
+
+    /// A peer says what it was founded with. True if that was not known of it.
+    fn is_told(&mut self, peer: NodeId, digest: u32) -> bool {
+        let (same, other) = match digest == self.digest {
+            true => (&mut self.agreed, &mut self.differing),
+            false => (&mut self.differing, &mut self.agreed),
+        };
+        other.retain(|known| *known != peer);
+        let is_news = !same.contains(&peer);
+        if is_news {
+            same.push(peer);
+        }
+        is_news
+    }
+}
+
+/// What is to be said of foundings, by all groups of a shard.
+#[derive(Default)]
+pub(super) struct FoundingNotices {
+    notices: Vec<(NodeId, GroupId, Message)>,
+    /// Questions among them.
+    asked: HashSet<(NodeId, GroupId)>,
+}
+
+impl FoundingNotices {
+    /// Says what the group was founded with, and asks the same of `peer`.
+    pub(super) fn ask(&mut self, peer: NodeId, group: GroupId, founding: &Founding) {
+        if founding.agreed.contains(&peer) || !self.asked.insert((peer, group)) {
+            return;
+        }
+        self.say(peer, group, founding, true);
+    }
+
+    /// A peer has said what it was founded with.
+    pub(super) fn on_notice(
+        &mut self,
+        peer: NodeId,
+        group: GroupId,
+        founding: &mut Founding,
+        notice: FoundingNotice,
+    ) {
+        if founding.is_told(peer, notice.digest) && notice.digest != founding.digest {
+            let (group, node) = (group.get(), peer.get());
+            tracing::error!(
+                group,
+                node,
+                "the group was founded with other members on that node: neither hears the other in it"
+            );
+        }
+        if notice.asks {
+            self.say(peer, group, founding, false);
+        }
+    }
+
+    fn say(&mut self, peer: NodeId, group: GroupId, founding: &Founding, asks: bool) {
+        let notice = FoundingNotice { digest: founding.digest, asks };
+        self.notices.push((peer, group, Message::Founding(notice)));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.notices.is_empty()
+    }
+
+    /// What is to be said.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = (NodeId, GroupId, Message)> {
+        self.asked.clear();
+        self.notices.drain(..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: GroupId = GroupId(7);
+
+    fn nodes(ids: &[u64]) -> Vec<NodeId> {
+        ids.iter().map(|id| NodeId(*id)).collect()
+    }
+
+    /// Lets two groups talk until both have nothing to say.
+    fn talk(one: &mut Founding, two: &mut Founding) {
+        let mut says = [FoundingNotices::default(), FoundingNotices::default()];
+        says[0].ask(NodeId(2), GROUP, one);
+        says[1].ask(NodeId(1), GROUP, two);
+        for _ in 0..4 {
+            let said: Vec<_> = says[0].take().collect();
+            for (_, group, message) in said {
+                let Message::Founding(notice) = message else { panic!("{message:?}") };
+                says[1].on_notice(NodeId(1), group, two, notice);
+            }
+            let said: Vec<_> = says[1].take().collect();
+            for (_, group, message) in said {
+                let Message::Founding(notice) = message else { panic!("{message:?}") };
+                says[0].on_notice(NodeId(2), group, one, notice);
+            }
+        }
+        assert!(says.iter().all(FoundingNotices::is_empty));
+    }
+
+    #[test]
+    fn the_same_members_in_any_order_are_heard_after_one_question() {
+        let mut one = Founding::new(&nodes(&[1, 2, 3]));
+        let mut two = Founding::new(&nodes(&[3, 1, 2]));
+        assert!(!one.hears(NodeId(2)) && !two.hears(NodeId(1)));
+        talk(&mut one, &mut two);
+        assert!(one.hears(NodeId(2)) && two.hears(NodeId(1)));
+        assert!(!one.hears(NodeId(3)), "each speaks for itself");
+    }
+
+    #[test]
+    fn other_members_are_never_heard_until_they_are_the_same() {
+        let mut one = Founding::new(&nodes(&[1, 2, 3]));
+        for others in [&[2][..], &[1, 2], &[1, 2, 4], &[1, 2, 3, 4]] {
+            let mut two = Founding::new(&nodes(others));
+            talk(&mut one, &mut two);
+            assert!(!one.hears(NodeId(2)) && !two.hears(NodeId(1)), "{others:?}");
+        }
+        talk(&mut one, &mut Founding::new(&nodes(&[1, 2, 3])));
+        assert!(one.hears(NodeId(2)), "it was made anew as it should be");
+        talk(&mut one, &mut Founding::new(&nodes(&[1, 2])));
+        assert!(!one.hears(NodeId(2)), "and again as it should not");
+    }
+}
