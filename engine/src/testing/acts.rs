@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, atomic::Ordering};
 /// A leader that has said its last word pauses for so much longer than the disk it said it to.
 const LAST_WORD_STEPS: u64 = 20;
 
-/// Two elections, and the second while the first leader is down, take so many election timeouts.
+/// An election, the time in which its winner hears nobody, and another election take so many election timeouts.
 const NEWS_TIMEOUTS: u64 = 8;
 
 /// A node that is back takes a turn within so many steps, most of the time.
@@ -119,6 +119,13 @@ impl Sim<'_> {
         self.nodes.iter().position(|node| Some(node.id) == newest)
     }
 
+    /// A node hears nobody for so many steps.
+    pub(super) fn deafen(&mut self, at: usize, steps: u64) {
+        for other in 0..self.nodes.len() {
+            self.cut(self.nodes[other].id, self.nodes[at].id, steps);
+        }
+    }
+
     /// Whatever passes by itself has passed: everyone who can is up, heard and served.
     pub(super) fn calm(&mut self) {
         let now = self.now();
@@ -204,6 +211,8 @@ impl Sim<'_> {
             let network = &mut self.world.borrow_mut().network;
             network.appends_only_to(now, id, after);
             network.nothing_but_appends_to(id, now + after..now + back);
+            // Each leader says its first append once.
+            network.gust(now, Weather::FAIR, back);
         }
         self.stall_disk(leader, after);
         self.eager_until = now + after;
@@ -211,8 +220,9 @@ impl Sim<'_> {
         self.quiet = now + after..now + back;
         self.in_a_while(after, Later::Crash(leader, 1));
         self.in_a_while(after, Later::Pause(follower, back - after));
-        // A leader that is only paused would go on: its clock leaves the pause out. By the time it is up another asks.
-        self.in_a_while(after + 4 * timeout, Later::KillLeader(group, 2 * timeout));
+        // It steps down. One that is paused would go on, its clock leaves the pause out; with one that ends, what it has
+        // said would be lost where it has not been read.
+        self.in_a_while(after + 4 * timeout, Later::DeafenLeader(group, 3 * timeout / 2));
         self.in_a_while(back - 1, Later::StallDisk(follower, 1 + NEWS_STEPS));
         self.in_a_while(back + NEWS_STEPS, Later::LandInPart(follower, batches));
     }

@@ -203,12 +203,12 @@ pub const ALL: &[Bug] = &[
     ),
     bug(
         "commit_saved_past_its_entries",
-        400,
+        500,
         "a saved commit index covers entries that land later than it does (B1)",
     ),
     bug(
         "hard_state_behind_its_entries",
-        400,
+        60,
         "a write is split at the wrong place: its entries land before its hard state (rule 11)",
     ),
 ];

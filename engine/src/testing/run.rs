@@ -133,9 +133,9 @@ impl<'a> Run<'a> {
                     let newest = self.sim.newest_leader(group);
                     newest.into_iter().for_each(|at| self.sim.pause(at, steps));
                 }
-                Later::KillLeader(group, down) => {
+                Later::DeafenLeader(group, steps) => {
                     let newest = self.sim.newest_leader(group);
-                    newest.into_iter().for_each(|at| self.sim.kill(at, down));
+                    newest.into_iter().for_each(|at| self.sim.deafen(at, steps));
                 }
                 Later::StallDisk(at, steps) => self.sim.stall_disk(at, steps),
                 Later::LandInPart(at, batches) => self.sim.land_in_part(at, batches),

@@ -82,7 +82,7 @@ pub(super) enum Later {
     Crash(usize, u64),
     /// Of a group.
     PauseLeader(usize, u64),
-    KillLeader(usize, u64),
+    DeafenLeader(usize, u64),
     StallDisk(usize, u64),
     /// Its power fails when so many of its writes are whole.
     LandInPart(usize, u64),

@@ -113,8 +113,13 @@ pub(super) struct Staged {
 
 /// Those that runs of so many nodes let have the stage: the situations they lead to take so many.
 pub(super) fn staged(nodes: usize) -> &'static [Staged] {
-    static OF_THREE: &[Staged] =
-        &[last_word::STAGED, last_word::STAGED, forgetful_leader::STAGED, late_news::STAGED];
+    static OF_THREE: &[Staged] = &[
+        last_word::STAGED,
+        last_word::STAGED,
+        last_word::STAGED,
+        forgetful_leader::STAGED,
+        late_news::STAGED,
+    ];
     static OF_FOUR: &[Staged] = &[forgetful_leader::STAGED, late_news::STAGED];
     static OF_FIVE: &[Staged] = &[shuffle::STAGED];
     match nodes {
