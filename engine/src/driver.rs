@@ -281,7 +281,7 @@ impl Outside for Driver {
     fn take(&self, control: Control) {
         match control {
             Control::Spawn(task) => drop(spawn_local(async move { task().await })),
-            Control::Receive(accepted) => self.receive(accepted),
+            Control::Receive(accepted) => self.receive(*accepted),
             Control::Run(..) => unreachable!("groups are the turn's own"),
         }
     }

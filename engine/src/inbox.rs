@@ -42,7 +42,7 @@ pub(crate) enum Control {
     /// Run this task.
     Spawn(Task),
     /// Read this connection.
-    Receive(Accepted),
+    Receive(Box<Accepted>),
 }
 
 /// The shard that runs a group: fixed by the group's id and the number of shards.

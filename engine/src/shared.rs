@@ -265,7 +265,7 @@ impl Shared {
         let shard = accepted.hello.shard as usize % self.inboxes.len();
         self.note_client_address(accepted.hello.node, &accepted.hello.client_address);
         // On a full queue the connection is dropped and dialled again.
-        let _ = self.inboxes[shard].try_control(Control::Receive(accepted));
+        let _ = self.inboxes[shard].try_control(Control::Receive(Box::new(accepted)));
     }
 
     pub(crate) fn note_client_address(&self, node: NodeId, address: &str) {
