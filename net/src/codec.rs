@@ -759,7 +759,7 @@ mod tests {
         let max = u64::MAX.to_le_bytes();
         let zero = [0; 8];
         assert!(matches!(tampered(8, &[0]), Err(CodecError::UnknownMessage { at: 8, kind: 0 })));
-        assert!(matches!(tampered(8, &[11]), Err(CodecError::UnknownMessage { at: 8, kind: 11 })));
+        assert!(matches!(tampered(8, &[15]), Err(CodecError::UnknownMessage { at: 8, kind: 15 })));
         for at in [9, 17, 25, 33] {
             let error = tampered(at, &max).expect_err("a number no cluster reaches");
             assert!(matches!(error, CodecError::OutOfRange { at: a, .. } if a == at), "{error}");

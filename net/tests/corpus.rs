@@ -14,9 +14,9 @@ use bytes::{Bytes, BytesMut};
 use logdrive_net::stores::{Opening, Proof};
 use logdrive_net::{ClusterId, Hello, Lane, Refusal, codec, frame::FrameWriter};
 use logdrive_raft::{
-    AppendEntries, AppendReply, AppendResult, Entry, EntryBatch, EntryKind, GroupId, Heartbeat,
-    HeartbeatReply, LogId, LogIndex, Marked, Message, NodeId, PreVote, PreVoteReply, RequestVote,
-    Term, TermStated, VoteReply,
+    AppendEntries, AppendReply, AppendResult, Entry, EntryBatch, EntryKind, FoundingNotice,
+    GroupId, Heartbeat, HeartbeatReply, LogId, LogIndex, Marked, Message, NodeId, PreVote,
+    PreVoteReply, RequestVote, RoomNotice, RoomSays, Term, TermStated, VoteReply,
 };
 use std::{fs, path::PathBuf};
 
@@ -139,6 +139,8 @@ fn messages() -> Vec<(&'static str, Message)> {
         }),
         ("heartbeat-reply", Message::HeartbeatReply(HeartbeatReply { term: Term(1 << 62) })),
         ("append-taken", reply(AppendResult::Taken { match_index: LogIndex(13) })),
+        ("room", Message::Room(RoomNotice { says: RoomSays::Full, shard: 3, shards: 0x0405_0607 })),
+        ("founding", Message::Founding(FoundingNotice { digest: 0x1122_3344, asks: true })),
         ("marked", {
             let (term, mark) = (Term(4), 0x0102_0304_0506_0708);
             Message::Marked(Marked { term, mark, last_log: id(3, 12) })
