@@ -288,7 +288,7 @@ fn a_small_batch_has_left_when_send_returns() {
         let mut batch = vec![heartbeat(1)];
         assert_eq!(outbound.send(B, Lane::Liveness, &mut batch), Sent::Taken);
         let stats = stats(&outbound, Lane::Liveness);
-        assert_eq!((stats.queued_bytes, stats.bytes, stats.writes), (0, 48 + 25, 1));
+        assert_eq!((stats.queued_bytes, stats.bytes, stats.writes), (0, 48 + 41, 1));
     });
 }
 
