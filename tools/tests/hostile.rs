@@ -408,5 +408,6 @@ const IDLE_CONNECTIONS: usize = 150;
 /// 64 MiB, and what sockets hold.
 const GREEDY_BYTES_MAX: usize = 128 << 20;
 const GREEDY_TIME: Duration = Duration::from_secs(20);
-const GROWN_BYTES_MAX: u64 = 16 << 20;
+/// Half of what the greedy client may have waiting: its memory goes back, but for what the allocator keeps of it.
+const GROWN_BYTES_MAX: u64 = 32 << 20;
 const LIVE_MAX: Duration = Duration::from_secs(30);

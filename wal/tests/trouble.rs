@@ -502,7 +502,9 @@ fn what_others_leave_beside_segments_stops_nothing_and_stays() {
 fn a_half_made_directory_is_no_damaged_one() {
     let dir = tempfile::tempdir().unwrap();
     drop(Home::create(dir.path(), "test", NodeId(3), 2, BTreeMap::new()).unwrap());
-    std::fs::remove_file(dir.path().join("identity")).unwrap();
+    for left in ["identity", "openings"] {
+        std::fs::remove_file(dir.path().join(left)).unwrap();
+    }
     std::fs::remove_file(dir.path().join("shard-001/manifest")).unwrap();
     let node = inspect::Node::look(dir.path()).unwrap();
     let labels: Vec<_> = node.findings.iter().map(|found| (found.label, found.damage)).collect();

@@ -114,7 +114,7 @@ pub const ALL: &[Bug] = &[
     ),
     bug(
         "never_told_overdue",
-        60,
+        1_000,
         "who waits for what no majority has room for waits for ever (W10)",
     ),
     bug(

@@ -226,6 +226,11 @@ impl Ghost {
         replica.and_then(|replica| replica.lost.as_ref()).is_some_and(|lost| !lost.is_told)
     }
 
+    /// True if the replica has lost what it acknowledged, as far as anybody could tell.
+    pub(super) fn has_lost(&self, node: NodeId, group: GroupId) -> bool {
+        self.replicas.get(&(node, group)).is_some_and(|replica| replica.lost.is_some())
+    }
+
     /// True if the replica has lost what it acknowledged, and its machine is at an entry that its log has no more: an older
     /// one that the lost end had replaced stands there again, and a machine says its place without a term.
     pub(super) fn is_at_replaced_entry(&self, node: NodeId, group: GroupId, at: LogIndex) -> bool {

@@ -52,6 +52,12 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                 )
             })
         }
+        // Of what was carried forward, a lost end has the copies, and what they were made of is gone.
+        Event::Recovered { node, group, has_lost, .. }
+            if *has_lost || ghost.has_lost(*node, *group) =>
+        {
+            Ok(())
+        }
         Event::Recovered { node, group, state, .. } => {
             let (commit, log) = (state.hard_state.commit, state.log.len());
             in_order(state, &state.log)
