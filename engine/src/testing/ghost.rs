@@ -155,6 +155,8 @@ pub(super) struct Ghost {
     pub(super) leaders: BTreeMap<(GroupId, Term), NodeId>,
     /// The first time anyone called them committed, in log order.
     pub(super) committed: BTreeMap<GroupId, Vec<Mark>>,
+    /// In which term that was.
+    pub(super) committed_in: BTreeMap<GroupId, Vec<Term>>,
     /// Every entry any log ever held, and the term of the one before it.
     pub(super) entries: BTreeMap<(GroupId, LogIndex, Term), (u32, Term)>,
     /// What machines made of commands.
@@ -193,6 +195,7 @@ impl Ghost {
             replicas: BTreeMap::new(),
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
+            committed_in: BTreeMap::new(),
             entries: BTreeMap::new(),
             applied: BTreeMap::new(),
             reached: BTreeMap::new(),
@@ -523,6 +526,8 @@ impl Ghost {
         let known = committed.len();
         if let Some(news) = log.get(known..count(status.commit)) {
             committed.extend_from_slice(news);
+            let terms = self.committed_in.entry(group).or_default();
+            terms.extend(std::iter::repeat_n(status.term, news.len()));
         }
     }
 }

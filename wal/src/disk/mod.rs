@@ -25,9 +25,11 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+#[cfg(feature = "sim")]
+pub(crate) use files::TEMPORARY_SUFFIX;
 pub(crate) use files::{
-    CORRUPT_SUFFIX, MANIFEST_NAME, TEMPORARY_SUFFIX, atomic_write, is_nearly_a_segments,
-    is_temporary, segment_name, segment_of, sync_dir,
+    CORRUPT_SUFFIX, MANIFEST_NAME, atomic_write, is_nearly_a_segments, is_temporary, segment_name,
+    segment_of, sync_dir,
 };
 pub use scan::{Scan, Scanned};
 

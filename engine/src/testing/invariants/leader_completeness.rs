@@ -14,7 +14,9 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
         return Ok(());
     }
     let Some(committed) = ghost.committed.get(group) else { return Ok(()) };
-    for (at, mark) in committed.iter().enumerate().filter(|(_, mark)| mark.term < status.term) {
+    // One that is elected late, by votes of a term that others have left, need not have what they committed since.
+    let terms = &ghost.committed_in[group];
+    for (at, mark) in committed.iter().enumerate().filter(|(at, _)| terms[*at] < status.term) {
         let own = replica.state.log.get(at);
         require(own == Some(mark), || {
             let (index, term) = (at + 1, status.term);
