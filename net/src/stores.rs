@@ -134,7 +134,7 @@ impl PeerStores {
         let Some(theirs) = self.peers.get(&hello.node).and_then(|peer| peer.theirs) else {
             return is_new();
         };
-        if theirs.store != hello.proof.store && !logdrive_raft::bug!("other_store_let_in") {
+        if theirs.store != hello.proof.store {
             // Nothing was ever delivered of a store that was not confirmed: its directory may be made anew.
             return if theirs.confirmed.is_none() { is_new() } else { Err(Refusal::OtherStore) };
         }

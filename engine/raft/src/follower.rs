@@ -62,7 +62,7 @@ impl Raft {
     /// Also for an append of nothing, this waits for the newest write: the entries it acknowledges
     /// may not be durable yet (FAULTS.md M13).
     pub(crate) fn acknowledge(&mut self, to: NodeId, match_index: LogIndex) {
-        if self.is_marked() && !crate::bug!("marked_replica_acknowledges") {
+        if self.is_marked() {
             let result = AppendResult::Taken { match_index };
             return self.promise(to, Message::AppendReply(AppendReply { term: self.term, result }));
         }

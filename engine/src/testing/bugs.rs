@@ -135,11 +135,6 @@ pub const ALL: &[Bug] = &[
         "an open's first batch is written at once: its start record may land without what it stands for (W3)",
     ),
     bug(
-        "restart_keeps_its_segment",
-        1500,
-        "every open takes a segment for good, however little the life before it wrote (bounds)",
-    ),
-    bug(
         "segment_before_the_last_is_durable",
         60,
         "a segment is begun before the last one is durable (rule 8)",
@@ -152,7 +147,7 @@ pub const ALL: &[Bug] = &[
     bug("damage_passed_over", 400, "a damaged batch is left out, and its groups go on (rule 24)"),
     bug("batch_checksum_not_looked_at", 60, "recovery takes a batch whose body fails its checksum"),
     bug("old_terms_ack_counts", 200, "an acknowledgement of an earlier term is counted"),
-    bug("vote_by_durable_log", 200, "votes are decided by the durable log (rule 10)"),
+    bug("vote_by_durable_log", 500, "votes are decided by the durable log (rule 10)"),
     bug(
         "aba_completion",
         400,
@@ -163,8 +158,6 @@ pub const ALL: &[Bug] = &[
         600,
         "a replica that knows it lost what it acknowledged votes (C3)",
     ),
-    bug("marked_replica_acknowledges", 400, "such a replica acknowledges what it takes (C3)"),
-    bug("mark_lifted_too_early", 200, "such a replica does not wait for every voter's term (C3)"),
     bug("recovery_keeps_the_first_vote", 60, "recovery takes the first hard state, not the last"),
     bug(
         "timers_before_frames",
@@ -180,11 +173,6 @@ pub const ALL: &[Bug] = &[
         "forwarded_to_the_wrong_shard",
         60,
         "a frame is forwarded to a shard that does not own its group",
-    ),
-    bug(
-        "other_store_let_in",
-        2_000,
-        "a node whose directory was made anew is let in under its old id (P6)",
     ),
     bug(
         "copy_let_in",

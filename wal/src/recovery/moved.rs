@@ -92,7 +92,7 @@ pub(super) fn moved_from(
     let first = FIRST_BATCH_AT as usize;
     let little = usize::try_from(next_bytes / MOVED_PART).expect("segments fit memory");
     let is_little = survey(bytes, seed, follows, little).is_some_and(|needed| needed <= little);
-    if is_little && !logdrive_raft::bug!("restart_keeps_its_segment") {
+    if is_little {
         return Some(first);
     }
     (!is_direct).then(|| bytes.vouched_for().max(first))
