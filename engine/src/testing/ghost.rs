@@ -349,7 +349,9 @@ impl Ghost {
             Event::Withdrawn { node, group, from, accepted, last } => {
                 let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
                 replica.changes.retain(|change| change.write < from);
-                replica.changes.extend(accepted.cloned());
+                // The number is given again: what the log has of this write stays all the same.
+                let kept = accepted.cloned();
+                replica.changes.extend(kept.map(|kept| Change { write: from.prev(), ..kept }));
                 replica.state = replica.found.clone();
                 for change in &replica.changes {
                     apply(&mut replica.state, change);
