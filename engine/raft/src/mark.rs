@@ -107,6 +107,14 @@ impl Raft {
         }
     }
 
+    /// What is behind the log's end was taken and is withdrawn: a readmitted replica must not acknowledge it.
+    pub(crate) fn note_withdrawn(&mut self) {
+        let last = self.log.last().index;
+        if let Some(mark) = &mut self.mark {
+            mark.taken.1 = mark.taken.1.min(last);
+        }
+    }
+
     /// A marked replica asks whoever has not answered, but no more often than leaders beat, and looks whether it is
     /// readmitted.
     pub(crate) fn seek_readmission(&mut self) {

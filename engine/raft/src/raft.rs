@@ -515,6 +515,7 @@ impl Raft {
     fn on_withdrawn(&mut self, from: WriteId) {
         crate::reached!("entries withdrawn for want of room");
         self.is_hard_state_new |= self.log.withdraw(from);
+        self.note_withdrawn();
         // Whatever was promised since may be about what is gone. To the peers it is a lost message.
         self.promises.clear();
         match &self.state {

@@ -332,3 +332,41 @@ fn a_marked_replica_refuses_its_vote() {
     assert!(c.trace.contains("3->2 VoteReply t2 no"), "{}", c.trace);
     assert!(c.role(n(2)) != Role::Leader, "{}", c.trace);
 }
+
+/// What a marked replica took and then had no room for is gone again: when it is readmitted it must not acknowledge that.
+#[test]
+fn a_readmitted_replica_does_not_acknowledge_what_it_had_no_room_for() {
+    let mut c = with_entries(3, 10);
+    c.crash(n(2), 0);
+    lose_the_end(&mut c, n(3), 6, true);
+    c.pass(100, true);
+    assert!(is_marked(&c, n(3)), "{}", c.trace);
+    let has = c.status(n(3)).last_log;
+    assert!(c.propose(n(1), "no room").is_ok());
+    let is_append = |packet: &common::Packet| matches!(packet.message, Message::AppendEntries(_));
+    while c.collect(n(1)) | c.sync(n(1), usize::MAX) {}
+    while c.deliver(|packet| packet.to == n(3) && is_append(packet)) {}
+    c.collect(n(3));
+    assert!(c.status(n(3)).last_log.index > has.index, "{}", c.trace);
+    let node = c.nodes.get_mut(&n(3)).unwrap();
+    let write = node.writes.pop_back().expect("of the entry").id;
+    node.promises.retain(|promises| promises.after() < write);
+    c.step(n(3), Event::Withdrawn(write));
+    assert_eq!(c.status(n(3)).last_log, has);
+    // The last voter states its term, and nobody gets the entry.
+    c.restart(n(2));
+    for _ in 0..60 {
+        c.pass(1, false);
+        loop {
+            let ids = c.ids();
+            let turn = |c: &mut Cluster, id| c.collect(id) | c.sync(id, usize::MAX) | c.apply(id);
+            let has_worked = ids.into_iter().fold(false, |any, id| any | turn(&mut c, id));
+            c.drop_packets(is_append);
+            if !has_worked & !c.deliver(|_| true) {
+                break;
+            }
+        }
+    }
+    assert!(!is_marked(&c, n(3)), "{}", c.trace);
+    assert!(c.status(n(1)).commit <= has.index, "{}", c.trace);
+}
