@@ -70,6 +70,9 @@ impl Door {
         let answer = self.stores.present(&self.me, hello.node);
         let answer = Hello { shard, lane: hello.lane, ..answer };
         let answer = answer.encode(hello.node);
+        if self.places.has_seen_later(&hello) {
+            return Err(NetError::Refused(Refusal::EarlierLife));
+        }
         let (lease, ended) = self.places.take(&hello);
         Ok(Welcome { hello, answer, lease, ended })
     }
@@ -86,6 +89,11 @@ struct Places {
 }
 
 impl Places {
+    fn has_seen_later(&self, hello: &Hello) -> bool {
+        let seen = self.incarnations.get(&hello.node);
+        seen > Some(&hello.incarnation) && !logdrive_raft::bug!("copy_let_in")
+    }
+
     /// Gives the place of `hello` to its connection. The leases that end are those of an earlier connection in the
     /// same place and of an earlier life of the peer.
     fn take(&mut self, hello: &Hello) -> (LeaseId, Vec<LeaseId>) {

@@ -23,6 +23,10 @@
 //! from before it noted 7 names 6, which the acceptor no longer takes. A crash between any two of the steps leaves the
 //! dialer with a name that the acceptor takes. Of two copies that are both run, each acceptor goes on with one.
 //!
+//! A refusal is believed from whoever answers at a peer's address, and one that is for good marks the directory: a peer
+//! that lies, or another cluster of the same name at that address, can have a node marked until peers prove their names
+//! by keys. A saved change is written on the thread of the shard that greets or dials.
+//!
 //! What it cannot tell: a copy that is put back without the directory having been opened since it was taken; and a peer
 //! which had not met the later opening goes on with the earlier one. Until peers prove their names by keys, whoever gets
 //! to a node before a peer was ever confirmed there can take that peer's name; afterwards nobody who has not read the
@@ -130,6 +134,14 @@ impl PeerStores {
     /// The [`Refusal`].
     pub fn check(&self, hello: &Hello) -> Result<(), Refusal> {
         let noted = hello.proof.noted;
+        // Nobody has noted an opening that is still to come, or another one of the same number.
+        let is_possible = hello.incarnation > 0
+            && noted.is_none_or(|noted| {
+                noted.incarnation < hello.incarnation || noted == hello.opening()
+            });
+        if !is_possible {
+            return Err(Refusal::Malformed);
+        }
         let is_new = || if noted.is_none() { Ok(()) } else { Err(Refusal::Forgotten) };
         let Some(theirs) = self.peers.get(&hello.node).and_then(|peer| peer.theirs) else {
             return is_new();
@@ -171,6 +183,10 @@ impl PeerStores {
             next = Theirs { confirmed: theirs.introduced, introduced: None, ..theirs };
         }
         let meeting = if next.confirmed != Some(opening) {
+            // It never goes back: an earlier opening that is still remembered is one whose hello comes late.
+            if next.latest() >= Some(opening.incarnation) && next.introduced != Some(opening) {
+                return Err(Refusal::EarlierLife);
+            }
             next.introduced = Some(opening);
             Meeting::Introduced
         } else if next == theirs {
@@ -511,6 +527,32 @@ mod tests {
         }
         assert_eq!(b.peers, before.peers);
         assert_eq!(a.dial(&mut b), Ok(()));
+    }
+
+    /// Whoever makes up hellos brings nothing about but refusals.
+    #[test]
+    fn hellos_that_no_directory_says_do_not_turn_an_acceptor_back() {
+        let (_, mut b) = pair();
+        let opening = |incarnation| Some(Opening { incarnation, nonce: incarnation });
+        let said = |incarnation, noted| Hello {
+            node: NodeId(3),
+            incarnation,
+            proof: Proof { store: 300, nonce: incarnation, noted },
+            ..b.hello(&b)
+        };
+        let steps = [
+            (said(7, None), Ok(Meeting::Introduced)),
+            (said(7, opening(7)), Ok(Meeting::Confirmed)),
+            (said(8, opening(7)), Ok(Meeting::Introduced)),
+            (said(7, opening(8)), Err(Refusal::Malformed)),
+            (said(8, opening(8)), Ok(Meeting::Confirmed)),
+            (said(7, opening(7)), Err(Refusal::Copy)),
+            (said(0, None), Err(Refusal::Malformed)),
+            (said(8, Some(Opening { incarnation: 8, nonce: 1 })), Err(Refusal::Malformed)),
+        ];
+        for (hello, wanted) in steps {
+            assert_eq!(b.peers.meet(&hello), wanted, "{hello:?}");
+        }
     }
 
     #[test]

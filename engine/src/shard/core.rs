@@ -238,7 +238,8 @@ impl Shard {
     /// Before anything of a group counts with a member, the two compare what they were founded with.
     fn tell_founding(&mut self, slot: usize, peer: NodeId) {
         let replica = &self.replicas[slot];
-        if peer != self.me && replica.raft.voters().contains(&peer) {
+        // Whoever is no member by this list may be one by another.
+        if peer != self.me {
             self.founding_notices.ask(peer, replica.group, &replica.founding);
         }
     }

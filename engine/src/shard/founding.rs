@@ -27,6 +27,8 @@ pub(super) struct Founding {
     agreed: Vec<NodeId>,
     /// Peers that were not.
     differing: Vec<NodeId>,
+    /// That some differ was logged.
+    has_said: bool,
 }
 
 impl Founding {
@@ -34,7 +36,7 @@ impl Founding {
         let mut sorted = members.to_vec();
         sorted.sort_unstable();
         let digest = checksum(&membership::encode(&sorted));
-        Self { digest, agreed: Vec::new(), differing: Vec::new() }
+        Self { digest, agreed: Vec::new(), differing: Vec::new(), has_said: false }
     }
 
     /// True if what `peer` says counts.
@@ -61,14 +63,14 @@ impl Founding {
 #[derive(Default)]
 pub(super) struct FoundingNotices {
     notices: Vec<(NodeId, GroupId, Message)>,
-    /// Questions among them.
-    asked: HashSet<(NodeId, GroupId)>,
+    /// Questions among them, and answers.
+    said: HashSet<(NodeId, GroupId, bool)>,
 }
 
 impl FoundingNotices {
     /// Says what the group was founded with, and asks the same of `peer`.
     pub(super) fn ask(&mut self, peer: NodeId, group: GroupId, founding: &Founding) {
-        if founding.agreed.contains(&peer) || !self.asked.insert((peer, group)) {
+        if founding.agreed.contains(&peer) {
             return;
         }
         self.say(peer, group, founding, true);
@@ -82,7 +84,11 @@ impl FoundingNotices {
         founding: &mut Founding,
         notice: FoundingNotice,
     ) {
-        if founding.is_told(peer, notice.digest) && notice.digest != founding.digest {
+        let is_news = founding.is_told(peer, notice.digest);
+        if is_news
+            && notice.digest != founding.digest
+            && !std::mem::replace(&mut founding.has_said, true)
+        {
             let (group, node) = (group.get(), peer.get());
             tracing::error!(
                 group,
@@ -96,6 +102,9 @@ impl FoundingNotices {
     }
 
     fn say(&mut self, peer: NodeId, group: GroupId, founding: &Founding, asks: bool) {
+        if !self.said.insert((peer, group, asks)) {
+            return; // Once in a turn is enough.
+        }
         let notice = FoundingNotice { digest: founding.digest, asks };
         self.notices.push((peer, group, Message::Founding(notice)));
     }
@@ -106,7 +115,7 @@ impl FoundingNotices {
 
     /// What is to be said.
     pub(super) fn take(&mut self) -> impl Iterator<Item = (NodeId, GroupId, Message)> {
-        self.asked.clear();
+        self.said.clear();
         self.notices.drain(..)
     }
 }
