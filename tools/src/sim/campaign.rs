@@ -202,7 +202,7 @@ fn report(
         let file = PLACES.iter().find(|(name, _)| name == place).map_or("", |(_, file)| file);
         writeln!(out, "  {count:>10}  {place}  ({file})")?;
     }
-    let holes = coverage.holes();
+    let holes = coverage.holes(*seeds);
     for hole in &holes {
         writeln!(out, "  HOLE: never reached: {hole}")?;
     }
