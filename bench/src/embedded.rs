@@ -44,7 +44,7 @@ pub struct Shape {
 /// What came out.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Report {
-    /// What was run.
+    /// The settings of the run.
     pub shape: Shape,
     /// Commands answered per second, over all nodes.
     pub per_second: f64,

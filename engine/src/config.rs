@@ -61,7 +61,7 @@ pub struct Config {
     /// and one second later ends the process with code 1: a thread that is stuck in the kernel can be neither joined
     /// nor cancelled. `None` never does; then only the embedder can tell. Default 20 s.
     pub stall_fatal: Option<Duration>,
-    /// What a stall over `stall_fatal` ends: the process, or this node alone ([`crate::Node::failure`] tells). A node that
+    /// Whether a stall over `stall_fatal` ends the process, or this node alone ([`crate::Node::failure`] tells). A node that
     /// goes on within its process keeps its directory's lock, and its stuck thread may be that of a state machine that
     /// never came back. Default true.
     pub stall_ends_process: bool,

@@ -656,7 +656,7 @@ impl ShardHost {
     }
 }
 
-/// What writes that wait mean for new ones: no room, if that is what one of them waits for.
+/// The room that waiting writes leave to new ones: none, if one of them waits for room.
 fn held_for(held: &VecDeque<WriteJob>) -> Room {
     let mut reasons = held.iter().map(|job| job.waits_for);
     reasons.find(|why| *why != Room::Behind).unwrap_or(Room::Behind)

@@ -337,8 +337,8 @@ fn d3_a_leader_whose_disk_is_stuck_gives_way_and_may_lead_again() {
         });
         assert!(!promised, "seed {seed}: a promise left a stuck disk");
 
-        // What waited there was committed on the others' disks: it is applied, late. Its client may have been told by
-        // then that the outcome is unknown.
+        // The command that waited there was committed on the others' disks, and is applied late. Its client may have
+        // been told by then that the outcome is unknown.
         trio.nodes[old].is_stuck = false;
         trio.until("all agree", 200, |trio| {
             let applied = [0, 1, 2].map(|at| trio.status(at).unwrap().applied);

@@ -1,6 +1,6 @@
 //! Every bound of a shard, with the arithmetic that relates them.
 //!
-//! What a shard may hold for others, beside its machines and the log's images, all of it whatever peers and clients do:
+//! A shard holds no more than this for others, beside its machines and the log's images, whatever peers and clients do:
 //!
 //! * commands without an answer: `proposal_bytes_max` (256 MiB unless set), of which a turn takes [`TURN_BYTES_MAX`];
 //! * frames: its own connections' [`FRAME_BYTES_MAX`] and one frame, forwarded ones [`FORWARDED_BYTES_MAX`] and one frame

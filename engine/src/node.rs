@@ -398,7 +398,7 @@ impl Drop for Running {
     }
 }
 
-/// What the directory remembers of its peers, with this opening of it.
+/// The record of the peers that the directory keeps, with this opening added.
 fn open_peers(home: &Home, config: &Config) -> Result<PeerStores, OpenError> {
     let identity = home.identity();
     let peers = PeerStores::decode(&home.peers());

@@ -48,7 +48,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) command_bytes_max: usize,
     pub(crate) net_settings: logdrive_net::Settings,
-    /// What this node and its peers know of each other's directories.
+    /// The knowledge that this node and its peers have of each other's directories.
     pub(crate) stores: Arc<Acquaintances>,
     pub(crate) inboxes: Vec<Arc<Inbox>>,
     /// Per shard.

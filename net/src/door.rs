@@ -123,21 +123,10 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ClusterId;
     use crate::stores::{Opening, Proof};
 
     fn hello(node: u64) -> Hello {
-        Hello {
-            cluster: ClusterId::of("blue"),
-            cluster_name: "blue".into(),
-            node: NodeId(node),
-            incarnation: 5,
-            proof: Proof::default(),
-            shard: 3,
-            shards: 4,
-            lane: Lane::Append,
-            client_address: String::new(),
-        }
+        Hello { shard: 3, shards: 4, ..Hello::of(node) }
     }
 
     fn door() -> Door {

@@ -79,6 +79,24 @@ pub struct Hello {
     pub client_address: String,
 }
 
+#[cfg(test)]
+impl Hello {
+    /// For tests: the node of that number, of one shard, in its fifth life, with no proof.
+    pub(crate) fn of(node: u64) -> Self {
+        Self {
+            cluster: ClusterId::of("blue"),
+            cluster_name: "blue".into(),
+            node: NodeId(node),
+            incarnation: 5,
+            proof: Proof::default(),
+            shard: 0,
+            shards: 1,
+            lane: Lane::Append,
+            client_address: String::new(),
+        }
+    }
+}
+
 impl Hello {
     /// Says which field is not within its bounds, if any.
     ///
@@ -546,15 +564,11 @@ mod tests {
 
     fn hello() -> Hello {
         Hello {
-            cluster: ClusterId::of("blue"),
-            cluster_name: "blue".into(),
-            node: NodeId(2),
-            incarnation: 5,
             proof: Proof { store: 7, nonce: 8, noted: Some(Opening { incarnation: 4, nonce: 9 }) },
             shard: 1,
             shards: 4,
-            lane: Lane::Append,
             client_address: "10.0.0.2:6379".into(),
+            ..Hello::of(2)
         }
     }
 

@@ -129,12 +129,12 @@ thread_local! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ClusterId, LaneQueue, Sent};
+    use crate::{LaneQueue, Sent};
     use logdrive_raft::{Heartbeat, LogId, LogIndex, Term};
     use std::cell::{Cell, RefCell};
     use std::io::Write;
 
-    /// Whoever takes the frames, and replaces their connection when it has taken so many.
+    /// Takes the frames, and replaces their connection after so many.
     struct Taker {
         lease: RefCell<Option<watch::Sender<()>>>,
         delivered: Cell<u32>,
@@ -156,17 +156,7 @@ mod tests {
     }
 
     fn hello() -> Hello {
-        Hello {
-            cluster: ClusterId::of("blue"),
-            cluster_name: "blue".into(),
-            node: NodeId(2),
-            incarnation: 5,
-            proof: crate::stores::Proof::default(),
-            shard: 0,
-            shards: 1,
-            lane: Lane::Liveness,
-            client_address: String::new(),
-        }
+        Hello { lane: Lane::Liveness, ..Hello::of(2) }
     }
 
     /// A peer's end of a connection, the connection, and whoever takes its frames.

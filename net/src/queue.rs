@@ -200,24 +200,11 @@ const IDLE_BUFFER_BYTES_MIN: usize = 16 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ClusterId;
     use bytes::Bytes;
-    use logdrive_raft::{
-        AppendEntries, Entry, EntryBatch, EntryKind, LogId, LogIndex, NodeId, Term,
-    };
+    use logdrive_raft::{AppendEntries, Entry, EntryBatch, EntryKind, LogId, LogIndex, Term};
 
     fn hello(node: u64) -> Hello {
-        Hello {
-            cluster: ClusterId::of("blue"),
-            cluster_name: "blue".into(),
-            node: NodeId(node),
-            incarnation: 1,
-            proof: crate::stores::Proof::default(),
-            shard: 0,
-            shards: 1,
-            lane: Lane::Append,
-            client_address: String::new(),
-        }
+        Hello { incarnation: 1, ..Hello::of(node) }
     }
 
     fn queue(settings: &Settings) -> LaneQueue {

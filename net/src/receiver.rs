@@ -96,21 +96,11 @@ const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ClusterId, LaneQueue, Sent};
-    use logdrive_raft::{Heartbeat, LogId, LogIndex, NodeId, Term};
+    use crate::{LaneQueue, Sent};
+    use logdrive_raft::{Heartbeat, LogId, LogIndex, Term};
 
     fn hello() -> Hello {
-        Hello {
-            cluster: ClusterId::of("blue"),
-            cluster_name: "blue".into(),
-            node: NodeId(2),
-            incarnation: 5,
-            proof: crate::stores::Proof::default(),
-            shard: 0,
-            shards: 1,
-            lane: Lane::Liveness,
-            client_address: String::new(),
-        }
+        Hello { lane: Lane::Liveness, ..Hello::of(2) }
     }
 
     fn receiver() -> Receiver {

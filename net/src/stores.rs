@@ -1,5 +1,5 @@
-//! What a node and its peers know of each other's directories: so that a node that lost its directory, or came back with
-//! an old copy of it, is told from the node that its peers know. No I/O; each change is kept by the owner's `save`.
+//! The record that nodes keep of each other's directories: by it a node that lost its directory, or came back with an
+//! old copy of it, is told from the node that its peers know. No I/O; each change is kept by the owner's `save`.
 //!
 //! In:     the [`Hello`]s of both directions, and one call per opening of the directory.
 //! Out:    [`Meeting`] or the [`Refusal`] of a peer; the proofs that our own hellos carry.
@@ -27,8 +27,8 @@
 //! that lies, or another cluster of the same name at that address, can have a node marked until peers prove their names
 //! by keys. A saved change is written on the thread of the shard that greets or dials.
 //!
-//! What it cannot tell: a copy that is put back without the directory having been opened since it was taken; and a peer
-//! which had not met the later opening goes on with the earlier one. Until peers prove their names by keys, whoever gets
+//! The record cannot tell a copy that is put back without the directory having been opened since it was taken; and a
+//! peer which had not met the later opening goes on with the earlier one. Until peers prove their names by keys, whoever gets
 //! to a node before a peer was ever confirmed there can take that peer's name; afterwards nobody who has not read the
 //! peer's directory or its connections can.
 
@@ -49,7 +49,7 @@ pub struct Opening {
     pub nonce: u64,
 }
 
-/// What a hello says about the directory of its sender.
+/// The part of a hello that is about the directory of its sender.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Proof {
     /// The directory's number.
@@ -77,7 +77,7 @@ pub enum Meeting {
     Introduced,
 }
 
-/// What a node remembers of its peers' directories and of what they remember of its own.
+/// A node's record of its peers' directories, and of the openings of its own that they remember.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PeerStores {
     peers: BTreeMap<NodeId, Peer>,
@@ -121,7 +121,7 @@ impl PeerStores {
         }
     }
 
-    /// What a hello of ours says to `peer`.
+    /// The proof that a hello of ours carries to `peer`.
     fn proof(&self, store: u128, peer: NodeId) -> Proof {
         let known = self.peers.get(&peer).copied().unwrap_or_default();
         let nonce = known.ours.map_or(0, |opening| opening.nonce);
@@ -178,7 +178,7 @@ impl PeerStores {
         let before = peer.theirs.filter(|theirs| theirs.store == store);
         let theirs = before.unwrap_or(Theirs { store, confirmed: None, introduced: None });
         let mut next = theirs;
-        // What the peer has noted it will name, or a later one, whatever happens to it: nothing older is needed any more.
+        // A peer always names the opening that it has noted last: nothing older is needed any more.
         if theirs.introduced.is_some() && theirs.introduced == hello.proof.noted {
             next = Theirs { confirmed: theirs.introduced, introduced: None, ..theirs };
         }
@@ -224,7 +224,7 @@ impl PeerStores {
         bytes
     }
 
-    /// What [`Self::encode`] wrote; nothing at all is a node that knows no peer. `None` for other bytes.
+    /// Reads the bytes that [`Self::encode`] wrote; no bytes stand for a node that knows no peer. `None` for other bytes.
     #[must_use]
     pub fn decode(mut bytes: &[u8]) -> Option<Self> {
         if !bytes.len().is_multiple_of(PEER_BYTES) || bytes.len() > PEER_STORES_BYTES_MAX {
@@ -365,7 +365,6 @@ const PEER_BYTES: usize = 8 + 16 + 1 + 4 * 16;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ClusterId, Lane};
     use proptest::prelude::*;
 
     /// A node's directory, as it can be copied, and what a process of it says.
@@ -385,22 +384,16 @@ mod tests {
 
         fn open(&mut self, nonce: u64) {
             self.incarnation += 1;
-            // What is on disk is what a process reads.
+            // A process reads the bytes that are on disk.
             self.peers = PeerStores::decode(&self.peers.encode()).expect("its own bytes");
             self.peers.open(self.incarnation, [NodeId(1), NodeId(2), NodeId(3)], &mut || nonce);
         }
 
         fn hello(&self, to: &Self) -> Hello {
             Hello {
-                cluster: ClusterId::of("blue"),
-                cluster_name: "blue".into(),
-                node: self.node,
                 incarnation: self.incarnation,
                 proof: self.peers.proof(self.store, to.node),
-                shard: 0,
-                shards: 1,
-                lane: Lane::Append,
-                client_address: String::new(),
+                ..Hello::of(self.node.get())
             }
         }
 
@@ -522,14 +515,14 @@ mod tests {
             },
         ] {
             let known = forged.proof.noted == a.hello(&b).proof.noted;
-            // Whoever knows what a and b alone know is a, as far as b can tell.
+            // A sender that knows the secret of a and b is a, as far as b can tell.
             assert!(known || b.peers.meet(&forged).is_err(), "{forged:?}");
         }
         assert_eq!(b.peers, before.peers);
         assert_eq!(a.dial(&mut b), Ok(()));
     }
 
-    /// Whoever makes up hellos brings nothing about but refusals.
+    /// Made-up hellos bring about nothing but refusals.
     #[test]
     fn hellos_that_no_directory_says_do_not_turn_an_acceptor_back() {
         let (_, mut b) = pair();

@@ -59,7 +59,7 @@ fn hello(node: NodeId) -> Hello {
     }
 }
 
-/// What a node of one life knows of the others.
+/// The record that a node of one life keeps of the others.
 fn stores() -> Arc<Acquaintances> {
     Arc::new(Acquaintances::forgetful(1, &[A, B]))
 }
@@ -110,7 +110,7 @@ struct Node {
     meter: Arc<InboundMeter>,
     ends: Rc<RefCell<Vec<NetError>>>,
     accepted: Rc<RefCell<Vec<Accepted>>>,
-    /// What outlives the listening, as a directory does.
+    /// Outlives the listener, as a directory does.
     stores: Arc<Acquaintances>,
     task: JoinHandle<()>,
 }

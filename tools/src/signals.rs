@@ -44,7 +44,7 @@ impl Signals {
     }
 }
 
-/// What the kernel says of a process: the signals it ignores, as a number of which bit 0 is SIGHUP.
+/// The signals that a process ignores, as the kernel lists them, as a number of which bit 0 is SIGHUP.
 fn ignores_hangup(status: &str) -> bool {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|m| m & 1 == 1)

@@ -1,4 +1,4 @@
-//! What real nodes owe to clients of every kind: many, idle, greedy, vanished, of the other family of addresses.
+//! Real nodes and clients of every kind: many, idle, greedy, vanished, of the other family of addresses.
 //!
 //! In:     real nodes; sockets that speak RESP by hand.
 //! Out:    nothing but failures; SKIPPED where this machine has no IPv6.
@@ -96,7 +96,7 @@ fn clients_that_say_nothing_are_asked_and_may_have_a_limit() {
         timer == KEEPALIVE_TIMER
     });
     assert!(found, "the timer of the node's end of a client's connection is {timer:?}");
-    // Whoever asks now and then stays, for twice as long as the silent one has.
+    // A client that asks now and then stays, for twice as long as the silent one has.
     let mut lively = node.connect();
     let mut beats = 0;
     let gone = eventually(LIVE_MAX, || {

@@ -66,7 +66,7 @@ fn bad_bytes_on_both_ports_cost_a_connection_and_nothing_else() {
     report(format_args!("  {} MiB were taken of a client that reads nothing", taken >> 20));
 
     for (at, node) in cluster.nodes.iter().enumerate() {
-        // What a client that was cut off had sent is free at once, and goes back to the system with later requests.
+        // The memory of a client that was cut off is free at once, and goes back to the system with later requests.
         let mut grown = 0;
         support::eventually(Duration::from_secs(10), || {
             let mut wire = node.connect();

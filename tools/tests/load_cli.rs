@@ -375,11 +375,11 @@ struct Server {
     writes: Arc<std::sync::atomic::AtomicU64>,
 }
 
-/// What a server is like, beside its answers to writes.
+/// A server, but for its answers to writes.
 #[derive(Clone, Copy)]
 struct Like {
     host: &'static str,
-    /// What every value must have.
+    /// The bytes that every value must have.
     value_bytes: Option<usize>,
     /// Its answer to `INFO`; an error if there is none.
     info: &'static str,

@@ -53,7 +53,7 @@ fn redis_cli_reads_and_writes_through_any_node() {
         assert!(cli(&["DEL", "a", "b"]).starts_with("CROSSSLOT"));
         assert!(cli(&["NONSENSE"]).starts_with("ERR"));
     }
-    // What an operator asks first; it asks every node for its keys, by DBSIZE.
+    // The check that an operator runs first; it asks every node for its number of keys, by DBSIZE.
     let place = cluster.nodes[1].client.to_string();
     let mut text = String::new();
     let checked = eventually(LIVE_MAX, || {

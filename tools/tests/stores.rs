@@ -18,7 +18,7 @@ fn p6_a_directory_made_anew_under_a_known_id_costs_no_acknowledged_write() {
     let dir = directory();
     let mut cluster = Cluster::start(dir.path(), 8, 256 << 10);
     let keys = cluster.key_per_group("p6-");
-    // What is written while the third is away, the first and the second alone have.
+    // Only the first and the second have the keys that are written while the third is away.
     assert!(cluster.nodes[2].stop().success());
     cluster.write_to_all(&keys, "kept", LIVE_MAX);
     cluster.nodes[0].kill();

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Whose directory it is. Written once; the incarnation is in a file of its own (`openings.rs`).
+/// The owner of a directory. Written once; the incarnation is in a file of its own (`openings.rs`).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Identity {
     /// The cluster's name, at most 128 bytes.
@@ -239,7 +239,7 @@ impl Home {
         shard_dir(&self.dir, shard)
     }
 
-    /// What [`Self::keep_peers`] kept last; empty if it never did.
+    /// The bytes that [`Self::keep_peers`] kept last; empty if there are none.
     #[must_use]
     pub fn peers(&self) -> Vec<u8> {
         self.openings().now().peers.clone()

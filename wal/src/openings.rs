@@ -26,7 +26,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// What the file says.
+/// The content of the file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Openings {
     number: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Openings {
     pub(crate) incarnation: u64,
     /// Why it must not be used any more; empty if it may be.
     pub(crate) refusal: String,
-    /// What is known of the peers.
+    /// The record of the peers, which the owner encodes.
     pub(crate) peers: Vec<u8>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Openings {
 #[derive(Debug)]
 pub(crate) struct OpeningsFile {
     file: File,
-    /// What is on disk.
+    /// The content that is on disk.
     now: Openings,
     has_failed: bool,
 }
@@ -61,13 +61,13 @@ impl OpeningsFile {
     /// Opens the file; the inner error is a file that does not hold.
     pub(crate) fn open(dir: &Path) -> io::Result<Result<Self, &'static str>> {
         let file = File::options().read(true).write(true).open(Self::path(dir))?;
-        // What a killed process wrote may be in the page cache alone, and both slots at once must not be.
+        // The last write of a killed process may be in the page cache alone. Both slots must not be there at once.
         file.sync_data()?;
         let read = read(&file)?;
         Ok(read.map(|now| Self { file, now, has_failed: false }))
     }
 
-    /// What is on disk.
+    /// The content that is on disk.
     pub(crate) fn now(&self) -> &Openings {
         &self.now
     }
@@ -91,7 +91,7 @@ impl OpeningsFile {
     }
 }
 
-/// What a directory's file says; the inner error is a file that does not hold. Changes nothing.
+/// The content of a directory's file; the inner error is a file that does not hold. Changes nothing.
 pub(crate) fn peek(dir: &Path) -> io::Result<Result<Openings, &'static str>> {
     read(&File::open(OpeningsFile::path(dir))?)
 }

@@ -142,7 +142,7 @@ pub(crate) struct Replayed {
     pub(crate) next_batch: u64,
     /// What the new segment's start record says.
     pub(crate) start: Start,
-    /// What stands behind it, in the same batch.
+    /// The records that stand behind it, in the same batch.
     pub(crate) moved: Moved,
 }
 

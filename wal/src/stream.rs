@@ -150,9 +150,9 @@ pub struct Wal {
     /// The maker reported no room, and has not yet succeeded again.
     no_space: bool,
     carry: carry::Carry,
-    /// What copies of the victim's records have taken so far.
+    /// Bytes that copies of the victim's records have taken so far.
     carry_taken: u64,
-    /// What batches without entries and copies have taken since the last round for votes began.
+    /// Bytes that batches without entries and copies have taken since the last round for votes began.
     small_bytes: u64,
     /// The round for votes goes on up to this segment.
     round_end: SegmentSeq,
@@ -244,7 +244,7 @@ struct ClosedBatch {
     seq: u64,
     position: Position,
     bytes: Frozen,
-    /// What is still to be written of it: all, but for the batch that an open begins with.
+    /// The part that is still to be written: all of it, but for the batch that an open begins with.
     unwritten: Frozen,
     padding: usize,
     writes: Vec<Durable>,

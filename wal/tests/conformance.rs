@@ -417,7 +417,7 @@ fn w9_a_file_system_without_direct_writes_is_written_and_read_through_the_page_c
             settle(&mut wal);
         }
         drop(wal);
-        // What nobody vouches for is written again, each time.
+        // Batches that nobody vouches for are written again, each time.
         for _ in 0..3 {
             let (wal, recovered) = Wal::open(config(&home, driver)).unwrap();
             assert_eq!(read_all(&wal, &recovered.groups[0]), entries(1, 1, 1, 600, 700));

@@ -401,7 +401,7 @@ impl<'a> History<'a> {
         self.wal = Some(wal);
     }
 
-    /// Whatever is given up, no room is needed for that.
+    /// Giving a segment up needs no room.
     fn give_back_on_a_full_disk(&mut self) {
         if self.trouble {
             return;

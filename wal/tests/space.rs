@@ -348,18 +348,24 @@ fn w9_a_log_at_its_quota_refuses_entries_keeps_votes_going_and_heals() {
     assert_eq!(recovered.groups[1].hard_state, hard_state(25, 1, 0));
 }
 
-/// W5 of the second reading: half a segment of votes, a block each, and at its quota the log took no more of them, for
-/// only the oldest segment is ever given up, and all of it lived.
-#[test]
-fn w9_a_log_at_its_quota_takes_votes_for_ever() {
-    let mut sim = Sim::new(2);
-    let quota = 8 * sim.config.segment_bytes;
-    sim.config.log_bytes_max = Some(quota);
+/// A log of eight segments at most, written to until it takes no more entries; all of them live.
+fn full_to_its_quota(seed: u64) -> (Sim, Wal, Busy) {
+    let mut sim = Sim::new(seed);
+    sim.config.log_bytes_max = Some(8 * sim.config.segment_bytes);
     let (mut wal, _) = sim.open();
     let mut busy = Busy::new(1);
     while busy.write(&mut wal, 1, 2000).is_ok() {
         give_back(&sim, &mut wal);
     }
+    (sim, wal, busy)
+}
+
+/// W5 of the second reading: half a segment of votes, a block each, and at its quota the log took no more of them, for
+/// only the oldest segment is ever given up, and all of it lived.
+#[test]
+fn w9_a_log_at_its_quota_takes_votes_for_ever() {
+    let (sim, mut wal, busy) = full_to_its_quota(2);
+    let quota = sim.config.log_bytes_max.expect("it has one");
     let last = LogIndex(busy.next - 1);
     let mut term = 0;
     for restarts in 0..3 {
@@ -424,14 +430,8 @@ fn w10_three_logs_at_their_quotas_refuse_read_and_heal() {
 
 #[test]
 fn a_log_opened_again_and_again_at_its_quota_can_still_vote_release_and_heal() {
-    let mut sim = Sim::new(4);
-    let quota = 8 * sim.config.segment_bytes;
-    sim.config.log_bytes_max = Some(quota);
-    let (mut wal, _) = sim.open();
-    let mut busy = Busy::new(1);
-    while busy.write(&mut wal, 1, 2000).is_ok() {
-        give_back(&sim, &mut wal);
-    }
+    let (sim, mut wal, mut busy) = full_to_its_quota(4);
+    let quota = sim.config.log_bytes_max.expect("it has one");
     for term in 1..15 {
         if term % 2 == 0 {
             sim.platter.crash()
@@ -623,7 +623,7 @@ fn w4_a_disk_full_to_its_last_block_gives_space_back() {
     assert!(wal.metrics().retired > 10, "{:?}", wal.usage());
 }
 
-/// What fitted the segments it was written into, and fits none of a later open's, is there like any other, and is carried.
+/// A record that fits no segment of a later open is there like any other, and is carried.
 fn opens_with_smaller_segments(append: &Append<'_>) {
     let mut sim = Sim::new(5);
     sim.config.segment_bytes = 16 << 20;

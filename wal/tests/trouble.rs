@@ -413,7 +413,7 @@ fn p6_c5_a_directory_without_an_identity_is_refused() {
     assert!(matches!(Home::open(&path), Err(HomeError::Missing(_))));
 }
 
-/// What is remembered of peers outlives the process, and a directory that they refused is opened no more, nor its copies.
+/// The record of the peers outlives the process, and a directory that they refused is opened no more, nor its copies.
 #[test]
 fn p6_c7_a_refused_directory_says_so_for_ever() {
     let dir = tempfile::tempdir().unwrap();
@@ -483,7 +483,7 @@ fn what_others_leave_beside_segments_stops_nothing_and_stays() {
     let files = [".nfs000000000abc", ".0000000001.seg.swp", "notes.txt", "y.tmp", "1.tmp"];
     dirs.iter().for_each(|name| std::fs::create_dir(shard.join(name)).unwrap());
     files.iter().for_each(|name| std::fs::write(shard.join(name), b"mine").unwrap());
-    // What is the log's own, and half made, goes.
+    // Files of the log itself that are half made are removed.
     let own = ["0000000007.tmp", "0000000007.free.tmp", "probe.tmp"];
     own.iter().for_each(|name| std::fs::write(shard.join(name), b"").unwrap());
     for index in 1..4 {

@@ -10,7 +10,7 @@ use crate::raft::{State, TERM_MAX};
 use crate::{LogId, Message, NodeId, PreVote, PreVoteReply, Raft, RequestVote, VoteReply};
 use alloc::vec::Vec;
 
-/// Who has answered, and what.
+/// The voters that have answered, each with its answer.
 #[derive(Debug, Default)]
 pub(crate) struct Tally(Vec<(NodeId, bool)>);
 
@@ -128,7 +128,7 @@ impl Raft {
             return;
         }
         let is_up_to_date = m.last_log.is_up_to_date_with(self.voters_log());
-        // Who has resigned could not make the vote durable that would have to follow.
+        // A resigned replica could not make the vote durable that would have to follow.
         let granted = m.term > self.term
             && !self.is_resigned
             && (!self.is_marked() || crate::bug!("marked_replica_votes"))

@@ -198,7 +198,7 @@ impl Raft {
         }
     }
 
-    /// What is on its way to a peer without room comes to nothing: it is sent again once there is room, and not before.
+    /// Entries on their way to a peer without room are lost: they are sent again once the peer has room, and not before.
     pub(crate) fn on_room(&mut self, id: NodeId, has_room: bool) {
         self.without_room.retain(|peer| *peer != id);
         if has_room || !self.config.voters.contains(&id) {

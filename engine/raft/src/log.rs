@@ -253,8 +253,8 @@ impl Log {
     /// was not handed out yet. The commit index goes back to what is left: a later leader says it again. True if there
     /// was a hard state among the writes.
     ///
-    /// What a write would have replaced may still be on the disk, behind the new end. That does no harm: nothing of it
-    /// is counted on, and the next entries replace it there.
+    /// Entries that a withdrawn write would have replaced may still be on the disk, behind the new end. They do no harm:
+    /// the replica does not count on them, and the next entries replace them there.
     pub(crate) fn withdraw(&mut self, from: WriteId) -> bool {
         assert!(from > WriteId::ZERO && from <= self.newest_write, "write {from:?} is unknown");
         let at = self.writes.partition_point(|write| write.id < from);

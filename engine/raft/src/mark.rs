@@ -32,13 +32,14 @@
 //!   e. So L has e before its term's first entry (paper §5.4.3), and R has all up to an entry of that term. If T is t,
 //!   then L itself committed e before it answered, and R has all up to the commit index of the answer.
 //!
-//! What it does not cover. A loss that no living leader knows of: the leader to which R acknowledged is gone, or has
-//! not been heard before R votes, or leads no more. A newly elected leader knows nothing of acknowledgements to others.
-//! (A replica that distrusted itself after every restart would cost a group its leader whenever the power of all
-//! nodes fails.) A second loss that takes the mark itself, unless a leader knows better again. A group of one, which
-//! nobody tells. When several replicas of a group lost something, all of this holds as long as a majority did not; a
-//! group of whose replicas a majority is marked commits nothing, rather than losing more, unless its leader has
-//! committed an entry of its term before. While another voter is away for good, a marked replica stays marked.
+//! The mark does not cover everything. A loss that no living leader knows of: the leader to which R acknowledged is
+//! gone, or has not been heard before R votes, or leads no more. A newly elected leader knows nothing of
+//! acknowledgements to others. (A replica that distrusted itself after every restart would cost a group its leader
+//! whenever the power of all nodes fails.) A second loss that takes the mark itself, unless a leader knows better
+//! again. A group of one, which nobody tells. When several replicas of a group lost something, all of this holds as
+//! long as a majority did not; a group of whose replicas a majority is marked commits nothing, rather than losing
+//! more, unless its leader has committed an entry of its term before. While another voter is away for good, a marked
+//! replica stays marked.
 //!
 //! A leader that lies can have a good replica marked. Nothing in rule 4 depends on what it claimed, so the mark heals by
 //! itself, as long as every voter answers: the liar too, and one that claims again and again marks again and again.
@@ -52,7 +53,7 @@ use crate::{LogIndex, Marked, Message, NodeId, Raft, Term, TermStated, Ticks};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-/// What a marked replica has found out since the mark, or since its last restart.
+/// The knowledge that a marked replica has gained since the mark, or since its last restart.
 #[derive(Debug)]
 pub(crate) struct Mark {
     /// Names its questions.
@@ -95,7 +96,7 @@ impl Raft {
             self.mark = Some(Box::new(Mark::new(self.next_random())));
         }
         let mark = self.mark.as_mut().expect("it is marked");
-        // Whatever it answered before, it goes on counting something: it is asked again, and at once.
+        // The leader still counts what this replica lacks, despite any earlier answer, so it is asked again at once.
         mark.answers.retain(|answer| answer.from != leader);
         mark.asked_at = None;
     }
@@ -107,7 +108,7 @@ impl Raft {
         }
     }
 
-    /// What is behind the log's end was taken and is withdrawn: a readmitted replica must not acknowledge it.
+    /// Entries behind the log's end were taken and then withdrawn: a readmitted replica must not acknowledge them.
     pub(crate) fn note_withdrawn(&mut self) {
         let last = self.log.last().index;
         if let Some(mark) = &mut self.mark {

@@ -27,7 +27,7 @@ pub enum Message {
     HeartbeatReply(HeartbeatReply),
     /// Whether the sender's log takes entries. For the host: [`crate::Raft`] is told by [`crate::Event::Room`].
     Room(RoomNotice),
-    /// What the sender's replica was founded with. For the host, which compares it before anything else is heard.
+    /// The members that the sender's replica was founded with. For the host, which compares it before anything else is heard.
     Founding(FoundingNotice),
     /// "I lack entries that I acknowledged. Which term are you in?" Changes no term (FAULTS.md C3).
     Marked(Marked),
@@ -150,7 +150,7 @@ pub struct FoundingNotice {
 /// and the group that it is addressed to is one of that shard's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RoomNotice {
-    /// What it says.
+    /// The statement or the question.
     pub says: RoomSays,
     /// The shard whose log it is; of the receiver if it is a question.
     pub shard: u32,
@@ -158,7 +158,7 @@ pub struct RoomNotice {
     pub shards: u32,
 }
 
-/// What a [`RoomNotice`] says.
+/// The statement of a [`RoomNotice`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RoomSays {
     /// "Do you take entries again?"
@@ -173,7 +173,7 @@ pub enum RoomSays {
 
 /// A replica that lacks what it acknowledged asks a voter for its term. A promise: the sender's mark is durable.
 ///
-/// Whoever receives it counts nothing more on acknowledgements that the sender gave before.
+/// The receiver no longer counts acknowledgements that the sender gave before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Marked {
     /// The sender's term.

@@ -192,7 +192,7 @@ impl Progress {
         self.probe_from(next, true);
     }
 
-    /// What is in flight was dropped for want of room. Where the logs meet is known all the same.
+    /// The entries in flight were dropped for want of room. The place where the logs meet is known all the same.
     pub(crate) fn hold_back(&mut self) {
         if self.pace == Pace::Replicate {
             self.next_index = self.match_index.next();

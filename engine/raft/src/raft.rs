@@ -516,7 +516,7 @@ impl Raft {
         crate::reached!("entries withdrawn for want of room");
         self.is_hard_state_new |= self.log.withdraw(from);
         self.note_withdrawn();
-        // Whatever was promised since may be about what is gone. To the peers it is a lost message.
+        // A promise made since may be about an entry that is gone. To the peers a dropped promise is a lost message.
         self.promises.clear();
         match &self.state {
             State::Leader(_) if crate::bug!("withdrawn_without_the_leadership") => {}

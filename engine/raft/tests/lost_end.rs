@@ -333,7 +333,7 @@ fn a_marked_replica_refuses_its_vote() {
     assert!(c.role(n(2)) != Role::Leader, "{}", c.trace);
 }
 
-/// What a marked replica took and then had no room for is gone again: when it is readmitted it must not acknowledge that.
+/// Entries that a marked replica took and then had no room for are gone: once readmitted, it must not acknowledge them.
 #[test]
 fn a_readmitted_replica_does_not_acknowledge_what_it_had_no_room_for() {
     let mut c = with_entries(3, 10);

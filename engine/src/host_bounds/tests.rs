@@ -1,4 +1,4 @@
-//! What a shard holds for others has bounds, and is given back.
+//! Memory that a shard holds for others has bounds, and is given back.
 //!
 //! In:     a follower that is slow; commands that are refused, done, or never known.
 //! Out:    nothing but failures.
@@ -113,7 +113,8 @@ fn what_a_slow_follower_makes_a_shard_hold_is_bounded_and_copied_in_parts() {
     assert!(!shard.own_tails(), "copied once more");
 }
 
-/// What is counted as waiting is given back whatever becomes of it: else a shard that has refused enough takes nothing.
+/// A command that is counted as waiting is given back whatever its outcome: else a shard that has refused enough
+/// commands takes no more.
 #[test]
 fn commands_that_were_refused_or_are_unknown_count_no_more() {
     let mut trio = Trio::new(3);

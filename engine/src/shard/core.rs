@@ -238,7 +238,7 @@ impl Shard {
     /// Before anything of a group counts with a member, the two compare what they were founded with.
     fn tell_founding(&mut self, slot: usize, peer: NodeId) {
         let replica = &self.replicas[slot];
-        // Whoever is no member by this list may be one by another.
+        // A node that is no member by this list may be a member by the list of another replica.
         if peer != self.me {
             self.founding_notices.ask(peer, replica.group, &replica.founding);
         }
@@ -332,8 +332,8 @@ impl Shard {
         self.replicas[slot as usize].raft.status().last_log.index
     }
 
-    /// Whoever has waited for [`limits::ANSWER_ELECTIONS`] election timeouts is told that the outcome is unknown: its
-    /// entry reaches no majority, though the leader is heard.
+    /// A client that has waited for [`limits::ANSWER_ELECTIONS`] election timeouts is told that the outcome is unknown:
+    /// its entry reaches no majority, though the leader is heard.
     pub(crate) fn tell_overdue(&mut self, answers: &mut Vec<Answer>) {
         if self.now < self.overdue_at {
             return;
@@ -431,7 +431,7 @@ impl Shard {
         self.step(slot, Event::Message { from, message });
     }
 
-    /// What a peer was founded with, or that it has not said it yet: then nothing else counts.
+    /// Takes in the members that a peer was founded with, or asks for them: before that, no other message counts.
     #[cold]
     fn compare_founding(&mut self, slot: u32, from: NodeId, message: &Message) {
         if !self.peers.contains(&from) {

@@ -3,8 +3,8 @@
 //!
 //! In:     groups that begin, peers that come into reach, messages of peers that have not said it yet, what they say.
 //! Out:    notices; whether a peer's messages are heard.
-//! Cost:   a notice to each member when a group begins or a member comes into reach, until it is answered; then a look at
-//!         a short list for each message.
+//! Cost:   a notice to each other node when a group begins or a node comes into reach, until that node has agreed; then
+//!         a look at a short list for each message.
 //! Fails:  a notice that is lost is asked for again by whoever drops a message for want of it. Where the founding differs,
 //!         both sides say so, once, and neither hears the other in that group.
 //! Source: FAULTS.md M1 to M3 (two majorities must not be of different sets), P6.
@@ -59,7 +59,7 @@ impl Founding {
     }
 }
 
-/// What is to be said of foundings, by all groups of a shard.
+/// The founding notices that all groups of a shard have to send.
 #[derive(Default)]
 pub(super) struct FoundingNotices {
     notices: Vec<(NodeId, GroupId, Message)>,
@@ -113,7 +113,7 @@ impl FoundingNotices {
         self.notices.is_empty()
     }
 
-    /// What is to be said.
+    /// The notices to send.
     pub(super) fn take(&mut self) -> impl Iterator<Item = (NodeId, GroupId, Message)> {
         self.said.clear();
         self.notices.drain(..)

@@ -55,7 +55,7 @@ pub(crate) struct Answer {
     /// `None` if it was told before that the outcome is unknown: only the budget is given back.
     pub(crate) sink: Option<Arc<dyn Completions>>,
     pub(crate) token: u64,
-    /// What is given back to the budget: the command and its bytes, or nothing yet.
+    /// The room to give back to the budget: the command and its bytes, or nothing yet.
     pub(crate) commands: usize,
     pub(crate) bytes: usize,
     pub(crate) outcome: Outcome,
@@ -196,7 +196,7 @@ impl Proposals {
         self.settle_unless(stays, "leadership moved before the commit", answers);
     }
 
-    /// Whoever waits for an entry that was proposed at `before` or earlier is told that its outcome is unknown. The entry
+    /// A client that waits for an entry proposed at `before` or earlier is told that its outcome is unknown. The entry
     /// may still be committed, so it goes on counting against the budget.
     pub(super) fn tell_overdue(&mut self, before: Ticks, answers: &mut Vec<Answer>) {
         if logdrive_raft::bug!("never_told_overdue") {

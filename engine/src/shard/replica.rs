@@ -75,7 +75,7 @@ pub(super) struct Replica {
     pub(super) has_met_too_large: bool,
     /// Its machine failed, or its log lost something: it says and does nothing more here.
     pub(super) stopped: bool,
-    /// What it held in memory when that was last counted.
+    /// Bytes that its log held in memory when they were last counted.
     pub(super) tail_bytes: usize,
     pub(super) view: Arc<GroupView>,
     role: Role,

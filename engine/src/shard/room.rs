@@ -28,7 +28,7 @@ impl FullLog {
     }
 }
 
-/// What is known of room, and is to be said of it.
+/// The logs of peers known to be full, and the notices to send.
 pub(super) struct Rooms {
     /// This log's shard and the node's shards.
     own: (u32, u32),
@@ -124,7 +124,7 @@ impl Rooms {
         !self.notices.is_empty()
     }
 
-    /// What is to be said.
+    /// The notices to send.
     pub(super) fn take_notices(&mut self) -> impl Iterator<Item = (NodeId, GroupId, Message)> {
         self.queued.clear();
         self.notices.drain(..)

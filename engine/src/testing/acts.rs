@@ -111,7 +111,7 @@ impl Sim<'_> {
         }
     }
 
-    /// Whoever came to lead a group last.
+    /// The node that came to lead a group last.
     pub(super) fn newest_leader(&self, group: usize) -> Option<usize> {
         let group = self.shape.groups[group];
         let led = self.judge.ghost.leaders.iter().rfind(|((of, _), _)| *of == group);

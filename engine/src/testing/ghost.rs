@@ -56,7 +56,7 @@ impl Window {
     }
 }
 
-/// What a disk had said that it has, and has lost.
+/// The state that a disk had claimed to hold, and has lost.
 #[derive(Debug)]
 pub(super) struct Lost {
     pub(super) said: LogState,
@@ -64,12 +64,12 @@ pub(super) struct Lost {
     is_told: bool,
 }
 
-/// What is known of a mark, as it was handed out.
+/// The history of a mark since it was handed out.
 #[derive(Debug, Default)]
 pub(super) struct SinceMark {
     /// The log's end then: what is behind it was not acknowledged before.
     pub(super) last: LogIndex,
-    /// Who has stated a term since.
+    /// The voters that have stated a term since.
     pub(super) stated: BTreeSet<NodeId>,
 }
 

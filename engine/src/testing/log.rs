@@ -66,7 +66,7 @@ impl SimLog {
         let config = self.config(identity, shape, config);
         let opened = Wal::open_on(disk, config, Box::new(ids));
         if opened.is_err() {
-            // What it wrote is there all the same, and can be read before anything more happens to the disk.
+            // The bytes it wrote are there all the same, and can be read before anything more happens to the disk.
             let _ = self.landed();
         }
         let (wal, recovered) = opened?;

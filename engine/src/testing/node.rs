@@ -94,7 +94,7 @@ pub(super) struct SimNode {
     pub(super) is_another: bool,
     /// Groups whose machine is further than the log, which has lost its end.
     pub(super) has_refused: BTreeSet<GroupId>,
-    /// What the directory remembers of the node's peers.
+    /// The record of the node's peers that the directory keeps.
     pub(super) peers: Arc<Mutex<Vec<u8>>>,
     /// Its openings and those of the directory that it is a copy of.
     pub(super) line: Line,
@@ -264,7 +264,7 @@ impl SimNode {
         }
     }
 
-    /// What the directory remembers of its peers, with this opening of it.
+    /// The record of the peers that the directory keeps, with this opening added.
     fn open_peers(&mut self, shape: &Shape, number: u64, entropy: &mut Random) -> Acquaintances {
         Rc::make_mut(&mut self.line).insert(number);
         let saved = PeerStores::decode(&lock(&self.peers));
@@ -380,7 +380,7 @@ impl SimNode {
                 Err(GroupError::Machine { .. }) if self.lied || self.has_lost_end => {
                     self.has_refused.insert(group);
                 }
-                // What was carried may be lost where it went, and gone where it came from.
+                // A carried record may be lost at its new place, and gone from its old one.
                 Err(GroupError::Members { .. }) if self.has_lost_end => {
                     self.has_refused.insert(group);
                 }

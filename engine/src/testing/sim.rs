@@ -97,7 +97,7 @@ pub(super) enum Later {
 /// A copy of a node's directory.
 pub(super) struct Directory {
     pub(super) identity: Identity,
-    /// What it remembers of its peers.
+    /// The record of the peers that it keeps.
     pub(super) peers: Vec<u8>,
     pub(super) line: Line,
     pub(super) logs: Vec<PlatterImage>,
@@ -173,7 +173,7 @@ impl<'a> Sim<'a> {
                     let has_lost = harm[node.log_of(group)].unseen || node.is_another;
                     self.judge.see(&Event::Recovered { node: id, group, state, has_lost });
                 }
-                // What its batches are compared with later lacks the loss, too.
+                // The state that its later batches are compared with lacks the lost end, too.
                 let was_another = std::mem::replace(&mut self.nodes[at].is_another, unseen);
                 if unseen || was_another && self.nodes[at].has_lost_end {
                     logdrive_raft::reached!("end of a log lost, and nothing tells of it");
@@ -193,7 +193,7 @@ impl<'a> Sim<'a> {
                 node.starts_at = now + 10;
             }
             Err(error)
-                // What was carried may be lost where it went, and gone where it came from.
+                // A carried record may be lost at its new place, and gone from its old one.
                 if (refuses || unseen || node.has_lost_end)
                     && says_what_is_wrong(&error)
                     && self.excuses.make(DAMAGED_LOG) =>

@@ -106,7 +106,7 @@ impl Random {
 }
 
 const KEY_BYTES: usize = 16;
-/// What a SET's command in the log has beside its value: the key, its length, the operation.
+/// The bytes that a SET's command in the log has beside its value: the key, its length, the operation.
 pub(super) const COMMAND_BYTES_BESIDE: usize = KEY_BYTES + 2;
 /// The largest value that a server of this program takes with its usual settings.
 pub(super) const VALUE_BYTES_MAX: usize = (1 << 20) - COMMAND_BYTES_BESIDE;

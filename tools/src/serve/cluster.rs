@@ -42,12 +42,12 @@ pub(crate) struct Carried {
     pub(crate) keys: Arc<AtomicUsize>,
 }
 
-/// What the commands answer, as it was last made.
+/// The encoded answers of the commands, as they were last made.
 struct Map {
     /// [`Node::map_version`] before it was made.
     version: u64,
     made: Instant,
-    /// What making it took.
+    /// The time that making it took.
     cost: Duration,
     /// By [`Part`]; what nobody asked for is not made.
     parts: [Option<Bytes>; 5],

@@ -59,7 +59,7 @@ pub(crate) struct Connection {
     input: BytesMut,
     /// What `input` has beyond its free bytes.
     share: Share,
-    /// What replies that the client has not taken have beyond theirs.
+    /// The share of the common bound that unread replies take beyond their own.
     unread: Share,
     output: BytesMut,
     scratch: BytesMut,

@@ -288,7 +288,7 @@ fn unfinished_requests_of_all_connections_have_a_bound() {
         small.read_exact(&mut pong).await.unwrap();
         assert_eq!(&pong, b"+PONG\r\n");
 
-        // What was begun is ended, and its memory goes back although the next request has begun.
+        // The request that was begun is ended, and its memory goes back although the next one has begun.
         held.clear();
         client.write_all(&[*end, b'P']).await.unwrap();
         let mut echo = vec![0; MIB + 12];

@@ -82,7 +82,7 @@ pub(crate) enum ServeError {
     Descriptors {
         /// The process's limit.
         limit: u64,
-        /// What the log, the peers and the rest of the node may need.
+        /// Descriptors that the log, the peers and the rest of the node may need.
         own: u64,
     },
     /// A group does not run.
@@ -110,7 +110,7 @@ struct Server {
     /// What all connections hold of requests that are not complete, and may.
     input_bytes: Arc<AtomicUsize>,
     input_bytes_max: usize,
-    /// What all connections hold of replies that their clients have not read.
+    /// Bytes of replies, over all connections, that clients have not read.
     output_bytes: Arc<AtomicUsize>,
     client_idle_max: Option<Duration>,
     client_ids: AtomicU64,
@@ -483,7 +483,7 @@ fn log_to_stderr() {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Seats {
     clients_max: usize,
-    /// What was asked for.
+    /// The number that was asked for.
     clients_wanted: usize,
     /// Connections to the peers' port that have not said who they are.
     strangers_max: usize,
@@ -491,8 +491,8 @@ struct Seats {
 }
 
 impl Seats {
-    /// What `limit` descriptors leave to clients, and to strangers at the peers' port an eighth at most, once the node has
-    /// its `own`. `None` if that is nothing.
+    /// Shares out what `limit` descriptors leave once the node has its `own`: to strangers at the peers' port an eighth at
+    /// most, the rest to clients. `None` if that is nothing.
     fn new(limit: u64, own: u64, clients_wanted: usize) -> Option<Self> {
         let left = limit.checked_sub(own).filter(|left| *left >= 2)?;
         let left = usize::try_from(left).unwrap_or(usize::MAX);

@@ -23,7 +23,7 @@ use std::{
 const WORK_MAX: Duration = Duration::from_millis(1);
 
 thread_local! {
-    /// What clients have done since the thread looked, or since they had that much time last.
+    /// The work done for clients since the thread looked, or since they last had that much time.
     static SPENT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     static LOOK: Arc<Look> = Arc::default();
 }

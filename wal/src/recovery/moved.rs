@@ -18,7 +18,7 @@ use crate::format::{FIRST_BATCH_AT, RECORD_ALIGN_BYTES, Record, RecordKind, Reco
 use hashbrown::HashMap;
 use logdrive_raft::GroupId;
 
-/// What the first batch of the next segment holds beside its start record.
+/// The records of the next segment's first batch, beside its start record.
 #[derive(Debug, Default)]
 pub(crate) struct Moved {
     /// Records, one behind the other.
@@ -146,7 +146,7 @@ fn replaced_kind(record: &Record<'_>) -> Option<u8> {
     }
 }
 
-/// What the record that begins `bytes` takes.
+/// The padded length of the record that begins `bytes`.
 fn padded_bytes(bytes: &[u8]) -> usize {
     (u32_at(bytes, 4) as usize).next_multiple_of(RECORD_ALIGN_BYTES)
 }

@@ -126,7 +126,7 @@ impl Wal {
         in_one <= rest || in_one + across <= rest + self.made_ahead()
     }
 
-    /// What is left for votes when no segment can be made: several of them, however small a segment is.
+    /// The bytes kept for votes when no segment can be made: enough for several, however small a segment is.
     fn votes_reserve(&self) -> u64 {
         (self.config.segment_bytes / 8).max(VOTES_BYTES_MIN)
     }
@@ -341,7 +341,7 @@ impl Wal {
     }
 }
 
-/// What stands beside a write's entries in its first batch.
+/// The bytes beside a write's entries in its first batch.
 const SMALL_BYTES: usize = HARD_STATE_RECORD_BYTES + ENTRIES_HEAD_BYTES + RECORD_ALIGN_BYTES;
 /// A vote is taken to need up to four blocks ([`Wal::room_for`]), and takes one.
 const VOTES_BYTES_MIN: u64 = 8 * BLOCK_BYTES as u64;

@@ -288,7 +288,7 @@ impl<'a> Clerk<'a> {
                 let Guests { mut writers, seconds, done } = guests;
                 let times = self.host(&mut writers, seconds);
                 let ends = writers.into_iter().map(|(_, next)| next).collect();
-                // Whoever waits for it has ended otherwise.
+                // The writer that waits for it has ended otherwise.
                 let _ = done.send(times.map(|times| (ends, times)));
             }
             if self.wal.has_slot() {

@@ -1,4 +1,4 @@
-//! What is printed, and what goes into the file.
+//! The printed report, and the file.
 //!
 //! In:     the rounds of both sides.
 //! Out:    medians, ratios, and how far the rounds lie apart.

@@ -95,7 +95,7 @@ impl Large {
         let (wal, _) = Wal::open(config).map_err(io::Error::other)?;
         let sleeper = Arc::new(Sleeper::new()?);
         sleeper.watch(&wal)?;
-        // What is left of a block is for the headers: the batch fills its last block.
+        // The rest of a block is for the headers: the batch fills its last block.
         let payload = Bytes::from(noise(2, (bytes - BLOCK_BYTES) / BATCH_ENTRIES));
         let entry = Entry {
             term: Term(1),

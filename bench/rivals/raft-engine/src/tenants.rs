@@ -52,7 +52,7 @@ impl Reader {
         Ok(Self { plans, done })
     }
 
-    /// What is still needed of a full segment is at most a write of each group: it is carried.
+    /// At most one write of each group is still needed of a full segment: it is carried.
     pub(crate) fn tidy(&mut self, wal: &mut Wal) -> io::Result<()> {
         if let Ok(done) = self.done.try_recv() {
             wal.carried(done).map_err(io::Error::other)?;

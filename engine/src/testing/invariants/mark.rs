@@ -33,7 +33,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
             let (Some(mark), AppendResult::Accepted { match_index }) = (mark, reply.result) else {
                 return Ok(());
             };
-            // What it acknowledged before may have waited for its disk.
+            // An acknowledgement from before the mark may have waited for the disk.
             require(match_index <= mark.last, || {
                 let last = mark.last;
                 format!(

@@ -161,9 +161,9 @@ pub(super) struct Platter {
     pub(super) events: Vec<Event>,
     /// Which process has the platter; older ones get errors.
     pub(super) era: u64,
-    /// What this process has written of each segment: one range.
+    /// The range of each segment that this process has written.
     written: BTreeMap<SegmentSeq, Range<u64>>,
-    /// What landed of the newest segment's first batch, but for its first block, which comes last.
+    /// The landed part of the newest segment's first batch, but for its first block, which comes last.
     behind_first_block: Option<(SegmentSeq, Vec<u8>)>,
     room: Option<Room>,
     /// Writes go through a page cache.
