@@ -193,7 +193,7 @@ impl Trio {
             for peer in ids.iter().filter(|peer| **peer != node.shared.me) {
                 node.shared.inbound_opened(*peer);
                 for lane in Lane::ALL {
-                    node.arrivals.lane(LaneChange { peer: *peer, lane, is_up: true });
+                    node.arrivals.lane(LaneChange { peer: *peer, lane, up: Some(1) });
                 }
             }
         }
@@ -262,7 +262,7 @@ impl Node {
             ..OfShard::REAL
         };
         let limits = Limits { of_shard, ..Limits::REAL };
-        let stores = Arc::new(Acquaintances::forgetful(1, &ids));
+        let stores = Arc::new(Acquaintances::forgetful(0, 1, &ids));
         let shared = Arc::new(Shared::new(&settings, identity.clone(), stores, limits));
         let config = settings.log(PathBuf::from("forgetful"), &identity, 0);
         let segment_bytes = usize::try_from(config.segment_bytes).expect("it fits memory");

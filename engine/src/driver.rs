@@ -312,11 +312,11 @@ impl Inbound for Ingress {
     fn up(&self, peer: NodeId, lane: Lane, hello: &Hello) {
         let driver = self.driver();
         driver.node.note_client_address(peer, &hello.client_address);
-        driver.arrivals.lane(LaneChange { peer, lane, is_up: true });
+        driver.arrivals.lane(LaneChange { peer, lane, up: Some(hello.incarnation) });
     }
 
     fn down(&self, peer: NodeId, lane: Lane) {
-        self.driver().arrivals.lane(LaneChange { peer, lane, is_up: false });
+        self.driver().arrivals.lane(LaneChange { peer, lane, up: None });
     }
 
     fn refused(&self, peer: NodeId, refusal: Refusal) {

@@ -48,8 +48,8 @@ pub(crate) trait Outside {
     /// The log had no room for a write, but for the entries it had accepted of it: the group's log ends at `last` again.
     /// For those who watch.
     fn withdrew(&self, _job: &WriteJob, _last: LogIndex) {}
-    /// A message that a group takes in now. For those who watch.
-    fn received(&self, _from: NodeId, _group: GroupId, _message: &Message) {}
+    /// A message has come; `shard` says whether its group takes it in. For those who watch.
+    fn received(&self, _shard: &Shard, _from: NodeId, _group: GroupId, _message: &Message) {}
 }
 
 /// What the thread has to do after a turn.
@@ -251,7 +251,7 @@ impl ShardHost {
         });
         arrivals.take_frames(|(from, messages)| {
             for (group, message) in messages {
-                outside.received(from, group, &message);
+                outside.received(&self.shard, from, group, &message);
                 self.shard.receive(from, group, message);
             }
         });

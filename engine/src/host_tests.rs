@@ -12,7 +12,9 @@ use crate::{
 };
 use bytes::Bytes;
 use logdrive_net::stores::Acquaintances;
-use logdrive_raft::{AppendResult, Command, Durable, HardState, LogIndex, Role, Status};
+use logdrive_raft::{
+    AppendResult, Command, Durable, HardState, Heartbeat, LogId, LogIndex, Role, Status, Term,
+};
 use logdrive_wal::{Identity, SegmentSeq, disk::sim::SimPlatter};
 use std::{
     cell::RefCell,
@@ -129,7 +131,7 @@ impl Trio {
             for peer in ids.iter().filter(|peer| **peer != id) {
                 shared.inbound_opened(*peer);
                 for lane in Lane::ALL {
-                    arrivals.lane(LaneChange { peer: *peer, lane, is_up: true });
+                    arrivals.lane(LaneChange { peer: *peer, lane, up: Some(1) });
                 }
             }
             Node {
@@ -257,7 +259,7 @@ fn shared(ids: &[NodeId], identity: &Identity) -> Arc<Shared> {
     config.election_timeout = config.tick * u32::try_from(TIMING.election_ticks).unwrap();
     config.heartbeat = config.tick * u32::try_from(TIMING.heartbeat_ticks).unwrap();
     config.proposals_max = 10_000;
-    let stores = Arc::new(Acquaintances::forgetful(1, ids));
+    let stores = Arc::new(Acquaintances::forgetful(0, 1, ids));
     Arc::new(Shared::new(&config, identity.clone(), stores, Limits::REAL))
 }
 
@@ -539,6 +541,30 @@ fn d1_a_follower_whose_disk_is_stuck_holds_up_nobody_and_promises_nothing() {
                     if match_index > trio.status(stuck).unwrap().durable))
     });
     assert!(!accepted);
+}
+
+#[test]
+fn a_peer_that_was_restarted_is_heard_once_it_has_said_again_what_its_group_was_founded_with() {
+    let mut trio = Trio::new(4);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let leader = trio.leader().unwrap();
+    let (peer, other) = (trio.nodes[leader].id, (leader + 1) % 3);
+    for (lane, up) in Lane::ALL.into_iter().flat_map(|lane| [(lane, None), (lane, Some(2))]) {
+        trio.nodes[other].arrivals.lane(LaneChange { peer, lane, up });
+    }
+    // Whatever comes from there now may be of a group that was destroyed meanwhile, and founded with other members.
+    let term = trio.status(other).unwrap().term;
+    let stranger =
+        Heartbeat { term: Term(term.get() + 10), commit: LogIndex::ZERO, matched: LogId::ZERO };
+    trio.under_way.push((peer, trio.nodes[other].id, Message::Heartbeat(stranger)));
+    trio.step();
+    assert_eq!(trio.status(other).unwrap().term, term);
+    trio.propose(leader);
+    trio.until("the command on the other node", 100, |trio| {
+        let commit = trio.status(leader).unwrap().commit;
+        commit > LogIndex(1) && trio.status(other).unwrap().commit == commit
+    });
+    assert_eq!(trio.leader(), Some(leader));
 }
 
 /// The simulator's seed 273: while every write slot was taken, what a node owed left it every 20 ms, whatever its

@@ -1,7 +1,8 @@
 //! Which peers a shard can talk to, both ways.
 //!
 //! In:     outbound lanes that come up and go down; whether a peer has a connection open to this node.
-//! Out:    a peer is up once all its lanes are and it is heard, and down as soon as one lane is.
+//! Out:    a peer is up once all its lanes are and it is heard, and down as soon as one lane is. It is told when another
+//!         process of the peer answers than did before.
 //! Cost:   a map entry per peer.
 //! Fails:  never.
 //! Source: FAULTS.md N2, N3 (links that carry one way), N10 (flaps).
@@ -15,7 +16,8 @@ use std::collections::BTreeMap;
 pub(crate) struct LaneChange {
     pub(crate) peer: NodeId,
     pub(crate) lane: Lane,
-    pub(crate) is_up: bool,
+    /// The incarnation of the peer that answered; `None` if the lane went down.
+    pub(crate) up: Option<u64>,
 }
 
 /// One shard's links. In the order of their ids, so that the same changes have the same consequences.
@@ -27,6 +29,8 @@ struct Link {
     /// In the order of [`Lane::ALL`].
     lanes: [bool; Lane::ALL.len()],
     is_up: bool,
+    /// The latest incarnation that answered.
+    incarnation: Option<u64>,
 }
 
 /// A peer that can be talked to from now on, or whose connection broke.
@@ -34,16 +38,23 @@ struct Link {
 pub(crate) enum LinkChange {
     Up(NodeId),
     Down(NodeId),
+    /// Another process of the peer is there than the one that was heard before.
+    Restarted(NodeId),
 }
 
 impl Links {
-    /// A lane came up or went down. Gives the peer's fall: what was in flight on the lane is lost.
+    /// A lane came up or went down. Gives the peer's fall, with which what was in flight on the lane is lost, or its
+    /// restart.
     pub(crate) fn change(&mut self, change: LaneChange) -> Option<LinkChange> {
-        let LaneChange { peer, lane, is_up } = change;
+        let LaneChange { peer, lane, up } = change;
         let link = self.0.entry(peer).or_default();
-        link.lanes[place(lane)] = is_up;
-        link.is_up &= is_up;
-        (!is_up).then_some(LinkChange::Down(peer))
+        link.lanes[place(lane)] = up.is_some();
+        link.is_up &= up.is_some();
+        if up.is_none() {
+            return Some(LinkChange::Down(peer));
+        }
+        let before = std::mem::replace(&mut link.incarnation, up);
+        (before.is_some() && before != up).then_some(LinkChange::Restarted(peer))
     }
 
     /// Peers that have come up since: all their lanes are, and they are heard.
@@ -71,7 +82,7 @@ mod tests {
     const PEER: NodeId = NodeId(2);
 
     fn change(links: &mut Links, lane: Lane, is_up: bool) -> Option<LinkChange> {
-        links.change(LaneChange { peer: PEER, lane, is_up })
+        links.change(LaneChange { peer: PEER, lane, up: is_up.then_some(1) })
     }
 
     #[test]
@@ -83,6 +94,21 @@ mod tests {
         assert_eq!(links.risen(|_| false), []);
         assert_eq!(links.risen(|_| true), [LinkChange::Up(PEER)]);
         assert_eq!(links.risen(|_| true), [], "it is told once");
+    }
+
+    #[test]
+    fn a_restart_is_told_once_whether_or_not_the_fall_was() {
+        let mut links = Links::default();
+        let mut up = |lane, incarnation| {
+            links.change(LaneChange { peer: PEER, lane, up: Some(incarnation) })
+        };
+        let [one, two] = Lane::ALL;
+        assert_eq!([up(one, 3), up(two, 3), up(one, 3)], [None; 3]);
+        assert_eq!(up(two, 4), Some(LinkChange::Restarted(PEER)));
+        assert_eq!(up(one, 4), None);
+        assert_eq!(change(&mut links, one, false), Some(LinkChange::Down(PEER)));
+        let again = links.change(LaneChange { peer: PEER, lane: one, up: Some(5) });
+        assert_eq!(again, Some(LinkChange::Restarted(PEER)));
     }
 
     #[test]

@@ -408,7 +408,7 @@ fn open_peers(home: &Home, config: &Config) -> Result<PeerStores, OpenError> {
     let others = || config.peers.keys().copied().filter(|node| *node != identity.node);
     let mut nonces = others().map(|_| seed_from_system()).collect::<Result<Vec<_>, _>>()?;
     let mut draw = || nonces.pop().expect("one for each peer");
-    peers.open(identity.incarnation, others(), &mut draw);
+    peers.open(identity.store, identity.incarnation, others(), &mut draw);
     if peers.len() > PEERS_MAX {
         let met = peers.len();
         return Err(OpenError::Config(format!(

@@ -251,6 +251,7 @@ impl Shared {
             proof: Proof { store: self.identity.store, ..Proof::default() },
             shard: u32::try_from(shard).expect("shards are counted in u32"),
             shards: self.identity.shards,
+            command_bytes_max: u32::try_from(self.command_bytes_max).unwrap_or(u32::MAX),
             lane: Lane::Liveness,
             client_address: self.client_address.clone(),
         }

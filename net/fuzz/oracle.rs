@@ -68,8 +68,13 @@ pub(crate) fn handshake(input: &[u8]) {
             let again = handshake::parse(&hello.encode(to));
             assert_eq!(again, Ok(Said::Hello { hello, to }));
         }
-        Ok(Said::Refusal(refusal)) => {
-            assert_eq!(handshake::parse(&refusal.encode()), Ok(Said::Refusal(refusal)));
+        Ok(Said::Introduced { hello, to }) => {
+            let again = handshake::parse(&hello.encode_introduced(to));
+            assert_eq!(again, Ok(Said::Introduced { hello, to }));
+        }
+        Ok(Said::Refusal { refusal, store }) => {
+            let again = handshake::parse(&refusal.encode(store));
+            assert_eq!(again, Ok(Said::Refusal { refusal, store }));
         }
         Err(error) => {
             let _ = (handshake::refusal_of(&error), error.to_string());
@@ -163,8 +168,8 @@ fn repair_handshake(message: &mut [u8]) {
     }
     message[..8].copy_from_slice(b"LOGDRIVE");
     message[10..12].copy_from_slice(&u16::try_from(length - 16).unwrap_or(u16::MAX).to_le_bytes());
-    if let Some(name) = message.get(57).map(|name| usize::from(*name))
-        && let Some(name) = message.get(58..58 + name)
+    if let Some(name) = message.get(117).map(|name| usize::from(*name))
+        && let Some(name) = message.get(118..118 + name)
         && let Ok(name) = str::from_utf8(name)
     {
         let id = ClusterId::of(name).0;

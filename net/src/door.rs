@@ -1,9 +1,9 @@
 //! A node's front door without its sockets: which dialers it lets in, and which connection of each peer counts.
 //!
 //! In:     the first message of an end that dialled ([`Door::greet`]).
-//! Out:    [`Welcome`]: the answer to send, the connection's lease, and the leases that end with it.
+//! Out:    [`Greeted`]: the answer to send; of a connection that is let in its lease, and the leases that end with it.
 //! Cost:   a place per peer, lane and shard of the peer that has ever been let in; looked at once per connection.
-//! Fails:  [`NetError::Refused`], of which the dialer is told; after any other error it is told nothing.
+//! Fails:  [`Turned`]: why the dialer is turned away, and what it is told, if anything.
 //! Source: FAULTS.md I2, I6, N8, P6, C7, §5.3.
 
 use crate::handshake::{self, HandshakeError, Refusal, Said};
@@ -32,6 +32,27 @@ pub struct Welcome {
     pub ended: Vec<LeaseId>,
 }
 
+/// The answer to a dialer that may come.
+#[derive(Debug)]
+pub enum Greeted {
+    /// It is let in.
+    Welcome(Welcome),
+    /// It was not remembered in this opening of its directory, and is now: it must be sent the answer, and dials again.
+    Introduced {
+        /// The bytes of the answer.
+        answer: Vec<u8>,
+    },
+}
+
+/// A dialer is turned away: the connection must be closed.
+#[derive(Debug)]
+pub struct Turned {
+    /// Why.
+    pub error: NetError,
+    /// What it must be sent first; nothing if it would not understand an answer.
+    pub answer: Option<Vec<u8>>,
+}
+
 /// Judges dialers, and gives each connection that it lets in the place that the dialer's hello names.
 #[derive(Debug)]
 pub struct Door {
@@ -52,29 +73,73 @@ impl Door {
     /// Judges a dialer's first message. A connection that is let in has its place before the answer is sent: frames
     /// that the dialer sends after the answer are then never read beside those of an older connection.
     ///
+    /// Blocks while what is met is saved; [`Self::judge`], [`Acquaintances::meet`] and [`Self::answer`] are its steps, for
+    /// whoever must not block.
+    ///
     /// # Errors
-    /// [`NetError::Refused`]: the dialer must be sent [`Refusal::encode`], and the connection closed. Any other error:
-    /// the connection must be closed without an answer, for the other end would not understand one.
-    pub fn greet(&mut self, message: &[u8]) -> Result<Welcome, NetError> {
+    /// [`Turned`].
+    pub fn greet(&mut self, message: &[u8]) -> Result<Greeted, Turned> {
+        let hello = self.judge(message)?;
+        let met = self.stores.meet(&hello);
+        self.answer(hello, met)
+    }
+
+    /// Reads a dialer's first message, and says whether the dialer is a known node that meant this one.
+    ///
+    /// # Errors
+    /// [`Turned`].
+    pub fn judge(&self, message: &[u8]) -> Result<Hello, Turned> {
         let (hello, to) = match handshake::parse(message) {
             Ok(Said::Hello { hello, to }) => (hello, to),
-            Ok(Said::Refusal(_)) => return Err(handshake::unreadable(HandshakeError::Kind(2))),
-            Err(error) => return Err(handshake::unreadable(error)),
+            Ok(Said::Introduced { .. }) => return Err(self.unreadable(HandshakeError::Kind(3))),
+            Ok(Said::Refusal { .. }) => return Err(self.unreadable(HandshakeError::Kind(2))),
+            Err(error) => return Err(self.unreadable(error)),
         };
-        handshake::judge(&self.me, &self.known, &hello, to).map_err(NetError::Refused)?;
-        // An earlier life of the peer is refused as well: its opening is not remembered any more.
-        if self.stores.meet(&hello)? == Meeting::Introduced {
-            return Err(NetError::Refused(Refusal::Introduced));
+        match handshake::judge(&self.me, &self.known, &hello, to) {
+            Ok(()) => Ok(hello),
+            Err(refusal) => Err(self.turned(NetError::Refused(refusal))),
         }
+    }
+
+    /// Answers a judged dialer by how its directory was met.
+    ///
+    /// # Errors
+    /// [`Turned`].
+    pub fn answer(
+        &mut self,
+        hello: Hello,
+        met: Result<Meeting, NetError>,
+    ) -> Result<Greeted, Turned> {
+        let meeting = met.map_err(|error| self.turned(error))?;
         let shard = hello.shard % self.me.shards;
         let answer = self.stores.present(&self.me, hello.node);
         let answer = Hello { shard, lane: hello.lane, ..answer };
-        let answer = answer.encode(hello.node);
-        if self.places.has_seen_later(&hello) {
-            return Err(NetError::Refused(Refusal::EarlierLife));
+        if meeting == Meeting::Introduced {
+            return Ok(Greeted::Introduced { answer: answer.encode_introduced(hello.node) });
         }
+        // A later life may have been let in since the meeting.
+        if self.places.has_seen_later(&hello) {
+            return Err(self.turned(NetError::Refused(Refusal::EarlierLife)));
+        }
+        let answer = answer.encode(hello.node);
         let (lease, ended) = self.places.take(&hello);
-        Ok(Welcome { hello, answer, lease, ended })
+        Ok(Greeted::Welcome(Welcome { hello, answer, lease, ended }))
+    }
+
+    /// The end of a connection whose hello could not be read.
+    pub fn unreadable(&self, error: HandshakeError) -> Turned {
+        self.turned(match handshake::refusal_of(&error) {
+            Some(refusal) => NetError::Refused(refusal),
+            None => NetError::Handshake(error),
+        })
+    }
+
+    fn turned(&self, error: NetError) -> Turned {
+        let answer = match &error {
+            NetError::Refused(refusal) => Some(refusal.encode(self.me.proof.store)),
+            _ => None,
+        };
+        Turned { error, answer }
     }
 }
 
@@ -123,6 +188,7 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handshake::Answer;
     use crate::stores::{Opening, Proof};
 
     fn hello(node: u64) -> Hello {
@@ -131,21 +197,22 @@ mod tests {
 
     fn door() -> Door {
         let me = Hello { shard: 0, shards: 2, lane: Lane::Liveness, ..hello(9) };
-        let stores = Arc::new(Acquaintances::forgetful(5, &[]));
+        let stores = Arc::new(Acquaintances::forgetful(0, 5, &[]));
         Door::new(me, vec![NodeId(1), NodeId(2), NodeId(9)], stores)
     }
 
     /// Dials as `hello` says, again if it is new here: the peer's lives follow each other.
-    fn greet(door: &mut Door, hello: &Hello) -> Result<Welcome, NetError> {
+    fn greet(door: &mut Door, hello: &Hello) -> Result<Welcome, Turned> {
         let opening = |incarnation| Some(Opening { incarnation, nonce: 0 });
         let before = if hello.incarnation > 5 { opening(5) } else { None };
         let mut said = Hello { proof: Proof { noted: before, ..hello.proof }, ..hello.clone() };
-        let first = door.greet(&said.encode(NodeId(9)));
-        if !matches!(first, Err(NetError::Refused(Refusal::Introduced))) {
-            return first;
+        for _ in 0..2 {
+            match door.greet(&said.encode(NodeId(9)))? {
+                Greeted::Welcome(welcome) => return Ok(welcome),
+                Greeted::Introduced { .. } => said.proof.noted = opening(hello.incarnation),
+            }
         }
-        said.proof.noted = opening(hello.incarnation);
-        door.greet(&said.encode(NodeId(9)))
+        panic!("{hello:?} is introduced twice");
     }
 
     fn let_in(door: &mut Door, hello: &Hello) -> (LeaseId, Vec<LeaseId>) {
@@ -156,7 +223,10 @@ mod tests {
 
     fn refused(door: &mut Door, message: &[u8]) -> Refusal {
         match door.greet(message) {
-            Err(NetError::Refused(refusal)) => refusal,
+            Err(Turned { error: NetError::Refused(refusal), answer }) => {
+                assert_eq!(answer, Some(refusal.encode(0)));
+                refusal
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -165,7 +235,7 @@ mod tests {
     fn a_peer_is_told_which_shard_reads_it_and_that_it_reached_whom_it_meant() {
         let welcome = greet(&mut door(), &hello(1)).expect("a known peer");
         let heard = handshake::judge_answer(&hello(1), NodeId(9), &welcome.answer);
-        let heard = heard.expect("our answer");
+        let Ok(Answer::Welcome(heard)) = heard else { panic!("{heard:?}") };
         assert_eq!((heard.node, heard.shard, heard.shards), (NodeId(9), 1, 2));
     }
 
@@ -205,9 +275,10 @@ mod tests {
         let later = Hello { incarnation: 6, ..hello(1) };
         assert_eq!(refused(&mut door, &later.encode(NodeId(8))), Refusal::WrongNode);
         assert_eq!(refused(&mut door, &hello(4).encode(NodeId(9))), Refusal::UnknownNode);
-        assert_eq!(refused(&mut door, &Refusal::Cluster.encode()), Refusal::Malformed);
+        assert_eq!(refused(&mut door, &Refusal::Cluster.encode(0)), Refusal::Malformed);
         let silent = door.greet(b"GET / HTTP/1.1\r\n\r\n");
-        assert!(matches!(silent, Err(NetError::Handshake(HandshakeError::Magic))));
+        let Err(Turned { error, answer: None }) = silent else { panic!("{silent:?}") };
+        assert!(matches!(error, NetError::Handshake(HandshakeError::Magic)));
         assert_eq!(let_in(&mut door, &hello(1)).1, [first]);
     }
 }

@@ -50,7 +50,7 @@ pub mod stores;
 
 pub use abort::AbortOnPanic;
 pub use backoff::Backoff;
-pub use door::{Door, LeaseId, Welcome};
+pub use door::{Door, Greeted, LeaseId, Turned, Welcome};
 pub use error::NetError;
 pub use handshake::{ClusterId, Hello, Refusal};
 pub use inbound::{Accepted, Inbound, receive};

@@ -6,11 +6,10 @@
 //! Fails:  a connection's trouble is its own; out of file descriptors, accepting pauses.
 //! Source: FAULTS.md I2, I3, I6, N8, §5.3.
 
-use crate::door::{Door, LeaseId, Welcome};
-use crate::handshake::Refusal;
+use crate::door::{Door, Greeted, LeaseId, Turned, Welcome};
 use crate::metrics::{InboundMeter, LogLimit, add};
 use crate::stores::Acquaintances;
-use crate::{AbortOnPanic, Accepted, Hello, NetError, Settings, handshake, peer};
+use crate::{AbortOnPanic, Accepted, Hello, NetError, Settings, peer};
 use logdrive_raft::NodeId;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::cell::RefCell;
@@ -23,7 +22,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The listening socket of a node. Can be bound before there is a runtime.
@@ -83,7 +82,9 @@ impl Listener {
         };
         let meter = self.meter;
         let entrance = Rc::new(Entrance {
-            door: RefCell::new(Door::new(me, known, stores)),
+            door: RefCell::new(Door::new(me, known, Arc::clone(&stores))),
+            stores,
+            saving: tokio::sync::Mutex::default(),
             leases: RefCell::default(),
             settings,
             hand_over,
@@ -170,6 +171,9 @@ impl Strangers {
 /// What every handshake needs.
 struct Entrance {
     door: RefCell<Door>,
+    stores: Arc<Acquaintances>,
+    /// Held while something met is saved.
+    saving: tokio::sync::Mutex<()>,
     /// Dropping a sender ends the connection that holds its receiver.
     leases: RefCell<HashMap<LeaseId, watch::Sender<()>>>,
     settings: Settings,
@@ -186,9 +190,6 @@ impl Entrance {
             Ok(Err(error)) => error,
             Err(_) => NetError::Timeout("handshake"),
         };
-        if matches!(error, NetError::Refused(Refusal::Introduced)) {
-            return; // Nothing is wrong: the peer dials again.
-        }
         let refused = matches!(error, NetError::Refused(_));
         add(if refused { &self.meter.refused } else { &self.meter.garbage }, 1);
         if let Some(more) = self.log.pass(Instant::now()) {
@@ -199,15 +200,20 @@ impl Entrance {
     async fn greet(&self, mut stream: TcpStream) -> Result<(), NetError> {
         peer::set_options(&stream, &self.settings)?;
         let greeted = match peer::read_message(&mut stream).await {
-            Ok(message) => self.door.borrow_mut().greet(&message),
-            Err(NetError::Handshake(error)) => Err(handshake::unreadable(error)),
-            Err(error) => Err(error),
+            Ok(message) => self.judge(&message).await,
+            Err(NetError::Handshake(error)) => Err(self.door.borrow().unreadable(error)),
+            Err(error) => return Err(error),
         };
         let Welcome { hello, answer, lease, ended } = match greeted {
-            Ok(welcome) => welcome,
-            Err(error) => {
-                if let NetError::Refused(refusal) = error {
-                    stream.write_all(&refusal.encode()).await?;
+            Ok(Greeted::Welcome(welcome)) => welcome,
+            Ok(Greeted::Introduced { answer }) => {
+                // Nothing is wrong: the peer dials again.
+                stream.write_all(&answer).await?;
+                return Ok(());
+            }
+            Err(Turned { error, answer }) => {
+                if let Some(answer) = answer {
+                    stream.write_all(&answer).await?;
                 }
                 return Err(error);
             }
@@ -220,6 +226,23 @@ impl Entrance {
         add(&self.meter.authenticated, 1);
         (self.hand_over)(Accepted { hello, stream, lease, meter: Arc::clone(&self.meter) });
         Ok(())
+    }
+
+    /// [`Door::greet`], saving what is met away from this thread, which is a shard's. One at a time: dialers that want to
+    /// be remembered, be they who they say or not, keep one thread and no more than part of the disk's time.
+    async fn judge(&self, message: &[u8]) -> Result<Greeted, Turned> {
+        let hello = self.door.borrow().judge(message)?;
+        let met = match self.stores.recognise(&hello) {
+            Some(met) => met.map_err(NetError::Refused),
+            None => {
+                let _one = self.saving.lock().await;
+                let (stores, said) = (Arc::clone(&self.stores), hello.clone());
+                let met = spawn_blocking(move || stores.meet(&said)).await;
+                sleep(SAVE_PAUSE).await;
+                met.expect("a save does not panic")
+            }
+        };
+        self.door.borrow_mut().answer(hello, met)
     }
 
     /// Ends the connections of `ended`. The connection of `lease` must watch the receiver.
@@ -236,3 +259,6 @@ impl Entrance {
 
 const BACKLOG: i32 = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// After a save, before the next one. A whole cluster of [`crate::stores::PEERS_MAX`] nodes that comes back at once needs two
+/// saves for each, half a second.
+const SAVE_PAUSE: Duration = Duration::from_millis(2);

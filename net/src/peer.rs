@@ -9,8 +9,8 @@
 use crate::handshake::{MessageReader, Refusal};
 use crate::lane::Link;
 use crate::metrics::LogLimit;
-use crate::stores::Acquaintances;
-use crate::{Backoff, Hello, Inbound, NetError, Settings, handshake};
+use crate::stores::{Acquaintances, Heard};
+use crate::{Backoff, Hello, Inbound, NetError, Settings};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Keeps one lane to one peer connected, for ever.
@@ -73,16 +74,21 @@ impl Dialer {
 
     /// Connects; once more if the peer did not remember this opening of our directory, and does now.
     async fn connect(&self) -> Result<(TcpStream, Hello), NetError> {
-        match self.try_once().await {
-            Err(NetError::RefusedByPeer(Refusal::Introduced)) => {
-                self.stores.note(self.link.peer)?;
-                self.try_once().await
+        for _ in 0..2 {
+            match self.try_once().await? {
+                (stream, Heard::Up(hello)) => return Ok((stream, hello)),
+                (_, Heard::Introduced(acceptor)) => {
+                    // This is a shard's thread: it does not wait for the disk.
+                    let stores = Arc::clone(&self.stores);
+                    let noted = spawn_blocking(move || stores.note(&acceptor)).await;
+                    noted.expect("a save does not panic")?;
+                }
             }
-            connected => connected,
         }
+        Err(NetError::Refused(Refusal::Forgotten))
     }
 
-    async fn try_once(&self) -> Result<(TcpStream, Hello), NetError> {
+    async fn try_once(&self) -> Result<(TcpStream, Heard), NetError> {
         let unreachable = |source| NetError::Connect { address: self.address.clone(), source };
         let deadline = Instant::now() + self.settings.handshake_timeout;
         let attempt = async {
@@ -91,11 +97,12 @@ impl Dialer {
             let me = self.stores.present(&self.me, self.link.peer);
             stream.write_all(&me.encode(self.link.peer)).await?;
             let answer = read_message(&mut stream).await?;
-            let hello = handshake::judge_answer(&self.me, self.link.peer, &answer)?;
-            self.stores.check(&hello).map_err(NetError::Refused)?;
-            // A socket says that it takes bytes only once asked: senders must find that out before.
-            stream.writable().await?;
-            Ok((stream, hello))
+            let heard = self.stores.hear(&self.me, self.link.peer, &answer)?;
+            if matches!(heard, Heard::Up(_)) {
+                // A socket says that it takes bytes only once asked: senders must find that out before.
+                stream.writable().await?;
+            }
+            Ok((stream, heard))
         };
         timeout_at(deadline, attempt).await.unwrap_or(Err(NetError::Timeout("handshake")))
     }

@@ -14,7 +14,7 @@
 //! ```text
 //! dialer, opening 7, noted 6        acceptor, has confirmed 6
 //!   hello: I am 7, you know 6   ->    7 is introduced, saved
-//!   noted 7, saved              <-    refused: introduced
+//!   noted 7, saved              <-    introduced: I am ...
 //!   hello: I am 7, you know 7   ->    7 is confirmed, saved; 6 is forgotten
 //!   frames                      <-    welcome
 //! ```
@@ -23,17 +23,20 @@
 //! from before it noted 7 names 6, which the acceptor no longer takes. A crash between any two of the steps leaves the
 //! dialer with a name that the acceptor takes. Of two copies that are both run, each acceptor goes on with one.
 //!
-//! A refusal is believed from whoever answers at a peer's address, and one that is for good marks the directory: a peer
-//! that lies, or another cluster of the same name at that address, can have a node marked until peers prove their names
-//! by keys. A saved change is written on the thread of the shard that greets or dials.
+//! The dialer notes only what an acceptor says that it knows or has yet to meet, and keeps with it which store said so:
+//! to another store it is as new as to one that it never dialled. A refusal that is for good counts only if its store is
+//! the one that the peer was confirmed with, or if the peer never was confirmed; so a directory made anew, or another
+//! cluster of the same name, at a peer's address does not end a node that has met the peer.
 //!
 //! The record cannot tell a copy that is put back without the directory having been opened since it was taken; and a
-//! peer which had not met the later opening goes on with the earlier one. Until peers prove their names by keys, whoever gets
-//! to a node before a peer was ever confirmed there can take that peer's name; afterwards nobody who has not read the
-//! peer's directory or its connections can.
+//! peer which had not met the later opening goes on with the earlier one. A copy that is put back, takes a peer's hello
+//! and ends before the peer has met it leaves that peer with a name that the original does not know: then the original
+//! refuses the peer's dials ([`Refusal::Forgotten`]), nothing is lost, and one of the two must be founded anew. Until
+//! peers prove their names by keys, whoever gets to a node before a peer was ever confirmed there can take that peer's
+//! name; afterwards nobody who has not read the peer's directory or its connections can.
 
 use crate::Hello;
-use crate::handshake::Refusal;
+use crate::handshake::{self, Answer, Refusal};
 use bytes::{Buf, BufMut};
 use logdrive_raft::NodeId;
 use std::collections::BTreeMap;
@@ -58,6 +61,8 @@ pub struct Proof {
     pub nonce: u64,
     /// The latest opening that the receiver is known to remember.
     pub noted: Option<Opening>,
+    /// The receiver's directory that remembered it; 0 if none has.
+    pub noted_by: u128,
 }
 
 impl Hello {
@@ -80,6 +85,8 @@ pub enum Meeting {
 /// A node's record of its peers' directories, and of the openings of its own that they remember.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PeerStores {
+    /// The node's own directory.
+    store: u128,
     peers: BTreeMap<NodeId, Peer>,
 }
 
@@ -89,6 +96,8 @@ struct Peer {
     ours: Option<Opening>,
     /// The latest of ours that the peer surely remembers.
     noted: Option<Opening>,
+    /// The peer's directory that does.
+    noted_by: u128,
     theirs: Option<Theirs>,
 }
 
@@ -108,13 +117,16 @@ impl Theirs {
 }
 
 impl PeerStores {
-    /// The directory is opened for the `incarnation`th time, by a node that knows `peers`; `draw` gives random numbers.
+    /// The directory `store` is opened for the `incarnation`th time, by a node that knows `peers`; `draw` gives random
+    /// numbers.
     pub fn open(
         &mut self,
+        store: u128,
         incarnation: u64,
         peers: impl IntoIterator<Item = NodeId>,
         draw: &mut dyn FnMut() -> u64,
     ) {
+        self.store = store;
         for peer in peers {
             let opening = Opening { incarnation, nonce: draw() };
             self.peers.entry(peer).or_default().ours = Some(opening);
@@ -122,10 +134,15 @@ impl PeerStores {
     }
 
     /// The proof that a hello of ours carries to `peer`.
-    fn proof(&self, store: u128, peer: NodeId) -> Proof {
+    fn proof(&self, peer: NodeId) -> Proof {
         let known = self.peers.get(&peer).copied().unwrap_or_default();
         let nonce = known.ours.map_or(0, |opening| opening.nonce);
-        Proof { store, nonce, noted: known.noted }
+        Proof { store: self.store, nonce, noted: known.noted, noted_by: known.noted_by }
+    }
+
+    /// The opening that a peer names as remembered here, if it means this directory.
+    fn noted_here(&self, hello: &Hello) -> Option<Opening> {
+        hello.proof.noted.filter(|_| hello.proof.noted_by == self.store)
     }
 
     /// Says whether the hello of a peer, by either end, is of the directory and the opening that this node knows of it.
@@ -142,6 +159,8 @@ impl PeerStores {
         if !is_possible {
             return Err(Refusal::Malformed);
         }
+        let is_of_another = noted.is_some() && hello.proof.noted_by != self.store;
+        let noted = self.noted_here(hello);
         let is_new = || if noted.is_none() { Ok(()) } else { Err(Refusal::Forgotten) };
         let Some(theirs) = self.peers.get(&hello.node).and_then(|peer| peer.theirs) else {
             return is_new();
@@ -161,6 +180,8 @@ impl PeerStores {
             _ if follows && Some(hello.incarnation) > theirs.latest() => Ok(()),
             // It was sent before what this node has heard since, or is one of two copies, of which one has the name so far.
             _ if follows => Err(Refusal::EarlierLife),
+            // The peer was confirmed here, and has since been with another directory of this node.
+            _ if is_of_another => Err(Refusal::Forgotten),
             // The peer names a later opening than this node has ever heard of: this node has forgotten.
             Some(noted) if Some(noted.incarnation) > theirs.latest() => Err(Refusal::Forgotten),
             _ => Err(Refusal::Copy),
@@ -173,13 +194,13 @@ impl PeerStores {
     /// As [`Self::check`]; nothing has changed.
     pub fn meet(&mut self, hello: &Hello) -> Result<Meeting, Refusal> {
         self.check(hello)?;
-        let (opening, store) = (hello.opening(), hello.proof.store);
+        let (opening, store, noted) = (hello.opening(), hello.proof.store, self.noted_here(hello));
         let peer = self.peers.entry(hello.node).or_default();
         let before = peer.theirs.filter(|theirs| theirs.store == store);
         let theirs = before.unwrap_or(Theirs { store, confirmed: None, introduced: None });
         let mut next = theirs;
         // A peer always names the opening that it has noted last: nothing older is needed any more.
-        if theirs.introduced.is_some() && theirs.introduced == hello.proof.noted {
+        if theirs.introduced.is_some() && theirs.introduced == noted {
             next = Theirs { confirmed: theirs.introduced, introduced: None, ..theirs };
         }
         let meeting = if next.confirmed != Some(opening) {
@@ -198,12 +219,19 @@ impl PeerStores {
         Ok(meeting)
     }
 
-    /// `peer` says that it remembers this opening of ours. True if that is news, and must be saved before another hello.
-    pub fn note(&mut self, peer: NodeId) -> bool {
-        let peer = self.peers.entry(peer).or_default();
-        let is_news = peer.noted != peer.ours;
-        peer.noted = peer.ours;
-        is_news
+    /// An acceptor that [`Self::check`] takes says that it remembers this opening of ours. True if that is news, and must
+    /// be saved before another hello.
+    pub fn note(&mut self, acceptor: &Hello) -> bool {
+        let peer = self.peers.entry(acceptor.node).or_default();
+        let before = (peer.noted, peer.noted_by);
+        (peer.noted, peer.noted_by) = (peer.ours, acceptor.proof.store);
+        before != (peer.noted, peer.noted_by)
+    }
+
+    /// False if `peer` was confirmed with another directory than `store`.
+    fn may_be(&self, peer: NodeId, store: u128) -> bool {
+        let theirs = self.peers.get(&peer).and_then(|peer| peer.theirs);
+        theirs.is_none_or(|theirs| theirs.confirmed.is_none() || theirs.store == store)
     }
 
     /// The bytes that [`Self::decode`] reads; never more than [`PEER_STORES_BYTES_MAX`] for [`PEERS_MAX`] peers.
@@ -215,6 +243,7 @@ impl PeerStores {
             bytes.put_u64_le(node.get());
             bytes.put_u128_le(theirs.map_or(0, |theirs| theirs.store));
             bytes.put_u8(u8::from(theirs.is_some()));
+            bytes.put_u128_le(peer.noted_by);
             let of_theirs =
                 [theirs.and_then(|theirs| theirs.confirmed), theirs.and_then(|t| t.introduced)];
             for opening in [peer.ours, peer.noted].into_iter().chain(of_theirs) {
@@ -235,11 +264,12 @@ impl PeerStores {
             let node = NodeId(bytes.get_u64_le());
             let store = bytes.get_u128_le();
             let is_known = bytes.get_u8() != 0;
+            let noted_by = bytes.get_u128_le();
             let [ours, noted, confirmed, introduced] = [(); 4].map(|()| get_opening(&mut bytes));
             let theirs = is_known.then_some(Theirs { store, confirmed, introduced });
-            peers.insert(node, Peer { ours, noted, theirs });
+            peers.insert(node, Peer { ours, noted, noted_by, theirs });
         }
-        Some(Self { peers })
+        Some(Self { store: 0, peers })
     }
 
     /// How many peers it remembers.
@@ -278,9 +308,20 @@ pub(crate) fn get_opening(bytes: &mut &[u8]) -> Option<Opening> {
 /// Keeps what [`PeerStores::encode`] gives, durably, in room that was made before.
 pub type Save = Box<dyn Fn(&[u8]) -> io::Result<()> + Send + Sync>;
 
-/// The [`PeerStores`] of a running node, for all its threads.
+/// How a dialer goes on after an answer.
+#[derive(Debug)]
+pub enum Heard {
+    /// The connection is open.
+    Up(Hello),
+    /// The acceptor remembers us now: [`Acquaintances::note`] that, and dial again.
+    Introduced(Hello),
+}
+
+/// The [`PeerStores`] of a running node, for all its threads. Its readers never wait for a save.
 pub struct Acquaintances {
     state: Mutex<PeerStores>,
+    /// Held by whoever changes the state, from before it is read until after it is saved.
+    changing: Mutex<()>,
     save: Save,
 }
 
@@ -288,60 +329,88 @@ impl Acquaintances {
     /// Begins with `peers`, which are saved already.
     #[must_use]
     pub fn new(peers: PeerStores, save: Save) -> Self {
-        Self { state: Mutex::new(peers), save }
+        Self { state: Mutex::new(peers), changing: Mutex::new(()), save }
     }
 
-    /// For a process without a directory: it remembers nothing past its end.
+    /// For a process without a directory, which says that it is `store`: it remembers nothing past its end.
     #[must_use]
-    pub fn forgetful(incarnation: u64, peers: &[NodeId]) -> Self {
+    pub fn forgetful(store: u128, incarnation: u64, peers: &[NodeId]) -> Self {
         let mut stores = PeerStores::default();
-        stores.open(incarnation, peers.iter().copied(), &mut || 0);
+        stores.open(store, incarnation, peers.iter().copied(), &mut || 0);
         Self::new(stores, Box::new(|_| Ok(())))
     }
 
     /// `me`, with the proof that is for `peer`.
     #[must_use]
     pub fn present(&self, me: &Hello, peer: NodeId) -> Hello {
-        Hello { proof: self.lock().proof(me.proof.store, peer), ..me.clone() }
+        Hello { proof: self.lock().proof(peer), ..me.clone() }
     }
 
-    /// [`PeerStores::meet`], saved.
+    /// [`PeerStores::meet`] if it changes nothing that must be saved; else `None`, and [`Self::meet`] must be called.
+    #[must_use]
+    pub fn recognise(&self, hello: &Hello) -> Option<Result<Meeting, Refusal>> {
+        let state = self.lock();
+        let mut next = state.clone();
+        let met = next.meet(hello);
+        (next == *state).then_some(met)
+    }
+
+    /// [`PeerStores::meet`], saved. Blocks for the time of a synced write.
     ///
     /// # Errors
     /// [`crate::NetError::Refused`], or [`crate::NetError::Io`] of the save: then nothing has changed.
     pub fn meet(&self, hello: &Hello) -> Result<Meeting, crate::NetError> {
-        let mut state = self.lock();
-        let mut next = state.clone();
-        let meeting = next.meet(hello).map_err(crate::NetError::Refused)?;
-        if meeting != Meeting::Known && next != *state {
-            if !logdrive_raft::bug!("introduced_without_saving") {
-                (self.save)(&next.encode())?;
-            }
-            *state = next;
-        }
-        Ok(meeting)
+        self.change(|next| next.meet(hello).map_err(crate::NetError::Refused))
     }
 
-    /// [`PeerStores::check`].
+    /// Judges the answer to the hello `me`, which was for `peer`.
     ///
     /// # Errors
-    /// The [`Refusal`].
-    pub fn check(&self, hello: &Hello) -> Result<(), Refusal> {
-        self.lock().check(hello)
+    /// The connection must be closed. [`crate::NetError::RefusedByPeer`] is said by the peer as it is known here, or by
+    /// one that was never confirmed.
+    pub fn hear(&self, me: &Hello, peer: NodeId, answer: &[u8]) -> Result<Heard, crate::NetError> {
+        let state = self.lock();
+        let check = |hello| state.check(hello).map_err(crate::NetError::Refused);
+        match handshake::judge_answer(me, peer, answer)? {
+            Answer::Welcome(hello) => check(&hello).map(|()| Heard::Up(hello)),
+            Answer::Introduced(hello) => check(&hello).map(|()| Heard::Introduced(hello)),
+            Answer::Refused { refusal, store } => {
+                let is_believed = !refusal.is_for_good() || state.may_be(peer, store);
+                Err(match is_believed {
+                    true => crate::NetError::RefusedByPeer(refusal),
+                    false => crate::NetError::Refused(Refusal::OtherStore),
+                })
+            }
+        }
     }
 
-    /// [`PeerStores::note`], saved.
+    /// [`PeerStores::note`], saved. Blocks for the time of a synced write.
     ///
     /// # Errors
     /// That of the save: then nothing has changed.
-    pub fn note(&self, peer: NodeId) -> io::Result<()> {
-        let mut state = self.lock();
-        let mut next = state.clone();
-        if next.note(peer) {
-            (self.save)(&next.encode())?;
-            *state = next;
+    pub fn note(&self, acceptor: &Hello) -> Result<(), crate::NetError> {
+        self.change(|next| {
+            next.note(acceptor);
+            Ok(())
+        })
+    }
+
+    /// Takes over what `step` makes of the state, once it is saved.
+    fn change<T>(
+        &self,
+        step: impl FnOnce(&mut PeerStores) -> Result<T, crate::NetError>,
+    ) -> Result<T, crate::NetError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.lock().clone();
+        let mut next = before.clone();
+        let done = step(&mut next)?;
+        if next != before {
+            if !logdrive_raft::bug!("introduced_without_saving") {
+                (self.save)(&next.encode())?;
+            }
+            *self.lock() = next;
         }
-        Ok(())
+        Ok(done)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, PeerStores> {
@@ -360,12 +429,13 @@ impl std::fmt::Debug for Acquaintances {
 pub const PEERS_MAX: usize = 128;
 /// Bytes of [`PeerStores::encode`], at most.
 pub const PEER_STORES_BYTES_MAX: usize = PEERS_MAX * PEER_BYTES;
-const PEER_BYTES: usize = 8 + 16 + 1 + 4 * 16;
+const PEER_BYTES: usize = 8 + 16 + 1 + 16 + 4 * 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::sync::{Arc, Barrier};
 
     /// A node's directory, as it can be copied, and what a process of it says.
     #[derive(Clone, Debug)]
@@ -386,26 +456,51 @@ mod tests {
             self.incarnation += 1;
             // A process reads the bytes that are on disk.
             self.peers = PeerStores::decode(&self.peers.encode()).expect("its own bytes");
-            self.peers.open(self.incarnation, [NodeId(1), NodeId(2), NodeId(3)], &mut || nonce);
+            let known = [NodeId(1), NodeId(2), NodeId(3)];
+            self.peers.open(self.store, self.incarnation, known, &mut || nonce);
         }
 
         fn hello(&self, to: &Self) -> Hello {
             Hello {
                 incarnation: self.incarnation,
-                proof: self.peers.proof(self.store, to.node),
+                proof: self.peers.proof(to.node),
                 ..Hello::of(self.node.get())
             }
         }
 
-        /// Dials until it is let in or refused.
-        fn dial(&mut self, to: &mut Self) -> Result<(), Refusal> {
+        /// Dials until it is let in or refused, by the acceptor or by itself.
+        fn dial(&mut self, to: &mut Self) -> Result<(), Refused> {
             for _ in 0..2 {
-                match to.peers.meet(&self.hello(to))? {
-                    Meeting::Introduced => drop(self.peers.note(to.node)),
+                let met = to.peers.meet(&self.hello(to)).map_err(|refusal| {
+                    let counts = !refusal.is_for_good() || self.peers.may_be(to.node, to.store);
+                    if counts { Refused::By(refusal) } else { Refused::Nobody }
+                })?;
+                let acceptor = to.hello(self);
+                self.peers.check(&acceptor).map_err(Refused::Self_)?;
+                match met {
+                    Meeting::Introduced => drop(self.peers.note(&acceptor)),
                     Meeting::Known | Meeting::Confirmed => return Ok(()),
                 }
             }
             panic!("{self:?} and {to:?} do not get on");
+        }
+    }
+
+    /// How a dial ended.
+    #[derive(Debug, Eq, PartialEq)]
+    enum Refused {
+        /// The acceptor refused it, and is believed.
+        By(Refusal),
+        /// The acceptor refused it for good, and is not the one that the dialer knows.
+        Nobody,
+        /// The dialer refused the acceptor.
+        Self_(Refusal),
+    }
+
+    impl PeerStores {
+        fn noted_of(&self, peer: &Directory) -> (Option<Opening>, u128) {
+            let peer = self.peers[&peer.node];
+            (peer.noted, peer.noted_by)
         }
     }
 
@@ -441,9 +536,9 @@ mod tests {
         let (a, mut b) = pair();
         let mut anew = Directory::made(1, 101);
         anew.open(50);
-        assert_eq!(anew.dial(&mut b), Err(Refusal::OtherStore));
-        assert_eq!(b.peers.check(&anew.hello(&b)), Err(Refusal::OtherStore), "as an acceptor, too");
-        assert_eq!(b.dial(&mut anew), Err(Refusal::Forgotten), "which marks nobody");
+        assert_eq!(anew.dial(&mut b), Err(Refused::By(Refusal::OtherStore)));
+        let refused = Err(Refused::Self_(Refusal::OtherStore));
+        assert_eq!(b.dial(&mut anew), refused, "as an acceptor, too");
         let mut a = a;
         assert_eq!(a.dial(&mut b), Ok(()), "the one that b knows is not shut out");
     }
@@ -460,10 +555,16 @@ mod tests {
         a.dial(&mut b).unwrap();
         for mut copy in copies {
             copy.open(14);
-            assert_eq!(copy.dial(&mut b), Err(Refusal::Copy), "{copy:?}");
-            assert_eq!(b.peers.check(&copy.hello(&b)), Err(Refusal::Copy));
-            let forgets = b.clone().dial(&mut copy);
-            assert_eq!(forgets, Ok(()), "the copy remembers b: b refuses its answer");
+            assert_eq!(copy.dial(&mut b), Err(Refused::By(Refusal::Copy)), "{copy:?}");
+            let before = b.peers.clone();
+            assert_eq!(
+                b.dial(&mut copy),
+                Err(Refused::Self_(Refusal::Copy)),
+                "as an acceptor, too"
+            );
+            b.open(31);
+            assert_eq!(b.dial(&mut copy), Err(Refused::Self_(Refusal::Copy)));
+            assert_eq!(b.peers.noted_of(&a), before.noted_of(&a), "nothing of the copy's is noted");
         }
         assert_eq!(a.dial(&mut b), Ok(()));
     }
@@ -477,14 +578,15 @@ mod tests {
         b.open(22);
         b.dial(&mut a).unwrap();
         old.open(23);
-        assert_eq!(a.dial(&mut old), Err(Refusal::Forgotten), "which marks nobody");
-        assert_eq!(old.dial(&mut a), Err(Refusal::Copy));
+        let forgotten = Err(Refused::By(Refusal::Forgotten));
+        assert_eq!(a.dial(&mut old), forgotten, "which marks nobody");
+        assert_eq!(old.dial(&mut a), Err(Refused::By(Refusal::Copy)));
         a.open(15);
         assert_eq!(a.clone().dial(&mut b.clone()), Ok(()));
         let mut older = Directory { peers: PeerStores::default(), ..old.clone() };
         older.open(24);
-        assert_eq!(a.dial(&mut older), Err(Refusal::Forgotten));
-        assert_eq!(older.dial(&mut a), Err(Refusal::Copy));
+        assert_eq!(a.dial(&mut older), Err(Refused::By(Refusal::Forgotten)));
+        assert_eq!(older.dial(&mut a), Err(Refused::By(Refusal::Copy)));
     }
 
     #[test]
@@ -505,6 +607,7 @@ mod tests {
         for forged in [
             Hello { incarnation: u64::MAX, ..a.hello(&b) },
             Hello { proof: Proof { store: a.store, ..Proof::default() }, ..a.hello(&b) },
+            Hello { proof: Proof { noted_by: 7, nonce: 1, ..a.hello(&b).proof }, ..a.hello(&b) },
             Hello {
                 incarnation: u64::MAX,
                 proof: Proof {
@@ -530,7 +633,7 @@ mod tests {
         let said = |incarnation, noted| Hello {
             node: NodeId(3),
             incarnation,
-            proof: Proof { store: 300, nonce: incarnation, noted },
+            proof: Proof { store: 300, nonce: incarnation, noted, noted_by: 200 },
             ..b.hello(&b)
         };
         let steps = [
@@ -557,16 +660,98 @@ mod tests {
         let mut anew = Directory::made(1, 101);
         anew.open(12);
         assert_eq!(anew.dial(&mut b), Ok(()));
-        assert_eq!(a.dial(&mut b), Err(Refusal::OtherStore));
+        assert_eq!(a.dial(&mut b), Err(Refused::By(Refusal::OtherStore)));
+    }
+
+    #[test]
+    fn a_peer_that_took_our_hello_and_was_made_anew_before_it_was_confirmed_is_met_again() {
+        let (mut a, mut b) = (Directory::made(1, 100), Directory::made(2, 200));
+        a.open(11);
+        b.open(21);
+        assert_eq!(a.dial(&mut b), Ok(()));
+        for store in [201, 202] {
+            // B never reached A, and was founded again.
+            let mut anew = Directory::made(2, store);
+            anew.open(22);
+            assert_eq!(a.dial(&mut anew), Ok(()));
+            a.open(12);
+            assert_eq!(a.dial(&mut b), Err(Refused::By(Refusal::Forgotten)), "which marks nobody");
+            assert_eq!(a.dial(&mut anew), Ok(()));
+            b = anew;
+        }
+        assert_eq!(a.dial(&mut b), Ok(()));
+        assert_eq!(b.dial(&mut a), Ok(()));
+        let mut late = Directory::made(2, 203);
+        late.open(23);
+        assert_eq!(a.dial(&mut late), Err(Refused::Self_(Refusal::OtherStore)));
+        assert_eq!(late.dial(&mut a), Err(Refused::By(Refusal::OtherStore)));
+        assert_eq!(a.dial(&mut b), Ok(()));
+    }
+
+    #[test]
+    fn a_refusal_for_good_counts_only_from_the_store_that_the_peer_was_confirmed_with() {
+        let (mut a, b) = pair();
+        // Another cluster of the same name, where another directory of node 1 is known.
+        let (mut other_a, mut other_b) = (Directory::made(1, 900), Directory::made(2, 901));
+        other_a.open(1);
+        other_b.open(2);
+        other_a.dial(&mut other_b).unwrap();
+        other_b.dial(&mut other_a).unwrap();
+        assert_eq!(a.dial(&mut other_b), Err(Refused::Nobody));
+        assert_eq!(a.dial(&mut b.clone()), Ok(()));
+        // The answers themselves, over the wire.
+        let stores = Acquaintances::new(a.peers.clone(), Box::new(|_| Ok(())));
+        let me = a.hello(&b);
+        for refusal in [Refusal::OtherStore, Refusal::Copy] {
+            let heard = |store| stores.hear(&me, NodeId(2), &refusal.encode(store));
+            for store in [0, 901] {
+                let error = heard(store).expect_err("a refusal");
+                let own = matches!(error, crate::NetError::Refused(Refusal::OtherStore));
+                assert!(own, "{refusal:?} of {store}: {error:?}");
+            }
+            let error = heard(b.store).expect_err("a refusal");
+            assert!(matches!(error, crate::NetError::RefusedByPeer(r) if r == refusal));
+        }
+        let never_met = Acquaintances::forgetful(a.store, 1, &[NodeId(2)]);
+        let error =
+            never_met.hear(&me, NodeId(2), &Refusal::Copy.encode(901)).expect_err("refused");
+        assert!(matches!(error, crate::NetError::RefusedByPeer(Refusal::Copy)));
+    }
+
+    #[test]
+    fn readers_do_not_wait_for_a_save() {
+        let (entered, wait) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+        let (a, b) = pair();
+        let (at_save, until) = (entered.clone(), wait.clone());
+        let save = move |_: &[u8]| {
+            at_save.wait();
+            until.wait();
+            Ok(())
+        };
+        let stores = Acquaintances::new(b.peers.clone(), Box::new(save));
+        let mut later = a.clone();
+        later.open(12);
+        let hello = later.hello(&b);
+        std::thread::scope(|scope| {
+            let saving = scope.spawn(|| stores.meet(&hello).expect("a later opening"));
+            entered.wait();
+            assert_eq!(stores.recognise(&a.hello(&b)), Some(Ok(Meeting::Known)));
+            assert_eq!(stores.recognise(&hello), None, "nothing counts before it is saved");
+            assert_eq!(stores.present(&b.hello(&a), NodeId(1)), b.hello(&a));
+            wait.wait();
+            assert_eq!(saving.join().expect("no panic"), Meeting::Introduced);
+        });
+        assert_eq!(stores.recognise(&hello), Some(Ok(Meeting::Introduced)));
     }
 
     #[test]
     fn the_room_is_for_as_many_peers_as_it_says() {
         let mut peers = PeerStores::default();
         let all = (1..=PEERS_MAX as u64).map(NodeId);
-        peers.open(u64::MAX, all, &mut || u64::MAX);
+        peers.open(7, u64::MAX, all, &mut || u64::MAX);
         assert_eq!(peers.encode().len(), PEER_STORES_BYTES_MAX);
-        assert_eq!(PeerStores::decode(&peers.encode()), Some(peers));
+        let read = PeerStores::decode(&peers.encode()).expect("its own bytes");
+        assert_eq!(PeerStores { store: 7, ..read }, peers);
         assert_eq!(PeerStores::decode(&[0; PEER_BYTES - 1]), None);
     }
 
@@ -590,7 +775,9 @@ mod tests {
                         let lives = hello.incarnation == a.incarnation;
                         prop_assert!(!lives || met.is_ok(), "{:?} to {:?}", met, hello);
                         if lives && met == Ok(Meeting::Introduced) {
-                            a.peers.note(b.node);
+                            let acceptor = b.hello(&a);
+                            prop_assert_eq!(a.peers.check(&acceptor), Ok(()));
+                            a.peers.note(&acceptor);
                         }
                     }
                     4 => drop(b.peers.meet(&a.hello(&b)).expect("b knows a")),

@@ -54,6 +54,7 @@ fn hello(node: NodeId) -> Hello {
         proof: Proof::default(),
         shard: 0,
         shards: 1,
+        command_bytes_max: 1 << 20,
         lane: Lane::Append,
         client_address: format!("node-{node}:6379"),
     }
@@ -61,7 +62,7 @@ fn hello(node: NodeId) -> Hello {
 
 /// The record that a node of one life keeps of the others.
 fn stores() -> Arc<Acquaintances> {
-    Arc::new(Acquaintances::forgetful(1, &[A, B]))
+    Arc::new(Acquaintances::forgetful(0, 1, &[A, B]))
 }
 
 fn settings() -> Settings {
@@ -206,7 +207,7 @@ async fn greeted(to: SocketAddr, me: &Hello) -> TcpStream {
     // The lives that a test's node has follow each other.
     me.proof.noted = if me.incarnation > 1 { opening(me.incarnation - 1) } else { None };
     let (mut stream, mut said) = greet(to, &me, B).await;
-    if said == Said::Refusal(Refusal::Introduced) {
+    if matches!(said, Said::Introduced { .. }) {
         me.proof.noted = opening(me.incarnation);
         (stream, said) = greet(to, &me, B).await;
     }
@@ -493,7 +494,7 @@ fn a_newer_connection_or_life_ends_the_older_one() {
         is_closed(&mut second).await;
         is_closed(&mut other).await;
         let (_, said) = greet(b.address, &me, B).await;
-        assert_eq!(said, Said::Refusal(Refusal::Copy));
+        assert_eq!(said, Said::Refusal { refusal: Refusal::Copy, store: 0 });
     });
 }
 
@@ -532,7 +533,7 @@ fn strangers_are_refused_with_a_reason_and_not_stormed_with_retries() {
         ];
         for (me, peer, refusal) in cases {
             let (mut stream, said) = greet(b.address, &me, peer).await;
-            assert_eq!(said, Said::Refusal(refusal));
+            assert_eq!(said, Said::Refusal { refusal, store: 0 });
             is_closed(&mut stream).await;
         }
         let slow = Settings { backoff_max: Duration::from_secs(60), ..settings() };
@@ -576,25 +577,23 @@ fn p6_a_node_with_another_directory_is_refused_and_told_and_the_one_that_is_know
 {
     run(async {
         let b = Node::b(settings());
-        let of_store = |store| Hello { proof: Proof { store, ..Proof::default() }, ..hello(A) };
-        let known = stores();
-        let dial = |me: Hello, stores: &Arc<Acquaintances>| {
+        let of_store = |store| Arc::new(Acquaintances::forgetful(store, 1, &[A, B]));
+        let known = of_store(7);
+        let dial = |stores: &Arc<Acquaintances>| {
             let shard = Rc::new(Shard::default());
             let inbound: Rc<dyn Inbound> = Rc::clone(&shard) as _;
             let to = vec![(B, b.address.to_string())];
-            (Outbound::start(me, to, stores, settings(), inbound), shard)
+            (Outbound::start(hello(A), to, stores, settings(), inbound), shard)
         };
-        let (outbound, told) = dial(of_store(7), &known);
+        let (outbound, told) = dial(&known);
         both_up(&outbound).await;
-        // The first dial of each lane may have been only to be introduced.
-        let introduced = |refused: &[Refusal]| refused.iter().all(|r| *r == Refusal::Introduced);
-        assert!(introduced(&told.refused.borrow()), "{:?}", told.refused.borrow());
-        let (anew, told_anew) = dial(of_store(8), &stores());
+        assert!(told.refused.borrow().is_empty(), "{:?}", told.refused.borrow());
+        let (anew, told_anew) = dial(&of_store(8));
         until(|| told_anew.refused.borrow().contains(&Refusal::OtherStore)).await;
         assert!(told_anew.refused.borrow()[0].is_for_good() && !anew.is_up(B, Lane::Append));
         assert!(outbound.is_up(B, Lane::Append), "a stranger ends no connection of the node");
         drop((outbound, anew));
-        let (again, told_again) = dial(of_store(7), &known);
+        let (again, told_again) = dial(&known);
         both_up(&again).await;
         assert!(told_again.refused.borrow().is_empty());
     });
@@ -617,7 +616,8 @@ fn those_who_speak_something_else_are_closed_at_once() {
         stream.write_all(&long[..16]).await.expect("sent");
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
-        assert_eq!(handshake::parse(&answer), Ok(Said::Refusal(Refusal::Malformed)));
+        let refused = Said::Refusal { refusal: Refusal::Malformed, store: 0 };
+        assert_eq!(handshake::parse(&answer), Ok(refused));
         until(|| b.meter.stats().garbage == 4 && b.meter.stats().refused == 1).await;
         greeted(b.address, &hello(A)).await;
     });

@@ -1,9 +1,10 @@
 //! Two nodes without sockets: the parts that decide, put together as a simulator puts them together.
 
-use logdrive_net::handshake::{self, MessageReader};
-use logdrive_net::stores::{Acquaintances, PeerStores, Proof};
+use logdrive_net::handshake::MessageReader;
+use logdrive_net::stores::{Acquaintances, Heard, PeerStores, Proof};
 use logdrive_net::{
-    ClusterId, Door, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Refusal, Sent, Settings,
+    ClusterId, Door, Greeted, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Refusal, Sent,
+    Settings, Turned,
 };
 use logdrive_raft::{GroupId, Heartbeat, LogId, LogIndex, Message, NodeId, Term};
 use std::collections::HashSet;
@@ -21,6 +22,7 @@ fn hello(node: NodeId, incarnation: u64) -> Hello {
         proof: Proof::default(),
         shard: 0,
         shards: 1,
+        command_bytes_max: 1 << 20,
         lane: Lane::Liveness,
         client_address: String::new(),
     }
@@ -64,31 +66,30 @@ struct Connection {
 impl Acceptor {
     /// Dials, and once more if B did not remember this life of A.
     fn dialled_by(&mut self, me: &Hello, stores: &Acquaintances) -> Result<Connection, NetError> {
-        let first = self.dialled_once(&stores.present(me, B));
-        if !matches!(first, Err(NetError::RefusedByPeer(Refusal::Introduced))) {
-            return first;
-        }
-        stores.note(B).expect("nothing to save");
-        self.dialled_once(&stores.present(me, B))
-    }
-
-    fn dialled_once(&mut self, me: &Hello) -> Result<Connection, NetError> {
-        let hello = in_pieces(&me.encode(B));
-        let answer = match self.door.greet(&hello) {
-            Ok(welcome) => {
-                self.ended.extend(welcome.ended.iter().copied());
-                Ok((welcome.answer, welcome.lease, welcome.hello))
+        for _ in 0..2 {
+            let hello = in_pieces(&stores.present(me, B).encode(B));
+            let (said, let_in) = match self.door.greet(&hello) {
+                Ok(Greeted::Welcome(welcome)) => {
+                    self.ended.extend(welcome.ended.iter().copied());
+                    (welcome.answer, Some((welcome.lease, welcome.hello)))
+                }
+                Ok(Greeted::Introduced { answer }) => (answer, None),
+                Err(Turned { answer: Some(answer), .. }) => (answer, None),
+                Err(Turned { error, answer: None }) => return Err(error),
+            };
+            match stores.hear(me, B, &in_pieces(&said))? {
+                Heard::Introduced(acceptor) => stores.note(&acceptor).expect("nothing to save"),
+                Heard::Up(peer) => {
+                    let (lease, hello) = let_in.expect("a welcome");
+                    let settings = Settings::default();
+                    let mut queue = LaneQueue::new(me, me.lane, &settings);
+                    queue.set_up(peer);
+                    let receiver = Receiver::new(&hello, &settings);
+                    return Ok(Connection { queue, receiver, lease });
+                }
             }
-            Err(NetError::Refused(refusal)) => Err(refusal.encode()),
-            Err(error) => return Err(error),
-        };
-        let said = answer.as_ref().map_or_else(|refusal| refusal, |(said, ..)| said);
-        let peer = handshake::judge_answer(me, B, &in_pieces(said))?;
-        let (_, lease, hello) = answer.expect("a refusal ends in an error");
-        let settings = Settings::default();
-        let mut queue = LaneQueue::new(me, me.lane, &settings);
-        queue.set_up(peer);
-        Ok(Connection { queue, receiver: Receiver::new(&hello, &settings), lease })
+        }
+        panic!("introduced twice");
     }
 
     /// Moves at most `bytes` of what waits; the messages that B delivers.
@@ -106,14 +107,14 @@ impl Acceptor {
 
 #[test]
 fn two_nodes_meet_talk_and_part_without_a_socket() {
-    let its = Arc::new(Acquaintances::forgetful(1, &[A]));
+    let its = Arc::new(Acquaintances::forgetful(0, 1, &[A]));
     let mut b = Acceptor { door: Door::new(hello(B, 1), vec![A, B], its), ended: HashSet::new() };
     // A's directory, and what its lives remember.
     let mut stores = PeerStores::default();
     let mut life = |incarnation| {
-        stores.open(incarnation, [B], &mut || incarnation);
+        stores.open(0, incarnation, [B], &mut || incarnation);
         let life = Acquaintances::new(stores.clone(), Box::new(|_| Ok(())));
-        stores.note(B);
+        stores.note(&hello(B, 1));
         life
     };
     let (first, second) = (life(1), life(2));

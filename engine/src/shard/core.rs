@@ -431,6 +431,14 @@ impl Shard {
         self.step(slot, Event::Message { from, message });
     }
 
+    /// True unless [`Self::receive`] drops the message because the peer has not said what its group was founded with.
+    #[cfg(feature = "testing")]
+    pub(crate) fn takes_in(&self, from: NodeId, group: GroupId, message: &Message) -> bool {
+        let Some(slot) = self.slots.get(&group) else { return true };
+        matches!(message, Message::Room(_) | Message::Founding(_))
+            || self.replicas[*slot as usize].founding.hears(from)
+    }
+
     /// Takes in the members that a peer was founded with, or asks for them: before that, no other message counts.
     #[cold]
     fn compare_founding(&mut self, slot: u32, from: NodeId, message: &Message) {
@@ -621,6 +629,10 @@ impl Shard {
         match change {
             LinkChange::Up(peer) => self.peer_up(peer),
             LinkChange::Down(peer) => self.peer_down(peer),
+            // Its groups may have been destroyed and founded anew.
+            LinkChange::Restarted(peer) => {
+                self.replicas.iter_mut().for_each(|replica| replica.founding.forget(peer));
+            }
         }
     }
 

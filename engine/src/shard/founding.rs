@@ -23,7 +23,7 @@ use logdrive_wal::checksum;
 pub(super) struct Founding {
     /// Stands for the members it was founded with, in any order.
     digest: u32,
-    /// Peers that were founded with the same, as they said since this process began.
+    /// Peers that were founded with the same, as they said since they were restarted.
     agreed: Vec<NodeId>,
     /// Peers that were not.
     differing: Vec<NodeId>,
@@ -42,6 +42,12 @@ impl Founding {
     /// True if what `peer` says counts.
     pub(super) fn hears(&self, peer: NodeId) -> bool {
         self.agreed.contains(&peer)
+    }
+
+    /// The peer was restarted: its group may have been destroyed and founded anew.
+    pub(super) fn forget(&mut self, peer: NodeId) {
+        self.agreed.retain(|known| *known != peer);
+        self.differing.retain(|known| *known != peer);
     }
 
     /// A peer says what it was founded with. True if that was not known of it.
@@ -172,5 +178,10 @@ mod tests {
         assert!(one.hears(NodeId(2)), "it was made anew as it should be");
         talk(&mut one, &mut Founding::new(&nodes(&[1, 2])));
         assert!(!one.hears(NodeId(2)), "and again as it should not");
+        talk(&mut one, &mut Founding::new(&nodes(&[1, 2, 3])));
+        one.forget(NodeId(2));
+        assert!(!one.hears(NodeId(2)), "it was restarted, and has not said it since");
+        talk(&mut one, &mut Founding::new(&nodes(&[1, 2, 3])));
+        assert!(one.hears(NodeId(2)));
     }
 }

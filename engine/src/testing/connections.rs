@@ -13,9 +13,10 @@
 use super::{invariants::Broken, random::Random};
 use crate::{GroupId, NodeId};
 use logdrive_net::{
-    Backoff, Door, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Refusal, Sent, Settings,
-    handshake::{self, MessageReader},
-    stores::Acquaintances,
+    Backoff, Door, Greeted, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Refusal, Sent,
+    Settings, Turned,
+    handshake::MessageReader,
+    stores::{self, Acquaintances},
 };
 use logdrive_raft::Message;
 use std::{
@@ -27,8 +28,8 @@ use std::{
 
 /// Something that the network did to a process.
 pub(super) enum Effect {
-    /// An outbound lane came up or went down.
-    Lane { node: NodeId, shard: u32, peer: NodeId, lane: Lane, is_up: bool },
+    /// An outbound lane to this incarnation of the peer came up, or one went down.
+    Lane { node: NodeId, shard: u32, peer: NodeId, lane: Lane, up: Option<u64> },
     /// A connection of `from` was let in.
     Opened { node: NodeId, from: NodeId },
     /// A connection of `from` that had been let in has ended.
@@ -317,21 +318,22 @@ impl Connections {
                 let connection = self.open.get_mut(&id).expect("dialled");
                 let answer = connection.answer(now);
                 let heard = match &answer {
-                    Some(Some(answer)) => end.judge(peer, answer),
+                    Some(Some(answer)) => end.stores.hear(&end.me, peer, answer),
                     Some(None) => Err(NetError::Closed),
                     None if now >= until => Err(NetError::Timeout("handshake")),
                     None => return,
                 };
                 match heard {
-                    Ok(hello) => {
+                    Ok(stores::Heard::Up(hello)) => {
+                        let up = Some(hello.incarnation);
                         end.queue.set_up(hello);
                         end.state = State::Up { connection: id, since: now };
                         let lane = Lane::ALL[at];
-                        effects.push(Effect::Lane { node, shard, peer, lane, is_up: true });
+                        effects.push(Effect::Lane { node, shard, peer, lane, up });
                     }
-                    Err(NetError::RefusedByPeer(Refusal::Introduced)) => {
+                    Ok(stores::Heard::Introduced(acceptor)) => {
                         logdrive_raft::reached!("opening introduced");
-                        end.stores.note(peer).expect("memory");
+                        end.stores.note(&acceptor).expect("memory");
                         connection.is_left = true;
                         end.state = State::Down { dial_at: now + 1 };
                     }
@@ -366,7 +368,7 @@ impl Connections {
                     let pause = steps(end.backoff.after_loss(lasted));
                     end.state = State::Down { dial_at: now + pause };
                     let lane = Lane::ALL[at];
-                    effects.push(Effect::Lane { node, shard, peer, lane, is_up: false });
+                    effects.push(Effect::Lane { node, shard, peer, lane, up: None });
                 }
             }
         }
@@ -479,12 +481,6 @@ impl Connections {
 }
 
 impl LaneEnd {
-    fn judge(&self, peer: NodeId, answer: &[u8]) -> Result<Hello, NetError> {
-        let hello = handshake::judge_answer(&self.me, peer, answer)?;
-        self.stores.check(&hello).map_err(NetError::Refused)?;
-        Ok(hello)
-    }
-
     /// Moves what waits into the socket, as far as there is room; false if the connection breaks.
     fn move_bytes(
         &mut self,
@@ -584,7 +580,8 @@ impl Connection {
                 }
                 match greeted {
                     None => Ok(None),
-                    Some(Ok(welcome)) => {
+                    Some(Ok(Greeted::Introduced { answer })) => Err(Some(answer)),
+                    Some(Ok(Greeted::Welcome(welcome))) => {
                         process.admit(from, self.incarnation, &welcome.ended);
                         let shard = (welcome.hello.shard % process.shards) as usize;
                         let receiver = Receiver::new(&welcome.hello, &settings);
@@ -592,11 +589,10 @@ impl Connection {
                         effects.push(Effect::Opened { node, from });
                         Ok(Some(welcome.answer))
                     }
-                    Some(Err(NetError::Refused(refusal))) => {
+                    Some(Err(Turned { answer, .. })) => {
                         logdrive_raft::reached!("handshake refused");
-                        Err(Some(refusal.encode()))
+                        Err(answer)
                     }
-                    Some(Err(_)) => Err(None),
                 }
             }
             Acceptor::Reading { receiver, lease, shard } => {

@@ -63,7 +63,7 @@ pub(super) enum Event<'a> {
     Landed { node: NodeId, group: GroupId, change: &'a Change },
     /// A message leaves a node.
     Sent { node: NodeId, to: NodeId, group: GroupId, message: &'a Message },
-    /// A message reaches a node that takes turns.
+    /// A message reaches a replica that takes it in.
     Arrived { node: NodeId, from: NodeId, group: GroupId, message: &'a Message },
     /// A replica after a turn, if it changed. `clock` is its own, in ticks.
     Turned { node: NodeId, group: GroupId, status: &'a Status, clock: u64 },

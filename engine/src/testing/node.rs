@@ -22,7 +22,7 @@ use crate::{
     host::{Outside, ShardHost, Turned},
     inbox::{Arrivals, Control, Frame, shard_of},
     reads::{ReadDone, ReadTask},
-    shard::WriteJob,
+    shard::{Shard, WriteJob},
     shared::{Shared, lock},
     watchdog::Watchdog,
 };
@@ -188,7 +188,10 @@ impl Outside for SimOutside {
         self.world.borrow_mut().seen.push(Seen::Withdrew { group, from, accepted, last });
     }
 
-    fn received(&self, from: NodeId, group: GroupId, message: &Message) {
+    fn received(&self, shard: &Shard, from: NodeId, group: GroupId, message: &Message) {
+        if !shard.takes_in(from, group, message) {
+            return;
+        }
         let message = message.clone();
         self.world.borrow_mut().seen.push(Seen::Arrived { from, group, message });
     }
@@ -270,7 +273,8 @@ impl SimNode {
         let saved = PeerStores::decode(&lock(&self.peers));
         let mut stores = saved.expect("its own bytes");
         let others = shape.nodes.iter().copied().filter(|node| *node != self.id);
-        stores.open(self.identity.incarnation, others, &mut || entropy.any());
+        let Identity { store, incarnation, .. } = self.identity;
+        stores.open(store, incarnation, others, &mut || entropy.any());
         *lock(&self.peers) = stores.encode();
         let on_disk = self.peers.clone();
         let save = move |peers: &[u8]| {

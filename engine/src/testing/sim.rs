@@ -262,7 +262,7 @@ impl<'a> Sim<'a> {
             if shard.linked.remove(&lost_peer) {
                 node.inbound_closed(lost_peer);
                 for lane in Lane::ALL {
-                    shard.arrivals.lane(LaneChange { peer: lost_peer, lane, is_up: false });
+                    shard.arrivals.lane(LaneChange { peer: lost_peer, lane, up: None });
                 }
             }
         }
@@ -273,17 +273,25 @@ impl<'a> Sim<'a> {
         if self.shape.connects {
             return;
         }
-        let ups = self.nodes.iter().filter(|node| node.process.is_some()).map(|node| node.id);
-        let peers: Vec<NodeId> = ups.filter(|id| *id != self.nodes[at].id).collect();
+        let ups = self
+            .nodes
+            .iter()
+            .filter(|node| node.process.is_some())
+            .map(|node| (node.id, node.identity.incarnation));
+        let peers: Vec<_> = ups.filter(|(id, _)| *id != self.nodes[at].id).collect();
         let Some(Process { node, shards, .. }) = &mut self.nodes[at].process else { return };
         for shard in shards {
-            for peer in &peers {
+            for (peer, incarnation) in &peers {
                 let random = &mut self.world.borrow_mut().random;
                 if !shard.linked.contains(peer) && random.once_in(LINKS_ONCE_IN) {
                     shard.linked.insert(*peer);
                     node.inbound_opened(*peer);
                     for lane in Lane::ALL {
-                        shard.arrivals.lane(LaneChange { peer: *peer, lane, is_up: true });
+                        shard.arrivals.lane(LaneChange {
+                            peer: *peer,
+                            lane,
+                            up: Some(*incarnation),
+                        });
                     }
                 }
             }
@@ -412,9 +420,9 @@ impl<'a> Sim<'a> {
         let node = self.nodes.iter_mut().find(|node| node.id == to).expect("a node of ours");
         let Some(process) = &mut node.process else { return };
         match effect {
-            Effect::Lane { shard, peer, lane, is_up, .. } => {
+            Effect::Lane { shard, peer, lane, up, .. } => {
                 let arrivals = &process.shards[shard as usize].arrivals;
-                arrivals.lane(LaneChange { peer, lane, is_up });
+                arrivals.lane(LaneChange { peer, lane, up });
             }
             Effect::Opened { from, .. } => {
                 process.node.inbound_opened(from);
