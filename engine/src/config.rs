@@ -83,8 +83,11 @@ pub struct Config {
     pub proposals_max: usize,
     /// The same in bytes; never more than a sixth of a shard's part of `log_bytes_max`. Default 256 MiB.
     pub proposal_bytes_max: usize,
-    /// One command's bytes, at most, and never more than 8 MiB or a quarter of a segment. Nodes of a
-    /// cluster must agree on it. Default 1 MiB.
+    /// One command's bytes, at most, and never more than 8 MiB or a quarter of a segment. The first open of a directory
+    /// fixes it, because every peer's log must have room for as much: a later open may lower what this node takes from
+    /// clients, and an open with segments too small for it is refused. A node that meets a peer with larger commands takes
+    /// them over, from its next open on for its own clients; if its segments do not hold them, it ends
+    /// ([`crate::NodeError::SmallSegments`]). Default 1 MiB.
     pub command_bytes_max: usize,
     /// Connections to this node's peer address that have not said who they are, at most; each has a descriptor.
     /// Default 128.
@@ -175,6 +178,22 @@ impl Config {
     pub(crate) fn command_bytes_max(&self) -> usize {
         let quarter = usize::try_from(self.segment_bytes / 4).unwrap_or(usize::MAX);
         self.command_bytes_max.min(limits::COMMAND_BYTES_MAX).min(quarter)
+    }
+
+    /// The largest command that this node takes from clients, in a directory whose peers may send `founded` bytes.
+    ///
+    /// # Errors
+    /// [`OpenError::Config`] if its segments do not hold as much.
+    pub(crate) fn fit(&self, founded: u32, log: &logdrive_wal::Config) -> Result<usize, OpenError> {
+        let (bytes, max) = (self.segment_bytes, log.entry_bytes_max());
+        let founded = usize::try_from(founded).unwrap_or(usize::MAX);
+        if founded > max {
+            return Err(OpenError::Config(format!(
+                "segments of {bytes} bytes hold commands of at most {max}; this node's peers may send {founded}: open it \
+                 with larger ones"
+            )));
+        }
+        Ok(self.command_bytes_max().min(founded))
     }
 
     pub(crate) fn check(&self, identity: &Identity) -> Result<(), OpenError> {

@@ -13,6 +13,7 @@ use crate::{
     here,
     host::{Outside, SEAL_LOOK_NS, ShardHost, Turned},
     inbox::{Arrivals, Control},
+    limits,
     links::LaneChange,
     panics,
     reads::ReadTask,
@@ -95,6 +96,7 @@ fn live(setup: Setup, started: &dyn Fn(Started)) {
         reader,
         node: node.clone(),
         home: setup.home.clone(),
+        entry_bytes_max: setup.wal.entry_bytes_max(),
     });
     started(Ok((recovered, description)));
     runtime.block_on(driver.clone().live(setup.listener));
@@ -136,6 +138,8 @@ struct Driver {
     host: RefCell<ShardHost>,
     reader: Sender<ReadTask>,
     home: Arc<Home>,
+    /// The largest command that this shard's segments hold.
+    entry_bytes_max: usize,
 }
 
 impl Driver {
@@ -293,6 +297,22 @@ struct Ingress {
     driver: Weak<Driver>,
 }
 
+impl Driver {
+    /// A peer's clients may send commands of so many bytes: the log must have room for them, in every later opening too.
+    fn meet_commands(&self, by: NodeId, bytes: u32) -> Result<(), NodeError> {
+        let theirs = usize::try_from(bytes).unwrap_or(usize::MAX).min(limits::COMMAND_BYTES_MAX);
+        let promised = u32::try_from(theirs).expect("a bound of ours");
+        if promised > self.home.entry_bytes_max() {
+            // Never in the life of a directory whose cluster is set up as it should be.
+            let kept = self.home.keep_entry_bytes_max(promised);
+            kept.map_err(|error| NodeError::Thread(error.to_string()))?;
+            tracing::warn!(%by, bytes, "a peer takes larger commands than this node was made for");
+        }
+        let ours = self.entry_bytes_max;
+        if theirs > ours { Err(NodeError::SmallSegments { by, theirs, ours }) } else { Ok(()) }
+    }
+}
+
 impl Ingress {
     fn driver(&self) -> Rc<Driver> {
         self.driver.upgrade().expect("connections end with their thread")
@@ -312,6 +332,9 @@ impl Inbound for Ingress {
     fn up(&self, peer: NodeId, lane: Lane, hello: &Hello) {
         let driver = self.driver();
         driver.node.note_client_address(peer, &hello.client_address);
+        if let Err(error) = driver.meet_commands(peer, hello.command_bytes_max) {
+            return driver.node.fail(error);
+        }
         driver.arrivals.lane(LaneChange { peer, lane, up: Some(hello.incarnation) });
     }
 

@@ -211,6 +211,20 @@ pub enum NodeError {
         /// Its reason.
         why: logdrive_net::Refusal,
     },
+    /// A peer takes larger commands than this node's segments hold: the groups that they share would stand still here.
+    /// The directory is as it was; open it with larger segments.
+    #[error(
+        "node {by} takes commands of up to {theirs} bytes, and this node's segments hold at most {ours}: open it with \
+         segments of at least {} bytes", least(*.theirs)
+    )]
+    SmallSegments {
+        /// The peer.
+        by: NodeId,
+        /// Its largest command, in bytes.
+        theirs: usize,
+        /// The largest that fits this node's segments, in bytes.
+        ours: usize,
+    },
     /// [`crate::Node::spawn_on`] on a shard's thread, which must not wait, while the queue of the other shard is full.
     /// The node runs on; try again.
     #[error("the queue of shard {shard} is full")]
@@ -218,4 +232,9 @@ pub enum NodeError {
         /// Whose queue.
         shard: usize,
     },
+}
+
+/// Segments that surely hold a command of so many bytes.
+fn least(command_bytes: usize) -> usize {
+    command_bytes.saturating_mul(4).next_power_of_two()
 }

@@ -89,11 +89,21 @@ impl Node {
         let home = Arc::new(Home::open(&config.dir)?);
         let identity = home.identity().clone();
         config.check(&identity)?;
+        if home.entry_bytes_max() == 0 {
+            let wanted = u32::try_from(config.command_bytes_max()).unwrap_or(u32::MAX);
+            home.keep_entry_bytes_max(wanted)?;
+        }
+        let founded = home.entry_bytes_max();
+        let log = config.log(home.shard_dir(0), &identity, 0);
+        let command_bytes_max = config.fit(founded, &log)?;
         let peers = open_peers(&home, &config)?;
         let mut listener = Some(Listener::bind(&config.peers[&identity.node])?);
         let node = Arc::new_cyclic(|node| {
             let stores = Arc::new(Acquaintances::new(peers, save_to(&home, node.clone())));
-            Shared::new(&config, identity.clone(), stores, Limits::REAL)
+            let mut shared = Shared::new(&config, identity.clone(), stores, Limits::REAL);
+            shared.command_bytes_max = command_bytes_max;
+            shared.founded_command_bytes = founded;
+            shared
         });
         let seed = if config.seed == 0 { seed_from_system()? } else { config.seed };
         let (started, starts) = crossbeam_channel::bounded(identity.shards as usize);

@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) stall_ends_process: bool,
     pub(crate) limits: Limits,
     pub(crate) command_bytes_max: usize,
+    /// The largest command that peers must have room for.
+    pub(crate) founded_command_bytes: u32,
     pub(crate) net_settings: logdrive_net::Settings,
     /// The knowledge that this node and its peers have of each other's directories.
     pub(crate) stores: Arc<Acquaintances>,
@@ -88,6 +90,7 @@ impl Shared {
             stall_ends_process: config.stall_ends_process,
             limits,
             command_bytes_max: config.command_bytes_max(),
+            founded_command_bytes: u32::try_from(config.command_bytes_max()).unwrap_or(u32::MAX),
             net_settings: logdrive_net::Settings {
                 strangers_max: config.strangers_max,
                 ..logdrive_net::Settings::default()
@@ -251,7 +254,7 @@ impl Shared {
             proof: Proof { store: self.identity.store, ..Proof::default() },
             shard: u32::try_from(shard).expect("shards are counted in u32"),
             shards: self.identity.shards,
-            command_bytes_max: u32::try_from(self.command_bytes_max).unwrap_or(u32::MAX),
+            command_bytes_max: self.founded_command_bytes,
             lane: Lane::Liveness,
             client_address: self.client_address.clone(),
         }

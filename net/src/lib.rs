@@ -46,6 +46,7 @@ mod outbound;
 mod peer;
 mod queue;
 mod receiver;
+mod saving;
 pub mod stores;
 
 pub use abort::AbortOnPanic;

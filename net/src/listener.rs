@@ -8,6 +8,7 @@
 
 use crate::door::{Door, Greeted, LeaseId, Turned, Welcome};
 use crate::metrics::{InboundMeter, LogLimit, add};
+use crate::saving::elsewhere;
 use crate::stores::Acquaintances;
 use crate::{AbortOnPanic, Accepted, Hello, NetError, Settings, peer};
 use logdrive_raft::NodeId;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, Id, JoinSet, spawn_blocking};
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The listening socket of a node. Can be bound before there is a runtime.
@@ -237,9 +238,9 @@ impl Entrance {
             None => {
                 let _one = self.saving.lock().await;
                 let (stores, said) = (Arc::clone(&self.stores), hello.clone());
-                let met = spawn_blocking(move || stores.meet(&said)).await;
+                let met = elsewhere(move || stores.meet(&said)).await;
                 sleep(SAVE_PAUSE).await;
-                met.expect("a save does not panic")
+                met
             }
         };
         self.door.borrow_mut().answer(hello, met)

@@ -9,6 +9,7 @@
 use crate::handshake::{MessageReader, Refusal};
 use crate::lane::Link;
 use crate::metrics::LogLimit;
+use crate::saving::elsewhere;
 use crate::stores::{Acquaintances, Heard};
 use crate::{Backoff, Hello, Inbound, NetError, Settings};
 use socket2::{SockRef, TcpKeepalive};
@@ -19,7 +20,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Keeps one lane to one peer connected, for ever.
@@ -80,8 +80,7 @@ impl Dialer {
                 (_, Heard::Introduced(acceptor)) => {
                     // This is a shard's thread: it does not wait for the disk.
                     let stores = Arc::clone(&self.stores);
-                    let noted = spawn_blocking(move || stores.note(&acceptor)).await;
-                    noted.expect("a save does not panic")?;
+                    elsewhere(move || stores.note(&acceptor)).await?;
                 }
             }
         }

@@ -80,6 +80,38 @@ fn c7_of_a_directory_and_its_copies_the_latest_that_its_peers_met_goes_on() {
     cluster.assert_no_panic();
 }
 
+/// Reported of other systems: the leader takes what a follower's own settings do not hold, and the group stands still there.
+#[test]
+fn a_node_whose_segments_do_not_hold_its_peers_commands_ends_and_may_come_back_with_larger_ones() {
+    let _turn = turn();
+    let dir = directory();
+    let mut cluster = Cluster::plan(dir.path(), 3, 4, 16 << 20);
+    cluster.nodes[2].set_flag("--segment-bytes", "65536");
+    for node in &mut cluster.nodes {
+        node.start(&["--init"]);
+    }
+    assert!(!cluster.nodes[2].wait_exit(LIVE_MAX).success());
+    let said = cluster.nodes[2].said();
+    assert!(said.contains("takes commands of up to 1048576 bytes"), "{said}");
+    assert!(said.contains("segments of at least 4194304 bytes"), "{said}");
+    cluster.wait_ready();
+    let keys = cluster.key_per_group("large-");
+    let large = "x".repeat(900_000);
+    cluster.write_to_all(&keys, &large, LIVE_MAX);
+    cluster.nodes[2].set_flag("--segment-bytes", &(4 << 20).to_string());
+    cluster.nodes[2].start(&[]);
+    cluster.wait_ready();
+    assert!(cluster.nodes[0].stop().success());
+    cluster.write_to_all(&keys, &large, LIVE_MAX);
+    // What the directories were first opened for holds for later opens, too.
+    cluster.nodes[0].set_flag("--segment-bytes", &(1 << 20).to_string());
+    assert_refused_at_once(&mut cluster, 0, &[], "peers may send 1048576");
+    cluster.nodes[0].set_flag("--segment-bytes", &(2 << 20).to_string());
+    cluster.nodes[0].start(&[]);
+    cluster.wait_ready();
+    cluster.assert_no_panic();
+}
+
 /// Starts a node that must end by itself, saying `why`.
 fn assert_refused_at_once(cluster: &mut Cluster, at: usize, more: &[&str], why: &str) {
     let node = &mut cluster.nodes[at];

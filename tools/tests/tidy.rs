@@ -24,6 +24,7 @@ const THREAD_HOMES: &[&str] = &[
     "wal/src/read.rs",        // cold reads
     "bench/",
     "tools/",
+    "net/src/saving.rs",
 ];
 
 /// Where tokio is named: the network, the one file that sleeps, and the programs.

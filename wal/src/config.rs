@@ -6,7 +6,11 @@
 
 use crate::disk::DriverChoice;
 use crate::error::WalError;
-use crate::format::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use crate::format::{
+    BATCH_HEADER_BYTES, BLOCK_BYTES, DIRECTORY_ENTRY_BYTES, ENTRY_LEN_MASK, FIRST_BATCH_AT,
+    RECORD_ALIGN_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, START_RECORD_BYTES,
+    entries_record_bytes,
+};
 use crate::home::Identity;
 use std::path::PathBuf;
 
@@ -54,6 +58,19 @@ impl Config {
             log_bytes_max: None,
             driver: DriverChoice::Auto,
         }
+    }
+
+    /// The largest payload that an entry of such a stream may have, in bytes.
+    #[must_use]
+    pub fn entry_bytes_max(&self) -> usize {
+        let segment = usize::try_from(self.segment_bytes).expect("segments fit memory");
+        let overhead = FIRST_BATCH_AT as usize
+            + BATCH_HEADER_BYTES
+            + START_RECORD_BYTES
+            + entries_record_bytes(1, 0)
+            + RECORD_ALIGN_BYTES
+            + DIRECTORY_ENTRY_BYTES;
+        segment.saturating_sub(overhead).min(ENTRY_LEN_MASK as usize)
     }
 
     pub(crate) fn check(&self) -> Result<(), WalError> {

@@ -256,6 +256,22 @@ impl Home {
         kept.map_err(|e| io_error(&OpeningsFile::path(&self.dir), "write", e))
     }
 
+    /// The largest entry that the directory's owner has promised its peers room for, in bytes; 0 before
+    /// [`Self::keep_entry_bytes_max`].
+    #[must_use]
+    pub fn entry_bytes_max(&self) -> u32 {
+        self.openings().now().entry_bytes_max
+    }
+
+    /// Keeps the largest entry that the owner promises its peers room for, durably and in room that the directory has.
+    ///
+    /// # Errors
+    /// [`HomeError::Io`].
+    pub fn keep_entry_bytes_max(&self, bytes: u32) -> Result<(), HomeError> {
+        let kept = self.openings().change(|now| now.entry_bytes_max = bytes);
+        kept.map_err(|e| io_error(&OpeningsFile::path(&self.dir), "write", e))
+    }
+
     /// Marks the directory, durably: it is not opened any more ([`HomeError::Refused`]).
     ///
     /// # Errors
@@ -536,7 +552,7 @@ pub(crate) fn random_u128() -> u128 {
     u128::from_le_bytes(bytes)
 }
 
-const IDENTITY_TITLE: &str = "logdrive identity 2";
+const IDENTITY_TITLE: &str = "logdrive identity 3";
 const IDENTITY_NAME: &str = "identity";
 const LOCK_NAME: &str = "lock";
 pub(crate) const SHARD_PREFIX: &str = "shard-";

@@ -32,8 +32,7 @@ use crate::disk::{Disk, DiskEvent, SegmentOrigin, SegmentReader, WriteSegment, i
 use crate::error::WalError;
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, DIRECTORY_ENTRY_BYTES, ENTRIES_HEAD_BYTES,
-    ENTRY_HEADER_BYTES, ENTRY_LEN_MASK, FIRST_BATCH_AT, Position, RECORD_ALIGN_BYTES,
-    START_RECORD_BYTES, SegmentSeq, Start, decode_entry_header, entries_record_bytes,
+    ENTRY_HEADER_BYTES, FIRST_BATCH_AT, Position, SegmentSeq, Start, decode_entry_header,
 };
 use crate::group::{Group, Groups};
 use crate::image::{Frozen, Image, ImageWriter};
@@ -480,14 +479,7 @@ impl Wal {
     /// The largest payload an entry may have, and the largest membership, in bytes.
     #[must_use]
     pub fn entry_bytes_max(&self) -> usize {
-        let segment = usize::try_from(self.config.segment_bytes).expect("segments fit memory");
-        let overhead = FIRST_BATCH_AT as usize
-            + BATCH_HEADER_BYTES
-            + START_RECORD_BYTES
-            + entries_record_bytes(1, 0)
-            + RECORD_ALIGN_BYTES
-            + DIRECTORY_ENTRY_BYTES;
-        (segment - overhead).min(ENTRY_LEN_MASK as usize)
+        self.config.entry_bytes_max()
     }
 
     /// What the log runs on.
