@@ -85,9 +85,10 @@ fn a_command_is_counted_until_it_is_answered_whatever_the_answer_is() {
     assert_eq!((trio.outcomes().len(), inbox.waiting()), (2, (0, 0)));
 }
 
+/// RULES.md D5.
 /// The silence of a thread that was paused is not its leader's, whose heartbeats it has yet to read.
 #[test]
-fn d5_a_follower_does_not_campaign_after_a_pause() {
+fn a_follower_does_not_campaign_after_a_pause() {
     for seed in 0..5 {
         let mut trio = Trio::new(seed);
         trio.until("a leader", 100, |trio| trio.leader().is_some());
