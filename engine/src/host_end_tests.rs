@@ -114,3 +114,26 @@ fn a_follower_does_not_campaign_after_a_pause() {
         assert_eq!((trio.leader(), trio.status(follower).unwrap().term), (Some(leader), term));
     }
 }
+
+/// RULES.md I14.
+#[test]
+fn a_message_for_a_group_that_does_not_run_here_makes_nothing() {
+    let unknown = GroupId(GROUP.0 + 2);
+    let mut trio = Trio::new(7);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let leader = trio.leader().unwrap();
+    trio.propose(leader);
+    (0..3 * TIMING.election_ticks).for_each(|_| trio.step());
+    let messages: Vec<(NodeId, Message)> = (trio.nodes.iter())
+        .flat_map(|node| node.said.iter().map(|(_, message)| (node.id, message.clone())))
+        .collect();
+    assert!(messages.iter().any(|(_, message)| matches!(message, Message::AppendEntries(_))));
+    for node in &mut trio.nodes {
+        let shard = &mut node.host.as_mut().unwrap().shard;
+        assert!(!shard.is_dirty(), "a turn leaves nothing to do");
+        for (from, message) in messages.iter().filter(|(from, _)| *from != node.id) {
+            shard.receive(*from, unknown, message.clone());
+            assert!(shard.status(unknown).is_none() && !shard.is_dirty(), "{message:?}");
+        }
+    }
+}
