@@ -551,6 +551,7 @@ fn a_follower_whose_disk_is_stuck_holds_up_nobody_and_promises_nothing() {
     assert!(!accepted);
 }
 
+/// RULES.md M14.
 #[test]
 fn a_peer_that_was_restarted_is_heard_once_it_has_said_again_what_its_group_was_founded_with() {
     let mut trio = Trio::new(4);

@@ -690,6 +690,7 @@ mod tests {
         assert_eq!(a.dial(&mut b), Ok(()));
     }
 
+    /// RULES.md C7, P6.
     #[test]
     fn a_refusal_for_good_counts_only_from_the_store_that_the_peer_was_confirmed_with() {
         let (mut a, b) = pair();
