@@ -4,7 +4,7 @@
 //! Out:    one reply per command where someone waits.
 //! Cost:   the machine's; it runs between the log and the answers, so it must not block.
 //! Fails:  an error, a panic or a missing reply is a [`MachineError`]: the group stops here alone.
-//! Source: FAULTS.md P9, inv. 21.
+//! Source: RULES.md P9, invariant 21.
 
 use crate::{
     Committed, LogIndex, MachineError, Replies, StateMachine, panics::caught, shard::ApplyJob,
@@ -90,8 +90,9 @@ mod tests {
         );
     }
 
+    /// RULES.md P9.
     #[test]
-    fn p9_a_panic_is_an_error_of_the_group() {
+    fn a_panic_is_an_error_of_the_group() {
         let error = outcome(|_, _| panic!("index out of bounds")).unwrap_err();
         assert_eq!(error, "it panicked: index out of bounds");
     }

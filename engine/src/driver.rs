@@ -4,8 +4,8 @@
 //! Out:    log batches, frames, machines run, answers delivered.
 //! Cost:   one turn per wake-up, over whatever arrived meanwhile, and one whenever too many frames wait for it; a lone
 //!         proposal waits for nothing.
-//! Fails:  the log's first error stops the node (FAULTS.md rule 17); a panic of ours aborts it.
-//! Source: DESIGN §3: a runtime on the shard's thread, the ring's readiness in it.
+//! Fails:  the log's first error stops the node (RULES.md rule 17); a panic of ours aborts it.
+//! Source: RULES.md A3: a runtime on the shard's thread, the ring's readiness in it.
 
 use crate::{
     GroupId, NodeError, NodeId, OpenError,

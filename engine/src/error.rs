@@ -177,7 +177,7 @@ pub struct MachineError(pub String);
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
-    /// The log's first failed write or sync: nothing after it can be trusted (FAULTS.md rule 17).
+    /// The log's first failed write or sync: nothing after it can be trusted (RULES.md rule 17).
     #[error("log of shard {shard} failed: {what}")]
     Log {
         /// Which shard.

@@ -5,7 +5,7 @@
 //! Out:    log batches, frames and reads (through [`Outside`]); machines run; answers delivered.
 //! Cost:   one log batch and one frame per peer and lane for all groups. Watched by bench `counts`.
 //! Fails:  the log's first error fails the node and ends the turns; whoever waits is answered in that very turn.
-//! Source: DESIGN §3; thesis §10.2 (pipelining, batching, writing beside sending).
+//! Source: RULES.md A1, A4; thesis §10.2 (pipelining, batching, writing beside sending).
 //!
 //! [`ShardHost::turn`] is the only way into a shard. The driver of a real node, the simulator and the tests fill
 //! [`Arrivals`], call it, and carry out what it asks of [`Outside`]: the sequence is the same for all three.
@@ -30,7 +30,7 @@ use std::{collections::VecDeque, rc::Rc, sync::Arc};
 /// up for an election timeout by a leader or its followers costs the leadership.
 const GIVE_OUT_NS_MAX: u64 = 20_000_000;
 
-/// A log with nothing to write for one to two of these is sealed (FAULTS' rule 22).
+/// A log with nothing to write for one to two of these is sealed (RULES.md rule 22).
 pub(crate) const SEAL_LOOK_NS: u64 = 5_000_000;
 
 /// What a turn needs of the world.
@@ -186,7 +186,7 @@ impl ShardHost {
         }
         let worked = self.take_in(outside).and_then(|()| {
             if self.node.has_failed() {
-                return Ok(false); // Another shard's log has: the node promises nothing more (rule 19's invariant).
+                return Ok(false); // Another shard's log has: the node promises nothing more (invariant 19).
             }
             self.give_out(outside)?;
             self.seal_when_idle(outside.now())

@@ -85,9 +85,10 @@ fn a_command_is_counted_until_it_is_answered_whatever_the_answer_is() {
     assert_eq!((trio.outcomes().len(), inbox.waiting()), (2, (0, 0)));
 }
 
+/// RULES.md D5.
 /// The silence of a thread that was paused is not its leader's, whose heartbeats it has yet to read.
 #[test]
-fn d5_a_follower_does_not_campaign_after_a_pause() {
+fn a_follower_does_not_campaign_after_a_pause() {
     for seed in 0..5 {
         let mut trio = Trio::new(seed);
         trio.until("a leader", 100, |trio| trio.leader().is_some());
@@ -111,5 +112,28 @@ fn d5_a_follower_does_not_campaign_after_a_pause() {
         let campaigned = said.iter().find(|(at, said)| *at > resumed_at && seeks_followers(said));
         assert!(campaigned.is_none(), "seed {seed}: resumed at {resumed_at}: {campaigned:?}");
         assert_eq!((trio.leader(), trio.status(follower).unwrap().term), (Some(leader), term));
+    }
+}
+
+/// RULES.md I14.
+#[test]
+fn a_message_for_a_group_that_does_not_run_here_makes_nothing() {
+    let unknown = GroupId(GROUP.0 + 2);
+    let mut trio = Trio::new(7);
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let leader = trio.leader().unwrap();
+    trio.propose(leader);
+    (0..3 * TIMING.election_ticks).for_each(|_| trio.step());
+    let messages: Vec<(NodeId, Message)> = (trio.nodes.iter())
+        .flat_map(|node| node.said.iter().map(|(_, message)| (node.id, message.clone())))
+        .collect();
+    assert!(messages.iter().any(|(_, message)| matches!(message, Message::AppendEntries(_))));
+    for node in &mut trio.nodes {
+        let shard = &mut node.host.as_mut().unwrap().shard;
+        assert!(!shard.is_dirty(), "a turn leaves nothing to do");
+        for (from, message) in messages.iter().filter(|(from, _)| *from != node.id) {
+            shard.receive(*from, unknown, message.clone());
+            assert!(shard.status(unknown).is_none() && !shard.is_dirty(), "{message:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In:     disks that are full, quotas, segments that are made slowly.
 //! Out:    bytes sent in vain, votes, outcomes.
-//! Source: FAULTS.md W9, W10.
+//! Source: RULES.md W9, W10.
 
 use super::*;
 use crate::ProposeError;
@@ -72,11 +72,12 @@ fn sent_to_one(is_full: bool, is_stuck: bool, payload: usize) -> (usize, usize) 
     (sent * 10 / committed, after)
 }
 
-/// B2 of the second reading: entries that a follower had no room for were sent again as soon as it had answered, 90 % of
+/// RULES.md W9, B2.
+/// The history that broke it: entries that a follower had no room for were sent again as soon as it had answered, 90 % of
 /// a core and 700 MB/s for as long as its disk was full; and a healthy one, behind for a moment, got all of it up to
 /// 3.5 times.
 #[test]
-fn w9_a_follower_without_room_is_sent_no_more_than_it_can_take() {
+fn a_follower_without_room_is_sent_no_more_than_it_can_take() {
     for payload in [1 << 10, 4 << 10, 16 << 10, 30 << 10] {
         let (sent, after) = sent_to_one(true, false, payload);
         assert!(sent <= 1 && after == 0, "{payload}: {sent} tenths, {after} when idle");
@@ -89,9 +90,10 @@ fn w9_a_follower_without_room_is_sent_no_more_than_it_can_take() {
     }
 }
 
+/// RULES.md W9, B2.
 /// A lost notice: the leader does not hear that there is room again, and asks.
 #[test]
-fn w9_a_lost_notice_of_room_is_made_good_by_a_question() {
+fn a_lost_notice_of_room_is_made_good_by_a_question() {
     let mut trio = Trio::new(2);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let leader = trio.leader().unwrap();
@@ -143,9 +145,10 @@ fn led_when_left_alone(mut trio: Trio, full: usize, payload: usize, each: usize)
     led
 }
 
-/// B5 of the second reading: the three held the same write for want of room, and their votes stood behind it.
+/// RULES.md W10, B5.
+/// The history that broke it: the three held the same write for want of room, and their votes stood behind it.
 #[test]
-fn w10_at_the_quota_somebody_is_elected() {
+fn at_the_quota_somebody_is_elected() {
     for payload in [4 << 10, 16 << 10, 30 << 10] {
         for seed in 0..10 {
             let trio = Trio::with_quota(seed, Some(8 * SEGMENT_BYTES));
@@ -155,9 +158,10 @@ fn w10_at_the_quota_somebody_is_elected() {
     }
 }
 
+/// RULES.md W10, B5.
 /// The same, and a batch that waited for a segment that could not be made held up the votes of all groups.
 #[test]
-fn w10_with_full_disks_and_entries_in_flight_somebody_is_elected() {
+fn with_full_disks_and_entries_in_flight_somebody_is_elected() {
     for (payload, each) in [(1 << 10, 4), (4 << 10, 4), (16 << 10, 1), (16 << 10, 4)] {
         for full in [2, 3] {
             for seed in 0..10 {
@@ -168,10 +172,11 @@ fn w10_with_full_disks_and_entries_in_flight_somebody_is_elected() {
     }
 }
 
+/// RULES.md W10.
 /// Both followers are full, and the leader is not: what is proposed cannot be committed. What is in the log by then is
 /// answered in time, counts until it is settled, and what comes later is refused.
 #[test]
-fn w10_if_no_majority_has_room_everyone_is_answered() {
+fn if_no_majority_has_room_everyone_is_answered() {
     for seed in 0..10 {
         let mut trio = Trio::new(seed);
         trio.until("a leader", 100, |trio| trio.leader().is_some());
@@ -200,12 +205,13 @@ fn w10_if_no_majority_has_room_everyone_is_answered() {
     }
 }
 
-/// W9. The history that broke it:
+/// RULES.md W9.
+/// The history that broke it:
 /// 1. A log near its quota has room, but not for as large a write as comes next.
 /// 2. The write was held, smaller ones went on, nobody was told that the log is full, and no leader gave way.
 /// 3. Nothing is released, and who waited for the large one waited for ever.
 #[test]
-fn w9_a_write_that_has_no_room_near_the_quota_is_withdrawn_and_its_client_answered() {
+fn a_write_that_has_no_room_near_the_quota_is_withdrawn_and_its_client_answered() {
     for seed in 0..5 {
         let mut trio = Trio::with_quota(seed, Some(8 * SEGMENT_BYTES));
         trio.until("a leader", 100, |trio| trio.leader().is_some());

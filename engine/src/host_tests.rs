@@ -289,8 +289,9 @@ fn seeks_followers(message: &Message) -> bool {
     matches!(message, M::Heartbeat(_) | M::AppendEntries(_) | M::PreVote(_) | M::RequestVote(_))
 }
 
+/// RULES.md D3.
 #[test]
-fn d3_a_leader_whose_disk_is_stuck_gives_way_and_may_lead_again() {
+fn a_leader_whose_disk_is_stuck_gives_way_and_may_lead_again() {
     let mut led_again = 0;
     for seed in 0..20 {
         let mut trio = Trio::new(seed);
@@ -362,8 +363,9 @@ fn d3_a_leader_whose_disk_is_stuck_gives_way_and_may_lead_again() {
     assert!(led_again > 0, "no node that had resigned led again");
 }
 
+/// RULES.md D3.
 #[test]
-fn d3_what_only_a_stuck_disk_had_is_unknown_once_its_node_has_resigned() {
+fn what_only_a_stuck_disk_had_is_unknown_once_its_node_has_resigned() {
     let mut trio = Trio::new(1);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let old = trio.leader().unwrap();
@@ -378,8 +380,9 @@ fn d3_what_only_a_stuck_disk_had_is_unknown_once_its_node_has_resigned() {
     assert_eq!(error.happened(), crate::Happened::Unknown, "{error}");
 }
 
+/// RULES.md D3.
 #[test]
-fn d3_a_segment_that_is_made_slowly_is_no_silence_of_the_disk() {
+fn a_segment_that_is_made_slowly_is_no_silence_of_the_disk() {
     let mut trio = Trio::new(4);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let leader = trio.leader().unwrap();
@@ -410,8 +413,9 @@ fn d3_a_segment_that_is_made_slowly_is_no_silence_of_the_disk() {
     assert_ne!(trio.leader(), Some(leader));
 }
 
+/// RULES.md D3.
 #[test]
-fn d3_a_shard_gives_way_for_another_of_its_node_and_new_groups_with_it() {
+fn a_shard_gives_way_for_another_of_its_node_and_new_groups_with_it() {
     let mut trio = Trio::new(2);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let old = trio.leader().unwrap();
@@ -436,8 +440,9 @@ fn d3_a_shard_gives_way_for_another_of_its_node_and_new_groups_with_it() {
     });
 }
 
+/// RULES.md W9.
 #[test]
-fn w9_a_leader_whose_disk_is_full_gives_way_to_one_with_room() {
+fn a_leader_whose_disk_is_full_gives_way_to_one_with_room() {
     for seed in 0..10 {
         let mut trio = Trio::new(seed);
         trio.until("a leader", 100, |trio| trio.leader().is_some());
@@ -466,8 +471,9 @@ fn w9_a_leader_whose_disk_is_full_gives_way_to_one_with_room() {
     }
 }
 
+/// RULES.md W9.
 #[test]
-fn w9_a_log_without_room_is_not_looked_at_to_be_sealed() {
+fn a_log_without_room_is_not_looked_at_to_be_sealed() {
     let mut trio = Trio::new(5);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let full = trio.leader().unwrap();
@@ -490,8 +496,9 @@ fn w9_a_log_without_room_is_not_looked_at_to_be_sealed() {
     assert!(seal(&mut trio, now), "it can be sealed");
 }
 
+/// RULES.md W10.
 #[test]
-fn w10_if_no_disk_has_room_leaders_last_all_the_same() {
+fn if_no_disk_has_room_leaders_last_all_the_same() {
     for seed in 0..10 {
         let mut trio = Trio::new(seed);
         trio.nodes.iter().for_each(|node| node.platter.set_segments_left(Some(0)));
@@ -518,8 +525,9 @@ fn w10_if_no_disk_has_room_leaders_last_all_the_same() {
     }
 }
 
+/// RULES.md D1.
 #[test]
-fn d1_a_follower_whose_disk_is_stuck_holds_up_nobody_and_promises_nothing() {
+fn a_follower_whose_disk_is_stuck_holds_up_nobody_and_promises_nothing() {
     let mut trio = Trio::new(3);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let leader = trio.leader().unwrap();
@@ -543,6 +551,7 @@ fn d1_a_follower_whose_disk_is_stuck_holds_up_nobody_and_promises_nothing() {
     assert!(!accepted);
 }
 
+/// RULES.md M14.
 #[test]
 fn a_peer_that_was_restarted_is_heard_once_it_has_said_again_what_its_group_was_founded_with() {
     let mut trio = Trio::new(4);
@@ -567,11 +576,12 @@ fn a_peer_that_was_restarted_is_heard_once_it_has_said_again_what_its_group_was_
     assert_eq!(trio.leader(), Some(leader));
 }
 
+/// RULES.md D1.
 /// The simulator's seed 273: while every write slot was taken, what a node owed left it every 20 ms, whatever its
 /// timing. With an election timeout of as much, heartbeats and their answers came too late, and no leader lasted
 /// until the disks had caught up.
 #[test]
-fn d1_followers_whose_write_slots_are_all_taken_answer_heartbeats_in_time() {
+fn followers_whose_write_slots_are_all_taken_answer_heartbeats_in_time() {
     let mut trio = Trio::new(9);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let leader = trio.leader().unwrap();
@@ -587,11 +597,11 @@ fn d1_followers_whose_write_slots_are_all_taken_answer_heartbeats_in_time() {
     }
 }
 
-/// Invariant 19, and 2 and 9 at the moment of the failure: whatever left the node before its log failed is on its
+/// RULES.md W6, W7.
+/// Invariants 2 and 9 hold at the moment of the failure, and 19 after it: whatever left the node before its log failed is on its
 /// disk, and nothing leaves after it.
 #[test]
-fn w6_w7_what_was_promised_before_the_first_failed_write_is_on_disk_and_nothing_is_promised_after()
-{
+fn what_was_promised_before_the_first_failed_write_is_on_disk_and_nothing_is_promised_after() {
     let mut failed = 0;
     for seed in 0..150 {
         let mut trio = Trio::new(seed);
@@ -650,12 +660,12 @@ fn damage_full_segments(platter: &SimPlatter, fill: u8) -> Vec<(SegmentSeq, usiz
     places
 }
 
-/// C1, rule 24. The history that broke it:
+/// RULES.md C1, rule 24. The history that broke it:
 /// 1. Entries that a slow follower still needs rot in the leader's log.
 /// 2. The leader reads them back for it, and takes the damage for a peer that cannot be reached.
 /// 3. It leads and votes on with a log that it knows to be damaged, and reads the same at each heartbeat's answer.
 #[test]
-fn c1_rule_24_a_leader_that_finds_its_log_damaged_is_silent_for_good_and_another_leads() {
+fn a_leader_that_finds_its_log_damaged_is_silent_for_good_and_another_leads() {
     let mut trio = Trio::new(6);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let old = trio.leader().unwrap();
@@ -714,8 +724,9 @@ fn file_name(segment: SegmentSeq) -> String {
     format!("{:010}.seg", segment.0)
 }
 
+/// RULES.md C1, rule 24.
 #[test]
-fn c1_rule_24_a_fenced_group_writes_nothing_that_was_held_and_is_not_run_later() {
+fn a_fenced_group_writes_nothing_that_was_held_and_is_not_run_later() {
     for purpose in [FetchFor::Apply, FetchFor::Peer(NodeId(2))] {
         let mut trio = Trio::with_quota(7, Some(8 * (64 << 10)));
         trio.until("a leader", 100, |trio| trio.leader().is_some());

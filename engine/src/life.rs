@@ -4,7 +4,7 @@
 //! Out:    for each group whether it may be created or resumed, and its handle once it runs.
 //! Cost:   a lock held for a map look-up.
 //! Fails:  [`GroupError`], which says what the group is instead.
-//! Source: FAULTS.md rule 24 (fences), M7 (destroyed groups).
+//! Source: RULES.md rule 24 (fences), M7 (destroyed groups).
 
 use crate::{Group, GroupError, GroupId, NodeId};
 use hashbrown::{HashMap, hash_map::Entry};

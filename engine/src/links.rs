@@ -5,7 +5,7 @@
 //!         process of the peer answers than did before.
 //! Cost:   a map entry per peer.
 //! Fails:  never.
-//! Source: FAULTS.md N2, N3 (links that carry one way), N10 (flaps).
+//! Source: RULES.md N2, N3 (links that carry one way), N10 (flaps).
 
 use crate::NodeId;
 use logdrive_net::Lane;
@@ -85,8 +85,9 @@ mod tests {
         links.change(LaneChange { peer: PEER, lane, up: is_up.then_some(1) })
     }
 
+    /// RULES.md N2, N3.
     #[test]
-    fn n2_n3_a_peer_is_up_once_every_lane_is_and_it_is_heard() {
+    fn a_peer_is_up_once_every_lane_is_and_it_is_heard() {
         let mut links = Links::default();
         assert_eq!(change(&mut links, Lane::Append, true), None);
         assert_eq!(links.risen(|_| true), []);
@@ -111,8 +112,9 @@ mod tests {
         assert_eq!(again, Some(LinkChange::Restarted(PEER)));
     }
 
+    /// RULES.md N10.
     #[test]
-    fn n10_every_fall_of_a_lane_is_told_and_the_peer_rises_again_with_the_last_one() {
+    fn every_fall_of_a_lane_is_told_and_the_peer_rises_again_with_the_last_one() {
         let mut links = Links::default();
         for lane in Lane::ALL {
             assert_eq!(change(&mut links, lane, true), None);

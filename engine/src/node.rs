@@ -4,7 +4,7 @@
 //! Out:    [`Group`] handles; tasks on shard threads; what the node says of itself.
 //! Cost:   per shard one thread that turns it and one that reads cold entries; nothing per group.
 //! Fails:  [`OpenError`] before anything runs; a log that fails stops the whole node.
-//! Source: DESIGN §3, §7.
+//! Source: RULES.md A1, A7.
 
 use crate::{
     Bootstrap, Config, Founding, Group, GroupError, GroupId, NodeError, NodeId, OpenError,

@@ -4,7 +4,7 @@
 //! Out:    a panic of ours ends the process: it is a broken invariant, and nothing may go on with half-changed groups.
 //!         A panic of a machine is an error of its group alone.
 //! Cost:   a guard on the stack.
-//! Source: FAULTS.md P9.
+//! Source: RULES.md P9.
 //!
 //! Tasks that embedders spawn with [`crate::Node::spawn_on`] are theirs: one that panics ends alone, as the runtime has it.
 

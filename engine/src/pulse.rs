@@ -4,7 +4,7 @@
 //! Out:    whether the shard has stalled; a silence in nanoseconds.
 //! Cost:   four relaxed stores a turn.
 //! Fails:  never.
-//! Source: FAULTS.md rule 18, D3-D5.
+//! Source: RULES.md rule 18, D3-D5.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,7 +12,7 @@ use std::{
 };
 
 /// How long somebody has owed an answer, as one observer saw it. Between two looks at most `look_ns_max` counts, so
-/// that a process that was paused hears the answer before it judges (FAULTS.md D4, D5).
+/// that a process that was paused hears the answer before it judges (RULES.md D4, D5).
 #[derive(Debug)]
 pub(crate) struct Silence {
     look_ns_max: u64,

@@ -4,7 +4,7 @@
 //! Out:    the same, to any thread; groups on their way to their shards.
 //! Cost:   a lock held for a moment per question, none on a proposal's path.
 //! Fails:  [`GroupError`] for a group that cannot be started; the node's own failure is latched, the first one stays.
-//! Source: DESIGN §3, §7.
+//! Source: RULES.md A1, A7.
 
 use crate::{
     Config, Group, GroupError, GroupId, LogIndex, NodeError, NodeId, StateMachine, Term, apply,

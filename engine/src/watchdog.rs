@@ -6,7 +6,7 @@
 //! Cost:   one thread per node that looks a few times a second; four relaxed stores a turn.
 //! Fails:  lines are written on threads of their own: a standard error that is stuck on the same disk must not
 //!         hold up the end.
-//! Source: FAULTS.md rule 18, D3; DESIGN §4 (a live thread must not vouch for a stuck disk).
+//! Source: RULES.md rule 18, D3; RULES.md A3 (a live thread must not vouch for a stuck disk).
 //!
 //! Who decides what. Leaderships are given up by the shard's own turn, from its own count of the silence, so that the
 //! simulator runs the same code; a shard also gives up when another of the node does, for they share the disk.
@@ -179,9 +179,10 @@ mod tests {
             .collect()
     }
 
+    /// RULES.md D3.
     /// Less counted between two looks than passes between them: a fatal limit of 20 s took 40.
     #[test]
-    fn d3_a_small_limit_for_the_first_line_slows_no_other() {
+    fn a_small_limit_for_the_first_line_slows_no_other() {
         let limits = StallLimits { warn_ns: MS, ..LIMITS };
         let pulse = Pulse::default();
         pulse.beat(7, true, false);
@@ -192,8 +193,9 @@ mod tests {
         assert_eq!(entered, [(2, Stage::Slow), (321, Stage::Resigned), (1_601, Stage::Fatal)]);
     }
 
+    /// RULES.md D3.
     #[test]
-    fn d3_a_silence_is_said_once_per_stage_and_ends_with_the_process() {
+    fn a_silence_is_said_once_per_stage_and_ends_with_the_process() {
         let pulse = Pulse::default();
         pulse.beat(7, true, false);
         let mut shard = Watch::new(&LIMITS);
@@ -203,8 +205,9 @@ mod tests {
         );
     }
 
+    /// RULES.md D3.
     #[test]
-    fn d3_a_thread_that_takes_turns_does_not_vouch_for_its_disk() {
+    fn a_thread_that_takes_turns_does_not_vouch_for_its_disk() {
         let pulse = Pulse::default();
         let mut shard = Watch::new(&LIMITS);
         let mut stages = Vec::new();
@@ -229,8 +232,9 @@ mod tests {
         }
     }
 
+    /// RULES.md D4.
     #[test]
-    fn d4_a_pause_of_the_whole_process_is_nobodys_silence() {
+    fn a_pause_of_the_whole_process_is_nobodys_silence() {
         let pulse = Pulse::default();
         pulse.beat(7, true, false);
         let mut shard = Watch::new(&LIMITS);

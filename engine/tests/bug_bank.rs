@@ -49,7 +49,7 @@ Four do harm only in a situation that chance alone seldom brings about; a fault 
 /// What two of them leave open, and what closes it.
 const TWINS: &str = "\
 `directory_not_synced` and `new_file_not_synced` are mutations of the simulated disk's maker of segments, which is not the
-real one. `rules_7_26_28_the_simulated_maker_takes_the_real_ones_steps` (`wal/src/disk/maker.rs`) holds the two against
+real one. `the_simulated_maker_takes_the_real_ones_steps` (`wal/src/disk/maker.rs`) holds the two against
 each other, step by step. The same two lines left out of `wal/src/disk/files.rs` fail that test, and on a real kernel both
 of `tools/tests/power_loss.rs`.
 

@@ -113,8 +113,9 @@ fn a_log_that_no_replica_can_run_on_is_refused_and_the_node_serves_on() {
     node.close().unwrap();
 }
 
+/// RULES.md rule 24.
 #[test]
-fn rule_24_a_group_whose_log_rots_while_the_node_runs_is_fenced_now_and_after_a_restart() {
+fn a_group_whose_log_rots_while_the_node_runs_is_fenced_now_and_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("node");
     let config = init(&dir);

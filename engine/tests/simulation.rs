@@ -51,8 +51,9 @@ fn run(seeds: Range<u64>) -> (Counts, Coverage) {
     })
 }
 
+/// RULES.md W1, P4, N8.
 #[test]
-fn w1_p4_n8_every_invariant_holds_through_faults_and_everything_heals() {
+fn every_invariant_holds_through_faults_and_everything_heals() {
     let seeds = seeds(0..400);
     let count = seeds.end - seeds.start;
     let (counts, coverage) = run(seeds);

@@ -1,4 +1,4 @@
-//! A shard's thread that is stuck ends its process, and the embedder hears of it first (FAULTS.md D3, rule 18).
+//! A shard's thread that is stuck ends its process, and the embedder hears of it first (RULES.md D3, rule 18).
 //!
 //! The process that ends is this very binary, started again for one test. What blocks the thread is a task that
 //! sleeps: from outside no other than a thread in the kernel.
@@ -16,18 +16,15 @@ use std::{
 const STALL_FATAL: Duration = Duration::from_secs(4);
 const CHILD_DIR: &str = "LOGDRIVE_STALL_CHILD";
 
+/// RULES.md D3.
 #[test]
-fn d3_a_stuck_thread_fails_its_node_and_then_ends_the_process() {
+fn a_stuck_thread_fails_its_node_and_then_ends_the_process() {
     if let Some(dir) = std::env::var_os(CHILD_DIR) {
         return be_stuck(dir.as_ref());
     }
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "d3_a_stuck_thread_fails_its_node_and_then_ends_the_process",
-            "--exact",
-            "--nocapture",
-        ])
+        .args(["a_stuck_thread_fails_its_node_and_then_ends_the_process", "--exact", "--nocapture"])
         .env(CHILD_DIR, dir.path().join("node"))
         .stdin(Stdio::null())
         .output()

@@ -5,7 +5,7 @@
 //! Out:    nothing.
 //! Fails:  by panicking: no input may be taken that would be written differently, be read differently in pieces, or cost
 //!         memory that does not come from bytes that are there.
-//! Source: FAULTS' rows I1, I5, N9.
+//! Source: RULES.md rows I1, I5, N9.
 //!
 //! Shared by the fuzz targets here and by `tests/corpus.rs`, which replays the corpus and changes of it.
 

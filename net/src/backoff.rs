@@ -4,7 +4,7 @@
 //! Out:    the pause before the next attempt.
 //! Cost:   nothing.
 //! Fails:  never.
-//! Source: FAULTS.md N10 (flaps), I6 (no retry storm).
+//! Source: RULES.md N10 (flaps), I6 (no retry storm).
 
 use crate::{Hello, Settings};
 use logdrive_raft::NodeId;

@@ -6,7 +6,7 @@
 //!         never in: decoded entries are slices of the body. Checksums of payloads travel as they are.
 //! Fails:  [`CodecError`] says what is wrong and at which byte; nothing of such a body is given out.
 //!         Memory asked for is at most a small multiple of the bytes that are really there.
-//! Source: FAULTS.md I5 (hostile fields); paper figure 2 (the fields).
+//! Source: RULES.md I5 (hostile fields); paper figure 2 (the fields).
 //!
 //! All numbers are little-endian. A body has no count of its own: messages follow until it ends.
 //!

@@ -4,7 +4,7 @@
 //! Out:    [`Greeted`]: the answer to send; of a connection that is let in its lease, and the leases that end with it.
 //! Cost:   a place per peer, lane and shard of the peer that has ever been let in; looked at once per connection.
 //! Fails:  [`Turned`]: why the dialer is turned away, and what it is told, if anything.
-//! Source: FAULTS.md I2, I6, N8, P6, C7, §5.3.
+//! Source: RULES.md I2, I6, N8, P6, C7, I13.
 
 use crate::handshake::{self, HandshakeError, Refusal, Said};
 use crate::stores::{Acquaintances, Meeting};

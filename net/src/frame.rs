@@ -6,7 +6,7 @@
 //! Cost:   48 bytes a frame and one pass over the body for its checksum. The read buffer grows with
 //!         one large frame, to at most twice the agreed bound, and goes back to its usual size when that is read.
 //! Fails:  [`FrameError`]; the connection is over then, for nothing after a bad frame can be trusted.
-//! Source: FAULTS.md N8 (replay), N9 (corruption in transit), I1 (lengths).
+//! Source: RULES.md N8 (replay), N9 (corruption in transit), I1 (lengths).
 //!
 //! Little-endian:
 //!

@@ -4,7 +4,7 @@
 //! Out:    the other end's [`Hello`], or a typed [`Refusal`] it can log.
 //! Cost:   at most [`HANDSHAKE_BYTES_MAX`] bytes each way; nothing larger is allocated before success.
 //! Fails:  [`HandshakeError`] for bytes that are no handshake, at the first byte that shows it.
-//! Source: FAULTS.md I2, I6 (strangers), N13 (wrong address), P6 and C7 (see `stores`), §5.3.
+//! Source: RULES.md I2, I6 (strangers), N13 (wrong address), P6 and C7 (see `stores`), I13.
 //!
 //! The dialer speaks first. Little-endian:
 //!

@@ -4,7 +4,7 @@
 //! Out:    [`Inbound::deliver`], one call per frame.
 //! Cost:   one read call per wake-up while the socket has no more than fits; memory as `receiver` says.
 //! Fails:  the first bad byte ends the connection; nothing of its frame is delivered (see `receiver`).
-//! Source: FAULTS.md N8, N9, I1, I3, I5.
+//! Source: RULES.md N8, N9, I1, I3, I5.
 
 use crate::handshake::Refusal;
 use crate::metrics::{InboundMeter, LogLimit, add};

@@ -4,7 +4,7 @@
 //! Out:    frames, written at once if the socket takes them, else by the lane's task.
 //! Cost:   no task runs while the socket keeps up.
 //! Fails:  as `queue` says; the first error of a write ends the connection.
-//! Source: FAULTS.md inv. 23 (bounds), D1 (slow peers).
+//! Source: RULES.md invariant 23 (bounds), D1 (slow peers).
 
 use crate::metrics::{LaneStats, LogLimit};
 use crate::{Hello, LaneQueue, NetError, Settings};

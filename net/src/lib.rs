@@ -6,7 +6,7 @@
 //!         groups; no task switch on the way out.
 //! Fails:  a lane that is down or full drops what it is given and says so at once ([`Sent`]); a lane
 //!         that breaks is told of ([`Inbound::down`]). Nothing is sent again from here.
-//! Source: FAULTS.md rows N and I, §5.
+//! Source: RULES.md rows N and I.
 //!
 //! # What it promises
 //!

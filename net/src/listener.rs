@@ -4,7 +4,7 @@
 //! Out:    [`Accepted`] connections of known peers; a typed refusal or a plain close for the rest.
 //! Cost:   a stranger costs a task and less than 4 KiB, for at most the handshake's time limit.
 //! Fails:  a connection's trouble is its own; out of file descriptors, accepting pauses.
-//! Source: FAULTS.md I2, I3, I6, N8, §5.3.
+//! Source: RULES.md I2, I3, I6, N8, I13.
 
 use crate::door::{Door, Greeted, LeaseId, Turned, Welcome};
 use crate::metrics::{InboundMeter, LogLimit, add};

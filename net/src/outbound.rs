@@ -4,7 +4,7 @@
 //! Out:    frames on that peer's connections.
 //! Cost:   two tasks per peer, asleep unless a socket is full or a peer away.
 //! Fails:  [`Sent::Dropped`]; see `lane`.
-//! Source: DESIGN.md §6.
+//! Source: RULES.md A6.
 
 use crate::lane::Link;
 use crate::metrics::LaneStats;

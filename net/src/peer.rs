@@ -4,7 +4,7 @@
 //! Out:    [`Inbound::up`] and [`Inbound::down`].
 //! Cost:   asleep while the socket keeps up. While the peer is away: one attempt per pause (see `backoff`).
 //! Fails:  never ends by itself; every failure is a pause and another attempt.
-//! Source: FAULTS.md N10 (flaps, half-open peers), N13 (wrong address), I6 (no retry storm), P6 and C7 (see `stores`).
+//! Source: RULES.md N10 (flaps, half-open peers), N13 (wrong address), I6 (no retry storm), P6 and C7 (see `stores`).
 
 use crate::handshake::{MessageReader, Refusal};
 use crate::lane::Link;

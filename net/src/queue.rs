@@ -6,7 +6,7 @@
 //!         one reuses one.
 //! Fails:  [`Sent::Dropped`] if there is no connection or the bound is reached; the newest is dropped,
 //!         because the bytes before it are already in order on their way.
-//! Source: FAULTS.md inv. 23 (bounds), D1 (slow peers).
+//! Source: RULES.md invariant 23 (bounds), D1 (slow peers).
 
 use crate::codec;
 use crate::frame::{FRAME_HEADER_BYTES, FrameOrigin, FrameWriter, OpenFrame};

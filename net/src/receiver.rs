@@ -4,7 +4,7 @@
 //! Out:    [`Receiver::next`], the messages of one frame at a time.
 //! Cost:   bodies are not copied. Memory is one frame of at most `frame_bytes_max`, beside the usual buffer.
 //! Fails:  the first bad byte ends the connection, and so does its replacement; nothing of its frame is given out.
-//! Source: FAULTS.md N8, N9, I1, I3, I5.
+//! Source: RULES.md N8, N9, I1, I3, I5.
 
 use crate::frame::{FrameOrigin, FrameReader};
 use crate::{Hello, Lane, NetError, Settings, codec};

@@ -5,7 +5,7 @@
 //! Out:    [`Meeting`] or the [`Refusal`] of a peer; the proofs that our own hellos carry.
 //! Cost:   per peer and opening one write at each end for the peer to be remembered, one for it to be noted.
 //! Fails:  what could not be saved counts for nothing: the connection ends with the error.
-//! Source: FAULTS.md P6, C7, rule 27.
+//! Source: RULES.md P6, C7, rule 27.
 //!
 //! A *store* is a directory, by a number drawn when it was made. Each *opening* of it draws a nonce for each peer, known
 //! to these two alone, and lasts until the process ends. The acceptor remembers of each peer the opening that it last
@@ -531,8 +531,9 @@ mod tests {
         }
     }
 
+    /// RULES.md P6.
     #[test]
-    fn p6_a_directory_made_anew_is_refused_and_refuses_nobody_who_knew_the_old_one() {
+    fn a_directory_made_anew_is_refused_and_refuses_nobody_who_knew_the_old_one() {
         let (a, mut b) = pair();
         let mut anew = Directory::made(1, 101);
         anew.open(50);
@@ -543,8 +544,9 @@ mod tests {
         assert_eq!(a.dial(&mut b), Ok(()), "the one that b knows is not shut out");
     }
 
+    /// RULES.md C7.
     #[test]
-    fn c7_an_old_copy_is_refused_by_whoever_met_a_later_opening() {
+    fn an_old_copy_is_refused_by_whoever_met_a_later_opening() {
         let (mut a, mut b) = pair();
         let copies = [a.clone(), {
             let mut opened = a.clone();
@@ -688,6 +690,7 @@ mod tests {
         assert_eq!(a.dial(&mut b), Ok(()));
     }
 
+    /// RULES.md C7, P6.
     #[test]
     fn a_refusal_for_good_counts_only_from_the_store_that_the_peer_was_confirmed_with() {
         let (mut a, b) = pair();

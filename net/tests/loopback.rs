@@ -572,9 +572,9 @@ fn a_dialer_does_not_take_another_node_for_its_peer() {
     });
 }
 
+/// RULES.md P6.
 #[test]
-fn p6_a_node_with_another_directory_is_refused_and_told_and_the_one_that_is_known_is_not_shut_out()
-{
+fn a_node_with_another_directory_is_refused_and_told_and_the_one_that_is_known_is_not_shut_out() {
     run(async {
         let b = Node::b(settings());
         let of_store = |store| Arc::new(Acquaintances::forgetful(store, 1, &[A, B]));

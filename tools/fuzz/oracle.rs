@@ -4,7 +4,7 @@
 //! Out:    nothing.
 //! Fails:  by panicking: what is read must be the same in pieces, the same when it is written and read again, and within
 //!         the bounds.
-//! Source: FAULTS' rows I1, I5, I8.
+//! Source: RULES.md rows I1, I5, I8.
 //!
 //! Shared by the fuzz targets here and by `tests/corpus.rs`, which replays the corpus and changes of it. Whoever
 //! includes it includes the codec beside it, as `resp`.

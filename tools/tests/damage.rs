@@ -23,8 +23,9 @@ use support::{
     turn,
 };
 
+/// RULES.md C4.
 #[test]
-fn c4_a_flipped_byte_in_a_header_is_refused_by_name_and_the_others_serve() {
+fn a_flipped_byte_in_a_header_is_refused_by_name_and_the_others_serve() {
     let _turn = turn();
     let dir = directory();
     let mut cluster = Cluster::start(dir.path(), 16, 256 << 10);
@@ -70,8 +71,9 @@ fn c4_a_flipped_byte_in_a_header_is_refused_by_name_and_the_others_serve() {
     cluster.assert_no_panic();
 }
 
+/// RULES.md C1, invariant 18.
 #[test]
-fn c1_inv18_a_damaged_range_fences_its_groups_on_that_node_and_everybody_serves_the_rest() {
+fn a_damaged_range_fences_its_groups_on_that_node_and_everybody_serves_the_rest() {
     let _turn = turn();
     let dir = directory();
     let mut cluster = Cluster::start(dir.path(), GROUPS, 64 << 10);
@@ -141,8 +143,9 @@ fn c1_inv18_a_damaged_range_fences_its_groups_on_that_node_and_everybody_serves_
     cluster.assert_no_panic();
 }
 
+/// RULES.md C13.
 #[test]
-fn c13_an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() {
+fn an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() {
     let _turn = turn();
     let dir = directory();
     let mut cluster = Cluster::start(dir.path(), GROUPS, 64 << 10);

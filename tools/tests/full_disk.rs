@@ -1,4 +1,4 @@
-//! No room, on a real kernel: writes are refused by name, votes go on, and it heals by itself (FAULTS.md W9, W10).
+//! No room, on a real kernel: writes are refused by name, votes go on, and it heals by itself (RULES.md W9, W10).
 //!
 //! Three nodes share a file system that somebody else fills. It is ext4 on a loop device, or memory alone. Mounting
 //! needs root; says SKIPPED without. Last, one node may write no larger files.
@@ -27,26 +27,28 @@ use support::{
     report, skipped, turn,
 };
 
+/// RULES.md W9, W10.
 #[test]
-fn w9_w10_three_nodes_on_a_full_ext4_refuse_writes_elect_and_heal() {
+fn three_nodes_on_a_full_ext4_refuse_writes_elect_and_heal() {
     let _turn = turn();
     let dir = directory();
     match Disk::new(dir.path(), ROOM_BYTES) {
         Ok(disk) => fill_and_heal("ext4", dir.path(), disk.path()),
         Err(why) => {
-            skipped("w9_w10_three_nodes_on_a_full_ext4_refuse_writes_elect_and_heal", why);
+            skipped("three_nodes_on_a_full_ext4_refuse_writes_elect_and_heal", why);
         }
     }
 }
 
+/// RULES.md W9, W10.
 #[test]
-fn w9_w10_three_nodes_in_full_memory_refuse_writes_elect_and_heal() {
+fn three_nodes_in_full_memory_refuse_writes_elect_and_heal() {
     let _turn = turn();
     let dir = directory();
     match Memory::new(dir.path(), ROOM_BYTES) {
         Ok(memory) => fill_and_heal("tmpfs", dir.path(), memory.path()),
         Err(why) => {
-            skipped("w9_w10_three_nodes_in_full_memory_refuse_writes_elect_and_heal", why);
+            skipped("three_nodes_in_full_memory_refuse_writes_elect_and_heal", why);
         }
     }
 }
@@ -107,10 +109,11 @@ fn fill_and_heal(name: &str, logs: &Path, place: &Path) {
     cluster.assert_no_panic();
 }
 
+/// RULES.md W6.
 /// A write behind the limit fails at once with EFBIG, where a full disk would have said so before: no segment is
 /// written that was not made whole. So it is a failed write like any other (rule 17).
 #[test]
-fn w6_a_node_whose_log_write_is_over_its_file_size_limit_ends_and_the_others_serve() {
+fn a_node_whose_log_write_is_over_its_file_size_limit_ends_and_the_others_serve() {
     let _turn = turn();
     let dir = directory();
     let mut cluster = Cluster::plan(dir.path(), 3, GROUPS, SEGMENT_BYTES);

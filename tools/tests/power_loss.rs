@@ -1,7 +1,7 @@
 //! A power cut, on a real kernel: acknowledged writes are there after it, because they were synced.
 //!
 //! Three nodes run on an ext4 file system of their own, whose shutdown drops all that has not reached the disk, page
-//! cache and journal included (FAULTS' SHUT). Needs root and a loop device; says SKIPPED without.
+//! cache and journal included (RULES.md T6). Needs root and a loop device; says SKIPPED without.
 
 #![deny(unsafe_code)]
 
@@ -80,8 +80,9 @@ fn acknowledged_writes_survive_power_cuts_of_all_nodes() {
     }
 }
 
+/// RULES.md W1, W6.
 #[test]
-fn w1_w6_a_log_alone_survives_power_cuts_and_is_poisoned_by_them() {
+fn a_log_alone_survives_power_cuts_and_is_poisoned_by_them() {
     let _turn = turn();
     for writes in [Writes::Direct, Writes::Cached] {
         for driver in [DriverChoice::Uring, DriverChoice::Portable] {
@@ -89,7 +90,7 @@ fn w1_w6_a_log_alone_survives_power_cuts_and_is_poisoned_by_them() {
             let mut disk = match Disk::with(dir.path(), LOG_DISK_BYTES, writes) {
                 Ok(disk) => disk,
                 Err(why) => {
-                    skipped("w1_w6_a_log_alone_survives_power_cuts_and_is_poisoned_by_them", why);
+                    skipped("a_log_alone_survives_power_cuts_and_is_poisoned_by_them", why);
                     return;
                 }
             };

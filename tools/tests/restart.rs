@@ -1,4 +1,4 @@
-//! A node that is killed or stopped under load starts again at once (FAULTS.md I10, W15, P10).
+//! A node that is killed or stopped under load starts again at once (RULES.md I10, W15, P10).
 //!
 //! With io_uring a dead process' ring lets go of the directory's lock a moment after the process is gone; a start waits
 //! for that. `LOGDRIVE_RESTARTS=1000` restarts more often.
@@ -15,8 +15,9 @@ use support::{
     now, report, turn,
 };
 
+/// RULES.md I10.
 #[test]
-fn i10_a_node_starts_at_once_after_it_was_killed() {
+fn a_node_starts_at_once_after_it_was_killed() {
     let _turn = turn();
     let restarts = std::env::var("LOGDRIVE_RESTARTS")
         .map_or(30, |count| count.parse().expect("LOGDRIVE_RESTARTS is a number"));
@@ -58,8 +59,9 @@ fn i10_a_node_starts_at_once_after_it_was_killed() {
     cluster.assert_no_panic();
 }
 
+/// RULES.md W15, P10.
 #[test]
-fn w15_p10_a_stop_under_load_ends_what_is_in_flight_and_succeeds() {
+fn a_stop_under_load_ends_what_is_in_flight_and_succeeds() {
     let _turn = turn();
     for driver in ["auto", "portable"] {
         let dir = directory();

@@ -1,5 +1,5 @@
 //! A disk that is slow or does not answer, on a real kernel: a slow follower holds up nobody; a node whose disk is stuck
-//! gives way, and in the end gives up (FAULTS.md D1, D3, rule 18).
+//! gives way, and in the end gives up (RULES.md D1, D3, rule 18).
 //!
 //! One of three nodes keeps its log on a loop device whose writes are held back in the block layer. Needs root, a loop
 //! device and a blkio control group; says SKIPPED without. `LOGDRIVE_LONG=1` stalls the portable driver too.
@@ -25,8 +25,9 @@ use support::{
 };
 use throttle::Throttle;
 
+/// RULES.md D3.
 #[test]
-fn d3_a_stalled_disk_loses_its_leaderships_then_its_process() {
+fn a_stalled_disk_loses_its_leaderships_then_its_process() {
     let _turn = turn();
     // Both take half a minute.
     let drivers: &[&str] = match std::env::var_os("LOGDRIVE_LONG") {
@@ -40,7 +41,7 @@ fn d3_a_stalled_disk_loses_its_leaderships_then_its_process() {
         let (throttle, disk) = match made {
             Ok(made) => made,
             Err(why) => {
-                skipped("d3_a_stalled_disk_loses_its_leaderships_then_its_process", why);
+                skipped("a_stalled_disk_loses_its_leaderships_then_its_process", why);
                 return;
             }
         };
@@ -49,8 +50,9 @@ fn d3_a_stalled_disk_loses_its_leaderships_then_its_process() {
     }
 }
 
+/// RULES.md D1.
 #[test]
-fn d1_a_followers_slow_disk_holds_up_nobody() {
+fn a_followers_slow_disk_holds_up_nobody() {
     let _turn = turn();
     let dir = directory();
     let disk = Disk::new(dir.path(), DISK_BYTES);
@@ -58,7 +60,7 @@ fn d1_a_followers_slow_disk_holds_up_nobody() {
     let (throttle, disk) = match made {
         Ok(made) => made,
         Err(why) => {
-            skipped("d1_a_followers_slow_disk_holds_up_nobody", why);
+            skipped("a_followers_slow_disk_holds_up_nobody", why);
             return;
         }
     };

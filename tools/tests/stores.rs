@@ -1,5 +1,5 @@
 //! A node that lost its directory, or came back with an old copy of it, is refused by those who know it, and says so;
-//! a directory that was moved, or copied and left, goes on (FAULTS.md P6, C7).
+//! a directory that was moved, or copied and left, goes on (RULES.md P6, C7).
 
 #![forbid(unsafe_code)]
 
@@ -12,8 +12,9 @@ use support::{
     turn,
 };
 
+/// RULES.md P6.
 #[test]
-fn p6_a_directory_made_anew_under_a_known_id_costs_no_acknowledged_write() {
+fn a_directory_made_anew_under_a_known_id_costs_no_acknowledged_write() {
     let _turn = turn();
     let dir = directory();
     let mut cluster = Cluster::start(dir.path(), 8, 256 << 10);
@@ -42,8 +43,9 @@ fn p6_a_directory_made_anew_under_a_known_id_costs_no_acknowledged_write() {
     cluster.assert_no_panic();
 }
 
+/// RULES.md C7.
 #[test]
-fn c7_of_a_directory_and_its_copies_the_latest_that_its_peers_met_goes_on() {
+fn of_a_directory_and_its_copies_the_latest_that_its_peers_met_goes_on() {
     let _turn = turn();
     let dir = directory();
     let mut cluster = Cluster::start(dir.path(), 8, 256 << 10);

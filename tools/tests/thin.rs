@@ -1,4 +1,4 @@
-//! A sync that fails once and then claims success, on a real kernel (FAULTS.md W6, W7, THIN).
+//! A sync that fails once and then claims success, on a real kernel (RULES.md W6, W7, T6).
 //!
 //! The disk is a sparse file on a small file system in memory: the log's blocks are there, then they are taken back and
 //! the memory is filled, so that the next write to them finds no room below a file system that has plenty. With direct
@@ -26,13 +26,14 @@ use room::{Ballast, Memory};
 use std::{fs::File, path::Path};
 use support::{cluster::directory, process::run, report, skipped};
 
+/// RULES.md W6, W7.
 #[test]
-fn w6_w7_the_first_write_or_sync_that_fails_ends_the_log_and_what_it_acknowledged_is_there() {
+fn the_first_write_or_sync_that_fails_ends_the_log_and_what_it_acknowledged_is_there() {
     for writes in [Writes::Direct, Writes::Encrypted] {
         for driver in [DriverChoice::Uring, DriverChoice::Portable] {
             if let Err(why) = fail_once(writes, driver) {
                 skipped(
-                    "w6_w7_the_first_write_or_sync_that_fails_ends_the_log_and_what_it_acknowledged_is_there",
+                    "the_first_write_or_sync_that_fails_ends_the_log_and_what_it_acknowledged_is_there",
                     format_args!("{writes:?}, {driver:?}: {why}"),
                 );
             }

@@ -187,18 +187,266 @@ fn no_file_knows_the_machine_it_was_written_on() {
 }
 
 #[test]
-fn documents_name_only_files_that_exist() {
+fn prose_names_only_files_that_exist() {
+    let texts = texts();
+    let exists = |named: &str| {
+        let is_it = |path: &str| path == named || path.ends_with(&format!("/{named}"));
+        texts.iter().any(|(path, _)| is_it(path)) || root().join(named).exists()
+    };
     let mut faults = Vec::new();
-    for (path, text) in texts().into_iter().filter(|(path, _)| path.ends_with(".md")) {
-        for (at, line) in text.lines().enumerate() {
-            for named in paths_in(line) {
-                if !root().join(&named).exists() {
-                    faults.push(format!("{path}:{}: {named} does not exist", at + 1));
-                }
+    for (path, at, line) in prose(&texts) {
+        let (paths, names) = (paths_in(&line), file_names_in(&line));
+        let names = names.into_iter().filter(|name| !paths.contains(name)).collect::<Vec<_>>();
+        for named in paths.iter().chain(&names).filter(|named| !exists(named)) {
+            faults.push(format!("{path}:{at}: {named} does not exist"));
+        }
+    }
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn every_rule_that_is_cited_stands_in_the_rules() {
+    let texts = texts();
+    let known: Vec<String> = rules(&texts).into_iter().map(|rule| rule.name).collect();
+    let mut faults = Vec::new();
+    for (path, at, line) in prose(&texts) {
+        for cited in cited_in(&line).into_iter().filter(|cited| !known.contains(cited)) {
+            if !NO_RULES.iter().any(|(of, names, _)| path == *of && names.contains(&&*cited)) {
+                faults.push(format!("{path}:{at}: {cited} is cited and not in {RULES}"));
             }
         }
     }
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn every_rule_names_a_test_that_exists() {
+    let texts = texts();
+    let text = |path: &str| texts.iter().find(|(of, _)| of == path).map(|(_, text)| &**text);
+    let bugs = text(BUGS).expect("the bug bank");
+    let mut faults = Vec::new();
+    let mut named = Vec::new();
+    for rule in rules(&texts) {
+        let mut fault = |what| faults.push(format!("{RULES}:{}: {}: {what}", rule.at, rule.name));
+        if named.contains(&rule.name) {
+            fault("stands there twice".to_owned());
+        }
+        for shown in &rule.shown_by {
+            match shown {
+                Shown::Test { file, test } => match text(file) {
+                    None => fault(format!("{file} does not exist")),
+                    Some(text) if !has_test(text, test) => {
+                        fault(format!("{file} has no test {test}"));
+                    }
+                    Some(_) => {}
+                },
+                Shown::Transcript(file) if text(file).is_none() => {
+                    fault(format!("{file} does not exist"));
+                }
+                Shown::Mutation(name) if !bugs.contains(&format!("\"{name}\"")) => {
+                    fault(format!("{BUGS} has no mutation {name}"));
+                }
+                Shown::Transcript(_) | Shown::Mutation(_) => {}
+            }
+        }
+        if rule.shown_by.is_empty() {
+            fault("no test, transcript or mutation shows it".to_owned());
+        }
+        named.push(rule.name);
+    }
+    assert!(named.len() > 100, "only {} rules were found", named.len());
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn the_simulator_checks_the_invariants_that_the_rules_name() {
+    let texts = texts();
+    let rules = rules(&texts).into_iter().filter(|rule| rule.name.starts_with("invariant "));
+    let mut written: Vec<String> = rules
+        .filter(|rule| !rule.title.is_empty()) // without a title: checked elsewhere
+        .map(|rule| format!("{} {}", rule.name.trim_start_matches("invariant "), rule.title))
+        .collect();
+    let sources = texts.iter().filter(|(path, _)| {
+        path.starts_with("engine/src/testing/invariants/")
+            || ["engine/src/testing/sim.rs", "engine/src/testing/connections.rs"].contains(&&**path)
+    });
+    let mut checked: Vec<String> = sources
+        .flat_map(|(_, text)| text.split('"').skip(1).step_by(2))
+        .filter(|name| {
+            let number = name.split(' ').next().unwrap();
+            !number.is_empty() && number.len() <= 2 && number.bytes().all(|b| b.is_ascii_digit())
+        })
+        .filter(|name| name.len() > 4 && !name.contains(['{', ':']))
+        .map(str::to_owned)
+        .collect();
+    for names in [&mut written, &mut checked] {
+        names.sort();
+        names.dedup();
+    }
+    let only = |these: &[String], those: &[String]| -> Vec<String> {
+        these.iter().filter(|name| !those.contains(name)).cloned().collect()
+    };
+    let (unchecked, unwritten) = (only(&written, &checked), only(&checked, &written));
+    assert!(unchecked.is_empty(), "in {RULES}, and checked by nobody: {unchecked:?}");
+    assert!(unwritten.is_empty(), "checked by the simulator, and not in {RULES}: {unwritten:?}");
+}
+
+/// The law, and the list of mutations that it names.
+const RULES: &str = "engine/RULES.md";
+const BUGS: &str = "engine/src/testing/bugs.rs";
+
+/// What looks like a rule and is none: the file, the words, the reason.
+const NO_RULES: &[(&str, &[&str], &str)] = &[(
+    "engine/raft/tests/scripts/figure_8.txt",
+    &["S1", "S2", "S3", "S4", "S5"],
+    "the servers of the paper's figure",
+)];
+
+/// One rule of the law.
+struct Rule {
+    /// As it is cited: `rule 17`, `W7`, `invariant 19`.
+    name: String,
+    /// An invariant's name in words.
+    title: String,
+    at: usize,
+    shown_by: Vec<Shown>,
+}
+
+enum Shown {
+    Test { file: String, test: String },
+    Transcript(String),
+    Mutation(String),
+}
+
+/// The rules of the law: `- **NAME.** Text. Shown by ...`, up to the next one.
+fn rules(texts: &[(String, String)]) -> Vec<Rule> {
+    let (_, text) = texts.iter().find(|(path, _)| path == RULES).expect("the law is in the tree");
+    let mut rules: Vec<(usize, String)> = Vec::new();
+    let mut is_rule = false;
+    for (at, line) in text.lines().enumerate() {
+        if line.starts_with("- **") {
+            rules.push((at + 1, String::new()));
+        }
+        is_rule = line.starts_with("- **") || (is_rule && line.starts_with("  "));
+        if let (true, Some((_, rule))) = (is_rule, rules.last_mut()) {
+            rule.extend([line.trim_start(), " "]);
+        }
+    }
+    let rules = rules.into_iter().map(|(at, rule)| {
+        let (head, body) = rule[4..].split_once(".**").expect("a name between asterisks");
+        let (name, title) = head.split_once(", ").unwrap_or((head, ""));
+        let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+        let name = if is_number { format!("rule {name}") } else { name.replace("Inv", "inv") };
+        let shown = body.split_once("Shown by ").map_or("", |(_, shown)| shown);
+        Rule { name, title: title.to_owned(), at, shown_by: shown_in(shown) }
+    });
+    rules.collect()
+}
+
+/// Paths, names of tests behind their path, and mutations behind that word; each between backticks.
+fn shown_in(text: &str) -> Vec<Shown> {
+    let mut shown = Vec::new();
+    let (mut file, mut of_mutations) = (String::new(), false);
+    for (at, part) in text.split('`').enumerate() {
+        if at % 2 == 0 {
+            of_mutations |= has_word(part, "mutation") || has_word(part, "mutations");
+        } else if part.contains('/') {
+            (file, of_mutations) = (part.to_owned(), false);
+            if part.ends_with(".txt") {
+                shown.push(Shown::Transcript(part.to_owned()));
+            }
+        } else if of_mutations {
+            shown.push(Shown::Mutation(part.to_owned()));
+        } else {
+            shown.push(Shown::Test { file: file.clone(), test: part.to_owned() });
+        }
+    }
+    shown
+}
+
+/// Whether a file has a test of that name: marked as one, or in the list of a macro that makes tests.
+fn has_test(text: &str, name: &str) -> bool {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let is_marked = |at: usize| {
+        let above = lines[..at].iter().rev();
+        above.take_while(|line| line.starts_with(['#', '/'])).any(|line| line.ends_with("test]"))
+    };
+    let is_it = |line: &str| line.contains(&format!("fn {name}("));
+    let found = (0..lines.len()).find(|&at| is_it(lines[at]));
+    found.is_some_and(|at| is_marked(at) || lines.contains(&&*format!("{name},")))
+}
+
+/// What is written for people: whole documents, and the comments and strings of code. Path, line's number, line.
+fn prose(texts: &[(String, String)]) -> Vec<(&str, usize, String)> {
+    let mut prose = Vec::new();
+    for (path, text) in texts.iter().filter(|(path, _)| path != "tools/tests/tidy.rs") {
+        let written = if path.ends_with(".rs") {
+            let code = blank(text);
+            let kept = text.bytes().zip(code.bytes());
+            let kept =
+                kept.map(|(byte, code)| if byte == code && byte != b'\n' { b' ' } else { byte });
+            String::from_utf8(kept.collect()).unwrap()
+        } else if path.ends_with(".md") || path.ends_with(".txt") {
+            text.clone()
+        } else {
+            continue;
+        };
+        let lines = written.lines().enumerate();
+        prose.extend(lines.map(|(at, line)| (&**path, at + 1, line.to_owned())));
+    }
+    prose
+}
+
+/// The rules that a line cites: `W7`, `rules 8, 26-28`, `invariants 4 (log matching) and 7`; of a range its ends.
+fn cited_in(line: &str) -> Vec<String> {
+    let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let is_number = |word: &&str| word.len() <= 2 && word.parse::<u8>().is_ok();
+    let mut cited = Vec::new();
+    for word in &words {
+        let mut letters = word.chars();
+        let is_row = letters.next().is_some_and(|letter| "ABCDIMNPSTW".contains(letter));
+        if is_row && is_number(&letters.as_str()) {
+            cited.push((*word).to_owned());
+        }
+    }
+    for kind in ["rule", "invariant"] {
+        let lower = line.to_ascii_lowercase();
+        for (at, _) in lower.match_indices(kind) {
+            if lower[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+                continue;
+            }
+            let behind = &lower[at + kind.len()..];
+            let mut rest = behind.strip_prefix('s').unwrap_or(behind);
+            while let Some(more) = ["-", ", ", " and ", " to ", " "]
+                .iter()
+                .filter_map(|between| rest.strip_prefix(between))
+                .find(|more| more.starts_with(|c: char| c.is_ascii_digit()))
+            {
+                let end = more.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(more.len());
+                if !is_number(&&more[..end]) {
+                    break;
+                }
+                cited.push(format!("{kind} {}", &more[..end]));
+                rest = &more[end..];
+                // A remark in parentheses belongs to the number before it.
+                if let Some((_, behind)) = rest.strip_prefix(" (").and_then(|r| r.split_once(')')) {
+                    rest = behind;
+                }
+            }
+        }
+    }
+    cited
+}
+
+/// Names of source files and documents that a line of prose names.
+fn file_names_in(line: &str) -> Vec<String> {
+    let in_path = |c: char| c.is_alphanumeric() || "/._-*{}<>$".contains(c);
+    line.split(|c: char| !in_path(c))
+        .map(|word| word.trim_end_matches('.'))
+        .filter(|word| word.ends_with(".rs") || word.ends_with(".md"))
+        .filter(|word| !word.contains(['*', '{', '<', '$']) && !word.starts_with(['.', '/']))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Modules whose arrows must not run in a circle: the folder, and how its files name each other.
@@ -561,4 +809,16 @@ fn a_fault_is_found_and_its_line_named() {
 fn paths_are_found_in_prose() {
     let line = "see `wal/src/disk/uring.rs`, (engine/raft/) and tools/tests/*.rs; not a/b or https://net/x.";
     assert_eq!(paths_in(line), ["wal/src/disk/uring.rs", "engine/raft"]);
+}
+
+#[test]
+fn citations_are_found_in_prose() {
+    let line = "//! Source: RULES.md rules 8, 26-28 (order), 30; W9, C1-C3; invariants 4 (log matching) and 7. 12";
+    let mut cited = cited_in(line);
+    cited.sort();
+    let wanted = ["C1", "C3", "W9", "invariant 4", "invariant 7"];
+    assert_eq!(cited[..5], wanted);
+    assert_eq!(cited[5..], ["rule 26", "rule 28", "rule 30", "rule 8"]);
+    assert!(cited_in("ruled 3, C1x, W1234, a1, drule 4").is_empty());
+    assert_eq!(file_names_in("see `maker.rs`, a/b.rs and *.rs."), ["maker.rs", "a/b.rs"]);
 }

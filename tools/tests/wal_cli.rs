@@ -76,8 +76,9 @@ fn the_exit_code_says_sound_damaged_or_unreadable() {
     }
 }
 
+/// RULES.md C1.
 #[test]
-fn c1_damage_is_named_with_its_file_offset_case_and_groups() {
+fn damage_is_named_with_its_file_offset_case_and_groups() {
     let dir = temp();
     unpack(&golden("damaged_body"), dir.path());
     let (code, stdout, _) = output(dir.path(), &["check", "."]);
@@ -90,9 +91,10 @@ fn c1_damage_is_named_with_its_file_offset_case_and_groups() {
     assert_eq!(found["groups"], serde_json::json!([1, 7]));
 }
 
+/// RULES.md C4, C5, C6, C7, C8.
 /// Each kind of file trouble, made from a sound log.
 #[test]
-fn c4_c5_c6_c7_c8_files_that_are_not_what_they_must_be_are_named() {
+fn files_that_are_not_what_they_must_be_are_named() {
     type Change = fn(&mut Files);
     let changes: [(&str, Change); 8] = [
         ("damaged_segment_header", |files| files.get_mut("0000000001.seg").unwrap()[100] ^= 1),

@@ -5,7 +5,7 @@
 //! Cost:   about 9 ns for 16 bytes, 14 ns for 128, 330 ns for 4 KiB, 18 GB/s from 64 KiB up (measured on
 //!         one virtual x86 core with VPCLMULQDQ).
 //! Fails:  never.
-//! Source: RFC 3720 §12.1 (the polynomial); the seed is FAULTS' rule 2.
+//! Source: RFC 3720 §12.1 (the polynomial); the seed is RULES.md rule 2.
 
 use crc_fast::{CrcAlgorithm, Digest};
 

@@ -3,7 +3,7 @@
 //! In:     every operation of the log and of its directory.
 //! Out:    one enum per operation; bad bytes name file and offset, never a panic.
 //! Fails:  [`WalError::Io`] and [`WalError::Poisoned`] are final: the stream writes nothing more.
-//! Source: FAULTS' rules 17 (poison), 20-25 (damage), W9 (disk full).
+//! Source: RULES.md rules 17 (poison), 20-25 (damage), W9 (disk full).
 
 use logdrive_raft::{GroupId, LogIndex};
 use std::io;

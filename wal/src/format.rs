@@ -4,7 +4,7 @@
 //! Out:    encoded bytes, or decoded values that have passed their checksums and bounds.
 //! Cost:   16 bytes of header per entry record plus 8 per entry; no allocation.
 //! Fails:  decoding anything but what was encoded gives a [`Bad`] that says what is wrong.
-//! Source: FAULTS' rules 1-6 (format), 11 (order inside a batch), 30 (unknown records).
+//! Source: RULES.md rules 1-6 (format), 11 (order inside a batch), 30 (unknown records).
 
 mod record;
 
@@ -537,8 +537,9 @@ mod tests {
         assert_eq!(&body[entries_at + head.headers_bytes()..][..11], b"helloworlds");
     }
 
+    /// RULES.md P8.
     #[test]
-    fn p8_an_unknown_record_is_skipped_only_if_it_says_so() {
+    fn an_unknown_record_is_skipped_only_if_it_says_so() {
         let seed = Seed::of(1);
         let mut body = vec![0u8; 24];
         body[0] = 200;
@@ -548,8 +549,9 @@ mod tests {
         assert_eq!(Records::new(&body, seed).next(), Some((0, Ok(Record::Optional))));
     }
 
+    /// RULES.md P8.
     #[test]
-    fn p8_only_a_hard_state_is_marked() {
+    fn only_a_hard_state_is_marked() {
         let seed = Seed::of(1);
         let mut body = [0u8; TOMBSTONE_RECORD_BYTES];
         encode_tombstone(&mut body, GroupId(3));
@@ -558,8 +560,9 @@ mod tests {
         assert_eq!(refused, Err(Bad("a record has flags this version does not know")));
     }
 
+    /// RULES.md C10.
     #[test]
-    fn c10_a_batch_at_another_place_or_in_another_segment_is_no_batch() {
+    fn a_batch_at_another_place_or_in_another_segment_is_no_batch() {
         let position = Position::new(SegmentSeq(1), 8192);
         let header = BatchHeader {
             seq: 1,
@@ -590,8 +593,9 @@ mod tests {
     }
 
     proptest::proptest! {
+        /// RULES.md I5.
         #[test]
-        fn i5_decoding_any_bytes_never_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+        fn decoding_any_bytes_never_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
             let seed = Seed::of(3);
             let _ = Records::new(&bytes, seed).count();
             let _ = BatchHeader::decode(&bytes, seed, Position::new(SegmentSeq(1), 4096), 1 << 16);

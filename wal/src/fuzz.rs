@@ -4,7 +4,7 @@
 //! Out:    nothing, or a panic that says which promise was broken.
 //! Cost:   nothing is allocated in proportion to a length that the bytes claim.
 //! Fails:  by panicking.
-//! Source: FAULTS §3 L6: no panic, no allocation above a cap, `decode(encode(x)) = x`.
+//! Source: RULES.md T5: no panic, no allocation above a cap, `decode(encode(x)) = x`.
 
 use crate::checksum::Seed;
 use crate::format::{

@@ -4,7 +4,7 @@
 //! Out:    what of the group stands in a segment that is to be given up.
 //! Cost:   at most 272 bytes per group, its membership, and its index.
 //! Fails:  replay refuses what no log of ours can hold.
-//! Source: FAULTS' rule 28 (what must be carried before a segment goes).
+//! Source: RULES.md rule 28 (what must be carried before a segment goes).
 
 use crate::format::{
     Bad, EntriesHead, FENCE_RECORD_BYTES, HARD_STATE_RECORD_BYTES, Position, RELEASE_RECORD_BYTES,

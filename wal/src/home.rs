@@ -5,7 +5,7 @@
 //! Cost:   a few small synced files at creation, one synced write at each open.
 //! Fails:  a directory that is in use, empty, foreign or damaged is refused with a [`HomeError`]; nothing
 //!         is ever taken for a fresh start.
-//! Source: FAULTS' rules 26, 27, 31; C4, C5, C7, P6, I10, W10.
+//! Source: RULES.md rules 26, 27, 31; C4, C5, C7, P6, I10, W10.
 
 use crate::checksum::checksum;
 use crate::disk::{atomic_write, sync_dir};

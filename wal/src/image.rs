@@ -4,7 +4,7 @@
 //! Out:    [`Frozen`] ranges that the disk writes and borrowers keep.
 //! Cost:   one anonymous map per image, page-aligned; no copy of what is frozen.
 //! Fails:  writing below the frozen mark panics.
-//! Source: DESIGN §5 (the segment image); FAULTS' rule 35.
+//! Source: RULES.md A5 (the segment image); RULES.md rule 35.
 //!
 //! What makes the `unsafe` here sound: a map is reached through raw pointers only, never through a reference to
 //! the whole. It has one writer ([`ImageWriter::claim`] needs the only `Arc`), and the writer's frozen

@@ -5,7 +5,7 @@
 //! Cost:   one pass; memory for one batch and the [`Group`]s. Nothing is opened for writing, no lock is taken.
 //! Fails:  what is wrong with the log is a [`Finding`], and the scan goes on behind it as far as it can;
 //!         [`InspectError`] is only for what cannot be looked at.
-//! Source: FAULTS' rules 19-25; `recovery.rs` has the table of cases.
+//! Source: RULES.md rules 19-25; `recovery.rs` has the table of cases.
 //!
 //! A running node writes while this reads. So whatever speaks for damage is looked at before what it speaks
 //! against is looked at for the last time, and a segment that is given up meanwhile is passed over.

@@ -4,7 +4,7 @@
 //! Out:    a [`LandedBatch`]: what it makes true of each group once all before it is there too.
 //! Cost:   a decode of the batch.
 //! Fails:  a batch that does not hold is `None`.
-//! Source: FAULTS.md §4 (the ghost state's `Durable`).
+//! Source: RULES.md T2 (the ghost's durable state).
 
 use crate::checksum::Seed;
 use crate::format::{

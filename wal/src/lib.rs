@@ -4,7 +4,7 @@
 //! Out:    [`Wal::poll`]: what became durable, in log order, and the entries' bytes to borrow.
 //! Cost:   one durable write for whatever was appended while the last ones were in flight.
 //! Fails:  the first failed write poisons the log; damage found by [`Wal::open`] names file and offset.
-//! Source: DESIGN §5.
+//! Source: RULES.md A5.
 //!
 //! A node's directory is a [`Home`]; each of its shards opens one [`Wal`] there.
 

@@ -8,7 +8,7 @@
 //!         the next mebibyte asked for.
 //! Fails:  with the file system's error. A page that cannot be read is a SIGBUS: the process dies (C12),
 //!         acknowledging nothing more.
-//! Source: FAULTS' rules 32-35.
+//! Source: RULES.md rules 32-35.
 //!
 //! What makes the `unsafe` here sound: another process may change a mapped file under us, so a reference into
 //! the map would be a lie. Bytes are copied through raw pointers, in a bounded range, and the file is never

@@ -4,7 +4,7 @@
 //! Out:    the same after any crash, as it was before the last write or after it.
 //! Cost:   two synced writes of 16 KiB per change.
 //! Fails:  two slots that both fail their checksum are damage; the first write or sync that fails is final (rule 17).
-//! Source: FAULTS.md C7, C8, P6, rules 17, 27.
+//! Source: RULES.md C7, C8, P6, rules 17, 27.
 //!
 //! The file `openings` has two slots that say the same, written one after the other and in place: it takes no room that it did not have when the
 //! directory was made, so that a full disk keeps no node from opening its directory or from meeting a peer. A slot:
@@ -178,8 +178,9 @@ mod tests {
         (dir, file)
     }
 
+    /// RULES.md C8.
     #[test]
-    fn c8_damage_to_one_slot_costs_nothing_a_torn_write_leaves_what_was_and_both_are_told() {
+    fn damage_to_one_slot_costs_nothing_a_torn_write_leaves_what_was_and_both_are_told() {
         let (dir, mut file) = made();
         let path = OpeningsFile::path(dir.path());
         for incarnation in 1..4 {
@@ -211,8 +212,9 @@ mod tests {
         }
     }
 
+    /// RULES.md rule 17.
     #[test]
-    fn w7_nothing_is_written_after_a_write_that_failed() {
+    fn nothing_is_written_after_a_write_that_failed() {
         let (dir, mut file) = made();
         file.file = File::open(OpeningsFile::path(dir.path())).unwrap(); // Cannot be written.
         assert!(file.change(|now| now.incarnation = 1).is_err());

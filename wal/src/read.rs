@@ -4,7 +4,7 @@
 //! Out:    [`EntryBatch`], contiguous, every payload checked against the checksum it travels with.
 //! Cost:   planning is a search and a few bytes per record; reading copies each payload once.
 //! Fails:  bytes that are not what was written are a [`ReadError::Corrupt`] with file and offset.
-//! Source: FAULTS' rules 4, 34, 35.
+//! Source: RULES.md rules 4, 34, 35.
 
 use crate::checksum::{Seed, checksum};
 use crate::disk::SegmentReader;

@@ -4,7 +4,7 @@
 //! Out:    every group's state, and where the stream ends.
 //! Cost:   one pass, read ahead; memory for two segments and the groups.
 //! Fails:  by the table. Nothing on disk is changed.
-//! Source: FAULTS' rules 19-25, 27, 30; C1-C10, P8, W2, W3, W8, W11, W12.
+//! Source: RULES.md rules 19-25, 27, 30; C1-C10, P8, W2, W3, W8, W11, W12.
 //!
 //! A segment is *used* if the start record in its first batch is readable. The last used one, `L`, names the one
 //! before it, and so on down to the first that the manifest needs: the *chain*. A batch is *vouched for* if it was

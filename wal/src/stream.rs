@@ -6,7 +6,7 @@
 //! Fails:  the first failed write, sync or segment poisons the log ([`WalError::Poisoned`]); no room is met
 //!         before anything is encoded ([`WalError::NoSpace`]).
 //! Source: Hagmann 1987 (group commit); thesis §10.2.2 (batching), §3.8 (what must be durable first);
-//!         FAULTS' rules 2, 6, 8-11, 17.
+//!         RULES.md rules 2, 6, 8-11, 17.
 //!
 //! The cursors, in bytes of the stream:
 //!

@@ -7,8 +7,9 @@ use common::{Sim, entries, payload, write};
 use logdrive_raft::GroupId;
 use logdrive_wal::SegmentSeq;
 
+/// RULES.md C2.
 #[test]
-fn c2_a_log_closed_with_batches_in_flight_vouches_for_the_last_of_them() {
+fn a_log_closed_with_batches_in_flight_vouches_for_the_last_of_them() {
     const GROUPS: u64 = 4;
     // All have been submitted, or the last is still open.
     for submitted in [GROUPS, GROUPS - 1] {

@@ -68,17 +68,18 @@ macro_rules! on_every_driver {
 on_every_driver!(
     what_was_durable_is_there_again,
     segments_fill_and_are_read_back,
-    w13_a_write_larger_than_a_segment_is_split_and_an_entry_larger_is_refused,
+    a_write_larger_than_a_segment_is_split_and_an_entry_larger_is_refused,
     borrowed_bytes_live_on_while_segments_come_and_go,
     a_write_of_nothing_is_durable_too,
-    w13_ten_thousand_groups_share_batches,
-    w12_s6_segments_are_given_up_and_made_again_and_nothing_old_comes_back,
-    w9_a_log_at_its_quota_refuses_entries_takes_votes_and_heals,
-    w15_a_log_dropped_with_writes_in_flight_finishes_them,
-    d3_a_disk_that_makes_segments_answers,
+    ten_thousand_groups_share_batches,
+    segments_are_given_up_and_made_again_and_nothing_old_comes_back,
+    a_log_at_its_quota_refuses_entries_takes_votes_and_heals,
+    a_log_dropped_with_writes_in_flight_finishes_them,
+    a_disk_that_makes_segments_answers,
 );
 
-fn d3_a_disk_that_makes_segments_answers(place: &Place<'_>) {
+/// RULES.md D3.
+fn a_disk_that_makes_segments_answers(place: &Place<'_>) {
     let (mut wal, _) = (place.open)();
     place.settle(&mut wal);
     // Nothing is written: what it answers is the making of the next segments.
@@ -102,7 +103,8 @@ fn tend(place: &Place<'_>, wal: &mut Wal) {
     wal.poll(0, &mut Vec::new()).unwrap();
 }
 
-fn w12_s6_segments_are_given_up_and_made_again_and_nothing_old_comes_back(place: &Place<'_>) {
+/// RULES.md W12, S6.
+fn segments_are_given_up_and_made_again_and_nothing_old_comes_back(place: &Place<'_>) {
     let (mut wal, _) = (place.open)();
     wal.append(&state(2, 1, hard_state(7, 3, 0))).unwrap();
     wal.append(&write(3, 1, &entries(3, 2, 1, 3, 50))).unwrap();
@@ -124,7 +126,8 @@ fn w12_s6_segments_are_given_up_and_made_again_and_nothing_old_comes_back(place:
     assert_eq!(read_all(&wal, three), entries(3, 2, 1, 3, 50));
 }
 
-fn w9_a_log_at_its_quota_refuses_entries_takes_votes_and_heals(place: &Place<'_>) {
+/// RULES.md W9.
+fn a_log_at_its_quota_refuses_entries_takes_votes_and_heals(place: &Place<'_>) {
     let (mut wal, _) = (place.open_within)(8 * (64 << 10));
     let mut last = 0;
     loop {
@@ -155,7 +158,8 @@ fn w9_a_log_at_its_quota_refuses_entries_takes_votes_and_heals(place: &Place<'_>
     assert_eq!(recovered.groups[1].hard_state, hard_state(5, 1, 0));
 }
 
-fn w15_a_log_dropped_with_writes_in_flight_finishes_them(place: &Place<'_>) {
+/// RULES.md W15.
+fn a_log_dropped_with_writes_in_flight_finishes_them(place: &Place<'_>) {
     for n in 0..5u64 {
         let (mut wal, _) = (place.open)();
         for part in 0..3 {
@@ -249,7 +253,8 @@ fn segments_fill_and_are_read_back(place: &Place<'_>) {
     assert_eq!(read_all(&wal, &recovered.groups[0]).len(), 600);
 }
 
-fn w13_a_write_larger_than_a_segment_is_split_and_an_entry_larger_is_refused(place: &Place<'_>) {
+/// RULES.md W13.
+fn a_write_larger_than_a_segment_is_split_and_an_entry_larger_is_refused(place: &Place<'_>) {
     let (mut wal, _) = (place.open)();
     let max = wal.entry_bytes_max();
     let big = entry(1, 1, &vec![b'x'; max + 1]);
@@ -316,7 +321,8 @@ fn a_write_of_nothing_is_durable_too(place: &Place<'_>) {
     assert!(wal.metrics().rotations > 2);
 }
 
-fn w13_ten_thousand_groups_share_batches(place: &Place<'_>) {
+/// RULES.md W13.
+fn ten_thousand_groups_share_batches(place: &Place<'_>) {
     let (mut wal, _) = (place.open)();
     for group in 0..10_000u64 {
         let run = entries(group, 1, 1, 1, 1);
@@ -381,8 +387,9 @@ fn portable_completions_wake_an_edge_triggered_sleeper() {
     completions_wake_an_edge_triggered_sleeper(DriverChoice::Portable);
 }
 
+/// RULES.md W15.
 #[test]
-fn w15_a_log_dropped_with_writes_in_flight_has_them_on_disk() {
+fn a_log_dropped_with_writes_in_flight_has_them_on_disk() {
     for driver in [DriverChoice::Uring, DriverChoice::Portable] {
         let dir = tempfile::tempdir().unwrap();
         let home = new_home(&dir.path().join("node"));
@@ -400,9 +407,10 @@ fn w15_a_log_dropped_with_writes_in_flight_has_them_on_disk() {
     }
 }
 
+/// RULES.md W21.
 /// As tmpfs, whether it takes the flag (since Linux 6.6) or not.
 #[test]
-fn w9_a_file_system_without_direct_writes_is_written_and_read_through_the_page_cache() {
+fn a_file_system_without_direct_writes_is_written_and_read_through_the_page_cache() {
     for driver in [DriverChoice::Uring, DriverChoice::Portable] {
         let Ok(dir) = tempfile::tempdir_in("/dev/shm") else {
             skipped("no /dev/shm");

@@ -65,13 +65,15 @@ fn rounds() -> u64 {
     std::env::var("WAL_MUTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(400)
 }
 
+/// RULES.md C1, C2, C3.
 #[test]
-fn c1_c2_c3_a_damaged_log_shows_a_prefix_of_its_history_or_says_what_is_lost() {
+fn a_damaged_log_shows_a_prefix_of_its_history_or_says_what_is_lost() {
     mutate(0, 1);
 }
 
+/// RULES.md I5.
 #[test]
-fn i5_a_log_that_says_anything_at_all_is_refused_or_works() {
+fn a_log_that_says_anything_at_all_is_refused_or_works() {
     mutate(1, 2);
 }
 

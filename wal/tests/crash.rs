@@ -137,8 +137,9 @@ fn run(seed: u64, steps: &[Step]) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
+    /// RULES.md W1, W2, W3, W8, W14.
     #[test]
-    fn w1_w2_w3_w8_w14_recovery_finds_a_prefix_with_all_that_was_acknowledged(
+    fn recovery_finds_a_prefix_with_all_that_was_acknowledged(
         seed: u64,
         steps in proptest::collection::vec(step(), 1..150),
     ) {
@@ -146,9 +147,10 @@ proptest! {
     }
 }
 
+/// RULES.md W2.
 /// One durable batch, then several in flight: every combination of sectors that may have landed.
 #[test]
-fn w2_every_subset_of_the_sectors_in_flight_recovers_to_a_prefix() {
+fn every_subset_of_the_sectors_in_flight_recovers_to_a_prefix() {
     // Eight pieces over two batches: four of each 4 KiB block.
     for subset in 0u32..256 {
         let sim = Sim::new(u64::from(subset));
@@ -216,9 +218,10 @@ fn a_tail_that_stops_at_any_byte_opens_with_all_that_was_acknowledged() {
     }
 }
 
+/// RULES.md W11.
 /// Rotation, with the power failing at every operation of it.
 #[test]
-fn w11_a_power_cut_at_any_operation_of_a_rotation_loses_nothing_acknowledged() {
+fn a_power_cut_at_any_operation_of_a_rotation_loses_nothing_acknowledged() {
     for at in 0.. {
         let sim = Sim::new(at);
         let (mut wal, _) = sim.open();
@@ -260,8 +263,9 @@ fn w11_a_power_cut_at_any_operation_of_a_rotation_loses_nothing_acknowledged() {
     }
 }
 
+/// RULES.md W12.
 #[test]
-fn w12_stale_batches_of_another_segment_are_not_replayed() {
+fn stale_batches_of_another_segment_are_not_replayed() {
     let sim = Sim::new(3);
     let (mut wal, _) = sim.open();
     // Two batches, durable, in the first segment.
@@ -295,8 +299,9 @@ fn w12_stale_batches_of_another_segment_are_not_replayed() {
     assert_eq!(recovered.groups[0].runs.last().unwrap().term, Term(2));
 }
 
+/// RULES.md W14.
 #[test]
-fn w14_the_same_index_in_another_term_is_another_write() {
+fn the_same_index_in_another_term_is_another_write() {
     let sim = Sim::new(4);
     let (mut wal, _) = sim.open();
     wal.append(&write(1, 1, &entries(1, 1, 1, 4, 40))).unwrap();
@@ -319,8 +324,9 @@ fn w14_the_same_index_in_another_term_is_another_write() {
     assert_eq!(recovered.groups[0].last, LogIndex(2));
 }
 
+/// RULES.md W5.
 #[test]
-fn w5_durable_is_the_contiguous_prefix_of_finished_writes() {
+fn durable_is_the_contiguous_prefix_of_finished_writes() {
     // Completions come in random order; over many seeds a later one comes first.
     let mut later_first = 0;
     for seed in 0..200 {

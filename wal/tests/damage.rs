@@ -89,8 +89,9 @@ fn expected(segment: &SegmentBytes, newest: bool, at: usize) -> Outcome {
     if groups.is_empty() { Outcome::Harmless } else { Outcome::Fenced(groups) }
 }
 
+/// RULES.md C1, C2, C3.
 #[test]
-fn c1_c2_c3_a_flip_of_any_byte_of_a_log_is_refused_fenced_or_harmless_as_its_place_says() {
+fn a_flip_of_any_byte_of_a_log_is_refused_fenced_or_harmless_as_its_place_says() {
     let sim = filled();
     let (wal, recovered) = sim.fork(1).open();
     let whole = found(&wal, &recovered);
@@ -165,8 +166,9 @@ fn classify(wal: &Wal, recovered: &Recovered, whole: &Found, last_batch: &[Group
     Outcome::Fenced(fenced)
 }
 
+/// RULES.md C8.
 #[test]
-fn c8_a_flip_of_any_byte_of_the_manifest_is_refused() {
+fn a_flip_of_any_byte_of_the_manifest_is_refused() {
     let sim = filled();
     let manifest = sim.platter.manifest().unwrap();
     for at in 0..manifest.len() {
@@ -178,10 +180,11 @@ fn c8_a_flip_of_any_byte_of_the_manifest_is_refused() {
     }
 }
 
-/// Rules 24 and 25: the damaged segment goes in time, but not before its fences stand elsewhere; and it is kept for
+/// RULES.md C1, rules 24, 25.
+/// The damaged segment goes in time, but not before its fences stand elsewhere; and it is kept for
 /// somebody to look at.
 #[test]
-fn c1_a_fence_outlives_the_segment_the_damage_was_in() {
+fn a_fence_outlives_the_segment_the_damage_was_in() {
     let sim = filled();
     sim.platter.flip(SegmentSeq(1), 2 * BLOCK + HEADER, 1);
     let (mut wal, recovered) = sim.open();
@@ -224,10 +227,11 @@ fn c1_a_fence_outlives_the_segment_the_damage_was_in() {
     assert!(recovered.destroyed.contains(&fenced.group));
 }
 
+/// RULES.md invariant 18.
 /// The engine never asks for this; a bug of ours must not write behind the damage.
 #[test]
 #[should_panic(expected = "is fenced and must not act")]
-fn inv18_a_fenced_group_takes_nothing() {
+fn a_fenced_group_takes_nothing() {
     let sim = filled();
     sim.platter.flip(SegmentSeq(1), 2 * BLOCK + HEADER, 1);
     let (mut wal, recovered) = sim.open();
@@ -235,9 +239,10 @@ fn inv18_a_fenced_group_takes_nothing() {
     let _ = wal.append(&state(fenced.get(), 1, hard_state(20, 1, 0)));
 }
 
+/// RULES.md C1.
 /// A fence stays: the damage is there at every open, and the other groups write on.
 #[test]
-fn c1_a_fence_outlives_restarts_and_the_others_write_on() {
+fn a_fence_outlives_restarts_and_the_others_write_on() {
     let sim = filled();
     sim.platter.flip(SegmentSeq(1), 2 * BLOCK + HEADER, 1);
     let mut fenced = None;
@@ -254,9 +259,10 @@ fn c1_a_fence_outlives_restarts_and_the_others_write_on() {
     }
 }
 
+/// RULES.md C1.
 /// Many bad batches, one behind the other and with sound ones between: each is named once, with its place.
 #[test]
-fn c1_who_looks_finds_every_bad_batch_of_a_segment() {
+fn who_looks_finds_every_bad_batch_of_a_segment() {
     let sim = Sim::new(1);
     let (mut wal, _) = sim.open();
     for n in 1..=10 {
@@ -275,8 +281,9 @@ fn c1_who_looks_finds_every_bad_batch_of_a_segment() {
     assert_eq!(inspected(&sim), [body(2), body(3), body(5), header, body(8)]);
 }
 
+/// RULES.md C1.
 #[test]
-fn c1_an_entry_damaged_after_open_is_found_when_it_is_read() {
+fn an_entry_damaged_after_open_is_found_when_it_is_read() {
     let sim = filled();
     let (wal, recovered) = sim.open();
     let bytes = sim.platter.segment(SegmentSeq(1));
@@ -294,9 +301,10 @@ fn c1_an_entry_damaged_after_open_is_found_when_it_is_read() {
     assert_eq!(read(4).unwrap().as_slice()[0].payload, payload(1, 1, 4, 1000));
 }
 
+/// RULES.md C1.
 /// Nobody is fenced, and nothing cut, on a single bad read.
 #[test]
-fn c1_what_reads_well_the_second_time_is_not_damaged() {
+fn what_reads_well_the_second_time_is_not_damaged() {
     let sim = filled();
     let (wal, recovered) = sim.fork(1).open();
     let whole = found(&wal, &recovered);
@@ -330,9 +338,10 @@ fn c1_what_reads_well_the_second_time_is_not_damaged() {
     assert_eq!(plan.run().unwrap().as_slice()[0].payload, needle);
 }
 
+/// RULES.md C1.
 /// The same on real files.
 #[test]
-fn c1_a_flipped_bit_in_a_file_is_refused_or_fenced_and_named() {
+fn a_flipped_bit_in_a_file_is_refused_or_fenced_and_named() {
     let dir = tempfile::tempdir().unwrap();
     let home = new_home(&dir.path().join("node"));
     let (mut wal, _) = Wal::open(config(&home, DriverChoice::Auto)).unwrap();

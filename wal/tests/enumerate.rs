@@ -147,8 +147,9 @@ fn crash_during_recovery(
     unreachable!("every recovery ends")
 }
 
+/// RULES.md W1, W2, W3.
 #[test]
-fn w1_w2_w3_every_subset_of_sectors_at_every_point_of_small_batches_twice() {
+fn every_subset_of_sectors_at_every_point_of_small_batches_twice() {
     let mut run = Run::new(1, true);
     run.append(1, 1, 1, 3, 50);
     run.submit();
@@ -171,8 +172,9 @@ fn w1_w2_w3_every_subset_of_sectors_at_every_point_of_small_batches_twice() {
     assert!(run.crashes > 500, "{} crashes", run.crashes);
 }
 
+/// RULES.md W2.
 #[test]
-fn w2_three_batches_in_flight_count_up_to_the_first_torn_one() {
+fn three_batches_in_flight_count_up_to_the_first_torn_one() {
     let mut run = Run::new(2, false);
     for (n, first) in [1u64, 3, 5].into_iter().enumerate() {
         run.append(1, 1, first, 2, 350);
@@ -198,8 +200,9 @@ fn w2_three_batches_in_flight_count_up_to_the_first_torn_one() {
     }
 }
 
+/// RULES.md W14.
 #[test]
-fn w14_a_conflict_replaced_at_every_step_also_across_segments() {
+fn a_conflict_replaced_at_every_step_also_across_segments() {
     let mut run = Run::new(3, true);
     run.append(1, 1, 1, 2, 200);
     run.append(2, 1, 1, 1, 200);
@@ -266,10 +269,11 @@ fn a_hard_state_lands_before_its_entries_at_every_crash_between_them() {
     assert_eq!(run.model.now[&1].last(), LogIndex(6));
 }
 
+/// RULES.md W11.
 /// Every step of making a segment: before it is created, after its zeros, its sync, its name, the directory's sync,
 /// each of the manifest's steps, before the first batch in it. Once ahead of need, once with batches waiting for it.
 #[test]
-fn w11_every_crash_at_every_step_of_a_rotation_twice() {
+fn every_crash_at_every_step_of_a_rotation_twice() {
     for needed in [false, true] {
         let mut run = Run::new(4, false);
         run.settle();
@@ -296,18 +300,20 @@ fn w11_every_crash_at_every_step_of_a_rotation_twice() {
     }
 }
 
+/// RULES.md W3, W11.
 /// The very first open, and one after a torn tail: at each operation, in every way, then once more.
 #[test]
-fn w3_w11_every_crash_of_a_first_open_leaves_an_empty_log() {
+fn every_crash_of_a_first_open_leaves_an_empty_log() {
     let model = Model::new(State::new());
     let sim = Sim::new(5);
     let crashes = crash_during_recovery(&sim, &model, &State::new(), &mut BTreeSet::new());
     assert!(crashes > 20, "{crashes} crashes");
 }
 
+/// RULES.md W3, rules 8, 19.
 /// Killed, then the power fails: what was read but never synced, what lands late.
 #[test]
-fn w3_rule_8_19_kills_then_every_power_cut() {
+fn what_a_killed_process_left_survives_every_power_cut_that_follows() {
     for seed in 0..60 {
         let mut run = Run::new(seed, false);
         run.append(1, 1, 1, 2, 300);
@@ -339,10 +345,11 @@ fn w3_rule_8_19_kills_then_every_power_cut() {
     }
 }
 
+/// RULES.md S6, W12, invariant 22.
 /// The vote of an idle group stands in the oldest segment alone, and the entries of a slow one: they are carried, the
 /// manifest moves on, the file goes, and comes back as another segment. Every step of it, in every way.
 #[test]
-fn s6_w12_inv22_every_crash_while_a_segment_is_carried_given_up_and_recycled() {
+fn every_crash_while_a_segment_is_carried_given_up_and_recycled() {
     let mut run = Run::new(6, false);
     let vote = Atom::HardState(2, hard_state(7, 3, 0));
     run.model.append(&mut run.wal, 2, vec![Atom::Membership(2, vec![9; 20]), vote]);

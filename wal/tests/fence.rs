@@ -8,8 +8,9 @@ use common::*;
 use logdrive_raft::{GroupId, LogIndex, Term};
 use logdrive_wal::{Append, ReadError, Recovered, SegmentSeq, Wal};
 
+/// RULES.md invariant 18.
 #[test]
-fn inv18_a_fenced_group_stays_fenced_when_the_damaged_segment_is_set_aside() {
+fn a_fenced_group_stays_fenced_when_the_damaged_segment_is_set_aside() {
     let first = SegmentSeq(1);
     let (sim, damaged) = with_damage(8);
     let mut busy = Busy { group: 1, next: 2 };
@@ -33,12 +34,13 @@ fn inv18_a_fenced_group_stays_fenced_when_the_damaged_segment_is_set_aside() {
     assert_eq!(first_segment(&sim), Some(damaged));
 }
 
-/// C9. The history that broke it:
+/// RULES.md C9, invariant 18.
+/// The history that broke it:
 /// 1. A group's batch in a later segment cannot be read when the log is opened: the group is fenced.
 /// 2. What it has in the first segment counts as dead, and that segment is given up.
 /// 3. At the next open the batch reads well again, and the group's log has a hole that nothing explains.
 #[test]
-fn c9_inv18_a_fence_outlives_damage_that_reads_well_again_once_something_was_given_up() {
+fn a_fence_outlives_damage_that_reads_well_again_once_something_was_given_up() {
     let sim = Sim::new(11);
     let (mut wal, _) = sim.open();
     let mut busy = Busy::new(1);
@@ -136,12 +138,12 @@ fn fenced(recovered: &Recovered) -> Vec<u64> {
     fenced.map(|group| group.group.get()).collect()
 }
 
-/// C1, rule 24. The history that broke it:
+/// RULES.md C1, rule 24. The history that broke it:
 /// 1. A payload of one group rots in the oldest segment while the log runs.
 /// 2. Carrying finds it, takes it for a read that failed, and keeps the segment.
 /// 3. Nothing of any group is given back any more, until the quota; and the group acts on.
 #[test]
-fn c1_rule_24_damage_that_carrying_finds_fences_its_group_and_holds_up_no_other() {
+fn damage_that_carrying_finds_fences_its_group_and_holds_up_no_other() {
     let sim = Sim::new(31);
     let (mut wal, mut busy, at) = damaged_while_running(&sim);
     let mut found = Vec::new();
@@ -177,10 +179,11 @@ fn c1_rule_24_damage_that_carrying_finds_fences_its_group_and_holds_up_no_other(
     }
 }
 
+/// RULES.md C1, invariant 18.
 /// As `damaged_while_running`, and the damage reads well again after the power has failed: the group is whole then, with
 /// all that it ever had, or fenced.
 #[test]
-fn c1_inv18_a_group_fenced_while_the_log_runs_is_fenced_or_whole_wherever_the_power_fails() {
+fn a_group_fenced_while_the_log_runs_is_fenced_or_whole_wherever_the_power_fails() {
     let (mut whole, mut gone) = (0, 0);
     for at in 0.. {
         let sim = Sim::new(at);
@@ -221,13 +224,14 @@ fn c1_inv18_a_group_fenced_while_the_log_runs_is_fenced_or_whole_wherever_the_po
     }
 }
 
-/// Invariant 18 where W9 is. The history that broke it:
+/// RULES.md W9, invariant 18.
+/// The history that broke it:
 /// 1. A log at its quota has less room than a fence's record may take; carrying, which wins room back, takes less.
 /// 2. It finds a group damaged in the oldest segment, past which its scan has come by then: all of the group counts as
 ///    dead, and nothing says why.
 /// 3. The segment goes, and with it the damage. The next open finds the group whole: a vote, and no entry.
 #[test]
-fn inv18_w9_a_group_fenced_without_room_for_its_record_has_one_before_its_segment_goes() {
+fn a_group_fenced_without_room_for_its_record_has_one_before_its_segment_goes() {
     let mut sim = Sim::new(33);
     sim.config.log_bytes_max = Some(8 * sim.config.segment_bytes);
     let (mut wal, _) = sim.open();
@@ -268,8 +272,9 @@ fn inv18_w9_a_group_fenced_without_room_for_its_record_has_one_before_its_segmen
     assert_eq!(fenced(&recovered), [3]);
 }
 
+/// RULES.md rule 24.
 #[test]
-fn rule_24_damage_that_a_read_finds_fences_its_group_once() {
+fn damage_that_a_read_finds_fences_its_group_once() {
     for is_disk_full in [false, true] {
         let sim = Sim::new(32);
         let (mut wal, mut busy, at) = damaged_while_running(&sim);
@@ -312,9 +317,10 @@ fn rule_24_damage_that_a_read_finds_fences_its_group_once() {
     }
 }
 
-/// Rule 3: a length is checked before anything is allocated for it, and a wrong one is damage, not the end of a file.
+/// RULES.md rule 3.
+/// A length is checked before anything is allocated for it, and a wrong one is damage, not the end of a file.
 #[test]
-fn rule_3_a_record_that_claims_to_reach_past_its_segment_is_damaged() {
+fn a_record_that_claims_to_reach_past_its_segment_is_damaged() {
     let sim = Sim::new(34);
     let (wal, _, _) = damaged_while_running(&sim);
     let headers = 40 + 3 * 8;
@@ -337,8 +343,9 @@ fn fenced_by_records(sim: &Sim, damage_at: usize) -> Vec<u64> {
     fenced(&copy.open().1)
 }
 
+/// RULES.md rule 24.
 #[test]
-fn rule_24_damage_in_a_segment_that_is_gone_fences_nobody() {
+fn damage_in_a_segment_that_is_gone_fences_nobody() {
     let sim = Sim::new(33);
     let (mut wal, mut busy, _) = damaged_while_running(&sim);
     let plan = wal.plan_read(GroupId(3), LogIndex(1), LogIndex(3), 1 << 20).unwrap();
@@ -359,12 +366,13 @@ fn first_segment(sim: &Sim) -> Option<u32> {
     bytes.map(|bytes| logdrive_wal::checksum(&bytes))
 }
 
-/// Rule 25. The history that broke it:
+/// RULES.md C1, rule 25.
+/// The history that broke it:
 /// 1. The manifest passes a damaged segment, durably; the segment's file is to be renamed next.
 /// 2. The power fails.
 /// 3. The next open takes the file for a leftover of a segment that was given up, and removes it.
 #[test]
-fn c1_rule_25_damage_is_kept_wherever_the_power_fails_while_it_is_set_aside() {
+fn damage_is_kept_wherever_the_power_fails_while_it_is_set_aside() {
     let first = SegmentSeq(1);
     let (sim, damaged) = with_damage(8);
     let (mut wal, _) = sim.open();

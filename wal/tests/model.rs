@@ -480,8 +480,9 @@ fn seeds() -> std::ops::Range<u64> {
     parsed.unwrap_or_else(|| panic!("LOGDRIVE_WAL_SEEDS is a range like 0..1000, not {text:?}"))
 }
 
+/// RULES.md W1, W2, W3, W9, W14, M7, invariants 9, 11, 13, 14, 22.
 #[test]
-fn w1_w2_w3_w9_w14_m7_inv9_inv11_inv13_inv14_inv22_the_log_is_a_map_that_forgets_nothing() {
+fn the_log_is_a_map_that_forgets_nothing() {
     let mut reached = Reached::default();
     for seed in seeds() {
         // The panic that ends a bad seed does not say which; this does.

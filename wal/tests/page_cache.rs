@@ -29,12 +29,13 @@ fn ten_entries(seed: u64, bytes: usize) -> (Sim, Wal) {
     (sim, wal)
 }
 
+/// RULES.md W7. The history:
 /// 1. A buffered write fails; the log is poisoned, as it should be.
 /// 2. The process starts again, and the disk is well.
 /// 3. The log reads the failed write out of the page cache, where it is clean, and writes it again before it counts it.
 /// 4. The power fails, and whatever is dirty is written.
 #[test]
-fn w7_what_an_open_found_in_the_page_cache_is_on_disk() {
+fn what_an_open_found_in_the_page_cache_is_on_disk() {
     for (bytes, fate) in [
         (100, WriteFate::Error(ErrorKind::Other)),
         (3000, WriteFate::Error(ErrorKind::Other)),
@@ -59,10 +60,11 @@ fn w7_what_an_open_found_in_the_page_cache_is_on_disk() {
     }
 }
 
+/// RULES.md W7.
 /// The write that fails is the one with what is written again: whatever the next open makes of it, nothing is lost that
 /// was acknowledged, and nothing that any open said.
 #[test]
-fn w7_what_is_written_again_may_fail_as_well() {
+fn what_is_written_again_may_fail_as_well() {
     for (n, keeps) in (0..3).flat_map(|n| [(n, true), (n, false)]) {
         let (sim, mut wal) = ten_entries(2, 3000);
         sim.platter.fail_write(0);
@@ -82,9 +84,10 @@ fn w7_what_is_written_again_may_fail_as_well() {
     }
 }
 
+/// RULES.md W7.
 /// A batch that a later one knew durable is on disk: it stays where it is.
 #[test]
-fn w7_what_is_vouched_for_is_not_written_again() {
+fn what_is_vouched_for_is_not_written_again() {
     let (sim, mut wal) = ten_entries(3, 3000);
     wal.seal(0).unwrap();
     sim.settle(&mut wal);
@@ -103,9 +106,10 @@ fn w7_what_is_vouched_for_is_not_written_again() {
     drop(wal);
 }
 
+/// RULES.md W7.
 /// Of two buffered writes the error of the first could be told to the second, and the first be acknowledged before.
 #[test]
-fn w7_buffered_writes_are_in_flight_one_at_a_time() {
+fn buffered_writes_are_in_flight_one_at_a_time() {
     for seed in 0..20 {
         let mut sim = Sim::new(seed);
         sim.config.in_flight_max = 4;

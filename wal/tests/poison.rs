@@ -1,4 +1,4 @@
-//! A segment that cannot be made for another reason than room ends the log, on real files (FAULTS' rule 17, W11).
+//! A segment that cannot be made for another reason than room ends the log, on real files (RULES.md rule 17, W11).
 //!
 //! Writes and syncs that fail are in `trouble.rs`, and on a real kernel in the tools' `thin.rs` and `power_loss.rs`.
 
@@ -11,8 +11,9 @@ use logdrive_raft::LogIndex;
 use logdrive_wal::{DriverChoice, Wal, WalError};
 use std::{fs, path::Path};
 
+/// RULES.md W11.
 #[test]
-fn w11_a_segment_that_cannot_be_named_poisons_the_log() {
+fn a_segment_that_cannot_be_named_poisons_the_log() {
     fn away(dir: &Path) -> std::path::PathBuf {
         dir.with_extension("away")
     }
@@ -22,8 +23,9 @@ fn w11_a_segment_that_cannot_be_named_poisons_the_log() {
     );
 }
 
+/// RULES.md W11.
 #[test]
-fn w11_a_manifest_that_cannot_be_written_poisons_the_log() {
+fn a_manifest_that_cannot_be_written_poisons_the_log() {
     fn name(dir: &Path) -> std::path::PathBuf {
         dir.join("manifest.tmp")
     }

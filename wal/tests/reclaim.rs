@@ -8,8 +8,9 @@ use common::*;
 use logdrive_raft::{GroupId, LogIndex, Term, WriteId};
 use logdrive_wal::{Room, SegmentSeq, Wal, WalError};
 
+/// RULES.md W9.
 #[test]
-fn w9_a_full_disk_heals_by_what_is_given_back_while_an_order_waits_for_room() {
+fn a_full_disk_heals_by_what_is_given_back_while_an_order_waits_for_room() {
     let sim = Sim::new(3);
     let (mut wal, _) = sim.open();
     let mut busy = Busy::new(1);
@@ -44,8 +45,9 @@ fn w9_a_full_disk_heals_by_what_is_given_back_while_an_order_waits_for_room() {
     assert_eq!(recovered.groups[0].last, LogIndex(busy.next - 1));
 }
 
+/// RULES.md C9.
 #[test]
-fn c9_a_segment_that_cannot_be_read_is_kept_and_tried_again() {
+fn a_segment_that_cannot_be_read_is_kept_and_tried_again() {
     let sim = Sim::new(9);
     let (mut wal, _) = sim.open();
     wal.append(&write(2, 1, &entries(2, 1, 1, 5, 100))).unwrap();
@@ -64,12 +66,13 @@ fn c9_a_segment_that_cannot_be_read_is_kept_and_tried_again() {
     assert_eq!(back.as_slice(), entries(2, 1, 1, 5, 100));
 }
 
-/// C9 where W9 is. The history that broke it:
+/// RULES.md C9, W9.
+/// The history that broke it:
 /// 1. A log takes no entries any more: its quota, or its disk, is full.
 /// 2. Enough is released, but one read of what the oldest segment still holds fails.
 /// 3. It would have been read again once a further segment was full, which needed the room that it held.
 #[test]
-fn c9_w9_a_read_that_failed_is_tried_again_where_no_segment_can_become_full() {
+fn a_read_that_failed_is_tried_again_where_no_segment_can_become_full() {
     for is_disk_full in [false, true] {
         let mut sim = Sim::new(9);
         if !is_disk_full {
@@ -153,8 +156,9 @@ fn vote(sim: &Sim, wal: &mut Wal, term: u64) -> bool {
     durable.any(|durable| (durable.group(), durable.upto()) == (GroupId(3), WriteId(term)))
 }
 
+/// RULES.md W9.
 #[test]
-fn w9_on_a_full_disk_nothing_is_carried_that_cannot_be_carried_to_the_end() {
+fn on_a_full_disk_nothing_is_carried_that_cannot_be_carried_to_the_end() {
     let mut sim = Sim::new(21);
     // Three quarters of the first segment live; an eighth of one is left when entries are refused.
     let (mut wal, mut busy) = on_a_full_disk(&mut sim, 4 << 20, (30, 1, 100 << 10), 0);
@@ -173,13 +177,14 @@ fn w9_on_a_full_disk_nothing_is_carried_that_cannot_be_carried_to_the_end() {
     assert_eq!(wal.room(), Room::Free, "{:?} {:?}", wal.usage(), wal.metrics());
 }
 
+/// RULES.md W9.
 /// The history that broke it:
 /// 1. The disk is full. Carrying begins, as there is room for all of it, with a large record.
 /// 2. While that is read, votes take some of the room.
 /// 3. The record is written again, for the largest part of it into a segment that cannot be made.
 /// 4. The next vote waits behind it.
 #[test]
-fn w9_on_a_full_disk_no_vote_waits_behind_what_is_carried() {
+fn on_a_full_disk_no_vote_waits_behind_what_is_carried() {
     let mut sim = Sim::new(22);
     let (mut wal, busy) = on_a_full_disk(&mut sim, 4 << 20, (1, 1, 1 << 20), 5 << 19);
     busy.release_all(&mut wal).unwrap();
@@ -198,12 +203,13 @@ fn w9_on_a_full_disk_no_vote_waits_behind_what_is_carried() {
     assert_eq!(wal.room(), Room::Free, "{:?} {:?}", wal.usage(), wal.metrics());
 }
 
+/// RULES.md W9.
 /// The history that broke it:
 /// 1. The disk is nearly full. Many small entries live, which take 17 bytes each in the log and count for 41 in memory.
 /// 2. There is room for the first, so they are read; not for the second, so they are dropped.
 /// 3. The answer wakes the shard, and its next turn has them read again.
 #[test]
-fn w9_small_entries_are_read_once_to_be_carried_with_the_last_room() {
+fn small_entries_are_read_once_to_be_carried_with_the_last_room() {
     let mut sim = Sim::new(23);
     let (mut wal, mut busy) = on_a_full_disk(&mut sim, 2 << 20, (1, 10_000, 1), 0);
     while busy.write(&mut wal, 1, 4 << 10).is_ok() {

@@ -16,10 +16,11 @@ use std::process::Command;
 
 /// Set for the child: the directory of its node.
 const NODE: &str = "LOGDRIVE_TEST_SHORT_WRITE";
-const NAME: &str = "w4_a_write_that_a_limit_cuts_short_goes_on_where_it_was_cut_or_fails_whole";
+const NAME: &str = "a_write_that_a_limit_cuts_short_goes_on_where_it_was_cut_or_fails_whole";
 
+/// RULES.md W4.
 #[test]
-fn w4_a_write_that_a_limit_cuts_short_goes_on_where_it_was_cut_or_fails_whole() {
+fn a_write_that_a_limit_cuts_short_goes_on_where_it_was_cut_or_fails_whole() {
     if let Ok(node) = std::env::var(NODE) {
         return write_against_a_limit(Path::new(&node));
     }

@@ -7,8 +7,9 @@ use common::*;
 use logdrive_raft::{GroupId, LogIndex, Term, WriteId};
 use logdrive_wal::{Append, DriverChoice, Recovered, Room, SegmentSeq, Wal, WalError};
 
+/// RULES.md S6.
 #[test]
-fn s6_a_vote_in_the_oldest_segment_outlives_it_wherever_the_power_fails() {
+fn a_vote_in_the_oldest_segment_outlives_it_wherever_the_power_fails() {
     let first = SegmentSeq(1);
     let vote = hard_state(5, 2, 0);
     for at in (0..).step_by(3) {
@@ -50,8 +51,9 @@ fn s6_a_vote_in_the_oldest_segment_outlives_it_wherever_the_power_fails() {
     }
 }
 
+/// RULES.md M7.
 #[test]
-fn m7_a_destroyed_group_stays_dead_when_the_segment_that_says_so_goes() {
+fn a_destroyed_group_stays_dead_when_the_segment_that_says_so_goes() {
     let sim = Sim::new(7);
     let (mut wal, _) = sim.open();
     wal.append(&write(3, 1, &entries(3, 1, 1, 5, 100))).unwrap();
@@ -77,8 +79,9 @@ fn m7_a_destroyed_group_stays_dead_when_the_segment_that_says_so_goes() {
     assert!(sim.platter.segments()[0] > SegmentSeq(9));
 }
 
+/// RULES.md M7.
 #[test]
-fn m7_a_batch_names_a_group_once_that_is_written_to_and_destroyed_in_it_or_before_it() {
+fn a_batch_names_a_group_once_that_is_written_to_and_destroyed_in_it_or_before_it() {
     let sim = Sim::new(13);
     let (mut wal, _) = sim.open();
     wal.append(&state(3, 1, hard_state(1, 1, 0))).unwrap();
@@ -105,8 +108,9 @@ fn m7_a_batch_names_a_group_once_that_is_written_to_and_destroyed_in_it_or_befor
     assert_eq!(destroyed(), [3, 4, 5].map(GroupId));
 }
 
+/// RULES.md W12.
 #[test]
-fn w12_recycled_segment_never_replays_old_batches() {
+fn a_recycled_segment_never_replays_old_batches() {
     let mut stale_behind = 0;
     for seed in 0..60 {
         let sim = Sim::new(seed);
@@ -289,9 +293,10 @@ fn a_lagging_group_keeps_the_log_under_its_quota_on_plain_writes() {
     lag_on_real(DriverChoice::Portable);
 }
 
+/// RULES.md W9.
 /// What a shard lets wait at once may become one write of one group, and one that an empty log refused would wait for ever.
 #[test]
-fn w9_the_smallest_quota_has_room_for_a_segment_of_payloads_in_one_write() {
+fn the_smallest_quota_has_room_for_a_segment_of_payloads_in_one_write() {
     for payload in [100, 1000, 4096, 16 << 10] {
         let mut sim = Sim::new(2);
         let segment = sim.config.segment_bytes;
@@ -304,8 +309,9 @@ fn w9_the_smallest_quota_has_room_for_a_segment_of_payloads_in_one_write() {
     }
 }
 
+/// RULES.md W9.
 #[test]
-fn w9_a_log_at_its_quota_refuses_entries_keeps_votes_going_and_heals() {
+fn a_log_at_its_quota_refuses_entries_keeps_votes_going_and_heals() {
     let mut sim = Sim::new(2);
     let quota = 8 * sim.config.segment_bytes;
     sim.config.log_bytes_max = Some(quota);
@@ -360,10 +366,11 @@ fn full_to_its_quota(seed: u64) -> (Sim, Wal, Busy) {
     (sim, wal, busy)
 }
 
-/// W5 of the second reading: half a segment of votes, a block each, and at its quota the log took no more of them, for
+/// RULES.md W16.
+/// The history that broke it: half a segment of votes, a block each, and at its quota the log took no more of them, for
 /// only the oldest segment is ever given up, and all of it lived.
 #[test]
-fn w9_a_log_at_its_quota_takes_votes_for_ever() {
+fn a_log_at_its_quota_takes_votes_for_ever() {
     let (sim, mut wal, busy) = full_to_its_quota(2);
     let quota = sim.config.log_bytes_max.expect("it has one");
     let last = LogIndex(busy.next - 1);
@@ -401,8 +408,9 @@ fn read_first(wal: &Wal, group: u64) -> Vec<u8> {
     }
 }
 
+/// RULES.md W10.
 #[test]
-fn w10_three_logs_at_their_quotas_refuse_read_and_heal() {
+fn three_logs_at_their_quotas_refuse_read_and_heal() {
     let mut logs: Vec<_> = (0..3)
         .map(|seed| {
             let mut sim = Sim::new(seed);
@@ -471,8 +479,9 @@ fn restarts(sim: &Sim, mut wal: Wal) -> Vec<u64> {
     used
 }
 
+/// RULES.md W17.
 #[test]
-fn w2_a_log_opened_again_and_again_at_its_quota_stays_within_three_segments_of_it() {
+fn a_log_opened_again_and_again_at_its_quota_stays_within_three_segments_of_it() {
     let mut sim = Sim::new(4);
     sim.config.log_bytes_max = Some(8 * sim.config.segment_bytes);
     let (mut wal, _) = sim.open();
@@ -484,9 +493,10 @@ fn w2_a_log_opened_again_and_again_at_its_quota_stays_within_three_segments_of_i
     assert!(used.iter().all(|used| *used <= 8 + 3), "{used:?}");
 }
 
+/// RULES.md W17.
 /// The first segment is half full and all of it lives: nothing behind it can be given back.
 #[test]
-fn w2_restarts_take_no_space_for_good() {
+fn restarts_take_no_space_for_good() {
     let sim = Sim::new(4);
     let (mut wal, _) = sim.open();
     Busy::new(1).write(&mut wal, 15, 2000).unwrap();
@@ -497,9 +507,10 @@ fn w2_restarts_take_no_space_for_good() {
     assert!(sim.platter.segments().len() <= before + 1);
 }
 
+/// RULES.md W17.
 /// A crash loop on a disk that has room for one segment more than the log needs.
 #[test]
-fn w2_a_small_disk_takes_any_number_of_starts() {
+fn a_small_disk_takes_any_number_of_starts() {
     let sim = Sim::new(4);
     let (mut wal, _) = sim.open();
     Busy::new(1).write(&mut wal, 15, 2000).unwrap();
@@ -557,8 +568,9 @@ fn what_is_written_again_is_no_more_than_what_died_behind_it() {
     }
 }
 
+/// RULES.md W9.
 #[test]
-fn w9_a_slow_trickle_under_a_quota_is_packed_before_it_is_refused() {
+fn a_slow_trickle_under_a_quota_is_packed_before_it_is_refused() {
     let mut sim = Sim::new(10);
     sim.config.log_bytes_max = Some(10 * sim.config.segment_bytes);
     let (mut wal, _) = sim.open();
@@ -606,9 +618,10 @@ fn many_bytes_in_the_first_segment(sim: &Sim) -> (Wal, u64) {
     (wal, 20 * membership.len() as u64)
 }
 
+/// RULES.md W19.
 /// Segments are given up by a new manifest, for which there would be no room.
 #[test]
-fn w4_a_disk_full_to_its_last_block_gives_space_back() {
+fn a_disk_full_to_its_last_block_gives_space_back() {
     let sim = Sim::new(2);
     let (mut wal, _) = sim.open();
     let mut busy = Busy::new(1);
@@ -650,13 +663,15 @@ fn opens_with_smaller_segments(append: &Append<'_>) {
     assert_eq!(again.groups[0].membership, append.membership.unwrap_or_default());
 }
 
+/// RULES.md W18.
 #[test]
-fn w1_a_large_entry_outlives_a_change_to_smaller_segments() {
+fn a_large_entry_outlives_a_change_to_smaller_segments() {
     opens_with_smaller_segments(&write(1, 1, &entries(1, 1, 1, 1, 900 << 10)));
 }
 
+/// RULES.md W18.
 #[test]
-fn w1_a_large_membership_outlives_a_change_to_smaller_segments() {
+fn a_large_membership_outlives_a_change_to_smaller_segments() {
     let membership = vec![7; 900 << 10];
     opens_with_smaller_segments(&Append { membership: Some(&membership), ..write(1, 1, &[]) });
 }
@@ -715,8 +730,9 @@ fn a_step_of_carrying_looks_at_a_bounded_number_of_records() {
     assert_eq!(plan.run().unwrap().as_slice(), entries(2, 1, 1, 1, 10));
 }
 
+/// RULES.md W20.
 #[test]
-fn w3_the_index_gives_back_its_memory_when_its_records_are_released() {
+fn the_index_gives_back_its_memory_when_its_records_are_released() {
     let sim = Sim::new(6);
     let (mut wal, _) = sim.open();
     let mut busy = Busy::new(1);

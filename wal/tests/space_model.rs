@@ -409,8 +409,9 @@ fn note(wal: &Wal, limit: Option<u64>, reached: &mut Reached) {
     assert!(limit.is_none_or(|limit| usage.bytes <= limit), "{usage:?}, {limit:?}");
 }
 
+/// RULES.md S6, W12, W14, M7, invariant 22.
 #[test]
-fn s6_w12_w14_m7_inv22_what_was_promised_is_there_whatever_is_carried_and_given_up() {
+fn what_was_promised_is_there_whatever_is_carried_and_given_up() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
     let cases: u64 = std::env::var("LOGDRIVE_SPACE_CASES")

@@ -301,8 +301,9 @@ fn damaged_directory_cannot_be_limited_and_is_refused() {
     refused(&sim, Case::DamagedDirectory);
 }
 
+/// RULES.md C10.
 #[test]
-fn misdirected_batch_c10_is_refused_where_another_was_durable() {
+fn misdirected_batch_is_refused_where_another_was_durable() {
     let sim = three_batches();
     let (second, third) = (batch(&sim, 2), batch(&sim, 3));
     change(&sim, FIRST, |bytes| {
@@ -329,8 +330,9 @@ fn misdirected_batch_of_the_right_place_but_the_wrong_number_is_refused() {
     refused(&sim, Case::MisdirectedBatch);
 }
 
+/// RULES.md P8.
 #[test]
-fn unknown_record_p8_is_refused_unless_it_may_be_skipped() {
+fn unknown_record_is_refused_unless_it_may_be_skipped() {
     let sim = three_batches();
     let last = batch(&sim, 3);
     change(&sim, FIRST, |bytes| {
@@ -348,8 +350,9 @@ fn unknown_record_p8_is_refused_unless_it_may_be_skipped() {
     assert_eq!(ends(&opened(&sim)), [Some(5), Some(5)]);
 }
 
+/// RULES.md I5.
 #[test]
-fn i5_a_batch_number_that_no_other_can_follow_is_none() {
+fn a_batch_number_that_no_other_can_follow_is_none() {
     for number in [u64::MAX, u64::MAX - 1, (1 << 62) + 1] {
         let sim = three_batches();
         let first = batch(&sim, 0);
@@ -522,8 +525,9 @@ fn truncated_segment_is_refused() {
     refused(&sim, Case::TruncatedSegment);
 }
 
+/// RULES.md C5.
 #[test]
-fn missing_segment_c5_in_the_middle_at_the_end_or_everywhere_is_refused() {
+fn missing_segment_in_the_middle_at_the_end_or_everywhere_is_refused() {
     let sim = two_segments();
     for segment in sim.platter.segments() {
         let twin = sim.fork(1);
@@ -544,8 +548,9 @@ fn missing_manifest_is_refused() {
     refused(&sim, Case::MissingManifest);
 }
 
+/// RULES.md C8.
 #[test]
-fn damaged_manifest_c8_torn_or_empty_is_refused() {
+fn damaged_manifest_torn_or_empty_is_refused() {
     let sim = two_segments();
     let whole = sim.platter.manifest().unwrap();
     for keep in 0..whole.len() {
@@ -556,8 +561,9 @@ fn damaged_manifest_c8_torn_or_empty_is_refused() {
     refused(&sim, Case::DamagedManifest);
 }
 
+/// RULES.md C8.
 #[test]
-fn older_manifest_c8_is_refused() {
+fn older_manifest_is_refused() {
     let sim = three_batches();
     let older = sim.platter.manifest();
     let (mut wal, _) = sim.open();
@@ -578,8 +584,9 @@ fn older_manifest_that_names_segments_since_given_up_misses_them() {
     refused(&sim, Case::MissingSegment);
 }
 
+/// RULES.md C4, C7.
 #[test]
-fn foreign_file_c4_c7_of_another_cluster_node_store_or_shard_is_refused() {
+fn foreign_file_of_another_cluster_node_store_or_shard_is_refused() {
     let changes: [fn(&mut Sim); 4] = [
         |sim| sim.config.identity.store ^= 1,
         |sim| sim.config.identity.node.0 += 1,
@@ -603,8 +610,9 @@ fn foreign_file_c4_c7_of_another_cluster_node_store_or_shard_is_refused() {
     assert!(error.contains("manifest"), "{error}");
 }
 
+/// RULES.md C6.
 #[test]
-fn duplicate_segment_c6_is_refused() {
+fn duplicate_segment_is_refused() {
     let sim = two_segments();
     let newest = *sim.platter.segments().last().unwrap();
     let copy = sim.platter.segment(FIRST);
@@ -612,8 +620,9 @@ fn duplicate_segment_c6_is_refused() {
     refused(&sim, Case::DuplicateSegment);
 }
 
+/// RULES.md C6.
 #[test]
-fn swapped_segment_c6_is_refused() {
+fn swapped_segment_is_refused() {
     let sim = two_segments();
     let (first, second) = (sim.platter.segment(FIRST), sim.platter.segment(SegmentSeq(3)));
     sim.platter.set_segment(FIRST, Some(second));
@@ -765,8 +774,9 @@ fn leftover_below_the_first_that_is_needed_is_passed_over_unread() {
 
 // --- what makes evidence ---
 
+/// RULES.md C2.
 #[test]
-fn c2_a_seal_vouches_for_the_last_batch_and_is_written_once() {
+fn a_seal_vouches_for_the_last_batch_and_is_written_once() {
     let sim = Sim::new(1);
     let (mut wal, _) = sim.open();
     wal.append(&write(1, 1, &entries(1, 1, 1, 5, 100))).unwrap();
@@ -799,8 +809,9 @@ fn c2_a_seal_vouches_for_the_last_batch_and_is_written_once() {
     assert_eq!((ends(&recovered), recovered.cut), (vec![Some(6)], None));
 }
 
+/// RULES.md C2.
 #[test]
-fn c2_a_seal_behind_a_full_segment_is_the_next_ones_start() {
+fn a_seal_behind_a_full_segment_is_the_next_ones_start() {
     let sim = Sim::new(1);
     let (mut wal, _) = sim.open();
     let mut index = 0;
@@ -822,9 +833,10 @@ fn c2_a_seal_behind_a_full_segment_is_the_next_ones_start() {
     assert_eq!(ends(&opened(&sim)), [None]);
 }
 
+/// RULES.md W3.
 /// The power fails at every operation of a recovery, and again at every operation of the one after it.
 #[test]
-fn w3_recovery_cut_short_anywhere_twice_finds_the_same() {
+fn recovery_cut_short_anywhere_twice_finds_the_same() {
     // A fence, a torn tail and a half-made segment at once.
     let sim = three_batches();
     sim.platter.flip(FIRST, batch(&sim, 1).records.start, 1);

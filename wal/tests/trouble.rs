@@ -11,8 +11,9 @@ use logdrive_wal::{
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
+/// RULES.md W6, W7.
 #[test]
-fn w6_w7_the_first_failed_write_poisons_the_log_for_good() {
+fn the_first_failed_write_poisons_the_log_for_good() {
     let sim = Sim::new(1);
     let (mut wal, _) = sim.open();
     wal.append(&write(1, 1, &entries(1, 1, 1, 3, 50))).unwrap();
@@ -54,8 +55,9 @@ fn acked(completed: &[Completed]) -> Vec<u64> {
     completed.iter().flat_map(|c| &c.durable).map(|durable| durable.upto().0).collect()
 }
 
+/// RULES.md W4.
 #[test]
-fn w4_a_write_counts_when_its_last_part_is_written_and_not_before() {
+fn a_write_counts_when_its_last_part_is_written_and_not_before() {
     let sim = Sim::new(20);
     let (mut wal, _) = sim.open();
     sim.platter.set_fate(
@@ -94,8 +96,9 @@ fn w4_a_write_counts_when_its_last_part_is_written_and_not_before() {
     }
 }
 
+/// RULES.md W7.
 #[test]
-fn w7_an_error_once_and_success_ever_after_fools_nobody() {
+fn an_error_once_and_success_ever_after_fools_nobody() {
     let sim = Sim::new(22);
     let (mut wal, _) = sim.open();
     submit_one(&mut wal, 1);
@@ -113,9 +116,10 @@ fn w7_an_error_once_and_success_ever_after_fools_nobody() {
     assert_eq!(recovered.groups[0].last, LogIndex(1));
 }
 
+/// RULES.md W6, W11.
 /// Every operation of a workload with rotations fails once; segments are ordered two ahead.
 #[test]
-fn w6_w11_any_operation_may_fail_and_the_next_open_finds_all_that_was_acknowledged() {
+fn any_operation_may_fail_and_the_next_open_finds_all_that_was_acknowledged() {
     for n in 0.. {
         let mut sim = Sim::new(n);
         sim.config.spare_segments = 2;
@@ -154,8 +158,9 @@ fn w6_w11_any_operation_may_fail_and_the_next_open_finds_all_that_was_acknowledg
     }
 }
 
+/// RULES.md W8.
 #[test]
-fn w8_what_a_lying_disk_lost_is_known_by_what_was_written_later() {
+fn what_a_lying_disk_lost_is_known_by_what_was_written_later() {
     let sim = Sim::new(23);
     let (mut wal, _) = sim.open();
     sim.settle(&mut wal);
@@ -178,8 +183,9 @@ fn w8_what_a_lying_disk_lost_is_known_by_what_was_written_later() {
     }
 }
 
+/// RULES.md D3, W5.
 #[test]
-fn d3_w5_nothing_behind_a_stalled_write_is_durable_until_it_is() {
+fn nothing_behind_a_stalled_write_is_durable_until_it_is() {
     let sim = Sim::new(24);
     let (mut wal, _) = sim.open();
     sim.platter.set_fate(0, WriteFate::Stalled);
@@ -196,9 +202,10 @@ fn d3_w5_nothing_behind_a_stalled_write_is_durable_until_it_is() {
     assert_eq!(acked(&completed), [1, 2, 3]);
 }
 
+/// RULES.md C10.
 /// A batch that landed on another's place, or nowhere; a sector that is read from elsewhere.
 #[test]
-fn c10_misdirected_and_lost_writes_and_reads_are_found_out() {
+fn misdirected_and_lost_writes_and_reads_are_found_out() {
     let first = SegmentSeq(1);
     for fate in [WriteFate::Misdirected(first, 8192), WriteFate::Lost] {
         let sim = Sim::new(25);
@@ -237,8 +244,9 @@ fn c10_misdirected_and_lost_writes_and_reads_are_found_out() {
     }
 }
 
+/// RULES.md W9.
 #[test]
-fn w9_a_full_disk_refuses_entries_keeps_votes_going_and_heals() {
+fn a_full_disk_refuses_entries_keeps_votes_going_and_heals() {
     let sim = Sim::new(2);
     let (mut wal, _) = sim.open();
     sim.platter.complete_all();
@@ -289,8 +297,9 @@ fn w9_a_full_disk_refuses_entries_keeps_votes_going_and_heals() {
     assert_eq!(recovered.groups[1].hard_state, hard_state(4, 1, 0));
 }
 
+/// RULES.md W9.
 #[test]
-fn w9_open_on_a_full_disk_is_a_typed_error() {
+fn open_on_a_full_disk_is_a_typed_error() {
     let sim = Sim::new(3);
     sim.platter.set_segments_left(Some(0));
     assert!(matches!(sim.try_open(), Err(WalError::NoSpace)));
@@ -330,8 +339,9 @@ fn entries_that_leave_a_hole_are_a_broken_invariant() {
     let _ = wal.append(&write(1, 1, &entries(1, 1, 2, 1, 10)));
 }
 
+/// RULES.md I10.
 #[test]
-fn i10_a_directory_is_opened_once_at_a_time() {
+fn a_directory_is_opened_once_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("node");
     let home = new_home(&path);
@@ -347,10 +357,11 @@ fn i10_a_directory_is_opened_once_at_a_time() {
     });
 }
 
+/// RULES.md I10.
 /// The lock was on a file alone: with that gone, or with the directory under another name, a second process came in and
 /// both acknowledged.
 #[test]
-fn i10_a_directory_is_opened_once_at_a_time_whatever_becomes_of_its_lock_and_name() {
+fn a_directory_is_opened_once_at_a_time_whatever_becomes_of_its_lock_and_name() {
     let dir = tempfile::tempdir().unwrap();
     let (path, moved) = (dir.path().join("node"), dir.path().join("moved"));
     let home = new_home(&path);
@@ -379,8 +390,9 @@ fn i10_a_directory_is_opened_once_at_a_time_whatever_becomes_of_its_lock_and_nam
     assert_eq!(second(&moved).unwrap(), 2);
 }
 
+/// RULES.md P6, C5.
 #[test]
-fn p6_c5_a_directory_without_an_identity_is_refused() {
+fn a_directory_without_an_identity_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("node");
     assert!(matches!(Home::open(&path), Err(HomeError::Empty(_))));
@@ -413,9 +425,10 @@ fn p6_c5_a_directory_without_an_identity_is_refused() {
     assert!(matches!(Home::open(&path), Err(HomeError::Missing(_))));
 }
 
+/// RULES.md P6, C7.
 /// The record of the peers outlives the process, and a directory that they refused is opened no more, nor its copies.
 #[test]
-fn p6_c7_a_refused_directory_says_so_for_ever() {
+fn a_refused_directory_says_so_for_ever() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("node");
     let home = new_home(&path);
@@ -442,8 +455,9 @@ fn a_directory_with_something_in_it_is_not_made_a_nodes() {
     assert!(matches!(made, Err(HomeError::NotEmpty { .. })));
 }
 
+/// RULES.md I9.
 #[test]
-fn c5_what_is_no_directory_is_called_so() {
+fn what_is_no_directory_is_called_so() {
     let dir = tempfile::tempdir().unwrap();
     let (file, dangling) = (dir.path().join("file"), dir.path().join("dangling"));
     std::fs::write(&file, b"").unwrap();

@@ -15,8 +15,9 @@ use std::process::Command;
 const NODE: &str = "LOGDRIVE_TEST_TRUNCATED";
 const SIGBUS: i32 = 7;
 
+/// RULES.md C12.
 #[test]
-fn c12_a_mapped_segment_that_is_truncated_ends_the_process_and_is_named_at_the_next_open() {
+fn a_mapped_segment_that_is_truncated_ends_the_process_and_is_named_at_the_next_open() {
     if let Ok(node) = std::env::var(NODE) {
         return read_what_is_gone(Path::new(&node));
     }
@@ -24,9 +25,9 @@ fn c12_a_mapped_segment_that_is_truncated_ends_the_process_and_is_named_at_the_n
     let node = dir.path().join("node");
     let me = std::env::current_exe().unwrap();
     let mut child = Command::new(me);
-    let ended = child.args(["--exact", "--nocapture"]).arg(
-        "c12_a_mapped_segment_that_is_truncated_ends_the_process_and_is_named_at_the_next_open",
-    );
+    let ended = child
+        .args(["--exact", "--nocapture"])
+        .arg("a_mapped_segment_that_is_truncated_ends_the_process_and_is_named_at_the_next_open");
     let ended = ended.env(NODE, &node).output().unwrap();
     let said = String::from_utf8_lossy(&ended.stdout);
     assert!(said.contains("read once"), "{said}");

@@ -81,7 +81,7 @@ impl Raft {
         self.restart_election_timer();
         self.enter_term(self.term.next(), Some(id));
         self.leader = None;
-        // Our own vote counts once it is durable, and not before (FAULTS.md rule 11): a candidate
+        // Our own vote counts once it is durable, and not before (RULES.md rule 11): a candidate
         // that won with a vote it then forgets could give it to another in the same term.
         self.state = State::Candidate(Tally::default());
         if crate::bug!("own_vote_before_durable") {
@@ -137,7 +137,7 @@ impl Raft {
             crate::reached!("pre-vote refused");
         }
         // A refusal carries our term: else a short log of a high term and long logs of low terms
-        // would refuse each other for ever (FAULTS.md M8).
+        // would refuse each other for ever (RULES.md M8).
         let term = if granted { m.term } else { self.term };
         self.say(from, Message::PreVoteReply(PreVoteReply { term, granted }));
     }
@@ -166,7 +166,7 @@ impl Raft {
             None => self.leader.is_none(),
         };
         // By the log in memory, durable or not; the vote leaves when that log is durable. By the
-        // durable log alone, committed entries could be lost (FAULTS.md rule 10): 1. We hold entry m,
+        // durable log alone, committed entries could be lost (RULES.md rule 10): 1. We hold entry m,
         // not yet durable, and grant C, which lacks it. 2. Our write of m finishes and our
         // acknowledgement, of the old term, leaves: the old leader commits m. 3. Our vote leaves, and C
         // leads without m.

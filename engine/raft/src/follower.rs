@@ -4,7 +4,7 @@
 //! Out:    acknowledgements as promises, refusals and heartbeat answers at once.
 //! Cost:   entries that follow the log's end are moved into it; ones it has already are compared by
 //!         term only.
-//! Source: paper §5.3 and figure 2; FAULTS.md M13 (no acknowledgement above durable), W8 (a heartbeat that names an
+//! Source: paper §5.3 and figure 2; RULES.md M13 (no acknowledgement above durable), W8 (a heartbeat that names an
 //!         entry which this log has lost).
 
 use crate::raft::State;
@@ -60,7 +60,7 @@ impl Raft {
     }
 
     /// Also for an append of nothing, this waits for the newest write: the entries it acknowledges
-    /// may not be durable yet (FAULTS.md M13).
+    /// may not be durable yet (RULES.md M13).
     pub(crate) fn acknowledge(&mut self, to: NodeId, match_index: LogIndex) {
         if self.is_marked() {
             let result = AppendResult::Taken { match_index };

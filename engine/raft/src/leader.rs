@@ -227,7 +227,7 @@ impl Raft {
             let lost_at = self.quorum_lost_at();
             if now >= lost_at && !crate::bug!("heartbeats_after_quorum_loss") {
                 crate::reached!("leader lost its majority");
-                // Whoever still hears us can then elect another (FAULTS.md N2, N5).
+                // Whoever still hears us can then elect another (RULES.md N2, N5).
                 self.become_follower(self.term, None);
                 return;
             }

@@ -25,7 +25,7 @@
 //! Out:    [`Log::submit`]: the next write; [`Log::copy`]: entries from memory; terms of any index.
 //! Cost:   16 bytes per leader the log ever had, the tail, 48 bytes per write in flight.
 //! Fails:  a cursor that would leave its place panics; nothing a peer sends may lead there.
-//! Source: paper §5.3; thesis §10.2.1; FAULTS.md rules 10, 14, 15.
+//! Source: paper §5.3; thesis §10.2.1; RULES.md rules 10, 14, 15.
 
 use crate::{
     Command, Entry, EntryBatch, EntryKind, HardState, LogId, LogIndex, LogRange, Restored, Term,
@@ -64,7 +64,7 @@ struct InFlight {
     id: WriteId,
     /// The log's end as of this write, or as much of it as is still in the log.
     ///
-    /// Comparing terms when the write is done would not do (ABA, FAULTS.md W14): 1. write 1 holds
+    /// Comparing terms when the write is done would not do (ABA, RULES.md W14): 1. write 1 holds
     /// entry 7 of term 2. 2. The leader of term 3 replaces it, write 2. 3. The leader of term 4 has
     /// 7 of term 2 and puts it back, write 3. Write 1 done says that entry 7 of term 2 is durable, but
     /// write 2 may be on disk over it and write 3 not. So a truncation lowers this for every write in
@@ -558,10 +558,11 @@ mod tests {
         log.applied_to(last);
     }
 
-    /// W10 of FAULTS.md. A vote that waited behind entries without room waited for ever; one that overtook them would,
+    /// RULES.md W10, B5.
+    /// A vote that waited behind entries without room waited for ever; one that overtook them would,
     /// once durable, have vouched for them.
     #[test]
-    fn w10_what_has_no_room_is_withdrawn_and_the_next_write_vouches_for_nothing_of_it() {
+    fn what_has_no_room_is_withdrawn_and_the_next_write_vouches_for_nothing_of_it() {
         let mut log = log(&[1, 1]);
         let first = log.submit(None).unwrap();
         log.append(entries(3, &[1, 1]));
@@ -635,8 +636,9 @@ mod tests {
         log.truncate(LogIndex(2));
     }
 
+    /// RULES.md rule 15.
     #[test]
-    fn a_restart_clamps_the_commit_index_rule_15() {
+    fn a_restart_clamps_the_commit_index() {
         let commit = |last, applied, commit| {
             let restored = restored(&[(1, 1)], last, applied, commit);
             restored.check().map(|()| Log::restore(restored).commit().get())

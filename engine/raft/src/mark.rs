@@ -1,6 +1,6 @@
 //! The mark: a replica whose log lacks what it had acknowledged, until it is readmitted.
 //!
-//! A disk may lose the end of a log though it said that it has it, and nothing on it may tell (FAULTS.md C3, W8). With
+//! A disk may lose the end of a log though it said that it has it, and nothing on it may tell (RULES.md C3, W8). With
 //! the entries a vote and a term may be gone. The replica's next vote, or an acknowledgement it gave before, can then
 //! lose what the group has committed. A leader that counted the replica's acknowledgements knows better: each
 //! heartbeat names the last entry that its receiver has told this leader, in this term, to be on its disk. A receiver
@@ -24,7 +24,7 @@
 //! * *No term has two leaders by R's votes.* A candidate's term is durable before it asks for a vote, so the term of
 //!   every vote that R gave before the loss is at most F, and R votes only in terms after F from then on.
 //! * *No acknowledgement counts for what R lacks.* Before the loss R acknowledged entries only to leaders whose terms
-//!   were durable: to voters that have stated at least that term, and that count none of them since (rule 3). A
+//!   were durable: to voters that have stated at least that term, and that count none of them since (point 3). A
 //!   voter that restarts counts nothing of the terms before.
 //! * *What was committed with such an acknowledgement is on R's disk again.* Let entry e be committed like that, in a
 //!   term t, so t is at most F. Let L lead the term T in which the mark is lifted; T is at least F. If T is after t,
@@ -41,13 +41,13 @@
 //! more, unless its leader has committed an entry of its term before. While another voter is away for good, a marked
 //! replica stays marked.
 //!
-//! A leader that lies can have a good replica marked. Nothing in rule 4 depends on what it claimed, so the mark heals by
+//! A leader that lies can have a good replica marked. Nothing in point 4 depends on what it claimed, so the mark heals by
 //! itself, as long as every voter answers: the liar too, and one that claims again and again marks again and again.
 //!
 //! In:     heartbeats of a leader that knows more; answers of voters.
 //! Out:    the mark in the hard state; [`Marked`] and [`TermStated`] as promises.
 //! Cost:   none for a replica that is not marked; a question to each voter per heartbeat's time for one that is.
-//! Source: FAULTS.md C3, W8, rule 24 (Alagappan et al. 2018, "Protocol-Aware Recovery for Consensus-Based Storage").
+//! Source: RULES.md C3, W8, rule 24 (Alagappan et al. 2018, "Protocol-Aware Recovery for Consensus-Based Storage").
 
 use crate::{LogIndex, Marked, Message, NodeId, Raft, Term, TermStated, Ticks};
 use alloc::boxed::Box;

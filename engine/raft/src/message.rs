@@ -29,7 +29,7 @@ pub enum Message {
     Room(RoomNotice),
     /// The members that the sender's replica was founded with. For the host, which compares it before anything else is heard.
     Founding(FoundingNotice),
-    /// "I lack entries that I acknowledged. Which term are you in?" Changes no term (FAULTS.md C3).
+    /// "I lack entries that I acknowledged. Which term are you in?" Changes no term (RULES.md C3).
     Marked(Marked),
     /// The answer to [`Marked`].
     TermStated(TermStated),
@@ -48,7 +48,7 @@ pub struct PreVote {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PreVoteReply {
     /// If granted the term that was asked about, else the answerer's own term, so that a sender
-    /// behind the times learns it (FAULTS.md M8).
+    /// behind the times learns it (RULES.md M8).
     pub term: Term,
     /// True if the answerer would vote for the sender.
     pub granted: bool,
@@ -126,11 +126,11 @@ pub struct Heartbeat {
     /// The leader's commit index, at most the receiver's known match.
     pub commit: LogIndex,
     /// The last entry that the receiver has told this leader, in this term, to be on its disk. A receiver that
-    /// does not have it has lost it (FAULTS.md W8).
+    /// does not have it has lost it (RULES.md W8).
     pub matched: LogId,
 }
 
-/// The answer to a [`Heartbeat`]; says nothing about the log (FAULTS.md M13).
+/// The answer to a [`Heartbeat`]; says nothing about the log (RULES.md M13).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HeartbeatReply {
     /// The answerer's term.

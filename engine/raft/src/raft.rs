@@ -411,7 +411,7 @@ impl Raft {
     /// Whether a correct replica of this group could have sent `message` to us.
     ///
     /// What could not have been sent is dropped here, before its term or anything else of it counts:
-    /// no panic, no answer, no change (FAULTS.md I5, I7). A replica that keeps sending such things
+    /// no panic, no answer, no change (RULES.md I5, I7). A replica that keeps sending such things
     /// is as good as silent.
     fn is_sound(&self, from: NodeId, message: &Message) -> bool {
         if from == self.config.id || !self.config.voters.contains(&from) {

@@ -35,8 +35,9 @@ fn a_proposal_larger_than_the_bound_is_taken_alone() {
     assert_eq!(cluster.propose(n(1), "y"), Err(ProposeError::Full));
 }
 
+/// RULES.md D7.
 #[test]
-fn what_is_handed_out_and_not_applied_is_bounded_and_all_of_it_comes_d7() {
+fn what_is_handed_out_and_not_applied_is_bounded_and_all_of_it_comes() {
     let mut cluster = alone(|config| {
         config.uncommitted_bytes_max = usize::MAX;
         config.tail_bytes_max = 1;
@@ -77,8 +78,9 @@ fn no_more_is_in_flight_than_the_window_holds() {
     assert_eq!(cluster.terms(n(2)).len(), 21);
 }
 
+/// RULES.md invariant 25.
 #[test]
-fn a_leader_without_a_majority_is_silent_after_an_election_timeout_invariant_25() {
+fn a_leader_without_a_majority_is_silent_after_an_election_timeout() {
     let mut cluster = Cluster::new(3);
     cluster.elect(n(1));
     cluster.pass(20, true);

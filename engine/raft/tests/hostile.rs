@@ -1,4 +1,4 @@
-//! A host that keeps its word and peers that may say anything (FAULTS.md I5, I7): whatever arrives,
+//! A host that keeps its word and peers that may say anything (RULES.md I5, I7): whatever arrives,
 //! nothing panics, and what must only grow only grows. What lying peers can make true is not asked:
 //! Byzantine faults are out of scope.
 

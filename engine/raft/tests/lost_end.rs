@@ -1,4 +1,4 @@
-//! A replica whose log is shorter than what it acknowledged, under the leader that knows (FAULTS.md C3, W8).
+//! A replica whose log is shorter than what it acknowledged, under the leader that knows (RULES.md C3, W8).
 //!
 //! A disk said that entries were durable and lost them at the next power cut, and nothing on it tells. The leader's
 //! heartbeat was dropped as one that no correct leader sends; nobody said a line, the replica caught up only if

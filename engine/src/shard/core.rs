@@ -6,7 +6,7 @@
 //! Cost:   touches only groups something happened to. Watched by bench `raft_step` and the
 //!         embedded run.
 //! Fails:  a group whose machine failed is stopped alone; broken invariants panic.
-//! Source: DESIGN's proposal path; thesis §10.2 (pipelining, batching, writing beside sending).
+//! Source: RULES.md A1, A4; thesis §10.2 (pipelining, batching, writing beside sending).
 
 use super::{
     founding::FoundingNotices,
@@ -276,7 +276,7 @@ impl Shard {
     }
 
     /// Whether the log takes entries; a log that is behind takes up to `behind_bytes_max` from leaders. A node whose log
-    /// is full for an election timeout gives way once to others, which may have room (FAULTS.md W9). Once: if they have
+    /// is full for an election timeout gives way once to others, which may have room (RULES.md W9). Once: if they have
     /// none either, leaders must last all the same (W10).
     pub(crate) fn set_log_room(&mut self, room: Room, behind_bytes_max: usize) {
         self.log_room = room;
@@ -357,7 +357,7 @@ impl Shard {
     }
 
     /// Whether the groups here may lead. While they may not, nothing of theirs keeps the other nodes from
-    /// electing leaders whose disk answers (FAULTS.md D3).
+    /// electing leaders whose disk answers (RULES.md D3).
     pub(crate) fn set_stands(&mut self, stands: bool) {
         if self.stands == stands {
             return;
@@ -403,7 +403,7 @@ impl Shard {
     }
 
     /// A message from a peer. For a group that does not run here it is dropped: messages never
-    /// make groups (FAULTS.md §5.5).
+    /// make groups (RULES.md I14).
     pub(crate) fn receive(&mut self, from: NodeId, group: GroupId, message: Message) {
         if let Message::Room(notice) = message {
             return self.on_room(from, group, notice);
@@ -596,7 +596,7 @@ impl Shard {
     }
 
     /// Time has passed. At most one heartbeat interval counts per call, so that the silence of a thread that was
-    /// paused is not taken for that of its peers (FAULTS.md D5).
+    /// paused is not taken for that of its peers (RULES.md D5).
     pub(crate) fn set_clock(&mut self, clock: Ticks) {
         let elapsed = clock.since(self.clock).min(self.timing.heartbeat_ticks);
         self.clock = clock;
@@ -694,7 +694,7 @@ impl Shard {
         self.step(job.slot, Event::Applied(last));
     }
 
-    /// A group's machine failed: the group stops here, alone (FAULTS.md P9).
+    /// A group's machine failed: the group stops here, alone (RULES.md P9).
     pub(crate) fn machine_failed(
         &mut self,
         slot: u32,
@@ -724,7 +724,7 @@ impl Shard {
         }
     }
 
-    /// A group lost something in this node's log: it is silent here from now on (FAULTS.md rule 24), and clients are
+    /// A group lost something in this node's log: it is silent here from now on (RULES.md rule 24), and clients are
     /// sent to its other members.
     pub(crate) fn fence(&mut self, group: GroupId, answers: &mut Vec<Answer>) {
         let Some(slot) = self.slots.get(&group).copied() else { return };

@@ -7,7 +7,7 @@
 //!         a look at a short list for each message.
 //! Fails:  a notice that is lost is asked for again by whoever drops a message for want of it. Where the founding differs,
 //!         both sides say so, once, and neither hears the other in that group.
-//! Source: FAULTS.md M1 to M3 (two majorities must not be of different sets), P6.
+//! Source: RULES.md M14, P6.
 //!
 //! A group that is created with members [1] on one node and [1, 2, 3] on two others would have two leaders, each with a
 //! majority of its own. Neither can be told which of the lists is meant; but none of the votes and acknowledgements of

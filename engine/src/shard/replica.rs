@@ -140,7 +140,7 @@ impl Replica {
         Change::Nothing
     }
 
-    /// A leader has told it that it lacks what it acknowledged, or it is readmitted (FAULTS.md C3, W8).
+    /// A leader has told it that it lacks what it acknowledged, or it is readmitted (RULES.md C3, W8).
     #[cold]
     fn look_at_mark(&mut self, status: &Status) {
         self.marked = status.marked;

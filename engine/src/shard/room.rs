@@ -6,7 +6,7 @@
 //! Cost:   a notice for each group and turn in which entries are dropped, and one once there is room; a question for each
 //!         log of a peer that is full, each heartbeat, however many groups it has.
 //! Fails:  a notice that is lost is replaced by the answer to the next question, or follows the next entries.
-//! Source: FAULTS.md W9, W10.
+//! Source: RULES.md W9, W10.
 //!
 //! Room belongs to a log, which all groups of a shard of the peer share, so what one group hears counts for all of them.
 

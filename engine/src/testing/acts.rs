@@ -2,7 +2,7 @@
 //!
 //! In:     a simulation, and the arguments that a fault was drawn with.
 //! Out:    the simulation with its future changed; what faults do to disks is in `disks.rs`.
-//! Source: FAULTS.md §1.2.
+//! Source: RULES.md, the rows of faults.
 
 use super::{
     connections::Line,

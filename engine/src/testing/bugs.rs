@@ -4,7 +4,7 @@
 //! Out:    the first seed that fails with it, and by which invariant.
 //! Cost:   a run per seed.
 //! Fails:  a mutation that no seed catches is a hole in the simulator.
-//! Source: FAULTS.md §3 (the bug bank).
+//! Source: RULES.md T3.
 //!
 //! To add one: `bug!("name")` at its place, and a line in [`ALL`]. `engine/BUGS.md` is made by
 //! `LOGDRIVE_BUGS=write cargo test -p logdrive --features bug-bank --test bug_bank`.

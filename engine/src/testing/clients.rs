@@ -2,7 +2,7 @@
 //!
 //! In:     operations that the setup draws; groups' handles, as an embedder has them.
 //! Out:    commands to groups; calls with what became of them, told to the judge first.
-//! Source: FAULTS.md §3 (clients know three outcomes: yes, no, unknown).
+//! Source: RULES.md T4 (clients know three outcomes: yes, no, unknown).
 
 use super::{
     answers::Answers,

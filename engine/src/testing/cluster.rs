@@ -100,7 +100,7 @@ pub struct Report {
 pub struct Failure {
     /// The seed.
     pub seed: u64,
-    /// The invariant, as FAULTS.md §4 names it; or the place of a panic.
+    /// The invariant, as `engine/RULES.md` names it; or the place of a panic.
     pub invariant: String,
     /// Both sides of the contradiction.
     pub what: String,

@@ -4,7 +4,7 @@
 //! Out:    [`Effect`]s: lanes that came up or went down, connections that were let in or ended, messages that arrived.
 //!         Bytes of a connection arrive in their order, in pieces, or not at all.
 //! Fails:  a frame that the reading end must not deliver breaks invariant 28 or 35.
-//! Source: FAULTS.md N1-N3, N8, N10, N13, P6, C7, inv. 23.
+//! Source: RULES.md N1-N3, N8, N10, N13, P6, C7, invariant 23.
 //!
 //! [`LaneQueue`], [`Door`], [`Receiver`], [`Backoff`] and the handshake are those of a real node; sockets are not.
 //! A process that ends leaves its connections half open: the other end may learn of it late, and what is under way may

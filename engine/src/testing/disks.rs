@@ -2,7 +2,7 @@
 //!
 //! In:     a simulation; a node, and what its fault was drawn with.
 //! Out:    the simulation with the disk's future changed.
-//! Source: FAULTS.md §3: what takes durable bytes for good leaves each entry whole on a majority of nodes, the fault
+//! Source: RULES.md T1: what takes durable bytes for good leaves each entry whole on a majority of nodes, the fault
 //!         atlas ([`super::harm::Losses`]).
 
 use super::{

@@ -2,7 +2,7 @@
 //!
 //! In:     what nodes write, say, apply and answer; what their disks land; what faults do.
 //! Out:    [`Event`]s, which the trace tells, the invariants judge and the ghost remembers.
-//! Source: FAULTS.md §4.
+//! Source: RULES.md, the invariants.
 
 use crate::{GroupId, LogIndex, NodeId, Outcome, Term};
 use bytes::Bytes;

@@ -3,7 +3,7 @@
 //! In:     [`Event`]s, in the order they happen.
 //! Out:    the first invariant that an event breaks; else the state after it.
 //! Cost:   a few map entries an event; memory for every entry of every log.
-//! Source: FAULTS.md §4 (the ghost state).
+//! Source: RULES.md T2.
 
 use super::{
     describe::Describe,
@@ -122,7 +122,7 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    /// True if `change` brings back an entry that was replaced before its own write was done (FAULTS.md W14).
+    /// True if `change` brings back an entry that was replaced before its own write was done (RULES.md W14).
     fn puts_back(&self, change: &Change) -> bool {
         let mut index = change.first;
         change.entries.iter().any(|mark| {

@@ -2,7 +2,7 @@
 //!
 //! In:     the platter's atlas of damaged sectors; the batches that were ever whole there.
 //! Out:    [`Harm`]: the fences and refusals that are explained, and whether a loss is one that nobody can see.
-//! Source: FAULTS.md C1-C3, C9, C10, W7, W8; rules 21, 22, 24.
+//! Source: RULES.md C1-C3, C9, C10, W7, W8; rules 21, 22, 24.
 
 use crate::{GroupId, LogIndex, NodeId};
 use logdrive_wal::{
@@ -75,7 +75,7 @@ pub(super) struct Harm {
     pub(super) groups: BTreeSet<GroupId>,
     /// Damage to what says whose loss it is: the log may refuse to open, and fence anybody.
     pub(super) refuses: bool,
-    /// The disk forgot the end of what it said it had, and nothing on it tells: no log can know (FAULTS.md C3, W8).
+    /// The disk forgot the end of what it said it had, and nothing on it tells: no log can know (RULES.md C3, W8).
     pub(super) unseen: bool,
 }
 

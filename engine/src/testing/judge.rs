@@ -2,7 +2,7 @@
 //!
 //! In:     [`Event`]s, in the order they happen.
 //! Out:    an unwinding [`Broken`], if an event breaks an invariant; else the ghost after it.
-//! Source: FAULTS.md §4.
+//! Source: RULES.md, the invariants.
 
 use super::{
     event::Event,

@@ -4,7 +4,7 @@
 //! Out:    what the machine reads back, in this process and in the next one.
 //! Cost:   a map entry a write; a copy of the map when the power fails.
 //! Fails:  a process may end within an operation: the call unwinds, and the machine never returns from it.
-//! Source: FAULTS.md §3 (L1); Pillai et al. 2014 (what applications take for durable).
+//! Source: RULES.md T1; Pillai et al. 2014 (what applications take for durable).
 
 use super::random::Random;
 use crate::{GroupId, NodeId};

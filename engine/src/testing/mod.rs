@@ -4,7 +4,7 @@
 //! Out:    a [`Report`], or a [`Failure`] that the seed replays; [`shrink`] finds which faults it takes.
 //! Cost:   some 20 ms per seed.
 //! Fails:  a broken invariant, and any panic, is a [`Failure`] with the invariant's name.
-//! Source: FAULTS.md §3 (L1) and §4.
+//! Source: RULES.md T1, T2.
 //!
 //! The shard, the Raft core, the log and the codec are the ones that run in a real node; only the
 //! disk, the network, the clocks and the randomness are simulated. `faults/` has a file for each thing

@@ -2,7 +2,7 @@
 //!
 //! In:     messages of one peer and lane, as the shard sends them.
 //! Out:    the same messages, through the real codec, when and if they arrive.
-//! Source: FAULTS.md N1-N8, N10, N11.
+//! Source: RULES.md N1-N8, N10, N11.
 //!
 //! Half of all runs talk through [`Connections`], which keep the order that TCP keeps. In the others each frame finds
 //! its own way, which is worse than any connection: the protocol must bear it all the same.

@@ -111,8 +111,9 @@ fn end_with_writes_in_flight(seed: u64, power: bool) -> (u64, u64, u64) {
     (durable.get(), written.get(), found)
 }
 
+/// RULES.md W1.
 #[test]
-fn w1_what_is_in_flight_when_the_power_fails_is_lost_more_often_than_not_and_nothing_else() {
+fn what_is_in_flight_when_the_power_fails_is_lost_more_often_than_not_and_nothing_else() {
     let mut lost = 0;
     for seed in 0..50 {
         let (durable, written, found) = end_with_writes_in_flight(seed, true);
@@ -122,8 +123,9 @@ fn w1_what_is_in_flight_when_the_power_fails_is_lost_more_often_than_not_and_not
     assert!(lost > 25, "of 50 nodes whose power failed only {lost} lost unsynced entries");
 }
 
+/// RULES.md W1.
 #[test]
-fn w1_what_is_in_flight_when_the_process_ends_may_be_lost_and_nothing_else() {
+fn what_is_in_flight_when_the_process_ends_may_be_lost_and_nothing_else() {
     let mut lost = 0;
     for seed in 0..50 {
         let (durable, written, found) = end_with_writes_in_flight(seed, false);

@@ -3,7 +3,7 @@
 //! In:     a [`Setup`], the shape and the schedule its seed drew.
 //! Out:    what the judge has seen at the end, or an unwinding [`Broken`].
 //! Cost:   some 10 to 40 ms.
-//! Source: FAULTS.md §3 (L1).
+//! Source: RULES.md T1.
 
 use super::{
     determinism::{self, Commands as Applied},

@@ -3,7 +3,7 @@
 //! In:     what faults do to it ([`super::faults`]); commands that clients draw.
 //! Out:    every event to the [`Judge`].
 //! Cost:   some 10 to 40 ms for a run's steps.
-//! Source: FAULTS.md §3 (L1).
+//! Source: RULES.md T1.
 
 use super::{
     answers::Answers,
@@ -187,7 +187,7 @@ impl<'a> Sim<'a> {
                 node.starts_at = now + 10;
             }
             Err(_) if node.has_failed() && self.excuses.make(FAILED_WHILE_STARTING) => {
-                // A sync that failed may have said yes to nothing, and the next process believes it (FAULTS.md W7):
+                // A sync that failed may have said yes to nothing, and the next process believes it (RULES.md W7):
                 // but where it writes again what it has read, it does not.
                 node.end_disks(!self.losses.has(id) && !self.shape.page_cache);
                 node.starts_at = now + 10;

@@ -3,7 +3,7 @@
 //! In:     events as the ghost sees them.
 //! Out:    [`Trace::hash`]: equal for equal runs; the lines.
 //! Cost:   a few multiplications an event; text only if wanted.
-//! Source: FAULTS.md §3 (determinism).
+//! Source: RULES.md T1 (determinism).
 
 use super::{
     describe::Describe,

@@ -5,7 +5,7 @@
 //! Cost:   all cores; some 20 ms a seed.
 //! Fails:  exit code 1 if a seed fails, with the command that replays it; or if a campaign of 1,000 seeds or more
 //!         leaves a place unreached.
-//! Source: FAULTS.md §3 (L1).
+//! Source: RULES.md T1.
 //!
 //! The simulator and its counters are compiled in by the feature `sim`, which no release has: `cargo run -p
 //! logdrive-tools --features sim -- sim`.

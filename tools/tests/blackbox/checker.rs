@@ -3,7 +3,7 @@
 //! In:     a [`History`]: every write and read with its interval and outcome; the writes in the merged log, in order.
 //! Out:    nothing, or every operation that cannot be explained.
 //! Cost:   sorting.
-//! Source: FAULTS' invariants 10 and 17. Herlihy and Wing 1990: a history is linearizable if each key's is.
+//! Source: RULES.md invariants 10 and 17. Herlihy and Wing 1990: a history is linearizable if each key's is.
 //!
 //! The merged log settles what the clients do not know, and gives each key's writes an order. With that order a history
 //! is linearizable exactly if it agrees with real time, which is looked at operation by operation: the k-th write of a

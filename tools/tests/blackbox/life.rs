@@ -1,4 +1,4 @@
-//! Processes come and go: killed, restarted, told to stop (FAULTS' rows P1 to P5 and P10).
+//! Processes come and go: killed, restarted, told to stop (RULES.md rows P1 to P5 and P10).
 
 use super::{
     proxy::Random,
@@ -8,8 +8,9 @@ use super::{
 use rustix::process::Signal;
 use std::time::Duration;
 
+/// RULES.md P1.
 #[test]
-fn p1_the_busiest_leader_is_killed_again_and_again() {
+fn nothing_acknowledged_is_lost_when_the_busiest_leader_is_killed_again_and_again() {
     let _turn = turn();
     let mut trial = Trial::direct(3, GROUPS);
     let traffic = trial.traffic();
@@ -23,8 +24,9 @@ fn p1_the_busiest_leader_is_killed_again_and_again() {
     trial.judge(vec![traffic]);
 }
 
+/// RULES.md P2.
 #[test]
-fn p2_a_rolling_restart_loses_nothing_and_the_others_serve() {
+fn a_rolling_restart_loses_nothing_and_the_others_serve() {
     let _turn = turn();
     let mut trial = Trial::direct(3, GROUPS);
     let traffic = trial.traffic();
@@ -39,8 +41,9 @@ fn p2_a_rolling_restart_loses_nothing_and_the_others_serve() {
     trial.judge(vec![traffic]);
 }
 
+/// RULES.md P3.
 #[test]
-fn p3_a_storm_of_restarts_ends_in_calm_and_terms_stay_small() {
+fn a_storm_of_restarts_ends_in_calm_and_terms_stay_small() {
     let _turn = turn();
     let mut trial = Trial::direct(3, GROUPS);
     let traffic = trial.traffic();
@@ -77,8 +80,9 @@ fn p3_a_storm_of_restarts_ends_in_calm_and_terms_stay_small() {
     assert!(*highest <= 2 * bounces + 6, "term {highest} after {bounces} restarts");
 }
 
+/// RULES.md P4.
 #[test]
-fn p4_all_nodes_die_at_once() {
+fn nothing_acknowledged_is_lost_when_all_nodes_die_at_once() {
     let _turn = turn();
     let mut trial = Trial::direct(3, GROUPS);
     let traffic = trial.traffic();
@@ -91,8 +95,9 @@ fn p4_all_nodes_die_at_once() {
     trial.judge(vec![traffic]);
 }
 
+/// RULES.md P5.
 #[test]
-fn p5_a_minority_left_alone_serves_nothing_and_loses_nothing() {
+fn a_minority_left_alone_serves_nothing_and_loses_nothing() {
     let _turn = turn();
     let mut trial = Trial::direct(3, GROUPS);
     let traffic = trial.traffic();
@@ -113,8 +118,9 @@ fn p5_a_minority_left_alone_serves_nothing_and_loses_nothing() {
     trial.judge(vec![traffic]);
 }
 
+/// RULES.md P10.
 #[test]
-fn p10_a_node_told_to_stop_stops_whatever_it_is_doing() {
+fn a_node_told_to_stop_stops_whatever_it_is_doing() {
     let _turn = turn();
     let mut trial = Trial::direct(3, GROUPS);
     let traffic = trial.traffic();

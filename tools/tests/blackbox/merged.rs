@@ -4,7 +4,7 @@
 //! Out:    [`NodeLog`] per node; [`merge`]: the writes of each group in order.
 //! Cost:   the logs are copied and held in memory: for small ones.
 //! Fails:  by panicking with the group and the entries that contradict each other.
-//! Source: FAULTS' invariants 4 (log matching) and 7 (committed stays).
+//! Source: RULES.md invariants 4 (log matching) and 7 (committed stays).
 //!
 //! Merging: of each group the most up-to-date log (highest last term, then longest) is taken. It would win an election
 //! whose voters are all nodes, so it holds all that was committed; and all it holds may still be committed.

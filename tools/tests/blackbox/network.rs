@@ -1,4 +1,4 @@
-//! What a network does, through the fault proxy (FAULTS' rows N1 to N5, N8 to N10, N13).
+//! What a network does, through the fault proxy (RULES.md rows N1 to N5, N8 to N10, N13).
 
 use super::{
     proxy::{Fault, Links},
@@ -8,8 +8,9 @@ use super::{
 };
 use std::time::Duration;
 
+/// RULES.md N1.
 #[test]
-fn n1_a_minority_that_leads_is_cut_off_and_the_majority_goes_on() {
+fn a_minority_that_leads_is_cut_off_and_the_majority_goes_on() {
     let _turn = turn();
     let mut trial = Trial::proxied(3, GROUPS);
     let traffic = trial.traffic();
@@ -26,8 +27,9 @@ fn n1_a_minority_that_leads_is_cut_off_and_the_majority_goes_on() {
     trial.judge(vec![traffic]);
 }
 
+/// RULES.md N2.
 #[test]
-fn n2_a_leader_that_is_heard_but_hears_nothing_steps_down() {
+fn a_leader_that_is_heard_but_hears_nothing_steps_down() {
     let _turn = turn();
     let mut trial = Trial::proxied(3, GROUPS);
     let traffic = trial.traffic();
@@ -45,8 +47,9 @@ fn n2_a_leader_that_is_heard_but_hears_nothing_steps_down() {
     trial.judge(vec![traffic]);
 }
 
+/// RULES.md N3.
 #[test]
-fn n3_a_follower_that_is_heard_but_hears_nothing_disturbs_nobody() {
+fn a_follower_that_is_heard_but_hears_nothing_disturbs_nobody() {
     let _turn = turn();
     let mut trial = Trial::proxied(3, GROUPS);
     let traffic = trial.traffic();
@@ -72,8 +75,9 @@ fn n3_a_follower_that_is_heard_but_hears_nothing_disturbs_nobody() {
     assert!(terms[terms.len() / 2] <= 2, "terms grew: {terms:?}");
 }
 
+/// RULES.md N4, N5.
 #[test]
-fn n4_and_n5_the_hub_of_a_broken_mesh_leads() {
+fn the_hub_of_a_broken_mesh_leads() {
     let _turn = turn();
     let mut trial = Trial::proxied(5, GROUPS);
     let traffic = trial.traffic();
@@ -98,8 +102,9 @@ fn n4_and_n5_the_hub_of_a_broken_mesh_leads() {
     trial.judge(vec![traffic]);
 }
 
+/// RULES.md N8.
 #[test]
-fn n8_late_repeated_lost_and_replayed_frames_do_no_harm() {
+fn late_repeated_lost_and_replayed_frames_do_no_harm() {
     let _turn = turn();
     let mut trial = Trial::proxied(3, GROUPS);
     let traffic = trial.traffic();
@@ -121,8 +126,9 @@ fn n8_late_repeated_lost_and_replayed_frames_do_no_harm() {
     trial.judge(vec![traffic]);
 }
 
+/// RULES.md N9.
 #[test]
-fn n9_a_damaged_frame_ends_its_connection_and_is_not_delivered() {
+fn a_damaged_frame_ends_its_connection_and_is_not_delivered() {
     let _turn = turn();
     let mut trial = Trial::proxied(3, GROUPS);
     let traffic = trial.traffic();
@@ -133,8 +139,9 @@ fn n9_a_damaged_frame_ends_its_connection_and_is_not_delivered() {
     trial.judge(vec![traffic]);
 }
 
+/// RULES.md N10.
 #[test]
-fn n10_connections_that_flap_leave_nothing_behind() {
+fn connections_that_flap_leave_nothing_behind() {
     let _turn = turn();
     let mut trial = Trial::proxied(3, GROUPS);
     let traffic = trial.traffic();
@@ -176,8 +183,9 @@ fn n10_connections_that_flap_leave_nothing_behind() {
     trial.judge(vec![traffic]);
 }
 
+/// RULES.md N13.
 #[test]
-fn n13_an_address_that_leads_to_another_node_is_refused() {
+fn an_address_that_leads_to_another_node_is_refused() {
     let _turn = turn();
     let mut trial = Trial::proxied(3, GROUPS);
     let traffic = trial.traffic();

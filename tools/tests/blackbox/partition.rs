@@ -1,4 +1,4 @@
-//! Partitions made by the kernel: a network namespace per node, packets dropped one way or both (FAULTS' rows N1 to N3).
+//! Partitions made by the kernel: a network namespace per node, packets dropped one way or both (RULES.md rows N1 to N3).
 //!
 //! The proxy's partitions keep both kernels happy; here retransmissions, keep-alives and time-outs take part.
 
@@ -8,13 +8,17 @@ use super::{
     trial::{ELECTION_TIMEOUT, LIVE_MAX, STEP_DOWN_MAX, Trial, effort, must},
 };
 
+/// RULES.md N1, N2, N3.
 #[test]
-fn n1_n2_n3_packets_are_lost_one_way_and_both_ways() {
+fn nothing_acknowledged_is_lost_when_the_kernel_drops_packets_one_way_or_both_ways() {
     let _turn = turn();
     let network = match Network::new(3) {
         Ok(network) => network,
         Err(why) => {
-            skipped("n1_n2_n3_packets_are_lost_one_way_and_both_ways", why);
+            skipped(
+                "nothing_acknowledged_is_lost_when_the_kernel_drops_packets_one_way_or_both_ways",
+                why,
+            );
             return;
         }
     };

@@ -4,7 +4,7 @@
 //! Out:    an address per link for the dialing node's `--peers`; counts of what was done.
 //! Cost:   one thread for all links; a frame is read whole before it goes on.
 //! Fails:  never by itself: a connection it cannot carry ends.
-//! Source: FAULTS' rows N1 to N5 (partitions), N8 (duplicates, replay, delay), N9 (corruption), N10 (resets, half-open
+//! Source: RULES.md rows N1 to N5 (partitions), N8 (duplicates, replay, delay), N9 (corruption), N10 (resets, half-open
 //!         peers), N13 (another node's address), I3 (drips).
 //!
 //! It knows as much of the protocol as its faults need: the first message's length, a frame's header, and the checksum

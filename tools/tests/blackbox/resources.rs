@@ -1,4 +1,4 @@
-//! Processes that are paused, starved of processor time, or besieged by idle connections (FAULTS' rows D4, D5, I3).
+//! Processes that are paused, starved of processor time, or besieged by idle connections (RULES.md rows D4, D5, I3).
 
 use super::{
     support::{eventually, now, report, turn},
@@ -17,8 +17,9 @@ use std::{
     time::Duration,
 };
 
+/// RULES.md D4.
 #[test]
-fn d4_a_leader_that_was_paused_answers_nothing_stale() {
+fn a_leader_that_was_paused_answers_nothing_stale() {
     let _turn = turn();
     let mut trial = Trial::proxied(3, GROUPS);
     let traffic = trial.traffic();
@@ -45,8 +46,9 @@ fn d4_a_leader_that_was_paused_answers_nothing_stale() {
     trial.judge(asked);
 }
 
+/// RULES.md D5.
 #[test]
-fn d5_busy_cores_start_no_storm_of_elections() {
+fn busy_cores_start_no_storm_of_elections() {
     let _turn = turn();
     let trial = Trial::direct(3, GROUPS);
     let traffic = trial.traffic();
@@ -74,8 +76,9 @@ fn d5_busy_cores_start_no_storm_of_elections() {
     );
 }
 
+/// RULES.md I3.
 #[test]
-fn i3_strangers_that_drip_or_stay_silent_keep_no_peer_out() {
+fn strangers_that_drip_or_stay_silent_keep_no_peer_out() {
     let _turn = turn();
     let mut trial = Trial::proxied(3, GROUPS);
     let traffic = trial.traffic();

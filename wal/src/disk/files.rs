@@ -4,7 +4,7 @@
 //! Out:    open files, directory entries that are durable.
 //! Cost:   making a segment writes it whole, in chunks; making one of an old file writes its header.
 //! Fails:  with the file system's error; a half-made segment keeps its temporary name.
-//! Source: FAULTS' rules 7 (pre-writing), 26 (directory syncs), W11.
+//! Source: RULES.md rules 7 (pre-writing), 26 (directory syncs), W11.
 
 use super::{Fate, MakeSegment, SegmentFile, is_no_space, steps};
 use crate::format::{BLOCK_BYTES, Manifest, SegmentSeq};
@@ -489,8 +489,9 @@ mod tests {
         (name.to_owned(), bytes.to_vec())
     }
 
+    /// RULES.md W9, W21.
     #[test]
-    fn w9_a_full_disk_does_not_say_that_it_takes_no_direct_writes() {
+    fn a_full_disk_does_not_say_that_it_takes_no_direct_writes() {
         let says = |errno: Errno| takes_direct(Err(errno.into()));
         assert!(takes_direct(Ok(BLOCK_BYTES)).unwrap());
         for full in [Errno::NOSPC, Errno::DQUOT] {
@@ -504,8 +505,9 @@ mod tests {
         }
     }
 
+    /// RULES.md rule 7.
     #[test]
-    fn w6_room_that_is_not_found_at_once_is_found_by_the_zeros() {
+    fn room_that_is_not_found_at_once_is_found_by_the_zeros() {
         for no in [Errno::OPNOTSUPP, Errno::NOSYS, Errno::INTR] {
             room_for_zeros(Err(no)).unwrap();
         }
@@ -515,8 +517,9 @@ mod tests {
         room_for_zeros(Err(Errno::IO)).unwrap_err();
     }
 
+    /// RULES.md rule 25.
     #[test]
-    fn rule_25_a_damaged_segment_is_set_aside_once_and_over_nothing() {
+    fn a_damaged_segment_is_set_aside_once_and_over_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::probe(dir.path()).unwrap();
         let segment = SegmentSeq(7);
@@ -536,8 +539,9 @@ mod tests {
         assert_eq!(named(dir.path()), all);
     }
 
+    /// RULES.md I10.
     #[test]
-    fn i10_a_directory_that_took_the_place_of_the_open_one_is_not_written_to() {
+    fn a_directory_that_took_the_place_of_the_open_one_is_not_written_to() {
         let home = tempfile::tempdir().unwrap();
         let (dir, aside) = (home.path().join("shard-000"), home.path().join("moved"));
         std::fs::create_dir(&dir).unwrap();
@@ -556,8 +560,9 @@ mod tests {
         files.remove(SegmentSeq(7)).unwrap();
     }
 
+    /// RULES.md rule 25.
     #[test]
-    fn rule_25_where_a_file_has_one_name_it_is_renamed() {
+    fn where_a_file_has_one_name_it_is_renamed() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::probe(dir.path()).unwrap();
         std::fs::write(files.path(SegmentSeq(7)), b"damaged").unwrap();

@@ -7,7 +7,7 @@
 //!         of an old file only the header.
 //! Fails:  no room: reports it, tries again each second, and when something was given up. Anything else: reports it;
 //!         the log is poisoned.
-//! Source: FAULTS' rules 7, 8, 26, 28; W9, W11.
+//! Source: RULES.md rules 7, 8, 26, 28; W9, W11.
 
 use super::files::{Files, MAKE_CHUNK_BYTES};
 use super::{AbortOnPanic, Fate, MakeSegment, RetireSegment, SegmentOrigin, is_no_space};
@@ -494,8 +494,9 @@ mod tests {
         None,
     }
 
+    /// RULES.md rules 7, 26, 28.
     #[test]
-    fn rules_7_26_28_the_simulated_maker_takes_the_real_ones_steps() {
+    fn the_simulated_maker_takes_the_real_ones_steps() {
         let mut twins = Twins::new();
         let (made, _) = twins.make(1);
         // Bytes, name and manifest are durable, each before the next.
@@ -522,8 +523,9 @@ mod tests {
         assert_eq!(reports, ["5: Recycled"]);
     }
 
+    /// RULES.md W9.
     #[test]
-    fn w9_the_simulated_maker_tells_of_a_full_disk_when_the_real_one_does() {
+    fn the_simulated_maker_tells_of_a_full_disk_when_the_real_one_does() {
         let none: [&str; 0] = [];
         let mut twins = Twins::new();
         (1..=5).for_each(|segment| drop(twins.make(segment)));
@@ -549,8 +551,9 @@ mod tests {
         assert_eq!(twins.room(Room::Enough).1, ["9: New"]);
     }
 
+    /// RULES.md W9.
     #[test]
-    fn w9_a_segment_waits_for_room_for_the_first_manifest_that_names_it() {
+    fn a_segment_waits_for_room_for_the_first_manifest_that_names_it() {
         let mut twins = Twins::new();
         steps::refuse_room(|name| name == "manifest.tmp");
         // Room for one file.
@@ -563,8 +566,9 @@ mod tests {
         assert_eq!(steps.first().map(String::as_str), Some("create manifest.tmp"));
     }
 
+    /// RULES.md rule 25.
     #[test]
-    fn rule_25_a_damaged_segment_has_its_other_name_before_the_manifest_passes_it() {
+    fn a_damaged_segment_has_its_other_name_before_the_manifest_passes_it() {
         let dir = tempfile::tempdir().unwrap();
         let (mut shop, _made) = shop(dir.path());
         let manifest = Manifest {
@@ -600,8 +604,9 @@ mod tests {
         assert_eq!(std::fs::read(&aside).unwrap(), b"damaged");
     }
 
+    /// RULES.md W9.
     #[test]
-    fn w9_a_free_file_whose_remaking_fails_is_used_by_the_next_try() {
+    fn a_free_file_whose_remaking_fails_is_used_by_the_next_try() {
         let dir = tempfile::tempdir().unwrap();
         let (mut shop, _made) = shop(dir.path());
         let bytes = 64 << 10;

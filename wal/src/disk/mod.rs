@@ -5,7 +5,7 @@
 //! Out:    [`DiskEvent`]s, in any order.
 //! Cost:   see the drivers.
 //! Fails:  an event with an error; the log decides that it is final. A driver never retries what failed.
-//! Source: FAULTS' rules 9 (several writes in flight), 17 (no retry).
+//! Source: RULES.md rules 9 (several writes in flight), 17 (no retry).
 
 mod files;
 #[cfg(feature = "sim")]
@@ -354,8 +354,9 @@ fn progress(from: usize, len: usize, result: io::Result<usize>) -> Progress {
 mod tests {
     use super::*;
 
+    /// RULES.md W4.
     #[test]
-    fn w4_a_short_write_goes_on_from_its_last_whole_block() {
+    fn a_short_write_goes_on_from_its_last_whole_block() {
         assert!(matches!(progress(0, 16384, Ok(16384)), Progress::Whole));
         assert!(matches!(progress(0, 16384, Ok(8192 + 512)), Progress::Again(8192)));
         assert!(matches!(progress(8192, 16384, Ok(4096)), Progress::Again(12288)));
@@ -366,8 +367,9 @@ mod tests {
         ));
     }
 
+    /// RULES.md W4.
     #[test]
-    fn w4_a_write_of_nothing_or_a_failed_one_is_never_whole() {
+    fn a_write_of_nothing_or_a_failed_one_is_never_whole() {
         assert!(matches!(progress(0, 4096, Ok(0)), Progress::Failed(_)));
         assert!(matches!(progress(0, 8192, Ok(512)), Progress::Failed(_)));
         assert!(matches!(progress(0, 4096, Err(io::Error::other("EIO"))), Progress::Failed(_)));

@@ -4,7 +4,7 @@
 //! Out:    completions, in order; an eventfd that is written when there is one.
 //! Cost:   two hand-offs per write; one `fdatasync` for all writes that waited.
 //! Fails:  an `fdatasync` that fails fails every write it should have covered.
-//! Source: FAULTS' rule 9: a sync covers only writes completed before it was called.
+//! Source: RULES.md rule 9: a sync covers only writes completed before it was called.
 
 use super::files::Files;
 use super::maker::{Made, Maker, Signal};
@@ -290,8 +290,9 @@ fn write_whole(job: &Job) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// RULES.md W6, W7.
     #[test]
-    fn w6_a_failed_sync_tells_every_write_why() {
+    fn a_failed_sync_tells_every_write_why() {
         let error = io::Error::from_raw_os_error(5);
         assert_eq!(same(&error).to_string(), error.to_string());
         assert!(error.to_string().contains("os error 5"));

@@ -5,7 +5,7 @@
 //! Cost:   memory for two segments; large reads, past the page cache where the file system allows it.
 //! Fails:  a file that cannot be opened, or ends early, is an error. A range that cannot be read is none: the log
 //!         decides what it means. It is tried once more, block by block.
-//! Source: C9; FAULTS' rule 19.
+//! Source: RULES.md rule 19, C9.
 
 use super::files::Files;
 use super::{AbortOnPanic, ScanFile};
@@ -184,8 +184,9 @@ const SCAN_CHUNK_BYTES: usize = 1 << 20;
 mod tests {
     use super::*;
 
+    /// RULES.md C9.
     #[test]
-    fn c9_a_range_that_cannot_be_read_is_zeros_and_noted_block_by_block() {
+    fn a_range_that_cannot_be_read_is_zeros_and_noted_block_by_block() {
         let mut scanned = Scanned::with_capacity(4 << 20).unwrap();
         let bad = (1 << 20) + 8192;
         let mut reads = 0;

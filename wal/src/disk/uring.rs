@@ -7,7 +7,7 @@
 //!         pages per write, registered files the look-up.
 //! Fails:  io_uring may be forbidden (containers) or RLIMIT_MEMLOCK too small to register images: the first is
 //!         an error of `open`, the second means plain writes.
-//! Source: FAULTS' rules 9, W4, W15; io_uring_setup(2), io_uring_register(2).
+//! Source: RULES.md rule 9, W4, W15; io_uring_setup(2), io_uring_register(2).
 //!
 //! What makes the `unsafe` here sound: the kernel reads a write's bytes until its completion is reaped.
 //! [`UringDisk::in_flight`] owns them (a [`Frozen`], which never changes and pins its image) from before
@@ -493,8 +493,9 @@ mod tests {
         Some((disk, reader))
     }
 
+    /// RULES.md W21.
     #[test]
-    fn w8_a_ring_that_does_not_say_that_it_writes_is_not_used() {
+    fn a_ring_that_does_not_say_that_it_writes_is_not_used() {
         for silent in [None, Some(&Probe::new())] {
             assert_eq!(can_write(silent).unwrap_err().kind(), io::ErrorKind::Unsupported);
         }
@@ -545,8 +546,9 @@ mod tests {
         }
     }
 
+    /// RULES.md W4.
     #[test]
-    fn w4_a_write_whose_completions_are_short_or_interrupted_goes_on_until_it_is_whole() {
+    fn a_write_whose_completions_are_short_or_interrupted_goes_on_until_it_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         let Some((mut disk, mut reader)) = on_a_pipe(dir.path()) else { return };
         let wanted = start(&mut disk);
@@ -580,8 +582,9 @@ mod tests {
         assert!(found == wanted, "other bytes than were to be written");
     }
 
+    /// RULES.md W4.
     #[test]
-    fn w4_a_write_that_fails_behind_a_short_completion_has_failed() {
+    fn a_write_that_fails_behind_a_short_completion_has_failed() {
         // Nobody reads any more; or the kernel gives the rest up.
         for (errno, ends) in [(libc::EPIPE, true), (libc::ECANCELED, false)] {
             let dir = tempfile::tempdir().unwrap();
@@ -598,12 +601,13 @@ mod tests {
         }
     }
 
+    /// RULES.md W4, W15.
     /// The history that broke it:
     /// 1. Two writes end short. The rest of the first cannot be handed in.
     /// 2. The rest of the second is not handed in either, and counts as in flight.
     /// 3. Dropping the driver waits for an answer to it, for ever.
     #[test]
-    fn w4_w15_a_write_that_cannot_be_handed_in_again_takes_no_other_with_it() {
+    fn a_write_that_cannot_be_handed_in_again_takes_no_other_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let Some((disk, reader)) = on_a_pipe(dir.path()) else { return };
         // If this fails, its drop is what waits.

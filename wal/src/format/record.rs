@@ -4,7 +4,7 @@
 //! Out:    encoded records, padded; decoded ones that have passed their checksums and bounds.
 //! Cost:   16 bytes of header per record, 24 more per run of entries and 8 per entry; no allocation.
 //! Fails:  decoding anything but what was encoded gives a [`Bad`] that says what is wrong.
-//! Source: FAULTS' rules 3, 4, 11, 28, 30 (unknown records).
+//! Source: RULES.md rules 3, 4, 11, 28, 30 (unknown records).
 
 use super::*;
 

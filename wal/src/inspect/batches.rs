@@ -4,7 +4,7 @@
 //! Out:    its batches and records, told in order.
 //! Cost:   one checksum over every byte, and one more behind a segment's first bad batch; 16 bytes for each batch there.
 //! Fails:  a batch that does not hold is a finding; the scan goes on behind it, or at the next header that holds.
-//! Source: FAULTS' rules 5, 20-22; C1-C3, C9, C10, W2, W12.
+//! Source: RULES.md rules 5, 20-22; C1-C3, C9, C10, W2, W12.
 
 use super::files::Window;
 use super::record::{Record, records};

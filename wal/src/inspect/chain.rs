@@ -5,7 +5,7 @@
 //! Cost:   two blocks of each segment.
 //! Fails:  what is missing, foreign, damaged or there twice is a finding; the chain then goes on at the next
 //!         segment below that was in use.
-//! Source: FAULTS' rules 8, 23, 26-28; C4-C8, W11, W12.
+//! Source: RULES.md rules 8, 23, 26-28; C4-C8, W11, W12.
 
 use super::files::{Listing, Window};
 use super::{Finding, InspectError, Owner, Role, Scan, Segment};

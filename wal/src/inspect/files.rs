@@ -4,7 +4,7 @@
 //! Out:    what is in it; bytes of its files, in windows.
 //! Cost:   one window of memory per file read, at least [`WINDOW_BYTES`], at most one batch.
 //! Fails:  with the file system's error and the file's name.
-//! Source: FAULTS' C9 (what cannot be read is damage, not a reason to give up).
+//! Source: RULES.md C9 (what cannot be read is damage, not a reason to give up).
 
 use crate::disk::{CORRUPT_SUFFIX, MANIFEST_NAME, is_temporary, segment_name, segment_of};
 use crate::format::SegmentSeq;

@@ -4,7 +4,7 @@
 //! Out:    each group's first and last entry; the bytes of each segment that are still wanted.
 //! Cost:   32 bytes per group and segment it has entries in, about 150 per group.
 //! Fails:  records that no log of ours has are refused, as recovery refuses them.
-//! Source: paper §5.3 (a conflicting suffix is replaced); FAULTS' inv. 13 (no holes).
+//! Source: paper §5.3 (a conflicting suffix is replaced); RULES.md invariant 13 (no holes).
 
 use super::record::{Record, Run};
 use crate::format::{Bad, Position, SegmentSeq};

@@ -4,7 +4,7 @@
 //! Out:    batches that hold; a [`Case`] for one that does not.
 //! Cost:   one checksum over every byte; where the last segment ends, one look at each block behind.
 //! Fails:  never; the caller decides by the case.
-//! Source: FAULTS' rules 5, 20-22; C1-C3, C9, C10, W2, W12.
+//! Source: RULES.md rules 5, 20-22; C1-C3, C9, C10, W2, W12.
 
 use super::Case;
 use super::files::Segment;

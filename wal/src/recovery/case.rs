@@ -4,7 +4,7 @@
 //! Out:    its label and its [`Decision`].
 //! Cost:   none.
 //! Fails:  never.
-//! Source: FAULTS' rules 20-25, 27, 30; C1-C10, P8, W2, W11, W12. The parent module's header says why.
+//! Source: RULES.md rules 20-25, 27, 30; C1-C10, P8, W2, W11, W12. The parent module's header says why.
 
 /// What recovery can find.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -4,7 +4,7 @@
 //! Out:    the chain, oldest first; the files that hold nothing; or a refusal that names a file.
 //! Cost:   two blocks of each segment.
 //! Fails:  a file that is missing, foreign, damaged, or there twice; nothing is changed.
-//! Source: FAULTS' rules 8, 23, 26-28; C4-C8, W11, W12.
+//! Source: RULES.md rules 8, 23, 26-28; C4-C8, W11, W12.
 
 use super::{Case, Decision, refuse, refuse_corrupt};
 use crate::Config;

@@ -4,7 +4,7 @@
 //! Out:    from where on they are written again, if they are; their records, for another segment.
 //! Cost:   one more checksum over the last segment; memory for a quarter of a segment, or for what nobody vouches for.
 //! Fails:  never. A segment with damage in what is vouched for stays where it is.
-//! Source: FAULTS' rules 8, 19, 25; W2, W7, W9.
+//! Source: RULES.md rules 8, 19, 25; W2, W7, W9.
 //!
 //! Two reasons for it. Every open begins a segment, so whatever a short life wrote would take a whole segment for good:
 //! a last segment of which a quarter of a segment at most is needed is written again as a whole, and then nothing counts

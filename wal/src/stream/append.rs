@@ -6,7 +6,7 @@
 //! Cost:   one copy of each payload; two look-ups per group and batch.
 //! Fails:  [`WalError::NoSpace`], [`WalError::OverQuota`], [`WalError::TooLarge`], [`WalError::Destroyed`]: nothing was
 //!         encoded.
-//! Source: FAULTS' rules 2, 3, 11 (order inside a batch), 24 (a batch names its groups), 28.
+//! Source: RULES.md rules 2, 3, 11 (order inside a batch), 24 (a batch names its groups), 28.
 
 use super::{Append, Copied, OpenBatch, RunPlace, Wal, offset_u32};
 use crate::error::WalError;

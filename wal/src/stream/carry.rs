@@ -6,7 +6,7 @@
 //! Cost:   a step ends at [`STEP_GROUPS`], [`STEP_RECORDS`] or [`STEP_BYTES`], so that no turn is long; one step at a time.
 //! Fails:  a segment that cannot be read stays, and is tried again when a further one is full, or a while later: with no
 //!         room left none ever is. Groups whose entries are damaged are fenced, and hold up nobody.
-//! Source: FAULTS' rule 28, S6, invariant 22; Rosenblum & Ousterhout 1992 §3.4-3.6 (cleaning and its price).
+//! Source: RULES.md rule 28, S6, invariant 22; Rosenblum & Ousterhout 1992 §3.4-3.6 (cleaning and its price).
 //!
 //! When, and what it costs. Only the oldest segment is ever given up, so its live bytes are the price. With *live*
 //! and *written* in record bytes, the oldest segment is carried when

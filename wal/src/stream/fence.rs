@@ -6,7 +6,7 @@
 //! Cost:   as releasing all that the group has.
 //! Fails:  without room for its record the fence holds as long as this process, and the record is written before anything
 //!         of the group goes; until then the damage itself fences the group at the next open.
-//! Source: FAULTS' rules 24, 25; C1.
+//! Source: RULES.md rules 24, 25; C1.
 
 use super::Wal;
 use crate::error::{Corrupt, WalError};

@@ -5,7 +5,7 @@
 //! Cost:   a write more than the start record alone takes, if there are any.
 //! Fails:  as any write; without room for the segment, [`WalError::NoSpace`]. Then nothing has changed: the stream ends
 //!         where it did.
-//! Source: FAULTS' rules 8, 19, 23; W2, W7, W9.
+//! Source: RULES.md rules 8, 19, 23; W2, W7, W9.
 //!
 //! The start record says that nothing counts any more of what is written again here. So the block that it stands in is
 //! written last, when all behind it is durable: without it the segment is one that was never used. And the block holds

@@ -4,7 +4,7 @@
 //! Out:    a [`ReadPlan`], which holds on to the segments it reads.
 //! Cost:   memory alone: no I/O, nothing copied; a look at each record of the range.
 //! Fails:  [`ReadError`] for what the log does not have, or not on disk yet.
-//! Source: FAULTS' rule 35; DESIGN.md §5.
+//! Source: RULES.md rule 35; A5.
 
 use super::Wal;
 use crate::checksum::Seed;

@@ -5,7 +5,7 @@
 //! Cost:   one block, once per pause.
 //! Fails:  as any write. Without room there is no seal and no footer: the last batch then has no witness, and nothing
 //!         else is lost.
-//! Source: FAULTS' rule 22; C2, C3.
+//! Source: RULES.md rule 22; C2, C3.
 
 use super::{Room, Wal};
 use crate::error::WalError;

@@ -4,7 +4,7 @@
 //! Out:    orders for segments; a refusal before anything is encoded; how much is used, and by whom.
 //! Cost:   a sum over an append's entries.
 //! Fails:  [`WalError::NoSpace`], [`WalError::OverQuota`], [`WalError::TooLarge`].
-//! Source: FAULTS.md W9, W10.
+//! Source: RULES.md W9, W10.
 //!
 //! With a quota, the last two segments' worth are not for entries: half of one is for votes, half of one for releases
 //! alone, and one for carrying, which has to write before it frees. What stood in one segment fits a fresh one,

@@ -1,4 +1,4 @@
-//! What must be true of every run, kept from outside (FAULTS.md section 4, numbers in brackets).
+//! What must be true of every run, kept from outside (RULES.md, the invariants; numbers in brackets).
 
 use super::{Image, Node};
 use logdrive_raft::{

@@ -1,4 +1,4 @@
-//! A sector of a batch that later batches know durable cannot be read any more (FAULTS.md C9): its groups are fenced,
+//! A sector of a batch that later batches know durable cannot be read any more (RULES.md C9): its groups are fenced,
 //! or the log is refused. Arguments: the node, which batch, which of its bits the sector holds.
 
 use super::{Fault, node};

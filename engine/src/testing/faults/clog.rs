@@ -1,4 +1,4 @@
-//! A link holds up what it is given and delivers all of it at the end (FAULTS.md N11).
+//! A link holds up what it is given and delivers all of it at the end (RULES.md N11).
 //! Arguments: from whom, to whom, for how long.
 
 use super::{Fault, node};

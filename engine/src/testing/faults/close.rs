@@ -1,4 +1,4 @@
-//! A node is stopped as an operator does: its log writes what it has, and a footer (FAULTS.md W15). Arguments: the node,
+//! A node is stopped as an operator does: its log writes what it has, and a footer (RULES.md W15). Arguments: the node,
 //! steps until it starts again.
 
 use super::{Fault, node};

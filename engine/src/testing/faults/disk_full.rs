@@ -1,4 +1,4 @@
-//! There is no room for further segments, for a while, or not even for a block (FAULTS.md W9, W10). Arguments: the node,
+//! There is no room for further segments, for a while, or not even for a block (RULES.md W9, W10). Arguments: the node,
 //! or one past the last for all of them; segments left, or 2 for a disk full to its last block; for how long.
 
 use super::{Fault, node};

@@ -1,4 +1,4 @@
-//! A read, a sync, a removal, a step of making a segment, any operation of a disk fails (FAULTS.md W6, W7, W11): the node
+//! A read, a sync, a removal, a step of making a segment, any operation of a disk fails (RULES.md W6, W7, W11): the node
 //! must stop, or not start. Arguments: the node, operations before it, whether the process ends first.
 
 use super::{Fault, node};

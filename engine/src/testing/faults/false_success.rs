@@ -1,4 +1,4 @@
-//! A write fails once; from then on reads show it and syncs succeed, and the power takes it (FAULTS.md W7). Arguments:
+//! A write fails once; from then on reads show it and syncs succeed, and the power takes it (RULES.md W7). Arguments:
 //! the node, writes before it, steps until the power fails.
 
 use super::{Fault, node};

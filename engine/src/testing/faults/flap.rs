@@ -1,4 +1,4 @@
-//! The connections of a node break and come back (FAULTS.md N10). Arguments: the node.
+//! The connections of a node break and come back (RULES.md N10). Arguments: the node.
 
 use super::{Fault, node};
 

@@ -1,5 +1,5 @@
 //! A leader, whose disk is slow, loses its last entries with its power when one other node has them, and hears of
-//! acknowledgements of an earlier term when it leads again (FAULTS.md N8). Arguments: the group and the node beside
+//! acknowledgements of an earlier term when it leads again (RULES.md N8). Arguments: the group and the node beside
 //! its leader, steps until the power fails.
 
 use super::{Fault, Staged, node};

@@ -1,4 +1,4 @@
-//! Heavy loss, doubling and delay for a while (FAULTS.md N8). Arguments: one frame lost in so many, the
+//! Heavy loss, doubling and delay for a while (RULES.md N8). Arguments: one frame lost in so many, the
 //! longest delay, for how long.
 
 use super::Fault;

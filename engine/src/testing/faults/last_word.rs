@@ -1,5 +1,5 @@
 //! A leader's last entries reach one node only, whose disk is slow, and the leader is not heard for longer than
-//! that; who has not got them asks for votes meanwhile (FAULTS.md rule 10). Arguments: the group and the node
+//! that; who has not got them asks for votes meanwhile (RULES.md rule 10). Arguments: the group and the node
 //! beside its leader, steps until it is silent, steps that the disk takes.
 
 use super::{Fault, Staged, node};

@@ -1,6 +1,6 @@
 //! A follower has entries of an old leader that nobody committed; then it is away while two leaders are elected, one
 //! after the other, and others are committed in their place. It hears of all that in one turn: one write has the new
-//! term, the new entries and their commit index. Its power fails when that write has landed in part (FAULTS.md rule 11).
+//! term, the new entries and their commit index. Its power fails when that write has landed in part (RULES.md rule 11).
 //! Arguments: the group and the node beside its leader, steps until the leader's power fails, batches that land.
 
 use super::{Fault, Staged, node};

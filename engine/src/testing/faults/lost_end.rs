@@ -1,5 +1,5 @@
 //! The power of a node fails, and its disk has lost the last batches that it had said to be durable: what its logs
-//! acknowledged is gone, and nothing on the disk tells (FAULTS.md C3, W8). If their number is even, a leader pauses
+//! acknowledged is gone, and nothing on the disk tells (RULES.md C3, W8). If their number is even, a leader pauses
 //! soon after the restart: a candidate needs the replica's vote then. Arguments: the node, how many batches, for how many
 //! steps it is down.
 

@@ -1,4 +1,4 @@
-//! The manifest or a segment's header is damaged while the power is off (FAULTS.md C4, C8): the node must refuse to start
+//! The manifest or a segment's header is damaged while the power is off (RULES.md C4, C8): the node must refuse to start
 //! and change nothing, and starts when somebody has mended it. Arguments: the node, a bit of the manifest, its end, or a
 //! bit of a header; which one.
 

@@ -2,7 +2,7 @@
 //!
 //! In:     a simulation, and what the seed drew for this fault when it made the schedule.
 //! Out:    the run with the fault in it; each ends by itself, by step or by a restart.
-//! Source: FAULTS.md §1.2.
+//! Source: RULES.md, the rows of faults.
 //!
 //! To add one: a file with a `FAULT`, and its line in [`ALL`]. What a fault does depends only on its
 //! arguments and the run, so that a schedule with others left out still makes sense.

@@ -1,4 +1,4 @@
-//! Frames of earlier connections arrive again (FAULTS.md N8). Arguments: how many.
+//! Frames of earlier connections arrive again (RULES.md N8). Arguments: how many.
 
 use super::Fault;
 

@@ -1,4 +1,4 @@
-//! A node is heard but does not hear, or hears and is not heard, by all or by one (FAULTS.md N2, N3).
+//! A node is heard but does not hear, or hears and is not heard, by all or by one (RULES.md N2, N3).
 //! Arguments: the node, the kind, for how long.
 
 use super::{Fault, node};

@@ -1,4 +1,4 @@
-//! The network falls into parts (FAULTS.md N1, N4, N5, N6). Arguments: the kind, for how long, whom it
+//! The network falls into parts (RULES.md N1, N4, N5, N6). Arguments: the kind, for how long, whom it
 //! is about.
 
 use super::{Fault, node};

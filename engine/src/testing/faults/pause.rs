@@ -1,4 +1,4 @@
-//! A node takes no turns; what is sent to it waits (FAULTS.md D4). Arguments: the node, for how long.
+//! A node takes no turns; what is sent to it waits (RULES.md D4). Arguments: the node, for how long.
 
 use super::{Fault, node};
 

@@ -1,4 +1,4 @@
-//! Every node that leads anything takes no turns for a while (FAULTS.md D4). Arguments: for how long.
+//! Every node that leads anything takes no turns for a while (RULES.md D4). Arguments: for how long.
 
 use super::Fault;
 

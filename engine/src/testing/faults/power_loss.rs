@@ -1,4 +1,4 @@
-//! The power of all nodes fails at once (FAULTS.md P4). Arguments: steps until they start again.
+//! The power of all nodes fails at once (RULES.md P4). Arguments: steps until they start again.
 
 use super::Fault;
 

@@ -1,4 +1,4 @@
-//! A node's directory is copied, and the copy is put back later in its place (FAULTS.md C7). Arguments: the node, steps
+//! A node's directory is copied, and the copy is put back later in its place (RULES.md C7). Arguments: the node, steps
 //! between the two, steps until it starts.
 
 use super::{Fault, node};

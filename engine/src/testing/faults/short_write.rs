@@ -1,4 +1,4 @@
-//! A write is interrupted, or does only a part of what it should, and must be gone on with (FAULTS.md W4). Arguments: the
+//! A write is interrupted, or does only a part of what it should, and must be gone on with (RULES.md W4). Arguments: the
 //! node, writes before it, what the kernel answers.
 
 use super::{Fault, node};

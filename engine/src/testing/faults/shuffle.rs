@@ -1,5 +1,5 @@
 //! Appends reach only one node, whose disk is stuck, while leaders come and go: its log is replaced
-//! again and again before any of it is durable (FAULTS.md W14, rule 10). Arguments: the node, for how
+//! again and again before any of it is durable (RULES.md W14, rule 10). Arguments: the node, for how
 //! many election timeouts each leader pauses, of which group.
 
 use super::{Fault, Staged, node};

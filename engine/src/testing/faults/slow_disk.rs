@@ -1,4 +1,4 @@
-//! A disk finishes nothing for a while, or for long (FAULTS.md D1-D3). Arguments: the node, for how long.
+//! A disk finishes nothing for a while, or for long (RULES.md D1-D3). Arguments: the node, for how long.
 
 use super::{Fault, node};
 

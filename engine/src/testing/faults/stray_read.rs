@@ -1,4 +1,4 @@
-//! Reads of a sector of a durable batch are answered with another sector (FAULTS.md C10). Arguments: the node, which
+//! Reads of a sector of a durable batch are answered with another sector (RULES.md C10). Arguments: the node, which
 //! batch, which of its bits the sector holds.
 
 use super::{Fault, node};

@@ -1,4 +1,4 @@
-//! A write succeeds and is on the disk, but where another batch stands, or nowhere (FAULTS.md C10). Arguments: the node,
+//! A write succeeds and is on the disk, but where another batch stands, or nowhere (RULES.md C10). Arguments: the node,
 //! writes before it, where it goes.
 
 use super::{Fault, node};

@@ -1,4 +1,4 @@
-//! One shard's thread takes no turns, while the others of its node do (FAULTS.md D3): its groups are silent, the watchdog
+//! One shard's thread takes no turns, while the others of its node do (RULES.md D3): its groups are silent, the watchdog
 //! takes the leaderships of the whole node, and ends its process if it lasts. Arguments: the node, the shard, the steps.
 
 use super::{Fault, node};

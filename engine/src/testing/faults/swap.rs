@@ -1,4 +1,4 @@
-//! Two nodes come up with each other's disks, are refused, and get their own back (FAULTS.md C7).
+//! Two nodes come up with each other's disks, are refused, and get their own back (RULES.md C7).
 //! Arguments: the two nodes.
 
 use super::{Fault, node};

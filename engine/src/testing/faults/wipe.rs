@@ -1,4 +1,4 @@
-//! A node comes back without its disk's content: it must be refused (FAULTS.md P6). Arguments: the node,
+//! A node comes back without its disk's content: it must be refused (RULES.md P6). Arguments: the node,
 //! what is lost: all, only the segments, or only the manifest.
 
 use super::{Fault, node};

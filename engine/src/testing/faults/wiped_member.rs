@@ -1,4 +1,4 @@
-//! A node loses its directory and is started with a new one under its old id (FAULTS.md P6). Arguments: the node, steps
+//! A node loses its directory and is started with a new one under its old id (RULES.md P6). Arguments: the node, steps
 //! until it starts.
 
 use super::{Fault, node};

@@ -1,4 +1,4 @@
-//! A write fails: nothing of it is there, or all of it, or the beginning (FAULTS.md W4, W6, W7). The node must stop.
+//! A write fails: nothing of it is there, or all of it, or the beginning (RULES.md W4, W6, W7). The node must stop.
 //! Arguments: the node, writes before it, what is there.
 
 use super::{Fault, node};

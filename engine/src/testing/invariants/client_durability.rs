@@ -1,5 +1,5 @@
 //! What was acknowledged stays, at its place; what was refused never happens; everybody is answered,
-//! and nobody twice (FAULTS.md §4, 10).
+//! and nobody twice (RULES.md invariant 10).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::{Event, Known, known};

@@ -1,5 +1,5 @@
 //! A replica that may have lost something it promised says and does nothing more, whatever restarts; and
-//! only what was harmed is fenced (FAULTS.md §4, 18).
+//! only what was harmed is fenced (RULES.md invariant 18).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;

@@ -1,5 +1,5 @@
 //! What a segment held has a newer copy on disk before the segment is given up: without it, a log is recovered to
-//! what a restart may find (FAULTS.md §4, 22; rule 28).
+//! what a restart may find (RULES.md rule 28, invariant 22).
 
 use super::{
     Check, Invariant,

@@ -1,4 +1,4 @@
-//! A machine that fails stops its group on its node and nothing else (FAULTS.md §4, 21; P9).
+//! A machine that fails stops its group on its node and nothing else (RULES.md P9, invariant 21).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;

@@ -1,4 +1,4 @@
-//! A leader that hears no majority for an election timeout is silent (thesis §6.2; FAULTS.md N2, N5).
+//! A leader that hears no majority for an election timeout is silent (thesis §6.2; RULES.md N2, N5).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;

@@ -2,7 +2,7 @@
 //!
 //! In:     the ghost's state before an event, and the event.
 //! Out:    `Err` with both sides of the contradiction.
-//! Source: FAULTS.md §4, whose numbers and names these are.
+//! Source: RULES.md, the invariants, whose numbers and names these are.
 //!
 //! To add one: a file with a `check` and an `INVARIANT`, and its line in [`ALL`].
 
@@ -38,7 +38,7 @@ use super::ghost::Ghost;
 
 /// A rule over a whole run.
 pub(super) struct Invariant {
-    /// Its number and name in FAULTS.md §4; 27 to 35 came later; 28 and 35 stand in `connections.rs`,
+    /// Its number and name in `engine/RULES.md`; 28 and 35 stand in `connections.rs`,
     /// 30, 32 and 33 in `sim.rs`.
     pub(super) name: &'static str,
     /// Says what `event` would break.

@@ -1,5 +1,5 @@
 //! Terms on disk never fall, nor do term, commit and applied within an incarnation; a vote on disk
-//! is never another (FAULTS.md §4, 11).
+//! is never another (RULES.md invariant 11).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;

@@ -1,4 +1,4 @@
-//! A log's entries follow one another, in memory and on disk (FAULTS.md §4, 13).
+//! A log's entries follow one another, in memory and on disk (RULES.md invariant 13).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;

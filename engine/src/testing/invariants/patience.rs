@@ -1,4 +1,4 @@
-//! A replica that hears its leader in a turn does not ask for votes in that turn (FAULTS.md D5): frames are taken in
+//! A replica that hears its leader in a turn does not ask for votes in that turn (RULES.md D5): frames are taken in
 //! before timers fire, so that a thread that was held up is not the first to unsettle a leader.
 
 use super::{Check, Invariant, require};

@@ -1,4 +1,4 @@
-//! After its first failed write a log promises nothing more in this incarnation (FAULTS.md rule 17).
+//! After its first failed write a log promises nothing more in this incarnation (RULES.md rule 17).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;

@@ -1,5 +1,5 @@
 //! After a restart a log is what was durable, and some prefix of what was written after it, in the
-//! order it was written (FAULTS.md §4, 14).
+//! order it was written (RULES.md invariant 14).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::{Change, Event, LogState};

@@ -1,4 +1,4 @@
-//! A log that has said that it takes no entries is sent none until it says that it does (FAULTS.md W9, W10).
+//! A log that has said that it takes no entries is sent none until it says that it does (RULES.md W9, W10).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;

@@ -1,5 +1,5 @@
 //! applied ≤ applying ≤ commit ≤ last, durable ≤ last, and what a replica believes durable is, and stays; a disk has a
-//! term before its entries, and entries before they are called committed (FAULTS.md §4, 12; rule 11).
+//! term before its entries, and entries before they are called committed (RULES.md rule 11, invariant 12).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::{Change, Event, LogState, Mark};

@@ -3,7 +3,7 @@
 //! In:     bytes that are written, land or are synced; damage.
 //! Out:    the bytes a reader sees.
 //! Fails:  reads as the damage says, and behind the end.
-//! Source: FAULTS §3 L1.
+//! Source: RULES.md T1.
 
 use super::platter::Inode;
 use super::{Damage, SECTOR_BYTES};

@@ -5,7 +5,7 @@
 //!         does ([`SimPlatter::damage`]). Everything follows from the seed and the calls.
 //! Cost:   memory for every segment; a copy of the platter shares it.
 //! Fails:  as ordered, per write ([`WriteFate`]), per operation, per place, or with the power.
-//! Source: FAULTS §3 L1; W1-W9, W11, W12, C1, C9, C10, D3; rule 8 (writes of a dead process land late), rule 19
+//! Source: RULES.md T1; W1-W9, W11, W12, C1, C9, C10, D3; rule 8 (writes of a dead process land late), rule 19
 //!         (what was read after a crash need not be durable), rule 26 (names need a sync of their own).
 //!
 //! The model. The platter is a [`SimPlatter`], which outlives the processes that open it. It has files, each with

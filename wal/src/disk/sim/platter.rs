@@ -3,7 +3,7 @@
 //! In:     writes, syncs, names; choices at a power cut.
 //! Out:    the bytes a reader sees, and those that would survive.
 //! Fails:  reads as the faults say; a file that is not there, or a byte behind its end, as a kernel would.
-//! Source: FAULTS §3 L1.
+//! Source: RULES.md T1.
 
 use super::file::{File, overlay, sectors};
 use super::steps::Maker;

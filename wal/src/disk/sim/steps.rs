@@ -3,7 +3,7 @@
 //! In:     the log's orders.
 //! Out:    files, names and the manifest, in the order in which `maker.rs` and `files.rs` make them.
 //! Fails:  no room, before a segment's or a manifest's first step; an error at any step.
-//! Source: FAULTS' rules 7, 8, 26, 28; W11, W12.
+//! Source: RULES.md rules 7, 8, 26, 28; W11, W12.
 
 use super::platter::{Event, Name, Platter};
 use crate::disk::{Fate, MakeSegment, RetireSegment, SegmentOrigin, steps};
