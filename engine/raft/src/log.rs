@@ -402,6 +402,17 @@ impl Log {
     pub(crate) fn forget(&mut self, matched: LogIndex, tail_bytes_max: usize) {
         let done = self.applied.min(self.durable).min(matched);
         self.forget_while(|log| log.tail_first <= done);
+        if self.tail_bytes > tail_bytes_max {
+            self.forget_too_many(tail_bytes_max);
+        }
+        // A burst must not cost a group its memory for ever.
+        if self.tail.capacity() > TAIL_KEPT_ENTRIES && self.tail.len() < self.tail.capacity() / 8 {
+            self.tail.shrink_to(self.tail.capacity() / 2);
+        }
+    }
+
+    #[cold]
+    fn forget_too_many(&mut self, tail_bytes_max: usize) {
         // Handed-out entries are held by the state machine already; followers get them by a fetch.
         let handed_out = self.applying.min(self.durable);
         self.forget_while(|log| log.tail_first <= handed_out && log.tail_bytes > tail_bytes_max);
@@ -409,10 +420,6 @@ impl Log {
         let hoard_bytes_max = tail_bytes_max.saturating_add(HOARD_BYTES_MAX);
         let appliable = self.appliable();
         self.forget_while(|log| log.tail_first <= appliable && log.tail_bytes > hoard_bytes_max);
-        // A burst must not cost a group its memory for ever.
-        if self.tail.capacity() > TAIL_KEPT_ENTRIES && self.tail.len() < self.tail.capacity() / 8 {
-            self.tail.shrink_to(self.tail.capacity() / 2);
-        }
     }
 
     fn forget_while(&mut self, is_needless: impl Fn(&Self) -> bool) {

@@ -3,7 +3,7 @@
 use super::{founding::Founding, proposals::Proposals};
 use crate::ProposeError;
 use bytes::Bytes;
-use logdrive_raft::{Durable, GroupId, LogIndex, NodeId, Promises, Raft, Role, Status, Ticks};
+use logdrive_raft::{Durable, GroupId, LogIndex, NodeId, Promises, Raft, Status, Ticks};
 use std::{
     collections::VecDeque,
     sync::{
@@ -78,7 +78,7 @@ pub(super) struct Replica {
     /// Bytes that its log held in memory when they were last counted.
     pub(super) tail_bytes: usize,
     pub(super) view: Arc<GroupView>,
-    role: Role,
+    leads: bool,
     leader: Option<NodeId>,
     marked: bool,
 }
@@ -116,14 +116,15 @@ impl Replica {
             stopped: false,
             tail_bytes: 0,
             view,
-            role: Role::Follower,
+            leads: false,
             leader: None,
             marked: false,
         }
     }
 
     /// Compares with the last look and tells the handles.
-    pub(super) fn look(&mut self, status: &Status) -> Change {
+    pub(super) fn look(&mut self) -> Change {
+        let status = &self.raft.status();
         if status.leader != self.leader {
             self.leader = status.leader;
             self.view.set_leader(status.leader);
@@ -132,9 +133,8 @@ impl Replica {
         if status.marked != self.marked {
             self.look_at_mark(status);
         }
-        let led = self.role == Role::Leader;
-        self.role = status.role;
-        if led && status.role != Role::Leader {
+        let led = std::mem::replace(&mut self.leads, self.raft.is_leader());
+        if led && !self.leads {
             return Change::LostLeadership { commit: status.commit };
         }
         Change::Nothing
