@@ -292,7 +292,7 @@ impl Log {
             return None;
         }
         let skip = self.offset(self.submitted.next());
-        let entries: Vec<Entry> = self.tail.range(skip..).cloned().collect();
+        let entries = self.cloned(skip, self.tail.len() - skip);
         let id = self.newest_write.next();
         self.newest_write = id;
         self.submitted = self.last.index;
@@ -354,8 +354,16 @@ impl Log {
             bytes += cost;
             count += 1;
         }
-        let entries = self.tail.range(skip..skip + count).cloned().collect();
-        (EntryBatch::contiguous(entries), bytes)
+        (EntryBatch::contiguous(self.cloned(skip, count)), bytes)
+    }
+
+    /// `count` entries of the tail, from place `skip` on. For one or two of them, the fewest instructions.
+    fn cloned(&self, skip: usize, count: usize) -> Vec<Entry> {
+        let mut entries = Vec::with_capacity(count);
+        for entry in self.tail.range(skip..skip + count) {
+            entries.push(entry.clone());
+        }
+        entries
     }
 
     /// True if all of `entries` are in the log as they are here.

@@ -297,6 +297,12 @@ impl Raft {
         matches!(self.state, State::Leader(_))
     }
 
+    /// The leader of the replica's term, if it knows one; see [`Raft::status`].
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
     /// Who votes, this replica among them.
     pub fn voters(&self) -> &[NodeId] {
         &self.config.voters

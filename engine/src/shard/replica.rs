@@ -3,7 +3,7 @@
 use super::{founding::Founding, proposals::Proposals};
 use crate::ProposeError;
 use bytes::Bytes;
-use logdrive_raft::{Durable, GroupId, LogIndex, NodeId, Promises, Raft, Status, Ticks};
+use logdrive_raft::{Durable, GroupId, LogIndex, NodeId, Promises, Raft, Ticks};
 use std::{
     collections::VecDeque,
     sync::{
@@ -124,25 +124,26 @@ impl Replica {
 
     /// Compares with the last look and tells the handles.
     pub(super) fn look(&mut self) -> Change {
-        let status = &self.raft.status();
-        if status.leader != self.leader {
-            self.leader = status.leader;
-            self.view.set_leader(status.leader);
-            self.first_leader &= status.leader.is_none();
+        let leader = self.raft.leader();
+        if leader != self.leader {
+            self.leader = leader;
+            self.view.set_leader(leader);
+            self.first_leader &= leader.is_none();
         }
-        if status.marked != self.marked {
-            self.look_at_mark(status);
+        if self.raft.is_marked() != self.marked {
+            self.look_at_mark();
         }
         let led = std::mem::replace(&mut self.leads, self.raft.is_leader());
         if led && !self.leads {
-            return Change::LostLeadership { commit: status.commit };
+            return Change::LostLeadership { commit: self.raft.status().commit };
         }
         Change::Nothing
     }
 
     /// A leader has told it that it lacks what it acknowledged, or it is readmitted (FAULTS.md C3, W8).
     #[cold]
-    fn look_at_mark(&mut self, status: &Status) {
+    fn look_at_mark(&mut self) {
+        let status = self.raft.status();
         self.marked = status.marked;
         self.view.marked.store(status.marked, Ordering::Release);
         let (group, last) = (self.group.get(), status.last_log.index.get());
