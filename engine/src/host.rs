@@ -514,8 +514,11 @@ impl ShardHost {
         let Some(wal) = &mut self.wal else { return Ok(()) };
         let is_behind =
             self.held_groups.contains(&job.group) && !logdrive_raft::bug!("held_write_overtaken");
-        let before = self.held.iter().rfind(|held| held.group == job.group);
-        job.waits_for = match before.filter(|_| is_behind) {
+        let before = match is_behind {
+            true => self.held.iter().rfind(|held| held.group == job.group),
+            false => None,
+        };
+        job.waits_for = match before {
             Some(before) => before.waits_for,
             None => append(wal, &mut job)?,
         };
