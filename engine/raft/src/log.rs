@@ -287,17 +287,20 @@ impl Log {
     }
 
     /// The next write: the entries not yet handed to the disk, and `hard_state` if it changed.
+    #[inline]
     pub(crate) fn submit(&mut self, hard_state: Option<HardState>) -> Option<Write> {
-        if hard_state.is_none() && self.submitted == self.last.index {
-            return None;
-        }
+        let is_nothing = hard_state.is_none() && self.submitted == self.last.index;
+        (!is_nothing).then(|| self.next_write(hard_state))
+    }
+
+    fn next_write(&mut self, hard_state: Option<HardState>) -> Write {
         let skip = self.offset(self.submitted.next());
         let entries = self.cloned(skip, self.tail.len() - skip);
         let id = self.newest_write.next();
         self.newest_write = id;
         self.submitted = self.last.index;
         self.writes.push_back(InFlight { id, last: self.last, hard_state });
-        Some(Write { id, hard_state, entries: EntryBatch::contiguous(entries) })
+        Write { id, hard_state, entries: EntryBatch::contiguous(entries) }
     }
 
     /// Every write up to `upto` is on disk. Returns the newest hard state among them.
@@ -407,20 +410,20 @@ impl Log {
 
     /// Drops entries from memory that nobody here needs: durable, and either applied and `matched`
     /// by every peer that keeps up, or too many.
+    #[inline]
     pub(crate) fn forget(&mut self, matched: LogIndex, tail_bytes_max: usize) {
         let done = self.applied.min(self.durable).min(matched);
-        self.forget_while(|log| log.tail_first <= done);
-        if self.tail_bytes > tail_bytes_max {
-            self.forget_too_many(tail_bytes_max);
-        }
-        // A burst must not cost a group its memory for ever.
-        if self.tail.capacity() > TAIL_KEPT_ENTRIES && self.tail.len() < self.tail.capacity() / 8 {
-            self.tail.shrink_to(self.tail.capacity() / 2);
+        // Nearly always there is nothing to forget.
+        if self.tail_first <= done
+            || self.tail_bytes > tail_bytes_max
+            || self.tail.capacity() > TAIL_KEPT_ENTRIES
+        {
+            self.forget_upto(done, tail_bytes_max);
         }
     }
 
-    #[cold]
-    fn forget_too_many(&mut self, tail_bytes_max: usize) {
+    fn forget_upto(&mut self, done: LogIndex, tail_bytes_max: usize) {
+        self.forget_while(|log| log.tail_first <= done);
         // Handed-out entries are held by the state machine already; followers get them by a fetch.
         let handed_out = self.applying.min(self.durable);
         self.forget_while(|log| log.tail_first <= handed_out && log.tail_bytes > tail_bytes_max);
@@ -428,6 +431,10 @@ impl Log {
         let hoard_bytes_max = tail_bytes_max.saturating_add(HOARD_BYTES_MAX);
         let appliable = self.appliable();
         self.forget_while(|log| log.tail_first <= appliable && log.tail_bytes > hoard_bytes_max);
+        // A burst must not cost a group its memory for ever.
+        if self.tail.capacity() > TAIL_KEPT_ENTRIES && self.tail.len() < self.tail.capacity() / 8 {
+            self.tail.shrink_to(self.tail.capacity() / 2);
+        }
     }
 
     fn forget_while(&mut self, is_needless: impl Fn(&Self) -> bool) {
