@@ -354,19 +354,11 @@ impl ShardHost {
         }
         let replied = outside.now();
         let mut answers = std::mem::take(&mut self.answers);
-        let mut stages = lock(&self.node.stages[self.index]);
-        let (mut count, mut bytes) = (0, 0);
-        for answer in &answers {
-            count += answer.commands;
-            bytes += answer.bytes;
-            if answer.sink.is_none() {
-                continue;
-            }
-            if let Some(moments) = &answer.moments {
-                stages.record(moments, replied);
-            }
-        }
-        drop(stages);
+        let told = answers.iter().filter(|answer| answer.sink.is_some());
+        let moments = told.filter_map(|answer| answer.moments.as_ref());
+        lock(&self.node.stages[self.index]).record(moments, replied);
+        let count = answers.iter().map(|answer| answer.commands).sum();
+        let bytes = answers.iter().map(|answer| answer.bytes).sum();
         self.arrivals.inbox().answered(count, bytes);
         let mut run: Vec<(u64, Outcome)> = Vec::with_capacity(count);
         let mut left = answers.drain(..).peekable();
@@ -522,8 +514,11 @@ impl ShardHost {
         let Some(wal) = &mut self.wal else { return Ok(()) };
         let is_behind =
             self.held_groups.contains(&job.group) && !logdrive_raft::bug!("held_write_overtaken");
-        let before = self.held.iter().rfind(|held| held.group == job.group);
-        job.waits_for = match before.filter(|_| is_behind) {
+        let before = match is_behind {
+            true => self.held.iter().rfind(|held| held.group == job.group),
+            false => None,
+        };
+        job.waits_for = match before {
             Some(before) => before.waits_for,
             None => append(wal, &mut job)?,
         };

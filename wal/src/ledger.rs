@@ -116,14 +116,10 @@ impl Ledger {
     }
 
     fn account_mut(&mut self, seq: SegmentSeq) -> &mut Account {
-        let newest = self.accounts.len().wrapping_sub(1);
-        let at = match self.accounts.back() {
-            Some(account) if account.seq == seq => newest,
-            _ => self
-                .accounts
-                .binary_search_by_key(&seq, |account| account.seq)
-                .unwrap_or_else(|_| panic!("{seq:?} has no account")),
-        };
-        &mut self.accounts[at]
+        if self.accounts.back().is_some_and(|newest| newest.seq == seq) {
+            return self.accounts.back_mut().expect("just seen");
+        }
+        let at = self.accounts.binary_search_by_key(&seq, |account| account.seq);
+        &mut self.accounts[at.unwrap_or_else(|_| panic!("{seq:?} has no account"))]
     }
 }

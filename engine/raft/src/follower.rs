@@ -41,7 +41,9 @@ impl Raft {
             if unknown.index <= self.log.last().index {
                 self.log.truncate(unknown.index);
             }
-            entries.drain(..known);
+            if known > 0 {
+                entries.drain(..known);
+            }
             self.log.append(entries);
         } else if match_index < self.log.last().index {
             crate::reached!("shorter append after a longer one");

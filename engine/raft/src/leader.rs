@@ -136,8 +136,9 @@ impl Raft {
             AppendResult::Accepted { match_index } => {
                 let before = peer.counted();
                 peer.on_accepted(match_index);
-                if peer.counted() > before {
-                    self.advance_commit();
+                let counted = peer.counted();
+                if counted > before {
+                    self.advance_commit(counted);
                 } else {
                     self.on_uncounted(from, match_index);
                 }
@@ -276,9 +277,13 @@ impl Raft {
         quorum::reached(&self.config.voters, heard_at).after(self.config.election_ticks)
     }
 
-    /// Commits what a majority has durably, this node among them by its durable log only.
-    pub(crate) fn advance_commit(&mut self) {
+    /// A voter has newly the entries up to `to`: commits what a majority has durably, this node among them by its durable
+    /// log only. Of what is committed already nothing follows.
+    pub(crate) fn advance_commit(&mut self, to: LogIndex) {
         let State::Leader(leader) = &mut self.state else { return };
+        if to <= self.log.commit() {
+            return;
+        }
         let durable = match crate::bug!("leader_counts_itself_at_once") {
             true => self.log.last().index,
             false => self.log.durable(),

@@ -287,17 +287,20 @@ impl Log {
     }
 
     /// The next write: the entries not yet handed to the disk, and `hard_state` if it changed.
+    #[inline]
     pub(crate) fn submit(&mut self, hard_state: Option<HardState>) -> Option<Write> {
-        if hard_state.is_none() && self.submitted == self.last.index {
-            return None;
-        }
+        let is_nothing = hard_state.is_none() && self.submitted == self.last.index;
+        (!is_nothing).then(|| self.next_write(hard_state))
+    }
+
+    fn next_write(&mut self, hard_state: Option<HardState>) -> Write {
         let skip = self.offset(self.submitted.next());
-        let entries: Vec<Entry> = self.tail.range(skip..).cloned().collect();
+        let entries = self.cloned(skip, self.tail.len() - skip);
         let id = self.newest_write.next();
         self.newest_write = id;
         self.submitted = self.last.index;
         self.writes.push_back(InFlight { id, last: self.last, hard_state });
-        Some(Write { id, hard_state, entries: EntryBatch::contiguous(entries) })
+        Write { id, hard_state, entries: EntryBatch::contiguous(entries) }
     }
 
     /// Every write up to `upto` is on disk. Returns the newest hard state among them.
@@ -354,8 +357,16 @@ impl Log {
             bytes += cost;
             count += 1;
         }
-        let entries = self.tail.range(skip..skip + count).cloned().collect();
-        (EntryBatch::contiguous(entries), bytes)
+        (EntryBatch::contiguous(self.cloned(skip, count)), bytes)
+    }
+
+    /// `count` entries of the tail, from place `skip` on. For one or two of them, the fewest instructions.
+    fn cloned(&self, skip: usize, count: usize) -> Vec<Entry> {
+        let mut entries = Vec::with_capacity(count);
+        for entry in self.tail.range(skip..skip + count) {
+            entries.push(entry.clone());
+        }
+        entries
     }
 
     /// True if all of `entries` are in the log as they are here.
@@ -399,8 +410,19 @@ impl Log {
 
     /// Drops entries from memory that nobody here needs: durable, and either applied and `matched`
     /// by every peer that keeps up, or too many.
+    #[inline]
     pub(crate) fn forget(&mut self, matched: LogIndex, tail_bytes_max: usize) {
         let done = self.applied.min(self.durable).min(matched);
+        // Nearly always there is nothing to forget.
+        if self.tail_first <= done
+            || self.tail_bytes > tail_bytes_max
+            || self.tail.capacity() > TAIL_KEPT_ENTRIES
+        {
+            self.forget_upto(done, tail_bytes_max);
+        }
+    }
+
+    fn forget_upto(&mut self, done: LogIndex, tail_bytes_max: usize) {
         self.forget_while(|log| log.tail_first <= done);
         // Handed-out entries are held by the state machine already; followers get them by a fetch.
         let handed_out = self.applying.min(self.durable);

@@ -84,7 +84,9 @@ impl Mark {
 }
 
 impl Raft {
-    pub(crate) fn is_marked(&self) -> bool {
+    /// True if the log lacks entries that this replica had acknowledged; see [`Raft::status`].
+    #[must_use]
+    pub fn is_marked(&self) -> bool {
         self.mark.is_some()
     }
 

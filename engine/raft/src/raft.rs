@@ -291,6 +291,18 @@ impl Raft {
         }
     }
 
+    /// True if this replica leads; see [`Raft::status`].
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        matches!(self.state, State::Leader(_))
+    }
+
+    /// The leader of the replica's term, if it knows one; see [`Raft::status`].
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
     /// Who votes, this replica among them.
     pub fn voters(&self) -> &[NodeId] {
         &self.config.voters
@@ -299,7 +311,7 @@ impl Raft {
     /// True if this leads, and so many voters take no entries that nothing new can be committed.
     pub fn lacks_room(&self) -> bool {
         let voters = self.config.voters.len();
-        matches!(self.state, State::Leader(_)) && self.without_room.len() >= voters.div_ceil(2)
+        self.is_leader() && self.without_room.len() >= voters.div_ceil(2)
     }
 
     /// The term of the entry at `index`; `None` past the log's end.
@@ -507,7 +519,7 @@ impl Raft {
         {
             self.on_own_vote_durable();
         }
-        self.advance_commit();
+        self.advance_commit(self.log.durable());
     }
 
     /// A leader that goes on would put other entries of its term in the place of those that it has sent; a candidate has

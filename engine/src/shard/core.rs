@@ -21,7 +21,7 @@ use hashbrown::HashMap;
 use logdrive_net::Lane;
 use logdrive_raft::{
     Config, ConfigError, Durable, Entry, EntryBatch, Event, Fetch, FetchFor, GroupId, HardState,
-    LogIndex, Message, NodeId, Outgoing, Raft, Restored, Role, RoomNotice, RoomSays, Term, TermRun,
+    LogIndex, Message, NodeId, Outgoing, Raft, Restored, RoomNotice, RoomSays, Term, TermRun,
     Ticks, Write,
 };
 use logdrive_wal::Room;
@@ -124,7 +124,6 @@ pub(crate) struct Shard {
     /// No entry of more bytes fits the log.
     entry_bytes_max: usize,
     limits: limits::OfGroup,
-    released: Vec<Outgoing>,
     /// Bytes of entries that all groups hold in memory, as of their last gathering.
     tail_bytes: usize,
     /// The groups before this one hold nothing that is borrowed from a sealed image.
@@ -159,7 +158,6 @@ impl Shard {
             stands: true,
             entry_bytes_max: usize::MAX,
             limits: limits::OfGroup::REAL,
-            released: Vec::new(),
             tail_bytes: 0,
             owned: 0,
         }
@@ -350,7 +348,7 @@ impl Shard {
     fn give_way(&mut self) {
         tracing::warn!("the log is full: the groups led here are left to others");
         for slot in 0..self.replicas.len() {
-            if self.replicas[slot].raft.status().role == Role::Leader {
+            if self.replicas[slot].raft.is_leader() {
                 self.step(u32::try_from(slot).expect("slots are u32"), Event::GiveWay);
             }
         }
@@ -571,12 +569,12 @@ impl Shard {
     fn bound_tails(&mut self, slot: u32) {
         let groups = self.replicas.len();
         let replica = &mut self.replicas[slot as usize];
-        let before = replica.tail_bytes;
-        let others = self.tail_bytes - before;
-        if others + replica.raft.tail_bytes() > limits::TAILS_BYTES_MAX {
-            replica.raft.trim_tail(limits::TAILS_BYTES_MAX / groups);
-        }
+        let others = self.tail_bytes - replica.tail_bytes;
         replica.tail_bytes = replica.raft.tail_bytes();
+        if others + replica.tail_bytes > limits::TAILS_BYTES_MAX {
+            replica.raft.trim_tail(limits::TAILS_BYTES_MAX / groups);
+            replica.tail_bytes = replica.raft.tail_bytes();
+        }
         self.tail_bytes = others + replica.tail_bytes;
     }
 
@@ -770,14 +768,16 @@ impl Shard {
         if replica.stopped {
             return;
         }
-        if !replica.proposals.pending.is_empty() && replica.raft.lacks_room() {
-            logdrive_raft::reached!("proposal refused for want of room at its followers");
-            replica.proposals.refuse(&ProposeError::DiskFull, &mut round.answers);
-        }
-        if !replica.proposals.pending.is_empty() {
-            match replica.raft.propose(&mut replica.proposals.pending) {
-                Ok(range) => replica.proposals.entered(range, now, self.now),
-                Err(error) => replica.proposals.refuse(&refusal(error), &mut round.answers),
+        let proposals = &mut replica.proposals;
+        if !proposals.pending.is_empty() {
+            if replica.raft.lacks_room() {
+                logdrive_raft::reached!("proposal refused for want of room at its followers");
+                proposals.refuse(&ProposeError::DiskFull, &mut round.answers);
+            } else {
+                match replica.raft.propose(&mut proposals.pending) {
+                    Ok(range) => proposals.entered(range, now, self.now),
+                    Err(error) => proposals.refuse(&refusal(error), &mut round.answers),
+                }
             }
         }
         while let Some(ready) = replica.raft.ready() {
@@ -801,7 +801,9 @@ impl Shard {
                     waits_for: Room::Free,
                 });
             }
-            replica.promises.extend(ready.promises);
+            if let Some(promises) = ready.promises {
+                replica.promises.push_back(promises);
+            }
             if let Some(last) = ready.apply.last() {
                 let wanted = replica.proposals.wants(last.index);
                 round.applies.push(ApplyJob { slot, entries: ready.apply, wanted, committed: now });
@@ -815,12 +817,11 @@ impl Shard {
         }
         while replica.promises.front().is_some_and(|p| replica.durable.covers(p.after())) {
             let promises = replica.promises.pop_front().expect("checked above");
-            self.released.extend(promises.release(&replica.durable));
-            for Outgoing { to, message } in self.released.drain(..) {
+            for Outgoing { to, message } in promises.release(&replica.durable) {
                 post(&self.peers, &mut round.outbox, replica.group, to, message);
             }
         }
-        if let Change::LostLeadership { commit } = replica.look(&replica.raft.status()) {
+        if let Change::LostLeadership { commit } = replica.look() {
             let term_at = |index| replica.raft.term_at(index);
             replica.proposals.leadership_lost(commit, term_at, &mut round.answers);
         }

@@ -3,7 +3,7 @@
 use super::{founding::Founding, proposals::Proposals};
 use crate::ProposeError;
 use bytes::Bytes;
-use logdrive_raft::{Durable, GroupId, LogIndex, NodeId, Promises, Raft, Role, Status, Ticks};
+use logdrive_raft::{Durable, GroupId, LogIndex, NodeId, Promises, Raft, Ticks};
 use std::{
     collections::VecDeque,
     sync::{
@@ -78,7 +78,7 @@ pub(super) struct Replica {
     /// Bytes that its log held in memory when they were last counted.
     pub(super) tail_bytes: usize,
     pub(super) view: Arc<GroupView>,
-    role: Role,
+    leads: bool,
     leader: Option<NodeId>,
     marked: bool,
 }
@@ -116,33 +116,34 @@ impl Replica {
             stopped: false,
             tail_bytes: 0,
             view,
-            role: Role::Follower,
+            leads: false,
             leader: None,
             marked: false,
         }
     }
 
     /// Compares with the last look and tells the handles.
-    pub(super) fn look(&mut self, status: &Status) -> Change {
-        if status.leader != self.leader {
-            self.leader = status.leader;
-            self.view.set_leader(status.leader);
-            self.first_leader &= status.leader.is_none();
+    pub(super) fn look(&mut self) -> Change {
+        let leader = self.raft.leader();
+        if leader != self.leader {
+            self.leader = leader;
+            self.view.set_leader(leader);
+            self.first_leader &= leader.is_none();
         }
-        if status.marked != self.marked {
-            self.look_at_mark(status);
+        if self.raft.is_marked() != self.marked {
+            self.look_at_mark();
         }
-        let led = self.role == Role::Leader;
-        self.role = status.role;
-        if led && status.role != Role::Leader {
-            return Change::LostLeadership { commit: status.commit };
+        let led = std::mem::replace(&mut self.leads, self.raft.is_leader());
+        if led && !self.leads {
+            return Change::LostLeadership { commit: self.raft.status().commit };
         }
         Change::Nothing
     }
 
     /// A leader has told it that it lacks what it acknowledged, or it is readmitted (RULES.md C3, W8).
     #[cold]
-    fn look_at_mark(&mut self, status: &Status) {
+    fn look_at_mark(&mut self) {
+        let status = self.raft.status();
         self.marked = status.marked;
         self.view.marked.store(status.marked, Ordering::Release);
         let (group, last) = (self.group.get(), status.last_log.index.get());

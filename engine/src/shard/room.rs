@@ -12,6 +12,7 @@
 
 use hashbrown::HashSet;
 use logdrive_raft::{GroupId, Message, NodeId, RoomNotice, RoomSays, Ticks};
+use std::collections::BTreeSet;
 
 /// A peer's log that takes no entries.
 struct FullLog {
@@ -33,8 +34,9 @@ pub(super) struct Rooms {
     /// This log's shard and the node's shards.
     own: (u32, u32),
     full: Vec<FullLog>,
-    /// Peers that were told of no room, and by which groups.
-    told: HashSet<(NodeId, GroupId)>,
+    /// Peers that were told of no room, and by which groups. In order: what they are told next leaves in the same order in
+    /// every run of a seed.
+    told: BTreeSet<(NodeId, GroupId)>,
     notices: Vec<(NodeId, GroupId, Message)>,
     /// Those among the notices that tell of no room.
     queued: HashSet<(NodeId, GroupId)>,
@@ -47,7 +49,7 @@ impl Rooms {
         Self {
             own: (shard, shards),
             full: Vec::new(),
-            told: HashSet::new(),
+            told: BTreeSet::new(),
             notices: Vec::new(),
             queued: HashSet::new(),
             ask_at: Ticks(0),
@@ -138,3 +140,21 @@ pub(super) fn is_on(group: GroupId, shard: u32, shards: u32) -> bool {
 
 /// Logs of peers that are full; what is said of further ones is not believed, so that nonsense costs no memory.
 const FULL_LOGS_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A seed of the simulator had two histories: the notices left in the order of a hash table.
+    #[test]
+    fn notices_of_room_leave_in_order() {
+        let mut rooms = Rooms::new(0, 1);
+        for group in (0..100).rev() {
+            rooms.tell(NodeId(2), GroupId(group), RoomSays::Full);
+        }
+        rooms.take_notices().for_each(drop);
+        rooms.tell_of_room();
+        let groups: Vec<_> = rooms.take_notices().map(|(_, group, _)| group).collect();
+        assert_eq!(groups, (0..100).map(GroupId).collect::<Vec<_>>());
+    }
+}
