@@ -225,16 +225,24 @@ impl Connection {
 
     /// Runs the requests that are complete in the input, as far as the bounds allow.
     fn run_requests(&mut self, work: &Work) {
-        for count in 1_u32.. {
+        let (mut requests, mut input_bytes) = (0, self.input.len());
+        loop {
             self.held = self.bound();
             if self.held != Held::Not || self.closing {
                 return;
             }
-            if count.is_multiple_of(REQUESTS_PER_LOOK) && work.is_over() {
-                self.held = Held::ForLook;
-                return;
+            if requests == REQUESTS_PER_LOOK
+                || input_bytes - self.input.len() >= INPUT_BYTES_PER_LOOK
+            {
+                if work.is_over() {
+                    self.held = Held::ForLook;
+                    return;
+                }
+                (requests, input_bytes) = (0, self.input.len());
             }
+            requests += 1;
             match resp::parse_request(&mut self.input) {
+                Ok(Some(request)) if request.is_empty() => {}
                 Ok(Some(request)) => match commands::data(&request, &mut self.encoder) {
                     Data::Command { slot, command } => self.submit(slot, command),
                     Data::Refused(refusal) => {
@@ -558,8 +566,10 @@ const _: () = assert!(PIPELINE_BYTES_MAX >= 2 * resp::FRAME_BYTES_MAX);
 const OUTPUT_BYTES_OF_ALL_MAX: usize = 256 << 20;
 /// Replies that a connection may hold whatever the others do.
 const OUTPUT_BYTES_FREE: usize = 16 << 10;
-/// Data commands between two looks at the clock; the others are looked after one by one.
+/// Data commands and empty requests between two looks at the clock; the others are looked after one by one.
 const REQUESTS_PER_LOOK: u32 = 64;
+/// The input that those may have, whose bytes are copied.
+const INPUT_BYTES_PER_LOOK: usize = 64 << 10;
 /// Requests of one connection whose outcome is not known yet.
 const PENDING_MAX: usize = 16_384;
 /// Replies the client has not taken. A bound on when more is begun, not on one reply's size.
