@@ -66,7 +66,9 @@ pub(crate) struct Connection {
     read_bytes: usize,
     /// Why requests were left in `input`.
     held: Held,
-    /// Nothing more is read; what is owed is still answered.
+    /// The client sends nothing more: nothing is read, what it has sent is still run.
+    ended: bool,
+    /// Nothing more is read or run; what is owed is still answered.
     closing: bool,
     /// Nothing more is waited for either.
     cut_off: bool,
@@ -131,6 +133,7 @@ impl Connection {
             scratch: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
             held: Held::Not,
+            ended: false,
             closing: false,
             cut_off: false,
             idle,
@@ -144,13 +147,15 @@ impl Connection {
         if self.held != Held::Not {
             self.run_requests(work);
         }
-        let reads = matches!(self.held, Held::Not | Held::ForClient) && !self.closing;
-        let read = reads && self.poll_read(cx)?;
+        let may_read = matches!(self.held, Held::Not | Held::ForClient);
+        let read = may_read && !self.ended && !self.closing && self.poll_read(cx)?;
         if read && self.held == Held::Not {
             self.run_requests(work);
         }
         let wrote = self.poll_write(cx)?;
-        let is_done = self.closing && self.pending.is_empty() && self.output.is_empty();
+        // While requests are held, some of what a client sent before its end is still to run.
+        let has_run_all = self.closing || (self.ended && self.held == Held::Not);
+        let is_done = has_run_all && self.pending.is_empty() && self.output.is_empty();
         if is_done || self.cut_off {
             return Ok(Progress::Done);
         }
@@ -329,7 +334,7 @@ impl Connection {
         };
         let bytes = read?;
         if bytes == 0 {
-            self.closing = true;
+            self.ended = true;
         } else if bytes == room {
             self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
         }

@@ -325,6 +325,40 @@ fn unfinished_requests_of_all_connections_have_a_bound() {
     server.node.close().unwrap();
 }
 
+/// As `nc -N` does: it sends all, shuts down its side, and reads. More is sent than may wait for outcomes, or for a client
+/// that reads late.
+#[test]
+fn a_client_that_has_sent_its_last_byte_gets_every_reply() {
+    use tokio::io::AsyncWriteExt;
+    const REQUESTS: usize = PENDING_MAX + 4_000;
+    let home = tempfile::tempdir().unwrap();
+    let server = Arc::new(server(&home.path().join("n1"), 4, INPUT_BYTES_MAX));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let value = "v".repeat(200);
+    let sent: String =
+        (0..REQUESTS / 2).map(|k| format!("SET {k} {value}\r\nGET {k}\r\n")).collect();
+    let expected = format!("+OK\r\n$200\r\n{value}\r\n").repeat(REQUESTS / 2);
+    runtime.block_on(async {
+        for cut in [0, 7] {
+            let (client, connection) = connect(&server);
+            let (mut reads, mut writes) = TcpStream::from_std(client).unwrap().into_split();
+            let sent = &sent;
+            let client = async move {
+                writes.write_all(&sent.as_bytes()[..sent.len() - cut]).await.unwrap();
+                writes.shutdown().await.unwrap();
+                let mut replies = String::new();
+                reads.read_to_string(&mut replies).await.unwrap();
+                replies
+            };
+            let (replies, ()) = tokio::join!(client, connection);
+            let last = if cut == 0 { 0 } else { value.len() + "$200\r\n\r\n".len() };
+            let expected = &expected[..expected.len() - last];
+            assert!(replies == expected, "{} bytes of {}", replies.len(), expected.len());
+        }
+    });
+    server.node.close().unwrap();
+}
+
 #[test]
 fn machine_replies_become_resp() {
     let mut out = BytesMut::new();
