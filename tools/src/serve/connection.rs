@@ -8,8 +8,9 @@
 //!         connection is closed.
 //!
 //! Bounds: at most [`PENDING_MAX`] requests wait for their outcome; then nothing more is read until there is room. About
-//! [`OUTPUT_BYTES_MAX`] of replies wait for the client, and less once all connections together hold
-//! [`OUTPUT_BYTES_OF_ALL_MAX`]; then nothing more is run. It is read all the same, up to [`PIPELINE_BYTES_MAX`]: a client
+//! [`OUTPUT_BYTES_MAX`] of replies wait for the client; then nothing more is run. Once all connections together hold
+//! [`OUTPUT_BYTES_OF_ALL_MAX`] each goes on with [`OUTPUT_BYTES_FREE`] and one request at a time. A client whose replies
+//! wait is read all the same, up to [`PIPELINE_BYTES_MAX`]: a client
 //! that sends all its requests before it reads the first reply comes to its end. What is read and not yet run has
 //! [`INPUT_BYTES_FREE`] to itself, and beyond that a [`Share`] of what all connections may hold together
 //! ([`INPUT_BYTES_MAX`]); a client that needs more than is left is told so and closed. Time is bounded by [`Work`].
@@ -153,21 +154,25 @@ impl Connection {
             self.run_requests(work);
         }
         let wrote = self.poll_write(cx)?;
+        Ok(self.end_round(cx, read, wrote))
+    }
+
+    /// Counts what the client has not read, looks how long nothing has moved, and says how the connection goes on.
+    fn end_round(&mut self, cx: &mut Context<'_>, read: bool, wrote: bool) -> Progress {
+        self.count_unread();
+        let moved = read || wrote || !self.pending.is_empty();
+        let is_idle = self.idle.as_mut().is_some_and(|idle| idle.poll_over(cx, moved));
         // While requests are held, some of what a client sent before its end is still to run.
         let has_run_all = self.closing || (self.ended && self.held == Held::Not);
         let is_done = has_run_all && self.pending.is_empty() && self.output.is_empty();
-        if is_done || self.cut_off {
-            return Ok(Progress::Done);
+        let made_room = wrote && (self.held != Held::Not || self.front_is_answered());
+        if is_done || is_idle || self.cut_off {
+            Progress::Done
+        } else if read || made_room {
+            Progress::Some
+        } else {
+            Progress::None
         }
-        if let Some(idle) = &mut self.idle {
-            if read || wrote || !self.pending.is_empty() {
-                idle.moved();
-            } else if idle.poll_over(cx) {
-                return Ok(Progress::Done);
-            }
-        }
-        let room_made = wrote && (self.held != Held::Not || self.front_is_answered());
-        Ok(if read || room_made { Progress::Some } else { Progress::None })
     }
 
     fn take_outcomes(&mut self, waker: &Waker) {
@@ -214,14 +219,24 @@ impl Connection {
         self.pending.front().is_some_and(|front| !matches!(front.answer, Answer::Waiting))
     }
 
-    /// Whether a bound is reached.
-    fn bound(&mut self) -> Held {
+    /// Bytes of replies that the client has not read, which are counted among those of all connections.
+    fn count_unread(&mut self) -> usize {
         let unread = self.output.len() + self.pending_bytes;
         self.unread.count(unread.saturating_sub(OUTPUT_BYTES_FREE));
-        let max = if self.unread.is_full() { OUTPUT_BYTES_FREE } else { OUTPUT_BYTES_MAX };
-        if unread >= max && !self.output.is_empty() {
+        unread
+    }
+
+    /// Whether a bound is reached. A reply's size is known once it is there: while all connections together are at their
+    /// bound, each has one request under way.
+    fn bound(&mut self) -> Held {
+        let unread = self.count_unread();
+        let (unread_max, pending_max) = match self.unread.is_full() {
+            true => (OUTPUT_BYTES_FREE, 1),
+            false => (OUTPUT_BYTES_MAX, PENDING_MAX),
+        };
+        if unread >= unread_max && !self.output.is_empty() {
             Held::ForClient
-        } else if unread >= max || self.pending.len() >= PENDING_MAX {
+        } else if unread >= unread_max || self.pending.len() >= pending_max {
             Held::ForOutcomes
         } else {
             Held::Not
@@ -536,12 +551,10 @@ impl Idle {
         Self { max, has_moved: false, look: Box::pin(tokio::time::sleep(max)) }
     }
 
-    fn moved(&mut self) {
-        self.has_moved = true;
-    }
-
-    /// True if nothing has moved for the whole time, and up to twice as long. Wakes the task when to look again.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
+    /// True if nothing has moved for the whole time, and up to twice as long. Wakes the task when to look again, and so must
+    /// be asked in every round: in one in which something `moved` too.
+    fn poll_over(&mut self, cx: &mut Context<'_>, moved: bool) -> bool {
+        self.has_moved |= moved;
         while self.look.as_mut().poll(cx).is_ready() {
             if !std::mem::take(&mut self.has_moved) {
                 return true;
@@ -568,6 +581,10 @@ const INPUT_BYTES_FREE: usize = 2 * READ_BYTES_MAX;
 const PIPELINE_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!(PIPELINE_BYTES_MAX >= 2 * resp::FRAME_BYTES_MAX);
 /// Replies that all connections together hold for clients that have not read them, beside [`OUTPUT_BYTES_FREE`] each.
+/// They may come to more by the replies of the requests that were under way when the bound was met, and by one reply of
+/// each connection from then on. The former are 131,072 per shard at most (`Config::proposals_max`), of which values up
+/// to 2 KiB are copies, 256 MiB; a larger value shares the memory of the store until it is written over or on its way
+/// into `output`.
 const OUTPUT_BYTES_OF_ALL_MAX: usize = 256 << 20;
 /// Replies that a connection may hold whatever the others do.
 const OUTPUT_BYTES_FREE: usize = 16 << 10;
