@@ -19,7 +19,7 @@ use super::{
     Server,
     commands::{self, After, Data, Session},
     machine::{Encoder, Reply},
-    work::{self, Work},
+    work::{self, Place, Work},
 };
 use crate::resp::{self, Proto};
 use bytes::{Buf, Bytes, BytesMut};
@@ -74,6 +74,7 @@ pub(crate) struct Connection {
     /// Nothing more is waited for either.
     cut_off: bool,
     idle: Option<Idle>,
+    place: Place,
     _seat: Seat,
 }
 
@@ -138,6 +139,7 @@ impl Connection {
             closing: false,
             cut_off: false,
             idle,
+            place: Place::default(),
             _seat: seat,
         })
     }
@@ -388,17 +390,18 @@ impl Future for Connection {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let connection = self.get_mut();
-        if let Some(work) = Work::begin() {
-            for _ in 0..ROUNDS_MAX {
-                match connection.round(cx, &work) {
-                    Ok(Progress::Some) if connection.held != Held::ForLook => {}
-                    Ok(Progress::None) if connection.held != Held::ForLook => return Poll::Pending,
-                    Ok(Progress::Some | Progress::None) => break,
-                    Ok(Progress::Done) | Err(_) => return Poll::Ready(()),
-                }
-                if work.is_over() {
-                    break;
-                }
+        let Some(work) = Work::begin(&mut connection.place, cx.waker()) else {
+            return Poll::Pending;
+        };
+        for _ in 0..ROUNDS_MAX {
+            match connection.round(cx, &work) {
+                Ok(Progress::Some) if connection.held != Held::ForLook => {}
+                Ok(Progress::None) if connection.held != Held::ForLook => return Poll::Pending,
+                Ok(Progress::Some | Progress::None) => break,
+                Ok(Progress::Done) | Err(_) => return Poll::Ready(()),
+            }
+            if work.is_over() {
+                break;
             }
         }
         // The shard's own work comes first: a client that never pauses must not stop its groups.

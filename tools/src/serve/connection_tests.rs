@@ -301,6 +301,50 @@ fn unread_replies_are_counted_when_they_come_and_when_they_go() {
     server.node.close().unwrap();
 }
 
+/// Each of three floods is more than the thread has time for. The runtime wakes the task first that yielded last: of the
+/// three the second never ran.
+#[test]
+fn clients_that_never_pause_share_the_time() {
+    const REPLIES: usize = 300_000;
+    let home = tempfile::tempdir().unwrap();
+    let server = Arc::new(server(&home.path().join("n1"), 1, INPUT_BYTES_MAX));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .unwrap();
+    let pings = "PING\r\n".repeat(100_000);
+    let counts = runtime.block_on(async {
+        let counts: [_; 3] = std::array::from_fn(|_| Arc::new(AtomicUsize::new(0)));
+        for count in counts.iter().cloned() {
+            let (client, connection) = connect(&server);
+            let (client, pings) = (TcpStream::from_std(client).unwrap(), pings.clone());
+            tokio::task::spawn_local(connection);
+            tokio::task::spawn_local(async move {
+                let (mut sent, mut replies) = (0, vec![0; 1 << 20]);
+                loop {
+                    // Whole requests come to a round: what was not taken of one is sent next.
+                    sent += client.try_write(&pings.as_bytes()[sent..]).unwrap_or(0);
+                    sent %= pings.len();
+                    let read = client.try_read(&mut replies).unwrap_or(0);
+                    count.fetch_add(read / "+PONG\r\n".len(), Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        loop {
+            let now = counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+            if now.iter().sum::<usize>() >= REPLIES {
+                break now;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let least = counts.iter().min().unwrap();
+    assert!(least * 4 >= counts.iter().sum::<usize>(), "replies: {counts:?}");
+    drop(runtime);
+    server.node.close().unwrap();
+}
+
 /// The limit counts from the end of the work, also for a client that was busy when it first ran out.
 #[test]
 fn a_client_that_was_busy_and_falls_silent_is_closed() {
