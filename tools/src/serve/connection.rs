@@ -13,7 +13,8 @@
 //! wait is read all the same, up to [`PIPELINE_BYTES_MAX`]: a client
 //! that sends all its requests before it reads the first reply comes to its end. What is read and not yet run has
 //! [`INPUT_BYTES_FREE`] to itself, and beyond that a [`Share`] of what all connections may hold together
-//! ([`INPUT_BYTES_MAX`]); a client that needs more than is left is told so and closed. Time is bounded by [`Work`].
+//! ([`INPUT_BYTES_MAX`]): an unfinished request all that is left, requests behind unread replies half of what is left
+//! beyond [`FRAME_ROOM_BYTES`]. A client that needs more is told so and closed. Time is bounded by [`Work`].
 
 use super::{
     Server,
@@ -329,20 +330,27 @@ impl Connection {
         if room < self.read_bytes / 2 {
             self.input.reserve(self.read_bytes);
         }
+        let is_ahead = self.held == Held::ForClient;
+        let allowed = |left: usize| match is_ahead {
+            true => left.saturating_sub(FRAME_ROOM_BYTES) / 2,
+            false => left,
+        };
+        // Of the last doubling only so much is ever written, and takes memory.
+        let held = self.input.capacity().min(PIPELINE_BYTES_MAX + READ_BYTES_MAX);
         let refusal = if self.input.len() >= PIPELINE_BYTES_MAX {
             Some("ERR too many requests wait for replies to be read")
-        } else if !self.share.set(self.input.capacity().saturating_sub(INPUT_BYTES_FREE)) {
+        } else if !self.share.set(held.saturating_sub(INPUT_BYTES_FREE), allowed) {
             Some("ERR unfinished requests of all clients are at their bound")
         } else {
             None
         };
         if let Some(refusal) = refusal {
             self.input = BytesMut::new();
-            self.share.set(0);
+            self.share.count(0);
             self.answer(|_, _, out| resp::write_error(out, refusal));
             self.closing = true;
             // A client that takes no replies may be waiting for its requests to be taken, for ever.
-            self.cut_off = self.held == Held::ForClient;
+            self.cut_off = is_ahead;
             return Ok(false);
         }
         let room = self.input.capacity() - self.input.len();
@@ -510,19 +518,21 @@ impl Share {
         Self { taken: Arc::clone(taken), max, bytes: 0 }
     }
 
-    /// Makes the share `bytes` large. False if there is not so much left; then it is as before.
-    fn set(&mut self, bytes: usize) -> bool {
-        if let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) {
-            let taken = self.taken.fetch_add(more, Ordering::Relaxed);
-            if taken.saturating_add(more) > self.max {
-                self.taken.fetch_sub(more, Ordering::Relaxed);
-                return false;
-            }
-        } else {
-            self.taken.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+    /// Makes the share `bytes` large, if that is no more than `allowed` says of what the others leave, or less than it is.
+    /// False otherwise; then it is as before.
+    fn set(&mut self, bytes: usize, allowed: impl Fn(usize) -> usize) -> bool {
+        let before = self.bytes;
+        let set = |taken: usize| {
+            let others = taken - before;
+            let fits = bytes < before || bytes <= allowed(self.max.saturating_sub(others));
+            fits.then(|| others + bytes)
+        };
+        let is_set = bytes == before
+            || self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set).is_ok();
+        if is_set {
+            self.bytes = bytes;
         }
-        self.bytes = bytes;
-        true
+        is_set
     }
 
     /// Makes the share `bytes` large, whatever there is left.
@@ -570,19 +580,24 @@ impl Idle {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.set(0);
+        self.count(0);
     }
 }
 
 /// What the unfinished requests of all connections of a node may hold, beside [`INPUT_BYTES_FREE`] each: room for eight
-/// of the largest at once, whose buffers double as they grow.
+/// of the largest at once.
 pub(crate) const INPUT_BYTES_MAX: usize = 256 << 20;
-const _: () = assert!(INPUT_BYTES_MAX >= 8 * 2 * resp::FRAME_BYTES_MAX);
+const _: () = assert!(INPUT_BYTES_MAX >= 8 * FRAME_ROOM_BYTES);
+/// Room for one of the largest requests, whose buffer doubles as it grows. Requests that wait for replies to be read take
+/// at most half of what is left beyond it: clients that read nothing, however many, leave it to the others.
+const FRAME_ROOM_BYTES: usize = 2 * resp::FRAME_BYTES_MAX;
 /// What a connection may read ahead of its requests whatever the others do.
 const INPUT_BYTES_FREE: usize = 2 * READ_BYTES_MAX;
 /// Requests that a client may send ahead of the replies that it has not read. Half a million small ones.
 const PIPELINE_BYTES_MAX: usize = 64 << 20;
-const _: () = assert!(PIPELINE_BYTES_MAX >= 2 * resp::FRAME_BYTES_MAX);
+const _: () = assert!(PIPELINE_BYTES_MAX >= FRAME_ROOM_BYTES);
+const _: () =
+    assert!((INPUT_BYTES_MAX - FRAME_ROOM_BYTES) / 2 >= PIPELINE_BYTES_MAX + READ_BYTES_MAX);
 /// Replies that all connections together hold for clients that have not read them, beside [`OUTPUT_BYTES_FREE`] each.
 /// They may come to more by the replies of the requests that were under way when the bound was met, and by one reply of
 /// each connection from then on. The former are 131,072 per shard at most (`Config::proposals_max`), of which values up

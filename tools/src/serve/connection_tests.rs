@@ -55,12 +55,14 @@ fn seats_are_given_back() {
 fn shares_are_given_back() {
     let taken = Arc::new(AtomicUsize::new(0));
     let (mut first, mut second) = (Share::of(&taken, 10), Share::of(&taken, 10));
-    assert!(first.set(7) && second.set(3));
-    assert!(!second.set(4) && second.bytes == 3, "a share that is refused stays as it was");
-    assert!(first.set(6) && second.set(4) && second.set(4));
-    assert!(!first.set(usize::MAX));
+    let all = |left| left;
+    assert!(first.set(7, all) && second.set(3, all));
+    assert!(!second.set(4, all) && second.bytes == 3, "a share that is refused stays as it was");
+    assert!(first.set(6, all) && second.set(4, all) && second.set(4, all));
+    assert!(!first.set(usize::MAX, all));
+    assert!(first.set(5, |_| 0), "less than it was");
     drop(second);
-    assert!(first.set(10));
+    assert!(first.set(10, all));
     drop(first);
     assert_eq!(taken.load(Ordering::Relaxed), 0);
 }
@@ -105,7 +107,7 @@ fn server(dir: &std::path::Path, groups: u16, input_bytes_max: usize) -> Server 
     }
 }
 
-const CLIENTS: usize = 10;
+const CLIENTS: usize = 100;
 
 /// A client and its connection.
 fn connect(server: &Arc<Server>) -> (std::net::TcpStream, Connection) {
@@ -125,7 +127,7 @@ fn thread_time() -> Duration {
     Duration::try_from(time).unwrap()
 }
 
-/// Ten clients that pipeline whatever costs most, on a thread that has heartbeats to send.
+/// Clients that pipeline whatever costs most, on a thread that has heartbeats to send.
 #[test]
 fn no_pipeline_keeps_a_thread_from_its_events_for_long() {
     use std::io::{Read, Write};
@@ -151,7 +153,7 @@ fn no_pipeline_keeps_a_thread_from_its_events_for_long() {
         let pipeline = format!("{request}\r\n").repeat(PIPELINED.min((8 << 20) / request.len()));
         let (mut longest, mut answered) = (Duration::ZERO, 0);
         runtime.block_on(async {
-            let mut clients: Vec<_> = (0..CLIENTS).map(|_| (connect(&server), 0)).collect();
+            let mut clients: Vec<_> = (0..10).map(|_| (connect(&server), 0)).collect();
             for _ in 0..ROUNDS {
                 for ((client, _), sent) in &mut clients {
                     *sent += client.write(&pipeline.as_bytes()[*sent..]).unwrap_or(0);
@@ -236,6 +238,60 @@ fn unread_replies_of_all_connections_have_a_bound_and_are_given_back() {
         assert!(beside < 4 * OUTPUT_BYTES_FREE, "{beside} bytes for one where all is taken");
     });
     assert_eq!(unread(), 0);
+    server.node.close().unwrap();
+}
+
+/// Four clients that sent what they may ahead of the replies that they did not read had all of it, for ever.
+#[test]
+fn clients_that_read_nothing_leave_room_for_a_large_request() {
+    use std::io::Write;
+    use tokio::io::AsyncWriteExt;
+    const MIB: usize = 1 << 20;
+    let home = tempfile::tempdir().unwrap();
+    let max = FRAME_ROOM_BYTES + 8 * MIB;
+    let server = Arc::new(server(&home.path().join("n1"), 1, max));
+    let taken = || server.input_bytes.load(Ordering::Relaxed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let echo = [&b"*2\r\n$4\r\nECHO\r\n$16384\r\n"[..], &[b'e'; 16_384], b"\r\n"].concat();
+    let mut large = b"*2\r\n$4\r\nECHO\r\n$4194304\r\n".to_vec();
+    large.resize(large.len() + 4 * MIB, b'e');
+    large.extend_from_slice(b"\r\n");
+    runtime.block_on(async {
+        let mut silent = Vec::new();
+        let is_refused = 'all: loop {
+            if silent.len() == 50 {
+                break false;
+            }
+            let (mut client, mut connection) = connect(&server);
+            let mut sent = 0;
+            while connection.share.bytes < MIB / 2 {
+                sent += client.write(&echo[sent % echo.len()..]).unwrap_or(0);
+                tokio::task::yield_now().await;
+                let cx = &mut Context::from_waker(Waker::noop());
+                if Pin::new(&mut connection).poll(cx).is_ready() {
+                    break 'all true;
+                }
+            }
+            silent.push((client, connection));
+        };
+        assert!(is_refused && silent.len() > 3, "{} have {}", silent.len(), taken());
+        assert!(taken() <= max - FRAME_ROOM_BYTES, "{} are taken of {max}", taken());
+
+        let (client, connection) = connect(&server);
+        let (mut reads, mut writes) = TcpStream::from_std(client).unwrap().into_split();
+        let mut echoed = vec![0; 4 * MIB + "$4194304\r\n\r\n".len()];
+        let client = async {
+            let write = async { writes.write_all(&large).await.unwrap() };
+            let ((), read) = tokio::join!(write, reads.read_exact(&mut echoed));
+            read.unwrap();
+        };
+        tokio::select! {
+            () = client => {}
+            () = connection => panic!("it was turned away"),
+        }
+        assert!(echoed.starts_with(b"$4194304\r\neee"));
+    });
+    assert_eq!(taken(), 0);
     server.node.close().unwrap();
 }
 
