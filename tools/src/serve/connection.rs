@@ -28,6 +28,7 @@ use logdrive::{Completions, Outcome, ProposeError};
 use std::{
     collections::VecDeque,
     future::Future,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -107,9 +108,10 @@ enum Answer {
 }
 
 impl Connection {
-    /// Takes over an accepted socket. Must be called on a runtime's thread.
+    /// Takes over a socket accepted from `peer`, which may be gone already. Must be called on a runtime's thread.
     pub(crate) fn new(
         stream: std::net::TcpStream,
+        peer: SocketAddr,
         server: Arc<Server>,
         seat: Seat,
     ) -> std::io::Result<Self> {
@@ -119,7 +121,7 @@ impl Connection {
         let unread = Share::of(&server.output_bytes, OUTPUT_BYTES_OF_ALL_MAX);
         let idle = server.client_idle_max.map(Idle::new);
         Ok(Self {
-            session: Session::new(server.next_client_id(), stream.peer_addr()?),
+            session: Session::new(server.next_client_id(), peer),
             stream,
             server,
             encoder: Encoder::default(),

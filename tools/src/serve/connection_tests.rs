@@ -113,12 +113,12 @@ const CLIENTS: usize = 100;
 fn connect(server: &Arc<Server>) -> (std::net::TcpStream, Connection) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (stream, _) = listener.accept().unwrap();
+    let (stream, peer) = listener.accept().unwrap();
     for end in [&client, &stream] {
         end.set_nonblocking(true).unwrap();
     }
     let seat = Seat::take(&server.clients, CLIENTS).unwrap();
-    (client, Connection::new(stream, Arc::clone(server), seat).unwrap())
+    (client, Connection::new(stream, peer, Arc::clone(server), seat).unwrap())
 }
 
 /// Time that this thread has had of its core.
@@ -354,6 +354,26 @@ fn unread_replies_are_counted_when_they_come_and_when_they_go() {
         }
         assert_eq!(unread(), 0);
     });
+    server.node.close().unwrap();
+}
+
+/// Each of many clients that reset at once was a line of the log.
+#[test]
+fn a_client_that_is_gone_before_it_is_served_is_no_error() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Arc::new(server(&home.path().join("n1"), 1, INPUT_BYTES_MAX));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (stream, peer) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    runtime.block_on(async {
+        let seat = Seat::take(&server.clients, CLIENTS).unwrap();
+        Connection::new(stream, peer, Arc::clone(&server), seat).unwrap().await;
+    });
+    assert_eq!(server.clients.load(Ordering::Relaxed), 0);
     server.node.close().unwrap();
 }
 
