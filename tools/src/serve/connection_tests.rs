@@ -377,6 +377,27 @@ fn a_client_that_is_gone_before_it_is_served_is_no_error() {
     server.node.close().unwrap();
 }
 
+/// Four patterns of 4 MiB, each held against every setting, took a fifth of a second.
+#[test]
+fn patterns_that_name_no_setting_are_refused_before_they_are_tried() {
+    let home = tempfile::tempdir().unwrap();
+    let server = server(&home.path().join("n1"), 1, INPUT_BYTES_MAX);
+    let mut session = Session::new(1, SocketAddr::from(([127, 0, 0, 1], 1)));
+    let mut answer = |patterns: &[&[u8]]| {
+        let (mut wire, mut out) = (BytesMut::new(), BytesMut::new());
+        resp::write_request(&mut wire, &[&[&b"CONFIG"[..], b"GET"], patterns].concat());
+        let request = resp::parse_request(&mut wire).unwrap().unwrap();
+        commands::run(&server, &mut session, &request, &mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    };
+    let (long, longest) = (vec![b'*'; 65], vec![b'*'; resp::BULK_BYTES_MAX - 64]);
+    for patterns in [&[&longest[..]; 3][..], &[&b"save"[..], &long], &[&b"*"[..]; 65]] {
+        assert!(answer(patterns).starts_with("-ERR too many or too long patterns"));
+    }
+    assert_eq!(answer(&[b"maxmemory", &long[..64]]).lines().next(), Some("*20"));
+    server.node.close().unwrap();
+}
+
 /// Each of three floods is more than the thread has time for. The runtime wakes the task first that yielded last: of the
 /// three the second never ran.
 #[test]
