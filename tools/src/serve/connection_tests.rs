@@ -412,7 +412,8 @@ fn clients_that_never_pause_share_the_time() {
     let pings = "PING\r\n".repeat(100_000);
     let counts = runtime.block_on(async {
         let counts: [_; 3] = std::array::from_fn(|_| Arc::new(AtomicUsize::new(0)));
-        for count in counts.iter().cloned() {
+        for count in &counts {
+            let count = Arc::clone(count);
             let (client, connection) = connect(&server);
             let (client, pings) = (TcpStream::from_std(client).unwrap(), pings.clone());
             tokio::task::spawn_local(connection);

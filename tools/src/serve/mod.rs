@@ -66,7 +66,7 @@ pub(crate) enum ServeError {
         /// The directory.
         dir: String,
         /// Why it could not be opened, or its clients not be listened to.
-        source: Box<ServeError>,
+        source: Box<Self>,
     },
     /// An address cannot be listened on.
     #[error("{whose} address {address}: {source}")]
