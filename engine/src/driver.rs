@@ -18,6 +18,7 @@ use crate::{
     panics,
     reads::ReadTask,
     shared::Shared,
+    silence::LOOKS_PER_ELECTION_TIMEOUT,
 };
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use logdrive_net::{Accepted, Hello, Inbound, Lane, Outbound, Refusal, Sent};
@@ -189,6 +190,9 @@ impl Driver {
             }
         }
         panics::spawn(self.clone().tick());
+        if self.index == 0 {
+            panics::spawn(self.clone().watch_peers());
+        }
         panics::spawn(self.clone().turns());
         self.stopped.notified().await;
     }
@@ -214,6 +218,18 @@ impl Driver {
         loop {
             interval.tick().await;
             self.arrivals.inbox().wake();
+        }
+    }
+
+    /// For all shards of the node.
+    async fn watch_peers(self: Rc<Self>) {
+        let ticks = self.node.timing.election_ticks.div_ceil(LOOKS_PER_ELECTION_TIMEOUT.into());
+        let period = self.node.tick * u32::try_from(ticks).unwrap_or(u32::MAX);
+        let mut interval = tokio::time::interval(period);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.node.look_for_silent_peers();
         }
     }
 
@@ -266,6 +282,7 @@ impl Driver {
 
 impl Outside for Driver {
     fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool {
+        self.node.frame_sent(peer);
         let outbound = self.outbound.get().expect("started");
         outbound.send(peer, lane, messages) != Sent::Dropped
     }
@@ -322,6 +339,7 @@ impl Ingress {
 impl Inbound for Ingress {
     fn deliver(&self, from: NodeId, messages: Vec<(GroupId, Message)>) {
         let driver = self.driver();
+        driver.node.frame_came(from);
         let frame = || driver.arrivals.frame(from, messages, driver.index, &driver.node.inboxes);
         if panics::guarded(frame) {
             // The task that takes the turns has been woken by the frame, and takes one of its own.

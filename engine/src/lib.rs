@@ -36,6 +36,7 @@ mod pulse;
 mod reads;
 mod shard;
 mod shared;
+mod silence;
 mod stages;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -269,11 +269,12 @@ impl Node {
         lock(&self.running.node.client_addresses).get(&node).cloned()
     }
 
-    /// True if `node` has a connection open to this one, or is this one. A node that died has none; one that is cut off
-    /// has none after some ten seconds.
+    /// True if `node` has a connection open to this one and answers what is sent to it, or is this one. A node that died
+    /// has none; one that is cut off has none after some ten seconds; one that is stopped does not answer, which is known
+    /// after two election timeouts by those that lead a group of it.
     #[must_use]
     pub fn hears(&self, node: NodeId) -> bool {
-        node == self.id() || self.running.node.hears(node)
+        node == self.id() || self.running.node.is_answered_by(node)
     }
 
     /// A number that changes whenever a group's leader as this node knows it, a client address or what

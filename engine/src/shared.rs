@@ -15,6 +15,7 @@ use crate::{
     membership,
     pulse::{Pulse, StallLimits},
     shard::{Founded, GroupView, Timing},
+    silence::Silence,
     stages::Stages,
 };
 use bytes::Bytes;
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     map_version: Arc<AtomicU64>,
     /// Connections each peer has open to us.
     inbound: Mutex<HashMap<NodeId, usize>>,
+    silence: Silence,
     pub(crate) description: Mutex<Option<logdrive_wal::Description>>,
     /// Set once `failure` is: looked at in every turn.
     has_failed: AtomicBool,
@@ -114,6 +116,7 @@ impl Shared {
             ),
             map_version: Arc::default(),
             inbound: Mutex::default(),
+            silence: Silence::of(config.peers.keys().copied()),
             description: Mutex::default(),
             has_failed: AtomicBool::new(false),
             failure: Mutex::default(),
@@ -316,6 +319,27 @@ impl Shared {
     /// True if `peer` has a connection open to us.
     pub(crate) fn hears(&self, peer: NodeId) -> bool {
         lock(&self.inbound).get(&peer).is_some_and(|open| *open > 0)
+    }
+
+    /// As [`Self::hears`], and it answers what is sent to it: what clients are told.
+    pub(crate) fn is_answered_by(&self, peer: NodeId) -> bool {
+        self.hears(peer) && !self.silence.is_silent(peer)
+    }
+
+    pub(crate) fn frame_sent(&self, to: NodeId) {
+        self.silence.sent(to);
+    }
+
+    pub(crate) fn frame_came(&self, from: NodeId) {
+        if self.silence.heard(from) {
+            self.map_version.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn look_for_silent_peers(&self) {
+        if self.silence.look() {
+            self.map_version.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// The node cannot go on: latched, the first reason stays.

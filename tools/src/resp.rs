@@ -72,7 +72,7 @@ pub(crate) enum Proto {
 /// A decoded RESP2 reply. Its bytes point into the receive buffer.
 pub(crate) type Reply = redis_protocol::resp2::types::BytesFrame;
 
-/// One request: its arguments, the command's name first. There is always at least one.
+/// One request: its arguments, the command's name first. An empty line and an empty array are a request of none.
 #[derive(Debug)]
 pub(crate) struct Request {
     frame: Bytes,
@@ -82,9 +82,14 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// How many arguments, the command's name included; at least 1.
+    /// How many arguments, the command's name included.
     pub(crate) fn len(&self) -> usize {
         self.count
+    }
+
+    /// True for an empty line and an empty array: there is nothing to run and nothing to answer, as with Redis.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// Argument `at`, borrowed. Panics past the end.
@@ -113,22 +118,19 @@ impl Request {
 /// Takes one request off the front of `buffer`; `None` if it is not all there yet (nothing is taken then).
 ///
 /// Both forms are read: the array of bulk strings that clients send, and a line of words typed by hand (without
-/// quoting: a quote is a byte like any other). Empty lines and empty arrays are skipped, as Redis does.
+/// quoting: a quote is a byte like any other). An empty one is taken too, and is a request without arguments: a run of
+/// them costs time like any other requests, which only the caller can bound.
 pub(crate) fn parse_request(buffer: &mut BytesMut) -> Result<Option<Request>, RespError> {
-    loop {
-        let mut spans = Spans::default();
-        let scanned = match buffer.first() {
-            None => return Ok(None),
-            Some(b'*') => scan_array(buffer, &mut spans)?,
-            Some(_) => scan_line(buffer, &mut spans)?,
-        };
-        let Some(end) = scanned else { return Ok(None) };
-        let frame = buffer.split_to(end);
-        if spans.count > 0 {
-            let Spans { count, head, rest } = spans;
-            return Ok(Some(Request { frame: frame.freeze(), count, head, rest }));
-        }
-    }
+    let mut spans = Spans::default();
+    let scanned = match buffer.first() {
+        None => return Ok(None),
+        Some(b'*') => scan_array(buffer, &mut spans)?,
+        Some(_) => scan_line(buffer, &mut spans)?,
+    };
+    let Some(end) = scanned else { return Ok(None) };
+    let frame = buffer.split_to(end).freeze();
+    let Spans { count, head, rest } = spans;
+    Ok(Some(Request { frame, count, head, rest }))
 }
 
 /// Takes one RESP2 reply off the front of `buffer`; `None` if it is not all there yet (nothing is taken then).
@@ -444,6 +446,7 @@ mod tests {
         while let Some(request) = parse_request(&mut buffer)? {
             all.push(args(&request));
         }
+        all.retain(|request| !request.is_empty());
         Ok(all)
     }
 
@@ -473,9 +476,13 @@ mod tests {
     }
 
     #[test]
-    fn empty_arrays_are_skipped() {
-        let all = parse_all(b"*0\r\n*-1\r\n*1\r\n$4\r\nPING\r\n").unwrap();
-        assert_eq!(all.len(), 1);
+    fn empty_requests_come_out_one_by_one_too() {
+        let mut buffer = BytesMut::from(&b"*0\r\n*-1\r\n\r\n\n  \n*1\r\n$4\r\nPING\r\n"[..]);
+        for _ in 0..5 {
+            assert!(parse_request(&mut buffer).unwrap().unwrap().is_empty());
+        }
+        assert_eq!(args(&parse_request(&mut buffer).unwrap().unwrap()), [b"PING"]);
+        assert!(buffer.is_empty());
     }
 
     #[test]
@@ -609,7 +616,7 @@ mod tests {
             prop::sample::select(b"*$:+-0123456789\r\n\r\naZ\0\xff".to_vec()), 0..200)) {
             let mut buffer = BytesMut::from(&noise[..]);
             while let Ok(Some(request)) = parse_request(&mut buffer) {
-                prop_assert!(request.len() > 0 && request.rest.capacity() <= noise.len());
+                prop_assert!(request.len() <= noise.len() && request.rest.capacity() <= noise.len());
             }
             let mut buffer = BytesMut::from(&noise[..]);
             while let Ok(Some(_)) = parse_reply(&mut buffer) {}

@@ -160,15 +160,23 @@ fn a_node_that_is_gone_is_marked_and_keys_are_counted_by_those_that_lead_them() 
     let gone = cluster.nodes[2].client.port();
     let everybody = (false, "connected".to_owned(), 12, 0);
     assert!(eventually(LIVE_MAX, || told(&cluster.nodes[0], gone) == everybody));
+    let marked = |cluster: &Cluster| {
+        for at in [0, 1] {
+            let mut last = None;
+            let marked = eventually(LIVE_MAX, || {
+                last = Some(told(&cluster.nodes[at], gone));
+                last == Some((true, "disconnected".to_owned(), 0, 12))
+            });
+            assert!(marked, "node {} says of the one that is gone: {last:?}", at + 1);
+        }
+    };
+    // One that is stopped keeps its connections.
+    cluster.nodes[2].signal(rustix::process::Signal::STOP);
+    marked(&cluster);
+    cluster.nodes[2].signal(rustix::process::Signal::CONT);
+    assert!(eventually(LIVE_MAX, || told(&cluster.nodes[0], gone) == everybody));
     cluster.nodes[2].kill();
-    for at in [0, 1] {
-        let mut last = None;
-        let marked = eventually(LIVE_MAX, || {
-            last = Some(told(&cluster.nodes[at], gone));
-            last == Some((true, "disconnected".to_owned(), 0, 12))
-        });
-        assert!(marked, "node {} says of the one that is gone: {last:?}", at + 1);
-    }
+    marked(&cluster);
     cluster.restart();
     assert!(eventually(LIVE_MAX, || told(&cluster.nodes[0], gone) == everybody));
     for node in &cluster.nodes {

@@ -60,7 +60,7 @@ pub(super) struct Report {
     /// False if the generator's lag is too large a part of the result, if too many writes had no answer, or if the run was
     /// cut short.
     valid: bool,
-    /// Writes without an answer, of all: what a share of this size or less says in quantiles is not known.
+    /// Writes without an answer, and those whose answer is that nobody knows, of all: what a share of this size or less says in quantiles is not known.
     unanswered_share: f64,
     interrupted: bool,
     generator_cpu_us_per_op: Option<f64>,
@@ -114,10 +114,11 @@ impl Report {
             Pace::Open { rate_per_s } => (Some(rate_per_s), None),
             Pace::Closed { concurrency } => (None, Some(concurrency)),
         };
-        let unanswered = [ErrorKind::Timeout, ErrorKind::Connection, ErrorKind::Moved]
-            .iter()
-            .map(|kind| recorder.errors[*kind as usize])
-            .sum::<u64>();
+        // An answer that the outcome is unknown tells as little as none.
+        let unanswered =
+            [ErrorKind::Timeout, ErrorKind::Connection, ErrorKind::Moved, ErrorKind::Unknown];
+        let unanswered =
+            (unanswered.iter()).map(|kind| recorder.errors[*kind as usize]).sum::<u64>();
         let unanswered_share = unanswered as f64 / recorder.sent.max(1) as f64;
         let valid = lag_share <= LAG_SHARE_MAX
             && unanswered_share <= UNANSWERED_SHARE_MAX
@@ -169,7 +170,7 @@ impl Report {
         }
         if self.unanswered_share > UNANSWERED_SHARE_MAX {
             return Some(format!(
-                "INVALID: {:.1} % of the writes had no answer, and the latencies are those of the others",
+                "INVALID: {:.1} % of the writes had no answer or an unknown outcome, and the latencies are those of the others",
                 self.unanswered_share * 100.0
             ));
         }
@@ -499,10 +500,15 @@ mod tests {
     #[test]
     fn writes_without_an_answer_mark_the_result() {
         for (unanswered, valid) in [(10, true), (12, false), (1_000, false)] {
-            let mut recorder = recorder();
-            recorder.fail_many(5, ErrorKind::Timeout, unanswered);
-            let report = Report::new(&recorder, &facts(&[]));
-            assert_eq!((report.valid, report.warning().is_none()), (valid, valid), "{unanswered}");
+            for kind in
+                [ErrorKind::Timeout, ErrorKind::Connection, ErrorKind::Moved, ErrorKind::Unknown]
+            {
+                let mut recorder = recorder();
+                recorder.fail_many(5, kind, unanswered);
+                let report = Report::new(&recorder, &facts(&[]));
+                let told = (report.valid, report.warning().is_none());
+                assert_eq!(told, (valid, valid), "{unanswered} {kind:?}");
+            }
         }
         let mut recorder = recorder();
         recorder.fail_many(5, ErrorKind::Timeout, 1_001);

@@ -8,7 +8,7 @@
 //! Source: Redis cluster specification; the replies' shapes are Redis 7's.
 
 use super::{
-    commands::{Refusal, wrong_arity},
+    commands::{Refusal, lower, wrong_arity},
     options::host_port,
     slots::{Placement, SLOTS, slot_of},
 };
@@ -175,7 +175,7 @@ impl Cluster {
         if request.len() < 2 {
             return Err(wrong_arity("cluster"));
         }
-        let subcommand = String::from_utf8_lossy(request.arg(1)).to_ascii_lowercase();
+        let subcommand = lower(request.arg(1));
         let arity = if subcommand == "keyslot" { 3 } else { 2 };
         match subcommand.as_str() {
             "slots" | "shards" | "nodes" | "info" | "keyslot" | "myid"

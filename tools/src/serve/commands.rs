@@ -70,6 +70,13 @@ fn shown(word: &[u8]) -> String {
     text.replace("\\'", "'")
 }
 
+/// A client's word in lower case, as far as it can matter: no name that is looked for is as long as what is left of a longer
+/// one, and a word of megabytes must not cost more than a name.
+pub(crate) fn lower(word: &[u8]) -> String {
+    let word = &word[..word.len().min(WORD_BYTES_MAX + 1)];
+    String::from_utf8_lossy(word).to_ascii_lowercase()
+}
+
 /// A request, sorted by who answers it.
 #[derive(Debug)]
 pub(crate) enum Data {
@@ -155,7 +162,7 @@ pub(crate) fn run(
     request: &Request,
     out: &mut BytesMut,
 ) -> After {
-    let name = String::from_utf8_lossy(request.arg(0)).to_ascii_lowercase();
+    let name = lower(request.arg(0));
     // What a browser's request looks like: it must not be made to run commands from a page's body.
     if matches!(name.as_str(), "post" | "host:") {
         resp::write_error(out, "ERR this is not an HTTP server");
@@ -204,11 +211,7 @@ fn answer(
         "client" => return client(session, request, out),
         "config" => return config(server, session.proto, request, out),
         "info" => {
-            let sections: Vec<String> = request
-                .args()
-                .skip(1)
-                .map(|section| String::from_utf8_lossy(section).to_ascii_lowercase())
-                .collect();
+            let sections: Vec<String> = request.args().skip(1).map(lower).collect();
             resp::write_bulk(out, info::text(server, &sections).as_bytes());
         }
         "cluster" => return server.cluster.command(request, session.proto, out),
@@ -284,7 +287,7 @@ fn client_name(request: &Request, at: usize) -> Result<Bytes, Refusal> {
 }
 
 fn client(session: &mut Session, request: &Request, out: &mut BytesMut) -> Result<(), Refusal> {
-    let word = String::from_utf8_lossy(request.arg(1)).to_ascii_lowercase();
+    let word = lower(request.arg(1));
     let arity = match word.as_str() {
         "id" | "getname" | "info" | "list" => 2..=2,
         "setname" | "no-evict" | "no-touch" => 3..=3,
@@ -358,7 +361,11 @@ fn config(
         ("save", String::new()),
         ("timeout", server.client_idle_max.map_or(0, |max| max.as_secs().max(1)).to_string()),
     ];
-    let patterns: Vec<Vec<u8>> = request.args().skip(2).map(<[u8]>::to_ascii_lowercase).collect();
+    let patterns = || request.args().skip(2);
+    if request.len() - 2 > PATTERNS_MAX || patterns().any(|word| word.len() > WORD_BYTES_MAX) {
+        return Err(refusal("ERR too many or too long patterns"));
+    }
+    let patterns: Vec<Vec<u8>> = patterns().map(<[u8]>::to_ascii_lowercase).collect();
     let wanted: Vec<&(&str, String)> = settings
         .iter()
         .filter(|(key, _)| patterns.iter().any(|pattern| matches(pattern, key.as_bytes())))
@@ -407,10 +414,10 @@ fn command(proto: Proto, request: &Request, out: &mut BytesMut) -> Result<(), Re
         return Ok(());
     }
     let named = |at: usize| {
-        let name = String::from_utf8_lossy(request.arg(at)).to_ascii_lowercase();
+        let name = lower(request.arg(at));
         COMMANDS.iter().find(|spec| spec.name == name)
     };
-    match String::from_utf8_lossy(request.arg(1)).to_ascii_lowercase().as_str() {
+    match lower(request.arg(1)).as_str() {
         "count" if request.len() == 2 => resp::write_int(out, COMMANDS.len() as i64),
         "list" if request.len() == 2 => {
             resp::write_array_len(out, COMMANDS.len());
@@ -592,6 +599,10 @@ const COMMANDS: &[Spec] = &[
 ];
 
 const CLIENT_NAME_BYTES_MAX: usize = 256;
+/// Names of commands, their words, sections and settings are shorter.
+const WORD_BYTES_MAX: usize = 64;
+/// Patterns of one CONFIG GET, each of which is held against every setting.
+const PATTERNS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -672,6 +683,16 @@ mod tests {
             ("", "a", false),
         ] {
             assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn a_long_word_is_no_name_and_costs_no_more_than_one() {
+        assert_eq!(lower(b"PiNg"), "ping");
+        let long = [b"ping".as_slice(), &[0xFF; 1 << 20]].concat();
+        assert_eq!(lower(&long).chars().count(), WORD_BYTES_MAX + 1);
+        for spec in COMMANDS {
+            assert!(spec.name.len() <= WORD_BYTES_MAX, "{}", spec.name);
         }
     }
 

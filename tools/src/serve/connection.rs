@@ -8,17 +8,19 @@
 //!         connection is closed.
 //!
 //! Bounds: at most [`PENDING_MAX`] requests wait for their outcome; then nothing more is read until there is room. About
-//! [`OUTPUT_BYTES_MAX`] of replies wait for the client, and less once all connections together hold
-//! [`OUTPUT_BYTES_OF_ALL_MAX`]; then nothing more is run. It is read all the same, up to [`PIPELINE_BYTES_MAX`]: a client
+//! [`OUTPUT_BYTES_MAX`] of replies wait for the client; then nothing more is run. Once all connections together hold
+//! [`OUTPUT_BYTES_OF_ALL_MAX`] each goes on with [`OUTPUT_BYTES_FREE`] and one request at a time. A client whose replies
+//! wait is read all the same, up to [`PIPELINE_BYTES_MAX`]: a client
 //! that sends all its requests before it reads the first reply comes to its end. What is read and not yet run has
 //! [`INPUT_BYTES_FREE`] to itself, and beyond that a [`Share`] of what all connections may hold together
-//! ([`INPUT_BYTES_MAX`]); a client that needs more than is left is told so and closed. Time is bounded by [`Work`].
+//! ([`INPUT_BYTES_MAX`]): an unfinished request all that is left, requests behind unread replies half of what is left
+//! beyond [`FRAME_ROOM_BYTES`]. A client that needs more is told so and closed. Time is bounded by [`Work`].
 
 use super::{
     Server,
     commands::{self, After, Data, Session},
     machine::{Encoder, Reply},
-    work::{self, Work},
+    work::{self, Place, Work},
 };
 use crate::resp::{self, Proto};
 use bytes::{Buf, Bytes, BytesMut};
@@ -26,6 +28,7 @@ use logdrive::{Completions, Outcome, ProposeError};
 use std::{
     collections::VecDeque,
     future::Future,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -66,11 +69,14 @@ pub(crate) struct Connection {
     read_bytes: usize,
     /// Why requests were left in `input`.
     held: Held,
-    /// Nothing more is read; what is owed is still answered.
+    /// The client sends nothing more: nothing is read, what it has sent is still run.
+    ended: bool,
+    /// Nothing more is read or run; what is owed is still answered.
     closing: bool,
     /// Nothing more is waited for either.
     cut_off: bool,
     idle: Option<Idle>,
+    place: Place,
     _seat: Seat,
 }
 
@@ -102,9 +108,10 @@ enum Answer {
 }
 
 impl Connection {
-    /// Takes over an accepted socket. Must be called on a runtime's thread.
+    /// Takes over a socket accepted from `peer`, which may be gone already. Must be called on a runtime's thread.
     pub(crate) fn new(
         stream: std::net::TcpStream,
+        peer: SocketAddr,
         server: Arc<Server>,
         seat: Seat,
     ) -> std::io::Result<Self> {
@@ -114,7 +121,7 @@ impl Connection {
         let unread = Share::of(&server.output_bytes, OUTPUT_BYTES_OF_ALL_MAX);
         let idle = server.client_idle_max.map(Idle::new);
         Ok(Self {
-            session: Session::new(server.next_client_id(), stream.peer_addr()?),
+            session: Session::new(server.next_client_id(), peer),
             stream,
             server,
             encoder: Encoder::default(),
@@ -131,9 +138,11 @@ impl Connection {
             scratch: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
             held: Held::Not,
+            ended: false,
             closing: false,
             cut_off: false,
             idle,
+            place: Place::default(),
             _seat: seat,
         })
     }
@@ -144,25 +153,31 @@ impl Connection {
         if self.held != Held::Not {
             self.run_requests(work);
         }
-        let reads = matches!(self.held, Held::Not | Held::ForClient) && !self.closing;
-        let read = reads && self.poll_read(cx)?;
+        let may_read = matches!(self.held, Held::Not | Held::ForClient);
+        let read = may_read && !self.ended && !self.closing && self.poll_read(cx)?;
         if read && self.held == Held::Not {
             self.run_requests(work);
         }
         let wrote = self.poll_write(cx)?;
-        let is_done = self.closing && self.pending.is_empty() && self.output.is_empty();
-        if is_done || self.cut_off {
-            return Ok(Progress::Done);
+        Ok(self.end_round(cx, read, wrote))
+    }
+
+    /// Counts what the client has not read, looks how long nothing has moved, and says how the connection goes on.
+    fn end_round(&mut self, cx: &mut Context<'_>, read: bool, wrote: bool) -> Progress {
+        self.count_unread();
+        let moved = read || wrote || !self.pending.is_empty();
+        let is_idle = self.idle.as_mut().is_some_and(|idle| idle.poll_over(cx, moved));
+        // While requests are held, some of what a client sent before its end is still to run.
+        let has_run_all = self.closing || (self.ended && self.held == Held::Not);
+        let is_done = has_run_all && self.pending.is_empty() && self.output.is_empty();
+        let made_room = wrote && (self.held != Held::Not || self.front_is_answered());
+        if is_done || is_idle || self.cut_off {
+            Progress::Done
+        } else if read || made_room {
+            Progress::Some
+        } else {
+            Progress::None
         }
-        if let Some(idle) = &mut self.idle {
-            if read || wrote || !self.pending.is_empty() {
-                idle.moved();
-            } else if idle.poll_over(cx) {
-                return Ok(Progress::Done);
-            }
-        }
-        let room_made = wrote && (self.held != Held::Not || self.front_is_answered());
-        Ok(if read || room_made { Progress::Some } else { Progress::None })
     }
 
     fn take_outcomes(&mut self, waker: &Waker) {
@@ -209,14 +224,24 @@ impl Connection {
         self.pending.front().is_some_and(|front| !matches!(front.answer, Answer::Waiting))
     }
 
-    /// Whether a bound is reached.
-    fn bound(&mut self) -> Held {
+    /// Bytes of replies that the client has not read, which are counted among those of all connections.
+    fn count_unread(&mut self) -> usize {
         let unread = self.output.len() + self.pending_bytes;
         self.unread.count(unread.saturating_sub(OUTPUT_BYTES_FREE));
-        let max = if self.unread.is_full() { OUTPUT_BYTES_FREE } else { OUTPUT_BYTES_MAX };
-        if unread >= max && !self.output.is_empty() {
+        unread
+    }
+
+    /// Whether a bound is reached. A reply's size is known once it is there: while all connections together are at their
+    /// bound, each has one request under way.
+    fn bound(&mut self) -> Held {
+        let unread = self.count_unread();
+        let (unread_max, pending_max) = match self.unread.is_full() {
+            true => (OUTPUT_BYTES_FREE, 1),
+            false => (OUTPUT_BYTES_MAX, PENDING_MAX),
+        };
+        if unread >= unread_max && !self.output.is_empty() {
             Held::ForClient
-        } else if unread >= max || self.pending.len() >= PENDING_MAX {
+        } else if unread >= unread_max || self.pending.len() >= pending_max {
             Held::ForOutcomes
         } else {
             Held::Not
@@ -225,16 +250,24 @@ impl Connection {
 
     /// Runs the requests that are complete in the input, as far as the bounds allow.
     fn run_requests(&mut self, work: &Work) {
-        for count in 1_u32.. {
+        let (mut requests, mut input_bytes) = (0, self.input.len());
+        loop {
             self.held = self.bound();
             if self.held != Held::Not || self.closing {
                 return;
             }
-            if count.is_multiple_of(REQUESTS_PER_LOOK) && work.is_over() {
-                self.held = Held::ForLook;
-                return;
+            if requests == REQUESTS_PER_LOOK
+                || input_bytes - self.input.len() >= INPUT_BYTES_PER_LOOK
+            {
+                if work.is_over() {
+                    self.held = Held::ForLook;
+                    return;
+                }
+                (requests, input_bytes) = (0, self.input.len());
             }
+            requests += 1;
             match resp::parse_request(&mut self.input) {
+                Ok(Some(request)) if request.is_empty() => {}
                 Ok(Some(request)) => match commands::data(&request, &mut self.encoder) {
                     Data::Command { slot, command } => self.submit(slot, command),
                     Data::Refused(refusal) => {
@@ -299,20 +332,27 @@ impl Connection {
         if room < self.read_bytes / 2 {
             self.input.reserve(self.read_bytes);
         }
+        let is_ahead = self.held == Held::ForClient;
+        let allowed = |left: usize| match is_ahead {
+            true => left.saturating_sub(FRAME_ROOM_BYTES) / 2,
+            false => left,
+        };
+        // Of the last doubling only so much is ever written, and takes memory.
+        let held = self.input.capacity().min(PIPELINE_BYTES_MAX + READ_BYTES_MAX);
         let refusal = if self.input.len() >= PIPELINE_BYTES_MAX {
             Some("ERR too many requests wait for replies to be read")
-        } else if !self.share.set(self.input.capacity().saturating_sub(INPUT_BYTES_FREE)) {
+        } else if !self.share.set(held.saturating_sub(INPUT_BYTES_FREE), allowed) {
             Some("ERR unfinished requests of all clients are at their bound")
         } else {
             None
         };
         if let Some(refusal) = refusal {
             self.input = BytesMut::new();
-            self.share.set(0);
+            self.share.count(0);
             self.answer(|_, _, out| resp::write_error(out, refusal));
             self.closing = true;
             // A client that takes no replies may be waiting for its requests to be taken, for ever.
-            self.cut_off = self.held == Held::ForClient;
+            self.cut_off = is_ahead;
             return Ok(false);
         }
         let room = self.input.capacity() - self.input.len();
@@ -321,7 +361,7 @@ impl Connection {
         };
         let bytes = read?;
         if bytes == 0 {
-            self.closing = true;
+            self.ended = true;
         } else if bytes == room {
             self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
         }
@@ -360,17 +400,18 @@ impl Future for Connection {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let connection = self.get_mut();
-        if let Some(work) = Work::begin() {
-            for _ in 0..ROUNDS_MAX {
-                match connection.round(cx, &work) {
-                    Ok(Progress::Some) if connection.held != Held::ForLook => {}
-                    Ok(Progress::None) if connection.held != Held::ForLook => return Poll::Pending,
-                    Ok(Progress::Some | Progress::None) => break,
-                    Ok(Progress::Done) | Err(_) => return Poll::Ready(()),
-                }
-                if work.is_over() {
-                    break;
-                }
+        let Some(work) = Work::begin(&mut connection.place, cx.waker()) else {
+            return Poll::Pending;
+        };
+        for _ in 0..ROUNDS_MAX {
+            match connection.round(cx, &work) {
+                Ok(Progress::Some) if connection.held != Held::ForLook => {}
+                Ok(Progress::None) if connection.held != Held::ForLook => return Poll::Pending,
+                Ok(Progress::Some | Progress::None) => break,
+                Ok(Progress::Done) | Err(_) => return Poll::Ready(()),
+            }
+            if work.is_over() {
+                break;
             }
         }
         // The shard's own work comes first: a client that never pauses must not stop its groups.
@@ -479,19 +520,21 @@ impl Share {
         Self { taken: Arc::clone(taken), max, bytes: 0 }
     }
 
-    /// Makes the share `bytes` large. False if there is not so much left; then it is as before.
-    fn set(&mut self, bytes: usize) -> bool {
-        if let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) {
-            let taken = self.taken.fetch_add(more, Ordering::Relaxed);
-            if taken.saturating_add(more) > self.max {
-                self.taken.fetch_sub(more, Ordering::Relaxed);
-                return false;
-            }
-        } else {
-            self.taken.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+    /// Makes the share `bytes` large, if that is no more than `allowed` says of what the others leave, or less than it is.
+    /// False otherwise; then it is as before.
+    fn set(&mut self, bytes: usize, allowed: impl Fn(usize) -> usize) -> bool {
+        let before = self.bytes;
+        let set = |taken: usize| {
+            let others = taken - before;
+            let fits = bytes < before || bytes <= allowed(self.max.saturating_sub(others));
+            fits.then(|| others + bytes)
+        };
+        let is_set = bytes == before
+            || self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set).is_ok();
+        if is_set {
+            self.bytes = bytes;
         }
-        self.bytes = bytes;
-        true
+        is_set
     }
 
     /// Makes the share `bytes` large, whatever there is left.
@@ -523,12 +566,10 @@ impl Idle {
         Self { max, has_moved: false, look: Box::pin(tokio::time::sleep(max)) }
     }
 
-    fn moved(&mut self) {
-        self.has_moved = true;
-    }
-
-    /// True if nothing has moved for the whole time, and up to twice as long. Wakes the task when to look again.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
+    /// True if nothing has moved for the whole time, and up to twice as long. Wakes the task when to look again, and so must
+    /// be asked in every round: in one in which something `moved` too.
+    fn poll_over(&mut self, cx: &mut Context<'_>, moved: bool) -> bool {
+        self.has_moved |= moved;
         while self.look.as_mut().poll(cx).is_ready() {
             if !std::mem::take(&mut self.has_moved) {
                 return true;
@@ -541,25 +582,36 @@ impl Idle {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.set(0);
+        self.count(0);
     }
 }
 
 /// What the unfinished requests of all connections of a node may hold, beside [`INPUT_BYTES_FREE`] each: room for eight
-/// of the largest at once, whose buffers double as they grow.
+/// of the largest at once.
 pub(crate) const INPUT_BYTES_MAX: usize = 256 << 20;
-const _: () = assert!(INPUT_BYTES_MAX >= 8 * 2 * resp::FRAME_BYTES_MAX);
+const _: () = assert!(INPUT_BYTES_MAX >= 8 * FRAME_ROOM_BYTES);
+/// Room for one of the largest requests, whose buffer doubles as it grows. Requests that wait for replies to be read take
+/// at most half of what is left beyond it: clients that read nothing, however many, leave it to the others.
+const FRAME_ROOM_BYTES: usize = 2 * resp::FRAME_BYTES_MAX;
 /// What a connection may read ahead of its requests whatever the others do.
 const INPUT_BYTES_FREE: usize = 2 * READ_BYTES_MAX;
 /// Requests that a client may send ahead of the replies that it has not read. Half a million small ones.
 const PIPELINE_BYTES_MAX: usize = 64 << 20;
-const _: () = assert!(PIPELINE_BYTES_MAX >= 2 * resp::FRAME_BYTES_MAX);
+const _: () = assert!(PIPELINE_BYTES_MAX >= FRAME_ROOM_BYTES);
+const _: () =
+    assert!((INPUT_BYTES_MAX - FRAME_ROOM_BYTES) / 2 >= PIPELINE_BYTES_MAX + READ_BYTES_MAX);
 /// Replies that all connections together hold for clients that have not read them, beside [`OUTPUT_BYTES_FREE`] each.
+/// They may come to more by the replies of the requests that were under way when the bound was met, and by one reply of
+/// each connection from then on. The former are 131,072 per shard at most (`Config::proposals_max`), of which values up
+/// to 2 KiB are copies, 256 MiB; a larger value shares the memory of the store until it is written over or on its way
+/// into `output`.
 const OUTPUT_BYTES_OF_ALL_MAX: usize = 256 << 20;
 /// Replies that a connection may hold whatever the others do.
 const OUTPUT_BYTES_FREE: usize = 16 << 10;
-/// Data commands between two looks at the clock; the others are looked after one by one.
+/// Data commands and empty requests between two looks at the clock; the others are looked after one by one.
 const REQUESTS_PER_LOOK: u32 = 64;
+/// The input that those may have, whose bytes are copied.
+const INPUT_BYTES_PER_LOOK: usize = 64 << 10;
 /// Requests of one connection whose outcome is not known yet.
 const PENDING_MAX: usize = 16_384;
 /// Replies the client has not taken. A bound on when more is begun, not on one reply's size.

@@ -55,12 +55,14 @@ fn seats_are_given_back() {
 fn shares_are_given_back() {
     let taken = Arc::new(AtomicUsize::new(0));
     let (mut first, mut second) = (Share::of(&taken, 10), Share::of(&taken, 10));
-    assert!(first.set(7) && second.set(3));
-    assert!(!second.set(4) && second.bytes == 3, "a share that is refused stays as it was");
-    assert!(first.set(6) && second.set(4) && second.set(4));
-    assert!(!first.set(usize::MAX));
+    let all = |left| left;
+    assert!(first.set(7, all) && second.set(3, all));
+    assert!(!second.set(4, all) && second.bytes == 3, "a share that is refused stays as it was");
+    assert!(first.set(6, all) && second.set(4, all) && second.set(4, all));
+    assert!(!first.set(usize::MAX, all));
+    assert!(first.set(5, |_| 0), "less than it was");
     drop(second);
-    assert!(first.set(10));
+    assert!(first.set(10, all));
     drop(first);
     assert_eq!(taken.load(Ordering::Relaxed), 0);
 }
@@ -105,18 +107,18 @@ fn server(dir: &std::path::Path, groups: u16, input_bytes_max: usize) -> Server 
     }
 }
 
-const CLIENTS: usize = 10;
+const CLIENTS: usize = 100;
 
 /// A client and its connection.
 fn connect(server: &Arc<Server>) -> (std::net::TcpStream, Connection) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (stream, _) = listener.accept().unwrap();
+    let (stream, peer) = listener.accept().unwrap();
     for end in [&client, &stream] {
         end.set_nonblocking(true).unwrap();
     }
     let seat = Seat::take(&server.clients, CLIENTS).unwrap();
-    (client, Connection::new(stream, Arc::clone(server), seat).unwrap())
+    (client, Connection::new(stream, peer, Arc::clone(server), seat).unwrap())
 }
 
 /// Time that this thread has had of its core.
@@ -125,12 +127,13 @@ fn thread_time() -> Duration {
     Duration::try_from(time).unwrap()
 }
 
-/// Ten clients that pipeline whatever costs most, on a thread that has heartbeats to send.
+/// Clients that pipeline whatever costs most, on a thread that has heartbeats to send.
 #[test]
 fn no_pipeline_keeps_a_thread_from_its_events_for_long() {
     use std::io::{Read, Write};
     const PIPELINED: usize = 4_000;
     const ROUNDS: usize = 40;
+    const MIB: usize = 1 << 20;
     let home = tempfile::tempdir().unwrap();
     let server = Arc::new(server(&home.path().join("n1"), 1_000, INPUT_BYTES_MAX));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -150,7 +153,7 @@ fn no_pipeline_keeps_a_thread_from_its_events_for_long() {
         let pipeline = format!("{request}\r\n").repeat(PIPELINED.min((8 << 20) / request.len()));
         let (mut longest, mut answered) = (Duration::ZERO, 0);
         runtime.block_on(async {
-            let mut clients: Vec<_> = (0..CLIENTS).map(|_| (connect(&server), 0)).collect();
+            let mut clients: Vec<_> = (0..10).map(|_| (connect(&server), 0)).collect();
             for _ in 0..ROUNDS {
                 for ((client, _), sent) in &mut clients {
                     *sent += client.write(&pipeline.as_bytes()[*sent..]).unwrap_or(0);
@@ -170,6 +173,27 @@ fn no_pipeline_keeps_a_thread_from_its_events_for_long() {
         });
         assert!(answered > 0, "{request:.20} is not answered");
         worst.push((longest, request.get(..20).unwrap_or(request)));
+    }
+    // What was gathered while the client was held costs little each, and may be all that a connection can read ahead.
+    let large = format!("*2\r\n$3\r\nGET\r\n${MIB}\r\n{}\r\n", "k".repeat(MIB));
+    for gathered in ["\n", "*0\r\n", &large] {
+        let mut input = gathered.repeat((32 << 20) / gathered.len());
+        input.push_str("PING\r\n");
+        let (mut longest, mut answer) = (Duration::ZERO, Vec::new());
+        runtime.block_on(async {
+            let (mut client, mut connection) = connect(&server);
+            connection.input = BytesMut::from(input.as_bytes());
+            connection.held = Held::ForLook;
+            while !answer.ends_with(b"+PONG\r\n") {
+                tokio::task::yield_now().await;
+                let began = thread_time();
+                let cx = &mut Context::from_waker(Waker::noop());
+                assert!(Pin::new(&mut connection).poll(cx).is_pending());
+                longest = longest.max(thread_time() - began);
+                let _ = client.read_to_end(&mut answer); // as much as there is
+            }
+        });
+        worst.push((longest, gathered.get(..20).unwrap_or(gathered)));
     }
     worst.sort_unstable();
     assert!(worst[worst.len() - 1].0 < LONGEST, "of the thread's time: {worst:?}");
@@ -214,6 +238,240 @@ fn unread_replies_of_all_connections_have_a_bound_and_are_given_back() {
         assert!(beside < 4 * OUTPUT_BYTES_FREE, "{beside} bytes for one where all is taken");
     });
     assert_eq!(unread(), 0);
+    server.node.close().unwrap();
+}
+
+/// Four clients that sent what they may ahead of the replies that they did not read had all of it, for ever.
+#[test]
+fn clients_that_read_nothing_leave_room_for_a_large_request() {
+    use std::io::Write;
+    use tokio::io::AsyncWriteExt;
+    const MIB: usize = 1 << 20;
+    let home = tempfile::tempdir().unwrap();
+    let max = FRAME_ROOM_BYTES + 8 * MIB;
+    let server = Arc::new(server(&home.path().join("n1"), 1, max));
+    let taken = || server.input_bytes.load(Ordering::Relaxed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let echo = [&b"*2\r\n$4\r\nECHO\r\n$16384\r\n"[..], &[b'e'; 16_384], b"\r\n"].concat();
+    let mut large = b"*2\r\n$4\r\nECHO\r\n$4194304\r\n".to_vec();
+    large.resize(large.len() + 4 * MIB, b'e');
+    large.extend_from_slice(b"\r\n");
+    runtime.block_on(async {
+        let mut silent = Vec::new();
+        let is_refused = 'all: loop {
+            if silent.len() == 50 {
+                break false;
+            }
+            let (mut client, mut connection) = connect(&server);
+            let mut sent = 0;
+            while connection.share.bytes < MIB / 2 {
+                sent += client.write(&echo[sent % echo.len()..]).unwrap_or(0);
+                tokio::task::yield_now().await;
+                let cx = &mut Context::from_waker(Waker::noop());
+                if Pin::new(&mut connection).poll(cx).is_ready() {
+                    break 'all true;
+                }
+            }
+            silent.push((client, connection));
+        };
+        assert!(is_refused && silent.len() > 3, "{} have {}", silent.len(), taken());
+        assert!(taken() <= max - FRAME_ROOM_BYTES, "{} are taken of {max}", taken());
+
+        let (client, connection) = connect(&server);
+        let (mut reads, mut writes) = TcpStream::from_std(client).unwrap().into_split();
+        let mut echoed = vec![0; 4 * MIB + "$4194304\r\n\r\n".len()];
+        let client = async {
+            let write = async { writes.write_all(&large).await.unwrap() };
+            let ((), read) = tokio::join!(write, reads.read_exact(&mut echoed));
+            read.unwrap();
+        };
+        tokio::select! {
+            () = client => {}
+            () = connection => panic!("it was turned away"),
+        }
+        assert!(echoed.starts_with(b"$4194304\r\neee"));
+    });
+    assert_eq!(taken(), 0);
+    server.node.close().unwrap();
+}
+
+/// The replies of a burst come when all of it has been submitted, and a client that has read its replies holds none.
+#[test]
+fn unread_replies_are_counted_when_they_come_and_when_they_go() {
+    use tokio::io::AsyncWriteExt;
+    const VALUE_BYTES: usize = 2_048;
+    let home = tempfile::tempdir().unwrap();
+    let server = Arc::new(server(&home.path().join("n1"), 1, INPUT_BYTES_MAX));
+    let unread = || server.output_bytes.load(Ordering::Relaxed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let set = format!("SET k {}\r\n", "v".repeat(VALUE_BYTES));
+    let (ok, value) = ("+OK\r\n".len(), "$2048\r\n\r\n".len() + VALUE_BYTES);
+    runtime.block_on(async {
+        let (client, mut connection) = connect(&server);
+        let mut client = TcpStream::from_std(client).unwrap();
+        let gets = "GET k\r\n".repeat(PENDING_MAX - 1);
+        client.write_all(format!("{set}{gets}").as_bytes()).await.unwrap();
+        std::future::poll_fn(|cx| {
+            assert!(Pin::new(&mut connection).poll(cx).is_pending());
+            let is_there = |pending: &Pending| !matches!(pending.answer, Answer::Waiting);
+            let has_run = !connection.pending.is_empty() && connection.input.is_empty();
+            let all = has_run && connection.pending.iter().all(is_there);
+            if all { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let held = connection.output.len() + connection.pending_bytes;
+        assert!(held > 10 << 20, "{held} bytes wait");
+        assert_eq!(unread(), held - OUTPUT_BYTES_FREE);
+
+        // While that is all there may be, another has one request under way.
+        server.output_bytes.fetch_add(OUTPUT_BYTES_OF_ALL_MAX, Ordering::Relaxed);
+        let (other, mut beside) = connect(&server);
+        let mut other = TcpStream::from_std(other).unwrap();
+        other.write_all("GET k\r\n".repeat(100).as_bytes()).await.unwrap();
+        let mut replies = vec![0; 100 * value];
+        let most = std::cell::Cell::new(0);
+        let run = std::future::poll_fn(|cx| {
+            let polled = Pin::new(&mut beside).poll(cx);
+            most.set(most.get().max(beside.pending.len()));
+            polled
+        });
+        tokio::select! {
+            read = other.read_exact(&mut replies) => assert_eq!(read.unwrap(), replies.len()),
+            () = run => panic!("it ended"),
+        }
+        assert_eq!(most.get(), 1, "under way at once");
+        server.output_bytes.fetch_sub(OUTPUT_BYTES_OF_ALL_MAX, Ordering::Relaxed);
+
+        // Both are open still, and have read all.
+        let mut replies = vec![0; ok + (PENDING_MAX - 1) * value];
+        tokio::select! {
+            read = client.read_exact(&mut replies) => assert_eq!(read.unwrap(), replies.len()),
+            () = &mut connection => panic!("it ended"),
+        }
+        for connection in [&mut connection, &mut beside] {
+            let cx = &mut Context::from_waker(Waker::noop());
+            assert!(Pin::new(connection).poll(cx).is_pending());
+        }
+        assert_eq!(unread(), 0);
+    });
+    server.node.close().unwrap();
+}
+
+/// Each of many clients that reset at once was a line of the log.
+#[test]
+fn a_client_that_is_gone_before_it_is_served_is_no_error() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Arc::new(server(&home.path().join("n1"), 1, INPUT_BYTES_MAX));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (stream, peer) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    runtime.block_on(async {
+        let seat = Seat::take(&server.clients, CLIENTS).unwrap();
+        Connection::new(stream, peer, Arc::clone(&server), seat).unwrap().await;
+    });
+    assert_eq!(server.clients.load(Ordering::Relaxed), 0);
+    server.node.close().unwrap();
+}
+
+/// Four patterns of 4 MiB, each held against every setting, took a fifth of a second.
+#[test]
+fn patterns_that_name_no_setting_are_refused_before_they_are_tried() {
+    let home = tempfile::tempdir().unwrap();
+    let server = server(&home.path().join("n1"), 1, INPUT_BYTES_MAX);
+    let mut session = Session::new(1, SocketAddr::from(([127, 0, 0, 1], 1)));
+    let mut answer = |patterns: &[&[u8]]| {
+        let (mut wire, mut out) = (BytesMut::new(), BytesMut::new());
+        resp::write_request(&mut wire, &[&[&b"CONFIG"[..], b"GET"], patterns].concat());
+        let request = resp::parse_request(&mut wire).unwrap().unwrap();
+        commands::run(&server, &mut session, &request, &mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    };
+    let (long, longest) = (vec![b'*'; 65], vec![b'*'; resp::BULK_BYTES_MAX - 64]);
+    for patterns in [&[&longest[..]; 3][..], &[&b"save"[..], &long], &[&b"*"[..]; 65]] {
+        assert!(answer(patterns).starts_with("-ERR too many or too long patterns"));
+    }
+    assert_eq!(answer(&[b"maxmemory", &long[..64]]).lines().next(), Some("*20"));
+    server.node.close().unwrap();
+}
+
+/// Each of three floods is more than the thread has time for. The runtime wakes the task first that yielded last: of the
+/// three the second never ran.
+#[test]
+fn clients_that_never_pause_share_the_time() {
+    const REPLIES: usize = 300_000;
+    let home = tempfile::tempdir().unwrap();
+    let server = Arc::new(server(&home.path().join("n1"), 1, INPUT_BYTES_MAX));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .unwrap();
+    let pings = "PING\r\n".repeat(100_000);
+    let counts = runtime.block_on(async {
+        let counts: [_; 3] = std::array::from_fn(|_| Arc::new(AtomicUsize::new(0)));
+        for count in &counts {
+            let count = Arc::clone(count);
+            let (client, connection) = connect(&server);
+            let (client, pings) = (TcpStream::from_std(client).unwrap(), pings.clone());
+            tokio::task::spawn_local(connection);
+            tokio::task::spawn_local(async move {
+                let (mut sent, mut replies) = (0, vec![0; 1 << 20]);
+                loop {
+                    // Whole requests come to a round: what was not taken of one is sent next.
+                    sent += client.try_write(&pings.as_bytes()[sent..]).unwrap_or(0);
+                    sent %= pings.len();
+                    let read = client.try_read(&mut replies).unwrap_or(0);
+                    count.fetch_add(read / "+PONG\r\n".len(), Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        loop {
+            let now = counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+            if now.iter().sum::<usize>() >= REPLIES {
+                break now;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let least = counts.iter().min().unwrap();
+    assert!(least * 4 >= counts.iter().sum::<usize>(), "replies: {counts:?}");
+    drop(runtime);
+    server.node.close().unwrap();
+}
+
+/// The limit counts from the end of the work, also for a client that was busy when it first ran out.
+#[test]
+fn a_client_that_was_busy_and_falls_silent_is_closed() {
+    use tokio::io::AsyncWriteExt;
+    const IDLE_MAX: Duration = Duration::from_millis(100);
+    let home = tempfile::tempdir().unwrap();
+    let mut server = server(&home.path().join("n1"), 1, INPUT_BYTES_MAX);
+    server.client_idle_max = Some(IDLE_MAX);
+    let server = Arc::new(server);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .unwrap();
+    runtime.block_on(async {
+        let (client, connection) = connect(&server);
+        // A task of its own: nothing that wakes the client wakes it.
+        tokio::task::spawn_local(connection);
+        let mut client = TcpStream::from_std(client).unwrap();
+        let client = async {
+            let end = tokio::time::Instant::now() + 5 * IDLE_MAX;
+            while tokio::time::Instant::now() < end {
+                client.write_all(b"SET k v\r\n").await.unwrap();
+                let mut ok = [0; 5];
+                client.read_exact(&mut ok).await.unwrap();
+            }
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0, "closed without a word");
+        };
+        tokio::time::timeout(100 * IDLE_MAX, client).await.expect("it is closed");
+    });
     server.node.close().unwrap();
 }
 
@@ -299,6 +557,41 @@ fn unfinished_requests_of_all_connections_have_a_bound() {
         assert!(echo.starts_with(b"$1048576\r\neee"));
         assert!(has_read(&mut first, 1).await);
         assert_eq!(taken(), 0);
+    });
+    server.node.close().unwrap();
+}
+
+/// As `nc -N` does: it sends all, shuts down its side, and reads. Its end is read while requests wait for it to read the
+/// replies to those before.
+#[test]
+fn a_client_that_has_sent_its_last_byte_gets_every_reply() {
+    use tokio::io::AsyncWriteExt;
+    const GETS: usize = PENDING_MAX + 4_000;
+    let home = tempfile::tempdir().unwrap();
+    let server = Arc::new(server(&home.path().join("n1"), 1, INPUT_BYTES_MAX));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let sent = format!("SET k {}\r\n{}", "v".repeat(2_048), "GET k\r\n".repeat(GETS));
+    runtime.block_on(async {
+        for cut in [0, 2] {
+            let (client, connection) = connect(&server);
+            let (mut reads, mut writes) = TcpStream::from_std(client).unwrap().into_split();
+            let sent = &sent;
+            let client = async move {
+                writes.write_all(&sent.as_bytes()[..sent.len() - cut]).await.unwrap();
+                writes.shutdown().await.unwrap();
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let mut replies = Vec::new();
+                reads.read_to_end(&mut replies).await.unwrap();
+                replies
+            };
+            let (replies, ()) = tokio::join!(client, connection);
+            // Some may be TRYAGAIN.
+            let (mut replies, mut count) = (BytesMut::from(&replies[..]), 0);
+            while resp::parse_reply(&mut replies).unwrap().is_some() {
+                count += 1;
+            }
+            assert_eq!((count, replies.len()), (1 + GETS - usize::from(cut > 0), 0));
+        }
     });
     server.node.close().unwrap();
 }

@@ -5,6 +5,7 @@
 //! Cost:   two threads beside the engine's: one waits for signals, the main one for what it says.
 //! Fails:  [`ServeError`], one line; nothing is touched before the options make sense and both addresses are free, and
 //!         the clients' port is closed until every group of this node runs: whoever connects before is refused at once.
+//!         An address that another process takes meanwhile is an error like any other after the directory is made.
 //!
 //! A request's way: `listener` -> `connection` reads it -> `commands` encodes it -> `slots` finds its group -> the
 //! engine -> `machine` applies it -> `connection` answers. `cluster` tells clients where else to go, `info` how it is.
@@ -64,8 +65,8 @@ pub(crate) enum ServeError {
     Made {
         /// The directory.
         dir: String,
-        /// Why it could not be opened.
-        source: OpenError,
+        /// Why it could not be opened, or its clients not be listened to.
+        source: Box<Self>,
     },
     /// An address cannot be listened on.
     #[error("{whose} address {address}: {source}")]
@@ -142,17 +143,23 @@ pub(crate) fn run(args: Args) -> Result<(), ServeError> {
     let founding = found(&options, &sockets)?;
     let placement = options.check(&founding)?;
     let seats = seats(&options, founding.shards)?;
-    let node = Node::open(config(&options, &advertise, &seats)).map_err(|source| {
-        // Never removed: a directory that may have been a node, in whoever's hands, is not ours to judge.
-        let dir = || options.dir.display().to_string();
-        if options.init { ServeError::Made { dir: dir(), source } } else { source.into() }
-    })?;
+    let node = Node::open(config(&options, &advertise, &seats))
+        .map_err(|source| made(&options, source.into()))?;
 
     let place = Place { sockets, port: local.port(), advertise };
     let served = serve(&options, &node, placement, place, &seats, &stops);
     let closed = node.close();
     served?;
     Ok(closed?)
+}
+
+/// What has failed once the directory is there: after `--init`, the same command fails for that.
+fn made(options: &Options, source: ServeError) -> ServeError {
+    if !options.init {
+        return source;
+    }
+    // Never removed: a directory that may have been a node, in whoever's hands, is not ours to judge.
+    ServeError::Made { dir: options.dir.display().to_string(), source: Box::new(source) }
 }
 
 /// Makes the directory if that is asked for, and reads what it was made with.
@@ -214,12 +221,8 @@ fn serve(
         started,
     });
     for socket in sockets {
-        let listening = || {
-            socket.listen(BACKLOG)?;
-            socket.set_nonblocking(true)
-        };
-        listening().map_err(|source| not_listening(CLIENTS, &options.listen, source))?;
-        listener::start(TcpListener::from(socket), &server)?;
+        let listener = listen(socket, options)?;
+        listener::start(listener, &server)?;
     }
 
     let yes = |flag: bool| if flag { "yes" } else { "no" };
@@ -337,6 +340,15 @@ fn bind(address: &str) -> std::io::Result<Vec<socket2::Socket>> {
         }
     }
     if sockets.is_empty() { Err(last) } else { Ok(sockets) }
+}
+
+/// Begins to listen where [`bind`] has only asked: another process may have begun to meanwhile.
+fn listen(socket: socket2::Socket, options: &Options) -> Result<TcpListener, ServeError> {
+    let listening = socket.listen(BACKLOG).and_then(|()| socket.set_nonblocking(true));
+    match listening {
+        Ok(()) => Ok(TcpListener::from(socket)),
+        Err(source) => Err(made(options, not_listening(CLIENTS, &options.listen, source))),
+    }
 }
 
 /// Whether two would listen at one place. The system says so only once one does.
@@ -519,7 +531,7 @@ impl std::fmt::Display for Seats {
 fn seats(options: &Options, shards: u32) -> Result<Seats, ServeError> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let (shards, peers) = (u64::from(shards), options.peers.len() as u64 - 1);
-    let own = DESCRIPTORS_OF_NODE + shards * (DESCRIPTORS_OF_SHARD + peers * DESCRIPTORS_OF_LANES);
+    let own = descriptors(shards, peers);
     let wanted = own + STRANGERS_MAX as u64 + options.clients_max as u64;
     let limit = getrlimit(Resource::Nofile);
     let mut now = limit.current;
@@ -544,6 +556,13 @@ fn seats(options: &Options, shards: u32) -> Result<Seats, ServeError> {
     Ok(seats)
 }
 
+/// Descriptors that a node needs for itself. A peer may have more shards than this node, and says how many only when it
+/// connects: it is counted with [`PEER_SHARDS`].
+fn descriptors(shards: u64, peers: u64) -> u64 {
+    let lanes = shards + shards.max(PEER_SHARDS);
+    DESCRIPTORS_OF_NODE + shards * DESCRIPTORS_OF_SHARD + peers * lanes * DESCRIPTORS_OF_LANES
+}
+
 const CLIENTS: &str = "clients'";
 const PEERS: &str = "peers'";
 /// Connections the kernel keeps until they are accepted.
@@ -557,14 +576,18 @@ const FAILURE_LOOK: Duration = Duration::from_millis(250);
 const DESCRIPTORS_OF_NODE: u64 = 32;
 /// A ring, a runtime (3), the lock, segments in use, made ahead, being made, read and carried: some 16, and as many again.
 const DESCRIPTORS_OF_SHARD: u64 = 32;
-/// Of a shard and each peer: two lanes out, two in, and those they replace while both are open.
-const DESCRIPTORS_OF_LANES: u64 = 8;
+/// Of a shard here and each peer, and of a peer's shard and this node: two lanes, and those they replace while both are
+/// open.
+const DESCRIPTORS_OF_LANES: u64 = 4;
+/// Shards that a peer may have beyond those of this node.
+const PEER_SHARDS: u64 = 16;
 /// Connections to the peers' port that have not said who they are.
 const STRANGERS_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
 
     #[test]
     fn clients_have_what_the_limit_leaves_beside_the_log_and_the_peers() {
@@ -581,6 +604,37 @@ mod tests {
             assert_eq!((seats.strangers_max, seats.to_string().as_str()), (strangers_max, says));
             let taken = 64 + seats.clients_max + seats.strangers_max;
             assert!(taken as u64 <= limit, "{taken} of {limit}");
+        }
+    }
+
+    /// A node of one shard had room for one lane of each peer; a peer of sixteen shards has as many.
+    #[test]
+    fn a_peer_of_more_shards_than_this_node_finds_its_descriptors() {
+        for (shards, peers, peer_shards) in [(1, 2, 16), (4, 4, 16), (32, 2, 32), (1, 0, 0)] {
+            let out_and_in = peers * (2 * shards + 2 * peer_shards);
+            let own = DESCRIPTORS_OF_NODE + shards * DESCRIPTORS_OF_SHARD;
+            assert_eq!(descriptors(shards, peers), own + 2 * out_and_in, "{shards} {peers}");
+        }
+    }
+
+    /// The system lets two sockets have one address until one of them listens.
+    #[test]
+    fn an_address_that_is_taken_after_the_directory_is_made_says_that_it_is_made() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            args: Args,
+        }
+        let sockets = bind("127.0.0.1:0").unwrap();
+        let place = sockets[0].local_addr().unwrap().as_socket().unwrap().to_string();
+        let words = "serve --init --id 1 --dir n1 --peers 1=127.0.0.1:7001 --listen";
+        let cli = Cli::parse_from(words.split(' ').chain([&place[..]]));
+        let options = Options::new(cli.args).unwrap();
+        let _other = TcpListener::bind(&options.listen).unwrap();
+        for socket in sockets {
+            let said = listen(socket, &options).unwrap_err().to_string();
+            assert!(said.contains(&options.listen) && said.contains("in use"), "{said}");
+            assert!(said.contains("is made already: start it without --init"), "{said}");
         }
     }
 

@@ -92,7 +92,7 @@ pub(crate) struct Keys {
     #[arg(long, value_name = "N")]
     clients_max: Option<u64>,
     /// A client's connection on which nothing moves for this long is closed, at the latest after twice as long. One whose
-    /// host has vanished is closed after two minutes in any case [default: never]
+    /// host has vanished, or that does not read its replies, is closed after two minutes in any case [default: never]
     #[arg(long, value_name = "TIME")]
     client_idle_max: Option<Time>,
 }

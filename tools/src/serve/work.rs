@@ -1,4 +1,4 @@
-//! How long clients may keep a shard's thread from its sockets and its disk.
+//! How long clients may keep a shard's thread from its sockets and its disk, and which of them are next.
 //!
 //! In:     the work that tasks of clients do on this thread, as they begin and end it.
 //! Out:    whether there is time for more, before the thread looks at its events again.
@@ -8,13 +8,17 @@
 //! The same thread sends the heartbeats of its groups and hears those of others. Between two looks at its events all its
 //! clients together get [`WORK_MAX`], and whatever the one request that went over it costs: the map of the largest
 //! cluster, encoded anew, is that. What the shard's own turn may take is bounded in `engine/src/limits.rs`.
+//!
+//! A task that was refused time comes before all that were not, in the order in which tasks were refused: also before
+//! those whose sockets the look found ready. A task that had time and wants more is woken behind them. The runtime's own
+//! list of tasks that yield would wake the last one first, and of three clients that never pause one would never run.
 
 use std::{
-    cell::Cell,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    marker::PhantomData,
+    rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
@@ -23,18 +27,63 @@ use std::{
 const WORK_MAX: Duration = Duration::from_millis(1);
 
 thread_local! {
-    /// The work done for clients since the thread looked, or since they last had that much time.
+    /// The work done for clients since the thread looked.
     static SPENT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-    static LOOK: Arc<Look> = Arc::default();
+    static LINE: RefCell<Line> = RefCell::default();
+    static LOOK: Waker = Waker::from(Arc::new(Look));
 }
 
-/// Set by the runtime when it has looked at the thread's events.
+/// The tasks of this thread that wait for its next look.
 #[derive(Default)]
-struct Look(AtomicBool);
+struct Line {
+    /// Those that were refused time, by their [`Place`], until they get it; without a waker once they are woken.
+    refused: BTreeMap<u64, Option<Waker>>,
+    last_place: u64,
+    /// Those that had time.
+    served: Vec<Waker>,
+}
+
+/// Woken by the runtime, on this thread, when it has looked at the thread's events.
+struct Look;
 
 impl Wake for Look {
     fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
+        SPENT.set(Duration::ZERO);
+        let wakers = LINE.with_borrow_mut(|line| {
+            let refused = line.refused.values_mut().filter_map(Option::take);
+            refused.chain(line.served.drain(..)).collect::<Vec<_>>()
+        });
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A task's place among those that were refused time on this thread; given up when dropped.
+#[derive(Default)]
+pub(crate) struct Place(Option<u64>, PhantomData<Rc<()>>);
+
+impl Place {
+    fn wait(&mut self, waker: &Waker) {
+        LINE.with_borrow_mut(|line| {
+            let place = *self.0.get_or_insert_with(|| {
+                line.last_place += 1;
+                line.last_place
+            });
+            line.refused.insert(place, Some(waker.clone()));
+        });
+        wake_look();
+    }
+
+    fn leave(&mut self) {
+        if let Some(place) = self.0.take() {
+            // A thread that ends has no line any more.
+            let _ = LINE.try_with(|line| line.borrow_mut().refused.remove(&place));
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -45,16 +94,17 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Begins to work, if there is time for it now.
-    pub(crate) fn begin() -> Option<Self> {
-        if LOOK.with(|look| look.0.swap(false, Ordering::Relaxed)) {
-            SPENT.set(Duration::ZERO);
-        }
+    /// Begins to work, if there is time for it now and no other task waits for longer. Else `waker` is woken after the
+    /// next look.
+    pub(crate) fn begin(place: &mut Place, waker: &Waker) -> Option<Self> {
         let spent_before = SPENT.get();
-        if spent_before >= WORK_MAX {
-            wake_look();
+        let is_new = place.0.is_none();
+        if spent_before >= WORK_MAX || (is_new && LINE.with_borrow(|line| !line.refused.is_empty()))
+        {
+            place.wait(waker);
             return None;
         }
+        place.leave();
         Some(Self { began: now(), spent_before })
     }
 
@@ -78,27 +128,26 @@ impl Drop for Work {
     }
 }
 
-/// Has the next look noticed. Tasks that yield are woken in their order after it: those that yield from now on will find
-/// that it was.
+/// Has the next look noticed.
 fn wake_look() {
-    LOOK.with(|look| wake_after_look(&Waker::from(Arc::clone(look))));
+    LOOK.with(|look| {
+        let yielded = std::pin::pin!(tokio::task::yield_now());
+        let pending = yielded.poll(&mut Context::from_waker(look)).is_pending();
+        assert!(pending, "a task that yields is not done");
+    });
 }
 
-/// Wakes a task once the thread has looked at its events.
+/// Wakes a task that had time once the thread has looked at its events, behind those that were refused it.
 pub(crate) fn wake_after_look(waker: &Waker) {
-    let yielded = std::pin::pin!(tokio::task::yield_now());
-    let pending = yielded.poll(&mut Context::from_waker(waker)).is_pending();
-    assert!(pending, "a task that yields is not done");
+    LINE.with_borrow_mut(|line| line.served.push(waker.clone()));
+    wake_look();
 }
 
 /// Waits until there is time for a client's work.
 pub(crate) async fn time() -> Work {
-    std::future::poll_fn(|cx| match Work::begin() {
-        Some(work) => Poll::Ready(work),
-        None => {
-            wake_after_look(cx.waker());
-            Poll::Pending
-        }
+    let mut place = Place::default();
+    std::future::poll_fn(|cx| {
+        Work::begin(&mut place, cx.waker()).map_or(Poll::Pending, Poll::Ready)
     })
     .await
 }
@@ -111,11 +160,38 @@ fn now() -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
+    use std::{
+        collections::VecDeque,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     fn spin(for_time: Duration) {
         let began = now();
         while began.elapsed() < for_time {}
+    }
+
+    /// A task that comes at each look, as one whose socket is always ready, would else be served before those that wait.
+    #[test]
+    fn a_task_that_was_refused_time_comes_before_all_that_were_not() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let begin = |place: &mut Place| Work::begin(place, Waker::noop());
+            let whole = |place: &mut Place| begin(place).map(|_work| spin(WORK_MAX));
+            let mut served = Place::default();
+            whole(&mut served).unwrap();
+            let mut waiting = VecDeque::from([Place::default(), Place::default()]);
+            for round in 0..6 {
+                waiting.iter_mut().for_each(|place| assert!(begin(place).is_none()));
+                tokio::task::yield_now().await;
+                assert!(begin(&mut served).is_none(), "it has just had its time, in round {round}");
+                let mut next = waiting.pop_front().unwrap();
+                whole(&mut next).unwrap();
+                waiting.push_back(std::mem::replace(&mut served, next));
+            }
+            drop(waiting);
+            tokio::task::yield_now().await;
+            assert!(begin(&mut Place::default()).is_some(), "those that waited are gone");
+        });
     }
 
     /// Many tasks that are never done, and a socket that has something to say: it is heard after every millisecond of
