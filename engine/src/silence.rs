@@ -5,7 +5,7 @@
 //!         their own timers, by group.
 //! Cost:   per frame a store or a load of an atomic.
 //! Fails:  never.
-//! Source: FAULTS.md D4 (a process that is paused).
+//! Source: RULES.md D4 (a process that is paused).
 //!
 //! A connection says only that the peer's kernel is there. A leader hears of its followers, and they of it, several times
 //! an election timeout; two followers of a third node have nothing to say to each other. A peer is silent if frames were
