@@ -8,7 +8,8 @@
 //!
 //! A segment is *used* if the start record in its first batch is readable. The last used one, `L`, names the one
 //! before it, and so on down to the first that the manifest needs: the *chain*. A batch is *vouched for* if it was
-//! durable for sure: a later segment of the chain follows it, or a later batch of its segment knew it.
+//! durable for sure: a later segment of the chain follows it, a later batch of its segment knew it, or it begins its
+//! segment with what an open wrote again, whose start record is written last (`moved.rs`).
 //!
 //! | label | what is found | decision | because |
 //! |---|---|---|---|
@@ -52,7 +53,7 @@ mod moved;
 
 pub(crate) use batches::{Named, claimed_position, is_of_earlier_life};
 pub use case::{Case, Decision};
-pub(crate) use moved::Moved;
+pub(crate) use moved::{Moved, is_moved};
 
 use crate::Config;
 use crate::checksum::Seed;

@@ -16,7 +16,7 @@ use crate::format::{
     Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq, Start,
 };
 use crate::home::Identity;
-use crate::recovery::Case;
+use crate::recovery::{Case, is_moved};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -129,6 +129,7 @@ impl Scan<'_> {
             live_bytes: 0,
             seed: Seed::of(0),
             first: None,
+            is_moved: false,
             written: false,
             owner: Owner::default(),
         };
@@ -186,11 +187,12 @@ impl Scan<'_> {
         let position = Position::new(seq, FIRST_BATCH_AT);
         segment.written = first.iter().any(|byte| *byte != 0);
         let seed = segment.seed;
-        segment.first = BatchHeader::decode(first, seed, position, bytes)
-            .and_then(|(batch, _)| {
-                Ok((batch.seq, Start::decode(&first[BATCH_HEADER_BYTES..], seed)?))
-            })
-            .ok();
+        let begun = BatchHeader::decode(first, seed, position, bytes)
+            .and_then(|(batch, _)| Ok((batch, Start::decode(&first[BATCH_HEADER_BYTES..], seed)?)));
+        if let Ok((batch, start)) = begun {
+            segment.is_moved = is_moved(&batch, first);
+            segment.first = Some((batch.seq, start));
+        }
         Ok(Some(segment))
     }
 

@@ -6,7 +6,7 @@
 //! Fails:  a file that is missing, foreign, damaged, or there twice; nothing is changed.
 //! Source: FAULTS' rules 8, 23, 26-28; C4-C8, W11, W12.
 
-use super::{Case, Decision, refuse, refuse_corrupt};
+use super::{Case, Decision, moved, refuse, refuse_corrupt};
 use crate::Config;
 use crate::checksum::Seed;
 use crate::disk::{Disk, ScanFile, SegmentFile};
@@ -37,6 +37,8 @@ pub(super) struct Segment {
     pub(super) seed: Seed,
     /// Of its first batch, if that can be read: the number, and what came before.
     first: Option<(u64, Start)>,
+    /// Its first batch is what an open wrote again, and durable as a whole.
+    pub(super) is_moved: bool,
     /// True if something was written where its first batch would stand.
     written: bool,
 }
@@ -217,10 +219,12 @@ fn read_header(
     let seed = Seed::of(header.id);
     let position = Position::new(header.seq, FIRST_BATCH_AT);
     let written = first.iter().any(|byte| *byte != 0);
-    let first = BatchHeader::decode(first, seed, position, header.bytes)
-        .and_then(|(batch, _)| Ok((batch.seq, Start::decode(&first[BATCH_HEADER_BYTES..], seed)?)))
+    let begun = BatchHeader::decode(first, seed, position, header.bytes)
+        .and_then(|(batch, _)| Ok((batch, Start::decode(&first[BATCH_HEADER_BYTES..], seed)?)))
         .ok();
-    Ok(Segment { path, header, seed, first, written })
+    let is_moved = begun.as_ref().is_some_and(|(batch, _)| moved::is_moved(batch, first));
+    let first = begun.map(|(batch, start)| (batch.seq, start));
+    Ok(Segment { path, header, seed, first, is_moved, written })
 }
 
 /// The segments that hold the log, oldest first; refuses a stream with holes.

@@ -12,9 +12,12 @@
 //! write may have failed, and its pages count as clean all the same, so a sync would prove nothing.
 
 use super::batches::{Bytes, Flaw};
-use super::{Case, Decision};
+use super::{Case, Decision, MOVED_AT};
 use crate::checksum::Seed;
-use crate::format::{FIRST_BATCH_AT, RECORD_ALIGN_BYTES, Record, RecordKind, Records, u32_at};
+use crate::format::{
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, FIRST_BATCH_AT, RECORD_ALIGN_BYTES,
+    RECORD_HEADER_BYTES, Record, RecordKind, Records, START_RECORD_BYTES, encode_filler, u32_at,
+};
 use hashbrown::HashMap;
 use logdrive_raft::GroupId;
 
@@ -75,6 +78,19 @@ impl Moved {
         }
         at
     }
+}
+
+/// Whether a segment's first batch, whose first block is given, is one in which an open wrote again what stood before. That
+/// block is written when all behind it is durable (`stream/first.rs`), so where it can be read it vouches for its batch.
+/// Only the batch's header and the start record have checksums of their own, so either the filler's header or the zeros
+/// behind it are enough: no other batch of several blocks has them there, and one bad sector does not take both.
+pub(crate) fn is_moved(header: &BatchHeader, first_block: &[u8]) -> bool {
+    let at = BATCH_HEADER_BYTES + START_RECORD_BYTES;
+    let mut filler = [0; BLOCK_BYTES];
+    encode_filler(&mut filler[at..]);
+    let (head, zeros) = filler[at..].split_at(RECORD_HEADER_BYTES);
+    let found = &first_block[at..BLOCK_BYTES];
+    header.padded_bytes() > BLOCK_BYTES && (found.starts_with(head) || found.ends_with(zeros))
 }
 
 /// From where on the last segment's batches are written again; `None` if all of them stay. `follows` is what the first
