@@ -383,6 +383,43 @@ fn c2_damage_to_what_an_open_wrote_again_is_no_torn_tail_though_nothing_is_behin
     }
 }
 
+/// 1. The second batch of the last segment is damaged, and the third one says that it was durable.
+/// 2. The header of the third is misread once: the second looks like a torn tail, and the little before it like all there
+///    is of the segment, to be written again.
+/// 3. The second reading finds damage, so nothing is written again, and the second batch's group alone is fenced.
+#[test]
+fn c2_what_is_written_again_is_decided_by_the_reading_that_is_applied() {
+    for page_cache in [false, true] {
+        let sim = Sim::new(3);
+        sim.platter.set_page_cache(page_cache);
+        let (mut wal, _) = sim.open();
+        for group in 1..=3 {
+            wal.append(&write(group, 1, &entries(group, 1, 1, 2, 1000))).unwrap();
+            sim.settle(&mut wal);
+        }
+        sim.platter.crash();
+        drop(wal);
+        let last = sim.platter.segments()[0];
+        let batches = SegmentBytes::of(&sim, last).batches();
+        let batch_of =
+            |group| batches.iter().find(|batch| batch.groups == [GroupId(group)]).unwrap();
+        sim.platter.flip(last, batch_of(2).records.start + 20, 0x10);
+        sim.platter.misread(last, batch_of(3).at + 20);
+        let (wal, recovered) = sim.open();
+        assert_eq!(recovered.cut, None);
+        let fenced: Vec<_> = recovered.groups.iter().map(|group| group.fenced.is_some()).collect();
+        assert_eq!(fenced, [false, true, false], "page cache: {page_cache}");
+        for group in recovered.groups.iter().filter(|group| group.fenced.is_none()) {
+            assert_eq!(read_all(&wal, group), entries(group.group.get(), 1, 1, 2, 1000));
+        }
+        // The fence outlives another start.
+        sim.platter.crash();
+        drop(wal);
+        let (_wal, again) = sim.open();
+        assert_eq!(again.groups[1].fenced.is_some(), fenced[1]);
+    }
+}
+
 /// The same on real files.
 #[test]
 fn c1_a_flipped_bit_in_a_file_is_refused_or_fenced_and_named() {
