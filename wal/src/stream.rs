@@ -149,6 +149,8 @@ pub struct Wal {
     made: SegmentSeq,
     /// The maker reported no room, and has not yet succeeded again.
     no_space: bool,
+    /// The bytes that entries needed for which there was no room; 0 once there was as much.
+    refused: u64,
     carry: carry::Carry,
     /// Bytes that copies of the victim's records have taken so far.
     carry_taken: u64,
@@ -368,6 +370,7 @@ impl Wal {
             spares: VecDeque::new(),
             made: SegmentSeq(seq.0 - 1),
             no_space: false,
+            refused: 0,
             carry: carry::Carry::default(),
             carry_taken: 0,
             small_bytes: 0,

@@ -348,6 +348,35 @@ fn w9_a_log_at_its_quota_refuses_entries_keeps_votes_going_and_heals() {
     assert_eq!(recovered.groups[1].hard_state, hard_state(25, 1, 0));
 }
 
+/// Room for small writes is not room for a large one: a follower whose leader heard that there was room for it was sent it
+/// again at once, and again.
+#[test]
+fn w9_there_is_no_room_while_entries_that_were_refused_have_none() {
+    let mut sim = Sim::new(2);
+    sim.config.log_bytes_max = Some(8 * sim.config.segment_bytes);
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    let mut rooms = Vec::new();
+    for round in 0..3 {
+        loop {
+            let before = wal.room();
+            match busy.write(&mut wal, 24, 2000) {
+                Ok(()) => give_back(&sim, &mut wal),
+                Err(WalError::OverQuota) => break rooms.push(before),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(wal.room(), Room::Quota, "round {round}");
+        give_back(&sim, &mut wal);
+        assert_eq!(wal.room(), Room::Quota, "round {round}");
+        busy.release_all(&mut wal).unwrap();
+        give_back(&sim, &mut wal);
+        assert_eq!(wal.room(), Room::Free, "round {round}: {:?}", wal.usage());
+        busy.write(&mut wal, 24, 2000).unwrap();
+    }
+    assert!(rooms.contains(&Room::Free), "{rooms:?}");
+}
+
 /// A log of eight segments at most, written to until it takes no more entries; all of them live.
 fn full_to_its_quota(seed: u64, segment_bytes: u64) -> (Sim, Wal, Busy) {
     let mut sim = Sim::new(seed);

@@ -13,7 +13,7 @@ use crate::checksum::Seed;
 use crate::disk::is_nearly_a_segments;
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, FIRST_BATCH_AT, FORMAT_VERSION, Manifest,
-    Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq, Start,
+    Position, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq, Start, is_segment_file_bytes,
 };
 use crate::home::Identity;
 use crate::recovery::{Case, is_moved};
@@ -161,10 +161,7 @@ impl Scan<'_> {
             self.find(Case::NewerVersion, &file, 0, what)?;
             return Ok(Some(segment));
         }
-        if header.bytes != bytes
-            || !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&header.bytes)
-            || !header.bytes.is_multiple_of(BLOCK_BYTES as u64)
-        {
+        if header.bytes != bytes || !is_segment_file_bytes(header.bytes) {
             let what = "the file has not the size its header says";
             self.find(Case::TruncatedSegment, &file, bytes, what)?;
             return Ok(Some(segment));

@@ -13,7 +13,7 @@ use crate::disk::{Disk, ScanFile, SegmentFile};
 use crate::error::WalError;
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, FIRST_BATCH_AT, FORMAT_VERSION, Manifest,
-    Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq, Start,
+    Position, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq, Start, is_segment_file_bytes,
 };
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
@@ -209,10 +209,7 @@ fn read_header(
             format!("made for cluster {cluster:?}, store {store:032x}, node {node}, shard {shard}");
         return Err(refuse(Case::ForeignFile, path, &what));
     }
-    if header.bytes != file.bytes
-        || !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&header.bytes)
-        || !header.bytes.is_multiple_of(BLOCK_BYTES as u64)
-    {
+    if header.bytes != file.bytes || !is_segment_file_bytes(header.bytes) {
         let what = "the file has not the size its header says";
         return Err(refuse_corrupt(Case::TruncatedSegment, path, file.bytes, what));
     }

@@ -144,6 +144,7 @@ impl Wal {
     /// [`WalError::Io`] for image memory, [`WalError::Poisoned`].
     pub fn maintain(&mut self) -> Result<Option<CarryPlan>, WalError> {
         self.check_poisoned()?;
+        self.forget_refusal();
         if let Carry::Landing(upto) = self.carry
             && (self.durable >= upto || logdrive_raft::bug!("space_before_its_copies_are_durable"))
         {

@@ -35,7 +35,7 @@ use crate::disk::MakeSegment;
 use crate::error::WalError;
 use crate::format::{
     BLOCK_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, FORMAT_VERSION, HARD_STATE_RECORD_BYTES,
-    RECORD_ALIGN_BYTES, SegmentHeader, SegmentSeq, membership_record_bytes,
+    RECORD_ALIGN_BYTES, SegmentHeader, SegmentSeq, is_segment_file_bytes, membership_record_bytes,
 };
 use logdrive_raft::{Entry, EntryKind, GroupId};
 
@@ -53,12 +53,14 @@ pub struct Usage {
 }
 
 impl Wal {
-    /// Whether to go on proposing.
+    /// Whether to go on proposing. Never [`Room::Free`] while there is no room for entries that were refused: whoever had
+    /// them would send them again and again.
     #[must_use]
     pub fn room(&self) -> Room {
         let half_full = self.open.tail > self.active.image.len() / 2;
         let next_ready = self.ready_spares() > 0;
-        if self.no_space && !next_ready {
+        let is_refused = self.capacity_within(self.config.log_bytes_max) < self.refused;
+        if self.no_space && (!next_ready || is_refused) {
             Room::Reserve
         } else if self.is_near_quota() {
             // What is on its way out is waited for.
@@ -142,10 +144,19 @@ impl Wal {
     /// True if the quota is why there is less than [`Room::Free`].
     #[must_use]
     pub fn is_near_quota(&self) -> bool {
+        let Some(max) = self.config.log_bytes_max else { return false };
         let segment = self.config.segment_bytes;
-        self.has_quota()
-            && self.capacity_within(self.config.log_bytes_max)
-                < (FOR_ENTRIES + 1) * segment / 2 + self.round_loss()
+        let enough = (FOR_ENTRIES + 1) * segment / 2 + self.round_loss();
+        // More than an empty log has is not waited for.
+        let refused = self.refused.min(max - 2 * segment);
+        self.capacity_within(Some(max)) < enough.max(refused)
+    }
+
+    /// Entries that were refused may come again.
+    pub(super) fn forget_refusal(&mut self) {
+        if self.capacity_within(self.config.log_bytes_max) >= self.refused {
+            self.refused = 0;
+        }
     }
 
     /// Whether the votes' reserve has come to its end, and so much of it was taken by votes that a round wins it back.
@@ -168,7 +179,7 @@ impl Wal {
 
     /// Refuses what cannot be encoded whole. The estimate is an upper bound: each batch and each segment boundary
     /// it may cross costs at most a block and a few headers.
-    pub(super) fn check_room(&self, append: &Append<'_>) -> Result<(), WalError> {
+    pub(super) fn check_room(&mut self, append: &Append<'_>) -> Result<(), WalError> {
         let max = self.entry_bytes_max();
         let mut bytes = HARD_STATE_RECORD_BYTES;
         if let Some(membership) = append.membership {
@@ -195,14 +206,19 @@ impl Wal {
     }
 
     /// Refuses a release or a tombstone for which there is no room. They lead to more, so they go deeper than votes.
-    pub(super) fn check_room_to_release(&self, bytes: usize) -> Result<(), WalError> {
+    pub(super) fn check_room_to_release(&mut self, bytes: usize) -> Result<(), WalError> {
         if self.no_space || self.has_quota() {
             return self.check_capacity(bytes, 0, FOR_RELEASES);
         }
         Ok(())
     }
 
-    fn check_capacity(&self, bytes: usize, largest: usize, halves: u64) -> Result<(), WalError> {
+    fn check_capacity(
+        &mut self,
+        bytes: usize,
+        largest: usize,
+        halves: u64,
+    ) -> Result<(), WalError> {
         let (in_one, across) = self.room_for(bytes, largest);
         let needed = in_one + across;
         let is_entries = halves == FOR_ENTRIES;
@@ -215,11 +231,13 @@ impl Wal {
             (false, true) => halves * segment / 2 + self.round_loss(),
             (false, false) => (halves * segment / 2).saturating_sub(self.carry_taken.min(segment)),
         };
-        match needed + reserve <= capacity {
-            true => Ok(()),
-            false if self.no_space => Err(WalError::NoSpace),
-            false => Err(WalError::OverQuota),
+        if needed + reserve <= capacity {
+            return Ok(());
         }
+        if is_entries {
+            self.refused = needed + reserve;
+        }
+        Err(if self.no_space { WalError::NoSpace } else { WalError::OverQuota })
     }
 
     /// What records of `bytes`, no entry among them above `largest`, take at most of one segment; and what they take
@@ -340,6 +358,7 @@ impl Wal {
     }
 
     pub(super) fn order(&mut self, seq: SegmentSeq, id: u128, bytes: u64, urgent: bool) {
+        assert!(is_segment_file_bytes(bytes), "no open would take a segment of {bytes} bytes");
         let identity = &self.config.identity;
         let header = SegmentHeader {
             version: FORMAT_VERSION,
