@@ -96,6 +96,7 @@ fn what_it_is_asked_and_asks_is_little() {
 fn until_its_mark_is_durable_it_is_told_once_in_a_heartbeat() {
     let mut c = with_entries(3, 10);
     lose_the_end(&mut c, n(3), 6, true);
+    c.propose(n(1), "more").unwrap();
     for _ in 0..9 {
         c.pass(1, false);
         for _ in 0..100 {
