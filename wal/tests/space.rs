@@ -393,10 +393,7 @@ fn full_to_its_quota(seed: u64, segment_bytes: u64) -> (Sim, Wal, Busy) {
 /// W5 of the second reading: half a segment of votes, a block each, and at its quota the log took no more of them, for
 /// only the oldest segment is ever given up, and all of it lived. `elect` appends what the election of a term writes, a
 /// batch at a time, of which the vote is group 2's.
-fn takes_votes_for_ever(
-    segment_bytes: u64,
-    elect: &dyn Fn(&mut Wal, u64, &mut dyn FnMut(&mut Wal)),
-) {
+fn takes_votes_for_ever(segment_bytes: u64, elect: &dyn Fn(&Sim, &mut Wal, u64)) {
     let (sim, mut wal, busy) = full_to_its_quota(2, segment_bytes);
     let quota = sim.config.log_bytes_max.expect("it has one");
     let last = LogIndex(busy.next - 1);
@@ -404,7 +401,7 @@ fn takes_votes_for_ever(
     for restarts in 0..3 {
         for _ in 0..400 {
             term += 1;
-            elect(&mut wal, term, &mut |wal| give_back(&sim, wal));
+            elect(&sim, &mut wal, term);
         }
         assert!(wal.usage().bytes <= quota + restarts * sim.config.segment_bytes);
         // Without votes nothing is carried for them.
@@ -428,9 +425,9 @@ fn elect(wal: &mut Wal, append: &Append<'_>) {
 
 #[test]
 fn w9_a_log_at_its_quota_takes_votes_for_ever() {
-    takes_votes_for_ever(64 << 10, &|wal, term, give_back| {
+    takes_votes_for_ever(64 << 10, &|sim, wal, term| {
         elect(wal, &state(2, term, hard_state(term, 1, 0)));
-        give_back(wal);
+        give_back(sim, wal);
     });
 }
 
@@ -438,23 +435,23 @@ fn w9_a_log_at_its_quota_takes_votes_for_ever() {
 /// each other: one that stays takes its bytes for good.
 #[test]
 fn w9_a_log_at_its_quota_takes_votes_and_the_no_ops_behind_them_for_ever() {
-    takes_votes_for_ever(512 << 10, &|wal, term, give_back| {
+    takes_votes_for_ever(512 << 10, &|sim, wal, term| {
         elect(wal, &state(2, term, hard_state(term, 1, 0)));
-        give_back(wal);
+        give_back(sim, wal);
         for group in 3..5 {
             elect(wal, &write(group, term, &[entry(term, 1, b"")]));
-            give_back(wal);
+            give_back(sim, wal);
         }
     });
 }
 
 #[test]
 fn w9_a_log_at_its_quota_takes_votes_and_no_ops_in_one_batch_for_ever() {
-    takes_votes_for_ever(64 << 10, &|wal, term, give_back| {
+    takes_votes_for_ever(64 << 10, &|sim, wal, term| {
         let no_op = [entry(term, 1, b"")];
         let hard_state = Some(hard_state(term, 1, 0));
         elect(wal, &Append { hard_state, ..write(2, term, &no_op) });
-        give_back(wal);
+        give_back(sim, wal);
     });
 }
 
@@ -474,7 +471,7 @@ fn w9_a_log_of_many_segments_takes_votes_for_ever_though_its_entries_pad_badly()
         index += 1;
         for group in 10..110 {
             let bytes = 2000 + (index * 7919 + group * 104_729) % 6000;
-            let run = entries(group, 1, index, 1, bytes as usize);
+            let run = entries(group, 1, index, 1, usize::try_from(bytes).unwrap());
             if wal.append(&write(group, index, &run)).is_err() {
                 break 'full;
             }
