@@ -22,7 +22,9 @@ use crate::{
 };
 use hashbrown::{HashMap, HashSet};
 use logdrive_net::Lane;
-use logdrive_raft::{ConfigError, EntryBatch, EntryKind, FetchFor, LogIndex, Message, Ticks};
+use logdrive_raft::{
+    ConfigError, EntryBatch, EntryKind, FetchFor, LogIndex, Message, Ticks, WriteId,
+};
 use logdrive_wal::{Append, Completed, Corrupt, Position, ReadError, Room, Wal, WalError};
 use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
@@ -95,8 +97,8 @@ pub(crate) struct ShardHost {
     held: VecDeque<WriteJob>,
     /// Groups whose entries were withdrawn in this gathering: their later writes are void.
     withdrawn: HashSet<GroupId>,
-    /// Their groups.
-    held_groups: HashSet<GroupId>,
+    /// Each group of a write that waits, and what its last one waits for: a turn has many writes, and many may wait.
+    held_groups: HashMap<GroupId, Room>,
     /// Groups that lost something while the log ran, and where.
     fenced: HashMap<GroupId, Corrupt>,
 }
@@ -140,7 +142,7 @@ impl ShardHost {
             resign_ns,
             held: VecDeque::new(),
             withdrawn: HashSet::new(),
-            held_groups: HashSet::new(),
+            held_groups: HashMap::new(),
             fenced: HashMap::new(),
         }
     }
@@ -512,14 +514,9 @@ impl ShardHost {
     /// cannot be.
     fn write(&mut self, mut job: WriteJob, outside: &impl Outside) -> Result<(), WalError> {
         let Some(wal) = &mut self.wal else { return Ok(()) };
-        let is_behind =
-            self.held_groups.contains(&job.group) && !logdrive_raft::bug!("held_write_overtaken");
-        let before = match is_behind {
-            true => self.held.iter().rfind(|held| held.group == job.group),
-            false => None,
-        };
-        job.waits_for = match before {
-            Some(before) => before.waits_for,
+        let before = self.held_groups.get(&job.group).copied();
+        job.waits_for = match before.filter(|_| !logdrive_raft::bug!("held_write_overtaken")) {
+            Some(before) => before,
             None => append(wal, &mut job)?,
         };
         if job.waits_for == Room::Free {
@@ -528,16 +525,27 @@ impl ShardHost {
         let has_entries = !job.write.entries.is_empty();
         let is_kept = logdrive_raft::bug!("entries_held_for_want_of_room");
         if has_entries && job.waits_for != Room::Behind && !is_kept {
-            self.held.retain(|held| held.group != job.group || held.write.id < job.write.id);
+            if before.is_some() {
+                self.drop_held(job.group, job.write.id);
+            }
             self.withdrawn.insert(job.group);
             let last = self.shard.withdraw(&mut job);
             outside.withdrew(&job, last);
             return Ok(());
         }
         logdrive_raft::reached!("write held for want of room");
-        self.held_groups.insert(job.group);
+        self.held_groups.insert(job.group, job.waits_for);
         self.held.push_back(job);
         Ok(())
+    }
+
+    /// Of a group's writes that wait, those from `first` on wait no more.
+    fn drop_held(&mut self, group: GroupId, first: WriteId) {
+        self.held.retain(|held| held.group != group || held.write.id < first);
+        match self.held.iter().rfind(|held| held.group == group) {
+            Some(last) => self.held_groups.insert(group, last.waits_for),
+            None => self.held_groups.remove(&group),
+        };
     }
 
     /// Lets the log give space back: what it writes for that goes with this turn's batch.
@@ -610,7 +618,7 @@ impl ShardHost {
     /// The log has fenced a group: it says and writes nothing more here.
     fn fence(&mut self, group: GroupId, corrupt: Corrupt) {
         self.shard.fence(group, &mut self.answers);
-        self.held.retain(|job| job.group != group);
+        self.drop_held(group, WriteId::ZERO);
         self.reads.retain(|job| job.group != group);
         self.fenced.insert(group, corrupt.clone());
         self.node.groups.fence(group, corrupt);

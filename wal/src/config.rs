@@ -106,7 +106,7 @@ impl Config {
 
 const BATCH_BYTES_LIMIT: usize = 64 << 20;
 const IN_FLIGHT_LIMIT: usize = 64;
-/// The fewest segments a log's quota ([`Config::log_bytes_max`]) may come to: two that entries leave alone, the active one,
-/// one ahead of it, and two that hold the log. An empty log at such a quota takes a segment's bytes of payloads at once.
+/// The fewest segments a log's quota ([`Config::log_bytes_max`]) may come to: two that entries leave alone (and a 64th of the
+/// quota), the active one, one ahead of it, and two that hold the log. An empty log at such a quota takes a segment's bytes of payloads at once.
 pub const QUOTA_SEGMENTS_MIN: u64 = 6;
 const SPARES_LIMIT: usize = 4;

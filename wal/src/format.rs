@@ -428,6 +428,16 @@ pub(crate) const ENTRY_LEN_MASK: u32 = (1 << 24) - 1;
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// Largest segment: offsets are 32 bits, and an image of it stays in memory.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Largest segment file. One that an open writes again may have a block more than it had. With records of R bytes, of g
+/// groups, in batches that name d groups together (g is d at most), it had 4,096 + 56 * batches + 56 + R + 8 * d bytes at
+/// least, and then has 8,192 + R + 8 * g: less than a block more, and both are whole blocks. It does not grow again.
+const SEGMENT_FILE_BYTES_MAX: u64 = SEGMENT_BYTES_MAX + BLOCK_BYTES as u64;
+
+/// Whether a segment's file may have so many bytes.
+pub(crate) fn is_segment_file_bytes(bytes: u64) -> bool {
+    (SEGMENT_BYTES_MIN..=SEGMENT_FILE_BYTES_MAX).contains(&bytes)
+        && bytes.is_multiple_of(BLOCK_BYTES as u64)
+}
 
 // A start record must be readable from the first block of its batch alone.
 const _: () = assert!(BATCH_HEADER_BYTES + START_RECORD_BYTES <= BLOCK_BYTES);
@@ -442,8 +452,9 @@ const _: () = assert!(FOOTER_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(DIRECTORY_ENTRY_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(ENTRIES_HEAD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(88 + CLUSTER_BYTES_MAX <= SEGMENT_CRC_AT);
-const _: () =
-    assert!(SEGMENT_BYTES_MAX <= u32::MAX as u64 && SEGMENT_BYTES_MIN >= 4 * BLOCK_BYTES as u64);
+const _: () = assert!(
+    SEGMENT_FILE_BYTES_MAX <= u32::MAX as u64 && SEGMENT_BYTES_MIN >= 4 * BLOCK_BYTES as u64
+);
 // Zeros are never a batch (rule 5).
 const _: () = assert!(BATCH_MAGIC.to_le_bytes()[0] != 0);
 

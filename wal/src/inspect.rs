@@ -117,6 +117,8 @@ pub struct Segment {
     seed: Seed,
     /// Of its first batch, if that can be read: the number, and what came before.
     first: Option<(u64, Start)>,
+    /// Its first batch is what an open wrote again, and durable as a whole.
+    is_moved: bool,
     /// Something was written where its first batch would stand.
     written: bool,
     owner: Owner,

@@ -8,7 +8,8 @@
 //!
 //! A segment is *used* if the start record in its first batch is readable. The last used one, `L`, names the one
 //! before it, and so on down to the first that the manifest needs: the *chain*. A batch is *vouched for* if it was
-//! durable for sure: a later segment of the chain follows it, or a later batch of its segment knew it.
+//! durable for sure: a later segment of the chain follows it, a later batch of its segment knew it, or it begins its
+//! segment with what an open wrote again, whose start record is written last (`moved.rs`).
 //!
 //! | label | what is found | decision | because |
 //! |---|---|---|---|
@@ -52,11 +53,11 @@ mod moved;
 
 pub(crate) use batches::{Named, claimed_position, is_of_earlier_life};
 pub use case::{Case, Decision};
-pub(crate) use moved::Moved;
+pub(crate) use moved::{Moved, is_moved};
 
 use crate::Config;
 use crate::checksum::Seed;
-use crate::disk::{Disk, ScanFile, Scanned};
+use crate::disk::{Disk, Scan, ScanFile, Scanned};
 use crate::error::{Corrupt, WalError};
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, Bad, FIRST_BATCH_AT, Position, Record, RecordKind, Records,
@@ -163,8 +164,6 @@ pub(crate) fn replay(
     next_seed: Seed,
 ) -> Result<Replayed, WalError> {
     let mut found = files::find(disk, config)?;
-    let unread =
-        |file: &Segment, source| WalError::Io { file: file.path.clone(), what: "read", source };
     let mut scan = disk.scan(found.to_scan()).map_err(|source| WalError::Io {
         file: config.dir.clone(),
         what: "starting to read",
@@ -176,14 +175,25 @@ pub(crate) fn replay(
     let last = found.chain.last().copied();
     for (file, sealed_at) in found.chain() {
         let scanned = scan.next().map_err(|source| unread(file, source))?;
-        let moved_from = if Some(file.seq()) == last {
-            let mut bytes = SegmentBytes::new(file, scanned);
-            let follows = (file.first_batch(), file.start().prev_crc);
-            moved::moved_from(&mut bytes, file.seed, follows, config.segment_bytes, is_direct)
-        } else {
-            None
-        };
-        end = replay.segment(file, scanned, sealed_at, moved_from)?;
+        if Some(file.seq()) != last {
+            end = replay.segment(file, scanned, sealed_at, None, true)?;
+            continue;
+        }
+        // What is written again is decided on the same bytes from which it is taken.
+        let mut bytes = SegmentBytes::new(file, scanned);
+        let follows = (file.first_batch(), file.start().prev_crc);
+        let mut survey = moved::survey(&mut bytes, file.seed, follows);
+        let mut again;
+        let is_first = !survey.is_doubtful;
+        let mut scanned = scanned;
+        if survey.is_doubtful {
+            again = replay.read_again(file, bytes.len())?;
+            scanned = again.next().map_err(|source| unread(file, source))?;
+            bytes = SegmentBytes::new(file, scanned);
+            survey = moved::survey(&mut bytes, file.seed, follows);
+        }
+        let moved_from = moved::moved_from(&bytes, &survey, config.segment_bytes, is_direct);
+        end = replay.segment(file, scanned, sealed_at, moved_from, is_first)?;
     }
     let last = last.map(|seq| found.segment(seq));
     if let Some(last) = last {
@@ -283,20 +293,21 @@ impl<'a> Replay<'a> {
     }
 
     /// Replays one segment; `sealed_at` is where the next one says it ended. Its batches from `moved_from` on are kept,
-    /// to be written again.
+    /// to be written again. `is_first`: its bytes may be read once more.
     fn segment(
         &mut self,
         file: &Segment,
         scanned: &Scanned,
         sealed_at: Option<Position>,
         moved_from: Option<usize>,
+        is_first: bool,
     ) -> Result<End, WalError> {
         self.begin(file)?;
         if moved_from != Some(FIRST_BATCH_AT as usize) {
             self.ledger.begin(file.seq());
         }
         let first = FIRST_BATCH_AT as usize;
-        let end = self.batches_of(file, scanned, sealed_at, moved_from, first, true)?;
+        let end = self.batches_of(file, scanned, sealed_at, moved_from, first, is_first)?;
         if moved_from != Some(FIRST_BATCH_AT as usize) {
             let ended = self.ended.map_or(end.position, |(start, _)| start.end);
             self.ledger.end(ended.offset());
@@ -338,12 +349,8 @@ impl<'a> Replay<'a> {
                 bytes.case(at, &flaw, sealed_at.is_some())
             };
             if is_first && !matches!(case, Case::CleanStop | Case::CleanEnd) {
-                let unread =
-                    |source| WalError::Io { file: file.path.clone(), what: "read", source };
-                let bytes = bytes.len() as u64;
-                let again = vec![ScanFile { segment: file.seq(), bytes }];
-                let mut again = self.disk.scan(again).map_err(unread)?;
-                let scanned = again.next().map_err(unread)?;
+                let mut again = self.read_again(file, bytes.len())?;
+                let scanned = again.next().map_err(|source| unread(file, source))?;
                 return self.batches_of(file, scanned, sealed_at, moved_from, at, false);
             }
             match case.decision() {
@@ -367,6 +374,11 @@ impl<'a> Replay<'a> {
                 Decision::PassOver => unreachable!("{case:?} is no case of a batch"),
             }
         }
+    }
+
+    fn read_again(&mut self, file: &Segment, bytes: usize) -> Result<Box<dyn Scan>, WalError> {
+        let again = vec![ScanFile { segment: file.seq(), bytes: bytes as u64 }];
+        self.disk.scan(again).map_err(|source| unread(file, source))
     }
 
     /// The first batch of the chain says where it stands in the stream; all others follow the one before.
@@ -678,6 +690,10 @@ impl<'a> Replay<'a> {
 
 /// Where the records that are written again begin in the new segment: in the block behind the start record's.
 pub(crate) const MOVED_AT: usize = FIRST_BATCH_AT as usize + BLOCK_BYTES;
+
+fn unread(file: &Segment, source: std::io::Error) -> WalError {
+    WalError::Io { file: file.path.clone(), what: "read", source }
+}
 
 /// The error of a case that is about a file.
 fn refuse(case: Case, file: PathBuf, what: &str) -> WalError {

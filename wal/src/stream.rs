@@ -148,10 +148,13 @@ pub struct Wal {
     made: SegmentSeq,
     /// The maker reported no room, and has not yet succeeded again.
     no_space: bool,
+    /// The bytes that entries needed for which there was no room; 0 once there was as much.
+    refused: u64,
     carry: carry::Carry,
     /// Bytes that copies of the victim's records have taken so far.
     carry_taken: u64,
-    /// Bytes that batches without entries and copies have taken since the last round for votes began.
+    /// Bytes that batches without copies have taken since the last round for votes began, but for their records of
+    /// entries: what stands beside a new leader's no-op is won back like any vote.
     small_bytes: u64,
     /// The round for votes goes on up to this segment.
     round_end: SegmentSeq,
@@ -221,6 +224,10 @@ struct OpenBatch {
     writes: Vec<Durable>,
     runs: Vec<RunPlace>,
     copies: Vec<Copied>,
+    /// Bytes of its records of entries.
+    entry_bytes: u64,
+    /// Something in it was written again to give space back.
+    carries: bool,
 }
 
 /// Entries carried forward: found there once the batch is durable.
@@ -356,10 +363,13 @@ impl Wal {
                 writes: Vec::new(),
                 runs: Vec::new(),
                 copies: Vec::new(),
+                entry_bytes: 0,
+                carries: false,
             },
             spares: VecDeque::new(),
             made: SegmentSeq(seq.0 - 1),
             no_space: false,
+            refused: 0,
             carry: carry::Carry::default(),
             carry_taken: 0,
             small_bytes: 0,
@@ -587,10 +597,11 @@ impl Wal {
             groups: offset_u32(directory.len()),
             directory_crc: self.active.seed.checksum(self.active.image.bytes(records_end..tail)),
         };
-        match (self.open.runs.is_empty(), self.open.copies.is_empty()) {
-            (true, true) => self.small_bytes += (end - start) as u64,
-            (_, false) => self.carry_taken += (end - start) as u64,
-            (false, true) => {}
+        let taken = (end - start) as u64;
+        if self.open.carries {
+            self.carry_taken += taken;
+        } else {
+            self.small_bytes += taken - self.open.entry_bytes;
         }
         let (bytes, crc) = header.encode(self.active.seed);
         self.active.image.tail_mut(start..body_at).copy_from_slice(&bytes);

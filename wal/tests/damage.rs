@@ -338,6 +338,98 @@ fn what_reads_well_the_second_time_is_not_damaged() {
     assert_eq!(plan.run().unwrap().as_slice()[0].payload, needle);
 }
 
+/// RULES.md C2. An open writes again what stood in a short life's segment, and removes that; nothing behind says that it is durable as
+/// long as nothing else is written, and a seal is not always. Its first block says it, which was written last.
+#[test]
+fn damage_to_what_an_open_wrote_again_is_no_torn_tail_though_nothing_is_behind() {
+    for page_cache in [false, true] {
+        let sim = Sim::new(3);
+        sim.platter.set_page_cache(page_cache);
+        let (mut wal, _) = sim.open();
+        wal.append(&write(1, 1, &entries(1, 1, 1, 9, 1000))).unwrap();
+        wal.append(&state(2, 1, hard_state(7, 2, 0))).unwrap();
+        sim.settle(&mut wal);
+        sim.platter.crash();
+        drop(wal);
+        let (wal, recovered) = sim.open();
+        let whole = found(&wal, &recovered);
+        drop(wal);
+        sim.platter.crash();
+        let last = sim.platter.segments().into_iter();
+        let last = last.filter(|segment| SegmentBytes::of(&sim, *segment).is_used()).max().unwrap();
+        let segment = SegmentBytes::of(&sim, last);
+        let [batch] = &segment.batches()[..] else { panic!("one batch is written again") };
+        assert_eq!(batch.groups, [GroupId(1), GroupId(2)]);
+        let mut outcomes = [0; 3];
+        for at in (BLOCK..batch.end).step_by(5) {
+            let twin = sim.fork(5);
+            twin.platter.flip(last, at, 0x10);
+            let labels = inspected(&twin);
+            match twin.try_open() {
+                Ok((wal, recovered)) if at >= batch.directory.end => {
+                    assert_eq!((recovered.cut.as_ref(), labels), (None, vec![]), "at {at}");
+                    assert_eq!(found(&wal, &recovered), whole, "at {at}");
+                    outcomes[0] += 1;
+                }
+                Ok((_, recovered)) => {
+                    assert_eq!(recovered.cut, None, "at {at}");
+                    assert_eq!(recovered.groups.len(), 2, "at {at}");
+                    assert!(recovered.groups.iter().all(|group| group.fenced.is_some()), "at {at}");
+                    assert_eq!(labels, [("damaged_body", BLOCK as u64)], "at {at}");
+                    assert!(batch.records.contains(&at));
+                    outcomes[1] += 1;
+                }
+                Err(error) => {
+                    assert!(!labels.is_empty(), "at {at}: {error}");
+                    let is_start = SegmentBytes::start_record().contains(&at);
+                    assert!(is_start || !batch.records.contains(&at), "at {at}: {error}");
+                    outcomes[2] += 1;
+                }
+            }
+        }
+        assert!(outcomes.iter().all(|count| *count > 0), "{outcomes:?}");
+    }
+}
+
+/// RULES.md C2.
+///
+/// 1. The second batch of the last segment is damaged, and the third one says that it was durable.
+/// 2. The header of the third is misread once: the second looks like a torn tail, and the little before it like all there
+///    is of the segment, to be written again.
+/// 3. The second reading finds damage, so nothing is written again, and the second batch's group alone is fenced.
+#[test]
+fn a_rewritten_end_is_decided_by_the_reading_that_is_applied() {
+    for page_cache in [false, true] {
+        let sim = Sim::new(3);
+        sim.platter.set_page_cache(page_cache);
+        let (mut wal, _) = sim.open();
+        for group in 1..=3 {
+            wal.append(&write(group, 1, &entries(group, 1, 1, 2, 1000))).unwrap();
+            sim.settle(&mut wal);
+        }
+        sim.platter.crash();
+        drop(wal);
+        let last = sim.platter.segments()[0];
+        let batches = SegmentBytes::of(&sim, last).batches();
+        let batch_of =
+            |group| batches.iter().find(|batch| batch.groups == [GroupId(group)]).unwrap();
+        sim.platter.flip(last, batch_of(2).records.start + 20, 0x10);
+        sim.platter.misread(last, batch_of(3).at + 20);
+        let (wal, recovered) = sim.open();
+        assert_eq!(recovered.cut, None);
+        let fenced: Vec<_> = recovered.groups.iter().map(|group| group.fenced.is_some()).collect();
+        assert_eq!(fenced, [false, true, false], "page cache: {page_cache}");
+        for group in recovered.groups.iter().filter(|group| group.fenced.is_none()) {
+            assert_eq!(read_all(&wal, group), entries(group.group.get(), 1, 1, 2, 1000));
+        }
+        // The fence outlives another start.
+        sim.platter.crash();
+        drop(wal);
+        let (_wal, again) = sim.open();
+        assert_eq!(again.groups[1].fenced.is_some(), fenced[1]);
+    }
+}
+
 /// RULES.md C1.
 /// The same on real files.
 #[test]

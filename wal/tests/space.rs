@@ -354,9 +354,40 @@ fn a_log_at_its_quota_refuses_entries_keeps_votes_going_and_heals() {
     assert_eq!(recovered.groups[1].hard_state, hard_state(25, 1, 0));
 }
 
+/// Room for small writes is not room for a large one: a follower whose leader heard that there was room for it was sent it
+/// again at once, and again.
+/// RULES.md W9.
+#[test]
+fn there_is_no_room_while_entries_that_were_refused_have_none() {
+    let mut sim = Sim::new(2);
+    sim.config.log_bytes_max = Some(8 * sim.config.segment_bytes);
+    let (mut wal, _) = sim.open();
+    let mut busy = Busy::new(1);
+    let mut rooms = Vec::new();
+    for round in 0..3 {
+        loop {
+            let before = wal.room();
+            match busy.write(&mut wal, 24, 2000) {
+                Ok(()) => give_back(&sim, &mut wal),
+                Err(WalError::OverQuota) => break rooms.push(before),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(wal.room(), Room::Quota, "round {round}");
+        give_back(&sim, &mut wal);
+        assert_eq!(wal.room(), Room::Quota, "round {round}");
+        busy.release_all(&mut wal).unwrap();
+        give_back(&sim, &mut wal);
+        assert_eq!(wal.room(), Room::Free, "round {round}: {:?}", wal.usage());
+        busy.write(&mut wal, 24, 2000).unwrap();
+    }
+    assert!(rooms.contains(&Room::Free), "{rooms:?}");
+}
+
 /// A log of eight segments at most, written to until it takes no more entries; all of them live.
-fn full_to_its_quota(seed: u64) -> (Sim, Wal, Busy) {
+fn full_to_its_quota(seed: u64, segment_bytes: u64) -> (Sim, Wal, Busy) {
     let mut sim = Sim::new(seed);
+    sim.config.segment_bytes = segment_bytes;
     sim.config.log_bytes_max = Some(8 * sim.config.segment_bytes);
     let (mut wal, _) = sim.open();
     let mut busy = Busy::new(1);
@@ -366,22 +397,18 @@ fn full_to_its_quota(seed: u64) -> (Sim, Wal, Busy) {
     (sim, wal, busy)
 }
 
-/// RULES.md W16.
-/// The history that broke it: half a segment of votes, a block each, and at its quota the log took no more of them, for
-/// only the oldest segment is ever given up, and all of it lived.
-#[test]
-fn a_log_at_its_quota_takes_votes_for_ever() {
-    let (sim, mut wal, busy) = full_to_its_quota(2);
+/// Half a segment of votes, a block each, and at its quota the log took no more of them, for
+/// only the oldest segment is ever given up, and all of it lived. `elect` appends what the election of a term writes, a
+/// batch at a time, of which the vote is group 2's.
+fn takes_votes_for_ever(segment_bytes: u64, elect: &dyn Fn(&Sim, &mut Wal, u64)) {
+    let (sim, mut wal, busy) = full_to_its_quota(2, segment_bytes);
     let quota = sim.config.log_bytes_max.expect("it has one");
     let last = LogIndex(busy.next - 1);
     let mut term = 0;
     for restarts in 0..3 {
         for _ in 0..400 {
             term += 1;
-            let vote = hard_state(term, 1, 0);
-            let taken = wal.append(&state(2, term, vote));
-            taken.unwrap_or_else(|error| panic!("vote {term}: {error}; {:?}", wal.usage()));
-            give_back(&sim, &mut wal);
+            elect(&sim, &mut wal, term);
         }
         assert!(wal.usage().bytes <= quota + restarts * sim.config.segment_bytes);
         // Without votes nothing is carried for them.
@@ -396,6 +423,80 @@ fn a_log_at_its_quota_takes_votes_for_ever() {
         assert_eq!(recovered.groups[0].last, last);
         assert_eq!(recovered.groups[1].hard_state, hard_state(term, 1, 0));
     }
+}
+
+fn elect(wal: &mut Wal, append: &Append<'_>) {
+    let taken = wal.append(append);
+    taken.unwrap_or_else(|error| panic!("{append:?}: {error}; {:?}", wal.usage()));
+}
+
+/// RULES.md W16.
+#[test]
+fn a_log_at_its_quota_takes_votes_for_ever() {
+    takes_votes_for_ever(64 << 10, &|sim, wal, term| {
+        elect(wal, &state(2, term, hard_state(term, 1, 0)));
+        give_back(sim, wal);
+    });
+}
+
+/// Batches with entries did not count as votes, so a log whose elections were won had no round. The no-ops here replace
+/// each other: one that stays takes its bytes for good.
+/// RULES.md W16.
+#[test]
+fn a_log_at_its_quota_takes_votes_and_the_no_ops_behind_them_for_ever() {
+    takes_votes_for_ever(512 << 10, &|sim, wal, term| {
+        elect(wal, &state(2, term, hard_state(term, 1, 0)));
+        give_back(sim, wal);
+        for group in 3..5 {
+            elect(wal, &write(group, term, &[entry(term, 1, b"")]));
+            give_back(sim, wal);
+        }
+    });
+}
+
+/// RULES.md W16.
+#[test]
+fn a_log_at_its_quota_takes_votes_and_no_ops_in_one_batch_for_ever() {
+    takes_votes_for_ever(64 << 10, &|sim, wal, term| {
+        let no_op = [entry(term, 1, b"")];
+        let hard_state = Some(hard_state(term, 1, 0));
+        elect(wal, &Append { hard_state, ..write(2, term, &no_op) });
+        give_back(sim, wal);
+    });
+}
+
+/// Copies in batches of half the size were padded twice as often, so a round of a log of many segments lost more than the
+/// votes' reserve, and ended inside a segment for want of room.
+/// RULES.md W16.
+#[test]
+fn a_log_of_many_segments_takes_votes_for_ever_though_its_entries_pad_badly() {
+    let mut sim = Sim::new(2);
+    let segment = 512 << 10;
+    sim.config.segment_bytes = segment;
+    sim.config.batch_bytes_max = 500 << 10;
+    sim.config.log_bytes_max = Some(128 * segment);
+    let (mut wal, _) = sim.open();
+    let mut index = 0;
+    'full: loop {
+        assert!(index < 1000, "never refused: {:?}", wal.usage());
+        index += 1;
+        for group in 10..110 {
+            let bytes = 2000 + (index * 7919 + group * 104_729) % 6000;
+            let run = entries(group, 1, index, 1, usize::try_from(bytes).unwrap());
+            if wal.append(&write(group, index, &run)).is_err() {
+                break 'full;
+            }
+        }
+        give_back(&sim, &mut wal);
+    }
+    for term in 1..=200 {
+        elect(&mut wal, &state(2, term, hard_state(term, 1, 0)));
+        give_back(&sim, &mut wal);
+        assert_ne!(wal.room(), Room::Behind, "term {term}: {:?}", wal.usage());
+    }
+    let metrics = wal.metrics();
+    println!("{} segments given up, {:?}", metrics.retired, wal.usage());
+    assert!(metrics.retired > 300, "{metrics:?}");
 }
 
 fn read_first(wal: &Wal, group: u64) -> Vec<u8> {
@@ -438,7 +539,7 @@ fn three_logs_at_their_quotas_refuse_read_and_heal() {
 
 #[test]
 fn a_log_opened_again_and_again_at_its_quota_can_still_vote_release_and_heal() {
-    let (sim, mut wal, mut busy) = full_to_its_quota(4);
+    let (sim, mut wal, mut busy) = full_to_its_quota(4, 64 << 10);
     let quota = sim.config.log_bytes_max.expect("it has one");
     for term in 1..15 {
         if term % 2 == 0 {

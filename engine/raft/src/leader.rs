@@ -9,7 +9,6 @@
 use crate::progress::{Pace, Progress};
 use crate::quorum;
 use crate::raft::State;
-use crate::replication::heartbeat;
 use crate::{
     AppendReply, AppendResult, Command, LogId, LogIndex, LogRange, NodeId, ProposeError, Raft,
     Ticks,
@@ -152,11 +151,9 @@ impl Raft {
                     // Ours may have a lower term there than the peer's: skip what cannot agree.
                     let meeting = self.log.last_at_most(hint.index, hint.term);
                     peer.on_rejected(rejected, meeting.index);
-                } else if rejected <= peer.match_index() {
-                    // Late, or the peer has lost what it acknowledged. The peer can tell.
-                    let claim = heartbeat(&self.log, self.term, peer);
-                    self.say(from, claim);
                 }
+                // Else it is late, or the peer has lost what it acknowledged. The peer can tell, by the next heartbeat:
+                // told at once, it would answer and refuse again as fast as messages go, until its mark is durable.
             }
         }
     }

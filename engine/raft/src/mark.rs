@@ -98,9 +98,13 @@ impl Raft {
             self.mark = Some(Box::new(Mark::new(self.next_random())));
         }
         let mark = self.mark.as_mut().expect("it is marked");
-        // The leader still counts what this replica lacks, despite any earlier answer, so it is asked again at once.
+        // The leader still counts what this replica lacks, despite any earlier answer, so it is asked again at once; not if
+        // the question is on its way already.
+        let before = mark.answers.len();
         mark.answers.retain(|answer| answer.from != leader);
-        mark.asked_at = None;
+        if mark.answers.len() < before {
+            mark.asked_at = None;
+        }
     }
 
     /// Entries up to `match_index` are in the log, as the leader sent them.

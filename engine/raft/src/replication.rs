@@ -179,7 +179,7 @@ impl Raft {
 }
 
 /// "I lead", how much is committed of what the peer has, and how much that is.
-pub(crate) fn heartbeat(log: &Log, term: Term, peer: &Progress) -> Message {
+fn heartbeat(log: &Log, term: Term, peer: &Progress) -> Message {
     let index = peer.match_index();
     let matched = LogId { term: log.term_at(index).expect("what is matched is in the log"), index };
     // Past its match the peer's log may not be ours.

@@ -90,6 +90,32 @@ fn what_it_is_asked_and_asks_is_little() {
     assert!(said("1->3 AppendEntries") <= 3, "{}", c.trace);
 }
 
+/// Its disk is slow, so the question that its mark has for the leader has not left. The leader's claim, its answer, the probe
+/// that follows and its refusal went round as fast as messages go.
+#[test]
+fn until_its_mark_is_durable_it_is_told_once_in_a_heartbeat() {
+    let mut c = with_entries(3, 10);
+    lose_the_end(&mut c, n(3), 6, true);
+    c.propose(n(1), "more").unwrap();
+    for _ in 0..9 {
+        c.pass(1, false);
+        for _ in 0..100 {
+            for id in c.ids() {
+                c.collect(id);
+            }
+            for id in [1, 2] {
+                c.sync(n(id), usize::MAX);
+            }
+            c.deliver(|_| true);
+        }
+    }
+    assert!(is_marked(&c, n(3)));
+    let said = |what: &str| c.trace.lines().filter(|line| line.starts_with(what)).count();
+    assert!(said("1->3 Heartbeat") <= 4 && said("1->3 ") <= 8, "{}", c.trace);
+    c.pass(30, true);
+    caught_up(&c);
+}
+
 /// An entry that only 1 and 3 have is committed. 3 loses it, and is told. Whoever then wins has that entry.
 #[test]
 fn what_it_is_known_to_have_lost_is_not_lost_by_its_vote() {

@@ -368,7 +368,8 @@ fn judge(
     behind: &io::Result<Behind>,
 ) -> Case {
     let known = behind.as_ref().map_or(Position::ZERO, |behind| behind.durable);
-    if sealed || known > segment.position(at) {
+    let is_moved = segment.is_moved && at == u64::from(FIRST_BATCH_AT);
+    if sealed || is_moved || known > segment.position(at) {
         return match flaw {
             Ok(Flaw { part: Part::Body, .. }) => Case::DamagedBody,
             Ok(Flaw { part: Part::Directory, .. }) => Case::DamagedDirectory,

@@ -13,10 +13,10 @@ use crate::checksum::Seed;
 use crate::disk::is_nearly_a_segments;
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, FIRST_BATCH_AT, FORMAT_VERSION, Manifest,
-    Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq, Start,
+    Position, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq, Start, is_segment_file_bytes,
 };
 use crate::home::Identity;
-use crate::recovery::Case;
+use crate::recovery::{Case, is_moved};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -129,6 +129,7 @@ impl Scan<'_> {
             live_bytes: 0,
             seed: Seed::of(0),
             first: None,
+            is_moved: false,
             written: false,
             owner: Owner::default(),
         };
@@ -160,10 +161,7 @@ impl Scan<'_> {
             self.find(Case::NewerVersion, &file, 0, what)?;
             return Ok(Some(segment));
         }
-        if header.bytes != bytes
-            || !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&header.bytes)
-            || !header.bytes.is_multiple_of(BLOCK_BYTES as u64)
-        {
+        if header.bytes != bytes || !is_segment_file_bytes(header.bytes) {
             let what = "the file has not the size its header says";
             self.find(Case::TruncatedSegment, &file, bytes, what)?;
             return Ok(Some(segment));
@@ -186,11 +184,12 @@ impl Scan<'_> {
         let position = Position::new(seq, FIRST_BATCH_AT);
         segment.written = first.iter().any(|byte| *byte != 0);
         let seed = segment.seed;
-        segment.first = BatchHeader::decode(first, seed, position, bytes)
-            .and_then(|(batch, _)| {
-                Ok((batch.seq, Start::decode(&first[BATCH_HEADER_BYTES..], seed)?))
-            })
-            .ok();
+        let begun = BatchHeader::decode(first, seed, position, bytes)
+            .and_then(|(batch, _)| Ok((batch, Start::decode(&first[BATCH_HEADER_BYTES..], seed)?)));
+        if let Ok((batch, start)) = begun {
+            segment.is_moved = is_moved(&batch, first);
+            segment.first = Some((batch.seq, start));
+        }
         Ok(Some(segment))
     }
 

@@ -10,7 +10,8 @@ use super::Case;
 use super::files::Segment;
 use crate::disk::Scanned;
 use crate::format::{
-    BATCH_HEADER_BYTES, BATCH_MAGIC, BLOCK_BYTES, Bad, BatchHeader, Position, SegmentSeq, u32_at,
+    BATCH_HEADER_BYTES, BATCH_MAGIC, BLOCK_BYTES, Bad, BatchHeader, FIRST_BATCH_AT, Position,
+    SegmentSeq, u32_at,
 };
 use logdrive_raft::GroupId;
 
@@ -122,7 +123,9 @@ impl<'a> Bytes<'a> {
     /// Takes what stands at `at`, which is no whole batch, for what it is. `sealed`: a later segment says that the
     /// log goes on behind it.
     pub(super) fn case(&mut self, at: usize, flaw: &Flaw<'_>, sealed: bool) -> Case {
-        let is_vouched_for = sealed || self.known_durable_behind(at) > self.file.position(at);
+        let is_vouched_for = sealed
+            || (self.file.is_moved && at == FIRST_BATCH_AT as usize)
+            || self.known_durable_behind(at) > self.file.position(at);
         if is_vouched_for && !logdrive_raft::bug!("damage_cut_as_a_tail") {
             return match flaw.part {
                 Part::Body if flaw.readable => Case::DamagedBody,
@@ -157,11 +160,16 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// Up to where some batch of the segment knew it durable; 0 if none knew anything of it.
+    /// Up to where the segment was durable, as its batches say; 0 if none says anything of it.
     pub(super) fn vouched_for(&self) -> usize {
         let known = self.headers(0).map(|(_, header)| header.durable);
         let here = known.filter(|known| known.segment() == self.file.seq());
-        here.map(|known| known.offset() as usize).max().unwrap_or(0)
+        let known = here.map(|known| known.offset() as usize).max().unwrap_or(0);
+        let first = FIRST_BATCH_AT as usize;
+        match self.header(first) {
+            Ok((header, _)) if self.file.is_moved => known.max(first + header.padded_bytes()),
+            _ => known,
+        }
     }
 
     /// The highest place that batches behind `at` knew durable. One that knew a place behind `at` durable stands

@@ -6,14 +6,14 @@
 //! Fails:  a file that is missing, foreign, damaged, or there twice; nothing is changed.
 //! Source: RULES.md rules 8, 23, 26-28; C4-C8, W11, W12.
 
-use super::{Case, Decision, refuse, refuse_corrupt};
+use super::{Case, Decision, moved, refuse, refuse_corrupt};
 use crate::Config;
 use crate::checksum::Seed;
 use crate::disk::{Disk, ScanFile, SegmentFile};
 use crate::error::WalError;
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, FIRST_BATCH_AT, FORMAT_VERSION, Manifest,
-    Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq, Start,
+    Position, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq, Start, is_segment_file_bytes,
 };
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
@@ -37,6 +37,8 @@ pub(super) struct Segment {
     pub(super) seed: Seed,
     /// Of its first batch, if that can be read: the number, and what came before.
     first: Option<(u64, Start)>,
+    /// Its first batch is what an open wrote again, and durable as a whole.
+    pub(super) is_moved: bool,
     /// True if something was written where its first batch would stand.
     written: bool,
 }
@@ -207,20 +209,19 @@ fn read_header(
             format!("made for cluster {cluster:?}, store {store:032x}, node {node}, shard {shard}");
         return Err(refuse(Case::ForeignFile, path, &what));
     }
-    if header.bytes != file.bytes
-        || !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&header.bytes)
-        || !header.bytes.is_multiple_of(BLOCK_BYTES as u64)
-    {
+    if header.bytes != file.bytes || !is_segment_file_bytes(header.bytes) {
         let what = "the file has not the size its header says";
         return Err(refuse_corrupt(Case::TruncatedSegment, path, file.bytes, what));
     }
     let seed = Seed::of(header.id);
     let position = Position::new(header.seq, FIRST_BATCH_AT);
     let written = first.iter().any(|byte| *byte != 0);
-    let first = BatchHeader::decode(first, seed, position, header.bytes)
-        .and_then(|(batch, _)| Ok((batch.seq, Start::decode(&first[BATCH_HEADER_BYTES..], seed)?)))
+    let begun = BatchHeader::decode(first, seed, position, header.bytes)
+        .and_then(|(batch, _)| Ok((batch, Start::decode(&first[BATCH_HEADER_BYTES..], seed)?)))
         .ok();
-    Ok(Segment { path, header, seed, first, written })
+    let is_moved = begun.as_ref().is_some_and(|(batch, _)| moved::is_moved(batch, first));
+    let first = begun.map(|(batch, start)| (batch.seq, start));
+    Ok(Segment { path, header, seed, first, is_moved, written })
 }
 
 /// The segments that hold the log, oldest first; refuses a stream with holes.

@@ -14,7 +14,10 @@
 use super::batches::{Bytes, Flaw};
 use super::{Case, Decision};
 use crate::checksum::Seed;
-use crate::format::{FIRST_BATCH_AT, RECORD_ALIGN_BYTES, Record, RecordKind, Records, u32_at};
+use crate::format::{
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, FIRST_BATCH_AT, RECORD_ALIGN_BYTES,
+    RECORD_HEADER_BYTES, Record, RecordKind, Records, START_RECORD_BYTES, encode_filler, u32_at,
+};
 use hashbrown::HashMap;
 use logdrive_raft::GroupId;
 
@@ -77,12 +80,31 @@ impl Moved {
     }
 }
 
-/// From where on the last segment's batches are written again; `None` if all of them stay. `follows` is what the first
-/// one must say of its place in the stream.
+/// Whether a segment's first batch, whose first block is given, is one in which an open wrote again what stood before. That
+/// block is written when all behind it is durable (`stream/first.rs`), so where it can be read it vouches for its batch.
+/// Only the batch's header and the start record have checksums of their own, so either the filler's header or the zeros
+/// behind it are enough: no other batch of several blocks has them there, and one bad sector does not take both.
+pub(crate) fn is_moved(header: &BatchHeader, first_block: &[u8]) -> bool {
+    let at = BATCH_HEADER_BYTES + START_RECORD_BYTES;
+    let mut filler = [0; BLOCK_BYTES];
+    encode_filler(&mut filler[at..]);
+    let (head, zeros) = filler[at..].split_at(RECORD_HEADER_BYTES);
+    let found = &first_block[at..BLOCK_BYTES];
+    header.padded_bytes() > BLOCK_BYTES && (found.starts_with(head) || found.ends_with(zeros))
+}
+
+/// What a first look at the last segment's batches found.
+pub(super) struct Survey {
+    /// Bytes of records in the whole batches that would be written again; `None` if there is damage, or what no log writes.
+    needed: Option<usize>,
+    /// What ends them may be a bad read.
+    pub(super) is_doubtful: bool,
+}
+
+/// From where on the last segment's batches are written again; `None` if all of them stay.
 pub(super) fn moved_from(
-    bytes: &mut Bytes<'_>,
-    seed: Seed,
-    follows: (u64, u32),
+    bytes: &Bytes<'_>,
+    survey: &Survey,
     next_bytes: u64,
     is_direct: bool,
 ) -> Option<usize> {
@@ -91,50 +113,41 @@ pub(super) fn moved_from(
     }
     let first = FIRST_BATCH_AT as usize;
     let little = usize::try_from(next_bytes / MOVED_PART).expect("segments fit memory");
-    let is_little = survey(bytes, seed, follows, little).is_some_and(|needed| needed <= little);
-    if is_little {
+    if survey.needed.is_some_and(|needed| needed <= little) {
         return Some(first);
     }
     (!is_direct).then(|| bytes.vouched_for().max(first))
 }
 
-/// Bytes of records in the whole batches that would be written again; `None` if there is damage, or what no log writes.
-/// Looks no further when they are more than `enough`.
-fn survey(
-    bytes: &mut Bytes<'_>,
-    seed: Seed,
-    mut follows: (u64, u32),
-    enough: usize,
-) -> Option<usize> {
+/// Looks at the last segment's batches. `follows` is what the first one must say of its place in the stream.
+pub(super) fn survey(bytes: &mut Bytes<'_>, seed: Seed, mut follows: (u64, u32)) -> Survey {
     let mut at = FIRST_BATCH_AT as usize;
     let (mut needed, mut latest) = (0, HashMap::new());
-    loop {
-        if at == bytes.len() || needed > enough {
-            return Some(needed);
+    let flaw = loop {
+        if at == bytes.len() {
+            return Survey { needed: Some(needed), is_doubtful: false };
         }
-        let flaw = match bytes.batch(at) {
-            Ok(batch) if (batch.header.seq, batch.header.prev_crc) == follows => {
-                let body = &batch.body[..batch.header.records_bytes()];
-                for (offset, record) in Records::new(body, seed) {
-                    let Ok(record) = record else { return None };
-                    let Some(group) = record.group() else { continue };
-                    let bytes = padded_bytes(&body[offset..]);
-                    needed += bytes;
-                    if let Some(kind) = replaced_kind(&record) {
-                        needed -= latest.insert((group, kind), bytes).unwrap_or(0);
-                    }
-                }
-                follows = (batch.header.seq + 1, batch.crc);
-                at += batch.header.padded_bytes();
-                continue;
-            }
-            Ok(_) => Flaw::out_of_order(),
-            Err(flaw) => flaw,
+        let batch = match bytes.batch(at) {
+            Ok(batch) if (batch.header.seq, batch.header.prev_crc) == follows => batch,
+            Ok(_) => break Flaw::out_of_order(),
+            Err(flaw) => break flaw,
         };
-        let case: Case = bytes.case(at, &flaw, false);
-        let is_end = matches!(case.decision(), Decision::End | Decision::Cut);
-        return is_end.then_some(needed);
-    }
+        let body = &batch.body[..batch.header.records_bytes()];
+        for (offset, record) in Records::new(body, seed) {
+            let Ok(record) = record else { return Survey { needed: None, is_doubtful: false } };
+            let Some(group) = record.group() else { continue };
+            let bytes = padded_bytes(&body[offset..]);
+            needed += bytes;
+            if let Some(kind) = replaced_kind(&record) {
+                needed -= latest.insert((group, kind), bytes).unwrap_or(0);
+            }
+        }
+        follows = (batch.header.seq + 1, batch.crc);
+        at += batch.header.padded_bytes();
+    };
+    let case: Case = bytes.case(at, &flaw, false);
+    let is_end = matches!(case.decision(), Decision::End | Decision::Cut);
+    Survey { needed: is_end.then_some(needed), is_doubtful: case != Case::CleanEnd }
 }
 
 /// For records of which a group's last one alone counts.

@@ -207,8 +207,10 @@ impl Wal {
             self.ledger.write(self.active.seq, bytes as u64);
             let state = self.groups.entry(group).or_default();
             self.open.enlist(state, group, self.next_batch, self.active.seq, &mut self.ledger);
+            self.open.entry_bytes += padded as u64;
             match copy_of {
                 Some(from) => {
+                    self.open.carries = true;
                     self.metrics.carried += fits as u64;
                     self.metrics.carried_bytes += bytes as u64;
                     self.open.copies.push(Copied { group, from, to: placed });
@@ -303,6 +305,8 @@ impl Wal {
         self.open.sum = self.active.seed.sum();
         self.open.summed = self.open.tail;
         self.open.records = 0;
+        self.open.entry_bytes = 0;
+        self.open.carries = false;
     }
 
     /// Notes that `write` is whole once the open batch is durable.

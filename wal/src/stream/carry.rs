@@ -3,7 +3,8 @@
 //!
 //! In:     [`Wal::maintain`], now and then; what a [`CarryPlan`] read, on another thread.
 //! Out:    records of kind *carried*, small records written again, segments given up.
-//! Cost:   a step ends at [`STEP_GROUPS`], [`STEP_RECORDS`] or [`STEP_BYTES`], so that no turn is long; one step at a time.
+//! Cost:   a step ends at [`STEP_GROUPS`], [`STEP_RECORDS`], or before it would pass [`STEP_BYTES`] or what one batch holds,
+//!         so that no turn is long, and no step leaves a second batch with little in it; one step at a time.
 //! Fails:  a segment that cannot be read stays, and is tried again when a further one is full, or a while later: with no
 //!         room left none ever is. Groups whose entries are damaged are fenced, and hold up nobody.
 //! Source: RULES.md rule 28, S6, invariant 22; Rosenblum & Ousterhout 1992 §3.4-3.6 (cleaning and its price).
@@ -44,8 +45,8 @@ use super::{Copied, Sealed, Wal};
 use crate::disk::{Fate, RetireSegment};
 use crate::error::{Corrupt, ReadError, WalError};
 use crate::format::{
-    BLOCK_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, Position, RECORD_ALIGN_BYTES, SegmentSeq,
-    TOMBSTONE_RECORD_BYTES,
+    BATCH_HEADER_BYTES, BLOCK_BYTES, DIRECTORY_ENTRY_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES,
+    Position, RECORD_ALIGN_BYTES, SegmentSeq, TOMBSTONE_RECORD_BYTES,
 };
 use crate::group::Small;
 use crate::read::Span;
@@ -78,8 +79,10 @@ struct Step {
 }
 
 impl Step {
-    fn may_go_on(&self) -> bool {
-        self.bytes < STEP_BYTES && self.looked_at < STEP_RECORDS
+    /// Whether something of so many bytes is for this step, too, which comes to `bytes_max` at most, or to one record.
+    fn takes(&self, bytes: u64, bytes_max: u64) -> bool {
+        let fits = self.bytes == 0 || self.bytes + bytes <= bytes_max;
+        fits && self.looked_at < STEP_RECORDS
     }
 }
 
@@ -141,6 +144,7 @@ impl Wal {
     /// [`WalError::Io`] for image memory, [`WalError::Poisoned`].
     pub fn maintain(&mut self) -> Result<Option<CarryPlan>, WalError> {
         self.check_poisoned()?;
+        self.forget_refusal();
         if let Carry::Landing(upto) = self.carry
             && (self.durable >= upto || logdrive_raft::bug!("space_before_its_copies_are_durable"))
         {
@@ -242,8 +246,11 @@ impl Wal {
     /// True if room is being won back, or is about to be.
     pub(super) fn is_giving_back(&self) -> bool {
         match self.carry {
-            Carry::Idle => !self.leaving.is_empty() || self.is_worth_carrying(),
-            Carry::Scanning(_) | Carry::Reading { .. } | Carry::Landing(_) => true,
+            Carry::Idle => {
+                !self.leaving.is_empty() || (self.is_worth_carrying() && self.has_step_capacity())
+            }
+            Carry::Scanning(_) => self.has_step_capacity(),
+            Carry::Reading { .. } | Carry::Landing(_) => true,
             Carry::Stuck { .. } => false,
         }
     }
@@ -254,12 +261,17 @@ impl Wal {
     }
 
     /// What it takes to write again all that still lives of the victim: its bytes, and the headers and padding of as
-    /// many batches as there are steps.
+    /// many batches as there are steps, of which two together take more than a batch holds.
     fn price_of_the_rest(&self) -> u64 {
         let oldest = self.ledger.oldest();
-        let batch = STEP_BYTES.min(u64::from(self.config.batch_bytes_max));
-        let batches = oldest.live / batch + (oldest.groups.len() / STEP_GROUPS) as u64;
-        oldest.live + batches * BATCH_SLACK_BYTES + STEP_SLACK_BYTES
+        let batches =
+            2 * oldest.live / self.step_bytes() + (oldest.groups.len() / STEP_GROUPS) as u64;
+        oldest.live + batches * BATCH_PADDING_BYTES + STEP_SLACK_BYTES
+    }
+
+    /// The most that a step writes again and plans, but for a single record that is larger.
+    fn step_bytes(&self) -> u64 {
+        STEP_BYTES.min(u64::from(self.config.batch_bytes_max))
     }
 
     fn is_worth_carrying(&self) -> bool {
@@ -277,12 +289,16 @@ impl Wal {
     /// Whether a step can be taken now. It must not pile up in memory behind a segment in the making. On a full disk
     /// what is begun must come to its end: a part of the victim frees nothing, and what it took was the votes'.
     fn has_carry_room(&self) -> bool {
+        self.is_made(self.active.seq) && self.has_step_capacity()
+    }
+
+    fn has_step_capacity(&self) -> bool {
         let needed = if self.no_space {
             self.price_of_the_rest()
         } else {
-            self.ledger.oldest().live.min(STEP_BYTES) + STEP_SLACK_BYTES
+            self.ledger.oldest().live.min(self.step_bytes()) + STEP_SLACK_BYTES
         };
-        self.is_made(self.active.seq) && self.capacity() >= needed
+        self.capacity() >= needed
     }
 
     /// Whether what was read can be written again. On a full disk not into a segment that cannot be made: all later
@@ -307,13 +323,16 @@ impl Wal {
         let groups = self.ledger.oldest().groups.len();
         let mut at = begun;
         let mut step = Step::default();
-        while at.group < groups && at.group - begun.group < STEP_GROUPS && step.may_go_on() {
+        let bytes_max = self.step_bytes();
+        while at.group < groups && at.group - begun.group < STEP_GROUPS && step.takes(1, bytes_max)
+        {
             let group = self.ledger.oldest().groups[at.group];
             step.bytes += self.carry_small(group, victim)?;
-            at = match self.plan_copies(group, victim, at.from, &mut step) {
-                Some(rest) => Cursor { from: rest, ..at },
-                None => Cursor { group: at.group + 1, from: LogIndex::ZERO },
-            };
+            if let Some(rest) = self.plan_copies(group, victim, at.from, &mut step) {
+                at.from = rest;
+                break;
+            }
+            at = Cursor { group: at.group + 1, from: LogIndex::ZERO };
         }
         self.submit_wanted |= self.has_open();
         if !step.parts.is_empty() {
@@ -338,6 +357,7 @@ impl Wal {
                 return Ok(0);
             }
             self.append_tombstone(group)?;
+            self.open.carries = true;
             return Ok(TOMBSTONE_RECORD_BYTES as u64);
         }
         let mut bytes = 0;
@@ -349,6 +369,7 @@ impl Wal {
             logdrive_raft::reached!("hard state or membership carried forward");
             bytes += small.record_bytes() as u64;
             self.append_small(group, small)?;
+            self.open.carries = true;
         }
         Ok(bytes)
     }
@@ -380,12 +401,14 @@ impl Wal {
     ) -> Option<LogIndex> {
         let index = &self.groups.get(&group)?.index;
         for piece in index.pieces_from(from) {
-            if !step.may_go_on() {
+            let is_here = piece.place.segment() == victim;
+            let bytes = if is_here { u64::from(piece.bytes) + RECORD_SLACK_BYTES } else { 0 };
+            if !step.takes(bytes, self.step_bytes()) {
                 return Some(piece.first);
             }
             step.looked_at += 1;
-            if piece.place.segment() == victim {
-                step.bytes += u64::from(piece.bytes);
+            if is_here {
+                step.bytes += bytes;
                 step.parts.push((group, self.span(&piece)));
             }
         }
@@ -435,8 +458,9 @@ impl Wal {
 
 /// Groups looked at in one step.
 const STEP_GROUPS: usize = 256;
-/// Bytes written again or planned in one step; a group's small records and a record of entries more, at most.
-const STEP_BYTES: u64 = 256 << 10;
+/// Bytes written again or planned in one step; a group's small records more, or one record of entries alone, at most. Copying
+/// them and summing them takes less than a millisecond of a turn.
+const STEP_BYTES: u64 = 1 << 20;
 /// Records of entries looked at in one step: a group's may be many, and few of them in the victim.
 const STEP_RECORDS: usize = 16 << 10;
 /// Calls of [`Wal::maintain`] after which a step that failed is tried again: there is one in every turn of the shard, and
@@ -446,6 +470,10 @@ const STUCK_CALLS: u32 = 256;
 const STEP_SLACK_BYTES: u64 = 2 * BATCH_SLACK_BYTES;
 /// For those of one batch.
 const BATCH_SLACK_BYTES: u64 = 2 * BLOCK_BYTES as u64;
+/// The most that a batch takes beside its records: its header, its directory's, and what pads it to a block.
+const BATCH_PADDING_BYTES: u64 = (BLOCK_BYTES + 2 * BATCH_HEADER_BYTES) as u64;
+/// What a record's padding and its group in the directory take.
+const RECORD_SLACK_BYTES: u64 = (RECORD_ALIGN_BYTES + DIRECTORY_ENTRY_BYTES) as u64;
 /// A shorter log is left alone by the second rule.
 const CHAIN_MIN: usize = 4;
 /// Files kept to be made new segments.

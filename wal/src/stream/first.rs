@@ -87,3 +87,28 @@ impl Wal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::format::{
+        BATCH_HEADER_BYTES, BLOCK_BYTES, DIRECTORY_ENTRY_BYTES, FIRST_BATCH_AT, SEGMENT_BYTES_MAX,
+        START_RECORD_BYTES, is_segment_file_bytes,
+    };
+    use crate::stream::segment_bytes_for;
+
+    /// Its segment was a block larger than any that an open takes.
+    #[test]
+    fn a_full_segment_of_the_largest_size_that_is_written_again_can_be_opened() {
+        let largest = usize::try_from(SEGMENT_BYTES_MAX).unwrap();
+        for groups in [1, 100] {
+            let beside = FIRST_BATCH_AT as usize
+                + BATCH_HEADER_BYTES
+                + START_RECORD_BYTES
+                + groups * DIRECTORY_ENTRY_BYTES;
+            let again = segment_bytes_for(BLOCK_BYTES + largest - beside, groups);
+            assert!(again > SEGMENT_BYTES_MAX && is_segment_file_bytes(again), "{again}");
+        }
+        assert!(!is_segment_file_bytes(SEGMENT_BYTES_MAX + 2 * BLOCK_BYTES as u64));
+        assert!(!is_segment_file_bytes(SEGMENT_BYTES_MAX + 512));
+    }
+}

@@ -6,18 +6,26 @@
 //! Fails:  [`WalError::NoSpace`], [`WalError::OverQuota`], [`WalError::TooLarge`].
 //! Source: RULES.md W9, W10.
 //!
-//! With a quota, the last two segments' worth are not for entries: half of one is for votes, half of one for releases
-//! alone, and one for carrying, which has to write before it frees. What stood in one segment fits a fresh one,
-//! whatever the entries' sizes. Every open begins a segment, so a log opened at its quota goes over it, by that and
+//! With a quota, the last two segments' worth, and a 64th of it, are not for entries: half of a segment is for votes, half
+//! of one for releases alone, one for carrying, which has to write before it frees, and the 64th for what a round for votes
+//! loses. What stood in one segment fits a fresh one, whatever the entries' sizes. Every open begins a segment, so a log opened at its quota goes over it, by that and
 //! what carrying needs, until it has given back as much ([`Wal::bytes_limit`]); by no more at the next open, which writes
 //! again what little its last segment holds.
 //!
 //! The votes' reserve renews itself. A batch of votes takes a block, of which next to nothing lives once there is a newer
 //! vote; but only the oldest segment is ever given up, and at the quota it may be full of entries that all live. So when
 //! the reserve comes to its end, the log is carried round until the blocks of votes that it has written since have been
-//! passed, whatever else lives ([`Wal::begins_round`]). A round takes no more than it wins, and there is one for each quarter
-//! of a segment that votes have taken: a log that writes no votes carries nothing for them. What a victim's copies take
-//! meanwhile, and its end gives back, is not counted against votes.
+//! passed, whatever else lives ([`Wal::begins_round`]). There is one for each quarter of a segment that votes have taken: a
+//! log that writes no votes carries nothing for them. An eighth of a segment of the reserve is left when it begins. What a
+//! victim's copies take meanwhile, and its end gives back, is not counted against votes.
+//!
+//! A round wins what votes took, and the copies may take more than their originals: their batches are padded, and their
+//! segments end, elsewhere. That is lost once, for the next round wins it back with the copies of the copies. Steps of
+//! copies end with their batch, so there are at most twice as many batches as there were, each with less than a block of
+//! padding: with batches of 1 MiB less than a 64th of the log, which is kept back from entries. Not claimed: that it is
+//! enough for batches of far less, or for entries of more than a 64th of a segment, of which one leaves a segment's end
+//! empty. Where it is not, the log says that it is at its quota ([`Wal::room`]), not that it is behind: entries and votes
+//! wait for a release. A new leader's no-op, too, takes its bytes for good, until it is replaced or released.
 //!
 //! A segment that cannot be made holds up every later batch, the votes in it among them, so entries are best given only
 //! to segments that are made, in parts if need be ([`Wal::takes_now`]).
@@ -27,7 +35,7 @@ use crate::disk::MakeSegment;
 use crate::error::WalError;
 use crate::format::{
     BLOCK_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, FORMAT_VERSION, HARD_STATE_RECORD_BYTES,
-    RECORD_ALIGN_BYTES, SegmentHeader, SegmentSeq, membership_record_bytes,
+    RECORD_ALIGN_BYTES, SegmentHeader, SegmentSeq, is_segment_file_bytes, membership_record_bytes,
 };
 use logdrive_raft::{Entry, EntryKind, GroupId};
 
@@ -45,12 +53,14 @@ pub struct Usage {
 }
 
 impl Wal {
-    /// Whether to go on proposing.
+    /// Whether to go on proposing. Never [`Room::Free`] while there is no room for entries that were refused: whoever had
+    /// them would send them again and again.
     #[must_use]
     pub fn room(&self) -> Room {
         let half_full = self.open.tail > self.active.image.len() / 2;
         let next_ready = self.ready_spares() > 0;
-        if self.no_space && !next_ready {
+        let is_refused = self.capacity_within(self.config.log_bytes_max) < self.refused;
+        if self.no_space && (!next_ready || is_refused) {
             Room::Reserve
         } else if self.is_near_quota() {
             // What is on its way out is waited for.
@@ -134,9 +144,19 @@ impl Wal {
     /// True if the quota is why there is less than [`Room::Free`].
     #[must_use]
     pub fn is_near_quota(&self) -> bool {
+        let Some(max) = self.config.log_bytes_max else { return false };
         let segment = self.config.segment_bytes;
-        self.has_quota()
-            && self.capacity_within(self.config.log_bytes_max) < (FOR_ENTRIES + 1) * segment / 2
+        let enough = (FOR_ENTRIES + 1) * segment / 2 + self.round_loss();
+        // More than an empty log has is not waited for.
+        let refused = self.refused.min(max - 2 * segment);
+        self.capacity_within(Some(max)) < enough.max(refused)
+    }
+
+    /// Entries that were refused may come again.
+    pub(super) fn forget_refusal(&mut self) {
+        if self.capacity_within(self.config.log_bytes_max) >= self.refused {
+            self.refused = 0;
+        }
     }
 
     /// Whether the votes' reserve has come to its end, and so much of it was taken by votes that a round wins it back.
@@ -148,13 +168,18 @@ impl Wal {
     /// True while a round for votes has not won enough.
     pub(super) fn is_short_for_votes(&self) -> bool {
         let segment = self.config.segment_bytes;
-        let left = (segment / 4).max(VOTES_BYTES_MIN);
+        let left = (3 * segment / 8).max(VOTES_BYTES_MIN) + self.round_loss();
         self.has_quota() && self.capacity() < FOR_VOTES * segment / 2 + left
+    }
+
+    /// What a round of a log at its quota may take more than it wins: batches and segments end elsewhere in the copy.
+    fn round_loss(&self) -> u64 {
+        self.config.log_bytes_max.unwrap_or(0) / ROUND_LOSS_PART
     }
 
     /// Refuses what cannot be encoded whole. The estimate is an upper bound: each batch and each segment boundary
     /// it may cross costs at most a block and a few headers.
-    pub(super) fn check_room(&self, append: &Append<'_>) -> Result<(), WalError> {
+    pub(super) fn check_room(&mut self, append: &Append<'_>) -> Result<(), WalError> {
         let max = self.entry_bytes_max();
         let mut bytes = HARD_STATE_RECORD_BYTES;
         if let Some(membership) = append.membership {
@@ -181,14 +206,19 @@ impl Wal {
     }
 
     /// Refuses a release or a tombstone for which there is no room. They lead to more, so they go deeper than votes.
-    pub(super) fn check_room_to_release(&self, bytes: usize) -> Result<(), WalError> {
+    pub(super) fn check_room_to_release(&mut self, bytes: usize) -> Result<(), WalError> {
         if self.no_space || self.has_quota() {
             return self.check_capacity(bytes, 0, FOR_RELEASES);
         }
         Ok(())
     }
 
-    fn check_capacity(&self, bytes: usize, largest: usize, halves: u64) -> Result<(), WalError> {
+    fn check_capacity(
+        &mut self,
+        bytes: usize,
+        largest: usize,
+        halves: u64,
+    ) -> Result<(), WalError> {
         let (in_one, across) = self.room_for(bytes, largest);
         let needed = in_one + across;
         let is_entries = halves == FOR_ENTRIES;
@@ -198,14 +228,16 @@ impl Wal {
         let reserve = match (self.no_space, is_entries) {
             (true, true) => self.votes_reserve() + self.carry_price(),
             (true, false) => 0,
-            (false, true) => halves * segment / 2,
+            (false, true) => halves * segment / 2 + self.round_loss(),
             (false, false) => (halves * segment / 2).saturating_sub(self.carry_taken.min(segment)),
         };
-        match needed + reserve <= capacity {
-            true => Ok(()),
-            false if self.no_space => Err(WalError::NoSpace),
-            false => Err(WalError::OverQuota),
+        if needed + reserve <= capacity {
+            return Ok(());
         }
+        if is_entries {
+            self.refused = needed + reserve;
+        }
+        Err(if self.no_space { WalError::NoSpace } else { WalError::OverQuota })
     }
 
     /// What records of `bytes`, no entry among them above `largest`, take at most of one segment; and what they take
@@ -289,6 +321,8 @@ impl Wal {
 
     /// The log has been opened, whatever its quota: from here on it gives back before it takes more.
     pub(super) fn set_bytes_limit(&mut self) {
+        // What the first batch holds was won back where it stood before.
+        self.small_bytes = 0;
         let least = self.segment_bytes() + 2 * self.config.segment_bytes;
         self.bytes_limit = self.config.log_bytes_max.map(|max| max.max(least));
     }
@@ -324,6 +358,7 @@ impl Wal {
     }
 
     pub(super) fn order(&mut self, seq: SegmentSeq, id: u128, bytes: u64, urgent: bool) {
+        assert!(is_segment_file_bytes(bytes), "no open would take a segment of {bytes} bytes");
         let identity = &self.config.identity;
         let header = SegmentHeader {
             version: FORMAT_VERSION,
@@ -345,7 +380,9 @@ impl Wal {
 const SMALL_BYTES: usize = HARD_STATE_RECORD_BYTES + ENTRIES_HEAD_BYTES + RECORD_ALIGN_BYTES;
 /// A vote is taken to need up to four blocks ([`Wal::room_for`]), and takes one.
 const VOTES_BYTES_MIN: u64 = 8 * BLOCK_BYTES as u64;
-/// Kept back from entries, with a quota, in halves of a segment.
+/// Kept back from entries, with a quota: this part of it ([`Wal::round_loss`]).
+const ROUND_LOSS_PART: u64 = 64;
+/// And so much, in halves of a segment.
 const FOR_ENTRIES: u64 = 4;
 /// Kept back from votes.
 const FOR_VOTES: u64 = 3;
