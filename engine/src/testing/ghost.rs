@@ -301,7 +301,6 @@ impl Ghost {
                 replica.durable = state.clone();
                 replica.found = state.clone();
                 replica.changes.clear();
-                note_durable(replica, state.hard_state, LogIndex(1), &state.log);
                 replica.status = None;
                 replica.replaced = None;
                 replica.opened = LogIndex::ZERO;
@@ -311,6 +310,8 @@ impl Ghost {
                     replica.durable_votes.clear();
                     replica.ever_durable.clear();
                 }
+                // After the line before: what was found is on the disk, whatever else the disk has lost.
+                note_durable(replica, state.hard_state, LogIndex(1), &state.log);
                 replica.applied = None;
                 replica.heard.clear();
                 replica.heard_leader = None;
