@@ -632,7 +632,7 @@ impl<'a> Replay<'a> {
         RecoveredGroup {
             group: id,
             membership: group.membership.clone(),
-            hard_state: HardState { commit: group.hard_state.commit.min(last), ..group.hard_state },
+            hard_state: group.hard_state,
             runs: group.index.terms().to_vec(),
             released,
             released_term,
@@ -643,13 +643,18 @@ impl<'a> Replay<'a> {
     }
 
     fn finish(
-        self,
+        mut self,
         cut: Option<CutTail>,
         start: Start,
         chain: Vec<Link>,
         void: Vec<SegmentSeq>,
         next_segment: SegmentSeq,
     ) -> Replayed {
+        for group in self.groups.values_mut() {
+            // A disk that has lost its end may have kept the state that was carried before the entries under it. What is
+            // carried from here on says no more than what is said now.
+            group.hard_state.commit = group.hard_state.commit.min(group.index.last());
+        }
         let groups = self.groups.iter();
         let mut found: Vec<_> =
             groups.map(|(id, group)| self.recovered_group(*id, group)).collect();
