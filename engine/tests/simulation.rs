@@ -73,6 +73,22 @@ fn every_invariant_holds_through_faults_and_everything_heals() {
     }
 }
 
+/// Each of them failed once, by one of five causes: votes that a disk still had after it lost its end were not counted as
+/// durable; a run ended before a client that waits in a group that serves nobody must be told, and then wanted its budget
+/// back; entries read back for a peer left after the peer had said that it has no room; what a marked peer has was
+/// counted as on its way to it; a log that had lost its end carried forward a commit index past what
+/// it has.
+#[test]
+fn seeds_that_have_failed_pass() {
+    let seeds = [
+        3001097, 3001757, 3002344, 3004370, 3006162, 3101598, 3103493, 3104138, 3104788, 3107287,
+        3200799,
+    ];
+    for seed in seeds {
+        Cluster::new(seed).run().unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let mut traces = std::collections::BTreeSet::new();

@@ -582,18 +582,15 @@ impl<'a> Replay<'a> {
 
     /// No group's log has a hole: what was given up with its segment was released, or stands elsewhere.
     fn check_whole(&self, first: Option<SegmentSeq>) -> Result<(), WalError> {
-        for (id, group) in &self.groups {
-            let Some((index, behind)) = group.index.hole() else { continue };
-            if group.fence.is_some() {
-                continue;
-            }
-            let first = first.map_or(Position::ZERO, |seq| Position::new(seq, 0));
-            let at = behind.unwrap_or(first);
-            let what = format!("entry {} of group {} is missing", index.get(), id.get());
-            let (file, offset) = (self.disk.path(at.segment()), u64::from(at.offset()));
-            return Err(refuse_corrupt(Case::MissingEntries, file, offset, &what));
-        }
-        Ok(())
+        let whole = self.groups.iter().filter(|(_, group)| group.fence.is_none());
+        let holes = whole.filter_map(|(id, group)| Some((*id, group.index.hole()?)));
+        // The first of them: the same log is refused with the same words every time.
+        let Some((id, (index, behind))) = holes.min_by_key(|(id, _)| *id) else { return Ok(()) };
+        let first = first.map_or(Position::ZERO, |seq| Position::new(seq, 0));
+        let at = behind.unwrap_or(first);
+        let what = format!("entry {} of group {} is missing", index.get(), id.get());
+        let (file, offset) = (self.disk.path(at.segment()), u64::from(at.offset()));
+        Err(refuse_corrupt(Case::MissingEntries, file, offset, &what))
     }
 
     /// Rule 24: the groups of a damaged batch have lost something there.
@@ -647,7 +644,7 @@ impl<'a> Replay<'a> {
         RecoveredGroup {
             group: id,
             membership: group.membership.clone(),
-            hard_state: HardState { commit: group.hard_state.commit.min(last), ..group.hard_state },
+            hard_state: group.hard_state,
             runs: group.index.terms().to_vec(),
             released,
             released_term,
@@ -658,13 +655,18 @@ impl<'a> Replay<'a> {
     }
 
     fn finish(
-        self,
+        mut self,
         cut: Option<CutTail>,
         start: Start,
         chain: Vec<Link>,
         void: Vec<SegmentSeq>,
         next_segment: SegmentSeq,
     ) -> Replayed {
+        for group in self.groups.values_mut() {
+            // A disk that has lost its end may have kept the state that was carried before the entries under it. What is
+            // carried from here on says no more than what is said now.
+            group.hard_state.commit = group.hard_state.commit.min(group.index.last());
+        }
         let groups = self.groups.iter();
         let mut found: Vec<_> =
             groups.map(|(id, group)| self.recovered_group(*id, group)).collect();

@@ -16,7 +16,7 @@
 //! Cost:   about 150 bytes a peer, and 16 for each append in flight; nothing is reserved ahead.
 //! Source: paper §5.3 (`nextIndex`, `matchIndex`), thesis §10.2.1 (pipelining).
 
-use crate::{Config, LogIndex, NodeId, Ticks};
+use crate::{Config, EntryBatch, LogIndex, NodeId, Ticks};
 use alloc::collections::VecDeque;
 
 /// How a leader sends to a peer.
@@ -58,6 +58,8 @@ pub(crate) struct Progress {
     pub(crate) heartbeat_owed: bool,
     /// It answers heartbeats but not appends: ask, with an empty append, whether they got there.
     pub(crate) inquiry_owed: bool,
+    /// Old entries that came back from the disk in this round.
+    pub(crate) fetched: EntryBatch,
 }
 
 impl Progress {
@@ -77,6 +79,7 @@ impl Progress {
             appended_at: now,
             heartbeat_owed: false,
             inquiry_owed: false,
+            fetched: EntryBatch::new(),
         }
     }
 

@@ -32,6 +32,7 @@ impl Raft {
                 said: false,
                 appended: false,
             };
+            let mut fetched = core::mem::take(&mut peer.fetched);
             let has_room =
                 !self.without_room.contains(&peer.id) || crate::bug!("full_follower_fed");
             match peer.pace {
@@ -56,12 +57,15 @@ impl Raft {
                         && let Some(room) = peer.room_bytes(config)
                     {
                         let first = peer.next_index();
-                        if first < self.log.tail_first() {
+                        let (entries, bytes) = if first >= self.log.tail_first() {
+                            self.log.copy(first, last, room, peer.is_window_empty())
+                        } else if fetched.first().is_some_and(|entry| entry.index == first) {
+                            let bytes = fetched.cost_bytes();
+                            (core::mem::take(&mut fetched), bytes)
+                        } else {
                             wanted.push((peer.id, first));
                             break;
-                        }
-                        let (entries, bytes) =
-                            self.log.copy(first, last, room, peer.is_window_empty());
+                        };
                         let Some(sent) = entries.last().map(|entry| entry.index) else { break };
                         line.append(peer, entries);
                         peer.sent(sent, bytes);
@@ -106,7 +110,9 @@ impl Raft {
     }
 
     /// Takes old entries that were asked for. Late ones do no harm: whatever happened since, an entry
-    /// that is in our log under its index and term is that entry (log matching, paper §5.3).
+    /// that is in our log under its index and term is that entry (log matching, paper §5.3). Whether a peer is sent them
+    /// is decided when the round ends, like all that it is sent: until then the peer may say that it has no room or
+    /// lacks something, or its window may close. Entries that are not sent then are fetched again when they are wanted.
     pub(crate) fn on_fetched(&mut self, purpose: FetchFor, entries: EntryBatch) {
         let Some(first) = entries.first().map(|entry| entry.index) else {
             return self.on_fetch_failed(purpose);
@@ -124,26 +130,10 @@ impl Raft {
             }
             FetchFor::Peer(peer) => peer,
         };
-        if self.without_room.contains(&peer) {
-            return; // read again once there is room
-        }
-        let State::Leader(leader) = &mut self.state else { return };
-        let Some(peer) = leader.peer(peer) else { return };
-        let is_next = peer.pace == Pace::Replicate && peer.next_index() == first;
-        if is_next && peer.room_bytes(&self.config).is_some() {
-            let last = entries.last().map_or(first, |entry| entry.index);
-            let bytes = entries.cost_bytes();
-            let mut line = Line {
-                messages: &mut self.messages,
-                log: &self.log,
-                term: self.term,
-                said: false,
-                appended: false,
-            };
-            peer.appended_at = self.now;
-            peer.said_at = self.now;
-            line.append(peer, entries);
-            peer.sent(last, bytes);
+        if let State::Leader(leader) = &mut self.state
+            && let Some(peer) = leader.peer(peer)
+        {
+            peer.fetched = entries;
         }
     }
 

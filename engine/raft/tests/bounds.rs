@@ -2,8 +2,11 @@
 
 mod common;
 
-use common::{Cluster, Image, config, n};
-use logdrive_raft::{ConfigError, Event, LogIndex, NodeId, ProposeError, Raft, Role, Ticks};
+use common::{Cluster, Image, Packet, config, log_of, n};
+use logdrive_raft::{
+    ConfigError, Event, FetchFor, HardState, LogIndex, Message, NodeId, ProposeError, Raft, Role,
+    Term, Ticks,
+};
 
 /// A group of one that leads.
 fn alone(change: impl Fn(&mut logdrive_raft::Config)) -> Cluster {
@@ -76,6 +79,56 @@ fn no_more_is_in_flight_than_the_window_holds() {
     assert_eq!(cluster.network.len(), 2);
     cluster.settle();
     assert_eq!(cluster.terms(n(2)).len(), 21);
+}
+
+/// 1 leads, and 2 lacks entries that have just been read back for it. Bytes of entries that 2 is sent in the round in
+/// which `meanwhile` happens after that.
+fn sent_after_a_fetch(meanwhile: Option<Event>) -> (Cluster, usize) {
+    let mut cluster = Cluster::empty();
+    for id in 1..=3 {
+        let hard_state = HardState { term: Term(2), ..HardState::default() };
+        let terms: &[u64] = if id == 2 { &[1] } else { &[1, 2, 2] };
+        cluster.add(config(id, 3), Image { hard_state, entries: log_of(terms) });
+    }
+    cluster.step(n(1), Event::Campaign);
+    while cluster.node(n(1)).fetches.iter().all(|fetch| fetch.purpose != FetchFor::Peer(n(2))) {
+        for id in cluster.ids() {
+            cluster.collect(id);
+            cluster.sync(id, usize::MAX);
+        }
+        cluster.deliver(|_| true);
+    }
+    cluster.network.clear();
+    while cluster.answer_fetch(n(1)) {}
+    meanwhile.into_iter().for_each(|event| cluster.step(n(1), event));
+    cluster.collect(n(1));
+    let bytes = |packet: &Packet| match &packet.message {
+        Message::AppendEntries(append) if packet.to == n(2) => append.entries.cost_bytes(),
+        _ => 0,
+    };
+    let sent = cluster.network.iter().map(bytes).sum();
+    (cluster, sent)
+}
+
+/// RULES.md W9. Old entries were sent when they came back from the disk, whatever was heard until the round ended: 31 of the
+/// simulator's invariants, seeds 3001097 and 3004370.
+#[test]
+fn what_is_read_back_for_a_peer_leaves_by_what_is_known_when_the_round_ends() {
+    assert!(sent_after_a_fetch(None).1 > 0, "the entries were there to be sent");
+    let full = Event::Room { peer: n(2), has_room: false };
+    let (mut cluster, sent) = sent_after_a_fetch(Some(full));
+    assert_eq!(sent, 0, "it has no room:\n{}", cluster.trace);
+    cluster.settle();
+    assert_eq!(cluster.terms(n(2)), [1]);
+    cluster.step(n(1), Event::Room { peer: n(2), has_room: true });
+    cluster.settle();
+    assert_eq!(cluster.terms(n(2)), [1, 2, 2, 3], "it is sent them when it has room");
+    let (mut cluster, sent) = sent_after_a_fetch(Some(Event::Unreachable(n(2))));
+    assert_eq!(sent, 0, "it cannot be reached:\n{}", cluster.trace);
+    cluster.pass(3, true);
+    assert_eq!(cluster.terms(n(2)), [1, 2, 2, 3], "it is sent them when it is heard");
+    let (cluster, sent) = sent_after_a_fetch(Some(Event::Resign));
+    assert_eq!(sent, 0, "1 leads no more:\n{}", cluster.trace);
 }
 
 /// RULES.md invariant 25.

@@ -257,6 +257,12 @@ impl Shard {
         oldest.is_some_and(|at| self.now.since(at) > most)
     }
 
+    /// Commands and bytes of a group that were told of by [`Self::tell_overdue`] and are not settled.
+    #[cfg(feature = "testing")]
+    pub(crate) fn told(&self, group: GroupId) -> (usize, usize) {
+        self.slots.get(&group).map_or((0, 0), |slot| self.replicas[*slot as usize].proposals.told())
+    }
+
     /// A group's role and cursors.
     #[cfg(feature = "testing")]
     pub(crate) fn status(&self, group: GroupId) -> Option<logdrive_raft::Status> {

@@ -222,6 +222,13 @@ impl Proposals {
         Some(span.proposed_at)
     }
 
+    /// Commands and bytes that count in the budget though their clients were told that the outcome is unknown.
+    #[cfg(feature = "testing")]
+    pub(super) fn told(&self) -> (usize, usize) {
+        let told = self.in_log.iter().filter(|waiter| waiter.sink.is_none());
+        told.fold((0, 0), |(commands, bytes), waiter| (commands + 1, bytes + waiter.bytes))
+    }
+
     /// Nothing will be applied here any more.
     pub(super) fn abandon(&mut self, why: &'static str, answers: &mut Vec<Answer>) {
         self.settle_unless(|_| false, why, answers);

@@ -11,7 +11,9 @@ use super::{
     shape::Shape,
 };
 use crate::{GroupId, LogIndex, NodeId, Term, inbox::shard_of, limits};
-use logdrive_raft::{AppendEntries, AppendResult, HardState, Message, Role, RoomSays, Status};
+use logdrive_raft::{
+    AppendEntries, AppendResult, HardState, LogId, Message, Role, RoomSays, Status,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Appends that a leader has sent to one peer in a term and that were not acknowledged, as far as was heard.
@@ -46,6 +48,12 @@ impl Window {
         if let Some(last) = last {
             self.sent.push_back((last.index, append.entries.cost_bytes()));
         }
+    }
+
+    /// The peer is marked, and its log agrees with the leader's up to `meeting`: nothing up to there is on its way any
+    /// more, and the leader begins behind it.
+    fn meet(&mut self, meeting: LogIndex) {
+        self.sent.retain(|(last, _)| *last > meeting);
     }
 
     fn acknowledge(&mut self, term: Term, match_index: LogIndex) {
@@ -301,7 +309,6 @@ impl Ghost {
                 replica.durable = state.clone();
                 replica.found = state.clone();
                 replica.changes.clear();
-                note_durable(replica, state.hard_state, LogIndex(1), &state.log);
                 replica.status = None;
                 replica.replaced = None;
                 replica.opened = LogIndex::ZERO;
@@ -311,6 +318,8 @@ impl Ghost {
                     replica.durable_votes.clear();
                     replica.ever_durable.clear();
                 }
+                // After the line before: what was found is on the disk, whatever else the disk has lost.
+                note_durable(replica, state.hard_state, LogIndex(1), &state.log);
                 replica.applied = None;
                 replica.heard.clear();
                 replica.heard_leader = None;
@@ -397,6 +406,14 @@ impl Ghost {
                 let Some(replica) = self.replicas.get_mut(&(node, group)) else { return };
                 if let (Message::TermStated(_), Some(mark)) = (message, &mut replica.mark) {
                     mark.stated.insert(from);
+                }
+                if let Message::Marked(question) = message
+                    && replica.leads().is_some()
+                    && let Some(window) = replica.windows.get_mut(&from)
+                {
+                    let LogId { index, term } = question.last_log;
+                    let end = replica.state.log.partition_point(|mark| mark.term <= term);
+                    window.meet(index.min(LogIndex(end as u64)));
                 }
                 if let Message::AppendReply(reply) = message
                     && let AppendResult::Accepted { match_index }

@@ -26,6 +26,8 @@ mod event;
 mod excuses;
 mod faults;
 mod ghost;
+#[cfg(test)]
+mod ghost_tests;
 mod harm;
 mod invariants;
 mod judge;

@@ -107,7 +107,12 @@ impl<'a> Run<'a> {
             self.sim.step();
         }
         let mut end = self.sim.at_end();
-        for _ in 0..SILENT_STEPS {
+        // Of a group that serves nobody, and may, a client is told so in the end, and the end is no earlier.
+        let most = SILENT_STEPS.max(self.sim.answer_steps());
+        for n in 0..most {
+            if n >= SILENT_STEPS && !self.sim.waits() {
+                break;
+            }
             self.sim.step();
         }
         end.alive = self.sim.alive();

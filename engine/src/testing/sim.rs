@@ -26,7 +26,7 @@ use super::{
     shape::Shape,
     trace::Trace,
 };
-use crate::{GroupId, NodeId, host::Turned, links::LaneChange};
+use crate::{GroupId, NodeId, host::Turned, limits, links::LaneChange};
 use logdrive_net::Lane;
 use logdrive_raft::{Role, Status};
 use logdrive_wal::{Identity, WalError, disk::sim::PlatterImage};
@@ -554,15 +554,21 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// Whatever was admitted is answered: no budget is held any more, and nobody waits at the node.
+    /// Whatever was admitted is answered: no budget is held any more, and nobody waits at the node. But a command that
+    /// its client was told of as unknown counts until it is settled: in a group that nobody can judge any more it may
+    /// never be.
     pub(super) fn check_budgets(&self, at: usize) {
         let node = &self.nodes[at];
         let Some(process) = &node.process else { return };
-        let held = process.node.inboxes.iter().map(|inbox| inbox.waiting());
-        let held: Vec<(usize, usize)> = held.collect();
-        if held.iter().any(|held| *held != (0, 0)) {
-            let what =
-                format!("{:?} holds {held:?} commands and bytes after the last answer", node.id);
+        let unjudged = &self.judge.ghost.unjudged;
+        let inboxes = process.node.inboxes.iter().zip(&process.shards);
+        let held = inboxes.map(|(inbox, thread)| {
+            let told = unjudged.iter().map(|group| thread.host.shard().told(*group));
+            (inbox.waiting(), told.fold((0, 0), |sum, told| (sum.0 + told.0, sum.1 + told.1)))
+        });
+        let held: Vec<_> = held.collect();
+        if held.iter().any(|(held, told)| held != told) {
+            let what = format!("{:?} holds (commands, bytes), but may hold: {held:?}", node.id);
             Broken { invariant: "23 bounds".to_owned(), what }.throw();
         }
     }
@@ -823,6 +829,20 @@ impl<'a> Sim<'a> {
     /// What all replicas that can have applied, together.
     pub(super) fn applied(&self) -> u64 {
         self.alive().values().flatten().map(|(_, status)| status.applied.get()).sum()
+    }
+
+    /// True if a client waits for its answer.
+    pub(super) fn waits(&self) -> bool {
+        self.judge.ghost.commands.iter().any(|command| command.known == Known::Waiting)
+    }
+
+    /// Steps within which everybody is answered whose group serves nobody, by the slowest clock: what is checked in
+    /// every turn ("32 answers"), and the turn in which it is.
+    pub(super) fn answer_steps(&self) -> u64 {
+        let Shape { election_ticks, heartbeat_ticks, clock_rates, .. } = &self.shape;
+        let ticks = (limits::ANSWER_ELECTIONS + 1) * election_ticks + heartbeat_ticks + 1;
+        let slowest = clock_rates.iter().min().expect("some nodes");
+        (ticks * 1000).div_ceil(*slowest) + 1
     }
 
     /// True if all replicas that can have applied all there is.

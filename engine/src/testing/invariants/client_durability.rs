@@ -2,7 +2,7 @@
 //! and nobody twice (RULES.md invariant 10).
 
 use super::{Check, Invariant, require};
-use crate::testing::event::{Event, Known, known};
+use crate::testing::event::{Event, Known, Proposed, known};
 use crate::testing::ghost::Ghost;
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "10 client durability", check };
@@ -39,10 +39,12 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                 }
             }
             // Who proposed to a process that is gone knows: it is unknown.
-            let waits = ghost.commands.iter().position(|command| command.known == Known::Waiting);
+            let mut commands = ghost.commands.iter().enumerate();
+            let waits = commands.find(|(_, command)| command.known == Known::Waiting);
             require(waits.is_none(), || {
-                let waits = waits.map(|serial| (serial, &ghost.commands[serial]));
-                format!("a command was never answered: {waits:?}")
+                let (serial, Proposed { node, group, command, .. }) = waits.expect("one waits");
+                let command = ghost.describe.command(command);
+                format!("command {serial} of {group:?} at {node:?} was never answered: {command}")
             })
         }
         _ => Ok(()),
