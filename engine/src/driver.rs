@@ -282,9 +282,12 @@ impl Driver {
 
 impl Outside for Driver {
     fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool {
-        self.node.frame_sent(peer);
         let outbound = self.outbound.get().expect("started");
-        outbound.send(peer, lane, messages) != Sent::Dropped
+        let is_sent = outbound.send(peer, lane, messages) != Sent::Dropped;
+        if is_sent {
+            self.node.frame_sent(peer);
+        }
+        is_sent
     }
 
     fn read(&self, task: ReadTask) -> Result<(), ReadTask> {

@@ -212,7 +212,7 @@ pub enum NodeError {
         why: logdrive_net::Refusal,
     },
     /// A peer takes larger commands than this node's segments hold: the groups that they share would stand still here.
-    /// The directory is as it was; open it with larger segments.
+    /// Open the directory with larger segments; it keeps what the peer takes, and is not opened with smaller ones any more.
     #[error(
         "node {by} takes commands of up to {theirs} bytes, and this node's segments hold at most {ours}: open it with \
          segments of at least {} bytes", least(*.theirs)

@@ -89,15 +89,19 @@ impl Node {
         let home = Arc::new(Home::open(&config.dir)?);
         let identity = home.identity().clone();
         config.check(&identity)?;
-        if home.entry_bytes_max() == 0 {
-            let wanted = u32::try_from(config.command_bytes_max()).unwrap_or(u32::MAX);
-            home.keep_entry_bytes_max(wanted)?;
-        }
-        let founded = home.entry_bytes_max();
+        let wanted = u32::try_from(config.command_bytes_max()).unwrap_or(u32::MAX);
+        let founded = match home.entry_bytes_max() {
+            0 => wanted,
+            promised => promised,
+        };
         let log = config.log(home.shard_dir(0), &identity, 0);
         let command_bytes_max = config.fit(founded, &log)?;
         let peers = open_peers(&home, &config)?;
         let mut listener = Some(Listener::bind(&config.peers[&identity.node])?);
+        // An open that failed before this has promised nothing.
+        if home.entry_bytes_max() == 0 {
+            home.keep_entry_bytes_max(founded)?;
+        }
         let node = Arc::new_cyclic(|node| {
             let stores = Arc::new(Acquaintances::new(peers, save_to(&home, node.clone())));
             let mut shared = Shared::new(&config, identity.clone(), stores, Limits::REAL);

@@ -290,7 +290,8 @@ impl Shared {
         *open += 1;
         let is_first = *open == 1;
         drop(inbound);
-        if is_first {
+        // A handshake is a sign of life.
+        if self.silence.heard(from) || is_first {
             self.map_version.fetch_add(1, Ordering::Release);
         }
         self.inboxes.iter().for_each(|inbox| inbox.wake());

@@ -85,7 +85,7 @@ impl Listener {
         let entrance = Rc::new(Entrance {
             door: RefCell::new(Door::new(me, known, Arc::clone(&stores))),
             stores,
-            saving: tokio::sync::Mutex::default(),
+            saving: Arc::default(),
             leases: RefCell::default(),
             settings,
             hand_over,
@@ -174,7 +174,7 @@ struct Entrance {
     door: RefCell<Door>,
     stores: Arc<Acquaintances>,
     /// Held while something met is saved.
-    saving: tokio::sync::Mutex<()>,
+    saving: Arc<tokio::sync::Mutex<()>>,
     /// Dropping a sender ends the connection that holds its receiver.
     leases: RefCell<HashMap<LeaseId, watch::Sender<()>>>,
     settings: Settings,
@@ -236,11 +236,20 @@ impl Entrance {
         let met = match self.stores.recognise(&hello) {
             Some(met) => met.map_err(NetError::Refused),
             None => {
-                let _one = self.saving.lock().await;
+                // The lock goes with the work: a handshake may be given up meanwhile.
+                let one = Arc::clone(&self.saving).lock_owned().await;
                 let (stores, said) = (Arc::clone(&self.stores), hello.clone());
-                let met = elsewhere(move || stores.meet(&said)).await;
-                sleep(SAVE_PAUSE).await;
-                met
+                let meet = move || {
+                    let _one = one;
+                    // Other connections of the peer may have waited for the same save.
+                    if let Some(met) = stores.recognise(&said) {
+                        return met.map_err(NetError::Refused);
+                    }
+                    let met = stores.meet(&said);
+                    std::thread::sleep(SAVE_PAUSE);
+                    met
+                };
+                elsewhere(meet).await
             }
         };
         self.door.borrow_mut().answer(hello, met)

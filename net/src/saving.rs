@@ -4,7 +4,7 @@
 //! Out:    its result.
 //! Cost:   a thread of the runtime's pool, which ends after ten idle seconds.
 //! Fails:  a panic of the work is a panic here.
-//! Source: ARCHITECTURE.md, threads: no shard's thread waits for the disk.
+//! Source: RULES.md A3; ARCHITECTURE.md has the table of threads.
 
 use tokio::task::spawn_blocking;
 

@@ -33,7 +33,8 @@
 //! and ends before the peer has met it leaves that peer with a name that the original does not know: then the original
 //! refuses the peer's dials ([`Refusal::Forgotten`]), nothing is lost, and one of the two must be founded anew. Until
 //! peers prove their names by keys, whoever gets to a node before a peer was ever confirmed there can take that peer's
-//! name; afterwards nobody who has not read the peer's directory or its connections can.
+//! name; afterwards nobody who has not read the peer's directory or its connections can. A store's number is no secret: that
+//! a refusal names it guards against accidents at an address, not against somebody who holds the address and the number.
 
 use crate::Hello;
 use crate::handshake::{self, Answer, Refusal};

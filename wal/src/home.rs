@@ -263,12 +263,14 @@ impl Home {
         self.openings().now().entry_bytes_max
     }
 
-    /// Keeps the largest entry that the owner promises its peers room for, durably and in room that the directory has.
+    /// Keeps the largest entry that the owner promises its peers room for, durably and in room that the directory has. A
+    /// promise of more that is kept already stays.
     ///
     /// # Errors
     /// [`HomeError::Io`].
     pub fn keep_entry_bytes_max(&self, bytes: u32) -> Result<(), HomeError> {
-        let kept = self.openings().change(|now| now.entry_bytes_max = bytes);
+        let kept =
+            self.openings().change(|now| now.entry_bytes_max = now.entry_bytes_max.max(bytes));
         kept.map_err(|e| io_error(&OpeningsFile::path(&self.dir), "write", e))
     }
 
