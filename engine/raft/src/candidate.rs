@@ -155,7 +155,7 @@ impl Raft {
         self.count_votes();
     }
 
-    /// What a candidate's log is compared with.
+    /// The end of the log with which a candidate's log is compared.
     fn voters_log(&self) -> LogId {
         if crate::bug!("vote_by_durable_log") { self.log.durable_id() } else { self.log.last() }
     }

@@ -31,7 +31,7 @@ pub struct Config {
     pub uncommitted_bytes_max: usize,
 }
 
-/// What recovery found of a replica; the default is a new one.
+/// The state of a replica that recovery found; the default is a new replica.
 #[derive(Clone, Debug, Default)]
 pub struct Restored {
     /// Term, vote and a commit index.

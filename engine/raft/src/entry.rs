@@ -4,7 +4,7 @@ use crate::{LogId, LogIndex, Term};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-/// What an entry is for.
+/// The use of an entry.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum EntryKind {
@@ -42,7 +42,7 @@ pub struct Entry {
     pub term: Term,
     /// Where it stands.
     pub index: LogIndex,
-    /// What it is for.
+    /// The use of the entry.
     pub kind: EntryKind,
     /// CRC-32C of `payload`, from the proposer; zero for an empty payload.
     pub checksum: u32,
@@ -60,7 +60,7 @@ impl Entry {
         LogId { term: self.term, index: self.index }
     }
 
-    /// What this entry counts for in every budget.
+    /// The bytes that this entry counts for in every budget.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
         self.payload.len() + ENTRY_OVERHEAD_BYTES
@@ -79,7 +79,7 @@ pub enum BatchError {
     Hole {
         /// The entry before.
         after: LogIndex,
-        /// What came instead of the next.
+        /// The index that came instead of the next one.
         found: LogIndex,
     },
     /// A term is lower than the one before it, or zero.

@@ -2,13 +2,13 @@
 
 use crate::NodeId;
 
-/// Why a proposal was not taken. Whatever this says, it did not happen.
+/// The reason for which a proposal was not taken. With each of them the proposal did not happen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ProposeError {
     /// Another replica leads, or none does.
     #[error("not the leader (leader is {leader:?})")]
     NotLeader {
-        /// Who leads, if known.
+        /// The leader, if known.
         leader: Option<NodeId>,
     },
     /// The group's uncommitted bytes are at their bound.

@@ -1,4 +1,4 @@
-//! What a leader's messages do here.
+//! The follower's part: a leader's appends and heartbeats are compared, taken and answered.
 //!
 //! In:     AppendEntries and heartbeats of this term, checked by [`Raft::is_sound`] before.
 //! Out:    acknowledgements as promises, refusals and heartbeat answers at once.

@@ -1,4 +1,4 @@
-//! What a simulation wants of the inside: which branches it reached, and faults put in by name.
+//! Hooks for simulations: the branches that a run reached, and mutations that are switched on by name.
 //!
 //! [`crate::reached!`] counts; [`crate::bug!`] is true where a mutation is switched on. Without the features
 //! `coverage` and `bug-bank` both compile to nothing and `false`: no release has either.
@@ -62,7 +62,7 @@ mod coverage {
         COUNTS.with_borrow_mut(|counts| *counts.entry(name).or_default() += 1);
     }
 
-    /// What this thread has reached since it was last asked.
+    /// The places that this thread has reached since it was last asked.
     #[must_use]
     pub fn take_reached() -> BTreeMap<&'static str, u64> {
         COUNTS.take()

@@ -15,7 +15,7 @@ use crate::{
 };
 use alloc::vec::Vec;
 
-/// What only a leader knows.
+/// The state that only a leader has.
 #[derive(Debug)]
 pub(crate) struct Leader {
     /// All voters but this one.
@@ -225,7 +225,7 @@ impl Raft {
             let lost_at = self.quorum_lost_at();
             if now >= lost_at && !crate::bug!("heartbeats_after_quorum_loss") {
                 crate::reached!("leader lost its majority");
-                // Whoever still hears us can then elect another (RULES.md N2, N5).
+                // The replicas that still hear this one can then elect another leader (RULES.md N2, N5).
                 self.become_follower(self.term, None);
                 return;
             }
@@ -240,13 +240,13 @@ impl Raft {
         }
         leader.heartbeat_at = next_beat(now, heartbeat_ticks);
         for peer in &mut leader.peers {
-            // Whoever was told something in the first half of the interval can wait for the next beat.
+            // A peer that was sent a message in the last half of an interval can wait for the next heartbeat.
             peer.heartbeat_owed |= now.since(peer.said_at) * 2 >= heartbeat_ticks;
         }
     }
 
-    /// From here on it says nothing as a leader or a candidate, so that its followers lose patience. What it
-    /// was given to write stays, and may still be committed by another.
+    /// From here on it says nothing as a leader or a candidate, so that its followers lose patience. Entries
+    /// that it was given to write stay, and may still be committed by another leader.
     pub(crate) fn on_resign(&mut self) {
         self.is_resigned = true;
         if !matches!(self.state, State::Follower) {

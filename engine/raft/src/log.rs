@@ -58,7 +58,7 @@ pub(crate) struct Log {
     newest_write: WriteId,
 }
 
-/// What becomes true when a write is durable.
+/// The consequences of a write once it is durable.
 #[derive(Debug)]
 struct InFlight {
     id: WriteId,
@@ -87,7 +87,7 @@ impl Log {
             last: LogId { term, index: last },
             submitted: last,
             durable: last,
-            // What the machine applied was committed, whatever the saved index says (rule 15).
+            // The entries that the machine has applied were committed, even if the saved index lags (rule 15).
             commit: hard_state.commit.min(last).max(applied),
             applying: applied,
             applied,
@@ -374,7 +374,7 @@ impl Log {
         entries.as_slice().iter().all(|entry| self.contains(entry.id()))
     }
 
-    /// What may be applied: committed, and durable here (rule 16).
+    /// The last entry that may be applied: it is committed, and durable here (rule 16).
     pub(crate) fn appliable(&self) -> LogIndex {
         if crate::bug!("apply_before_durable") {
             return self.commit;

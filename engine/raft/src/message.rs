@@ -1,4 +1,4 @@
-//! What replicas of one group say to each other: one struct per call, one enum over them.
+//! The messages between replicas of one group: one struct per call, one enum over them.
 //!
 //! Sender, receiver and group stand outside: the network batches messages of many groups and
 //! addresses them once. Every message carries its sender's term (paper figure 2), but for [`RoomNotice`], which is about
@@ -81,7 +81,7 @@ pub struct AppendEntries {
     pub prev_log: LogId,
     /// The leader's commit index.
     pub commit: LogIndex,
-    /// What follows `prev_log`; empty for a probe or to tell of a commit.
+    /// The entries that follow `prev_log`; none in a probe, or in an append that only tells of a commit.
     pub entries: EntryBatch,
 }
 
@@ -90,11 +90,11 @@ pub struct AppendEntries {
 pub struct AppendReply {
     /// The answerer's term.
     pub term: Term,
-    /// What became of the call.
+    /// The outcome of the call.
     pub result: AppendResult,
 }
 
-/// What became of an [`AppendEntries`].
+/// The outcome of an [`AppendEntries`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AppendResult {
     /// The answerer's log agrees with the leader's up to here, and that much is durable.
@@ -201,7 +201,7 @@ pub struct TermStated {
 pub struct Outgoing {
     /// The receiver.
     pub to: NodeId,
-    /// What to say.
+    /// The message.
     pub message: Message,
 }
 

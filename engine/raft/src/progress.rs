@@ -186,7 +186,7 @@ impl Progress {
         self.probe_from(meeting.next().min(rejected).max(self.match_index.next()), false);
     }
 
-    /// What is in flight may be lost, and whatever is sent now as well: wait to hear from the peer.
+    /// Appends in flight may be lost, and so may an append that is sent now: the leader waits to hear from the peer.
     pub(crate) fn on_unreachable(&mut self) {
         let next = match self.pace {
             Pace::Probe { .. } => self.next_index,

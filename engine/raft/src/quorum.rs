@@ -12,7 +12,7 @@
 use crate::NodeId;
 use alloc::vec::Vec;
 
-/// What a vote has come to.
+/// The result of a vote so far.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum VoteResult {
     /// A majority has granted.

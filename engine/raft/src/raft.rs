@@ -28,9 +28,9 @@ pub enum Event {
     Tick,
     /// A message arrived.
     Message {
-        /// Who sent it.
+        /// The sender.
         from: NodeId,
-        /// What it says.
+        /// The message.
         message: Message,
     },
     /// Writes are on disk.
@@ -39,17 +39,17 @@ pub enum Event {
     Applied(LogIndex),
     /// Entries a [`crate::Fetch`] asked for, from its `first` on; perhaps fewer than asked.
     Fetched {
-        /// What they were wanted for.
+        /// The reason for which the entries were wanted.
         purpose: FetchFor,
         /// The entries.
         entries: EntryBatch,
     },
     /// A [`crate::Fetch`] could not be answered (it may be asked again).
     FetchFailed {
-        /// What it was wanted for.
+        /// The reason for which the entries were wanted.
         purpose: FetchFor,
     },
-    /// The disk has no room for this write and those handed out after it. What they hold is taken back, as a crash
+    /// The disk has no room for this write and those handed out after it. Their entries are taken back, as a crash
     /// would take it, and the leadership with it; a hard state among them is handed out again by itself. So a vote never
     /// waits for entries, and no write overtakes another of its group. [`Promises`] that wait for one of them are to be
     /// dropped.
@@ -75,7 +75,7 @@ pub enum Event {
     GiveWay,
 }
 
-/// What a replica is in its group.
+/// The role of a replica in its group.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Role {
     /// Answers leaders and candidates.
@@ -147,7 +147,7 @@ pub struct Raft {
     random: u64,
 }
 
-/// What a replica is, with what only that role knows.
+/// The role of a replica, with the state that only that role has.
 #[derive(Debug)]
 pub(crate) enum State {
     Follower,
@@ -303,7 +303,7 @@ impl Raft {
         self.leader
     }
 
-    /// Who votes, this replica among them.
+    /// The voters of the group, this replica among them.
     pub fn voters(&self) -> &[NodeId] {
         &self.config.voters
     }
@@ -367,7 +367,7 @@ impl Raft {
             Message::PreVoteReply(m) => return self.on_pre_vote_reply(from, m),
             Message::Marked(m) => return self.on_marked(from, m),
             Message::TermStated(m) => return self.on_term_stated(from, m),
-            // Whoever hears a leader helps nobody to depose it, not even by taking the term
+            // A replica that hears a leader helps nobody to depose it, not even by taking the term
             // (thesis §4.2.3). The candidate's own term reaches the leader by its answers.
             Message::RequestVote(_) if term > self.term && self.hears_a_leader() => {
                 crate::reached!("vote request ignored, a leader is heard");
@@ -422,9 +422,8 @@ impl Raft {
 
     /// Whether a correct replica of this group could have sent `message` to us.
     ///
-    /// What could not have been sent is dropped here, before its term or anything else of it counts:
-    /// no panic, no answer, no change (RULES.md I5, I7). A replica that keeps sending such things
-    /// is as good as silent.
+    /// A message that no correct replica sends is dropped here, before its term or anything else of it counts:
+    /// no panic, no answer, no change (RULES.md I5, I7). A replica that sends nothing else counts as silent.
     fn is_sound(&self, from: NodeId, message: &Message) -> bool {
         if from == self.config.id || !self.config.voters.contains(&from) {
             return false;
@@ -494,7 +493,7 @@ impl Raft {
         term > self.term || self.leader.is_none_or(|leader| leader == from)
     }
 
-    /// What is committed is in the log of every later leader (paper §5.4.3).
+    /// Every committed entry is in the log of every later leader (paper §5.4.3).
     fn agrees_with_commit(&self, prev_log: LogId, entries: &EntryBatch) -> bool {
         let commit = self.log.commit();
         if prev_log.index > commit {
@@ -558,9 +557,9 @@ impl Raft {
         self.term = term;
         self.voted_for = voted_for;
         self.is_hard_state_new = true;
-        // What was promised in the old term and not handed out yet may be untrue by the time it
-        // would leave: an acknowledged entry may be replaced before it was ever written. To the
-        // peers it is a lost message.
+        // A promise of the old term that was not handed out yet may be untrue by the time it would
+        // leave: an acknowledged entry may be replaced before it was ever written. The promise is
+        // dropped, which to the peers is a lost message.
         if !self.promises.is_empty() {
             crate::reached!("promise dropped with its term");
         }

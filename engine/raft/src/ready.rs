@@ -1,4 +1,4 @@
-//! What is owed to the disk, the network and the state machine, and in which order.
+//! The work that a replica owes to the disk, the network and the state machine, and its order.
 //!
 //! In:     [`crate::Raft::ready`] makes a [`Ready`]; the log makes a [`Durable`].
 //! Out:    messages: messages that may leave now, a write, promises that wait for it, entries to apply.
@@ -51,7 +51,7 @@ pub enum FetchFor {
 /// not many more than `bytes_max` bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Fetch {
-    /// What for.
+    /// The reason for which the entries are wanted.
     pub purpose: FetchFor,
     /// The first entry wanted.
     pub first: LogIndex,
@@ -77,7 +77,7 @@ impl Durable {
         Self { group, upto }
     }
 
-    /// What is durable of a group that was never written: nothing, which needs no proof.
+    /// The durable state of a group that was never written is empty, which needs no proof.
     #[must_use]
     pub const fn of_nothing(group: GroupId) -> Self {
         Self { group, upto: WriteId::ZERO }

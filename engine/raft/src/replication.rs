@@ -1,4 +1,4 @@
-//! What each peer is sent next, when to pause, and the old entries that must be fetched for it.
+//! Replication to each peer: the next entries, the pauses, and the old entries that must be fetched first.
 //!
 //! Worked out once per [`Raft::ready`], so what a round proposed leaves in one append per peer, and a
 //! heartbeat is sent only to a peer that gets nothing else.
@@ -41,7 +41,7 @@ impl Raft {
                     if peer.next_index() <= last
                         || peer.next_index() > peer.match_index().next() =>
                 {
-                    // What is not in memory is not fetched for a guess.
+                    // A probe only guesses the next index: entries that are not in memory are not fetched for it.
                     let next = peer.next_index();
                     let entries = match has_room {
                         true => self.log.copy(next, last, config.append_bytes_max, true).0,
@@ -180,7 +180,7 @@ fn heartbeat(log: &Log, term: Term, peer: &Progress) -> Message {
     Message::Heartbeat(Heartbeat { term, commit, matched })
 }
 
-/// What is said to one peer in one round.
+/// The messages to one peer in one round.
 struct Line<'a> {
     messages: &'a mut Vec<Outgoing>,
     log: &'a Log,

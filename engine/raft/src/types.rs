@@ -111,7 +111,7 @@ impl Ticks {
 }
 
 impl WriteId {
-    /// What recovery found on disk; always durable.
+    /// Stands for the state that recovery found on disk, which is always durable.
     pub const ZERO: Self = Self(0);
 
     /// The write after this one.
@@ -158,12 +158,12 @@ pub struct LogRange {
     pub last: LogIndex,
 }
 
-/// What a group must never forget (paper figure 2, "persistent state"), beside its log.
+/// The state that a group must never forget (paper figure 2, "persistent state"), beside its log.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct HardState {
     /// The latest term this replica has seen.
     pub term: Term,
-    /// Whom it voted for in `term`.
+    /// The candidate that the replica voted for in `term`.
     pub voted_for: Option<NodeId>,
     /// A commit index it knew; may lag, never leads. Saves work after a restart, nothing else.
     pub commit: LogIndex,

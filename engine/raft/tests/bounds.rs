@@ -1,11 +1,10 @@
-//! What is bounded stays within its bound, and what has a deadline keeps it.
+//! Bounds and deadlines of a replica are kept: bytes in flight, memory, election timeouts.
 
 mod common;
 
-use common::{Cluster, Image, Packet, config, log_of, n};
+use common::{Cluster, Image, Packet, config, n};
 use logdrive_raft::{
-    ConfigError, Event, FetchFor, HardState, LogIndex, Message, NodeId, ProposeError, Raft, Role,
-    Term, Ticks,
+    ConfigError, Event, LogIndex, Message, NodeId, ProposeError, Raft, Role, Ticks,
 };
 
 /// A group of one that leads.
@@ -54,7 +53,7 @@ fn what_is_handed_out_and_not_applied_is_bounded_and_all_of_it_comes() {
         cluster.node(n(1)).applies.iter().map(|batch| batch.cost_bytes()).sum()
     };
     assert!((4 << 20..6 << 20).contains(&waiting(&cluster)), "{}", waiting(&cluster));
-    // What memory let go meanwhile is fetched.
+    // Entries that memory let go meanwhile are fetched.
     assert!(cluster.status(n(1)).applying < LogIndex(31));
     cluster.settle();
     assert!(cluster.trace.contains("for itself"));
@@ -81,24 +80,9 @@ fn no_more_is_in_flight_than_the_window_holds() {
     assert_eq!(cluster.terms(n(2)).len(), 21);
 }
 
-/// 1 leads, and 2 lacks entries that have just been read back for it. Bytes of entries that 2 is sent in the round in
-/// which `meanwhile` happens after that.
+/// The bytes of entries that 2 is sent in the round in which 1 has read them back and `meanwhile` happened after that.
 fn sent_after_a_fetch(meanwhile: Option<Event>) -> (Cluster, usize) {
-    let mut cluster = Cluster::empty();
-    for id in 1..=3 {
-        let hard_state = HardState { term: Term(2), ..HardState::default() };
-        let terms: &[u64] = if id == 2 { &[1] } else { &[1, 2, 2] };
-        cluster.add(config(id, 3), Image { hard_state, entries: log_of(terms) });
-    }
-    cluster.step(n(1), Event::Campaign);
-    while cluster.node(n(1)).fetches.iter().all(|fetch| fetch.purpose != FetchFor::Peer(n(2))) {
-        for id in cluster.ids() {
-            cluster.collect(id);
-            cluster.sync(id, usize::MAX);
-        }
-        cluster.deliver(|_| true);
-    }
-    cluster.network.clear();
+    let mut cluster = Cluster::fetching();
     while cluster.answer_fetch(n(1)) {}
     meanwhile.into_iter().for_each(|event| cluster.step(n(1), event));
     cluster.collect(n(1));

@@ -98,7 +98,7 @@ fn message() -> impl Strategy<Value = Message> {
     ]
 }
 
-/// What happens next. The host's own events are made true when they are played.
+/// The next event of a history. The host's own events are made true when they are played.
 #[derive(Clone, Debug)]
 enum Deed {
     Say { from: u64, message: Message },
@@ -212,21 +212,7 @@ proptest! {
 
 #[test]
 fn a_late_fetch_of_entries_the_log_no_longer_has_is_not_sent() {
-    let mut cluster = common::Cluster::empty();
-    for id in 1..=3 {
-        let hard_state = HardState { term: Term(2), ..HardState::default() };
-        let terms: &[u64] = if id == 2 { &[1] } else { &[1, 2, 2] };
-        cluster.add(config(id, 3), Image { hard_state, entries: log_of(terms) });
-    }
-    cluster.step(n(1), Event::Campaign);
-    while cluster.node(n(1)).fetches.iter().all(|fetch| fetch.purpose != FetchFor::Peer(n(2))) {
-        for id in cluster.ids() {
-            cluster.collect(id);
-            cluster.sync(id, usize::MAX);
-        }
-        cluster.deliver(|_| true);
-    }
-    cluster.network.clear();
+    let mut cluster = common::Cluster::fetching();
     // The disk answers with what stood there before: entry 2 of term 1.
     let mut entries = EntryBatch::new();
     entries.push(entry(1, 2));

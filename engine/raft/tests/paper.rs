@@ -43,7 +43,7 @@ fn id((term, index): (u64, u64)) -> LogId {
     LogId { term: Term(term), index: LogIndex(index) }
 }
 
-/// What is under way to `to`, and no more.
+/// The messages under way to `to`, taken from the network.
 fn answers(cluster: &mut Cluster, to: u64) -> Vec<Message> {
     let (taken, left): (Vec<_>, Vec<_>) =
         cluster.network.drain(..).partition(|packet| packet.to == n(to));

@@ -1,4 +1,4 @@
-//! What must be true of every run, kept from outside (RULES.md, the invariants; numbers in brackets).
+//! The invariants of every run, judged from outside (RULES.md has them; their numbers stand in brackets).
 
 use super::{Image, Node};
 use logdrive_raft::{
@@ -14,7 +14,7 @@ pub(crate) struct Ghost {
     votes: BTreeMap<(NodeId, Term), NodeId>,
     /// Every entry ever written, with the term before it: equal ones have equal pasts.
     entries: BTreeMap<(LogIndex, Term), (Entry, Term)>,
-    /// What was committed at each index, and in which term somebody first knew.
+    /// The entry that was committed at each index, and the term in which a replica first knew.
     pub(crate) committed: Vec<(Entry, Term)>,
     applied: BTreeMap<NodeId, LogIndex>,
     seen: BTreeMap<NodeId, Status>,
@@ -232,7 +232,7 @@ impl Ghost {
                 Some((known, _)) if known.term == entry.term => {
                     assert_eq!(known, entry, "[7] {index:?} differs");
                 }
-                // What is in memory may already be replaced by entries not handed out yet.
+                // Entries in memory may already be replaced by entries that are not handed out yet.
                 Some((known, _)) => assert!(
                     index > status.durable || nodes[&id].raft.is_none(),
                     "[7] {id} has {entry:?} for {known:?}"
@@ -243,7 +243,7 @@ impl Ghost {
         }
     }
 
-    /// What a replica calls durable is on its disk.
+    /// Every entry that a replica calls durable is on its disk.
     fn check_durable(&self, id: NodeId, node: &Node, status: &Status) {
         assert!(
             status.durable <= node.durable.last(),

@@ -27,7 +27,7 @@ use std::fmt::Write as _;
 /// The group of every cluster.
 pub(crate) const GROUP: GroupId = GroupId(7);
 
-/// What a replica's disk holds.
+/// The content of a replica's disk.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Image {
     pub(crate) hard_state: HardState,
@@ -87,9 +87,9 @@ pub(crate) struct Node {
     pub(crate) config: Config,
     /// `None` while it is down.
     pub(crate) raft: Option<Raft>,
-    /// What a crash leaves.
+    /// The content that a crash leaves.
     pub(crate) durable: Image,
-    /// What is handed to the disk and not durable.
+    /// The writes that are handed to the disk and not durable.
     pub(crate) writes: VecDeque<Write>,
     pub(crate) durable_upto: WriteId,
     pub(crate) promises: VecDeque<Promises>,
@@ -193,6 +193,26 @@ impl Cluster {
             ghost: Ghost::default(),
             trace: String::new(),
         }
+    }
+
+    /// Three replicas, of which 1 leads in term 3 and has asked its disk for entries that 2 lacks.
+    pub(crate) fn fetching() -> Self {
+        let mut cluster = Self::empty();
+        for id in 1..=3 {
+            let hard_state = HardState { term: Term(2), ..HardState::default() };
+            let terms: &[u64] = if id == 2 { &[1] } else { &[1, 2, 2] };
+            cluster.add(config(id, 3), Image { hard_state, entries: log_of(terms) });
+        }
+        cluster.step(n(1), Event::Campaign);
+        while cluster.node(n(1)).fetches.iter().all(|fetch| fetch.purpose != FetchFor::Peer(n(2))) {
+            for id in cluster.ids() {
+                cluster.collect(id);
+                cluster.sync(id, usize::MAX);
+            }
+            cluster.deliver(|_| true);
+        }
+        cluster.network.clear();
+        cluster
     }
 
     /// A replica that starts with `image` on its disk.

@@ -1,4 +1,4 @@
-//! What happens, in words short enough to compare.
+//! Messages and events as words that are short enough to compare.
 
 use logdrive_raft::{
     AppendResult, EntryBatch, EntryKind, FetchFor, LogId, Message, NodeId, Outgoing, Ready,
