@@ -85,9 +85,9 @@ pub struct Config {
     pub proposal_bytes_max: usize,
     /// One command's bytes, at most, and never more than 8 MiB or a quarter of a segment. The first open of a directory
     /// fixes it, because every peer's log must have room for as much: a later open may lower what this node takes from
-    /// clients, and an open with segments too small for it is refused. A node that meets a peer with larger commands takes
-    /// them over, from its next open on for its own clients; if its segments do not hold them, it ends
-    /// ([`crate::NodeError::SmallSegments`]). Default 1 MiB.
+    /// clients, and an open with segments too small for it is refused. A node that meets a peer with larger commands keeps
+    /// that number in its directory, as its own bound from the next open on if this setting allows as much; if its segments do
+    /// not hold such commands, it ends ([`crate::NodeError::SmallSegments`]). Default 1 MiB.
     pub command_bytes_max: usize,
     /// Connections to this node's peer address that have not said who they are, at most; each has a descriptor.
     /// Default 128.

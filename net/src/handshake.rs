@@ -26,7 +26,7 @@
 //! 72  u64      the latest incarnation that the receiver remembers; 0 if none
 //! 80  u64      its nonce
 //! 88  u128     store of the receiver that remembered it
-//! 104 u32      bytes of the largest command that the node takes from clients
+//! 104 u32      bytes of the largest command that the node has promised its peers room for
 //! 108 u32      shard; in the answer, the shard that will read this connection
 //! 112 u32      shards
 //! 116 u8       lane: 1 liveness, 2 append
@@ -79,7 +79,7 @@ pub struct Hello {
     pub shard: u32,
     /// How many shards the node has, 1 to [`SHARDS_MAX`].
     pub shards: u32,
-    /// The largest command that the node takes from clients, in bytes; its peers' logs must have room for as much.
+    /// The largest command that the node has promised its peers room for, in bytes; their logs must have room for as much.
     pub command_bytes_max: u32,
     /// What the connection is for.
     pub lane: Lane,
