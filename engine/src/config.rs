@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-/// What a node's directory is made with, once (see [`crate::Node::init`]).
+/// The settings that a node's directory is made with, once (see [`crate::Node::init`]).
 #[derive(Clone, Debug)]
 pub struct Founding {
     /// The cluster's name, 1 to 64 bytes. Nodes of another name are refused.
@@ -48,7 +48,7 @@ pub struct Config {
     pub dir: PathBuf,
     /// Every node's peer address (`host:port`), this one's among them: it is listened on.
     pub peers: BTreeMap<NodeId, String>,
-    /// What other nodes are told to send clients to, at most 255 bytes; empty if there is no such address.
+    /// The address that other nodes are told to send clients to, at most 255 bytes; empty if there is no such address.
     pub client_address: String,
     /// A follower that hears nothing campaigns after one to two of these. Default 1 s.
     pub election_timeout: Duration,
@@ -166,15 +166,15 @@ impl Config {
         self.log_bytes_max.map(|max| max / u64::from(shards))
     }
 
-    /// What may wait for an answer in one shard. All of it may be for one group and become one write, which an empty log
-    /// must have room for: else it would wait for ever, and whoever comes behind it.
+    /// The bytes of commands that may wait in one shard for an answer. All these commands may be for one group and be
+    /// one write. An empty log must have room for that write: else the write would wait for ever, with all behind it.
     pub(crate) fn waiting_bytes_max(&self, shards: u32) -> usize {
         let sixth = self.log_bytes_max_of_shard(shards).map(|max| max / QUOTA_SEGMENTS_MIN);
         let sixth = sixth.map_or(usize::MAX, |sixth| usize::try_from(sixth).unwrap_or(usize::MAX));
         self.proposal_bytes_max.min(sixth)
     }
 
-    /// What a command may have: as set, and never so much that a few fill a segment.
+    /// The bytes that a command may have: as set, and never so many that a few commands fill a segment.
     pub(crate) fn command_bytes_max(&self) -> usize {
         let quarter = usize::try_from(self.segment_bytes / 4).unwrap_or(usize::MAX);
         self.command_bytes_max.min(limits::COMMAND_BYTES_MAX).min(quarter)

@@ -173,7 +173,7 @@ impl Trio {
         self.nodes.iter_mut().for_each(|node| node.turn(self.began + TURN_NS * 4));
     }
 
-    /// What the nodes have sent arrives.
+    /// The messages that the nodes have sent arrive.
     fn carry(&mut self) {
         for from in 0..NODES {
             for to in (0..NODES).filter(|to| *to != from) {
@@ -251,7 +251,7 @@ impl Node {
         };
         let peers = ids.iter().map(|id| (*id, String::new())).collect();
         let settings = Config::new(Path::new("forgetful"), peers);
-        // Whatever is waited for here comes at once.
+        // Every answer that a node waits for here comes at once.
         let all = usize::try_from(groups).expect("they fit memory");
         let of_shard = OfShard {
             controls_max: all,
@@ -348,7 +348,7 @@ impl Node {
     }
 }
 
-/// What a shard sends, framed as `logdrive-net` frames it.
+/// The messages that a shard sends, framed as `logdrive-net` frames it.
 struct MemoryNetwork {
     now: Cell<u64>,
     /// By the receiver's place among the three, and lane.

@@ -37,7 +37,7 @@ use tokio::{
     task::spawn_local,
 };
 
-/// What a shard thread starts with.
+/// The parts that a shard thread starts with.
 pub(crate) struct Setup {
     pub(crate) index: usize,
     pub(crate) node: Arc<Shared>,
@@ -51,7 +51,7 @@ pub(crate) struct Setup {
     pub(crate) home: Arc<Home>,
 }
 
-/// What a shard thread says once it runs, or why it does not.
+/// A shard thread's word that it runs, or why it does not.
 pub(crate) type Started = Result<(Recovered, logdrive_wal::Description), OpenError>;
 
 /// A shard thread, from its log's recovery to its end.
@@ -131,7 +131,7 @@ struct Driver {
     node: Arc<Shared>,
     arrivals: Rc<Arrivals>,
     outbound: OnceCell<Outbound>,
-    /// What connections of peers deliver to.
+    /// The receiver that connections of peers deliver to.
     inbound: OnceCell<Rc<dyn Inbound>>,
     stopped: tokio::sync::Notify,
     /// A look at the idle log is on its way.
@@ -311,7 +311,7 @@ impl Outside for Driver {
     }
 }
 
-/// What the network tells this shard.
+/// The shard's receiver of what the network tells it.
 struct Ingress {
     /// Not a share of it, for the driver has a share of this.
     driver: Weak<Driver>,

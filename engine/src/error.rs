@@ -11,7 +11,7 @@ pub enum ProposeError {
     /// Did not happen. Ask `hint`, if it is known.
     #[error("not the leader of the group (leader is {hint:?})")]
     NotLeader {
-        /// Who leads, as far as this replica knows.
+        /// The leader, as far as this replica knows.
         hint: Option<NodeId>,
     },
     /// Did not happen. A bound on what waits is reached.
@@ -94,7 +94,7 @@ pub enum OpenError {
     Log {
         /// Which shard.
         shard: u32,
-        /// What is wrong with its log.
+        /// The error of its log.
         source: logdrive_wal::WalError,
     },
     /// The peer address cannot be listened on.
@@ -103,7 +103,7 @@ pub enum OpenError {
     /// The operating system refused something (a thread, a runtime).
     #[error("{what}: {source}")]
     Os {
-        /// What was asked for.
+        /// The request that was refused.
         what: &'static str,
         /// The answer.
         source: std::io::Error,
@@ -128,7 +128,7 @@ pub enum GroupError {
     Members {
         /// The group.
         group: GroupId,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
     /// The machine could not open, or is ahead of the log.
@@ -136,16 +136,16 @@ pub enum GroupError {
     Machine {
         /// The group.
         group: GroupId,
-        /// What the machine said.
+        /// The machine's error.
         source: MachineError,
     },
-    /// What the log holds of it is nothing that this engine can run on: so far, entries that were released with no
+    /// The log holds a state of the group that this engine cannot run on: so far, entries that were released with no
     /// snapshot in their place.
     #[error("{group:?}: {why}")]
     Log {
         /// The group.
         group: GroupId,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
     /// It was destroyed on this node: its id never lives again here.
@@ -168,7 +168,7 @@ pub enum GroupError {
     Busy(GroupId),
 }
 
-/// What a state machine says when it cannot go on. Its group stops here; others do not notice.
+/// The error of a state machine that cannot go on. The machine's group stops here; other groups do not notice.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("state machine: {0}")]
 pub struct MachineError(pub String);
@@ -191,7 +191,7 @@ pub enum NodeError {
     Stalled {
         /// Which shard.
         shard: u32,
-        /// Who was silent.
+        /// The silent part, the shard's thread or its log's disk, in words.
         what: &'static str,
         /// For how long.
         time: Duration,

@@ -60,7 +60,7 @@ impl Group {
         self.inner.shard
     }
 
-    /// Who leads it, as far as this replica knows.
+    /// The group's leader, as far as this replica knows.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
         self.inner.view.leader()
@@ -123,7 +123,7 @@ impl Group {
     /// Submits one command; its outcome goes to `sink` under `token`.
     ///
     /// # Errors
-    /// What can be said at once: `NotLeader`, `Overloaded`, `TooLarge`, `BatchTooLarge`, `Stopped`. Nothing will
+    /// The refusals known at once: `NotLeader`, `Overloaded`, `TooLarge`, `BatchTooLarge`, `Stopped`. Nothing will
     /// come to `sink` then.
     pub fn submit(
         &self,

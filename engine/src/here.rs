@@ -12,7 +12,7 @@ use crate::{
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 thread_local! {
-    /// What arrives for the shard whose thread this is.
+    /// The arrivals for the shard whose thread this is.
     static HERE: RefCell<Option<Rc<Arrivals>>> = const { RefCell::new(None) };
 }
 

@@ -35,7 +35,7 @@ const GIVE_OUT_NS_MAX: u64 = 20_000_000;
 /// A log with nothing to write for one to two of these is sealed (RULES.md rule 22).
 pub(crate) const SEAL_LOOK_NS: u64 = 5_000_000;
 
-/// What a turn needs of the world.
+/// The services that a turn needs of the world.
 pub(crate) trait Outside {
     /// Sends a frame's worth of messages and empties the list; false if they were dropped.
     fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool;
@@ -54,7 +54,7 @@ pub(crate) trait Outside {
     fn received(&self, _shard: &Shard, _from: NodeId, _group: GroupId, _message: &Message) {}
 }
 
-/// What the thread has to do after a turn.
+/// The duties of the thread after a turn.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Turned {
     /// Another turn is due after [`SEAL_LOOK_NS`], whatever arrives: the log is not sealed yet, and may be idle by then.
@@ -82,7 +82,7 @@ pub(crate) struct ShardHost {
     replies: Replies,
     /// Fetches there was no room for yet, in their order.
     reads: VecDeque<FetchJob>,
-    /// What the log wants read, if there was no room for it yet.
+    /// The read that the log asks for, if there was no room for it yet.
     carry: Option<ReadTask>,
     given_out_at: u64,
     /// How long owed work may wait for a write slot.
@@ -455,13 +455,13 @@ impl ShardHost {
             }
             self.idle = (wal.durable(), now);
         }
-        // What makes room is followed by a turn.
+        // Every event that makes room is followed by a turn.
         Ok(wal.room() == Room::Free)
     }
 
     /// Whether to give out now, or to let more come together: while every write slot is taken, nothing
-    /// new could be written, and each turn costs its system calls however little it does. What
-    /// frees a slot is followed by a turn. A stuck disk must not silence votes and heartbeats at once.
+    /// new could be written, and each turn costs its system calls however little it does. Every
+    /// freed slot is followed by a turn. A stuck disk must not silence votes and heartbeats at once.
     fn is_due(&mut self, now: u64) -> bool {
         let due = self.wal.as_ref().is_none_or(Wal::has_slot)
             || now.saturating_sub(self.given_out_at) >= self.give_out_ns;
@@ -510,8 +510,8 @@ impl ShardHost {
 
     /// Gives a group's write to the log. Without room for it, entries are withdrawn and a hard state waits: so votes go on,
     /// for no vote waits for entries; and since a group's writes keep their order, a write that is durable never stands
-    /// for one before it that is not there. What waits for a segment that is being made is tried again when it is made, or
-    /// cannot be.
+    /// for one before it that is not there. A write that waits for a segment in the making is tried again when it is
+    /// made, or cannot be.
     fn write(&mut self, mut job: WriteJob, outside: &impl Outside) -> Result<(), WalError> {
         let Some(wal) = &mut self.wal else { return Ok(()) };
         let before = self.held_groups.get(&job.group).copied();
@@ -636,7 +636,7 @@ impl ShardHost {
         };
         tracing::warn!(group = group.get(), ?purpose, %error, "entries cannot be read back");
         match error {
-            // Whoever needed it: a log with damage in it neither votes nor leads.
+            // The purpose of the read does not matter: a log with damage in it neither votes nor leads.
             ReadError::Corrupt(corrupt) => self.on_damage(group, purpose, corrupt),
             // A file that cannot be opened now may be later.
             ReadError::Io { .. } => self.shard.fetched(group, purpose, None),

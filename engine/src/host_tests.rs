@@ -283,7 +283,7 @@ fn open_with_quota(
     Wal::open_on(platter.disk(64 << 10), config, Box::new(ids)).unwrap()
 }
 
-/// What only a leader or a candidate says.
+/// True for a message that only a leader or a candidate sends.
 fn seeks_followers(message: &Message) -> bool {
     use Message as M;
     matches!(message, M::Heartbeat(_) | M::AppendEntries(_) | M::PreVote(_) | M::RequestVote(_))
@@ -561,7 +561,7 @@ fn a_peer_that_was_restarted_is_heard_once_it_has_said_again_what_its_group_was_
     for (lane, up) in Lane::ALL.into_iter().flat_map(|lane| [(lane, None), (lane, Some(2))]) {
         trio.nodes[other].arrivals.lane(LaneChange { peer, lane, up });
     }
-    // Whatever comes from there now may be of a group that was destroyed meanwhile, and founded with other members.
+    // A message from that peer may now be of a group that was founded with other members, in another directory of that node.
     let term = trio.status(other).unwrap().term;
     let stranger =
         Heartbeat { term: Term(term.get() + 10), commit: LogIndex::ZERO, matched: LogId::ZERO };
@@ -708,11 +708,11 @@ fn a_leader_that_finds_its_log_damaged_is_silent_for_good_and_another_leads() {
         assert!(trio.now < 10_000, "the new leader does not serve");
     }
     assert!(trio.nodes[old].said.iter().all(|(at, _)| *at < fenced_at), "it is not silent");
-    // Whatever restarts, and though the damage reads well again.
+    // The fence stays over a restart, though the damaged bytes read well again.
     let node = &mut trio.nodes[old];
     node.platter.kill();
     node.host = None;
-    // What was damaged and has been given up is set aside.
+    // A damaged segment that has been given up is set aside.
     let left = node.platter.segments();
     let there = damaged.iter().filter(|(segment, _)| left.contains(segment));
     there.for_each(|(segment, at)| node.platter.flip(*segment, *at, 1));

@@ -35,7 +35,7 @@ pub(crate) type Frame = (NodeId, Vec<(GroupId, Message)>);
 /// A task made on one thread to run on a shard's.
 pub(crate) type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
-/// What a shard is told, beside proposals and messages.
+/// An order to a shard, beside proposals and messages.
 pub(crate) enum Control {
     /// Run this group.
     Run(Box<Founded>, Box<dyn StateMachine>),
@@ -280,7 +280,7 @@ impl Inbox {
         }
         if let Some(why) = self.stopped.get() {
             // The shard empties the queue after it has stopped; what was pushed later is ours to
-            // answer. Whoever takes one out answers it, so none is answered twice.
+            // answer. The thread that takes a submission out answers it, so none is answered twice.
             while let Some(left) = self.submissions.pop() {
                 let (commands, bytes) = left.commands.cost();
                 self.answered(commands, bytes);

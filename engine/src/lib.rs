@@ -46,7 +46,7 @@ pub use config::{Config, Founding};
 pub use error::{GroupError, Happened, MachineError, NodeError, OpenError, ProposeError};
 pub use group::{Group, Proposal, ProposalBatch};
 pub use life::Bootstrap;
-/// What an [`OpenError`] may carry.
+/// The network's error that an [`OpenError`] may carry.
 pub use logdrive_net::NetError;
 pub use logdrive_raft::{GroupId, LogIndex, NodeId, Term};
 pub use logdrive_wal::{Corrupt, DriverChoice, HomeError, WalError};

@@ -20,7 +20,7 @@ pub enum Bootstrap {
     Founding {
         /// The voters, this node among them.
         members: Vec<NodeId>,
-        /// Who should lead first.
+        /// The member that should lead first.
         first_leader: Option<NodeId>,
     },
 }

@@ -8,7 +8,7 @@
 //! * entries that followers may still need: [`TAILS_BYTES_MAX`], and as much again in shares of groups;
 //! * bytes that sockets have not taken: each lane's bound (`logdrive_net::Settings`), per peer.
 
-/// What is bounded per group, in one place: the simulator draws smaller ones.
+/// The bounds per group, in one place: the simulator draws smaller ones.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OfGroup {
     pub(crate) inflight_messages_max: usize,

@@ -32,7 +32,7 @@ use std::{
     time::Duration,
 };
 
-/// What a node says of itself.
+/// A node's description of itself.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Description {
@@ -178,7 +178,7 @@ impl Node {
         }
         match failure {
             Some(error) => {
-                // What did start ends before the error is told: nothing runs.
+                // The threads that did start end before the error is told: nothing runs.
                 self.running.stop();
                 Err(error)
             }
@@ -251,7 +251,7 @@ impl Node {
         &self.running.node.identity.settings
     }
 
-    /// What this node runs on.
+    /// The description of this node and of what it runs on.
     #[must_use]
     pub fn describe(&self) -> Description {
         let node = &self.running.node;

@@ -1,4 +1,4 @@
-//! What a command came to, and who takes it.
+//! The outcome of a command, and the trait that takes outcomes.
 //!
 //! In:     the shard that applied, refused or lost the command.
 //! Out:    an [`Outcome`], into a [`Completions`].
@@ -7,7 +7,7 @@
 use crate::{LogIndex, ProposeError};
 use bytes::Bytes;
 
-/// What became of a command.
+/// The outcome of a command.
 pub type Outcome = Result<Applied, ProposeError>;
 
 /// A command that is committed and applied here.
@@ -15,7 +15,7 @@ pub type Outcome = Result<Applied, ProposeError>;
 pub struct Applied {
     /// Where it stands in the group's log.
     pub index: LogIndex,
-    /// What the state machine answered.
+    /// The state machine's answer.
     pub reply: Bytes,
 }
 

@@ -1,4 +1,4 @@
-//! What a panic does, in one place.
+//! The effects of a panic, in one place.
 //!
 //! In:     threads and tasks of ours; calls into a machine of the embedder's.
 //! Out:    a panic of ours ends the process: it is a broken invariant, and nothing may go on with half-changed groups.

@@ -1,4 +1,4 @@
-//! What a shard's thread says of itself, and how long somebody has owed an answer.
+//! A shard thread's signs of life, and how long somebody has owed an answer.
 //!
 //! In:     a beat per turn; the answers of a disk, counted.
 //! Out:    whether the shard has stalled; a silence in nanoseconds.
@@ -48,7 +48,7 @@ impl Silence {
     }
 }
 
-/// What a shard's thread says of itself. Each field stands alone, so no order is needed among them.
+/// A shard thread's signs of life. Each field stands alone, so no order is needed among them.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
     /// Turns taken; none before the log is open.

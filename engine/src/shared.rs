@@ -1,4 +1,5 @@
-//! What all threads of a node know of it: who it is, its shards' queues, its groups, who it hears, why it stopped.
+//! The state that all threads of a node share: its identity, its shards' queues, its groups, the peers it hears, why
+//! it stopped.
 //!
 //! In:     a checked [`Config`] and an identity; then whatever the node's threads tell each other.
 //! Out:    the same, to any thread; groups on their way to their shards.
@@ -35,7 +36,7 @@ use std::{
     time::Duration,
 };
 
-/// What all threads of a node know of it.
+/// The state that all threads of a node share.
 pub(crate) struct Shared {
     pub(crate) me: NodeId,
     pub(crate) identity: Identity,

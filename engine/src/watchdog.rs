@@ -8,7 +8,7 @@
 //!         hold up the end.
 //! Source: RULES.md rule 18, D3; RULES.md A3 (a live thread must not vouch for a stuck disk).
 //!
-//! Who decides what. Leaderships are given up by the shard's own turn, from its own count of the silence, so that the
+//! Two places decide. Leaderships are given up by the shard's own turn, from its own count of the silence, so that the
 //! simulator runs the same code; a shard also gives up when another of the node does, for they share the disk.
 //! Whether the process must end is decided here, for a thread that sits in the kernel decides nothing. It ends by
 //! `process::exit`: such a thread can be neither joined nor cancelled, and until it is gone its process neither
@@ -132,7 +132,7 @@ impl Watch {
         Self { disk: silence(), thread: silence(), stage: Stage::Quiet }
     }
 
-    /// What is new, if anything is.
+    /// The new finding, if there is one.
     fn look(&mut self, now: u64, pulse: &Pulse, limits: &StallLimits) -> Option<Finding> {
         let is_alive = pulse.is_alive();
         let owed = is_alive && pulse.is_owed();

@@ -46,7 +46,7 @@ Four do harm only in a situation that chance alone seldom brings about; a fault 
 
 ";
 
-/// What two of them leave open, and what closes it.
+/// The gap that two of the bugs leave open, and the tests that close it.
 const TWINS: &str = "\
 `directory_not_synced` and `new_file_not_synced` are mutations of the simulated disk's maker of segments, which is not the
 real one. `the_simulated_maker_takes_the_real_ones_steps` (`wal/src/disk/maker.rs`) holds the two against

@@ -126,7 +126,7 @@ fn open_with_few_threads(dir: &Path) {
             Err(error) => eprintln!("{more} threads more: {error}"),
         }
         setrlimit(Resource::Nproc, unlimited).unwrap();
-        // What was started has been joined, or is on its last steps.
+        // The threads that were started have been joined, or are on their last steps.
         for _ in 0..10_000 {
             if threads() == running {
                 break;

@@ -1,4 +1,4 @@
-//! What a log may hold that no replica can run on is refused, group by group, and the node serves on.
+//! A log may hold a state that no replica can run on: the node refuses it, group by group, and serves on.
 
 #![forbid(unsafe_code)]
 

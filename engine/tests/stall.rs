@@ -1,7 +1,7 @@
 //! A shard's thread that is stuck ends its process, and the embedder hears of it first (RULES.md D3, rule 18).
 //!
-//! The process that ends is this very binary, started again for one test. What blocks the thread is a task that
-//! sleeps: from outside no other than a thread in the kernel.
+//! The process that ends is this very binary, started again for one test. A task that sleeps blocks the
+//! thread: from outside, the thread looks no other than a thread in the kernel.
 
 #![forbid(unsafe_code)]
 

@@ -633,7 +633,7 @@ impl Shard {
         match change {
             LinkChange::Up(peer) => self.peer_up(peer),
             LinkChange::Down(peer) => self.peer_down(peer),
-            // Its groups may have been destroyed and founded anew.
+            // The peer may have another directory, with groups that were founded otherwise.
             LinkChange::Restarted(peer) => {
                 self.replicas.iter_mut().for_each(|replica| replica.founding.forget(peer));
             }

@@ -44,7 +44,7 @@ impl Founding {
         self.agreed.contains(&peer)
     }
 
-    /// The peer was restarted: its group may have been destroyed and founded anew.
+    /// The peer was restarted, perhaps with another directory: its group may have been founded otherwise there.
     pub(super) fn forget(&mut self, peer: NodeId) {
         self.agreed.retain(|known| *known != peer);
         self.differing.retain(|known| *known != peer);

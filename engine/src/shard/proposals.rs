@@ -1,4 +1,4 @@
-//! Who waits for which entry: `(term, index)` to the proposer, settled yes, no or unknown.
+//! The proposers that wait for entries: `(term, index)` to the proposer, settled yes, no or unknown.
 //!
 //! In:     commands with their sinks; where the log put them; what became durable and applied.
 //! Out:    an [`Answer`] for each, and the time it spent in each stage.
@@ -63,7 +63,7 @@ pub(crate) struct Answer {
     pub(crate) moments: Option<Moments>,
 }
 
-/// Who is to be told of one command.
+/// The proposer that is to be told of one command.
 struct Waiter {
     /// `None` once it was told that the outcome is unknown. It keeps its part of the budget until the entry is settled.
     sink: Option<Arc<dyn Completions>>,
@@ -183,8 +183,8 @@ impl Proposals {
         }
     }
 
-    /// Leadership is gone. What is committed as it was proposed will be applied and answered as
-    /// usual; of the rest nobody knows. `commit` may already be a later leader's, over other entries.
+    /// Leadership is gone. A command that is committed as it was proposed will be applied and answered
+    /// as usual; of the rest nobody knows. `commit` may already be a later leader's, over other entries.
     pub(super) fn leadership_lost(
         &mut self,
         commit: LogIndex,

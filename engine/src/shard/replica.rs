@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-/// What handles on other threads may know of a replica without asking its shard.
+/// The facts of a replica that handles on other threads may know without asking its shard.
 #[derive(Debug, Default)]
 pub(crate) struct GroupView {
     /// The leader's node id, or of a fenced replica whom to ask; 0 is none known.
@@ -83,7 +83,7 @@ pub(super) struct Replica {
     marked: bool,
 }
 
-/// What changed between two looks at a replica.
+/// A change between two looks at a replica.
 pub(super) enum Change {
     /// Nothing that concerns anyone else.
     Nothing,
@@ -178,7 +178,7 @@ impl Replica {
         }
     }
 
-    /// What a proposal is told once it serves no more.
+    /// The refusal of a proposal once the replica serves no more.
     pub(super) fn refusal(&self) -> ProposeError {
         match self.view.leader() {
             Some(other) => ProposeError::NotLeader { hint: Some(other) },

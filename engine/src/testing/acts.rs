@@ -1,4 +1,4 @@
-//! What faults do to a simulation.
+//! The acts of faults upon a simulation.
 //!
 //! In:     a simulation, and the arguments that a fault was drawn with.
 //! Out:    the simulation with its future changed; what faults do to disks is in `disks.rs`.
@@ -98,7 +98,7 @@ impl Sim<'_> {
         }
     }
 
-    /// Whoever leads anything pauses.
+    /// Every node that leads a group pauses.
     pub(super) fn pause_leaders(&mut self, steps: u64) {
         for at in 0..self.nodes.len() {
             let id = self.nodes[at].id;
@@ -126,7 +126,7 @@ impl Sim<'_> {
         }
     }
 
-    /// Whatever passes by itself has passed: everyone who can is up, heard and served.
+    /// Every trouble that passes by itself has passed: everyone who can is up, heard and served.
     pub(super) fn calm(&mut self) {
         let now = self.now();
         self.world.borrow_mut().network.calm(now);
@@ -184,7 +184,7 @@ impl Sim<'_> {
     }
 
     /// A group's leader, whose disk is slow, has its entries on one other node only when its power fails; that node is
-    /// not heard for a while. What it has acknowledged arrives at whoever leads then.
+    /// not heard for a while. That node's acknowledgements arrive at whichever node leads then.
     pub(super) fn forget(&mut self, group: usize, to: u64, after: u64) {
         let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
         let (now, id) = (self.now(), self.nodes[follower].id);
@@ -247,7 +247,7 @@ impl Sim<'_> {
         self.later.push((self.now() + after, what));
     }
 
-    /// Who leads a group, as far as is known, and one of the others.
+    /// The node that leads a group, as far as is known, and one of the others.
     fn leader_and_follower(&self, group: usize, other: u64) -> Option<(usize, usize)> {
         let group = self.shape.groups[group];
         let leads = |node: &SimNode| {

@@ -16,7 +16,7 @@ use super::{Cluster, caught::caught, invariants::Broken};
 pub struct Bug {
     /// As in `bug!`.
     pub name: &'static str,
-    /// What it does, and the rule it breaks.
+    /// The bug's effect, and the rule that the bug breaks.
     pub what: &'static str,
     /// Seeds within which it must be caught.
     pub seeds: u64,

@@ -78,7 +78,7 @@ use std::{
 #[derive(Clone)]
 pub struct Cluster(pub(super) Setup);
 
-/// What a run came to.
+/// The outcome of a run.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Report {
     /// The seed.
@@ -168,7 +168,7 @@ impl Cluster {
 
     /// Another state machine, that lives in memory: made anew for each group whenever a node starts. Replies of all
     /// replicas are compared, and the digests that [`StateMachine::digest`] gives. A failure of a machine that is
-    /// not deterministic says so. What clients see is then checked only if [`Cluster::check`] says how.
+    /// not deterministic says so. The answers that clients see are then checked only if [`Cluster::check`] says how.
     #[must_use]
     pub fn machine(
         self,

@@ -258,7 +258,7 @@ impl Connections {
         }
     }
 
-    /// Whatever is due: lanes that dial, bytes that move, frames that arrive at processes that `read` them.
+    /// Does everything that is due: lanes that dial, bytes that move, frames that arrive at processes that `read` them.
     pub(super) fn step(
         &mut self,
         now: u64,
@@ -441,7 +441,7 @@ impl Connections {
         self.socket_bytes = usize::MAX;
     }
 
-    /// What a shard's lanes hold leaves, as far as the connections take it; one that breaks is noticed in the next step.
+    /// The frames in a shard's lanes leave, as far as the connections take them; a break is noticed in the next step.
     pub(super) fn flush(
         &mut self,
         random: &mut Random,
@@ -460,7 +460,7 @@ impl Connections {
         }
     }
 
-    /// What links held up arrives now.
+    /// The bytes that links held up arrive now.
     pub(super) fn hurry(&mut self, now: u64) {
         for connection in self.open.values_mut() {
             connection.to_acceptor.iter_mut().for_each(|(at, _)| *at = (*at).min(now + 1));

@@ -103,7 +103,7 @@ impl Coverage {
         let _ = logdrive_raft::hooks::take_reached();
     }
 
-    /// What this thread has reached since.
+    /// The places that this thread has reached since.
     pub(super) fn end() -> Self {
         let reached = logdrive_raft::hooks::take_reached();
         for name in reached.keys() {

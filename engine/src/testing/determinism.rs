@@ -19,7 +19,7 @@ pub(super) const NOT_DETERMINISTIC: &str = "the machine is not deterministic";
 /// Commands that one of the machines is given at a time; the others are given one.
 const BATCH: usize = 8;
 
-/// What a run's machines were given, in log order.
+/// The commands that a run's machines were given, in log order.
 pub(super) type Commands = BTreeMap<GroupId, Vec<Entry>>;
 
 /// Everything that some machine of a run has applied.
@@ -59,7 +59,7 @@ pub(super) fn blame(setup: &Setup, commands: &Commands, broken: Broken) -> Broke
     broken
 }
 
-/// What a fresh machine makes of commands.
+/// The replies and digests that a fresh machine makes of commands.
 struct History {
     /// By the commands' order.
     replies: Vec<Bytes>,

@@ -1,4 +1,4 @@
-//! What faults do to disks.
+//! The acts of faults upon disks.
 //!
 //! In:     a simulation; a node, and what its fault was drawn with.
 //! Out:    the simulation with the disk's future changed.
@@ -16,7 +16,7 @@ use logdrive_wal::{
 };
 use std::{collections::BTreeSet, io::ErrorKind};
 
-/// What becomes of a durable batch while nobody looks.
+/// A change of a durable batch while nobody looks.
 pub(super) enum Decay {
     /// A bit flips.
     Bit,
@@ -130,17 +130,17 @@ impl Sim<'_> {
         self.in_a_while(40, Later::Crash(at, 5));
     }
 
-    /// What becomes of a write that is to come, in one of the node's logs.
+    /// Sets the fate of a write that is to come, in one of the node's logs.
     pub(super) fn set_fate(&mut self, at: usize, after: u64, fate: WriteFate) {
         let logs = &self.nodes[at].logs;
         let log = &logs[usize::try_from(after).expect("small") % logs.len()];
         log.platter.set_fate(after / logs.len() as u64, fate);
     }
 
-    /// What a disk holds besides batches is damaged while its power is off: the manifest, or a segment's header. The
+    /// A disk's manifest or a segment's header, which are no batches, is damaged while the disk's power is off. The
     /// node must refuse to start, and leave everything as it is, until somebody has mended it.
     pub(super) fn damage_metadata(&mut self, at: usize, what: u64, bit: u64) {
-        // Whose batches are damaged must not lose the note of it with the file.
+        // A node whose batches are damaged must not lose the note of that damage with the file.
         let id = self.nodes[at].id;
         if self.nodes[at].lost || !self.nodes[at].was_started || self.losses.has(id) {
             return;
@@ -180,7 +180,7 @@ impl Sim<'_> {
         log.platter.fail_operation(operation / logs.len() as u64);
     }
 
-    /// What dead processes still had under way reaches a node's disk after a while.
+    /// The writes that dead processes still had under way reach a node's disk after a while.
     pub(super) fn land_late(&mut self, at: usize, after: u64) {
         self.in_a_while(after, Later::Land(at));
     }

@@ -1,4 +1,4 @@
-//! What happens in a run, as seen from outside.
+//! The events of a run, as seen from outside.
 //!
 //! In:     what nodes write, say, apply and answer; what their disks land; what faults do.
 //! Out:    [`Event`]s, which the trace tells, the invariants judge and the ghost remembers.
@@ -32,7 +32,7 @@ pub(super) struct Change {
     pub(super) hard_state: Option<HardState>,
     pub(super) first: LogIndex,
     pub(super) entries: Vec<Mark>,
-    /// What each entry counts for in every budget, where the entries were handed out.
+    /// The bytes that each entry counts for in every budget, where the entries were handed out.
     pub(super) cost_bytes: Vec<usize>,
 }
 
@@ -131,7 +131,7 @@ pub(super) struct Applied {
     pub(super) reply: Bytes,
 }
 
-/// What the run knows at its end.
+/// The facts that the run knows at its end.
 #[derive(Debug, Default)]
 pub(super) struct AtEnd {
     /// Replicas that must serve: their node is up and nothing was taken from them.
@@ -142,7 +142,7 @@ pub(super) struct AtEnd {
     pub(super) served: BTreeMap<GroupId, u64>,
 }
 
-/// What a client knows of its command.
+/// A client's knowledge of its command.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Known {
     Waiting,
@@ -160,7 +160,7 @@ pub(super) struct Proposed {
     pub(super) known: Known,
 }
 
-/// What a run came to, in numbers.
+/// The outcome of a run, in numbers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counts {
     /// Commands answered with success.
@@ -192,7 +192,7 @@ impl Counts {
     }
 }
 
-/// What an answer says to a client.
+/// The knowledge that an answer gives a client.
 pub(super) fn known(outcome: &Outcome) -> Known {
     match outcome {
         Ok(_) => Known::Yes,

@@ -1,4 +1,4 @@
-//! What the simulator takes for no failure though somebody might: each such rule by its name.
+//! The cases that the simulator takes for no failure though somebody might: each such rule by its name.
 //!
 //! In:     the place that makes an excuse.
 //! Out:    whether it is made, and how often each was: a campaign prints it at its end.
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Excuse {
     /// Its name.
     pub name: &'static str,
-    /// What it covers.
+    /// The case that the excuse covers.
     pub what: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! What a run looks like to somebody who sees everything and forgets nothing.
+//! The run as an observer knows it who sees everything and forgets nothing.
 //!
 //! In:     [`Event`]s, in the order they happen.
 //! Out:    the first invariant that an event breaks; else the state after it.
@@ -86,7 +86,7 @@ pub(super) struct SinceMark {
 pub(super) struct Replica {
     /// As handed out.
     pub(super) state: LogState,
-    /// What its entries count for; nothing for those it found.
+    /// The bytes that its entries count for; 0 for the entries it found.
     pub(super) cost_bytes: Vec<usize>,
     /// To each peer, while it leads.
     pub(super) windows: BTreeMap<NodeId, Window>,
@@ -100,10 +100,10 @@ pub(super) struct Replica {
     pub(super) durable_votes: BTreeMap<Term, Option<NodeId>>,
     /// Every entry that was ever on the platter.
     pub(super) ever_durable: BTreeSet<(LogIndex, Term)>,
-    /// What this incarnation found, and wrote since.
+    /// The log state that this incarnation found, and the changes that it wrote since.
     pub(super) found: LogState,
     pub(super) changes: Vec<Change>,
-    /// Whom it voted for, by the votes that left it.
+    /// The candidates it voted for, by the votes that left it.
     pub(super) granted: BTreeMap<Term, NodeId>,
     /// After its last turn in this incarnation.
     pub(super) status: Option<Status>,
@@ -167,11 +167,11 @@ pub(super) struct Ghost {
     pub(super) committed_in: BTreeMap<GroupId, Vec<Term>>,
     /// Every entry any log ever held, and the term of the one before it.
     pub(super) entries: BTreeMap<(GroupId, LogIndex, Term), (u32, Term)>,
-    /// What machines made of commands.
+    /// The results that machines made of commands.
     pub(super) applied: BTreeMap<(GroupId, LogIndex), Applied>,
     /// All commands up to there are known: some machine has applied each, and told.
     pub(super) reached: BTreeMap<GroupId, LogIndex>,
-    /// What machines said of their states, and the first of them at each place.
+    /// The digests that machines told of their states: at each place the first one, and the machine's node.
     pub(super) digests: BTreeMap<(GroupId, LogIndex), (NodeId, u64)>,
     /// By serial.
     pub(super) commands: Vec<Proposed>,
@@ -502,7 +502,7 @@ impl Ghost {
                 self.counts.crashes += 1;
                 self.stopped.retain(|(of, _)| *of != node);
                 self.full.retain(|(of, ..)| *of != node);
-                // Whoever proposed there never hears.
+                // A client that proposed there never hears.
                 let commands = self.commands.iter_mut();
                 for command in commands.filter(|c| c.node == node && c.known == Known::Waiting) {
                     command.known = Known::Unknown;

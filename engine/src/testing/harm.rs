@@ -1,4 +1,4 @@
-//! What a node's disk no longer holds of what it said it does, and what its log may make of that.
+//! The bytes that a node's disk no longer holds though it said so, and what the node's log may make of that loss.
 //!
 //! In:     the platter's atlas of damaged sectors; the batches that were ever whole there.
 //! Out:    [`Harm`]: the fences and refusals that are explained, and whether a loss is one that nobody can see.
@@ -33,7 +33,7 @@ impl Stored {
         let at = u64::from(batch.position.offset());
         let directory = at + batch.directory_at as u64;
         let directory_end = directory + 8 * batch.groups.len() as u64;
-        // What a segment's first batch follows stands in its first record.
+        // A segment's first batch says in its first record what it follows.
         let head = if at == BLOCK_BYTES as u64 { bytes } else { 1 };
         Self {
             position: batch.position,
@@ -61,14 +61,14 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// What is gone with a damaged sector: the device is asked for blocks.
+/// The bytes that are gone with a damaged sector: the device is asked for blocks.
 fn damaged_bytes(sector: u64, damage: Damage) -> Range<u64> {
     let unit = if damage == Damage::Unreadable { BLOCK_BYTES } else { SECTOR_BYTES } as u64;
     let at = sector - sector % unit;
     at..at + unit
 }
 
-/// What is explained by what was done to a disk.
+/// The fences and refusals that are explained by what was done to a disk.
 #[derive(Debug, Default)]
 pub(super) struct Harm {
     /// Groups of damaged batches: they may be fenced.

@@ -1,4 +1,4 @@
-//! Who sees every event of a run: the trace tells it, the invariants judge it, the ghost remembers it.
+//! The judge sees every event of a run: the trace tells it, the invariants judge it, the ghost remembers it.
 //!
 //! In:     [`Event`]s, in the order they happen.
 //! Out:    an unwinding [`Broken`], if an event breaks an invariant; else the ghost after it.
@@ -11,7 +11,7 @@ use super::{
     trace::Trace,
 };
 
-/// What a run has come to so far.
+/// The state that a run has come to so far.
 pub(super) struct Judge {
     pub(super) ghost: Ghost,
     pub(super) trace: Trace,

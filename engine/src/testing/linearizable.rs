@@ -139,11 +139,11 @@ fn shown(calls: &[Call], writers: &BTreeMap<u64, Call>) -> Result<BTreeSet<u64>,
     Ok(shown)
 }
 
-/// What a register held.
+/// The values that a register held.
 #[derive(Default)]
 struct Register {
     values: BTreeMap<u64, Value>,
-    /// What came directly after a value, by a swap.
+    /// The value that came directly after each swapped one, by a swap.
     swapped: BTreeMap<u64, u64>,
 }
 

@@ -60,7 +60,7 @@ impl SimLog {
     ) -> Result<(Wal, Recovered), WalError> {
         self.first_segment = None;
         let ids = move || u128::from(entropy.any()) << 64 | u128::from(entropy.any());
-        // What landed after the last look was never told, but is there.
+        // A batch that landed after the last look was never told, but is there.
         let _ = self.landed();
         let disk = self.platter.disk(config.segment_bytes);
         let config = self.config(identity, shape, config);
@@ -98,8 +98,8 @@ impl SimLog {
         before.is_some() && before < first
     }
 
-    /// What would be found of each group if the power failed now, and took all that is not durable. `None` for a
-    /// group that would be fenced.
+    /// The state that would be found of each group if the power failed now, and took all that is not durable. `None`
+    /// for a group that would be fenced.
     pub(super) fn after_power_loss(
         &self,
         identity: &Identity,
@@ -163,7 +163,7 @@ impl SimLog {
         self.batches.iter().filter(is_vouched).collect()
     }
 
-    /// What its disk has lost; `lied`: of names and sizes, too.
+    /// The losses of its disk; `lied`: of names and sizes, too.
     pub(super) fn harm(&self, lied: bool) -> Harm {
         let (segments, damage) = (self.platter.segments(), self.platter.damage());
         Harm::of(&self.batches, &segments, &damage, lied)

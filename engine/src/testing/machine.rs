@@ -22,7 +22,7 @@ use std::{
 /// Bytes of the serial number before each command.
 pub(super) const SERIAL_BYTES: usize = 8;
 
-/// What one incarnation of a machine has done.
+/// The deeds of one incarnation of a machine.
 #[derive(Clone, Default)]
 pub(super) struct Ledger(Arc<Mutex<Done>>);
 
@@ -209,7 +209,7 @@ impl Operation {
         }
     }
 
-    /// What it does to a register: its new value, and the reply.
+    /// The operation's effect on a register: the register's new value, and the reply.
     pub(super) fn run(self, register: u64) -> (u64, u64) {
         match self {
             Self::Get { .. } => (register, register),

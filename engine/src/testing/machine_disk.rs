@@ -186,7 +186,7 @@ pub(super) struct MachineDisks {
 }
 
 impl MachineDisks {
-    /// Empty ones. What they lose is drawn from `seed` alone.
+    /// Empty disks. The losses of these disks are drawn from `seed` alone.
     pub(super) fn new(seed: u64, node: NodeId) -> Self {
         Self { random: Random::stream(seed, node.get()), disks: BTreeMap::new() }
     }

@@ -36,7 +36,7 @@ struct Frame {
     body: Bytes,
 }
 
-/// What happens to a link, one way, up to a step.
+/// A trouble of a link, one way, up to a step.
 #[derive(Clone, Copy, Debug)]
 struct Trouble {
     from: NodeId,
@@ -149,7 +149,7 @@ impl Network {
         Ok(())
     }
 
-    /// What connections do in this step, to threads that `read` what arrives: a node's, by its shard.
+    /// Connections take this step, towards threads that `read` what arrives: a node's, by its shard.
     pub(super) fn connect(
         &mut self,
         now: u64,
@@ -163,7 +163,7 @@ impl Network {
         connections.step(now, random, &mut passage, reads)
     }
 
-    /// What a shard's lanes hold leaves, as far as its connections take it.
+    /// The frames in a shard's lanes leave, as far as its connections take them.
     pub(super) fn flush(&mut self, now: u64, random: &mut Random, node: NodeId, shard: u32) {
         let weather = self.weather_at(now);
         let Self { connections, clogged, cut, .. } = self;
@@ -171,7 +171,7 @@ impl Network {
         connections.flush(random, &mut passage(weather, clogged, cut, now), node, shard);
     }
 
-    /// What arrives at `now`.
+    /// The messages that arrive at `now`.
     pub(super) fn arrivals(&mut self, now: u64) -> Vec<Arrival> {
         let later = self.frames.split_off(&(now + 1, 0));
         let due = std::mem::replace(&mut self.frames, later);
@@ -291,7 +291,7 @@ impl Network {
         self.calm(now);
     }
 
-    /// Whatever passes by itself has passed.
+    /// Every trouble that passes by itself has passed.
     pub(super) fn calm(&mut self, now: u64) {
         self.gust = None;
         self.cut.clear();

@@ -45,12 +45,12 @@ use std::{
 /// A step, in the nanoseconds of the simulated clock.
 const STEP_NS: u64 = 1_000_000;
 
-/// What all nodes share.
+/// The world that all nodes share.
 pub(super) struct World {
     pub(super) now: u64,
     pub(super) random: Random,
     pub(super) network: Network,
-    /// What the shard whose turn it is has done.
+    /// The deeds of the shard whose turn it is.
     pub(super) seen: Vec<Seen>,
     /// How often any directory was opened.
     pub(super) openings: u64,
@@ -102,7 +102,7 @@ pub(super) struct SimNode {
 
 /// A node's process.
 pub(super) struct Process {
-    /// What all its threads share.
+    /// The state that all its threads share.
     pub(super) node: Arc<Shared>,
     pub(super) shards: Vec<SimShard>,
     pub(super) machines: BTreeMap<GroupId, (Ledger, Arc<AtomicBool>)>,
@@ -209,7 +209,7 @@ fn change(job: &WriteJob, entries: &[Entry]) -> Change {
 }
 
 impl SimOutside {
-    /// What the thread that reads has done since the last turn: all that was asked for, or nothing; perhaps with errors
+    /// The reads done by the reading thread since the last turn: all that were asked for, or none; perhaps with errors
     /// that pass.
     fn finished_reads(&self, shape: &Shape) -> Vec<ReadDone> {
         let random = &mut self.world.borrow_mut().random;
@@ -228,7 +228,7 @@ impl SimOutside {
     }
 }
 
-/// What a node found of one group when it started: nothing of one that is fenced.
+/// The state that a node found of one group when the node started: none of a fenced group.
 pub(super) type Found = (GroupId, Option<LogState>);
 
 impl SimNode {
@@ -421,7 +421,7 @@ impl SimNode {
         true
     }
 
-    /// What the disks make of the end of their process.
+    /// The disks see the end of their process, by a loss of `power` or by a kill.
     pub(super) fn end_disks(&mut self, power: bool) {
         for log in &self.logs {
             if power {
@@ -445,7 +445,7 @@ impl SimNode {
         self.logs.iter().any(SimLog::has_failed)
     }
 
-    /// What its disks have lost, by log.
+    /// The losses of its disks, by log.
     pub(super) fn harm(&self) -> Vec<Harm> {
         let of = |log: &SimLog| {
             let mut harm = log.harm(self.lied);

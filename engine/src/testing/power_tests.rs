@@ -105,7 +105,7 @@ fn end_with_writes_in_flight(seed: u64, power: bool) -> (u64, u64, u64) {
     let written = alone.status().last_log.index;
     alone.node.stop(power);
     let found = alone.start();
-    // What was found is durable now: it is found again.
+    // The state that was found is durable now: it is found again.
     alone.node.stop(true);
     assert_eq!(alone.start(), found, "seed {seed}");
     (durable.get(), written.get(), found)

@@ -33,14 +33,14 @@ pub(super) struct Run<'a> {
     schedule: Vec<Planned>,
 }
 
-/// What is left of a run, however it ended.
+/// The remains of a run, however it ended.
 #[derive(Default)]
 pub(super) struct Finished {
     pub(super) counts: Counts,
     /// Excuses that were made, and how often.
     pub(super) excuses: BTreeMap<&'static str, u64>,
     pub(super) trace: Trace,
-    /// What machines have applied.
+    /// The commands that machines have applied.
     pub(super) commands: Applied,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Run<'a> {
         let shape = self.sim.shape.clone();
         self.sim.note(|| format!("{shape:?}"));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.phases()));
-        // What had happened until it broke is worth having.
+        // The record of the run until it broke is worth having.
         finished.counts = self.sim.judge.ghost.counts;
         finished.excuses = std::mem::take(&mut self.sim.excuses).made;
         finished.trace = std::mem::take(&mut self.sim.judge.trace);

@@ -1,4 +1,4 @@
-//! What a run is given: a seed, machines, clients, and what to leave out.
+//! The inputs of a run: a seed, machines, clients, and what to leave out.
 //!
 //! In:     the embedder, through [`super::Cluster`].
 //! Out:    one [`Setup`] for all that a run does.

@@ -1,4 +1,4 @@
-//! What a seed draws before anything happens: sizes and weather.
+//! The shape that a seed draws before anything happens: sizes and weather.
 //!
 //! In:     a seed.
 //! Out:    a [`Shape`], from a stream of its own.
@@ -40,9 +40,9 @@ pub(super) struct Shape {
     pub(super) reads_rest_once_in: u64,
     /// A read fails once in so many; 0 is never.
     pub(super) reads_fail_once_in: u64,
-    /// Who campaigns at once when the groups are founded.
+    /// The node that campaigns at once when the groups are founded.
     pub(super) first_leader: Option<NodeId>,
-    /// What the nodes' logs may take while there are faults.
+    /// The bytes that each of the nodes' logs may take while there are faults.
     pub(super) log_bytes_max: Option<u64>,
     /// The nodes' disks are written through a page cache.
     pub(super) page_cache: bool,
@@ -51,7 +51,7 @@ pub(super) struct Shape {
     pub(super) limits: Limits,
     /// Nodes talk through lanes and connections, as over TCP; else each frame finds its own way.
     pub(super) connects: bool,
-    /// What the connections' bounds and pauses are.
+    /// The connections' bounds and pauses.
     pub(super) net: logdrive_net::Settings,
     /// Bytes that a connection takes ahead of their arrival.
     pub(super) socket_bytes: usize,
@@ -192,7 +192,7 @@ impl Shape {
         config.log_bytes_max = self.log_bytes_max.map(|max| max * u64::from(shards));
         config.log_writes_max = self.in_flight_max;
         config.proposals_max = 1 << 7;
-        // What fits the smallest segments there are, on every node.
+        // A command of this size fits the smallest segments there are, on every node.
         config.command_bytes_max = 16 << 10;
         config
     }

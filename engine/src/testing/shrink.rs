@@ -16,7 +16,7 @@ const RUNS_MAX: usize = 250;
 /// A failure with fewer faults.
 #[derive(Clone, Debug)]
 pub struct Shrunk {
-    /// What it takes, by number.
+    /// The faults that the failure takes, by number.
     pub faults: Vec<usize>,
     /// How it fails then: by the same invariant.
     pub failure: Box<Failure>,

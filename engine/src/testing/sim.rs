@@ -65,11 +65,11 @@ pub(super) struct Sim<'a> {
     /// Replicas that stopped because the simulation broke their machine: until their node starts again.
     pub(super) broken: BTreeSet<(NodeId, GroupId)>,
     pub(super) healed_at: Option<usize>,
-    /// Whoever leads is given a command in every step until then.
+    /// Every leader is given a command in every step until then.
     pub(super) eager_until: u64,
     /// Nobody is given a command meanwhile.
     pub(super) quiet: Range<u64>,
-    /// What faults have still to do, and when.
+    /// The acts that faults have still to do, and when.
     pub(super) later: Vec<(u64, Later)>,
     pub(super) answers: Arc<Answers>,
     /// Since when votes wait at a shard's quota, or when none did.
@@ -88,7 +88,7 @@ pub(super) enum Later {
     LandInPart(usize, u64),
     /// Its disk lies no more.
     Honest(usize),
-    /// What dead processes had under way reaches its disk.
+    /// The writes that dead processes had under way reach its disk.
     Land(usize),
     /// Its directory becomes this copy; it starts after so many steps.
     Restore(usize, Box<Directory>, u64),
@@ -382,7 +382,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// What the network does in this step: frames wait at the shards that read their connections.
+    /// The network takes this step: frames wait at the shards that read their connections.
     fn carry_frames(&mut self, now: u64) {
         let arrivals = self.world.borrow_mut().network.arrivals(now);
         for arrival in arrivals {
@@ -554,7 +554,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// Whatever was admitted is answered: no budget is held any more, and nobody waits at the node. But a command that
+    /// Every admitted command is answered: no budget is held any more, and nobody waits at the node. But a command that
     /// its client was told of as unknown counts until it is settled: in a group that nobody can judge any more it may
     /// never be.
     pub(super) fn check_budgets(&self, at: usize) {
@@ -637,7 +637,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// What a shard has done in its turn.
+    /// Looks at the deeds of a shard in its turn.
     fn look(&mut self, at: usize, shard: usize, turned: Turned) {
         let node = self.nodes[at].id;
         let process = self.nodes[at].process.as_ref();
@@ -826,7 +826,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// What all replicas that can have applied, together.
+    /// The number of entries that all replicas that can have applied, together.
     pub(super) fn applied(&self) -> u64 {
         self.alive().values().flatten().map(|(_, status)| status.applied.get()).sum()
     }
@@ -863,7 +863,7 @@ impl<'a> Sim<'a> {
         self.alive().iter().filter_map(|(group, r)| Some((*group, highest(r)?))).collect()
     }
 
-    /// What the run knows when the last proposal has been made.
+    /// The facts that the run knows when the last proposal has been made.
     pub(super) fn at_end(&self) -> AtEnd {
         AtEnd { terms_before: self.terms(), ..AtEnd::default() }
     }
@@ -873,7 +873,7 @@ impl<'a> Sim<'a> {
         self.nodes[at].logs.iter().for_each(|log| log.platter.set_lying(false));
     }
 
-    /// What dead processes had under way reaches the disk.
+    /// The writes that dead processes had under way reach the disk.
     pub(super) fn land_now(&mut self, at: usize) {
         self.nodes[at].logs.iter().for_each(|log| log.platter.land_late());
     }

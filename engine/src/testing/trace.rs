@@ -12,7 +12,7 @@ use super::{
 use crate::{GroupId, LogIndex, NodeId};
 use logdrive_raft::{AppendResult, HardState, LogId, Message, Role, RoomSays};
 
-/// What has happened so far.
+/// The record of what has happened so far.
 #[derive(Default)]
 pub(super) struct Trace {
     pub(super) hash: u64,

@@ -1,5 +1,5 @@
-//! What passes by itself passes now: pauses, partitions, slow and full disks. Not a fault, but the curtain before one that
-//! has the stage. Arguments: none.
+//! Every trouble that passes by itself passes now: pauses, partitions, slow and full disks. Not a fault, but the
+//! curtain before one that has the stage. Arguments: none.
 
 use super::Fault;
 

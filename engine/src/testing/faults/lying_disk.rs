@@ -1,5 +1,5 @@
-//! A disk says that what it was given is durable, and it is not (RULES.md W8). Whoever loses something that a later
-//! batch knew durable must find out. Arguments: the node, for how long, honest steps until the power fails.
+//! A disk says that what it was given is durable, and it is not (RULES.md W8). A node that loses something that
+//! a later batch knew durable must find out. Arguments: the node, for how long, honest steps until the power fails.
 
 use super::{Fault, node};
 

@@ -1,10 +1,10 @@
-//! What can go wrong, a file each.
+//! The faults that can strike a run, a file each.
 //!
 //! In:     a simulation, and what the seed drew for this fault when it made the schedule.
 //! Out:    the run with the fault in it; each ends by itself, by step or by a restart.
 //! Source: RULES.md, the rows of faults.
 //!
-//! To add one: a file with a `FAULT`, and its line in [`ALL`]. What a fault does depends only on its
+//! To add one: a file with a `FAULT`, and its line in [`ALL`]. The act of a fault depends only on its
 //! arguments and the run, so that a schedule with others left out still makes sense.
 
 mod bad_sector;
@@ -47,7 +47,7 @@ mod write_error;
 
 use super::{random::Random, shape::Shape, sim::Sim};
 
-/// What a fault was drawn with; each says what they are.
+/// The arguments that a fault was drawn with; each fault says what they are.
 pub(super) type Args = [u64; 3];
 
 /// A kind of fault.
@@ -102,7 +102,7 @@ pub(super) static IMPAIRING: &[Fault] = &[
     restored_directory::FAULT,
 ];
 
-/// What goes before one of those that follow here.
+/// The fault that goes before each staged fault below.
 pub(super) static CALM: Fault = calm::FAULT;
 
 /// A fault that takes several things in a row, and for how many steps it has the stage if a run gives it to it.

@@ -1,4 +1,4 @@
-//! What is under way keeps to its bounds (RULES.md invariant 23; ARCHITECTURE.md's table of queues): a log's writes in
+//! Work under way keeps to its bounds (RULES.md invariant 23; ARCHITECTURE.md's table of queues): a log's writes in
 //! flight, one append's bytes, appends in flight to one follower of a group, a group's uncommitted bytes.
 
 use super::{Check, Invariant, require};

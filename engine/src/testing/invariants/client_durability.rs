@@ -1,4 +1,4 @@
-//! What was acknowledged stays, at its place; what was refused never happens; everybody is answered,
+//! An acknowledged command stays, at its place; a refused one never happens; everybody is answered,
 //! and nobody twice (RULES.md invariant 10).
 
 use super::{Check, Invariant, require};
@@ -38,7 +38,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                     })?;
                 }
             }
-            // Who proposed to a process that is gone knows: it is unknown.
+            // A client that proposed to a process that is gone knows: the outcome is unknown.
             let mut commands = ghost.commands.iter().enumerate();
             let waits = commands.find(|(_, command)| command.known == Known::Waiting);
             require(waits.is_none(), || {

@@ -1,4 +1,4 @@
-//! What was once committed at an index stays so for everybody (paper §5.4.3).
+//! An entry that was once committed at an index stays so for everybody (paper §5.4.3).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::{Change, Event};
@@ -26,8 +26,8 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
             }
             Ok(())
         }
-        // What a log calls committed when it is opened again must be what was: its hard state may have landed without the
-        // entries that came with it.
+        // The entries that a log calls committed when it is opened again must be those that were: its hard state may
+        // have landed without the entries that came with it.
         Event::Recovered { node, group, state, .. } => {
             let committed = ghost.committed.get(group).map_or(&[][..], Vec::as_slice);
             let called = state.log.iter().take(count(state.hard_state.commit));

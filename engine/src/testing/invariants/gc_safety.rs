@@ -1,5 +1,5 @@
-//! What a segment held has a newer copy on disk before the segment is given up: without it, a log is recovered to
-//! what a restart may find (RULES.md rule 28, invariant 22).
+//! All that a segment held has a newer copy on disk before the segment is given up: without the segment, a log is
+//! recovered to what a restart may find (RULES.md rule 28, invariant 22).
 
 use super::{
     Check, Invariant,

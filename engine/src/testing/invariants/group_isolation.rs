@@ -15,7 +15,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
         Event::Written { node, group, .. } => (node, group, "writes"),
         Event::Applied { node, group, .. } => (node, group, "applies"),
         Event::End { at } => {
-            // Whoever runs beside one that has stopped has all there is.
+            // A replica beside one that has stopped has applied all that is committed.
             for (group, replicas) in &at.alive {
                 let commit = replicas.iter().map(|(_, status)| status.commit).max();
                 let beside = |node| ghost.stopped.iter().any(|(of, _)| *of == node);

@@ -1,4 +1,4 @@
-//! Whoever is elected has every entry that was committed in an earlier term (paper §5.4).
+//! An elected leader has every entry that was committed in an earlier term (paper §5.4).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;

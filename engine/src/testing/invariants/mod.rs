@@ -1,4 +1,4 @@
-//! What must always hold: an invariant is a file.
+//! The invariants, which must always hold: an invariant is a file.
 //!
 //! In:     the ghost's state before an event, and the event.
 //! Out:    `Err` with both sides of the contradiction.
