@@ -20,7 +20,7 @@
 //! the instructions, and no allocation. The compiler, the C library and its allocator (in place of mimalloc: DHAT
 //! watches no other), and the instructions that valgrind offers (no AVX-512) change more.
 //!
-//! What they do not show: time; system calls, the kernel and the copies it makes; tokio, queues between threads and
+//! The counts do not show: time; system calls, the kernel and the copies it makes; tokio, queues between threads and
 //! contention; heartbeats and timers, because no tick passes; more than one update of each latency histogram in a round,
 //! whose commands share all their moments here, and most of them in a real node; entries read back from the log; how many
 //! commands share a turn, which is fixed here and depends on the load in a real node. An instruction is not a nanosecond:

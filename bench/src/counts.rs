@@ -21,7 +21,7 @@ pub const COMMANDS: u64 = 9_600;
 /// Instructions may grow by this much before it must be said. Allocations may not grow at all.
 const GROWTH_MAX: f64 = 0.03;
 
-/// What one command, or all of them, took in one part.
+/// The costs of one command, or of all commands, in one part.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counts {
     /// Instructions.
@@ -77,7 +77,7 @@ impl Table {
         self.0.extend(newer.0);
     }
 
-    /// What of `newer` is more than here, a sentence each.
+    /// The counts of `newer` that are more than those here, a sentence each.
     #[must_use]
     pub fn growth(&self, newer: &Self) -> Vec<String> {
         let mut grown = Vec::new();

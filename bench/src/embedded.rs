@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What to run.
+/// The settings of a run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Shape {
     /// Nodes, one process each.
@@ -41,7 +41,7 @@ pub struct Shape {
     pub seconds: f64,
 }
 
-/// What came out.
+/// The results of a run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Report {
     /// The settings of the run.
@@ -60,7 +60,7 @@ pub struct Report {
     pub disk_driver: String,
 }
 
-/// What one node's process prints when it is done.
+/// The results that one node's process prints when it is done.
 #[derive(Debug, Deserialize, Serialize)]
 struct Part {
     answered: u64,
@@ -83,7 +83,7 @@ pub struct Job {
 /// [`node`] with the last argument when its first argument is `node`.
 ///
 /// # Errors
-/// What went wrong, in words.
+/// The failure, in words.
 pub fn run(shape: &Shape, dir: &Path) -> Result<Report, String> {
     let home = tempfile::Builder::new()
         .prefix("logdrive-embedded-")
@@ -154,7 +154,7 @@ pub fn run(shape: &Shape, dir: &Path) -> Result<Report, String> {
 /// Runs one node's process; `job` is what [`run`] gave it.
 ///
 /// # Errors
-/// What went wrong, in words.
+/// The failure, in words.
 pub fn node(job: &str) -> Result<(), String> {
     let job: Job = serde_json::from_str(job).map_err(|error| error.to_string())?;
     let shape = &job.shape;

@@ -1,4 +1,4 @@
-//! What the hardware gives: the least that a replicated, durable write can take on this machine.
+//! The floor of the hardware: the least time that a replicated, durable write can take on this machine.
 //!
 //! In:     a directory on the disk in question, seconds per part.
 //! Out:    [`Floor`]: a durable 4 KiB write; a 128 B round trip through loopback; and both together, as three
@@ -24,7 +24,7 @@ use rustix::fs::OFlags;
 use rustix::io::ReadWriteFlags;
 use serde::Serialize;
 
-/// What one run measured.
+/// The measurements of one run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Floor {
     /// One durable 4 KiB write, O_DIRECT and RWF_DSYNC, into blocks already written.

@@ -31,7 +31,7 @@ pub struct Shape {
     pub run: u64,
 }
 
-/// What opening it took.
+/// The cost of opening the log.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Report {
     /// Bytes of batches replayed.

@@ -1,4 +1,4 @@
-//! What must hold of the decoders that read bytes from the network, whatever the bytes are.
+//! The properties that the decoders of bytes from the network must have, whatever the bytes are.
 //!
 //! In:     a fuzzer's input; its first byte says what is made good before it is read: checksums (bit 0), for hardly any
 //!         change to the bytes would pass them, and what else would end a connection early (bit 1).
@@ -102,7 +102,7 @@ pub(crate) fn messages(body: &[u8]) {
     }
 }
 
-/// Feeds `stream` in pieces that fit the room offered. What came out, and how it ended.
+/// Feeds `stream` in pieces that fit the room offered. Returns the bodies that came out, and the error that ended it.
 fn read_frames(mut stream: &[u8], piece: usize) -> (Vec<Bytes>, Option<FrameError>) {
     let mut reader = FrameReader::new(origin(), BODY_BYTES_MAX, READ_BYTES);
     let mut bodies = Vec::new();

@@ -1,4 +1,4 @@
-//! What a panic in a task of ours does: it ends the process.
+//! A panic in a task of ours ends the process.
 
 /// A panic of ours is a broken invariant: nothing may go on, least of all with half-changed groups. A runtime would
 /// end the panicking task alone and say nothing, so every task and thread of ours holds one of these.

@@ -99,7 +99,7 @@ pub enum CodecError {
         what: &'static str,
         /// Where it stands.
         at: usize,
-        /// What it holds.
+        /// The value of the field.
         found: u64,
     },
     /// A term without an index, or an index without a term.
@@ -652,7 +652,7 @@ mod tests {
             let _ = decode(Bytes::from(body));
         }
 
-        /// Whatever still reads after damage is a body of ours: encoding it gives the damaged bytes.
+        /// A damaged body that can still be read is one of ours: encoding its messages gives the damaged bytes.
         #[test]
         fn damaged_bodies_are_refused_or_mean_what_they_say(
             messages in messages(),

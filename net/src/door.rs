@@ -49,7 +49,7 @@ pub enum Greeted {
 pub struct Turned {
     /// Why.
     pub error: NetError,
-    /// What it must be sent first; nothing if it would not understand an answer.
+    /// The message that the dialer must be sent first; nothing if the dialer would not understand an answer.
     pub answer: Option<Vec<u8>>,
 }
 

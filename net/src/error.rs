@@ -5,7 +5,7 @@ use crate::frame::FrameError;
 use crate::handshake::{HandshakeError, Refusal};
 use std::io;
 
-/// What ended a connection, or kept one from being made. Sending never fails with this: a lane that
+/// The error that ended a connection, or kept one from being made. Sending never fails with a `NetError`: a lane that
 /// is down says [`crate::Sent::Dropped`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -29,7 +29,7 @@ pub enum NetError {
     /// Nothing was heard in time.
     #[error("no {0} in time")]
     Timeout(&'static str),
-    /// What the other end said at the start makes no sense.
+    /// The other end's first words make no sense.
     #[error("bad handshake: {0}")]
     Handshake(#[from] HandshakeError),
     /// We refused the other end.

@@ -96,7 +96,7 @@ pub enum FrameError {
     },
 }
 
-/// What every frame of one connection says of itself.
+/// The part of the header that is the same in every frame of one connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FrameOrigin {
     /// The cluster.
@@ -325,7 +325,7 @@ impl FrameReader {
         self.open.map(|header| header.body_bytes)
     }
 
-    /// What has come of a header must at least begin like one.
+    /// Checks that the bytes of a header that have come so far begin like a header.
     fn check_magic(&self) -> Result<Option<Bytes>, FrameError> {
         let seen = self.buffer.len().min(MAGIC.len());
         if self.buffer[..seen] == MAGIC[..seen] {

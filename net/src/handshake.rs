@@ -62,7 +62,7 @@ impl ClusterId {
     }
 }
 
-/// What an end of a connection says of itself.
+/// The statement that an end of a connection makes about itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Hello {
     /// [`ClusterId::of`] `cluster_name`.
@@ -81,7 +81,7 @@ pub struct Hello {
     pub shards: u32,
     /// The largest command that the node has promised its peers room for, in bytes; their logs must have room for as much.
     pub command_bytes_max: u32,
-    /// What the connection is for.
+    /// The purpose of the connection.
     pub lane: Lane,
     /// Where the node's clients should go, at most [`CLIENT_ADDRESS_BYTES_MAX`] bytes. May be empty.
     pub client_address: String,
@@ -300,24 +300,24 @@ pub enum HandshakeError {
     Field(&'static str),
 }
 
-/// What the other end said.
+/// A message from the other end.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Said {
-    /// Who it is.
+    /// The other end's hello.
     Hello {
-        /// Of itself.
+        /// The other end's statement about itself.
         hello: Hello,
-        /// Whom it speaks to.
+        /// The node that the other end means to speak to.
         to: NodeId,
     },
-    /// Who it is, and that it did not remember the dialer's opening but does now.
+    /// The hello of an acceptor that did not remember the dialer's opening but does now.
     Introduced {
-        /// Of itself.
+        /// The acceptor's statement about itself.
         hello: Hello,
-        /// Whom it speaks to.
+        /// The node that the acceptor means to speak to.
         to: NodeId,
     },
-    /// That it does not want us.
+    /// The other end's refusal of our connection.
     Refusal {
         /// The reason.
         refusal: Refusal,

@@ -18,8 +18,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// What a shard does with what its peers send, and with its lanes' comings and goings. Called on the
-/// shard's thread, outside of any call of ours: it may send.
+/// A shard's handling of its peers' messages, and of its lanes' comings and goings. The methods are called on the
+/// shard's thread, outside of any call of ours: they may send.
 pub trait Inbound {
     /// All messages of one frame, decoded and checked, in the frame's order. Whether `from` may speak
     /// for a group is for the group to say.
@@ -39,7 +39,7 @@ pub trait Inbound {
 /// A peer's connection after the handshake, on its way to the shard that will read it.
 #[derive(Debug)]
 pub struct Accepted {
-    /// What the peer said of itself.
+    /// The peer's hello.
     pub hello: Hello,
     pub(crate) stream: std::net::TcpStream,
     /// Ends when a newer connection takes this one's place: its sender is dropped then.

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// What a connection is for. Each lane is a connection of its own, so that clogged appends hold up no
+/// The purpose of a connection. Each lane is a connection of its own, so that clogged appends hold up no
 /// vote.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[repr(u8)]
@@ -43,7 +43,7 @@ impl Lane {
     }
 }
 
-/// What became of a batch.
+/// The fate of a batch of messages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use = "groups must be told of dropped messages"]
 pub enum Sent {

@@ -58,7 +58,7 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// What is counted of all connections accepted here, also after they were handed over.
+    /// The counts of all connections accepted here, also after their hand-over.
     #[must_use]
     pub fn meter(&self) -> Arc<InboundMeter> {
         Arc::clone(&self.meter)
@@ -169,7 +169,7 @@ impl Strangers {
     }
 }
 
-/// What every handshake needs.
+/// The state that all handshakes share.
 struct Entrance {
     door: RefCell<Door>,
     stores: Arc<Acquaintances>,

@@ -1,4 +1,4 @@
-//! What the network layer counts, and the log lines it does not write twice a second.
+//! The network layer's counts, and the limit that keeps it from writing a log line twice a second.
 //!
 //! In:     increments, one per frame or rarer event, never one per entry.
 //! Out:    [`LaneStats`] per outbound lane; [`InboundStats`] for everything a node accepts.
@@ -39,7 +39,7 @@ pub struct LaneStats {
     pub refusals: u64,
 }
 
-/// What a node's accepted connections counted since the start. All counts only grow.
+/// The counts of a node's accepted connections since the start. All counts only grow.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct InboundStats {
     /// TCP connections accepted.

@@ -71,7 +71,7 @@ impl Outbound {
     }
 
     /// Sends a batch and empties it, unless any of it is dropped: then it is left as it was, so that
-    /// its groups can be told. What the socket takes has left when this returns. An unknown peer is
+    /// its groups can be told. Bytes that the socket takes have left when `send` returns. An unknown peer is
     /// one whose lane is down.
     pub fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> Sent {
         match self.link(peer, lane) {
@@ -86,7 +86,7 @@ impl Outbound {
         self.link(peer, lane).is_some_and(Link::is_up)
     }
 
-    /// What the peer last said of itself, on any lane, even if it is away now.
+    /// The peer's latest hello on any lane, even if the peer is away now.
     #[must_use]
     pub fn peer_hello(&self, peer: NodeId) -> Option<Hello> {
         let links = &self.peers.iter().find(|p| p.node == peer)?.links;

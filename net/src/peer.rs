@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 pub(crate) struct Dialer {
     pub(crate) link: Rc<Link>,
     pub(crate) address: String,
-    /// What we say of ourselves on this lane.
+    /// Our hello on this lane.
     pub(crate) me: Hello,
     pub(crate) stores: Arc<Acquaintances>,
     pub(crate) settings: Settings,
@@ -163,7 +163,7 @@ pub(crate) async fn read_message(stream: &mut TcpStream) -> Result<Vec<u8>, NetE
     }
 }
 
-/// What every peer connection is set to, at both ends.
+/// Sets the socket options that every peer connection has, at both ends.
 pub(crate) fn set_options(stream: &TcpStream, settings: &Settings) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

@@ -179,7 +179,7 @@ impl LaneQueue {
         self.connection.as_ref().is_some_and(|connection| !connection.failed)
     }
 
-    /// What the peer last said of itself, even if it is away now.
+    /// The peer's latest hello, even if the peer is away now.
     #[must_use]
     pub fn hello(&self) -> Option<&Hello> {
         self.hello.as_ref()
@@ -194,7 +194,7 @@ impl LaneQueue {
 
 /// An idle lane's buffer is given up from this size on.
 const IDLE_BUFFER_BYTES_MAX: usize = 4 << 20;
-/// What it begins again with.
+/// The capacity that an idle lane's buffer begins again with.
 const IDLE_BUFFER_BYTES_MIN: usize = 16 << 10;
 
 #[cfg(test)]

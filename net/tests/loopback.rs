@@ -104,7 +104,7 @@ impl Inbound for Shard {
     }
 }
 
-/// A listening node. What it accepts is read, or kept unread if `reads` is false.
+/// A listening node. Connections that the node accepts are read, or kept unread if `reads` is false.
 struct Node {
     address: SocketAddr,
     shard: Rc<Shard>,

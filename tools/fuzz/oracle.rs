@@ -1,4 +1,4 @@
-//! What must hold of the RESP decoders, whatever the bytes are.
+//! The properties that the RESP decoders must have, whatever the bytes are.
 //!
 //! In:     a fuzzer's input: the size of a piece, then all bytes of a connection.
 //! Out:    nothing.
@@ -6,15 +6,15 @@
 //!         the bounds.
 //! Source: RULES.md rows I1, I5, I8.
 //!
-//! Shared by the fuzz targets here and by `tests/corpus.rs`, which replays the corpus and changes of it. Whoever
-//! includes it includes the codec beside it, as `resp`.
+//! Shared by the fuzz targets here and by `tests/corpus.rs`, which replays the corpus and changes of it. A file
+//! that includes this one includes the codec beside it, as `resp`.
 
 use super::resp::{self, ARGS_MAX, FRAME_BYTES_MAX, Reply, Request, RespError};
 use bytes::{Bytes, BytesMut};
 
 type Args = Vec<Vec<u8>>;
 
-/// What a client sends.
+/// Checks the decoder of requests, which clients send.
 pub(crate) fn requests(input: &[u8]) {
     let [piece, stream @ ..] = input else { return };
     let next = |buffer: &mut BytesMut| {
@@ -67,7 +67,7 @@ fn as_the_library_reads_it(taken: &[u8], request: &Request) {
     assert!(words.iter().eq(request.args()), "{words:?} are not the arguments");
 }
 
-/// What a server answers.
+/// Checks the decoder of replies, which servers send.
 pub(crate) fn replies(input: &[u8]) {
     let [piece, stream @ ..] = input else { return };
     let all = same_in_pieces(stream, *piece, resp::parse_reply);
@@ -80,7 +80,7 @@ pub(crate) fn replies(input: &[u8]) {
     assert_eq!(again, expected, "written and read again");
 }
 
-/// Feeds the stream at once and in pieces. What came out.
+/// Feeds the stream at once and in pieces. Returns the values that came out, the same both times.
 fn same_in_pieces<T: std::fmt::Debug + PartialEq>(
     stream: &[u8],
     piece: u8,

@@ -62,7 +62,7 @@ pub(crate) enum RespError {
 /// The dialect a connection speaks; `HELLO 3` moves it to the second.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum Proto {
-    /// What every connection starts with.
+    /// The dialect that every connection starts with.
     #[default]
     Resp2,
     /// Nulls and maps have kinds of their own.

@@ -7,7 +7,7 @@
 use serde::Deserialize;
 use std::{fmt, str::FromStr, time::Duration};
 
-/// A length of time, a year at most. Who cannot use all of them has bounds of their own.
+/// A length of time, a year at most. A setting that cannot use all lengths has bounds of its own.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "String")]
 pub(crate) struct Time(pub(crate) Duration);

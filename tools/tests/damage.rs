@@ -105,7 +105,7 @@ fn a_damaged_range_fences_its_groups_on_that_node_and_everybody_serves_the_rest(
     assert!(said.contains(&format!("byte {}", batch.at)), "{said}");
     let carried: usize = cluster.nodes[2].info()["groups"].parse().unwrap();
     assert_eq!(carried, GROUPS - fenced.len());
-    // Who asks it for one of them is sent to somebody else; the cluster serves all.
+    // A client that asks the third node for a fenced group is sent to another node; the cluster serves all groups.
     let mut client = Client::new(&addresses);
     for (group, key) in (1..).zip(&keys) {
         let reply = cluster.nodes[2].connect().call(&["GET", key]);
@@ -123,7 +123,7 @@ fn a_damaged_range_fences_its_groups_on_that_node_and_everybody_serves_the_rest(
     cluster.nodes[0].kill();
     let mut client = Client::new(&addresses[1..]);
     for (group, key) in (1..).zip(&keys).filter(|(group, _)| !fenced.contains(group)) {
-        // What was on its way to the node that was killed has an unknown outcome.
+        // A request that was on its way to the node that was killed has an unknown outcome.
         assert_eq!(client.put(key, b"two", LIVE_MAX), Outcome::Yes, "group {group}");
     }
     for group in fenced {
@@ -223,8 +223,8 @@ fn an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() {
     }
     let carried = cluster.nodes.iter().map(|node| node.info()["groups"].parse::<usize>().unwrap());
     assert_eq!(carried.collect::<Vec<_>>(), [GROUPS - 2, GROUPS - 2, GROUPS - 1]);
-    // For the two, no node has an answer that is one: no value of theirs, old or new, and nothing taken. What it says
-    // is that nothing happened there.
+    // For the two, no node has an answer that is one: no value of theirs, old or new, and nothing taken. Each
+    // node says that nothing happened there.
     for group in halted {
         let key = &keys[group - 1];
         for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! What the system refuses the log, the start-up line says: no io_uring, no registered memory.
+//! The start-up line says what the system refuses the log: no io_uring, no registered memory.
 //!
 //! The node runs as a user without rights or a name, whom the kernel can be told to refuse. Needs root to say so, and a
 //! binary that everybody may run; says SKIPPED without. `kernel.io_uring_disabled` is the whole machine's; it is put back
@@ -37,7 +37,7 @@ fn a_kernel_that_refuses_io_uring_gets_plain_writes_and_the_first_line_says_so()
         }
     };
     assert_eq!(serves_with(&mut cluster), "disk=portable direct_io=yes registered=no");
-    // Whoever insists on io_uring does not start.
+    // A node that insists on io_uring does not start.
     cluster.nodes[0].stop();
     cluster.nodes[0].set_flag("--driver", "io_uring");
     cluster.nodes[0].start(&[]);
@@ -64,7 +64,7 @@ fn a_process_that_may_lock_no_memory_writes_without_registering_it_and_says_so()
     }
 }
 
-/// What the last start-up line says of the disk, once the node has taken a write and given it back.
+/// The words of the last start-up line about the disk, once the node has taken a write and given it back.
 fn serves_with(cluster: &mut Cluster) -> String {
     cluster.wait_ready();
     let mut client = Client::new(&cluster.addresses());

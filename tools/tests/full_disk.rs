@@ -61,7 +61,7 @@ fn fill_and_heal(name: &str, logs: &Path, place: &Path) {
     load.wait_for_more(200, LIVE_MAX);
     let mut histories = load.finish();
 
-    // Whatever is given back meanwhile is taken too, until no group takes anything any more.
+    // Room that is given back meanwhile is taken too, until no group takes anything any more.
     let ballast = Ballast::fill(place);
     let full = now();
     take_all_room(&cluster, &ballast, &probes);

@@ -1,6 +1,6 @@
 //! Bad input to real nodes, on the command line, in the directory and on both ports.
 //!
-//! What is asked for: a clear error or a closed connection, an exit code that is not 0, nothing lost, no panic, and
+//! The tests ask for a clear error or a closed connection, an exit code that is not 0, nothing lost, no panic, and
 //! resident memory that does not grow.
 
 #![forbid(unsafe_code)]
@@ -276,7 +276,7 @@ fn refused(command: Command, wanted: &[&str]) {
     }
 }
 
-/// What no client and no peer would send, and to which port.
+/// Bytes that no client and no peer would send, and the port that each of them goes to.
 fn inputs(random: &mut u64, node: &Node) -> Vec<(SocketAddr, Vec<u8>)> {
     let noise: Vec<u8> = std::iter::repeat_with(|| {
         // xorshift64: any noise will do, the same in every run.

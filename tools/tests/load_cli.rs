@@ -361,7 +361,7 @@ fn an_interrupt_ends_a_run_with_what_there_is() {
     assert!(text(&stdout).contains("throughput"), "{}", text(&stdout));
 }
 
-/// What the server does with one write.
+/// The server's answer to one write.
 enum Answer {
     Say(&'static str),
     Tell(String),

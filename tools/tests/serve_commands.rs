@@ -28,8 +28,8 @@ fn open(address: &str) -> Connection {
     Connection::open(address).expect("it listens")
 }
 
-/// What a group answers while its leadership moves, as it may at any time on a busy machine. `UNKNOWN` may have taken
-/// effect, the others have not.
+/// True for the errors of a group whose leadership moves, as it may at any time on a busy machine. A command that got
+/// `UNKNOWN` may have taken effect, commands that got the others have not.
 fn is_moving(reply: &Reply) -> bool {
     let words = ["MOVED ", "CLUSTERDOWN", "TRYAGAIN", "UNKNOWN"];
     matches!(reply, Reply::Error(text) if words.iter().any(|word| text.starts_with(word)))
@@ -447,7 +447,7 @@ fn a_cluster_client_finds_its_way(cluster: &Cluster) {
     assert_eq!(pong, "PONG");
 }
 
-/// What a cluster client got; `None` while leaderships move for longer than it asks again, or nobody knows.
+/// The answer that a cluster client got; `None` while leaderships move for longer than it asks again, or nobody knows.
 fn settled<T>(answer: redis::RedisResult<T>) -> Option<T> {
     match answer {
         Ok(answer) => Some(answer),

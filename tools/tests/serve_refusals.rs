@@ -1,4 +1,4 @@
-//! What `serve` refuses: an exit code that is not 0, one line that says why, and nothing touched.
+//! The refusals of `serve`: an exit code that is not 0, one line that says why, and nothing touched.
 //!
 //! In:     wrong flags, files, directories and addresses.
 //! Out:    nothing but failures.
@@ -139,7 +139,7 @@ fn a_node_that_was_made_and_could_not_be_opened_says_how_to_go_on() {
     let home = directory();
     let mut cluster = plan(home.path(), 1);
     let node = &mut cluster.nodes[0];
-    // What surely fails after the directory is made, and nobody can know before: no file may have a segment's size.
+    // Nobody can know it before the directory is made, but the node surely fails: no file may have a segment's size.
     let sh = r#"trap '' XFSZ; ulimit -f 2048; exec "$@""#;
     node.run_behind(["sh", "-c", sh, "sh"].map(str::to_owned).to_vec());
     let mut command = node.command(&["--init"]);

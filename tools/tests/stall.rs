@@ -67,7 +67,7 @@ fn a_followers_slow_disk_holds_up_nobody() {
     let mut cluster = start("auto", dir.path(), &disk);
     let addresses = cluster.addresses();
     let probes = cluster.key_per_group("probe-");
-    // Who comes back when the others lead everything leads nothing.
+    // A node that comes back when the others lead everything leads nothing.
     let status = cluster.nodes[0].stop();
     assert!(status.success(), "stopped with {status}{}", cluster.last_words());
     let others_lead = || cluster.nodes[1..].iter().map(|node| node.groups_led()).sum::<u64>();

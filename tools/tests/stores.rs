@@ -105,7 +105,7 @@ fn a_node_whose_segments_do_not_hold_its_peers_commands_ends_and_may_come_back_w
     cluster.wait_ready();
     assert!(cluster.nodes[0].stop().success());
     cluster.write_to_all(&keys, &large, LIVE_MAX);
-    // What the directories were first opened for holds for later opens, too.
+    // The largest command that the directories were first opened for holds for later opens, too.
     cluster.nodes[0].set_flag("--segment-bytes", &(1 << 20).to_string());
     assert_refused_at_once(&mut cluster, 0, &[], "peers may send 1048576");
     cluster.nodes[0].set_flag("--segment-bytes", &(2 << 20).to_string());

@@ -42,7 +42,7 @@ const TOKIO_HOMES: &[&str] = &[
 /// Where the ring is named.
 const RING_HOMES: &[&str] = &["wal/src/disk/uring.rs"];
 
-/// Who says that bytes are durable. The core's own files define it.
+/// The files that say that bytes are durable. The core's own files define `Durable`.
 const DURABLE_HOMES: &[&str] = &["wal/src/stream.rs", "engine/raft/"];
 
 const FILE_LINES_MAX: usize = 900;
@@ -295,7 +295,7 @@ fn the_simulator_checks_the_invariants_that_the_rules_name() {
 const RULES: &str = "engine/RULES.md";
 const BUGS: &str = "engine/src/testing/bugs.rs";
 
-/// What looks like a rule and is none: the file, the words, the reason.
+/// Words that look like rules and are none: the file, the words, the reason.
 const NO_RULES: &[(&str, &[&str], &str)] = &[(
     "engine/raft/tests/scripts/figure_8.txt",
     &["S1", "S2", "S3", "S4", "S5"],
@@ -376,7 +376,7 @@ fn has_test(text: &str, name: &str) -> bool {
     found.is_some_and(|at| is_marked(at) || lines.contains(&&*format!("{name},")))
 }
 
-/// What is written for people: whole documents, and the comments and strings of code. Path, line's number, line.
+/// The text written for people: whole documents, and the comments and strings of code. Path, line's number, line.
 fn prose(texts: &[(String, String)]) -> Vec<(&str, usize, String)> {
     let mut prose = Vec::new();
     for (path, text) in texts.iter().filter(|(path, _)| path != "tools/tests/tidy.rs") {
@@ -457,7 +457,7 @@ const ARROWS: &[(&str, &str)] =
 fn arrows_within_the_engine_point_one_way() {
     for (folder, root) in ARROWS {
         let arrows = arrows(folder, root);
-        // Whatever points at nothing that is left is taken away, until nothing is: else a circle is left.
+        // A module that points at no module left is taken away, again and again: modules that stay hold a circle.
         let mut left: Vec<_> = arrows.iter().collect();
         loop {
             let names: Vec<&str> = left.iter().map(|(name, _)| name.as_str()).collect();
@@ -487,7 +487,7 @@ fn arrows(folder: &str, root: &str) -> Vec<(String, Vec<String>)> {
     let mut names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
     names.sort();
     names.dedup();
-    // What a root gives on under its own name comes from one of its modules.
+    // A name that a root gives on under its own comes from one of the root's modules.
     let given_on = given_on(folder);
     let uses_of = |name: &String| {
         let own = files.iter().filter(|(of, _)| of == name);

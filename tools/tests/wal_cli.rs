@@ -309,7 +309,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What is on its way is no damage, nor is what is finished, begun or given up meanwhile.
+/// A batch on its way is no damage, nor is a segment that is finished, begun or given up meanwhile.
 #[test]
 fn a_log_that_is_being_written_is_sound() {
     let dir = temp();

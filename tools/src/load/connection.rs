@@ -29,7 +29,7 @@ pub(super) struct Pending {
     pub(super) moves: u32,
 }
 
-/// What the node said.
+/// The node's reply to a `SET`.
 pub(super) enum Outcome<'a> {
     /// `+OK`.
     Ok,

@@ -273,7 +273,7 @@ async fn command_bytes_max(map: &SlotMap) -> Option<usize> {
     info.ok()?.ok()?.field("command_bytes_max").parse().ok()
 }
 
-/// What each node says of itself; nothing of one that does not answer.
+/// The answer of each node to `INFO`; an empty one for a node that does not answer.
 async fn ask_all(nodes: &[Endpoint]) -> Vec<NodeInfo> {
     let mut infos = Vec::new();
     for node in nodes {
@@ -307,8 +307,8 @@ fn say(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// A file for results, known to be writable. What was in it stays until there are new ones; where there was none, none
-/// is left without results.
+/// A file for results, known to be writable. Old contents stay until there are new results; a file that was made for
+/// the run and got no results is removed.
 struct Output {
     path: PathBuf,
     file: File,

@@ -1,4 +1,4 @@
-//! What happened: latencies and outcomes of the operations that belong to the measured window.
+//! The results of a run: latencies and outcomes of the operations that belong to the measured window.
 //!
 //! In:     one call per finished operation.
 //! Out:    three histograms (response, service, lag), counts by outcome, and the last second for the status line.
@@ -60,7 +60,7 @@ impl ErrorKind {
         }
     }
 
-    /// What an error reply's text means. `MOVED` is handled before it gets here.
+    /// The kind of an error reply, by its text. A `MOVED` reply is handled before it gets here.
     pub(super) fn of_reply(text: &[u8]) -> Self {
         let code = text.split(|&byte| byte == b' ').next().unwrap_or_default();
         match code {

@@ -89,7 +89,7 @@ struct StageReport {
     p99_us_worst: f64,
 }
 
-/// What was asked for, and what the recorder does not know.
+/// The settings of the run, and the facts that the recorder does not know.
 pub(super) struct Facts<'a> {
     pub(super) pace: Pace,
     pub(super) warmup_s: f64,

@@ -33,7 +33,7 @@ pub(super) enum Pace {
     Closed { concurrency: usize },
 }
 
-/// What a run is to do.
+/// The settings of a run.
 pub(super) struct Plan {
     pub(super) pace: Pace,
     pub(super) warmup: Duration,
@@ -48,7 +48,7 @@ pub(super) struct Plan {
     pub(super) live: bool,
 }
 
-/// What the caller is told once a second.
+/// The caller's side of a run, called once a second.
 pub(super) trait Watch {
     /// A status line, if `Plan::live`. `seconds` counts from the start of the warm-up.
     fn status(&mut self, seconds: u64, line: &str);
@@ -446,7 +446,7 @@ impl Generator {
         }
     }
 
-    /// Gives a connection up. What was on it may have happened, and is not sent again.
+    /// Gives a connection up. An operation that was on the connection may have happened, and is not sent again.
     fn lose(&mut self, place: usize, kind: ErrorKind) {
         self.refresh_wanted = true;
         for pending in self.connections[place].lose() {

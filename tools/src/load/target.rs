@@ -1,4 +1,4 @@
-//! What the servers say of themselves: who owns which slot, whether they are ready, what they run on.
+//! Questions to the servers: who owns which slot, whether they are ready, what they run on.
 //!
 //! In:     endpoints of nodes; a host may be a name, which is looked up at each connection.
 //! Out:    a [`SlotMap`] from `CLUSTER SLOTS`; `CLUSTER INFO`; the `# logdrive` part of `INFO`.
@@ -55,7 +55,7 @@ impl Endpoint {
         Some(Self { host: host.into(), port })
     }
 
-    /// What a node says of itself or another. An empty host means the node that was asked.
+    /// The endpoint that a node names for itself or another. An empty host, or `?`, means the node that was asked.
     fn announced(host: &[u8], port: u16, asked: &Self) -> Option<Self> {
         if host.is_empty() || host == b"?" {
             return Some(Self { host: Arc::clone(&asked.host), port });
@@ -268,7 +268,7 @@ impl Stage {
     }
 }
 
-/// What the node runs on.
+/// Asks a node for its `INFO`, which says what the node runs on.
 pub(super) async fn fetch_info(address: &Endpoint) -> Result<NodeInfo, TargetError> {
     Ok(NodeInfo::parse(&text(address, &["INFO"]).await?))
 }

@@ -1,4 +1,4 @@
-//! What is written: keys, their slots, and values, all from one seed.
+//! The data that a load writes: keys, their slots, and values, all from one seed.
 //!
 //! In:     how many keys, how large a value, a seed.
 //! Out:    a stream of keys, chosen uniformly, and the encoded `SET` of each.

@@ -1,10 +1,10 @@
-//! What a node knows of its cluster, and how it tells clients: redirections and the `CLUSTER` command.
+//! A node's knowledge of its cluster, and how the node tells clients: redirections and the `CLUSTER` command.
 //!
 //! In:     the placement, the groups on this node and who leads them, the nodes' client addresses.
 //! Out:    `MOVED` and `CLUSTERDOWN`; `CLUSTER SLOTS`, `SHARDS`, `NODES`, `INFO`, `KEYSLOT`, `MYID`.
 //! Cost:   a redirection asks one group and one address. The commands copy a text that is kept as long as nothing in it
 //!         has changed; while leaderships move, making it anew takes at most a tenth of the time.
-//! Fails:  never. What is not known is left out, and `cluster_state` says so.
+//! Fails:  never. A fact that is not known is left out, and `cluster_state` says so.
 //! Source: Redis cluster specification; the replies' shapes are Redis 7's.
 
 use super::{
@@ -386,9 +386,9 @@ fn now() -> Instant {
 /// A map that is not good any more is kept for so many times what making it took.
 const MAP_REST: u32 = 10;
 
-/// Whom a node without a replica that runs names, best first: the first leader, where it is no member. One that is has
-/// its replica fenced, and names the next in the round: another may be fenced too, and two that named each other would
-/// keep clients from those that serve.
+/// The members that a node without a running replica names, best first. A node that is no member begins with the first
+/// leader. A member has its replica fenced, and begins with the next member in the round: another member may be fenced
+/// too, and two that named each other would keep clients from the members that serve.
 fn members_to_ask(members: &[NodeId], first: NodeId, me: NodeId) -> impl Iterator<Item = NodeId> {
     let at = |node: NodeId| members.iter().position(|member| *member == node);
     let from = at(me).map_or_else(|| at(first).unwrap_or(0), |me| me + 1);

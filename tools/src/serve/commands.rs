@@ -18,7 +18,7 @@ use std::{borrow::Cow, net::SocketAddr};
 /// The Redis version clients are told: the command set is a part of that one's.
 pub(crate) const REDIS_VERSION: &str = "7.4.0";
 
-/// What a connection has said of itself.
+/// The identity of a connection, and its dialect.
 pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) proto: Proto,
@@ -44,7 +44,7 @@ pub(crate) enum After {
 pub(crate) struct Refusal(Cow<'static, str>);
 
 impl Refusal {
-    /// What the client is told, its code first.
+    /// The text that the client is told, its code first.
     pub(crate) fn text(&self) -> &str {
         &self.0
     }
@@ -163,7 +163,7 @@ pub(crate) fn run(
     out: &mut BytesMut,
 ) -> After {
     let name = lower(request.arg(0));
-    // What a browser's request looks like: it must not be made to run commands from a page's body.
+    // A browser's request has such a line: a page must not make the browser send commands in a request's body.
     if matches!(name.as_str(), "post" | "host:") {
         resp::write_error(out, "ERR this is not an HTTP server");
         return After::Close;

@@ -11,7 +11,7 @@
 //! [`OUTPUT_BYTES_MAX`] of replies wait for the client; then nothing more is run. Once all connections together hold
 //! [`OUTPUT_BYTES_OF_ALL_MAX`] each goes on with [`OUTPUT_BYTES_FREE`] and one request at a time. A client whose replies
 //! wait is read all the same, up to [`PIPELINE_BYTES_MAX`]: a client
-//! that sends all its requests before it reads the first reply comes to its end. What is read and not yet run has
+//! that sends all its requests before it reads the first reply comes to its end. Input that is read and not yet run has
 //! [`INPUT_BYTES_FREE`] to itself, and beyond that a [`Share`] of what all connections may hold together
 //! ([`INPUT_BYTES_MAX`]): an unfinished request all that is left, requests behind unread replies half of what is left
 //! beyond [`FRAME_ROOM_BYTES`]. A client that needs more is told so and closed. Time is bounded by [`Work`].
@@ -60,7 +60,7 @@ pub(crate) struct Connection {
     /// Bytes of replies that wait in `pending` behind an unknown outcome.
     pending_bytes: usize,
     input: BytesMut,
-    /// What `input` has beyond its free bytes.
+    /// The share of the common bound that `input` takes beyond its free bytes.
     share: Share,
     /// The share of the common bound that unread replies take beyond their own.
     unread: Share,
@@ -101,7 +101,7 @@ struct Pending {
 enum Answer {
     /// The group has not said yet.
     Waiting,
-    /// What the state machine answered.
+    /// The state machine's answer.
     Applied(Bytes),
     /// Ready for the wire.
     Wire(Bytes),
@@ -586,14 +586,14 @@ impl Drop for Share {
     }
 }
 
-/// What the unfinished requests of all connections of a node may hold, beside [`INPUT_BYTES_FREE`] each: room for eight
-/// of the largest at once.
+/// Bytes that the unfinished requests of all connections of a node may hold, beside [`INPUT_BYTES_FREE`] each: room for
+/// eight of the largest at once.
 pub(crate) const INPUT_BYTES_MAX: usize = 256 << 20;
 const _: () = assert!(INPUT_BYTES_MAX >= 8 * FRAME_ROOM_BYTES);
 /// Room for one of the largest requests, whose buffer doubles as it grows. Requests that wait for replies to be read take
 /// at most half of what is left beyond it: clients that read nothing, however many, leave it to the others.
 const FRAME_ROOM_BYTES: usize = 2 * resp::FRAME_BYTES_MAX;
-/// What a connection may read ahead of its requests whatever the others do.
+/// Bytes that a connection may read ahead of its requests whatever the other connections do.
 const INPUT_BYTES_FREE: usize = 2 * READ_BYTES_MAX;
 /// Requests that a client may send ahead of the replies that it has not read. Half a million small ones.
 const PIPELINE_BYTES_MAX: usize = 64 << 20;

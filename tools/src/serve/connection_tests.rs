@@ -181,7 +181,7 @@ fn no_pipeline_keeps_a_thread_from_its_events_for_long() {
         assert!(answered > 0, "{request:.20} is not answered");
         worst.push((longest, request.get(..20).unwrap_or(request)));
     }
-    // What was gathered while the client was held costs little each, and may be all that a connection can read ahead.
+    // Requests gathered while the client was held cost little each, and may be all that a connection can read ahead.
     let large = format!("*2\r\n$3\r\nGET\r\n${MIB}\r\n{}\r\n", "k".repeat(MIB));
     for gathered in ["\n", "*0\r\n", &large] {
         let mut input = gathered.repeat((32 << 20) / gathered.len());
@@ -328,7 +328,7 @@ fn unread_replies_are_counted_when_they_come_and_when_they_go() {
         let mut client = TcpStream::from_std(client).unwrap();
         let gets = "GET k\r\n".repeat(PENDING_MAX - 1);
         client.write_all(format!("{set}{gets}").as_bytes()).await.unwrap();
-        // Until all that was run is answered. What could not be run before the first replies came is held.
+        // Until all requests that were run are answered. Requests that could not run before the first replies are held.
         std::future::poll_fn(|cx| {
             assert!(Pin::new(&mut connection).poll(cx).is_pending());
             let has_run = connection.input.is_empty() || connection.held == Held::ForClient;

@@ -136,7 +136,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Reply<'a> {
     /// It was done.

@@ -71,7 +71,7 @@ pub(crate) enum ServeError {
     /// An address cannot be listened on.
     #[error("{whose} address {address}: {source}")]
     Listen {
-        /// Who would connect there.
+        /// The kind of connections to the address: `clients'` or `peers'`.
         whose: &'static str,
         /// As it was given.
         address: String,
@@ -95,20 +95,20 @@ pub(crate) enum ServeError {
     /// The operating system refused something.
     #[error("{what}: {why}")]
     Os {
-        /// What was asked for.
+        /// The request to the system.
         what: &'static str,
         /// The answer.
         why: String,
     },
 }
 
-/// What all connections share.
+/// The state that all connections share.
 struct Server {
     node: Node,
     cluster: Cluster,
     clients: Arc<AtomicUsize>,
     clients_max: usize,
-    /// What all connections hold of requests that are not complete, and may.
+    /// Bytes of incomplete requests that all connections hold, and the most that they may.
     input_bytes: Arc<AtomicUsize>,
     input_bytes_max: usize,
     /// Bytes of replies, over all connections, that clients have not read.
@@ -153,7 +153,8 @@ pub(crate) fn run(args: Args) -> Result<(), ServeError> {
     Ok(closed?)
 }
 
-/// What has failed once the directory is there: after `--init`, the same command fails for that.
+/// The error of a start that failed once the directory was made: after `--init`, the same command fails because the
+/// directory is there.
 fn made(options: &Options, source: ServeError) -> ServeError {
     if !options.init {
         return source;
@@ -236,7 +237,7 @@ fn serve(
         yes(about.registered),
         options.peers[&about.node],
     );
-    // Whoever started this may have closed its end; that is no reason to stop.
+    // The process that started this one may have closed its end of the pipe; that is no reason to stop.
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
     drop(stdout);

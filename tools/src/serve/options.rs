@@ -115,11 +115,11 @@ pub(crate) struct Options {
     pub(crate) cores: Vec<usize>,
     pub(crate) clients_max: usize,
     pub(crate) client_idle_max: Option<Duration>,
-    /// What was said of the settings that `--init` fixes.
+    /// The settings that `--init` fixes, as far as they were given.
     pub(crate) fixed: Fixed,
 }
 
-/// What was said of the settings that `--init` fixes; nothing need be, after it.
+/// The settings that `--init` fixes, as far as they were given; after `--init` none need be.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Fixed {
     id: Option<NodeId>,
@@ -245,7 +245,7 @@ impl Options {
         })
     }
 
-    /// What `--init` writes down.
+    /// The facts that `--init` writes down.
     pub(crate) fn founding(&self) -> Result<Founding, OptionsError> {
         let Some(node) = self.fixed.id else {
             return fail("id is missing: --init needs --id N");
@@ -496,12 +496,12 @@ const GROUPS: u16 = 1_000;
 const SHARDS_MAX: u32 = 256;
 const CLIENTS_MAX: u64 = 10_000;
 const CORES_MAX: usize = 1_024;
-/// What the log takes; it refuses others by itself, but only once the directory is made.
+/// The segment sizes that the log takes; the log refuses others by itself, but only once the directory is made.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 30;
 const BLOCK_BYTES: u64 = 4_096;
 const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 const QUOTA_SEGMENTS_MIN: u64 = 6;
-/// What a handshake between nodes has room for.
+/// The longest client address that a handshake between nodes has room for.
 const CLIENT_ADDRESS_BYTES_MAX: usize = 255;
 const PORT_DIGITS_MAX: usize = 5;
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -645,7 +645,7 @@ mod tests {
         }
     }
 
-    /// What nodes tell each other has bounds; past them no peer would let this node in.
+    /// Names and addresses that nodes tell each other have bounds; past these bounds no peer would let this node in.
     #[test]
     fn names_and_addresses_that_no_handshake_carries_are_refused() {
         let base = format!("--dir d --peers {PEERS}");

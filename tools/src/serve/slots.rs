@@ -16,7 +16,7 @@ pub(crate) fn slot_of(key: &[u8]) -> u16 {
     crc16(hash_tag(key)) % SLOTS
 }
 
-/// What is hashed: the bytes between the first `{` and the next `}`, unless there are none.
+/// The part of a key that is hashed: the bytes between the first `{` and the next `}`; without any, the whole key.
 fn hash_tag(key: &[u8]) -> &[u8] {
     let Some(open) = key.iter().position(|byte| *byte == b'{') else {
         return key;
@@ -85,7 +85,7 @@ impl Placement {
         (narrow(first(group)), narrow(first(group + 1) - 1))
     }
 
-    /// Who should lead a group first: the groups go round the nodes.
+    /// The node that should lead a group first: the groups go round the nodes.
     pub(crate) fn first_leader(&self, group: u16) -> NodeId {
         self.nodes[usize::from(group) % self.nodes.len()]
     }

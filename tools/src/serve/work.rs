@@ -7,7 +7,7 @@
 //!
 //! The same thread sends the heartbeats of its groups and hears those of others. Between two looks at its events all its
 //! clients together get [`WORK_MAX`], and whatever the one request that went over it costs: the map of the largest
-//! cluster, encoded anew, is that. What the shard's own turn may take is bounded in `engine/src/limits.rs`.
+//! cluster, encoded anew, is that. The time of the shard's own turn is bounded in `engine/src/limits.rs`.
 //!
 //! A task that was refused time comes before all that were not, in the order in which tasks were refused: also before
 //! those whose sockets the look found ready. A task that had time and wants more is woken behind them. The runtime's own

@@ -1,4 +1,4 @@
-//! What programs read: one JSON object on a line, named by its `type`.
+//! The output for programs: one JSON object on a line, named by its `type`.
 //!
 //! In:     what a scan meets.
 //! Out:    `node`, `stream`, `segment`, `batch`, `record`, `entry`, `finding` and `verdict` objects.

@@ -127,7 +127,7 @@ trait Printer {
     fn verdict(&mut self, out: &mut dyn Write, verdict: &Verdict) -> io::Result<()>;
 }
 
-/// What a check comes to.
+/// The result of a check, in counts.
 #[derive(Default)]
 struct Verdict {
     streams: u64,
@@ -160,7 +160,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     let mut verdict = Verdict::default();
     let result = look(common, verb, &mut verdict);
     match result {
-        // Who reads along has seen enough (`logdrive wal dump DIR | head`).
+        // The reader of the output has seen enough (`logdrive wal dump DIR | head`).
         Err(WalToolError::Inspect(InspectError::Stopped(error)) | WalToolError::Output(error))
             if error.kind() == io::ErrorKind::BrokenPipe =>
         {

@@ -1,4 +1,4 @@
-//! What people read: lines, and a table of segments.
+//! The output for people: lines, and a table of segments.
 //!
 //! In:     what a scan meets.
 //! Out:    one line per batch, record, entry and finding.

@@ -27,7 +27,7 @@ pub(crate) struct Operation {
     pub(crate) ended: u64,
 }
 
-/// What was asked and answered. Values are unique: each names the attempt that wrote it.
+/// A request and its answer. Values are unique: each value names the attempt that wrote it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum What {
     /// Acknowledged: it must be in the log, once.

@@ -107,7 +107,7 @@ fn a_minority_left_alone_serves_nothing_and_loses_nothing() {
     }
     let node = &trial.cluster.nodes[left];
     must(STEP_DOWN_MAX, "the last node leads nothing", || node.groups_led() == 0);
-    // What was answered before is counted a moment later.
+    // Answers that came before are counted a moment later.
     std::thread::sleep(ELECTION_TIMEOUT);
     let acknowledged = traffic.acknowledged();
     trial.nothing_is_served(&format!("node {} is alone, led {led} groups", left + 1));

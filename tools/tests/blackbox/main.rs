@@ -2,8 +2,8 @@
 //!
 //! In:     the binary under test; `LOGDRIVE_BLACKBOX` multiplies how long each scenario runs (1 if it is not set),
 //!         `LOGDRIVE_SEED` draws other faults.
-//! Out:    one test per row of the fault catalogue. Whatever was done to the nodes, at the end everything is healed and
-//!         read back, the nodes' logs are merged, and the merged log judges what the clients were told.
+//! Out:    one test per row of the fault catalogue. At the end of each test everything is healed and read back, the
+//!         nodes' logs are merged, and the merged log judges what the clients were told.
 //! Cost:   a few seconds each; one at a time.
 //! Fails:  with the operation that cannot be explained, or what did not come back in time.
 //!

@@ -14,7 +14,7 @@ use logdrive_raft::{Entry, EntryKind, GroupId, LogIndex};
 use logdrive_wal::{Config, DriverChoice, Home, Wal};
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// What one node has on disk.
+/// The logs that one node has on disk.
 #[derive(Debug)]
 pub(crate) struct NodeLog {
     pub(crate) node: usize,
@@ -31,7 +31,7 @@ pub(crate) struct GroupLog {
 }
 
 impl GroupLog {
-    /// What elections compare.
+    /// The last entry's term and index, which elections compare.
     fn last(&self) -> (u64, usize) {
         (self.entries.last().map_or(0, |entry| entry.term.get()), self.entries.len())
     }

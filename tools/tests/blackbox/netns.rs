@@ -70,7 +70,7 @@ impl Network {
         SocketAddr::from((address(node), port))
     }
 
-    /// What a command line starts with to run as this node.
+    /// The words that a command line starts with to run as this node.
     pub(crate) fn prefix(&self, node: usize) -> Vec<String> {
         ["ip", "netns", "exec", &self.nodes[node - 1].name].map(str::to_owned).to_vec()
     }

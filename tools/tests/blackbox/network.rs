@@ -1,4 +1,4 @@
-//! What a network does, through the fault proxy (RULES.md rows N1 to N5, N8 to N10, N13).
+//! The faults of a network, through the fault proxy (RULES.md rows N1 to N5, N8 to N10, N13).
 
 use super::{
     proxy::{Fault, Links},
@@ -135,7 +135,7 @@ fn a_damaged_frame_ends_its_connection_and_is_not_delivered() {
     trial.links().set_all(|rules| rules.faults = vec![(Fault::Corrupt, 30)]);
     storm(&mut trial, Duration::from_secs(1), |links| links.count(Fault::Corrupt) >= 20);
     all_spoilt_are_refused(trial.links());
-    // What a damaged frame said is in no log: the check at the end would not know the value.
+    // A damaged frame's values are in no log: the check at the end would not know them.
     trial.judge(vec![traffic]);
 }
 
@@ -189,7 +189,7 @@ fn an_address_that_leads_to_another_node_is_refused() {
     let _turn = turn();
     let mut trial = Trial::proxied(3, GROUPS);
     let traffic = trial.traffic();
-    // What node 1 takes for node 2 is node 3 now.
+    // The address that node 1 takes for node 2's leads to node 3 now.
     let other = trial.cluster.nodes[2].peer;
     trial.cluster.nodes[0].kill();
     trial.links().set((1, 2), |rules| rules.target = other);

@@ -35,7 +35,7 @@ use tokio::{
 /// From a node to a node, by id. Frames flow from the first, who dials, to the second.
 pub(crate) type Way = (usize, usize);
 
-/// What a link does with what it carries.
+/// The treatment that a link gives to the bytes it carries.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     /// Whether anything passes.
@@ -46,13 +46,13 @@ pub(crate) struct Rules {
     pub(crate) delay_ms_max: u64,
     /// At most so many bytes a millisecond; 0 for all at once.
     pub(crate) drip_bytes: usize,
-    /// What becomes of frames, each with its chance in a thousand.
+    /// The faults of frames, each with its chance in a thousand.
     pub(crate) faults: Vec<(Fault, u64)>,
     /// Connections made under an earlier number are reset.
     life: u64,
 }
 
-/// What may become of a frame.
+/// A fault that may happen to a frame.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Fault {
     /// One of its bits is another.
@@ -90,7 +90,7 @@ struct Link {
     counts: Counts,
 }
 
-/// What happened on one link.
+/// The counts of one link.
 #[derive(Debug, Default)]
 struct Counts {
     frames: AtomicU64,
@@ -363,7 +363,7 @@ fn abort(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-/// What the dialer says: one message of a handshake, then frames.
+/// Passes on the dialer's bytes: one message of a handshake, then frames.
 async fn forward(
     link: &Link,
     mut from: ReadHalf<'_>,
@@ -430,7 +430,7 @@ async fn forward(
     }
 }
 
-/// What the acceptor says: it answers the handshake, and no more. Bytes take the way back.
+/// Passes on the acceptor's bytes: its answer to the handshake, and no more. The bytes take the way back.
 async fn backward(back: &Link, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> End {
     let mut bytes = vec![0; 4 << 10];
     loop {

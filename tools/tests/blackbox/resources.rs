@@ -156,5 +156,5 @@ pub(crate) fn settled_descriptors(pid: u32) -> usize {
 
 const GROUPS: usize = 12;
 const GOOD_BEGINNING: &[u8] = b"LOGDRIVE\x01\0\x40\0\x01\0\x01\0";
-/// What the product allows of connections that have not said who they are.
+/// The most connections that the product allows at a time before they have said who they are.
 const STRANGERS_MAX: usize = 128;

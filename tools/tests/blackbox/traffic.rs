@@ -2,7 +2,7 @@
 //!
 //! In:     the nodes' addresses, as the clients know them; a seed.
 //! Out:    [`Traffic`]: several clients at work, each on a thread of its own, all on the same keys; [`Recorder`]: one
-//!         client in the caller's hands. What they did comes out as a [`History`].
+//!         client in the caller's hands. The clients' operations come out as a [`History`].
 //! Cost:   one request at a time each.
 //! Fails:  by panicking at an answer no client should get.
 //!
@@ -129,16 +129,16 @@ pub(crate) struct Recorder {
     nodes: Vec<SocketAddr>,
     patience: Duration,
     connections: HashMap<SocketAddr, Connection>,
-    /// Who answered for a key last.
+    /// For each key, the node that answered for it last.
     leaders: HashMap<u32, SocketAddr>,
-    /// Who gave no answer in time, until when nobody asks there again.
+    /// Nodes that gave no answer in time, and until when nobody asks them again.
     silent: HashMap<SocketAddr, Instant>,
     /// Where to ask next when nobody is known.
     next: usize,
     next_value: u64,
 }
 
-/// What came back.
+/// The outcome of a request, as its client knows it.
 enum Answer {
     Reply(Reply),
     /// The request was refused, or never sent.

@@ -32,7 +32,7 @@ pub(crate) struct Trial {
     dir: tempfile::TempDir,
 }
 
-/// What the logs say at the end, beside that they are right.
+/// The facts that the logs show at the end, beside that they are right.
 #[derive(Debug)]
 pub(crate) struct Verdict {
     /// Of each group the highest term on any node.
@@ -223,7 +223,7 @@ pub(crate) fn effort() -> u64 {
     number_from("LOGDRIVE_BLACKBOX")
 }
 
-/// What the faults are drawn from.
+/// The seed that the faults are drawn from.
 pub(crate) fn seed() -> u64 {
     number_from("LOGDRIVE_SEED")
 }

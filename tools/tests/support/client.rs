@@ -60,7 +60,7 @@ pub(crate) fn request(words: &[impl AsRef<[u8]>]) -> Vec<u8> {
     bytes
 }
 
-/// What became of a write.
+/// The fate of a write.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Outcome {
     /// Acknowledged: it must never be lost.
@@ -178,7 +178,7 @@ impl Connection {
 pub(crate) struct Client {
     nodes: Vec<SocketAddr>,
     connections: HashMap<SocketAddr, Connection>,
-    /// Who answered for a slot last.
+    /// For each slot, the node that answered for it last.
     leaders: HashMap<u16, SocketAddr>,
     /// Where to ask next when nobody is known.
     next: usize,

@@ -45,7 +45,7 @@ pub(crate) struct Node {
     pub(crate) peer: SocketAddr,
     /// Where its standard streams go: output, of its last life alone, and error.
     streams: [PathBuf; 2],
-    /// What stands before the binary on its command line.
+    /// The words that stand before the binary on the node's command line.
     prefix: Vec<String>,
     flags: Vec<String>,
     process: Option<Process>,
@@ -221,7 +221,7 @@ impl Cluster {
         }
     }
 
-    /// What all nodes wrote last, for a panic's message.
+    /// The lines that all nodes wrote last, for a panic's message.
     pub(crate) fn last_words(&self) -> String {
         self.nodes
             .iter()
@@ -316,7 +316,7 @@ impl Node {
         self.process.as_mut().expect("the node does not run").try_wait().unwrap()
     }
 
-    /// What its last life wrote to standard output: the start-up line, once it is there.
+    /// The standard output of the node's last life: the start-up line, once it is there.
     pub(crate) fn printed(&self) -> String {
         text_in(&self.streams[0])
     }
@@ -326,7 +326,7 @@ impl Node {
         text_in(&self.streams[1])
     }
 
-    /// What a flag says in its next lives.
+    /// Sets the value of a flag in the node's next lives.
     pub(crate) fn set_flag(&mut self, flag: &str, value: &str) {
         match self.flags.iter().position(|word| word == flag) {
             Some(at) => self.flags[at + 1] = value.to_owned(),
@@ -334,7 +334,7 @@ impl Node {
         }
     }
 
-    /// What its next lives' command lines start with: a program that becomes the node.
+    /// Sets the words that the command lines of the node's next lives start with: a program that becomes the node.
     pub(crate) fn run_behind(&mut self, prefix: Vec<String>) {
         self.prefix = prefix;
     }

@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-/// What the writers do.
+/// The settings of the writers.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     /// Starts every key; loads over the same cluster need different ones.
@@ -111,14 +111,14 @@ impl Load {
     }
 }
 
-/// What every key may hold.
+/// The values that every key may hold.
 #[derive(Debug, Default)]
 pub(crate) struct Histories {
     value_bytes: usize,
     keys: BTreeMap<String, History>,
 }
 
-/// What one key may hold: values are numbered from 1.
+/// The values that one key may hold, numbered from 1.
 #[derive(Clone, Debug, Default)]
 struct History {
     /// The last value acknowledged or read; 0 if there is none.
@@ -159,7 +159,7 @@ impl Histories {
         self.keys.values().filter(|history| history.last > 0).count()
     }
 
-    /// Reads every key back. What was found counts as acknowledged from now on.
+    /// Reads every key back. A value that was found counts as acknowledged from now on.
     pub(crate) fn check(&mut self, nodes: &[SocketAddr]) {
         assert!(self.acknowledged_keys() > 0, "nothing was acknowledged: the check would be empty");
         let mut client = Client::new(nodes);

@@ -146,7 +146,7 @@ pub(crate) struct Left {
 
 impl Left {
     /// Opens it again: every acknowledged entry is there as it was written, and nothing else but entries that were
-    /// appended behind them. What is there counts as acknowledged from now on.
+    /// appended behind them. Entries that are there count as acknowledged from now on.
     pub(crate) fn reopen(self) -> BareLog {
         let home = Home::open(&self.dir).unwrap();
         let mut log =

@@ -25,7 +25,7 @@ pub(crate) struct Disk {
     mounted: bool,
 }
 
-/// What becomes of direct writes (`O_DIRECT`).
+/// The fate of direct writes (`O_DIRECT`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Writes {
     /// They pass the page cache by, so that blocks written before reach the loop device's file without a sync.

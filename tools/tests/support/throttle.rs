@@ -34,7 +34,7 @@ impl Throttle {
         Ok(throttle)
     }
 
-    /// What this process writes is subject to it from now on.
+    /// Subjects the writes of this process to the throttle from now on.
     pub(crate) fn take(&self, pid: u32) {
         fs::write(self.group.join("cgroup.procs"), pid.to_string()).unwrap();
     }

@@ -5,8 +5,8 @@
 //! Cost:   a thread per writer for as long as the round lasts.
 //! Fails:  with the first error of the log.
 //!
-//! The loop is closed: a writer has one write outstanding. What a writer waits is therefore what a proposer
-//! would wait that has nothing else to do. Where writers live matters as much as the log: a call of raft-engine's
+//! The loop is closed: a writer has one write outstanding. A writer's wait is therefore that of a proposer
+//! that has nothing else to do. Where writers live matters as much as the log: a call of raft-engine's
 //! blocks, so each of its writers has a thread, and one that is alone leads its own write. This log is told of
 //! completions, so that all writers of a log can live on the thread that owns it, as the groups of a shard and the
 //! connections of their clients do: [`Place::Home`]. To see the log without that, it is measured with a thread for
@@ -41,7 +41,7 @@ pub(crate) enum Place {
 
 /// A log under load.
 pub(crate) trait Log: Sync {
-    /// What one of several threads writes through, to a group of its own.
+    /// The writer that one of several threads writes through, to a group of its own.
     fn writer(&self, group: u64, shape: Shape) -> Box<dyn Writer + Send + '_>;
 
     /// Runs all writers where the log has them best, group *g* from `next[g - 1]` on; `None` if that is a thread
@@ -61,7 +61,7 @@ pub(crate) trait Writer {
 /// The index each writer ended at, and the times of all writes.
 pub(crate) type Done = (Vec<u64>, Histogram<u64>);
 
-/// What one round measured.
+/// The measurements of one round.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Sample {
     pub(crate) entries_per_second: f64,

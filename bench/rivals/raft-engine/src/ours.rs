@@ -105,7 +105,7 @@ impl Ours {
     }
 }
 
-/// What a writer writes.
+/// The entries that a writer writes.
 struct Script {
     group: GroupId,
     payloads: Vec<Bytes>,
@@ -214,7 +214,7 @@ impl Desk {
         }
     }
 
-    /// Takes what was handed over. What comes later is of a later epoch.
+    /// Takes the writes that were handed over. Writes that come later are of a later epoch.
     fn take(&self, writes: &mut Vec<Write>) {
         let mut waiting = self.waiting.lock().expect("nobody panics here");
         if waiting.bytes > 0 {

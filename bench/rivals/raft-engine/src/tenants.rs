@@ -1,4 +1,4 @@
-//! What an embedder does with its groups beside writing: lets go of what is durable, so that segments go round.
+//! An embedder's work with its groups beside writing: it lets go of durable entries, so that segments go round.
 //!
 //! In:     batches that became durable; a write's id is its last entry's index.
 //! Out:    [`Wal::release`] for every group when a segment is full, [`Wal::maintain`].
