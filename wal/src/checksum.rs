@@ -15,7 +15,7 @@ pub fn checksum(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)
 }
 
-/// What a segment's random id adds to every checksum in it, so that bytes of another segment, or of the
+/// The number that a segment's random id adds to every checksum in it, so that bytes of another segment, or of the
 /// same file in its earlier life, never pass for its own.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Seed(u32);

@@ -1,4 +1,4 @@
-//! What can go wrong with a log: refused, out of room, broken disk, damaged bytes.
+//! The errors of a log: refused, out of room, broken disk, damaged bytes.
 //!
 //! In:     every operation of the log and of its directory.
 //! Out:    one enum per operation; bad bytes name file and offset, never a panic.
@@ -17,7 +17,7 @@ pub struct Corrupt {
     pub file: PathBuf,
     /// Where in the file, in bytes from its start.
     pub offset: u64,
-    /// What was found.
+    /// A description of the damage.
     pub what: String,
 }
 
@@ -33,7 +33,7 @@ pub enum WalError {
         file: PathBuf,
         /// Which operation.
         what: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// An earlier call failed; this one did nothing. Writes that were not reported durable have an
@@ -51,7 +51,7 @@ pub enum WalError {
     Foreign {
         /// The file.
         file: PathBuf,
-        /// What differs.
+        /// A description of the difference.
         what: String,
     },
     /// A file that must be there is not. Never taken for an empty log. Nothing was changed.
@@ -59,7 +59,7 @@ pub enum WalError {
     Missing {
         /// The file.
         file: PathBuf,
-        /// Who says that it must be there.
+        /// The evidence that the file must be there.
         what: String,
     },
     /// Written by a version this one does not know.
@@ -133,7 +133,7 @@ pub enum ReadError {
     Io {
         /// The file.
         file: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }

@@ -60,7 +60,7 @@ impl fmt::Debug for Position {
     }
 }
 
-/// What is wrong with some bytes.
+/// The reason why some bytes are refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Bad(pub(crate) &'static str);
 
@@ -181,7 +181,7 @@ impl Manifest {
     }
 }
 
-/// What stands before a batch's records.
+/// The header that stands before a batch's records.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct BatchHeader {
     /// Counts batches over the stream's whole life; the first is 1.

@@ -1,4 +1,4 @@
-//! What fuzzing needs of the format's inside: the decoders with their oracle, and a way past the checksums.
+//! The format's inside, opened for fuzzing: the decoders with their oracle, and a way past the checksums.
 //!
 //! In:     arbitrary bytes.
 //! Out:    nothing, or a panic that says which promise was broken.
@@ -17,7 +17,7 @@ use crate::format::{
 use bytes::Bytes;
 use logdrive_raft::{Entry, LogIndex};
 
-/// Decodes `bytes` as everything the format has. Whatever is accepted is encoded again, and gives the same bytes.
+/// Decodes `bytes` as everything the format has. Any value that is accepted is encoded again, and gives the same bytes.
 pub fn decode(bytes: &[u8]) {
     let Some((first, rest)) = bytes.split_first() else { return };
     let seed = Seed::of(u128::from(*first));

@@ -1,4 +1,4 @@
-//! What the log remembers of one group: where its entries are, and the small records it would write again.
+//! The log's memory of one group: where its entries are, and the small records it would write again.
 //!
 //! In:     records, as they are appended or replayed.
 //! Out:    what of the group stands in a segment that is to be given up.
@@ -52,7 +52,7 @@ pub(crate) enum Small {
 }
 
 impl Small {
-    /// What its record takes, padding included.
+    /// The bytes that the small record takes, padding included.
     pub(crate) fn record_bytes(&self) -> usize {
         match self {
             Self::Membership(bytes) => membership_record_bytes(bytes.len()),

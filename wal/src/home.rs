@@ -36,7 +36,7 @@ pub struct Identity {
     pub shards: u32,
     /// How often it was opened. The first open is 1.
     pub incarnation: u64,
-    /// Whatever else the embedder fixes for good.
+    /// The other settings that the embedder fixes for good.
     pub settings: BTreeMap<String, String>,
 }
 
@@ -89,7 +89,7 @@ pub enum HomeError {
     Corrupt {
         /// The file.
         file: PathBuf,
-        /// What is wrong.
+        /// A description of the fault.
         what: String,
     },
     /// A setting cannot be written down.
@@ -102,7 +102,7 @@ pub enum HomeError {
         file: PathBuf,
         /// Which operation.
         what: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }

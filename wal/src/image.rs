@@ -6,8 +6,8 @@
 //! Fails:  writing below the frozen mark panics.
 //! Source: RULES.md A5 (the segment image); RULES.md rule 35.
 //!
-//! What makes the `unsafe` here sound: a map is reached through raw pointers only, never through a reference to
-//! the whole. It has one writer ([`ImageWriter::claim`] needs the only `Arc`), and the writer's frozen
+//! The `unsafe` here is sound for these reasons: a map is reached through raw pointers only, never through a reference
+//! to the whole. It has one writer ([`ImageWriter::claim`] needs the only `Arc`), and the writer's frozen
 //! mark splits it. Below the mark nothing writes again for as long as this writer or a [`Frozen`] of it lives;
 //! shared slices are handed out there, to any thread. At and above the mark only the writer's own
 //! borrows reach, `&mut` through `&mut self` and `&` through `&self`, so they never overlap in time. The
@@ -31,7 +31,7 @@ impl Image {
     /// Maps `bytes` of zeros. No page is touched yet.
     ///
     /// # Errors
-    /// What `mmap` says.
+    /// The error of `mmap`.
     pub fn new(bytes: usize) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self { map: MmapMut::map_anon(bytes)?.into() }))
     }

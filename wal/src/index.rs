@@ -122,7 +122,7 @@ impl GroupIndex {
         }
     }
 
-    /// What of `first..=last` stands in the record at `place`.
+    /// The parts of `first..=last` that stand in the record at `place`.
     pub(crate) fn standing(&self, place: Position, first: LogIndex, last: LogIndex) -> Vec<Piece> {
         let start = self.runs.partition_point(|run| run.last() < first);
         let runs = self.runs.range(start..).take_while(|run| run.first <= last);

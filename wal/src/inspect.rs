@@ -33,7 +33,7 @@ pub use logdrive_raft::EntryKind;
 pub use node::{Node, Stream};
 pub use record::{EntryView, Record, Run};
 
-/// What a scan meets, in the order of the log.
+/// One thing that a scan meets, in the order of the log.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A whole batch; its records follow.
@@ -74,11 +74,11 @@ pub struct Finding {
     pub offset: u64,
     /// The groups it concerns, as far as that is known.
     pub groups: Vec<GroupId>,
-    /// What was found.
+    /// A description of the finding.
     pub what: String,
 }
 
-/// What a segment file is to the log.
+/// The role of a segment file in the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Role {
     /// Full, or ended by an open.
@@ -102,7 +102,7 @@ pub struct Segment {
     pub file: PathBuf,
     /// Its size.
     pub bytes: u64,
-    /// What it is.
+    /// The segment's role.
     pub role: Role,
     /// Its random id; 0 if its header does not hold.
     pub id: u128,
@@ -125,7 +125,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// What its first batch says of what came before. Panics for a segment that is not of the chain.
+    /// The start record in the segment's first batch, about the stream before. Panics for a segment not of the chain.
     fn start(&self) -> Start {
         self.first.expect("chain members are used").1
     }
@@ -144,7 +144,7 @@ pub struct Owner {
     pub shard: u32,
 }
 
-/// What a scan found.
+/// The result of a scan.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Whose stream it is, by its manifest, or by its segments if that is damaged.
@@ -178,13 +178,13 @@ pub enum InspectError {
     Io {
         /// The file.
         file: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// It has neither a manifest nor a segment.
     #[error("{} is no log: it has neither a manifest nor a segment", .0.display())]
     NoLog(PathBuf),
-    /// Who is told of the events wants no more of them.
+    /// The `visit` callback wants no more events.
     #[error(transparent)]
     Stopped(io::Error),
 }

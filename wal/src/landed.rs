@@ -1,4 +1,4 @@
-//! What a batch on a simulated platter says, for who watches from outside (feature `sim`).
+//! The content of a batch on a simulated platter, for an observer from outside (feature `sim`).
 //!
 //! In:     a segment's header block and one batch of it, as they are on the platter.
 //! Out:    a [`LandedBatch`]: what it makes true of each group once all before it is there too.
@@ -22,13 +22,13 @@ pub struct LandedBatch {
     pub position: Position,
     /// The position before which all was durable when it was built.
     pub durable: Position,
-    /// Of a segment's first batch: where the stream ended before. What stands between there and here counts no more.
+    /// Of a segment's first batch: where the stream ended before. Bytes between there and here count no more.
     pub start: Option<Position>,
     /// The groups its directory names.
     pub groups: Vec<GroupId>,
     /// Where in it the directory stands, behind the records: from its beginning.
     pub directory_at: usize,
-    /// What it says, in order.
+    /// The batch's records, in order.
     pub records: Vec<LandedRecord>,
 }
 
@@ -39,7 +39,7 @@ pub enum LandedRecord {
     HardState {
         /// Whose.
         group: GroupId,
-        /// What they are.
+        /// The hard state.
         state: HardState,
     },
     /// Entries that replace what the group's log has from `first` on.

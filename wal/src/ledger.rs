@@ -1,4 +1,4 @@
-//! What each segment holds that is still needed: bytes written, bytes live, and the groups they belong to.
+//! An account of each segment: its bytes written, its bytes still needed, and the groups that these belong to.
 //!
 //! In:     records as they are written, replaced, released and carried.
 //! Out:    which segment is cheap to give up, and whose records to look at.

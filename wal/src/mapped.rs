@@ -4,13 +4,13 @@
 //! Out:    copies.
 //! Cost:   one map per segment read, kept; page faults on the reading thread, never on a shard's. A read takes the
 //!         pages it needs from the disk and no more: what a kernel would read around them (it may be megabytes) would
-//!         stand before the log's own writes. Who says that it reads on, as a follower that catches up does, finds
-//!         the next mebibyte asked for.
+//!         stand before the log's own writes. A reader that announces further reads, as for a follower
+//!         that catches up, finds the next mebibyte asked for.
 //! Fails:  with the file system's error. A page that cannot be read is a SIGBUS: the process dies (C12),
 //!         acknowledging nothing more.
 //! Source: RULES.md rules 32-35.
 //!
-//! What makes the `unsafe` here sound: another process may change a mapped file under us, so a reference into
+//! The `unsafe` here is sound for these reasons: another process may change a mapped file under us, so a reference into
 //! the map would be a lie. Bytes are copied through raw pointers, in a bounded range, and the file is never
 //! truncated (rule 32).
 
@@ -93,7 +93,7 @@ impl SegmentReader for MappedSegment {
 
     /// Has the kernel read on to the end of the next window, without waiting.
     fn ahead(&self, offset: u64) {
-        // Who reads meets the error.
+        // The read itself meets the error.
         let (Ok(map), Ok(at)) = (self.map(), usize::try_from(offset)) else { return };
         let window = at / WINDOW_BYTES + 1;
         if at < map.len() && self.asked.swap(window, Ordering::Relaxed) != window {

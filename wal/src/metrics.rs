@@ -1,4 +1,4 @@
-//! What a log counts, and what it says of itself.
+//! The counters of a log, and its description of itself.
 //!
 //! In:     the stream, as it goes.
 //! Out:    plain copies.
@@ -37,7 +37,7 @@ pub struct Metrics {
     pub index_bytes: usize,
 }
 
-/// What a log runs on.
+/// The disk and the sizes that a log runs on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Description {

@@ -70,8 +70,8 @@ impl ReadPlan {
 }
 
 impl Span {
-    /// Reads what fits into `left`; false if it did not all fit. What is found damaged is read once more, from the device:
-    /// a group is fenced for it.
+    /// Reads what fits into `left`; false if it did not all fit. A damaged record is read once more, from the
+    /// device: a group is fenced for such damage.
     pub(crate) fn read(
         &self,
         group: GroupId,

@@ -1,4 +1,4 @@
-//! What a stream's files say after a restart: replayed, cut, fenced, or refused.
+//! Recovery of a stream from its files after a restart: replayed, cut, fenced, or refused.
 //!
 //! In:     the files a [`Disk`] finds.
 //! Out:    every group's state, and where the stream ends.
@@ -72,7 +72,7 @@ use hashbrown::{HashMap, HashSet};
 use logdrive_raft::{Durable, GroupId, HardState, LogIndex, Term, TermRun, WriteId};
 use std::path::PathBuf;
 
-/// What a log found of itself.
+/// The state that a log found on its disk.
 #[derive(Clone, Debug)]
 pub struct Recovered {
     /// Every group ever mentioned and not destroyed, by id.
@@ -116,19 +116,19 @@ pub struct RecoveredGroup {
 /// A tail that was not whole.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CutTail {
-    /// What it was taken for.
+    /// The case that the tail was taken for.
     pub case: Case,
     /// The file.
     pub file: PathBuf,
     /// Where it was cut.
     pub position: Position,
-    /// What was wrong there.
+    /// A description of the fault there.
     pub what: String,
     /// Batches behind the cut that were whole but had not been acknowledged.
     pub whole_behind: u64,
 }
 
-/// What the stream goes on from.
+/// The state that the stream goes on from.
 pub(crate) struct Replayed {
     pub(crate) recovered: Recovered,
     pub(crate) groups: Groups,
@@ -141,7 +141,7 @@ pub(crate) struct Replayed {
     pub(crate) void: Vec<SegmentSeq>,
     pub(crate) next_segment: SegmentSeq,
     pub(crate) next_batch: u64,
-    /// What the new segment's start record says.
+    /// The content of the new segment's start record.
     pub(crate) start: Start,
     /// The records that stand behind it, in the same batch.
     pub(crate) moved: Moved,
@@ -179,7 +179,7 @@ pub(crate) fn replay(
             end = replay.segment(file, scanned, sealed_at, None, true)?;
             continue;
         }
-        // What is written again is decided on the same bytes from which it is taken.
+        // The records to be written again are chosen on the same bytes from which they are taken.
         let mut bytes = SegmentBytes::new(file, scanned);
         let follows = (file.first_batch(), file.start().prev_crc);
         let mut survey = moved::survey(&mut bytes, file.seed, follows);
@@ -207,7 +207,7 @@ pub(crate) fn replay(
         replay.judge_spare(file, scanned, end.position)?;
     }
     drop(scan);
-    // What was read may be in the page cache only (rule 19). Earlier segments were synced before later ones
+    // The bytes that were read may be in the page cache only (rule 19). Earlier segments were synced before later ones
     // were written.
     if let Some(last) = last {
         replay.disk.sync(last.seq()).map_err(|source| WalError::Io {
@@ -630,7 +630,7 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// What is said of a group once all is replayed.
+    /// The report on a group once all is replayed.
     fn recovered_group(&self, id: GroupId, group: &Group) -> RecoveredGroup {
         let last = group.index.last();
         let (released, released_term) = group.index.released();
@@ -663,8 +663,8 @@ impl<'a> Replay<'a> {
         next_segment: SegmentSeq,
     ) -> Replayed {
         for group in self.groups.values_mut() {
-            // A disk that has lost its end may have kept the state that was carried before the entries under it. What is
-            // carried from here on says no more than what is said now.
+            // A disk that has lost its end may have kept the state that was carried before the entries under it. A
+            // state that is carried from here on says no more than this state says now.
             group.hard_state.commit = group.hard_state.commit.min(group.index.last());
         }
         let groups = self.groups.iter();

@@ -68,7 +68,7 @@ pub struct Append<'a> {
 /// A batch that has become durable, and with it everything before.
 #[derive(Debug)]
 pub struct Completed {
-    /// What [`Wal::submit`] or [`Wal::poll`] was given when the batch was submitted.
+    /// The stamp that [`Wal::submit`] or [`Wal::poll`] was given when the batch was submitted.
     pub stamp: u64,
     /// The newest write of each group that ended in this batch.
     pub durable: Vec<Durable>,
@@ -116,7 +116,7 @@ pub enum Room {
     Free,
     /// The next segment is being made, but slower than this one fills: take nothing new for a moment.
     Behind,
-    /// No next segment could be made, for lack of space: propose nothing. What is left is for hard states, so
+    /// No next segment could be made, for lack of space: propose nothing. The room left is for hard states, so
     /// that votes and heartbeats go on. Passes by itself when there is room again.
     Reserve,
     /// The log has nearly the size it may have ([`Config::log_bytes_max`]): propose nothing. Passes when enough is
@@ -264,7 +264,7 @@ struct InFlight {
     done: bool,
 }
 
-/// What the batch that lists `write` says once it is on disk; until then nobody sees it.
+/// The statement of the batch that lists `write`, once that batch is on disk; until then nobody sees the statement.
 fn once_written(group: GroupId, write: WriteId) -> Durable {
     Durable::new(group, write)
 }
@@ -423,8 +423,8 @@ impl Wal {
     /// its way with `stamp`. Never blocks.
     ///
     /// # Errors
-    /// [`WalError::Io`] for the first write or segment that failed, [`WalError::Poisoned`] ever after. What had become
-    /// durable before it is in `completed`.
+    /// [`WalError::Io`] for the first write or segment that failed, [`WalError::Poisoned`] ever after. Batches that
+    /// became durable before the failure are in `completed`.
     pub fn poll(&mut self, stamp: u64, completed: &mut Vec<Completed>) -> Result<(), WalError> {
         self.check_poisoned()?;
         let mut events = std::mem::take(&mut self.events);
@@ -492,7 +492,7 @@ impl Wal {
         self.config.entry_bytes_max()
     }
 
-    /// What the log runs on.
+    /// The disk and the sizes that the log runs on.
     #[must_use]
     pub fn describe(&self) -> Description {
         Description {
@@ -502,7 +502,7 @@ impl Wal {
         }
     }
 
-    /// What it has counted. Walks the groups; not for every round.
+    /// The log's counters. This call walks the groups; it is not for every round.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         Metrics {
@@ -637,7 +637,7 @@ impl Wal {
         // A batch of writes without records still belongs to the segment before.
         self.close_batch();
         if self.spares.is_empty() {
-            // Whoever appends has asked for the room.
+            // The caller that appends has asked for the room.
             self.order_spare(least);
         }
         let spare = self.spares.pop_front().expect("ordered above");

@@ -1,4 +1,4 @@
-//! What every driver must do, run over each of them: io_uring, plain writes, the simulated disk.
+//! Tests that every driver must pass, run over each driver: io_uring, plain writes, the simulated disk.
 
 mod common;
 

@@ -106,7 +106,7 @@ fn for_random_inputs(rounds: u64, flags: u8, seed: u64, mut run: impl FnMut(&[u8
     }
 }
 
-/// Who only looks comes to recovery's own verdict: the same case at the same place, the same groups lost, and where
+/// An inspection comes to recovery's own verdict: the same case at the same place, the same groups lost, and where
 /// nothing is wrong the same state.
 #[test]
 fn who_only_looks_judges_as_recovery_does() {

@@ -40,7 +40,7 @@ fn filled() -> Sim {
     sim
 }
 
-/// What a log holds, as far as it says so.
+/// The content of a log, as far as the log reports it.
 type Found = BTreeMap<GroupId, (RecoveredGroup, Vec<Entry>)>;
 
 fn found(wal: &Wal, recovered: &Recovered) -> Found {
@@ -48,7 +48,7 @@ fn found(wal: &Wal, recovered: &Recovered) -> Found {
     recovered.groups.iter().map(group).collect()
 }
 
-/// What a flipped byte must come to, by what stands there.
+/// The outcome that a flipped byte must have, by the content at its place.
 #[derive(Debug, PartialEq)]
 enum Outcome {
     /// The open is refused, naming the file and a place at or before the byte.
@@ -108,7 +108,7 @@ fn a_flip_of_any_byte_of_a_log_is_refused_fenced_or_harmless_as_its_place_says()
     for segment in &used {
         let bytes = SegmentBytes::of(&sim, *segment);
         let end = bytes.batches().last().unwrap().end;
-        // What was never written is all the same.
+        // Bytes that were never written are all alike.
         let mut places = (0..end + 64).chain((end + 64..bytes.0.len()).step_by(509));
         // Of the payloads, which only have to be large, every 17th.
         while let Some(at) = places.find(|at| bytes.0[*at] != b'.' || at % 17 == 0) {

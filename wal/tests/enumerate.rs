@@ -66,7 +66,7 @@ impl Run {
 
     /// Crashes here in every way.
     fn explore(&mut self) {
-        // What is durable is there without the log's help (invariants 9, 13, 14).
+        // The durable state is there without the log's help (invariants 9, 13, 14).
         self.model.check(&reader::durable_state(&self.sim.platter));
         let Self { sim, model, twice, crashes, seen, .. } = self;
         let mut second = 0;
@@ -326,7 +326,7 @@ fn what_a_killed_process_left_survives_every_power_cut_that_follows() {
         let (wal, recovered) = run.sim.open();
         let found = state_of(&wal, &recovered);
         let seen = run.model.check(&found);
-        // What this open said is there stays there, whatever lands late and whatever the power does.
+        // The state that this open reported stays there, whatever lands late and whatever the power does.
         let mut model = Model::new(seen);
         let mut wal = wal;
         let last = found[&1].entries.len() as u64;

@@ -37,7 +37,7 @@ fn a_fenced_group_stays_fenced_when_the_damaged_segment_is_set_aside() {
 /// RULES.md C9, invariant 18.
 /// The history that broke it:
 /// 1. A group's batch in a later segment cannot be read when the log is opened: the group is fenced.
-/// 2. What it has in the first segment counts as dead, and that segment is given up.
+/// 2. The group's records in the first segment count as dead, and that segment is given up.
 /// 3. At the next open the batch reads well again, and the group's log has a hole that nothing explains.
 #[test]
 fn a_fence_outlives_damage_that_reads_well_again_once_something_was_given_up() {

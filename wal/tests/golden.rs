@@ -270,7 +270,7 @@ fn the_golden_segments_are_what_this_code_writes() {
     assert!(changed.is_empty(), "the format has changed: {changed:?} (this file says what to do)");
 }
 
-/// What is found in each: the labels, and the end.
+/// The findings in each golden segment: the labels, and the end.
 #[test]
 fn the_golden_segments_are_read_as_what_they_are() {
     let expected: &[(&str, &[&str], u64)] = &[

@@ -36,7 +36,7 @@ impl Random {
     }
 }
 
-/// What histories reached, over all seeds: a history that never gets anywhere proves nothing.
+/// The events that histories reached, over all seeds: a history that never gets anywhere proves nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Reached {
     crashes: u64,

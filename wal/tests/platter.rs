@@ -1,4 +1,4 @@
-//! What the simulated platter claims of itself: the page cache, the full disk, copies of the directory.
+//! Tests of the simulated platter's own claims: the page cache, the full disk, copies of the directory.
 
 mod common;
 
@@ -37,7 +37,7 @@ fn a_buffered_write_is_read_from_its_start_and_durable_at_its_end() {
     let killed = Sim { platter: sim.platter.twin(), config: sim.config.clone() };
     killed.platter.kill();
     assert_eq!(last(&killed.open().1), LogIndex(2), "the page cache outlives the process");
-    // What an open has read and synced stays.
+    // Bytes that an open has read and synced stay.
     killed.platter.crash_choosing(|_| false);
     assert_eq!(last(&killed.open().1), LogIndex(2));
     sim.platter.complete_all();

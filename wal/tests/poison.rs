@@ -40,7 +40,7 @@ fn a_manifest_that_cannot_be_written_poisons_the_log() {
 }
 
 /// Appends until the log fails, while `break_it` is in effect: it fails once for what it is, then as poisoned, and says
-/// nothing durable after it. What it said before is there when it is opened again.
+/// nothing durable after it. Writes that the log reported before are there when the log is opened again.
 fn fails_in_the_making(break_it: impl Fn(&Path), mend: impl Fn(&Path)) {
     for driver in [DriverChoice::Uring, DriverChoice::Portable] {
         let dir = tempfile::tempdir().unwrap();

@@ -168,7 +168,7 @@ fn on_a_full_disk_nothing_is_carried_that_cannot_be_carried_to_the_end() {
     busy.release_all(&mut wal).unwrap();
     idle_turns(&sim, &mut wal, 600);
     assert_eq!((wal.metrics().carried, wal.metrics().retired), (0, 0), "{:?}", wal.usage());
-    // What was not taken is there for votes.
+    // The room that was not taken is there for votes.
     for term in 1..100 {
         assert!(vote(&sim, &mut wal, term), "vote {term} waits");
     }

@@ -1,7 +1,8 @@
 //! Writes that the kernel cuts short, for real: a limit on file sizes (RLIMIT_FSIZE) in the middle of a batch (W4).
 //!
-//! The limit is the process's, so the test's work is done in a child. What a write may count for when its completions
-//! are short or would block, one by one, is tested at the driver (`disk/uring.rs`) and on the simulated disk.
+//! The limit is the process's, so the test's work is done in a child. The bytes that a write may count for when its
+//! completions are short or would block, one by one, are tested at the driver (`disk/uring.rs`) and on the simulated
+//! disk.
 
 mod common;
 
@@ -41,7 +42,7 @@ fn a_write_that_a_limit_cuts_short_goes_on_where_it_was_cut_or_fails_whole() {
         return;
     }
 
-    // What was said to be durable is there, and of the write that failed nothing.
+    // Every write reported durable is there, and nothing of the write that failed.
     let home = Home::open(&node).unwrap();
     let (wal, recovered) = Wal::open(large(&home)).unwrap();
     let group = &recovered.groups[0];

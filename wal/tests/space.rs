@@ -145,7 +145,7 @@ fn a_recycled_segment_never_replays_old_batches() {
         };
         let (wal, recovered) = sim.open();
         let found = check(&wal, &recovered);
-        // What a killed process still had in flight lands in a file that is never used again.
+        // A write that a killed process still had in flight lands in a file that is never used again.
         sim.platter.land_late();
         sim.platter.crash();
         drop(wal);
@@ -294,7 +294,8 @@ fn a_lagging_group_keeps_the_log_under_its_quota_on_plain_writes() {
 }
 
 /// RULES.md W9.
-/// What a shard lets wait at once may become one write of one group, and one that an empty log refused would wait for ever.
+/// The entries that a shard lets wait at once may become one write of one group, and a write that an empty log refused
+/// would wait for ever.
 #[test]
 fn the_smallest_quota_has_room_for_a_segment_of_payloads_in_one_write() {
     for payload in [100, 1000, 4096, 16 << 10] {
@@ -664,7 +665,7 @@ fn what_is_written_again_is_no_more_than_what_died_behind_it() {
         let again = wal.metrics().carried_bytes;
         println!("{lives} live, {fresh} written, {again} written again, {most} at most in the log");
         assert!(again > 4 * lives, "it went round less than four times");
-        // What dies while a victim is carried, and a segment that is not full, come on top of twice what lives.
+        // Entries that die while a victim is carried, and a segment that is not full, add to twice the live bytes.
         assert!(most < 2 * lives + 6 * (64 << 10), "{most} bytes kept, {lives} of them live");
     }
 }

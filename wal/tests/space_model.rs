@@ -115,7 +115,7 @@ fn state_of(wal: &Wal, recovered: &Recovered) -> State {
     }
 }
 
-/// What was written since the last open, in order, and how much of it is acknowledged.
+/// The atoms written since the last open, in order, and how many of them are acknowledged.
 struct Model {
     base: State,
     now: State,
@@ -169,7 +169,7 @@ impl Model {
         true
     }
 
-    /// What was written before is named by a write of nothing, of a group that nobody destroys.
+    /// Names all atoms so far by a write of nothing, of a group that nobody destroys.
     fn mark(&mut self, wal: &mut Wal) {
         let write = self.next_write();
         match wal.append(&common::write(MARKS, write.0, &[])) {

@@ -121,7 +121,7 @@ fn clean_stop_is_known_by_its_footer() {
     assert!(!recovered.closed);
     wal.append(&write(1, 1, &entries(1, 1, 6, 1, 100))).unwrap();
     wal.close().unwrap();
-    // What stands behind a footer is nobody's, whatever it looks like.
+    // Bytes behind a footer are nobody's, whatever they look like.
     let newest = *used(&sim).last().unwrap();
     change(&sim, newest, |bytes| {
         let end = bytes.batches().last().unwrap().end;
@@ -178,7 +178,7 @@ fn torn_tail_is_cut_and_the_cut_is_durable() {
         let recovered = opened(&twin);
         cut(&recovered, Case::TornTail, last.at);
         assert_eq!(ends(&recovered), [Some(5), Some(5)]);
-        // What was cut stays so, though its missing sector lands now (rule 8).
+        // A tail that was cut stays cut, though its missing sector lands now (rule 8).
         let whole = sim.platter.segment(FIRST);
         twin.platter.set_segment(FIRST, Some(whole));
         assert_eq!(ends(&opened(&twin)), [Some(5), Some(5)]);

@@ -27,7 +27,7 @@ fn the_first_failed_write_poisons_the_log_for_good() {
     sim.platter.complete_all();
     let mut completed = Vec::new();
     assert!(matches!(wal.poll(0, &mut completed), Err(WalError::Io { what: "write", .. })));
-    // What was durable before the failure is said; what came behind it is not, though it is on disk.
+    // A write durable before the failure is reported; a write behind the failure is not, though it is on disk.
     let durable: Vec<_> = completed.iter().flat_map(|c| &c.durable).map(|d| d.upto()).collect();
     assert_eq!(durable, [WriteId(1)]);
     let writes = sim.platter.writes();

@@ -93,8 +93,8 @@ impl Files {
         }
     }
 
-    /// Lists segments. What is not the log's own is passed over, and never touched; a name that is nearly a segment's is an
-    /// error.
+    /// Lists segments. Files that are not the log's own are passed over, and never touched; a name that is nearly a
+    /// segment's is an error.
     pub(super) fn segments(&self) -> io::Result<Vec<SegmentFile>> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
@@ -331,8 +331,8 @@ pub(crate) fn is_temporary(name: &str) -> bool {
     is_segment || name == PROBE_NAME || stem == MANIFEST_NAME
 }
 
-/// What a direct write says of its file system. One that has no room has not refused it, and what is taken for a no would
-/// count for as long as the process runs.
+/// Whether a file system takes direct writes, by the result of one. A file system without room has not refused the
+/// write, and an answer of no would count for as long as the process runs.
 fn takes_direct(written: io::Result<usize>) -> io::Result<bool> {
     match written {
         Ok(_) => Ok(true),
@@ -402,8 +402,8 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     synced.map_err(|error| io::Error::other(format!("directory sync: {error}")))
 }
 
-// What a crash may come between. Each is written down as it is taken, for the test that holds them against the
-// simulated disk's.
+// The steps that a crash may come between. Each step is written down as it is taken, for the test that holds these
+// steps against the simulated disk's.
 
 fn create(path: &Path, flags: OFlags) -> io::Result<File> {
     steps::find_room(|| name_of(path))?;

@@ -135,7 +135,7 @@ impl Disk for ForgetfulDisk {
     }
 }
 
-/// What the disk kept.
+/// The content that the disk kept: none.
 struct Nothing;
 
 impl Scan for Nothing {

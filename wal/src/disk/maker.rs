@@ -24,14 +24,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What the thread was asked for.
+/// An order to the thread.
 enum Order {
     Segment(MakeSegment),
     Retire(RetireSegment),
     Image(usize),
 }
 
-/// What the thread made.
+/// The thread's answer to an order.
 pub(super) enum Made {
     Segment(SegmentSeq, io::Result<(File, SegmentOrigin)>),
     Retired(SegmentSeq, io::Result<()>),
@@ -173,7 +173,7 @@ struct Shop {
     named: Option<(File, SegmentOrigin)>,
 }
 
-/// What came of working off orders.
+/// The outcome of working off orders.
 enum Progress {
     /// All are done.
     Done,
@@ -298,7 +298,7 @@ impl Shop {
     }
 
     /// First the manifest, then the file: a crash in between leaves a file that the manifest has passed, and the next
-    /// open removes it. What is to be kept has its other name before that.
+    /// open removes it. A file that is to be kept has its other name before that.
     fn retire(&mut self, order: RetireSegment) -> io::Result<()> {
         if order.fate == Fate::SetAside {
             self.files.keep_aside(order.segment)?;
@@ -453,7 +453,7 @@ mod tests {
             self.work()
         }
 
-        /// What both do, in steps, and report.
+        /// Lets both makers work; returns their steps and their reports.
         fn work(&mut self) -> (Vec<String>, Vec<String>) {
             steps::taken();
             let _ = self.shop.work();
@@ -486,7 +486,7 @@ mod tests {
         }
     }
 
-    /// What there is room for.
+    /// The files that there is room for.
     enum Room {
         Enough,
         /// The manifest's successor.

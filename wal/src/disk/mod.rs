@@ -56,7 +56,7 @@ impl Drop for AbortOnPanic {
     }
 }
 
-/// What a driver turned out to be.
+/// The properties that a driver turned out to have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct DriverInfo {
     /// `io_uring`, `portable` or `sim`.
@@ -77,7 +77,7 @@ pub struct SegmentFile {
     pub bytes: u64,
 }
 
-/// What to read of a segment while opening.
+/// The part of a segment to read while opening.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ScanFile {
     /// Which.
@@ -106,11 +106,11 @@ pub struct RetireSegment {
     pub first: SegmentSeq,
     /// The file's size.
     pub bytes: u64,
-    /// What becomes of the file.
+    /// The file's fate.
     pub fate: Fate,
 }
 
-/// What becomes of a segment's file that is not needed any more.
+/// The fate of a segment's file that is not needed any more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fate {
     /// Kept to be made another segment.
@@ -121,7 +121,7 @@ pub enum Fate {
     SetAside,
 }
 
-/// What a segment was made of.
+/// The origin of a segment's file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SegmentOrigin {
     /// A new file, written with zeros.
@@ -139,7 +139,7 @@ pub struct WriteSegment {
     pub segment: SegmentSeq,
     /// At which byte; whole blocks.
     pub offset: u64,
-    /// What. The driver keeps this until the write is over.
+    /// The bytes to write. The driver keeps these bytes until the write is over.
     pub bytes: Frozen,
 }
 
@@ -175,7 +175,7 @@ pub trait SegmentReader: Send + Sync {
     /// Fills `out` from byte `offset` on.
     ///
     /// # Errors
-    /// Whatever the file gives; bytes behind its end are an error.
+    /// Any error that the file gives; bytes behind its end are an error.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
 
     /// The same past what is kept of the file in memory, as far as that can be done: what was read may have been
@@ -195,7 +195,7 @@ pub trait SegmentReader: Send + Sync {
 ///
 /// Dropping it waits for its writes in flight.
 pub trait Disk {
-    /// What it is.
+    /// The driver's properties.
     fn info(&self) -> DriverInfo;
 
     /// The name of a segment's file, for errors.
@@ -319,7 +319,7 @@ pub(crate) fn is_no_space(error: &io::Error) -> bool {
     )
 }
 
-/// What follows from one write's result (W4).
+/// The consequence of one write's result (W4).
 #[derive(Debug)]
 enum Progress {
     /// All bytes are written.

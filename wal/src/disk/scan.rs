@@ -67,7 +67,7 @@ impl Scanned {
         Ok(())
     }
 
-    /// The bytes. What could not be read is zeros.
+    /// The bytes. Bytes that could not be read are zeros.
     pub(crate) fn bytes(&self) -> &[u8] {
         self.image.bytes(0..self.len)
     }

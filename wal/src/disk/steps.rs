@@ -1,4 +1,4 @@
-//! What is done to a log's directory, step by step: the real maker and the simulated one are held against each other.
+//! The steps taken in a log's directory, one by one: the real maker and the simulated one are held against each other.
 //!
 //! In:     each step, as it is taken; kept only in unit tests.
 //! Out:    the steps of this thread.

@@ -9,7 +9,7 @@
 //!         an error of `open`, the second means plain writes.
 //! Source: RULES.md rule 9, W4, W15; io_uring_setup(2), io_uring_register(2).
 //!
-//! What makes the `unsafe` here sound: the kernel reads a write's bytes until its completion is reaped.
+//! The `unsafe` here is sound for these reasons: the kernel reads a write's bytes until its completion is reaped.
 //! [`UringDisk::in_flight`] owns them (a [`Frozen`], which never changes and pins its image) from before
 //! the submission until the completion, and the file descriptor stays open as long. `Drop` waits for all of
 //! them, all of which the ring knows; if the ring itself fails it leaks them instead. A registered image stays registered until the
@@ -474,7 +474,7 @@ mod tests {
 
     const TOKEN: u64 = 7;
     const BYTES: usize = 256 << 10;
-    /// What a pipe holds, unless somebody asked for more.
+    /// The capacity of a pipe, unless somebody asked for more.
     const PIPE_BYTES: usize = 64 << 10;
 
     /// A driver whose one segment is a pipe: a write to it ends short when it fills, and waits while it is full.

@@ -8,7 +8,7 @@
 
 use super::*;
 
-/// What a record holds.
+/// The kind of a record's content.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub(crate) enum RecordKind {
@@ -81,7 +81,7 @@ pub(crate) struct Release {
     pub(crate) index: LogIndex,
     /// The term of that entry.
     pub(crate) term: Term,
-    /// The group's last entry from then on; at least `index`. What stood behind is dead too.
+    /// The group's last entry from then on; at least `index`. Entries that stood behind are dead too.
     pub(crate) last: LogIndex,
 }
 

@@ -34,7 +34,7 @@ enum Part {
     Body,
 }
 
-/// What stands behind a segment's first bad batch.
+/// The content of a segment behind its first bad batch.
 #[derive(Default)]
 struct Behind {
     /// Some of it cannot be read.
@@ -63,7 +63,7 @@ impl Behind {
 }
 
 impl Scan<'_> {
-    /// What batches in spares knew durable. Before the chain is read: a running node may write to both.
+    /// Finds places that batches in spares knew durable, before the chain is read: a running node may write to both.
     pub(super) fn spares(
         &mut self,
         segments: &BTreeMap<SegmentSeq, Segment>,
@@ -129,8 +129,8 @@ impl Scan<'_> {
                 Ok(Err(flaw)) => Ok(flaw),
                 Err(error) => Err(error),
             };
-            // What was found behind stands against this batch only if it is still bad now. It is looked for once,
-            // unless something that could not be read ended that before it came here.
+            // The batches found behind stand against this batch only if it is still bad now. The search runs once,
+            // unless an unreadable place ended that search before it came here.
             let behind = match &seen {
                 Some((from, behind)) if behind.is_ok() || *from == at => behind,
                 _ => {
@@ -396,7 +396,7 @@ fn judge(
     }
 }
 
-/// What stands from byte `from` of a segment on.
+/// The content of a segment from byte `from` on.
 fn behind(segment: &Segment, window: &mut Window, from: u64) -> io::Result<Behind> {
     let mut found = Behind::default();
     let mut at = from;

@@ -305,8 +305,8 @@ impl Scan<'_> {
             let file = self.dir.manifest_path();
             self.find(Case::OlderManifest, &file, 0, what)?;
         }
-        // What start records passed over is gone, once they were durable. So of several that are gone the newest is
-        // really missing; unless one behind it was in use, and its start record cannot be read any more.
+        // Segments that start records passed over are gone, once those records were durable. So of several segments
+        // gone the newest is really missing; unless one behind it was in use and has lost its start record to damage.
         let void_below = last.unwrap_or(SegmentSeq(0));
         let made = (manifest.first.0..=manifest.made.0).rev().map(SegmentSeq);
         let mut missing =

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// One stream's directory.
 pub(super) struct Dir(PathBuf);
 
-/// What stands in it, by name.
+/// The files in a stream's directory, by name.
 #[derive(Default)]
 pub(super) struct Listing {
     /// Segment files and their sizes.

@@ -1,4 +1,4 @@
-//! What the records of a log add up to, group by group, and which segments that is in.
+//! The totals of a log's records, group by group, and the segments that hold them.
 //!
 //! In:     records, in the order of the log.
 //! Out:    each group's first and last entry; the bytes of each segment that are still wanted.

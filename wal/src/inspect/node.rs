@@ -11,14 +11,14 @@ use crate::openings::{self, OpeningsFile};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What a path turned out to be.
+/// The node, or the single stream, that a path turned out to be.
 #[derive(Debug)]
 pub struct Node {
     /// Whose directory it is; `None` for a stream's own, and where the identity file does not hold.
     pub identity: Option<Identity>,
     /// Its streams.
     pub streams: Vec<Stream>,
-    /// What is wrong with the identity file, or missing beside it.
+    /// The faults of the identity file, and of files missing beside it.
     pub findings: Vec<Finding>,
 }
 

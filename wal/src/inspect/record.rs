@@ -40,7 +40,7 @@ pub enum Record<'a> {
     Entries(Run<'a>),
     /// Such entries, copied before the segment they stood in is given up.
     Carried(Run<'a>),
-    /// What a group no longer needs.
+    /// The entries that a group no longer needs.
     Release {
         /// The group.
         group: GroupId,
@@ -154,7 +154,7 @@ impl<'a> Run<'a> {
 pub struct EntryView<'a> {
     /// Its place in its group's log.
     pub index: LogIndex,
-    /// What it is.
+    /// The entry's kind.
     pub kind: EntryKind,
     /// The checksum it travels with.
     pub checksum: u32,

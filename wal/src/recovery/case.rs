@@ -6,7 +6,7 @@
 //! Fails:  never.
 //! Source: RULES.md rules 20-25, 27, 30; C1-C10, P8, W2, W11, W12. The parent module's header says why.
 
-/// What recovery can find.
+/// A case that recovery can find.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Case {
@@ -68,7 +68,7 @@ pub enum Case {
     Leftover,
 }
 
-/// What is done about a case.
+/// The decision about a case.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Decision {
     /// The log ends there; all of it was found.
@@ -123,7 +123,7 @@ impl Case {
         Self::TABLE[self as usize].1
     }
 
-    /// What is done about it.
+    /// The decision about the case.
     #[must_use]
     pub fn decision(self) -> Decision {
         Self::TABLE[self as usize].2

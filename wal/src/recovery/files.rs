@@ -48,7 +48,7 @@ impl Segment {
         self.header.seq
     }
 
-    /// What its first batch says of what came before. Panics for a segment that is not of the chain.
+    /// The start record in the segment's first batch, about the stream before. Panics for a segment not of the chain.
     pub(super) fn start(&self) -> Start {
         self.first.expect("chain members are used").1
     }
@@ -80,7 +80,7 @@ impl Found {
         self.segments.values().filter(move |file| last.is_none_or(|last| file.seq() > last))
     }
 
-    /// What has to be read, in this order: of the chain what counts, of the spares all.
+    /// The files that have to be read, in this order: of the chain what counts, of the spares all.
     pub(super) fn to_scan(&self) -> Vec<ScanFile> {
         let chain = self.chain().map(|(file, end)| ScanFile {
             segment: file.seq(),
@@ -266,8 +266,8 @@ fn find_chain(
     }
     chain.reverse();
 
-    // What start records passed over is gone, once they were durable. So of several that are gone the newest is
-    // really missing; unless one behind it was in use, and its start record cannot be read any more.
+    // Segments that start records passed over are gone, once those records were durable. So of several segments that
+    // are gone the newest is really missing; unless one behind it was in use and has lost its start record to damage.
     let void_below = last.map_or(SegmentSeq(0), Segment::seq);
     let made = (manifest.first.0..=manifest.made.0).rev().map(SegmentSeq);
     let mut missing = made.filter(|seq| *seq > void_below && !segments.contains_key(seq));

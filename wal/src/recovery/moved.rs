@@ -93,11 +93,11 @@ pub(crate) fn is_moved(header: &BatchHeader, first_block: &[u8]) -> bool {
     header.padded_bytes() > BLOCK_BYTES && (found.starts_with(head) || found.ends_with(zeros))
 }
 
-/// What a first look at the last segment's batches found.
+/// The result of a first look at the last segment's batches.
 pub(super) struct Survey {
     /// Bytes of records in the whole batches that would be written again; `None` if there is damage, or what no log writes.
     needed: Option<usize>,
-    /// What ends them may be a bad read.
+    /// True if the flaw that ends the batches may be a bad read.
     pub(super) is_doubtful: bool,
 }
 

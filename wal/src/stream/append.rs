@@ -1,4 +1,4 @@
-//! What goes into the open batch: groups' parts, releases, tombstones, and what is carried.
+//! The content of the open batch: groups' parts, releases, tombstones, and carried records.
 //!
 //! In:     [`Append`]s; releases and destructions of groups; copies of entries.
 //! Out:    records at the tail of the active segment's image, their groups in the batch's directory. A commit
@@ -260,7 +260,7 @@ impl Wal {
         Ok(())
     }
 
-    /// What the open batch's body would be if it were closed now.
+    /// The size that the open batch's body would have if the batch were closed now.
     fn body_bytes(&self) -> usize {
         let records = self.open.tail - self.active.closed - BATCH_HEADER_BYTES;
         records + self.open.directory.len() * DIRECTORY_ENTRY_BYTES

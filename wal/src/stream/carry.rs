@@ -58,17 +58,17 @@ pub struct CarryPlan {
     parts: Vec<(GroupId, Span)>,
 }
 
-/// What a [`CarryPlan`] read.
+/// The result of reading by a [`CarryPlan`].
 #[derive(Default)]
 pub struct CarryDone {
     parts: Vec<Part>,
-    /// What was found damaged.
+    /// The groups with damage, and that damage.
     damaged: Vec<(GroupId, Corrupt)>,
     /// Where the reading ended before its end.
     failed: Option<ReadError>,
 }
 
-/// What a step has come to.
+/// The extent of a step so far.
 #[derive(Default)]
 struct Step {
     /// Written again, and planned.
@@ -189,7 +189,7 @@ impl Wal {
     /// ([`Wal::fence`]) and holds up nobody; returns those that were.
     ///
     /// # Errors
-    /// As [`Wal::maintain`]. What could not be read is no error of the log: its segment stays.
+    /// As [`Wal::maintain`]. A failed read is no error of the log: the segment that was read stays.
     pub fn carried(&mut self, done: CarryDone) -> Result<Vec<(GroupId, Corrupt)>, WalError> {
         self.check_poisoned()?;
         let Carry::Reading { begun, next } = self.carry else {
@@ -255,12 +255,12 @@ impl Wal {
         }
     }
 
-    /// What carrying will take of the last room on a full disk, if it is worth it.
+    /// The bytes that carrying will take of the last room on a full disk, if carrying is worth it.
     pub(super) fn carry_price(&self) -> u64 {
         if self.is_worth_carrying() { self.price_of_the_rest() } else { 0 }
     }
 
-    /// What it takes to write again all that still lives of the victim: its bytes, and the headers and padding of as
+    /// The price of writing again all that still lives of the victim: its bytes, and the headers and padding of as
     /// many batches as there are steps, of which two together take more than a batch holds.
     fn price_of_the_rest(&self) -> u64 {
         let oldest = self.ledger.oldest();
@@ -472,7 +472,7 @@ const STEP_SLACK_BYTES: u64 = 2 * BATCH_SLACK_BYTES;
 const BATCH_SLACK_BYTES: u64 = 2 * BLOCK_BYTES as u64;
 /// The most that a batch takes beside its records: its header, its directory's, and what pads it to a block.
 const BATCH_PADDING_BYTES: u64 = (BLOCK_BYTES + 2 * BATCH_HEADER_BYTES) as u64;
-/// What a record's padding and its group in the directory take.
+/// The bytes that a record's padding and its group in the directory take.
 const RECORD_SLACK_BYTES: u64 = (RECORD_ALIGN_BYTES + DIRECTORY_ENTRY_BYTES) as u64;
 /// A shorter log is left alone by the second rule.
 const CHAIN_MIN: usize = 4;

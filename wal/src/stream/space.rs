@@ -8,16 +8,16 @@
 //!
 //! With a quota, the last two segments' worth, and a 64th of it, are not for entries: half of a segment is for votes, half
 //! of one for releases alone, one for carrying, which has to write before it frees, and the 64th for what a round for votes
-//! loses. What stood in one segment fits a fresh one, whatever the entries' sizes. Every open begins a segment, so a log opened at its quota goes over it, by that and
-//! what carrying needs, until it has given back as much ([`Wal::bytes_limit`]); by no more at the next open, which writes
-//! again what little its last segment holds.
+//! loses. The records of one segment fit a fresh one, whatever the entries' sizes. Every open begins a segment, so a
+//! log opened at its quota goes over it, by that and what carrying needs, until it has given back as much
+//! ([`Wal::bytes_limit`]); by no more at the next open, which writes again what little its last segment holds.
 //!
 //! The votes' reserve renews itself. A batch of votes takes a block, of which next to nothing lives once there is a newer
 //! vote; but only the oldest segment is ever given up, and at the quota it may be full of entries that all live. So when
 //! the reserve comes to its end, the log is carried round until the blocks of votes that it has written since have been
 //! passed, whatever else lives ([`Wal::begins_round`]). There is one for each quarter of a segment that votes have taken: a
-//! log that writes no votes carries nothing for them. An eighth of a segment of the reserve is left when it begins. What a
-//! victim's copies take meanwhile, and its end gives back, is not counted against votes.
+//! log that writes no votes carries nothing for them. An eighth of a segment of the reserve is left when it begins. The
+//! bytes that a victim's copies take meanwhile, and that its end gives back, are not counted against votes.
 //!
 //! A round wins what votes took, and the copies may take more than their originals: their batches are padded, and their
 //! segments end, elsewhere. That is lost once, for the next round wins it back with the copies of the copies. Steps of
@@ -39,7 +39,7 @@ use crate::format::{
 };
 use logdrive_raft::{Entry, EntryKind, GroupId};
 
-/// What a log takes on disk.
+/// The space that a log takes on disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Usage {
     /// Bytes of its segment files: those that hold the log, those made ahead, and those kept to be used again.
@@ -63,7 +63,7 @@ impl Wal {
         if self.no_space && (!next_ready || is_refused) {
             Room::Reserve
         } else if self.is_near_quota() {
-            // What is on its way out is waited for.
+            // Proposers wait for room that is being won back.
             if self.is_giving_back() { Room::Behind } else { Room::Quota }
         } else if !self.is_made(self.active.seq) && half_full {
             Room::Behind
@@ -72,7 +72,7 @@ impl Wal {
         }
     }
 
-    /// What the log takes on disk.
+    /// The space that the log takes on disk.
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage {
@@ -101,7 +101,7 @@ impl Wal {
 
     /// How many of a write's entries, the first of `entries` among them, are best appended now: those for which no
     /// segment is needed that is still being made, votes for a while put aside. None only if one is being made, and that is
-    /// followed by an event. What there is no room for at all is found out by [`Wal::append`].
+    /// followed by an event. Entries for which there is no room at all are found out by [`Wal::append`].
     #[must_use]
     pub fn takes_now(&mut self, entries: &[Entry]) -> usize {
         if self.no_space || logdrive_raft::bug!("entries_wait_in_the_log") {
@@ -172,7 +172,7 @@ impl Wal {
         self.has_quota() && self.capacity() < FOR_VOTES * segment / 2 + left
     }
 
-    /// What a round of a log at its quota may take more than it wins: batches and segments end elsewhere in the copy.
+    /// The most that a round of a log at its quota may lose: batches and segments end elsewhere in the copy.
     fn round_loss(&self) -> u64 {
         self.config.log_bytes_max.unwrap_or(0) / ROUND_LOSS_PART
     }
@@ -240,8 +240,8 @@ impl Wal {
         Err(if self.no_space { WalError::NoSpace } else { WalError::OverQuota })
     }
 
-    /// What records of `bytes`, no entry among them above `largest`, take at most of one segment; and what they take
-    /// more if they go on in others, each of which may be left early by one entry that does not fit its rest.
+    /// The bytes that records of `bytes`, no entry among them above `largest`, take at most of one segment; and those
+    /// that they take more if they go on in others, each of which one entry may end early that does not fit its rest.
     fn room_for(&self, bytes: usize, largest: usize) -> (u64, u64) {
         let batches = bytes / self.config.batch_bytes_max as usize + 2;
         let half = self.config.segment_bytes / 2;
@@ -274,17 +274,17 @@ impl Wal {
         self.rest() + ahead
     }
 
-    /// What is left of the active segment.
+    /// The room left in the active segment.
     fn rest(&self) -> u64 {
         self.active.image.len().saturating_sub(self.open.tail) as u64
     }
 
-    /// What the segments that are made, and not begun, hold.
+    /// The room in the segments that are made, and not begun.
     fn made_ahead(&self) -> u64 {
         self.ready_spares() as u64 * self.fresh()
     }
 
-    /// What a segment holds, but for its header, and the batch that says what came before it.
+    /// The room in a segment, but for its header, and the batch that says what came before it.
     fn fresh(&self) -> u64 {
         self.config.segment_bytes - 2 * BLOCK_BYTES as u64
     }
@@ -321,7 +321,7 @@ impl Wal {
 
     /// The log has been opened, whatever its quota: from here on it gives back before it takes more.
     pub(super) fn set_bytes_limit(&mut self) {
-        // What the first batch holds was won back where it stood before.
+        // The room for the first batch's records was won back where these records stood before.
         self.small_bytes = 0;
         let least = self.segment_bytes() + 2 * self.config.segment_bytes;
         self.bytes_limit = self.config.log_bytes_max.map(|max| max.max(least));

@@ -39,7 +39,7 @@ pub(crate) fn every_crash(platter: &SimPlatter, mut visit: impl FnMut(SimPlatter
     }
 }
 
-/// What tells one disk from another: its manifest, and its segments by number and checksum.
+/// The features that tell one disk from another: its manifest, and its segments by number and checksum.
 pub(crate) type Image = (Option<Vec<u8>>, Vec<(SegmentSeq, u32)>);
 
 pub(crate) fn image(platter: &SimPlatter) -> Image {

@@ -1,4 +1,4 @@
-//! What the log's tests share: entries, a directory, a way to wait.
+//! The parts that the log's tests share: entries, a directory, a way to wait.
 
 #![allow(dead_code)] // Each test file uses its own part.
 

@@ -99,7 +99,7 @@ impl Model {
         model
     }
 
-    /// A group's last entry that is committed. What is committed must not be replaced.
+    /// A group's last entry that is committed. A committed entry must not be replaced.
     pub(crate) fn committed(&self, group: u64) -> LogIndex {
         let all = (group, LogIndex::ZERO)..=(group, LogIndex(u64::MAX));
         self.committed.range(all).next_back().map_or(LogIndex::ZERO, |((_, index), _)| *index)
@@ -248,8 +248,8 @@ impl Model {
     }
 }
 
-/// What the log saves of the hard state of a write: its commit index covers no entry of the write, and none that the
-/// log, whose last one is `last`, has not.
+/// Cuts the hard state of a write to the one that the log saves: its commit index covers no entry of
+/// the write, and none that the log, whose last one is `last`, has not.
 fn cover_accepted(atoms: &mut [Atom], last: LogIndex) {
     let first = atoms.iter().find_map(|atom| match atom {
         Atom::Entry(_, entry) => Some(entry.index),

@@ -97,7 +97,7 @@ impl Base {
         assert!(fenced.is_subset(&may_be_fenced), "{fenced:?} fenced, {may_be_fenced:?} damaged");
 
         let untouched = changed.iter().take_while(|changed| !**changed).count();
-        // What a batch that is still there knew durable must not be cut.
+        // Batches that a batch still there knew durable must not be cut.
         let durable = self.batches.iter().zip(&changed).filter(|(_, changed)| !**changed);
         let durable = durable.map(|(batch, _)| batch.durable).max().unwrap_or(Position::ZERO);
         let vouched = self.batches.iter().filter(|batch| batch.position < durable).count();
@@ -125,7 +125,7 @@ impl Base {
     }
 }
 
-/// What a plain map makes of a record.
+/// Applies a record to a plain map.
 fn apply(state: &mut State, record: &Record<'_>) {
     let Some(id) = record.group() else { return };
     let group = state.entry(id).or_default();

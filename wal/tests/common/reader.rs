@@ -268,14 +268,14 @@ fn put_entries(segment: &Segment, record: &[u8], group: &mut Found) {
     assert_eq!(at, record.len(), "a run is longer than its entries");
 }
 
-/// What the bytes say that no power cut now can take away, as the model has it.
+/// The state in the bytes that no power cut now can take away, as the model has it.
 pub(crate) fn durable_state(platter: &SimPlatter) -> State {
     let worst = platter.twin();
     worst.crash_choosing(|_| false);
     state(&worst)
 }
 
-/// What was found, as the model has it.
+/// The state found on the platter, as the model has it.
 pub(crate) fn state(platter: &SimPlatter) -> State {
     let group = |(group, found): (u64, Found)| {
         let (released, released_term) = found.released;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 #[derive(Clone, Default)]
 pub(super) struct File {
-    /// What a power cut leaves for certain.
+    /// The bytes that a power cut leaves for certain.
     pub(super) durable: Arc<Vec<u8>>,
     /// As the running machine sees it.
     pub(super) size: usize,
@@ -48,7 +48,7 @@ impl File {
         }
     }
 
-    /// Makes bytes durable. What is behind the file's end is lost: its size was.
+    /// Makes bytes durable. Bytes behind the file's durable end are lost, as the file's size was.
     pub(super) fn land(&mut self, at: usize, bytes: &[u8]) {
         let len = self.durable.len();
         for (at, bytes) in sectors(at, bytes).filter(|(at, bytes)| at + bytes.len() <= len) {

@@ -40,7 +40,7 @@ pub struct SimPlatter(Arc<Mutex<Platter>>);
 #[derive(Clone)]
 pub struct PlatterImage(Vec<(Name, File)>);
 
-/// What becomes of one write, other than to succeed.
+/// The fate of one write, other than success.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum WriteFate {
     /// An error; nothing of it lands. With a page cache: [`SimPlatter::set_page_cache`].
@@ -59,7 +59,7 @@ pub enum WriteFate {
     Answers(Vec<Answer>),
 }
 
-/// What the kernel answers a write.
+/// The kernel's answer to a write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Answer {
     /// So many bytes were written; perhaps not all, perhaps none.
@@ -101,7 +101,7 @@ pub struct LandedWrite {
     pub segment: SegmentSeq,
     /// Where in it.
     pub offset: u64,
-    /// What was written.
+    /// The bytes written.
     pub bytes: Vec<u8>,
 }
 
@@ -114,8 +114,8 @@ impl SimPlatter {
         Self(Arc::new(Mutex::new(platter)))
     }
 
-    /// Opens it for a new process. What an older one had in flight is as [`SimPlatter::crash`] or
-    /// [`SimPlatter::kill`] left it; call one of them first.
+    /// Opens the platter for a new process. An older process's writes in flight are as [`SimPlatter::crash`] or
+    /// [`SimPlatter::kill`] left them; call one of the two first.
     #[must_use]
     pub fn disk(&self, segment_bytes: u64) -> Box<dyn Disk> {
         let mut platter = self.lock();
@@ -148,7 +148,7 @@ impl SimPlatter {
 
     // --- copies ---
 
-    /// A copy of the directory as it is now, with the damage in its files. What is in flight is not in it.
+    /// A copy of the directory as it is now, with the damage in its files. Writes in flight are not in the copy.
     #[must_use]
     pub fn image(&self) -> PlatterImage {
         PlatterImage(self.lock().copy_files())
@@ -299,7 +299,7 @@ impl SimPlatter {
     }
 
     /// The `n`-th operation from now on is an error, once: a read, listing, sync, removal, the start of a write, a poll,
-    /// a step of making a segment. What a failed sync should have covered never becomes durable.
+    /// a step of making a segment. Bytes that a failed sync should have covered never become durable.
     pub fn fail_operation(&self, n: u64) {
         self.lock().operation_fails_in = Some(n);
     }
@@ -474,5 +474,5 @@ fn fresh_manifest(identity: &Identity, shard: u32) -> Vec<u8> {
     manifest.encode()
 }
 
-/// What a disk writes at once, whatever else fails.
+/// The size of the unit that a disk writes at once, whatever else fails.
 pub const SECTOR_BYTES: usize = 512;

@@ -118,7 +118,7 @@ pub(super) struct InFlight {
     told: Option<io::ErrorKind>,
 }
 
-/// What becomes of a buffered write's pages.
+/// The fate of a buffered write's pages.
 #[derive(Clone, Copy)]
 enum Writeback {
     /// They are written.
@@ -303,7 +303,7 @@ impl Platter {
         Ok(())
     }
 
-    /// What a sync that failed should have covered counts as clean from now on.
+    /// The bytes that a failed sync should have covered count as clean from now on.
     pub(super) fn doom(&mut self, name: Name) {
         self.file_mut(name).cached.values_mut().for_each(|cached| cached.doomed = true);
     }
@@ -727,8 +727,8 @@ impl Platter {
         }
     }
 
-    /// What the `n`-th write in flight, which is over, is told. The error of a failed writeback belongs to the open
-    /// file: one of the writes that share it takes it, and the others succeed.
+    /// The result that the `n`-th write in flight, which is over, is told. The error of a failed writeback belongs to
+    /// the open file: one of the writes that share the file takes the error, and the others succeed.
     fn tell(&mut self, n: usize) -> Result<(), io::ErrorKind> {
         if let Writeback::Failed(kind) = self.in_flight[n].writeback {
             let taker = self.random.below(self.in_flight.len());
@@ -753,7 +753,7 @@ impl Platter {
             if lying {
                 file.cache(at, bytes, false, true);
             } else {
-                // What it takes to find the bytes again becomes durable with them.
+                // The file size that is needed to find the bytes again becomes durable with them.
                 let size = file.size;
                 if file.durable.len() < size {
                     Arc::make_mut(&mut file.durable).resize(size, 0);
@@ -778,11 +778,11 @@ impl Platter {
         home.is_none_or(|home| home == write.inode) && write.at as u64 == write.write.offset
     }
 
-    /// What a process that is killed leaves of its writes.
+    /// Decides how much a killed process leaves of its writes.
     pub(super) fn scatter_in_flight(&mut self) {
         let page_cache = self.page_cache;
         for write in std::mem::take(&mut self.in_flight) {
-            // What the page cache has stays there.
+            // Bytes that the page cache has stay there.
             if page_cache || write.lost || !self.goes_home(&write) {
                 continue;
             }
@@ -804,7 +804,7 @@ impl Platter {
     pub(super) fn power_cut(&mut self, keep: &mut dyn FnMut(Unsynced) -> bool) {
         let mut flying = Vec::new();
         for write in std::mem::take(&mut self.in_flight) {
-            // What went through the page cache is decided with the rest of what it has.
+            // The fate of a write through the page cache is decided with the rest of that cache.
             if !self.page_cache && !write.lost && self.goes_home(&write) {
                 let rest = &write.write.bytes[write.from..];
                 let parts = sectors(write.at + write.from, rest);

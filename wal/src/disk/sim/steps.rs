@@ -10,7 +10,7 @@ use crate::disk::{Fate, MakeSegment, RetireSegment, SegmentOrigin, steps};
 use crate::format::{Manifest, SegmentSeq};
 use std::{fmt, io};
 
-/// What the log ordered.
+/// An order from the log.
 #[derive(Clone)]
 enum Order {
     Make(MakeSegment),
@@ -52,7 +52,7 @@ impl fmt::Display for Step {
 #[derive(Clone, Default)]
 pub(super) struct Maker {
     orders: Vec<Order>,
-    /// What is left to do of the first order.
+    /// The steps left to do of the first order.
     steps: std::collections::VecDeque<Step>,
     pub(super) steps_taken: u64,
     origin: Option<SegmentOrigin>,
