@@ -141,9 +141,7 @@ impl SimLog {
         places.sort_unstable_by_key(|batch| batch.position);
         let first = places.len().saturating_sub(batches);
         let Some(from) = places.get(first).map(|batch| batch.position) else { return false };
-        let mut bytes = self.platter.segment(segment);
-        bytes[from.offset() as usize..].fill(0);
-        self.platter.set_segment(segment, Some(bytes));
+        self.platter.zero_from(segment, from.offset() as usize);
         self.batches.retain(|batch| batch.position < from);
         true
     }

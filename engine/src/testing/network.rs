@@ -111,16 +111,14 @@ impl Network {
         if random.once_in(self.refuse_once_in) {
             return Err(0);
         }
-        if self.appends_only_to.is_some_and(|(only, until)| only != to && now < until) {
-            messages.retain(|(_, message)| !matches!(message, Message::AppendEntries(_)));
-        }
-        let hears_only =
-            |(node, meanwhile): &(NodeId, Range<u64>)| *node == to && meanwhile.contains(&now);
-        if self.nothing_but_appends_to.as_ref().is_some_and(hears_only) {
-            messages.retain(|(_, message)| matches!(message, Message::AppendEntries(_)));
-        }
+        // A staged fault loses some messages on the way. The lane may refuse the others: then all are left.
+        let lost = self.take_lost(now, to, messages);
         if let Some(connections) = &mut self.connections {
-            return connections.send((from, shard), to, lane, messages);
+            let sent = connections.send((from, shard), to, lane, messages);
+            if sent.is_err() {
+                messages.extend(lost);
+            }
+            return sent;
         }
         if now < self.echo_until {
             self.echo_to(now, random, (from, shard), to, messages);
@@ -147,6 +145,24 @@ impl Network {
         }
         self.past.push_back(frame);
         Ok(())
+    }
+
+    /// Takes out the messages that a staged fault loses.
+    fn take_lost(
+        &self,
+        now: u64,
+        to: NodeId,
+        messages: &mut Vec<(GroupId, Message)>,
+    ) -> Vec<(GroupId, Message)> {
+        let loses_appends = self.appends_only_to.is_some_and(|(only, end)| only != to && now < end);
+        let hears_only =
+            |(node, meanwhile): &(NodeId, Range<u64>)| *node == to && meanwhile.contains(&now);
+        let loses_others = self.nothing_but_appends_to.as_ref().is_some_and(hears_only);
+        let is_lost = |(_, message): &mut (GroupId, Message)| match message {
+            Message::AppendEntries(_) => loses_appends,
+            _ => loses_others,
+        };
+        messages.extract_if(.., is_lost).collect()
     }
 
     /// Connections take this step, towards threads that `read` what arrives: a node's, by its shard.

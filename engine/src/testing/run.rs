@@ -89,8 +89,18 @@ impl<'a> Run<'a> {
         let peace = PEACE_STEPS + 8 * self.sim.shape.election_ticks;
         let backlog = self.sim.backlog_steps();
         self.sim.note(|| format!("disks have {backlog} steps to write"));
-        for n in 0..peace + backlog {
+        let (mut durable, mut since) = (0, 0);
+        for n in 0..peace + backlog + CATCH_UP_STEPS_MAX {
+            let all_durable =
+                self.sim.alive().values().flatten().map(|(_, s)| s.durable.get()).sum();
+            if all_durable > durable {
+                (durable, since) = (all_durable, n);
+            }
             if n >= peace && self.sim.served().values().all(|served| *served > 0) {
+                break;
+            }
+            // A leader may have no room for new commands until a follower has the old ones, few at a time.
+            if n >= peace + backlog && n - since > CATCH_UP_STEPS {
                 break;
             }
             self.sim.step();

@@ -364,7 +364,12 @@ impl SimPlatter {
         self.lock().flip(segment, offset, mask);
     }
 
-    /// Puts a file in place of a segment, or takes it away.
+    /// All sectors of a segment from `offset` on are zeros now, and whole; the others stay as they are, damage and all.
+    pub fn zero_from(&self, segment: SegmentSeq, offset: usize) {
+        self.lock().zero_from(segment, offset);
+    }
+
+    /// Puts a file in place of a segment, or takes it away. Damage goes with the file that was there.
     pub fn set_segment(&self, segment: SegmentSeq, bytes: Option<Vec<u8>>) {
         self.lock().put_file(Name::Segment(segment), bytes);
     }

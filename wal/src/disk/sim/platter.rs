@@ -494,6 +494,17 @@ impl Platter {
         file.damage.insert(at, Damage::Rotten);
     }
 
+    pub(super) fn zero_from(&mut self, segment: SegmentSeq, offset: usize) {
+        assert!(offset.is_multiple_of(SECTOR_BYTES), "byte {offset} starts no sector");
+        let file = self.file_mut_of(segment);
+        if let Some(end) = Arc::make_mut(&mut file.durable).get_mut(offset..) {
+            end.fill(0);
+        }
+        file.cached.retain(|at, _| *at < offset);
+        file.astray.retain(|at, _| *at < offset);
+        file.damage.retain(|at, _| *at < offset);
+    }
+
     pub(super) fn release_stalled(&mut self) {
         self.in_flight.iter_mut().for_each(|write| write.stalled = false);
     }
