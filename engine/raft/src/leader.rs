@@ -24,6 +24,8 @@ pub(crate) struct Leader {
     term_first: LogIndex,
     /// Bytes of entries in memory that are not committed.
     uncommitted_bytes: usize,
+    /// A readmitted replica has an entry that cannot count by itself: a no-op behind it is due with the next heartbeat.
+    noop_owed: bool,
     /// No heartbeat is due before this.
     heartbeat_at: Ticks,
     /// The majority is not lost before this.
@@ -68,6 +70,7 @@ impl Raft {
             peers: self.peers().map(|peer| Progress::new(peer, last, now)).collect(),
             term_first: last.next(),
             uncommitted_bytes,
+            noop_owed: false,
             heartbeat_at: if is_alone { Ticks(u64::MAX) } else { next_beat(now, heartbeat_ticks) },
             quorum_check_at: match is_alone {
                 true => Ticks(u64::MAX),
@@ -139,7 +142,7 @@ impl Raft {
                 if counted > before {
                     self.advance_commit(counted);
                 } else {
-                    self.on_uncounted(from, match_index);
+                    leader.noop_owed |= counted < match_index;
                 }
             }
             AppendResult::Taken { match_index } => {
@@ -158,17 +161,19 @@ impl Raft {
         }
     }
 
-    /// `from` has the log up to `match_index`, and that does not count, or is no news. Entries at which a replica was
-    /// marked count with the next one that it acknowledges once it is readmitted; if none is to come, it is a no-op.
-    fn on_uncounted(&mut self, from: NodeId, match_index: LogIndex) {
+    /// Entries at which a replica was marked count with the next one that it acknowledges once it is readmitted. If none
+    /// has come when a heartbeat is due, it is a no-op: no answer of a peer makes the log longer at once.
+    fn append_owed_noop(&mut self) {
         let State::Leader(leader) = &mut self.state else { return };
-        let Some(peer) = leader.peer(from) else { return };
-        let is_last = match_index == self.log.last().index;
-        if match_index > peer.counted() && is_last && match_index > self.log.commit() {
+        let last = self.log.last().index;
+        let is_uncounted = |peer: &Progress| peer.match_index() == last && peer.counted() < last;
+        if core::mem::take(&mut leader.noop_owed)
+            && last > self.log.commit()
+            && leader.peers.iter().any(is_uncounted)
+        {
             crate::reached!("no-op for a readmitted replica");
             self.log.append_noop(self.term);
-            let last = self.log.last().index;
-            leader.uncommitted_bytes += self.log.bytes_in_memory(last, last);
+            leader.uncommitted_bytes += self.log.bytes_in_memory(last.next(), last.next());
         }
     }
 
@@ -243,6 +248,7 @@ impl Raft {
             // A peer that was sent a message in the last half of an interval can wait for the next heartbeat.
             peer.heartbeat_owed |= now.since(peer.said_at) * 2 >= heartbeat_ticks;
         }
+        self.append_owed_noop();
     }
 
     /// From here on it says nothing as a leader or a candidate, so that its followers lose patience. Entries

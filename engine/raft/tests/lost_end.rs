@@ -8,7 +8,8 @@ mod common;
 
 use common::{Cluster, Image, config, log_of, n};
 use logdrive_raft::{
-    Event, HardState, Heartbeat, LogId, LogIndex, Message, NodeId, RequestVote, Role, Term,
+    AppendReply, AppendResult, Event, HardState, Heartbeat, LogId, LogIndex, Message, NodeId,
+    RequestVote, Role, Term,
 };
 
 /// 1 leads; so many entries are everywhere and committed.
@@ -294,6 +295,33 @@ fn a_readmitted_replica_counts_again() {
     assert!(!is_marked(&c, n(3)), "{}", c.trace);
     let leader = c.leader().expect("there is one");
     assert!(c.status(leader).commit >= LogIndex(11), "{}", c.trace);
+}
+
+/// Each pair of answers, "taken" and "accepted", made the log longer by a no-op, as fast as messages go.
+#[test]
+fn answers_make_the_log_longer_by_one_no_op_in_a_heartbeat() {
+    let mut c = with_entries(3, 10);
+    c.partition(&[2, 3], &[1]);
+    c.propose(n(1), "11").unwrap();
+    for _ in 0..2 {
+        let before = c.status(n(1)).last_log.index;
+        for _ in 0..1000 {
+            for taken in [true, false] {
+                let match_index = c.status(n(1)).last_log.index;
+                let result = match taken {
+                    true => AppendResult::Taken { match_index },
+                    false => AppendResult::Accepted { match_index },
+                };
+                let message = Message::AppendReply(AppendReply { term: Term(1), result });
+                c.step(n(1), Event::Message { from: n(3), message });
+                c.collect(n(1));
+                c.drop_packets(|_| true);
+            }
+        }
+        assert_eq!(c.status(n(1)).last_log.index, before, "{}", c.trace);
+        c.pass(config(1, 3).heartbeat_ticks, false);
+        assert_eq!(c.status(n(1)).last_log.index, before.next(), "{}", c.trace);
+    }
 }
 
 /// Two of three have lost something that 1 knows of, and is committed: they catch up, and nothing is lost.

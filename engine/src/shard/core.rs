@@ -12,7 +12,7 @@ use super::{
     founding::FoundingNotices,
     proposals::{Answer, Stamps, Submission},
     replica::{Change, GroupView, Replica},
-    room::{Rooms, is_on},
+    room::Rooms,
     timers::Wheel,
 };
 use crate::{MachineError, ProposeError, limits, links::LinkChange};
@@ -271,7 +271,7 @@ impl Shard {
 
     /// True if something waits for [`Self::gather`].
     pub(crate) fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty() || self.rooms.has_notices() || !self.founding_notices.is_empty()
+        !self.dirty.is_empty() || self.rooms.has_news() || !self.founding_notices.is_empty()
     }
 
     /// True if the group in `slot` serves no more.
@@ -491,16 +491,8 @@ impl Shard {
         }
         match notice.says {
             RoomSays::Asked => self.rooms.answer(from, group, self.has_room()),
-            RoomSays::Full => {
-                if self.rooms.fill(from, group, notice) {
-                    self.spread_room(from, notice, false);
-                }
-            }
-            RoomSays::Free => {
-                if self.rooms.drain(from, group) {
-                    self.spread_room(from, notice, true);
-                }
-            }
+            RoomSays::Full => self.rooms.fill(from, group, notice),
+            RoomSays::Free => self.rooms.drain(from, group),
             RoomSays::TooLarge => {
                 let Some(slot) = self.slots.get(&group).copied() else { return };
                 let too_large_for = &mut self.replicas[slot as usize].too_large_for;
@@ -512,15 +504,23 @@ impl Shard {
         }
     }
 
-    /// All groups whose entries go to that log of a peer hear of its room.
-    fn spread_room(&mut self, peer: NodeId, notice: RoomNotice, has_room: bool) {
-        for slot in 0..self.replicas.len() {
-            let replica = &self.replicas[slot];
-            if is_on(replica.group, notice.shard, notice.shards)
-                && !replica.too_large_for.contains(&peer)
-            {
+    /// Groups hear of the room of the peers' logs that hold their entries.
+    fn spread_room(&mut self) {
+        for change in self.rooms.take_changes() {
+            let peer = change.peer();
+            for slot in 0..self.replicas.len() {
+                let replica = &self.replicas[slot];
+                let group = replica.group;
+                if !change.is_of(group) || replica.too_large_for.contains(&peer) {
+                    continue;
+                }
                 let slot = u32::try_from(slot).expect("slots are u32");
-                self.step(slot, Event::Room { peer, has_room });
+                if change.has_filled {
+                    self.step(slot, Event::Room { peer, has_room: false });
+                }
+                if !self.rooms.without_room(group).any(|full| full == peer) {
+                    self.step(slot, Event::Room { peer, has_room: true });
+                }
             }
         }
     }
@@ -749,6 +749,7 @@ impl Shard {
 
     /// Collects what all touched groups owe. `now` is the clock, ns.
     pub(crate) fn gather(&mut self, now: u64, round: &mut Round) {
+        self.spread_room();
         // In front of what would not be heard without them.
         for (peer, group, message) in self.founding_notices.take() {
             if self.replicas[self.slots[&group] as usize].stopped {

@@ -4,7 +4,8 @@
 //! In:     entries that this log does not take; what peers say of theirs ([`RoomNotice`]).
 //! Out:    notices; which groups are to leave a peer alone, and which are not any more.
 //! Cost:   a notice for each group and turn in which entries are dropped, and one once there is room; a question for each
-//!         log of a peer that is full, each heartbeat, however many groups it has.
+//!         log of a peer that is full, each heartbeat, however many groups it has. A look at each group for each log whose
+//!         room changes in a turn, however often it changes.
 //! Fails:  a notice that is lost is replaced by the answer to the next question, or follows the next entries.
 //! Source: RULES.md W9, W10.
 //!
@@ -15,6 +16,7 @@ use logdrive_raft::{GroupId, Message, NodeId, RoomNotice, RoomSays, Ticks};
 use std::collections::BTreeSet;
 
 /// A peer's log that takes no entries.
+#[derive(Clone, Copy)]
 struct FullLog {
     peer: NodeId,
     shard: u32,
@@ -29,11 +31,31 @@ impl FullLog {
     }
 }
 
+/// A peer's log has filled, or has room again, or one after the other, since the groups last heard of it.
+pub(super) struct Change {
+    log: FullLog,
+    /// It was full at some time: entries on their way then are lost.
+    pub(super) has_filled: bool,
+}
+
+impl Change {
+    pub(super) fn peer(&self) -> NodeId {
+        self.log.peer
+    }
+
+    /// True if the log holds this group.
+    pub(super) fn is_of(&self, group: GroupId) -> bool {
+        is_on(group, self.log.shard, self.log.shards)
+    }
+}
+
 /// The logs of peers known to be full, and the notices to send.
 pub(super) struct Rooms {
     /// This log's shard and the node's shards.
     own: (u32, u32),
     full: Vec<FullLog>,
+    /// The groups have not heard of these yet.
+    changes: Vec<Change>,
     /// Peers that were told of no room, and by which groups. In order: what they are told next leaves in the same order in
     /// every run of a seed.
     told: BTreeSet<(NodeId, GroupId)>,
@@ -49,6 +71,7 @@ impl Rooms {
         Self {
             own: (shard, shards),
             full: Vec::new(),
+            changes: Vec::new(),
             told: BTreeSet::new(),
             notices: Vec::new(),
             queued: HashSet::new(),
@@ -79,23 +102,47 @@ impl Rooms {
         self.say(peer, group, if has_room { RoomSays::Free } else { RoomSays::Full });
     }
 
-    /// A peer's log has no room, as one of its groups hears. True if that is new, and believed.
-    pub(super) fn fill(&mut self, peer: NodeId, group: GroupId, notice: RoomNotice) -> bool {
+    /// A peer's log has no room, as one of its groups hears.
+    pub(super) fn fill(&mut self, peer: NodeId, group: GroupId, notice: RoomNotice) {
         let RoomNotice { shard, shards, .. } = notice;
         let is_known = self.full.iter().any(|log| log.is_of(peer, group));
         let may_be = is_on(group, shard, shards) && self.full.len() < FULL_LOGS_MAX;
-        if is_known || !may_be {
-            return false;
+        let log = FullLog { peer, shard, shards, group };
+        if !is_known && may_be && self.note(log, true) {
+            self.full.push(log);
         }
-        self.full.push(FullLog { peer, shard, shards, group });
-        true
     }
 
-    /// A peer's log has room. True if that is new.
-    pub(super) fn drain(&mut self, peer: NodeId, group: GroupId) -> bool {
-        let before = self.full.len();
-        self.full.retain(|log| !log.is_of(peer, group));
-        self.full.len() < before
+    /// A peer's log has room.
+    pub(super) fn drain(&mut self, peer: NodeId, group: GroupId) {
+        let Some(at) = self.full.iter().position(|log| log.is_of(peer, group)) else { return };
+        if self.note(self.full[at], false) {
+            self.full.remove(at);
+        }
+    }
+
+    /// False if so much has changed at this peer since the groups last heard that this must be said again: by the answer
+    /// to the next question, or after the next entries.
+    fn note(&mut self, log: FullLog, has_filled: bool) -> bool {
+        let FullLog { peer, shard, shards, .. } = log;
+        let is_same = |change: &&mut Change| {
+            (change.log.peer, change.log.shard, change.log.shards) == (peer, shard, shards)
+        };
+        if let Some(change) = self.changes.iter_mut().find(is_same) {
+            change.has_filled |= has_filled;
+            return true;
+        }
+        let may_be =
+            self.changes.iter().filter(|change| change.log.peer == peer).count() < CHANGES_MAX;
+        if may_be {
+            self.changes.push(Change { log, has_filled });
+        }
+        may_be
+    }
+
+    /// What the groups are to hear.
+    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
     }
 
     /// Peers whose log has no room for this group's entries.
@@ -121,9 +168,9 @@ impl Rooms {
         self.notices.push((peer, group, Message::Room(notice)));
     }
 
-    /// True if there is something to say.
-    pub(super) fn has_notices(&self) -> bool {
-        !self.notices.is_empty()
+    /// True if there is something to say, to peers or to groups.
+    pub(super) fn has_news(&self) -> bool {
+        !self.notices.is_empty() || !self.changes.is_empty()
     }
 
     /// The notices to send.
@@ -141,9 +188,51 @@ pub(super) fn is_on(group: GroupId, shard: u32, shards: u32) -> bool {
 /// Logs of peers that are full; what is said of further ones is not believed, so that nonsense costs no memory.
 const FULL_LOGS_MAX: usize = 4096;
 
+/// Logs of one peer whose room may change within a turn: each costs a look at all groups.
+const CHANGES_MAX: usize = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn notice(shard: u32, shards: u32) -> RoomNotice {
+        RoomNotice { says: RoomSays::Full, shard, shards }
+    }
+
+    /// A peer may say "full" and "free" as often as it likes: its groups hear of both once a turn.
+    #[test]
+    fn room_that_comes_and_goes_within_a_turn_is_one_change() {
+        let mut rooms = Rooms::new(0, 1);
+        for _ in 0..1000 {
+            rooms.fill(NodeId(2), GroupId(4), notice(0, 2));
+            rooms.drain(NodeId(2), GroupId(6));
+        }
+        assert!(rooms.has_news());
+        let changes = rooms.take_changes();
+        assert_eq!(changes.len(), 1);
+        assert!(
+            changes[0].has_filled && changes[0].is_of(GroupId(8)) && !changes[0].is_of(GroupId(3))
+        );
+        assert_eq!(rooms.without_room(GroupId(4)).count(), 0);
+        // Filled in the turn before, it has only room in this one.
+        rooms.fill(NodeId(2), GroupId(4), notice(0, 2));
+        assert!(rooms.take_changes()[0].has_filled);
+        rooms.drain(NodeId(2), GroupId(4));
+        assert!(!rooms.take_changes()[0].has_filled);
+    }
+
+    #[test]
+    fn a_peer_with_numbers_of_shards_that_change_is_believed_so_often_and_another_as_well() {
+        let mut rooms = Rooms::new(0, 1);
+        for shards in 1..1000 {
+            rooms.fill(NodeId(2), GroupId(0), notice(0, shards));
+            rooms.drain(NodeId(2), GroupId(0));
+        }
+        rooms.fill(NodeId(3), GroupId(0), notice(0, 1));
+        let changes = rooms.take_changes();
+        assert_eq!(changes.len(), CHANGES_MAX + 1);
+        assert_eq!(rooms.without_room(GroupId(0)).collect::<Vec<_>>(), [NodeId(3)]);
+    }
 
     /// A seed of the simulator had two histories: the notices left in the order of a hash table.
     #[test]
