@@ -84,10 +84,11 @@ pub struct Config {
     /// The same in bytes; never more than a sixth of a shard's part of `log_bytes_max`. Default 256 MiB.
     pub proposal_bytes_max: usize,
     /// One command's bytes, at most, and never more than 8 MiB or a quarter of a segment. The first open of a directory
-    /// fixes it, because every peer's log must have room for as much: a later open may lower what this node takes from
-    /// clients, and an open with segments too small for it is refused. A node that meets a peer with larger commands keeps
-    /// that number in its directory, as its own bound from the next open on if this setting allows as much; if its segments do
-    /// not hold such commands, it ends ([`crate::NodeError::SmallSegments`]). Default 1 MiB.
+    /// founds it for commands of so many bytes, because the segments of every peer must hold them: a later open may lower
+    /// what this node takes from clients, never raises it, and is refused if its segments are too small for the founding.
+    /// Directories may be founded for different numbers. A node whose segments do not hold the commands of a peer refuses
+    /// that peer, says so and serves on with the others; if it refuses so many that the rest is no majority, before it has
+    /// reached any of them, it ends ([`crate::NodeError::SmallSegments`]). Default 1 MiB.
     pub command_bytes_max: usize,
     /// Connections to this node's peer address that have not said who they are, at most; each has a descriptor.
     /// Default 128.
@@ -180,20 +181,34 @@ impl Config {
         self.command_bytes_max.min(limits::COMMAND_BYTES_MAX).min(quarter)
     }
 
-    /// The largest command that this node takes from clients, in a directory whose peers may send `founded` bytes.
+    /// The largest command that the segments of `log` hold, in bytes.
+    pub(crate) fn command_bytes_held(&self, log: &logdrive_wal::Config) -> u32 {
+        u32::try_from(log.entry_bytes_max()).unwrap_or(u32::MAX)
+    }
+
+    /// The largest command that a directory is founded for by its first open, in bytes.
+    pub(crate) fn founds_command_bytes(&self) -> u32 {
+        u32::try_from(self.command_bytes_max()).expect("a bound of ours")
+    }
+
+    /// Says whether the segments of `log` hold the largest command that the directory was founded for.
     ///
     /// # Errors
-    /// [`OpenError::Config`] if its segments do not hold as much.
-    pub(crate) fn fit(&self, founded: u32, log: &logdrive_wal::Config) -> Result<usize, OpenError> {
-        let (bytes, max) = (self.segment_bytes, log.entry_bytes_max());
-        let founded = usize::try_from(founded).unwrap_or(usize::MAX);
-        if founded > max {
-            return Err(OpenError::Config(format!(
-                "segments of {bytes} bytes hold commands of at most {max}; this node's peers may send {founded}: open it \
-                 with larger ones"
-            )));
+    /// [`OpenError::Config`] if they do not.
+    pub(crate) fn check_founded(
+        &self,
+        founded: u32,
+        log: &logdrive_wal::Config,
+    ) -> Result<(), OpenError> {
+        let (bytes, held) = (self.segment_bytes, self.command_bytes_held(log));
+        if founded <= held {
+            return Ok(());
         }
-        Ok(self.command_bytes_max().min(founded))
+        let least = limits::least_segment_bytes(founded);
+        Err(OpenError::Config(format!(
+            "segments of {bytes} bytes hold commands of at most {held}; this directory was founded for commands of up to \
+             {founded}: open it with segments of at least {least} bytes"
+        )))
     }
 
     pub(crate) fn check(&self, identity: &Identity) -> Result<(), OpenError> {

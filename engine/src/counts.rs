@@ -191,7 +191,7 @@ impl Trio {
         let ids = ids();
         for node in &mut self.nodes {
             for peer in ids.iter().filter(|peer| **peer != node.shared.me) {
-                node.shared.inbound_opened(*peer);
+                node.shared.inbound_opened(*peer, 1);
                 for lane in Lane::ALL {
                     node.arrivals.lane(LaneChange { peer: *peer, lane, up: Some(1) });
                 }
@@ -263,7 +263,13 @@ impl Node {
         };
         let limits = Limits { of_shard, ..Limits::REAL };
         let stores = Arc::new(Acquaintances::forgetful(0, 1, &ids));
-        let shared = Arc::new(Shared::new(&settings, identity.clone(), stores, limits));
+        let shared = Arc::new(Shared::new(
+            &settings,
+            identity.clone(),
+            settings.founds_command_bytes(),
+            stores,
+            limits,
+        ));
         let config = settings.log(PathBuf::from("forgetful"), &identity, 0);
         let segment_bytes = usize::try_from(config.segment_bytes).expect("it fits memory");
         let disk = ForgetfulDisk::new(&identity, segment_bytes, answers.clone());

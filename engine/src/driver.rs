@@ -13,7 +13,6 @@ use crate::{
     here,
     host::{Outside, SEAL_LOOK_NS, ShardHost, Turned},
     inbox::{Arrivals, Control},
-    limits,
     links::LaneChange,
     panics,
     reads::ReadTask,
@@ -97,7 +96,6 @@ fn live(setup: Setup, started: &dyn Fn(Started)) {
         reader,
         node: node.clone(),
         home: setup.home.clone(),
-        entry_bytes_max: setup.wal.entry_bytes_max(),
     });
     started(Ok((recovered, description)));
     runtime.block_on(driver.clone().live(setup.listener));
@@ -139,8 +137,6 @@ struct Driver {
     host: RefCell<ShardHost>,
     reader: Sender<ReadTask>,
     home: Arc<Home>,
-    /// The largest command that this shard's segments hold.
-    entry_bytes_max: usize,
 }
 
 impl Driver {
@@ -268,7 +264,7 @@ impl Driver {
         let inbound = self.inbound.get().expect("started").clone();
         let node = self.node.clone();
         let from = accepted.hello.node;
-        node.inbound_opened(from);
+        node.inbound_opened(from, accepted.hello.incarnation);
         if let Some(outbound) = self.outbound.get() {
             outbound.dial_now(from); // It is there: no need to wait for the next try.
         }
@@ -317,22 +313,6 @@ struct Ingress {
     driver: Weak<Driver>,
 }
 
-impl Driver {
-    /// A peer's clients may send commands of so many bytes: the log must have room for them, in every later opening too.
-    fn meet_commands(&self, by: NodeId, bytes: u32) -> Result<(), NodeError> {
-        let theirs = usize::try_from(bytes).unwrap_or(usize::MAX).min(limits::COMMAND_BYTES_MAX);
-        let promised = u32::try_from(theirs).expect("a bound of ours");
-        if promised > self.home.entry_bytes_max() {
-            // Never in the life of a directory whose cluster is set up as it should be.
-            let kept = self.home.keep_entry_bytes_max(promised);
-            kept.map_err(|error| NodeError::Thread(error.to_string()))?;
-            tracing::warn!(%by, bytes, "a peer takes larger commands than this node was made for");
-        }
-        let ours = self.entry_bytes_max;
-        if theirs > ours { Err(NodeError::SmallSegments { by, theirs, ours }) } else { Ok(()) }
-    }
-}
-
 impl Ingress {
     fn driver(&self) -> Rc<Driver> {
         self.driver.upgrade().expect("connections end with their thread")
@@ -353,9 +333,7 @@ impl Inbound for Ingress {
     fn up(&self, peer: NodeId, lane: Lane, hello: &Hello) {
         let driver = self.driver();
         driver.node.note_client_address(peer, &hello.client_address);
-        if let Err(error) = driver.meet_commands(peer, hello.command_bytes_max) {
-            return driver.node.fail(error);
-        }
+        driver.node.reached();
         driver.arrivals.lane(LaneChange { peer, lane, up: Some(hello.incarnation) });
     }
 

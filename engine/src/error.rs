@@ -1,5 +1,6 @@
 //! Did it happen? Every error of the embedding API answers that first.
 
+use crate::limits::least_segment_bytes;
 use logdrive_raft::{GroupId, NodeId};
 use logdrive_wal::Corrupt;
 use std::time::Duration;
@@ -211,19 +212,20 @@ pub enum NodeError {
         /// Its reason.
         why: logdrive_net::Refusal,
     },
-    /// A peer takes larger commands than this node's segments hold: the groups that they share would stand still here.
-    /// Open the directory with larger segments; it keeps what the peer takes, and is not opened with smaller ones any more.
+    /// This node's segments do not hold the largest commands of so many peers that the others are no majority, and it has
+    /// reached none of its peers since it was opened: it is this node that is set up wrongly. The directory may be opened
+    /// again, with larger segments.
     #[error(
         "node {by} takes commands of up to {theirs} bytes, and this node's segments hold at most {ours}: open it with \
-         segments of at least {} bytes", least(*.theirs)
+         segments of at least {} bytes", least_segment_bytes(*.theirs)
     )]
     SmallSegments {
-        /// The peer.
+        /// The last of those peers that was met.
         by: NodeId,
         /// Its largest command, in bytes.
-        theirs: usize,
-        /// The largest that fits this node's segments, in bytes.
-        ours: usize,
+        theirs: u32,
+        /// The largest that this node's segments hold, in bytes.
+        ours: u32,
     },
     /// [`crate::Node::spawn_on`] on a shard's thread, which must not wait, while the queue of the other shard is full.
     /// The node runs on; try again.
@@ -232,9 +234,4 @@ pub enum NodeError {
         /// Whose queue.
         shard: usize,
     },
-}
-
-/// Segments that surely hold a command of so many bytes.
-fn least(command_bytes: usize) -> usize {
-    command_bytes.saturating_mul(4).next_power_of_two()
 }

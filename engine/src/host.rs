@@ -70,6 +70,8 @@ pub(crate) struct ShardHost {
     node: Arc<Shared>,
     arrivals: Rc<Arrivals>,
     links: Links,
+    /// [`Shared::processes_version`] when it was last looked at.
+    processes_seen: u64,
     has_stopped: bool,
     shard: Shard,
     /// `None` once closed.
@@ -125,6 +127,7 @@ impl ShardHost {
             node,
             arrivals,
             links: Links::default(),
+            processes_seen: 0,
             has_stopped: false,
             round: shard.round(),
             shard,
@@ -252,6 +255,7 @@ impl ShardHost {
             }
         });
         arrivals.take_frames(|(from, messages)| {
+            self.look_for_restarts();
             for (group, message) in messages {
                 outside.received(&self.shard, from, group, &message);
                 self.shard.receive(from, group, message);
@@ -269,6 +273,20 @@ impl ShardHost {
         self.shard.fire_timers();
         self.shard.tell_overdue(&mut self.answers);
         Ok(())
+    }
+
+    /// Takes in that other processes of peers were let in, before any frame of theirs: another thread may have let them in
+    /// since this turn began.
+    fn look_for_restarts(&mut self) {
+        let version = self.node.processes_version();
+        if std::mem::replace(&mut self.processes_seen, version) == version {
+            return;
+        }
+        for (peer, incarnation) in self.node.processes() {
+            if let Some(change) = self.links.let_in(peer, incarnation) {
+                self.shard.link(change);
+            }
+        }
     }
 
     /// Runs a group from now on.

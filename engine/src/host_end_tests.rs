@@ -1,4 +1,5 @@
-//! Callers are answered, and counted, whatever becomes of their shard; a pause of it is not its peers'.
+//! Callers are answered, and counted, whatever becomes of their shard; a pause of it is not its peers'; a node ends of its
+//! peers' commands only if it is of no use.
 //!
 //! In:     three shards as in `host_tests.rs`.
 //! Out:    answers to commands; what the inbox counts; what a follower says.
@@ -134,6 +135,40 @@ fn a_message_for_a_group_that_does_not_run_here_makes_nothing() {
         for (from, message) in messages.iter().filter(|(from, _)| *from != node.id) {
             shard.receive(*from, unknown, message.clone());
             assert!(shard.status(unknown).is_none() && !shard.is_dirty(), "{message:?}");
+        }
+    }
+}
+
+/// RULES.md P11.
+#[test]
+fn a_node_ends_of_peers_commands_only_if_the_peers_it_hears_are_no_majority_and_it_serves_nothing()
+{
+    let ends_with = |nodes: u64, refused: u64, serves: bool| {
+        let ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+        let identity = Identity {
+            cluster: "sizes".to_owned(),
+            node: NodeId(1),
+            store: 1,
+            shards: 1,
+            incarnation: 1,
+            settings: Default::default(),
+        };
+        let node = shared(&ids, &identity);
+        if serves {
+            node.reached();
+        }
+        // Each peer dials and is dialled, on every lane.
+        let said = (2..2 + refused).flat_map(|peer| [NodeId(peer); 4]);
+        let ended: Vec<bool> = said.map(|peer| node.refuse_commands(peer, 2000, 1000)).collect();
+        let has_ended = matches!(node.failed(), Some(crate::NodeError::SmallSegments { .. }));
+        assert_eq!(ended.iter().filter(|ended| **ended).count(), usize::from(has_ended));
+        has_ended
+    };
+    for nodes in 2..8 {
+        for refused in 1..nodes {
+            let is_of_no_use = refused > 1 && 2 * (nodes - refused) <= nodes;
+            assert_eq!(ends_with(nodes, refused, false), is_of_no_use, "{refused} of {nodes}");
+            assert!(!ends_with(nodes, refused, true));
         }
     }
 }

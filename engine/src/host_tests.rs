@@ -129,7 +129,7 @@ impl Trio {
             let founded = founded(GROUP, &ids, id == ids[0]);
             host.add(founded, Box::new(Forgetful)).unwrap();
             for peer in ids.iter().filter(|peer| **peer != id) {
-                shared.inbound_opened(*peer);
+                shared.inbound_opened(*peer, 1);
                 for lane in Lane::ALL {
                     arrivals.lane(LaneChange { peer: *peer, lane, up: Some(1) });
                 }
@@ -260,7 +260,13 @@ fn shared(ids: &[NodeId], identity: &Identity) -> Arc<Shared> {
     config.heartbeat = config.tick * u32::try_from(TIMING.heartbeat_ticks).unwrap();
     config.proposals_max = 10_000;
     let stores = Arc::new(Acquaintances::forgetful(0, 1, ids));
-    Arc::new(Shared::new(&config, identity.clone(), stores, Limits::REAL))
+    Arc::new(Shared::new(
+        &config,
+        identity.clone(),
+        config.founds_command_bytes(),
+        stores,
+        Limits::REAL,
+    ))
 }
 
 fn open(platter: &SimPlatter, identity: &Identity) -> (Wal, logdrive_wal::Recovered) {
@@ -554,14 +560,29 @@ fn a_follower_whose_disk_is_stuck_holds_up_nobody_and_promises_nothing() {
 /// RULES.md M14.
 #[test]
 fn a_peer_that_was_restarted_is_heard_once_it_has_said_again_what_its_group_was_founded_with() {
+    is_heard_once_it_has_said_it_again(|node, peer| {
+        for (lane, up) in Lane::ALL.into_iter().flat_map(|lane| [(lane, None), (lane, Some(2))]) {
+            node.arrivals.lane(LaneChange { peer, lane, up });
+        }
+    });
+}
+
+/// RULES.md M14.
+/// A peer that was restarted dials before it is dialled: until its answer to a dial came, what it said was heard as if it
+/// had agreed.
+#[test]
+fn a_peer_that_was_restarted_and_let_in_is_heard_once_it_has_said_again_what_its_group_was_founded_with()
+ {
+    is_heard_once_it_has_said_it_again(|node, peer| node.shared.inbound_opened(peer, 2));
+}
+
+fn is_heard_once_it_has_said_it_again(restart: impl FnOnce(&Node, NodeId)) {
     let mut trio = Trio::new(4);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let leader = trio.leader().unwrap();
     let (peer, other) = (trio.nodes[leader].id, (leader + 1) % 3);
-    for (lane, up) in Lane::ALL.into_iter().flat_map(|lane| [(lane, None), (lane, Some(2))]) {
-        trio.nodes[other].arrivals.lane(LaneChange { peer, lane, up });
-    }
-    // A message from that peer may now be of a group that was founded with other members, in another directory of that node.
+    restart(&trio.nodes[other], peer);
+    // A message from that peer may now be of a group that was created again there, with other members.
     let term = trio.status(other).unwrap().term;
     let stranger =
         Heartbeat { term: Term(term.get() + 10), commit: LogIndex::ZERO, matched: LogId::ZERO };

@@ -81,6 +81,13 @@ impl Groups {
         found
     }
 
+    /// True if a group that runs has a leader, as far as this node knows.
+    pub(crate) fn is_any_led(&self) -> bool {
+        let is_led =
+            |known: &Known| matches!(known, Known::Running(group) if group.leader().is_some());
+        self.lock().values().any(is_led)
+    }
+
     /// The handle of a group that runs.
     pub(crate) fn running(&self, group: GroupId) -> Option<Group> {
         match self.lock().get(&group) {

@@ -112,3 +112,8 @@ const _: () = assert!(APPEND_BYTES_MAX <= INFLIGHT_BYTES_MAX);
 const _: () = assert!(INFLIGHT_BYTES_MAX <= TAIL_BYTES_MAX);
 const _: () = assert!(TAIL_BYTES_MAX < TAILS_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX < UNCOMMITTED_BYTES_MAX);
+
+/// Segments that surely hold a command of so many bytes.
+pub(crate) fn least_segment_bytes(command_bytes: u32) -> u64 {
+    (u64::from(command_bytes) * 4).next_power_of_two()
+}

@@ -1,8 +1,9 @@
 //! Which peers a shard can talk to, both ways.
 //!
-//! In:     outbound lanes that come up and go down; whether a peer has a connection open to this node.
+//! In:     outbound lanes that come up and go down; whether a peer has a connection open to this node, and which process of
+//!         the peer made it.
 //! Out:    a peer is up once all its lanes are and it is heard, and down as soon as one lane is. It is told when another
-//!         process of the peer answers than did before.
+//!         process of the peer answers or is let in than before.
 //! Cost:   a map entry per peer.
 //! Fails:  never.
 //! Source: RULES.md N2, N3 (links that carry one way), N10 (flaps).
@@ -29,8 +30,16 @@ struct Link {
     /// In the order of [`Lane::ALL`].
     lanes: [bool; Lane::ALL.len()],
     is_up: bool,
-    /// The latest incarnation that answered.
+    /// The incarnation that answered or was let in last.
     incarnation: Option<u64>,
+}
+
+impl Link {
+    /// The peer's process is this one. True if it was another before.
+    fn is_of(&mut self, incarnation: Option<u64>) -> bool {
+        let before = std::mem::replace(&mut self.incarnation, incarnation);
+        before.is_some() && before != incarnation
+    }
 }
 
 /// A peer that can be talked to from now on, or whose connection broke.
@@ -38,7 +47,7 @@ struct Link {
 pub(crate) enum LinkChange {
     Up(NodeId),
     Down(NodeId),
-    /// Another process of the peer is there than the one that was heard before.
+    /// Another process of the peer is there than before.
     Restarted(NodeId),
 }
 
@@ -53,8 +62,13 @@ impl Links {
         if up.is_none() {
             return Some(LinkChange::Down(peer));
         }
-        let before = std::mem::replace(&mut link.incarnation, up);
-        (before.is_some() && before != up).then_some(LinkChange::Restarted(peer))
+        link.is_of(up).then_some(LinkChange::Restarted(peer))
+    }
+
+    /// A connection of this incarnation of a peer was let in. Gives the peer's restart.
+    pub(crate) fn let_in(&mut self, peer: NodeId, incarnation: u64) -> Option<LinkChange> {
+        let link = self.0.entry(peer).or_default();
+        link.is_of(Some(incarnation)).then_some(LinkChange::Restarted(peer))
     }
 
     /// Peers that have come up since: all their lanes are, and they are heard.
@@ -95,6 +109,19 @@ mod tests {
         assert_eq!(links.risen(|_| false), []);
         assert_eq!(links.risen(|_| true), [LinkChange::Up(PEER)]);
         assert_eq!(links.risen(|_| true), [], "it is told once");
+    }
+
+    #[test]
+    fn a_restart_is_told_once_by_whichever_way_it_is_seen_first() {
+        let mut links = Links::default();
+        let restarted = Some(LinkChange::Restarted(PEER));
+        let up = |incarnation| LaneChange { peer: PEER, lane: Lane::Append, up: Some(incarnation) };
+        assert_eq!(links.let_in(PEER, 3), None, "nothing was heard of it before");
+        assert_eq!([links.change(up(3)), links.let_in(PEER, 3)], [None; 2]);
+        assert_eq!(links.let_in(PEER, 4), restarted);
+        assert_eq!(links.change(up(4)), None);
+        assert_eq!(links.change(up(5)), restarted);
+        assert_eq!(links.let_in(PEER, 5), None);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
 use crossbeam_channel::Sender;
 use logdrive_net::{
     Listener,
-    stores::{Acquaintances, PEER_STORES_BYTES_MAX, PEERS_MAX, PeerStores, Save},
+    stores::{Acquaintances, OnTooLarge, PEER_STORES_BYTES_MAX, PEERS_MAX, PeerStores, Save},
 };
 use logdrive_wal::{Corrupt, Home, Identity, PEERS_BYTES_MAX};
 use std::{
@@ -89,25 +89,25 @@ impl Node {
         let home = Arc::new(Home::open(&config.dir)?);
         let identity = home.identity().clone();
         config.check(&identity)?;
-        let wanted = u32::try_from(config.command_bytes_max()).unwrap_or(u32::MAX);
-        let founded = match home.entry_bytes_max() {
-            0 => wanted,
-            promised => promised,
+        let is_first = home.command_bytes_founded() == 0;
+        let founded = match is_first {
+            true => config.founds_command_bytes(),
+            false => home.command_bytes_founded(),
         };
         let log = config.log(home.shard_dir(0), &identity, 0);
-        let command_bytes_max = config.fit(founded, &log)?;
+        config.check_founded(founded, &log)?;
+        let held = config.command_bytes_held(&log);
         let peers = open_peers(&home, &config)?;
         let mut listener = Some(Listener::bind(&config.peers[&identity.node])?);
-        // An open that failed before this has promised nothing.
-        if home.entry_bytes_max() == 0 {
-            home.keep_entry_bytes_max(founded)?;
+        // An open that failed before this has founded nothing.
+        if is_first {
+            home.found_command_bytes(founded)?;
         }
         let node = Arc::new_cyclic(|node| {
-            let stores = Arc::new(Acquaintances::new(peers, save_to(&home, node.clone())));
-            let mut shared = Shared::new(&config, identity.clone(), stores, Limits::REAL);
-            shared.command_bytes_max = command_bytes_max;
-            shared.founded_command_bytes = founded;
-            shared
+            let stores = Acquaintances::new(peers, save_to(&home, node.clone()))
+                .holding(held, on_too_large(&home, node.clone(), held, is_first));
+            let stores = Arc::new(stores);
+            Shared::new(&config, identity.clone(), founded, stores, Limits::REAL)
         });
         let seed = if config.seed == 0 { seed_from_system()? } else { config.seed };
         let (started, starts) = crossbeam_channel::bounded(identity.shards as usize);
@@ -449,6 +449,21 @@ fn save_to(home: &Arc<Home>, node: Weak<Shared>) -> Save {
             }
             std::io::Error::other(what)
         })
+    })
+}
+
+/// What is done about peers whose commands the segments here, which hold commands of `held` bytes, do not hold. If the node
+/// ends of it in its first opening, its directory is founded by the next one.
+fn on_too_large(home: &Arc<Home>, node: Weak<Shared>, held: u32, is_first: bool) -> OnTooLarge {
+    let home = Arc::downgrade(home);
+    Box::new(move |by, theirs| {
+        let Some(node) = node.upgrade() else { return };
+        let has_ended = node.refuse_commands(by, theirs, held);
+        if let Some(home) = home.upgrade().filter(|_| has_ended && is_first)
+            && let Err(error) = home.found_command_bytes(0)
+        {
+            tracing::error!(%error, "the largest command of the directory stays founded");
+        }
     })
 }
 

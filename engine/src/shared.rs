@@ -20,7 +20,6 @@ use crate::{
     stages::Stages,
 };
 use bytes::Bytes;
-use hashbrown::HashMap;
 use logdrive_net::{
     Accepted, ClusterId, Hello, Lane,
     stores::{Acquaintances, Proof},
@@ -48,9 +47,10 @@ pub(crate) struct Shared {
     pub(crate) stall_limits: StallLimits,
     pub(crate) stall_ends_process: bool,
     pub(crate) limits: Limits,
+    /// The largest command that this node takes from clients.
     pub(crate) command_bytes_max: usize,
-    /// The largest command that peers must have room for.
-    pub(crate) founded_command_bytes: u32,
+    /// The largest command that the directory was founded for: the segments of all peers must hold it.
+    pub(crate) command_bytes_founded: u32,
     pub(crate) net_settings: logdrive_net::Settings,
     /// The knowledge that this node and its peers have of each other's directories.
     pub(crate) stores: Arc<Acquaintances>,
@@ -63,8 +63,14 @@ pub(crate) struct Shared {
     pub(crate) client_addresses: Mutex<BTreeMap<NodeId, String>>,
     /// Changes of what clients are told: leaders, client addresses, peers that come and go.
     map_version: Arc<AtomicU64>,
-    /// Connections each peer has open to us.
-    inbound: Mutex<HashMap<NodeId, usize>>,
+    /// By peer: its connections to this node.
+    inbound: Mutex<BTreeMap<NodeId, InboundOf>>,
+    /// Changes whenever another process of a peer is let in than before.
+    processes_version: AtomicU64,
+    /// Peers with larger commands than the segments here hold, and their largest.
+    too_large: Mutex<BTreeMap<NodeId, u32>>,
+    /// A lane to a peer has come up.
+    has_reached: AtomicBool,
     silence: Silence,
     pub(crate) description: Mutex<Option<logdrive_wal::Description>>,
     /// Set once `failure` is: looked at in every turn.
@@ -73,13 +79,23 @@ pub(crate) struct Shared {
     pub(crate) failed: Condvar,
 }
 
+/// The connections that one peer has open to this node.
+#[derive(Default)]
+struct InboundOf {
+    open: usize,
+    /// The peer's process that was let in last.
+    incarnation: u64,
+}
+
 impl Shared {
     pub(crate) fn new(
         config: &Config,
         identity: Identity,
+        command_bytes_founded: u32,
         stores: Arc<Acquaintances>,
         limits: Limits,
     ) -> Self {
+        let founded = usize::try_from(command_bytes_founded).unwrap_or(usize::MAX);
         let shards = 0..identity.shards;
         let own = (identity.node, config.client_address.clone());
         Self {
@@ -92,8 +108,9 @@ impl Shared {
             stall_limits: config.stall_limits(),
             stall_ends_process: config.stall_ends_process,
             limits,
-            command_bytes_max: config.command_bytes_max(),
-            founded_command_bytes: u32::try_from(config.command_bytes_max()).unwrap_or(u32::MAX),
+            // A later open may lower it, and never raises it above the founding.
+            command_bytes_max: config.command_bytes_max().min(founded),
+            command_bytes_founded,
             net_settings: logdrive_net::Settings {
                 strangers_max: config.strangers_max,
                 ..logdrive_net::Settings::default()
@@ -117,6 +134,9 @@ impl Shared {
             ),
             map_version: Arc::default(),
             inbound: Mutex::default(),
+            processes_version: AtomicU64::new(0),
+            too_large: Mutex::default(),
+            has_reached: AtomicBool::new(false),
             silence: Silence::of(config.peers.keys().copied()),
             description: Mutex::default(),
             has_failed: AtomicBool::new(false),
@@ -258,7 +278,7 @@ impl Shared {
             proof: Proof { store: self.identity.store, ..Proof::default() },
             shard: u32::try_from(shard).expect("shards are counted in u32"),
             shards: self.identity.shards,
-            command_bytes_max: self.founded_command_bytes,
+            command_bytes_founded: self.command_bytes_founded,
             lane: Lane::Liveness,
             client_address: self.client_address.clone(),
         }
@@ -285,12 +305,17 @@ impl Shared {
         }
     }
 
-    pub(crate) fn inbound_opened(&self, from: NodeId) {
+    /// A connection of this incarnation of a peer was let in. To be called before a frame of it is delivered.
+    pub(crate) fn inbound_opened(&self, from: NodeId, incarnation: u64) {
         let mut inbound = lock(&self.inbound);
-        let open = inbound.entry(from).or_default();
-        *open += 1;
-        let is_first = *open == 1;
+        let of = inbound.entry(from).or_default();
+        of.open += 1;
+        let is_first = of.open == 1;
+        let is_other = std::mem::replace(&mut of.incarnation, incarnation) != incarnation;
         drop(inbound);
+        if is_other {
+            self.processes_version.fetch_add(1, Ordering::Release);
+        }
         // A handshake is a sign of life.
         if self.silence.heard(from) || is_first {
             self.map_version.fetch_add(1, Ordering::Release);
@@ -300,9 +325,9 @@ impl Shared {
 
     pub(crate) fn inbound_closed(&self, from: NodeId) {
         let mut inbound = lock(&self.inbound);
-        if let Some(open) = inbound.get_mut(&from) {
-            *open = open.saturating_sub(1);
-            if *open == 0 {
+        if let Some(of) = inbound.get_mut(&from) {
+            of.open = of.open.saturating_sub(1);
+            if of.open == 0 {
                 self.map_version.fetch_add(1, Ordering::Release);
             }
         }
@@ -320,7 +345,44 @@ impl Shared {
 
     /// True if `peer` has a connection open to us.
     pub(crate) fn hears(&self, peer: NodeId) -> bool {
-        lock(&self.inbound).get(&peer).is_some_and(|open| *open > 0)
+        lock(&self.inbound).get(&peer).is_some_and(|of| of.open > 0)
+    }
+
+    /// Differs from what it was before if [`Self::processes`] does.
+    pub(crate) fn processes_version(&self) -> u64 {
+        self.processes_version.load(Ordering::Acquire)
+    }
+
+    /// The incarnation of each peer that was let in last.
+    pub(crate) fn processes(&self) -> Vec<(NodeId, u64)> {
+        lock(&self.inbound).iter().map(|(peer, of)| (*peer, of.incarnation)).collect()
+    }
+
+    /// A lane to a peer has come up.
+    pub(crate) fn reached(&self) {
+        self.has_reached.store(true, Ordering::Release);
+    }
+
+    /// A peer is refused because it takes commands of `theirs` bytes, and the segments here hold `ours` at most. True if the
+    /// node has ended of it: the segments here are too small for so many peers that the others are no majority, and
+    /// nothing was served since the node was opened. One peer alone never ends a node, and no peers end one that serves:
+    /// whoever is set up wrongly must not shut out the others.
+    pub(crate) fn refuse_commands(&self, by: NodeId, theirs: u32, ours: u32) -> bool {
+        let mut too_large = lock(&self.too_large);
+        if too_large.insert(by, theirs) == Some(theirs) {
+            return false; // It was said before.
+        }
+        let refused = too_large.len();
+        drop(too_large);
+        let error = NodeError::SmallSegments { by, theirs, ours };
+        let is_majority_left = 2 * self.peers.len().saturating_sub(refused) > self.peers.len();
+        let serves = self.has_reached.load(Ordering::Acquire) || self.groups.is_any_led();
+        if refused < 2 || is_majority_left || serves || self.has_failed() {
+            tracing::error!(%error, "a peer is refused: neither of the two nodes hears the other");
+            return false;
+        }
+        self.fail(error);
+        true
     }
 
     /// As [`Self::hears`], and it answers what is sent to it: what clients are told.

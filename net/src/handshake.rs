@@ -26,7 +26,7 @@
 //! 72  u64      the latest incarnation that the receiver remembers; 0 if none
 //! 80  u64      its nonce
 //! 88  u128     store of the receiver that remembered it
-//! 104 u32      bytes of the largest command that the node has promised its peers room for
+//! 104 u32      bytes of the largest command that the node's directory was founded for
 //! 108 u32      shard; in the answer, the shard that will read this connection
 //! 112 u32      shards
 //! 116 u8       lane: 1 liveness, 2 append
@@ -79,8 +79,8 @@ pub struct Hello {
     pub shard: u32,
     /// How many shards the node has, 1 to [`SHARDS_MAX`].
     pub shards: u32,
-    /// The largest command that the node has promised its peers room for, in bytes; their logs must have room for as much.
-    pub command_bytes_max: u32,
+    /// The largest command that the node's directory was founded for, in bytes: the segments of its peers must hold as much.
+    pub command_bytes_founded: u32,
     /// The purpose of the connection.
     pub lane: Lane,
     /// Where the node's clients should go, at most [`CLIENT_ADDRESS_BYTES_MAX`] bytes. May be empty.
@@ -99,7 +99,7 @@ impl Hello {
             proof: Proof::default(),
             shard: 0,
             shards: 1,
-            command_bytes_max: 1 << 20,
+            command_bytes_founded: 1 << 20,
             lane: Lane::Append,
             client_address: String::new(),
         }
@@ -156,7 +156,7 @@ impl Hello {
         bytes.put_u64_le(self.proof.nonce);
         put_opening(&mut bytes, self.proof.noted);
         bytes.put_u128_le(self.proof.noted_by);
-        bytes.put_u32_le(self.command_bytes_max);
+        bytes.put_u32_le(self.command_bytes_founded);
         bytes.put_u32_le(self.shard);
         bytes.put_u32_le(self.shards);
         bytes.put_u8(self.lane as u8);
@@ -192,6 +192,8 @@ pub enum Refusal {
     Copy,
     /// The dialer is sure that the acceptor remembers it, and it does not: the acceptor has lost its own directory.
     Forgotten,
+    /// The segments of the node that refuses do not hold the largest command that the other node takes from clients.
+    SmallSegments,
     /// A reason this version does not know.
     Other(u8),
 }
@@ -224,6 +226,7 @@ impl Refusal {
             Self::OtherStore => 9,
             Self::Copy => 10,
             Self::Forgotten => 11,
+            Self::SmallSegments => 12,
             Self::Other(code) => code,
         }
     }
@@ -240,6 +243,7 @@ impl Refusal {
             9 => Self::OtherStore,
             10 => Self::Copy,
             11 => Self::Forgotten,
+            12 => Self::SmallSegments,
             code => Self::Other(code),
         }
     }
@@ -258,6 +262,9 @@ impl fmt::Display for Refusal {
             Self::OtherStore => "the node is known with another directory than this one",
             Self::Copy => "the node is known with a later state of its directory",
             Self::Forgotten => "the node is not remembered, though it should be",
+            Self::SmallSegments => {
+                "segments of the node that refuses do not hold the largest command of the other"
+            }
             Self::Other(code) => return write!(f, "reason {code}"),
         })
     }
@@ -371,7 +378,7 @@ pub fn parse(message: &[u8]) -> Result<Said, HandshakeError> {
     let noted: [u8; 16] = fields.array()?;
     let noted_by = u128::from_le_bytes(fields.array()?);
     let proof = Proof { store, nonce, noted: get_opening(&mut &noted[..]), noted_by };
-    let command_bytes_max = u32::from_le_bytes(fields.array()?);
+    let command_bytes_founded = u32::from_le_bytes(fields.array()?);
     let shard = u32::from_le_bytes(fields.array()?);
     let shards = u32::from_le_bytes(fields.array()?);
     let [lane] = fields.array()?;
@@ -389,7 +396,7 @@ pub fn parse(message: &[u8]) -> Result<Said, HandshakeError> {
         proof,
         shard,
         shards,
-        command_bytes_max,
+        command_bytes_founded,
         lane,
         client_address,
     };

@@ -32,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 mod abort;
+mod acquaintances;
 mod backoff;
 pub mod codec;
 mod door;

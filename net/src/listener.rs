@@ -8,7 +8,7 @@
 
 use crate::door::{Door, Greeted, LeaseId, Turned, Welcome};
 use crate::metrics::{InboundMeter, LogLimit, add};
-use crate::saving::elsewhere;
+use crate::saving::saved;
 use crate::stores::Acquaintances;
 use crate::{AbortOnPanic, Accepted, Hello, NetError, Settings, peer};
 use logdrive_raft::NodeId;
@@ -85,7 +85,6 @@ impl Listener {
         let entrance = Rc::new(Entrance {
             door: RefCell::new(Door::new(me, known, Arc::clone(&stores))),
             stores,
-            saving: Arc::default(),
             leases: RefCell::default(),
             settings,
             hand_over,
@@ -173,8 +172,6 @@ impl Strangers {
 struct Entrance {
     door: RefCell<Door>,
     stores: Arc<Acquaintances>,
-    /// Held while something met is saved.
-    saving: Arc<tokio::sync::Mutex<()>>,
     /// Dropping a sender ends the connection that holds its receiver.
     leases: RefCell<HashMap<LeaseId, watch::Sender<()>>>,
     settings: Settings,
@@ -233,25 +230,15 @@ impl Entrance {
     /// be remembered, be they who they say or not, keep one thread and no more than part of the disk's time.
     async fn judge(&self, message: &[u8]) -> Result<Greeted, Turned> {
         let hello = self.door.borrow().judge(message)?;
-        let met = match self.stores.recognise(&hello) {
-            Some(met) => met.map_err(NetError::Refused),
-            None => {
-                // The lock goes with the work: a handshake may be given up meanwhile.
-                let one = Arc::clone(&self.saving).lock_owned().await;
-                let (stores, said) = (Arc::clone(&self.stores), hello.clone());
-                let meet = move || {
-                    let _one = one;
-                    // Other connections of the peer may have waited for the same save.
-                    if let Some(met) = stores.recognise(&said) {
-                        return met.map_err(NetError::Refused);
-                    }
-                    let met = stores.meet(&said);
-                    std::thread::sleep(SAVE_PAUSE);
-                    met
-                };
-                elsewhere(meet).await
-            }
+        let said = hello.clone();
+        let recognise =
+            |stores: &Acquaintances| Some(stores.recognise(&hello)?.map_err(NetError::Refused));
+        let meet = move |stores: &Acquaintances| {
+            let met = stores.meet(&said);
+            std::thread::sleep(SAVE_PAUSE);
+            met
         };
+        let met = saved(&self.stores, recognise, meet).await;
         self.door.borrow_mut().answer(hello, met)
     }
 

@@ -9,7 +9,7 @@
 use crate::handshake::{MessageReader, Refusal};
 use crate::lane::Link;
 use crate::metrics::LogLimit;
-use crate::saving::elsewhere;
+use crate::saving::saved;
 use crate::stores::{Acquaintances, Heard};
 use crate::{Backoff, Hello, Inbound, NetError, Settings};
 use socket2::{SockRef, TcpKeepalive};
@@ -75,16 +75,21 @@ impl Dialer {
     /// Connects; once more if the peer did not remember this opening of our directory, and does now.
     async fn connect(&self) -> Result<(TcpStream, Hello), NetError> {
         for _ in 0..2 {
-            match self.try_once().await? {
-                (stream, Heard::Up(hello)) => return Ok((stream, hello)),
-                (_, Heard::Introduced(acceptor)) => {
-                    // This is a shard's thread: it does not wait for the disk.
-                    let stores = Arc::clone(&self.stores);
-                    elsewhere(move || stores.note(&acceptor)).await?;
-                }
+            let (stream, heard) = self.try_once().await?;
+            let (Heard::Up(acceptor) | Heard::Introduced(acceptor)) = &heard;
+            self.note(acceptor).await?;
+            if let Heard::Up(hello) = heard {
+                return Ok((stream, hello));
             }
         }
         Err(NetError::Refused(Refusal::Forgotten))
+    }
+
+    /// [`Acquaintances::note`], for a shard's thread, which does not wait for the disk.
+    async fn note(&self, acceptor: &Hello) -> Result<(), NetError> {
+        let noted = acceptor.clone();
+        let look = |stores: &Acquaintances| stores.has_noted(acceptor).then_some(Ok(()));
+        saved(&self.stores, look, move |stores| stores.note(&noted)).await
     }
 
     async fn try_once(&self) -> Result<(TcpStream, Heard), NetError> {

@@ -3,7 +3,8 @@
 //!
 //! In:     the [`Hello`]s of both directions, and one call per opening of the directory.
 //! Out:    [`Meeting`] or the [`Refusal`] of a peer; the proofs that our own hellos carry.
-//! Cost:   per peer and opening one write at each end for the peer to be remembered, one for it to be noted.
+//! Cost:   per peer and opening one write at each end for the peer to be remembered, one for it to be noted; what
+//!         changes nothing writes nothing.
 //! Fails:  what could not be saved counts for nothing: the connection ends with the error.
 //! Source: RULES.md P6, C7, rule 27.
 //!
@@ -23,8 +24,8 @@
 //! from before it noted 7 names 6, which the acceptor no longer takes. A crash between any two of the steps leaves the
 //! dialer with a name that the acceptor takes. Of two copies that are both run, each acceptor goes on with one.
 //!
-//! The dialer notes only what an acceptor says that it knows or has yet to meet, and keeps with it which store said so:
-//! to another store it is as new as to one that it never dialled. A refusal that is for good counts only if its store is
+//! The dialer notes, at each connection, only what an acceptor says that it knows or has yet to meet, and keeps with it
+//! which store said so last: to another store it is as new as to one that it never dialled. A refusal that is for good counts only if its store is
 //! the one that the peer was confirmed with, or if the peer never was confirmed; so a directory made anew, or another
 //! cluster of the same name, at a peer's address does not end a node that has met the peer.
 //!
@@ -36,13 +37,13 @@
 //! name; afterwards nobody who has not read the peer's directory or its connections can. A store's number is no secret: that
 //! a refusal names it guards against accidents at an address, not against somebody who holds the address and the number.
 
+pub use crate::acquaintances::{Acquaintances, Heard, OnTooLarge, Save};
+
 use crate::Hello;
-use crate::handshake::{self, Answer, Refusal};
+use crate::handshake::Refusal;
 use bytes::{Buf, BufMut};
 use logdrive_raft::NodeId;
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Mutex, PoisonError};
 
 /// One opening of a directory, as one peer knows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -135,7 +136,7 @@ impl PeerStores {
     }
 
     /// The proof that a hello of ours carries to `peer`.
-    fn proof(&self, peer: NodeId) -> Proof {
+    pub(crate) fn proof(&self, peer: NodeId) -> Proof {
         let known = self.peers.get(&peer).copied().unwrap_or_default();
         let nonce = known.ours.map_or(0, |opening| opening.nonce);
         Proof { store: self.store, nonce, noted: known.noted, noted_by: known.noted_by }
@@ -230,7 +231,7 @@ impl PeerStores {
     }
 
     /// False if `peer` was confirmed with another directory than `store`.
-    fn may_be(&self, peer: NodeId, store: u128) -> bool {
+    pub(crate) fn may_be(&self, peer: NodeId, store: u128) -> bool {
         let theirs = self.peers.get(&peer).and_then(|peer| peer.theirs);
         theirs.is_none_or(|theirs| theirs.confirmed.is_none() || theirs.store == store)
     }
@@ -306,126 +307,6 @@ pub(crate) fn get_opening(bytes: &mut &[u8]) -> Option<Opening> {
     (incarnation > 0).then_some(Opening { incarnation, nonce })
 }
 
-/// Keeps what [`PeerStores::encode`] gives, durably, in room that was made before.
-pub type Save = Box<dyn Fn(&[u8]) -> io::Result<()> + Send + Sync>;
-
-/// How a dialer goes on after an answer.
-#[derive(Debug)]
-pub enum Heard {
-    /// The connection is open.
-    Up(Hello),
-    /// The acceptor remembers us now: [`Acquaintances::note`] that, and dial again.
-    Introduced(Hello),
-}
-
-/// The [`PeerStores`] of a running node, for all its threads. Its readers never wait for a save.
-pub struct Acquaintances {
-    state: Mutex<PeerStores>,
-    /// Held by whoever changes the state, from before it is read until after it is saved.
-    changing: Mutex<()>,
-    save: Save,
-}
-
-impl Acquaintances {
-    /// Begins with `peers`, which are saved already.
-    #[must_use]
-    pub fn new(peers: PeerStores, save: Save) -> Self {
-        Self { state: Mutex::new(peers), changing: Mutex::new(()), save }
-    }
-
-    /// For a process without a directory, which says that it is `store`: it remembers nothing past its end.
-    #[must_use]
-    pub fn forgetful(store: u128, incarnation: u64, peers: &[NodeId]) -> Self {
-        let mut stores = PeerStores::default();
-        stores.open(store, incarnation, peers.iter().copied(), &mut || 0);
-        Self::new(stores, Box::new(|_| Ok(())))
-    }
-
-    /// `me`, with the proof that is for `peer`.
-    #[must_use]
-    pub fn present(&self, me: &Hello, peer: NodeId) -> Hello {
-        Hello { proof: self.lock().proof(peer), ..me.clone() }
-    }
-
-    /// [`PeerStores::meet`] if it changes nothing that must be saved; else `None`, and [`Self::meet`] must be called.
-    #[must_use]
-    pub fn recognise(&self, hello: &Hello) -> Option<Result<Meeting, Refusal>> {
-        let state = self.lock();
-        let mut next = state.clone();
-        let met = next.meet(hello);
-        (next == *state).then_some(met)
-    }
-
-    /// [`PeerStores::meet`], saved. Blocks for the time of a synced write.
-    ///
-    /// # Errors
-    /// [`crate::NetError::Refused`], or [`crate::NetError::Io`] of the save: then nothing has changed.
-    pub fn meet(&self, hello: &Hello) -> Result<Meeting, crate::NetError> {
-        self.change(|next| next.meet(hello).map_err(crate::NetError::Refused))
-    }
-
-    /// Judges the answer to the hello `me`, which was for `peer`.
-    ///
-    /// # Errors
-    /// The connection must be closed. [`crate::NetError::RefusedByPeer`] is said by the peer as it is known here, or by
-    /// one that was never confirmed.
-    pub fn hear(&self, me: &Hello, peer: NodeId, answer: &[u8]) -> Result<Heard, crate::NetError> {
-        let state = self.lock();
-        let check = |hello| state.check(hello).map_err(crate::NetError::Refused);
-        match handshake::judge_answer(me, peer, answer)? {
-            Answer::Welcome(hello) => check(&hello).map(|()| Heard::Up(hello)),
-            Answer::Introduced(hello) => check(&hello).map(|()| Heard::Introduced(hello)),
-            Answer::Refused { refusal, store } => {
-                let is_believed = !refusal.is_for_good() || state.may_be(peer, store);
-                Err(match is_believed {
-                    true => crate::NetError::RefusedByPeer(refusal),
-                    false => crate::NetError::Refused(Refusal::OtherStore),
-                })
-            }
-        }
-    }
-
-    /// [`PeerStores::note`], saved. Blocks for the time of a synced write.
-    ///
-    /// # Errors
-    /// That of the save: then nothing has changed.
-    pub fn note(&self, acceptor: &Hello) -> Result<(), crate::NetError> {
-        self.change(|next| {
-            next.note(acceptor);
-            Ok(())
-        })
-    }
-
-    /// Takes over what `step` makes of the state, once it is saved.
-    fn change<T>(
-        &self,
-        step: impl FnOnce(&mut PeerStores) -> Result<T, crate::NetError>,
-    ) -> Result<T, crate::NetError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.lock().clone();
-        let mut next = before.clone();
-        let done = step(&mut next)?;
-        if next != before {
-            if !logdrive_raft::bug!("introduced_without_saving") {
-                (self.save)(&next.encode())?;
-            }
-            *self.lock() = next;
-        }
-        Ok(done)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, PeerStores> {
-        // Nothing is changed before it is whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl std::fmt::Debug for Acquaintances {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.lock().fmt(f)
-    }
-}
-
 /// Peers that a node's directory has room to remember.
 pub const PEERS_MAX: usize = 128;
 /// Bytes of [`PeerStores::encode`], at most.
@@ -436,7 +317,8 @@ const PEER_BYTES: usize = 8 + 16 + 1 + 16 + 4 * 16;
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::sync::{Arc, Barrier};
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{Arc, Barrier, Mutex};
 
     /// A node's directory, as it can be copied, and what a process of it says.
     #[derive(Clone, Debug)]
@@ -478,9 +360,9 @@ mod tests {
                 })?;
                 let acceptor = to.hello(self);
                 self.peers.check(&acceptor).map_err(Refused::Self_)?;
-                match met {
-                    Meeting::Introduced => drop(self.peers.note(&acceptor)),
-                    Meeting::Known | Meeting::Confirmed => return Ok(()),
+                self.peers.note(&acceptor);
+                if met != Meeting::Introduced {
+                    return Ok(());
                 }
             }
             panic!("{self:?} and {to:?} do not get on");
@@ -689,6 +571,80 @@ mod tests {
         assert_eq!(a.dial(&mut late), Err(Refused::Self_(Refusal::OtherStore)));
         assert_eq!(late.dial(&mut a), Err(Refused::By(Refusal::OtherStore)));
         assert_eq!(a.dial(&mut b), Ok(()));
+    }
+
+    /// The peer was dialled, never dialled itself, another directory had its name for a while, and then it came back: it
+    /// was dialled once more, which was not noted, and from the next opening on it refused the dialer for ever.
+    #[test]
+    fn a_peer_that_was_never_confirmed_and_comes_back_after_another_is_met_in_later_openings() {
+        let (mut a, mut b) = (Directory::made(1, 100), Directory::made(2, 200));
+        a.open(11);
+        b.open(21);
+        let mut other = Directory::made(2, 201);
+        other.open(22);
+        for _ in 0..2 {
+            assert_eq!(a.dial(&mut b), Ok(()));
+            assert_eq!(a.dial(&mut other), Ok(()));
+        }
+        assert_eq!(a.dial(&mut b), Ok(()));
+        for nonce in 12..15 {
+            a.open(nonce);
+            assert_eq!(a.dial(&mut b), Ok(()), "it was the last to say that it remembers");
+        }
+        assert_eq!(b.dial(&mut a), Ok(()));
+    }
+
+    #[test]
+    fn a_note_that_changes_nothing_is_not_saved() {
+        let (mut a, b) = pair();
+        a.open(12);
+        let saves = Arc::new(AtomicU32::new(0));
+        let counted = saves.clone();
+        let save = move |_: &[u8]| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        };
+        let stores = Acquaintances::new(a.peers.clone(), Box::new(save));
+        let acceptor = b.hello(&a);
+        for _ in 0..3 {
+            assert_eq!(stores.has_noted(&acceptor), saves.load(Ordering::Relaxed) > 0);
+            stores.note(&acceptor).expect("saved");
+            assert_eq!(saves.load(Ordering::Relaxed), 1);
+        }
+    }
+
+    /// RULES.md P11.
+    #[test]
+    fn a_peer_with_commands_that_the_segments_here_do_not_hold_is_refused_both_ways_and_leaves_nothing()
+     {
+        let (a, mut b) = pair();
+        let mut anew = Directory::made(3, 300);
+        anew.open(31);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = told.clone();
+        let save = |_: &[u8]| panic!("nothing of it is kept");
+        b.open(22);
+        let stores = Acquaintances::new(b.peers.clone(), Box::new(save))
+            .holding(1000, Box::new(move |peer, bytes| tell.lock().unwrap().push((peer, bytes))));
+        for (peer, is_known) in [(&a, true), (&anew, false)] {
+            let founded = |bytes| Hello { command_bytes_founded: bytes, ..peer.hello(&b) };
+            let (fits, larger) = (founded(1000), founded(1001));
+            assert_eq!(stores.recognise(&fits), is_known.then_some(Ok(Meeting::Known)));
+            assert_eq!(told.lock().unwrap().len(), 0);
+            assert_eq!(stores.recognise(&larger), Some(Err(Refusal::SmallSegments)));
+            let met = stores.meet(&larger);
+            let is_refused =
+                |error| matches!(error, Some(crate::NetError::Refused(Refusal::SmallSegments)));
+            assert!(is_refused(met.err()));
+            let me = b.hello(peer);
+            for answer in [larger.encode(b.node), larger.encode_introduced(b.node)] {
+                assert!(is_refused(stores.hear(&me, peer.node, &answer).err()));
+            }
+            let said = std::mem::take(&mut *told.lock().unwrap());
+            assert_eq!(said, [(peer.node, 1001); 4]);
+            assert!(stores.hear(&me, peer.node, &fits.encode(b.node)).is_ok());
+        }
+        assert_eq!(format!("{stores:?}"), format!("{:?}", b.peers));
     }
 
     /// RULES.md C7, P6.

@@ -64,7 +64,7 @@ fn handshakes_are_read_as_they_were_written_or_refused() {
             noted: Some(Opening { incarnation: 4, nonce: 9 }),
             noted_by: 10,
         },
-        command_bytes_max: 1 << 20,
+        command_bytes_founded: 1 << 20,
         shard: 1,
         shards: 4,
         lane: Lane::Append,

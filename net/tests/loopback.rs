@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use logdrive_net::frame::{FrameOrigin, FrameWriter};
 use logdrive_net::handshake::{self, Said};
-use logdrive_net::stores::{Acquaintances, Opening, Proof};
+use logdrive_net::stores::{Acquaintances, Opening, PeerStores, Proof};
 use logdrive_net::{
     Accepted, ClusterId, Hello, Inbound, InboundMeter, Lane, LaneStats, Listener, NetError,
     Outbound, Refusal, Sent, Settings, codec, receive,
@@ -18,7 +18,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -54,7 +54,7 @@ fn hello(node: NodeId) -> Hello {
         proof: Proof::default(),
         shard: 0,
         shards: 1,
-        command_bytes_max: 1 << 20,
+        command_bytes_founded: 1 << 20,
         lane: Lane::Append,
         client_address: format!("node-{node}:6379"),
     }
@@ -596,6 +596,88 @@ fn a_node_with_another_directory_is_refused_and_told_and_the_one_that_is_known_i
         let (again, told_again) = dial(&known);
         both_up(&again).await;
         assert!(told_again.refused.borrow().is_empty());
+    });
+}
+
+/// RULES.md C7.
+/// A lane that came up at once was not noted: the peer that came back after another took the dialer's next life for one
+/// that only the other knew, and refused it for ever.
+#[test]
+fn a_peer_that_comes_back_after_another_had_its_place_is_met_in_later_lives_too() {
+    run(async {
+        let [b, other] = [1, 2].map(|store| {
+            let stores = Arc::new(Acquaintances::forgetful(store, 1, &[A]));
+            let any = ([127, 0, 0, 1], 0).into();
+            Node::listen_with(stores, any, hello(B), true, settings())
+        });
+        let saved: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let live = |incarnation: u64| {
+            let read = saved.lock().unwrap().last().map(|bytes| PeerStores::decode(bytes));
+            let mut peers = read.map_or_else(PeerStores::default, |read| read.expect("its bytes"));
+            peers.open(7, incarnation, [B], &mut || incarnation);
+            let saved = saved.clone();
+            let save = move |bytes: &[u8]| {
+                saved.lock().unwrap().push(bytes.to_vec());
+                Ok(())
+            };
+            Arc::new(Acquaintances::new(peers, Box::new(save)))
+        };
+        let stores = live(1);
+        for (saves, to) in [(1, &b), (2, &other), (3, &b), (3, &b)] {
+            let peers = vec![(B, to.address.to_string())];
+            let inbound: Rc<dyn Inbound> = Rc::new(Shard::default());
+            let outbound = Outbound::start(hello(A), peers, &stores, settings(), inbound);
+            both_up(&outbound).await;
+            assert_eq!(saved.lock().unwrap().len(), saves, "a save for each change, and none more");
+        }
+        let (me, stores) = (Hello { incarnation: 2, ..hello(A) }, live(2));
+        let shard = Rc::new(Shard::default());
+        let inbound: Rc<dyn Inbound> = Rc::clone(&shard) as _;
+        let peers = vec![(B, b.address.to_string())];
+        let outbound = Outbound::start(me, peers, &stores, settings(), inbound);
+        until(|| outbound.is_up(B, Lane::Append) || !shard.refused.borrow().is_empty()).await;
+        assert_eq!(*shard.refused.borrow(), []);
+    });
+}
+
+/// RULES.md P11.
+#[test]
+fn a_peer_with_commands_that_the_segments_here_do_not_hold_comes_up_on_no_lane() {
+    run(async {
+        let holding = |bytes| {
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let tell = told.clone();
+            let on_too_large = move |peer, bytes| tell.lock().unwrap().push((peer, bytes));
+            let stores = Acquaintances::forgetful(0, 1, &[A, B]);
+            (Arc::new(stores.holding(bytes, Box::new(on_too_large))), told)
+        };
+        let dial = |stores: &Arc<Acquaintances>, to: &Node| {
+            let shard = Rc::new(Shard::default());
+            let inbound: Rc<dyn Inbound> = Rc::clone(&shard) as _;
+            let to = vec![(B, to.address.to_string())];
+            (Outbound::start(hello(A), to, stores, settings(), inbound), shard)
+        };
+        // The acceptor's segments are too small.
+        let (small, told) = holding((1 << 20) - 1);
+        let any = ([127, 0, 0, 1], 0).into();
+        let b = Node::listen_with(small, any, hello(B), true, settings());
+        let (outbound, shard) = dial(&stores(), &b);
+        until(|| shard.refused.borrow().len() > 2).await;
+        assert!(shard.refused.borrow().iter().all(|refusal| *refusal == Refusal::SmallSegments));
+        assert!(shard.told.borrow().is_empty() && b.meter.stats().authenticated == 0);
+        assert!(told.lock().unwrap().iter().all(|said| *said == (A, 1 << 20)));
+        drop(outbound);
+        // The dialer's are.
+        let (small, told) = holding((1 << 20) - 1);
+        let b = Node::b(settings());
+        let (outbound, shard) = dial(&small, &b);
+        until(|| stats(&outbound, Lane::Append).refusals > 2).await;
+        assert!(shard.told.borrow().is_empty() && shard.refused.borrow().is_empty());
+        assert!(told.lock().unwrap().iter().all(|said| *said == (B, 1 << 20)));
+        drop(outbound);
+        let (enough, _) = holding(1 << 20);
+        let (outbound, _) = dial(&enough, &b);
+        both_up(&outbound).await;
     });
 }
 

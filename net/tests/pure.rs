@@ -22,7 +22,7 @@ fn hello(node: NodeId, incarnation: u64) -> Hello {
         proof: Proof::default(),
         shard: 0,
         shards: 1,
-        command_bytes_max: 1 << 20,
+        command_bytes_founded: 1 << 20,
         lane: Lane::Liveness,
         client_address: String::new(),
     }
@@ -77,8 +77,11 @@ impl Acceptor {
                 Err(Turned { answer: Some(answer), .. }) => (answer, None),
                 Err(Turned { error, answer: None }) => return Err(error),
             };
-            match stores.hear(me, B, &in_pieces(&said))? {
-                Heard::Introduced(acceptor) => stores.note(&acceptor).expect("nothing to save"),
+            let heard = stores.hear(me, B, &in_pieces(&said))?;
+            let (Heard::Introduced(acceptor) | Heard::Up(acceptor)) = &heard;
+            stores.note(acceptor).expect("nothing to save");
+            match heard {
+                Heard::Introduced(_) => {}
                 Heard::Up(peer) => {
                     let (lease, hello) = let_in.expect("a welcome");
                     let settings = Settings::default();

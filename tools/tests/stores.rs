@@ -9,7 +9,7 @@ use std::{path::Path, process::Command, time::Duration};
 use support::{
     client::Client,
     cluster::{Cluster, directory},
-    turn,
+    eventually, turn,
 };
 
 /// RULES.md P6.
@@ -82,6 +82,7 @@ fn of_a_directory_and_its_copies_the_latest_that_its_peers_met_goes_on() {
     cluster.assert_no_panic();
 }
 
+/// RULES.md P11.
 /// Reported of other systems: the leader takes what a follower's own settings do not hold, and the group stands still there.
 #[test]
 fn a_node_whose_segments_do_not_hold_its_peers_commands_ends_and_may_come_back_with_larger_ones() {
@@ -107,11 +108,61 @@ fn a_node_whose_segments_do_not_hold_its_peers_commands_ends_and_may_come_back_w
     cluster.write_to_all(&keys, &large, LIVE_MAX);
     // The largest command that the directories were first opened for holds for later opens, too.
     cluster.nodes[0].set_flag("--segment-bytes", &(1 << 20).to_string());
-    assert_refused_at_once(&mut cluster, 0, &[], "peers may send 1048576");
+    assert_refused_at_once(&mut cluster, 0, &[], "founded for commands of up to 1048576");
     cluster.nodes[0].set_flag("--segment-bytes", &(2 << 20).to_string());
     cluster.nodes[0].start(&[]);
     cluster.wait_ready();
     cluster.assert_no_panic();
+}
+
+/// RULES.md P11.
+/// A node that met a peer with larger commands than its segments hold took that number over and ended, so that one node with
+/// too large commands ended all the others, and for good.
+#[test]
+fn a_node_with_commands_that_fit_no_other_shuts_out_itself_only() {
+    let _turn = turn();
+    let dir = directory();
+    let mut cluster = Cluster::plan(dir.path(), 3, 4, 64 << 10);
+    cluster.nodes[2].set_flag("--segment-bytes", &(16 << 20).to_string());
+    for at in [2, 0, 1] {
+        cluster.nodes[at].start(&["--init"]);
+    }
+    wait_served(&mut cluster, &[0, 1]);
+    let keys = cluster.key_per_group("small-");
+    cluster.write_to_all(&keys, "one", LIVE_MAX);
+    // None has kept what the third says: they go on when they are opened again, too.
+    for at in [0, 1] {
+        assert!(cluster.nodes[at].stop().success());
+        cluster.nodes[at].start(&[]);
+        wait_served(&mut cluster, &[0, 1]);
+        cluster.write_to_all(&keys, "two", LIVE_MAX);
+    }
+    assert!(cluster.nodes[2].runs() && cluster.nodes[2].stop().success());
+    for at in [0, 1] {
+        let said = cluster.nodes[at].said();
+        let is_why = |line: &&str| {
+            line.contains("ERROR")
+                && line.contains("node 3 takes commands of up to 1048576 bytes")
+                && line.contains("segments of at least 4194304 bytes")
+        };
+        assert_eq!(said.lines().filter(is_why).count(), 2, "once in each of its lives:\n{said}");
+    }
+    // Nobody has met that directory, so it may be made anew as it should be.
+    std::fs::remove_dir_all(&cluster.nodes[2].dir).unwrap();
+    cluster.nodes[2].set_flag("--segment-bytes", &(64 << 10).to_string());
+    cluster.nodes[2].start(&["--init"]);
+    cluster.wait_ready();
+    assert!(cluster.nodes[0].stop().success());
+    cluster.write_to_all(&keys, "three", LIVE_MAX);
+    cluster.assert_no_panic();
+}
+
+/// Waits until these nodes say that every slot is served.
+fn wait_served(cluster: &mut Cluster, nodes: &[usize]) {
+    for at in nodes {
+        let is_served = eventually(LIVE_MAX, || cluster.nodes[*at].says_ready());
+        assert!(is_served, "node {}{}", at + 1, cluster.last_words());
+    }
 }
 
 /// Starts a node that must end by itself, saying `why`.

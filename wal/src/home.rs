@@ -256,21 +256,19 @@ impl Home {
         kept.map_err(|e| io_error(&OpeningsFile::path(&self.dir), "write", e))
     }
 
-    /// The largest entry that the directory's owner has promised its peers room for, in bytes; 0 before
-    /// [`Self::keep_entry_bytes_max`].
+    /// The largest command that the directory was founded for, in bytes; 0 before [`Self::found_command_bytes`].
     #[must_use]
-    pub fn entry_bytes_max(&self) -> u32 {
-        self.openings().now().entry_bytes_max
+    pub fn command_bytes_founded(&self) -> u32 {
+        self.openings().now().command_bytes_founded
     }
 
-    /// Keeps the largest entry that the owner promises its peers room for, durably and in room that the directory has. A
-    /// promise of more that is kept already stays.
+    /// Founds the directory for commands of so many bytes, durably and in room that the directory has. 0 takes the
+    /// founding back.
     ///
     /// # Errors
     /// [`HomeError::Io`].
-    pub fn keep_entry_bytes_max(&self, bytes: u32) -> Result<(), HomeError> {
-        let kept =
-            self.openings().change(|now| now.entry_bytes_max = now.entry_bytes_max.max(bytes));
+    pub fn found_command_bytes(&self, bytes: u32) -> Result<(), HomeError> {
+        let kept = self.openings().change(|now| now.command_bytes_founded = bytes);
         kept.map_err(|e| io_error(&OpeningsFile::path(&self.dir), "write", e))
     }
 

@@ -1,6 +1,6 @@
 //! How often a directory was opened, what its node and its peers know of each other, and whether they refused it.
 //!
-//! In:     the directory; what the owner has to remember of its peers, as bytes; what it has promised them.
+//! In:     the directory; what the owner has to remember of its peers, as bytes; the largest command it was founded for.
 //! Out:    the same after any crash, as it was before the last write or after it.
 //! Cost:   two synced writes of 16 KiB per change.
 //! Fails:  two slots that both fail their checksum are damage; the first write or sync that fails is final (rule 17).
@@ -15,7 +15,7 @@
 //! 16  u64      how often the directory was opened
 //! 24  u32      bytes of the refusal
 //! 28  u32      bytes of what is known of the peers
-//! 32  u32      bytes of the largest entry that the node takes from its peers for good; 0 before it has said so
+//! 32  u32      bytes of the largest command that the directory was founded for; 0 before its first open
 //! 36  u32      zero
 //! 40           the refusal: text, none if the directory may be used; then what is known of the peers; then zeros
 //! 16380  u32   CRC-32C of all before it
@@ -34,8 +34,8 @@ pub(crate) struct Openings {
     number: u64,
     /// How often the directory was opened.
     pub(crate) incarnation: u64,
-    /// The largest entry that the owner has promised its peers room for, in bytes; 0 before it has.
-    pub(crate) entry_bytes_max: u32,
+    /// The largest command that the directory was founded for, in bytes; 0 before it was.
+    pub(crate) command_bytes_founded: u32,
     /// Why it must not be used any more; empty if it may be.
     pub(crate) refusal: String,
     /// The record of the peers, which the owner encodes.
@@ -126,7 +126,7 @@ impl Openings {
         bytes[16..24].copy_from_slice(&self.incarnation.to_le_bytes());
         bytes[24..28].copy_from_slice(&length(count));
         bytes[28..32].copy_from_slice(&length(self.peers.len()));
-        bytes[32..36].copy_from_slice(&self.entry_bytes_max.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.command_bytes_founded.to_le_bytes());
         bytes[FIXED_BYTES..][..count].copy_from_slice(refusal);
         bytes[FIXED_BYTES + count..][..self.peers.len()].copy_from_slice(&self.peers);
         let crc = checksum(&bytes[..SLOT_BYTES - CRC_BYTES]);
@@ -146,7 +146,7 @@ impl Openings {
         Some(Self {
             number: number(8),
             incarnation: number(16),
-            entry_bytes_max: word(32),
+            command_bytes_founded: word(32),
             refusal: std::str::from_utf8(refusal).ok()?.to_owned(),
             peers: rest.get(..count(28))?.to_vec(),
         })
@@ -186,7 +186,7 @@ mod tests {
         for incarnation in 1..4 {
             let before = std::fs::read(&path).unwrap();
             file.change(|now| now.incarnation = incarnation).unwrap();
-            file.change(|now| now.entry_bytes_max = u32::MAX - 1).unwrap();
+            file.change(|now| now.command_bytes_founded = u32::MAX - 1).unwrap();
             file.change(|now| now.peers = vec![7; PEERS_BYTES_MAX]).unwrap();
             let after = file.now().clone();
             let whole = std::fs::read(&path).unwrap();

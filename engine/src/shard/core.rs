@@ -633,7 +633,7 @@ impl Shard {
         match change {
             LinkChange::Up(peer) => self.peer_up(peer),
             LinkChange::Down(peer) => self.peer_down(peer),
-            // The peer may have another directory, with groups that were founded otherwise.
+            // A group that the peer's log did not hold yet may be created there again, with other members.
             LinkChange::Restarted(peer) => {
                 self.replicas.iter_mut().for_each(|replica| replica.founding.forget(peer));
             }

@@ -44,7 +44,8 @@ impl Founding {
         self.agreed.contains(&peer)
     }
 
-    /// The peer was restarted, perhaps with another directory: its group may have been founded otherwise there.
+    /// The peer was restarted. A group that its log did not hold yet when the process before ended is unknown there since,
+    /// and may have been created again with other members.
     pub(super) fn forget(&mut self, peer: NodeId) {
         self.agreed.retain(|known| *known != peer);
         self.differing.retain(|known| *known != peer);

@@ -30,8 +30,8 @@ use std::{
 pub(super) enum Effect {
     /// An outbound lane to this incarnation of the peer came up, or one went down.
     Lane { node: NodeId, shard: u32, peer: NodeId, lane: Lane, up: Option<u64> },
-    /// A connection of `from` was let in.
-    Opened { node: NodeId, from: NodeId },
+    /// A connection of this incarnation of `from` was let in.
+    Opened { node: NodeId, from: NodeId, incarnation: u64 },
     /// A connection of `from` that had been let in has ended.
     Closed { node: NodeId, from: NodeId },
     /// `by` refused a lane for good: the directory must not be used any more.
@@ -318,7 +318,7 @@ impl Connections {
                 let connection = self.open.get_mut(&id).expect("dialled");
                 let answer = connection.answer(now);
                 let heard = match &answer {
-                    Some(Some(answer)) => end.stores.hear(&end.me, peer, answer),
+                    Some(Some(answer)) => end.hear(peer, answer),
                     Some(None) => Err(NetError::Closed),
                     None if now >= until => Err(NetError::Timeout("handshake")),
                     None => return,
@@ -331,9 +331,8 @@ impl Connections {
                         let lane = Lane::ALL[at];
                         effects.push(Effect::Lane { node, shard, peer, lane, up });
                     }
-                    Ok(stores::Heard::Introduced(acceptor)) => {
+                    Ok(stores::Heard::Introduced(_)) => {
                         logdrive_raft::reached!("opening introduced");
-                        end.stores.note(&acceptor).expect("memory");
                         connection.is_left = true;
                         end.state = State::Down { dial_at: now + 1 };
                     }
@@ -481,6 +480,14 @@ impl Connections {
 }
 
 impl LaneEnd {
+    /// Judges an answer, and notes that the acceptor remembers this end.
+    fn hear(&self, peer: NodeId, answer: &[u8]) -> Result<stores::Heard, NetError> {
+        let heard = self.stores.hear(&self.me, peer, answer)?;
+        let (stores::Heard::Up(acceptor) | stores::Heard::Introduced(acceptor)) = &heard;
+        self.stores.note(acceptor).expect("memory");
+        Ok(heard)
+    }
+
     /// Moves what waits into the socket, as far as there is room; false if the connection breaks.
     fn move_bytes(
         &mut self,
@@ -586,7 +593,8 @@ impl Connection {
                         let shard = (welcome.hello.shard % process.shards) as usize;
                         let receiver = Receiver::new(&welcome.hello, &settings);
                         self.acceptor = Acceptor::Reading { receiver, lease: welcome.lease, shard };
-                        effects.push(Effect::Opened { node, from });
+                        let incarnation = welcome.hello.incarnation;
+                        effects.push(Effect::Opened { node, from, incarnation });
                         Ok(Some(welcome.answer))
                     }
                     Some(Err(Turned { answer, .. })) => {

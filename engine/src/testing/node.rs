@@ -267,8 +267,15 @@ impl SimNode {
         }
     }
 
-    /// The record of the peers that the directory keeps, with this opening added.
-    fn open_peers(&mut self, shape: &Shape, number: u64, entropy: &mut Random) -> Acquaintances {
+    /// The record of the peers that the directory keeps, with this opening added. The segments hold commands of `held`
+    /// bytes.
+    fn open_peers(
+        &mut self,
+        shape: &Shape,
+        number: u64,
+        held: u32,
+        entropy: &mut Random,
+    ) -> Acquaintances {
         Rc::make_mut(&mut self.line).insert(number);
         let saved = PeerStores::decode(&lock(&self.peers));
         let mut stores = saved.expect("its own bytes");
@@ -281,7 +288,8 @@ impl SimNode {
             *lock(&on_disk) = peers.to_vec();
             Ok(())
         };
-        Acquaintances::new(stores, Box::new(save))
+        let too_large = |peer, bytes| panic!("{peer:?} takes commands of {bytes} bytes");
+        Acquaintances::new(stores, Box::new(save)).holding(held, Box::new(too_large))
     }
 
     /// Starts the node's process: recovers its logs; its groups get their machines by [`Self::resume_groups`].
@@ -309,8 +317,15 @@ impl SimNode {
             world.openings += 1;
             world.openings
         };
-        let stores = Arc::new(self.open_peers(shape, number, &mut entropy));
-        let node = Arc::new(Shared::new(&config, self.identity.clone(), stores, shape.limits));
+        let held = config.command_bytes_held(&config.log(PathBuf::new(), &self.identity, 0));
+        let stores = Arc::new(self.open_peers(shape, number, held, &mut entropy));
+        let node = Arc::new(Shared::new(
+            &config,
+            self.identity.clone(),
+            config.founds_command_bytes(),
+            stores,
+            shape.limits,
+        ));
         let now = world.borrow().now;
         let mut found = BTreeMap::new();
         let mut shards = Vec::new();

@@ -285,7 +285,7 @@ impl<'a> Sim<'a> {
                 let random = &mut self.world.borrow_mut().random;
                 if !shard.linked.contains(peer) && random.once_in(LINKS_ONCE_IN) {
                     shard.linked.insert(*peer);
-                    node.inbound_opened(*peer);
+                    node.inbound_opened(*peer, *incarnation);
                     for lane in Lane::ALL {
                         shard.arrivals.lane(LaneChange {
                             peer: *peer,
@@ -424,8 +424,8 @@ impl<'a> Sim<'a> {
                 let arrivals = &process.shards[shard as usize].arrivals;
                 arrivals.lane(LaneChange { peer, lane, up });
             }
-            Effect::Opened { from, .. } => {
-                process.node.inbound_opened(from);
+            Effect::Opened { from, incarnation, .. } => {
+                process.node.inbound_opened(from, incarnation);
                 let connections = &mut self.world.borrow_mut().network.connections;
                 connections.as_mut().expect("they connect").dial_now(now, to, from);
             }

@@ -373,7 +373,7 @@ impl Node {
 
     /// True once the node has printed where it takes clients (the flag may leave the port to the node), and says that
     /// every slot is served.
-    fn says_ready(&mut self) -> bool {
+    pub(crate) fn says_ready(&mut self) -> bool {
         let line = self.printed();
         let rest = line.split_once(" clients=").and_then(|(_, rest)| rest.split_once(' '));
         let Some((client, _)) = rest else { return false };
