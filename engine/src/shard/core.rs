@@ -407,11 +407,21 @@ impl Shard {
     }
 
     /// A message from a peer. For a group that does not run here it is dropped: messages never
-    /// make groups (RULES.md I14).
-    pub(crate) fn receive(&mut self, from: NodeId, group: GroupId, message: Message) {
+    /// make groups (RULES.md I14). Gives the steps of work that it was, at least one.
+    pub(crate) fn receive(&mut self, from: NodeId, group: GroupId, message: Message) -> usize {
         if let Message::Room(notice) = message {
-            return self.on_room(from, group, notice);
+            return 1 + self.on_room(from, group, notice);
         }
+        let entries = match &message {
+            Message::AppendEntries(append) => append.entries.len(),
+            _ => 0,
+        };
+        self.receive_for_one(from, group, message);
+        1 + entries / limits::ENTRIES_PER_STEP
+    }
+
+    /// A message that concerns its group alone.
+    fn receive_for_one(&mut self, from: NodeId, group: GroupId, message: Message) {
         let Some(slot) = self.slots.get(&group).copied() else { return };
         if self.is_stopped(slot) {
             return;
@@ -484,25 +494,25 @@ impl Shard {
     }
 
     /// A peer says something of its log's room, or asks about this one's. The group is but an address: the log answers
-    /// for all of them, also if this one serves no more here, or does not run.
-    fn on_room(&mut self, from: NodeId, group: GroupId, notice: RoomNotice) {
+    /// for all of them, also if this one serves no more here, or does not run. Gives the groups that were looked at.
+    fn on_room(&mut self, from: NodeId, group: GroupId, notice: RoomNotice) -> usize {
         if !self.peers.contains(&from) {
-            return;
+            return 0;
         }
         match notice.says {
             RoomSays::Asked => self.rooms.answer(from, group, self.has_room()),
             RoomSays::Full => {
                 if self.rooms.fill(from, group, notice) {
-                    self.spread_room(from, notice, false);
+                    return self.spread_room(from, notice, false);
                 }
             }
             RoomSays::Free => {
                 if self.rooms.drain(from, group) {
-                    self.spread_room(from, notice, true);
+                    return self.spread_room(from, notice, true);
                 }
             }
             RoomSays::TooLarge => {
-                let Some(slot) = self.slots.get(&group).copied() else { return };
+                let Some(slot) = self.slots.get(&group).copied() else { return 0 };
                 let too_large_for = &mut self.replicas[slot as usize].too_large_for;
                 if !too_large_for.contains(&from) {
                     too_large_for.push(from);
@@ -510,10 +520,12 @@ impl Shard {
                 }
             }
         }
+        0
     }
 
-    /// All groups whose entries go to that log of a peer hear of its room.
-    fn spread_room(&mut self, peer: NodeId, notice: RoomNotice, has_room: bool) {
+    /// All groups whose entries go to that log of a peer hear of its room. Gives their number, and of those that were
+    /// looked at in vain.
+    fn spread_room(&mut self, peer: NodeId, notice: RoomNotice, has_room: bool) -> usize {
         for slot in 0..self.replicas.len() {
             let replica = &self.replicas[slot];
             if is_on(replica.group, notice.shard, notice.shards)
@@ -523,6 +535,7 @@ impl Shard {
                 self.step(slot, Event::Room { peer, has_room });
             }
         }
+        self.replicas.len()
     }
 
     /// Writes of a group are on disk; `stamps` are their moments.
