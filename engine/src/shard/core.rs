@@ -13,22 +13,18 @@ use super::{
     proposals::{Answer, Stamps, Submission},
     replica::{Change, GroupView, Replica},
     room::{Rooms, is_on},
+    round::{ApplyJob, FetchJob, LANES, Round, WriteJob},
     timers::Wheel,
 };
 use crate::{MachineError, ProposeError, limits, links::LinkChange};
 use bytes::Bytes;
 use hashbrown::HashMap;
-use logdrive_net::Lane;
 use logdrive_raft::{
-    Config, ConfigError, Durable, Entry, EntryBatch, Event, Fetch, FetchFor, GroupId, HardState,
-    LogIndex, Message, NodeId, Outgoing, Raft, Restored, RoomNotice, RoomSays, Term, TermRun,
-    Ticks, Write,
+    Config, ConfigError, Durable, Entry, EntryBatch, Event, FetchFor, GroupId, HardState, LogIndex,
+    Message, NodeId, Outgoing, Raft, Restored, RoomNotice, RoomSays, Term, TermRun, Ticks,
 };
 use logdrive_wal::Room;
 use std::{sync::Arc, time::Duration};
-
-/// Lanes to each peer, in the order of [`Lane::ALL`]: liveness (votes, heartbeats), then appends.
-const LANES: usize = Lane::ALL.len();
 
 /// A guess how long a full group, or a log that is behind, takes to have room again.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
@@ -53,44 +49,6 @@ pub(crate) struct Founded {
     pub(crate) durable: Durable,
     pub(crate) first_leader: bool,
     pub(crate) view: Arc<GroupView>,
-}
-
-/// One group's part of the log batch.
-pub(crate) struct WriteJob {
-    pub(crate) group: GroupId,
-    pub(crate) membership: Option<Bytes>,
-    pub(crate) write: Write,
-    /// So many of its entries the log has, and what stands before them.
-    pub(crate) accepted: usize,
-    /// Why it waits, if it does.
-    pub(crate) waits_for: Room,
-}
-
-/// Committed entries for one group's machine. Answer with [`Shard::applied`].
-pub(crate) struct ApplyJob {
-    pub(crate) slot: u32,
-    pub(crate) entries: EntryBatch,
-    /// Someone waits for replies.
-    pub(crate) wanted: bool,
-    /// When the entries were known committed, ns.
-    pub(crate) committed: u64,
-}
-
-/// Old entries wanted from the log. Answer with [`Shard::fetched`].
-pub(crate) struct FetchJob {
-    pub(crate) group: GroupId,
-    pub(crate) fetch: Fetch,
-}
-
-/// The work of one gathering. Kept and filled again: its lists keep their memory.
-#[derive(Default)]
-pub(crate) struct Round {
-    pub(crate) writes: Vec<WriteJob>,
-    /// By peer (the order of [`Shard::peers`]) and lane.
-    pub(crate) outbox: Vec<[Vec<(GroupId, Message)>; LANES]>,
-    pub(crate) applies: Vec<ApplyJob>,
-    pub(crate) fetches: Vec<FetchJob>,
-    pub(crate) answers: Vec<Answer>,
 }
 
 /// Many groups, one owner.
