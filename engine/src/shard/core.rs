@@ -381,13 +381,16 @@ impl Shard {
     /// A message that concerns its group alone.
     fn receive_for_one(&mut self, from: NodeId, group: GroupId, message: Message) {
         let Some(slot) = self.slots.get(&group).copied() else { return };
-        if self.is_stopped(slot) {
+        if self.is_stopped(slot) && !self.replicas[slot as usize].differs() {
             return;
         }
         if matches!(message, Message::Founding(_))
             || !self.replicas[slot as usize].founding.hears(from)
         {
             return self.compare_founding(slot, from, &message);
+        }
+        if self.is_stopped(slot) {
+            return;
         }
         let message = match message {
             Message::AppendEntries(mut append) => {
@@ -709,6 +712,16 @@ impl Shard {
         replica.proposals.abandon("the group lost something in this node's log", answers);
     }
 
+    /// A group was founded with other members on a peer: it stops here, before anything of this gathering leaves, and only
+    /// says what it was founded with (RULES.md M14).
+    #[cold]
+    fn refuse_founding(&mut self, group: GroupId, peer: NodeId, answers: &mut Vec<Answer>) {
+        let replica = &mut self.replicas[self.slots[&group] as usize];
+        replica.refuse_founding(peer);
+        replica.proposals.refuse(&replica.refusal(), answers);
+        replica.proposals.abandon("the group was founded with other members elsewhere", answers);
+    }
+
     /// The node stops: whoever waits is told so.
     pub(crate) fn abandon_all(&mut self, why: &'static str, answers: &mut Vec<Answer>) {
         for replica in &mut self.replicas {
@@ -720,9 +733,13 @@ impl Shard {
 
     /// Collects what all touched groups owe. `now` is the clock, ns.
     pub(crate) fn gather(&mut self, now: u64, round: &mut Round) {
+        for (group, peer) in self.founding_notices.take_refused() {
+            self.refuse_founding(group, peer, &mut round.answers);
+        }
         // In front of what would not be heard without them.
         for (peer, group, message) in self.founding_notices.take() {
-            if self.replicas[self.slots[&group] as usize].stopped {
+            let replica = &self.replicas[self.slots[&group] as usize];
+            if replica.stopped && !replica.differs() {
                 continue;
             }
             post(&self.peers, &mut round.outbox, group, peer, message);

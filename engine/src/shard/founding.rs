@@ -6,12 +6,18 @@
 //! Cost:   a notice to each other node when a group begins or a node comes into reach, until that node has agreed; then
 //!         a look at a short list for each message.
 //! Fails:  a notice that is lost is asked for again by whoever drops a message for want of it. Where the founding differs,
-//!         both sides say so, once, and neither hears the other in that group.
+//!         both sides say so, once, and both stop the group, until their processes start again.
 //! Source: RULES.md M14, P6.
 //!
 //! A group that is created with members [1] on one node and [1, 2, 3] on two others would have two leaders, each with a
-//! majority of its own. Neither can be told which of the lists is meant; but none of the votes and acknowledgements of
-//! the one may help the other, and somebody must hear of it.
+//! majority of its own, and both would acknowledge. Neither can be told which of the lists is meant. So none of the votes
+//! and acknowledgements of the one may help the other, and as soon as two replicas have compared, neither takes a command
+//! any more. A stopped replica still says what it was founded with, or the other side might never hear of it.
+//!
+//! Not prevented: before any node with another list is heard, a replica counts what the majority of its own list says, and
+//! a list of one node is its own majority. It cannot wait for the others, for it does not know that they have the group;
+//! nodes that cannot talk to each other at all go on so. What was acknowledged in that time is in the logs of those who
+//! acknowledged it, and a person has to decide.
 
 use crate::membership;
 use hashbrown::HashSet;
@@ -71,6 +77,8 @@ pub(super) struct FoundingNotices {
     notices: Vec<(NodeId, GroupId, Message)>,
     /// Questions among them, and answers.
     said: HashSet<(NodeId, GroupId, bool)>,
+    /// Groups that were founded otherwise on a peer, to be stopped.
+    refused: Vec<(GroupId, NodeId)>,
 }
 
 impl FoundingNotices {
@@ -91,15 +99,14 @@ impl FoundingNotices {
         notice: FoundingNotice,
     ) {
         let is_news = founding.is_told(peer, notice.digest);
-        if is_news
-            && notice.digest != founding.digest
-            && !std::mem::replace(&mut founding.has_said, true)
-        {
+        let differs = notice.digest != founding.digest;
+        if is_news && differs && !std::mem::replace(&mut founding.has_said, true) {
+            self.refused.push((group, peer));
             let (group, node) = (group.get(), peer.get());
             tracing::error!(
                 group,
                 node,
-                "the group was founded with other members on that node: neither hears the other in it"
+                "the group was founded with other members on that node: it stops on both"
             );
         }
         if notice.asks {
@@ -116,7 +123,12 @@ impl FoundingNotices {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.notices.is_empty()
+        self.notices.is_empty() && self.refused.is_empty()
+    }
+
+    /// The groups to be stopped, and the peers on which they were founded otherwise.
+    pub(super) fn take_refused(&mut self) -> Vec<(GroupId, NodeId)> {
+        std::mem::take(&mut self.refused)
     }
 
     /// The notices to send.
@@ -153,7 +165,12 @@ mod tests {
                 says[0].on_notice(NodeId(2), group, one, notice);
             }
         }
-        assert!(says.iter().all(FoundingNotices::is_empty));
+        let differ = one.digest != two.digest;
+        for says in &mut says {
+            assert!(differ || says.take_refused().is_empty(), "what agrees is not stopped");
+            says.take_refused();
+            assert!(says.is_empty());
+        }
     }
 
     #[test]
