@@ -8,6 +8,14 @@
 //! * entries that followers may still need: [`TAILS_BYTES_MAX`], and as much again in shares of groups;
 //! * bytes that sockets have not taken: each lane's bound (`logdrive_net::Settings`), per peer.
 //!
+//! One slow peer makes a shard hold no more than its part of that, however many groups send to it. A window
+//! ([`INFLIGHT_BYTES_MAX`] per group) counts bytes and keeps none: an append in flight is the index and the size of its end,
+//! 16 bytes, 4 KiB for a group at most. Its bytes are where they are counted already: encoded in the peer's lane (64 MiB;
+//! what goes beyond is dropped, and its groups wait until the peer is heard), in the tails, and for entries that have left
+//! memory in what the reader has read: [`READS_MAX`] tasks ask for [`APPEND_BYTES_MAX`] each and one entry more, and at most
+//! 2 * [`READS_MAX`] + 2 answers wait (130 MiB), which the next turn encodes into the lane or drops. With 1,000 groups the
+//! peer may so be owed 4 GiB that it has not acknowledged, of which 64 + 256 + 130 MiB are held here.
+//!
 //! A turn is bounded by work as well, so that its thread looks at the clock, its sockets and its disk in time: by
 //! [`TURN_STEPS_MAX`] for peers, [`TURN_COMMANDS_MAX`] for callers.
 
