@@ -257,6 +257,7 @@ impl Node {
             controls_max: all,
             frames_max: usize::MAX,
             frame_bytes_max: usize::MAX,
+            turn_steps_max: usize::MAX,
             turn_commands_max: usize::MAX,
             turn_bytes_max: usize::MAX,
             ..OfShard::REAL

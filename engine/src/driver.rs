@@ -18,6 +18,7 @@ use crate::{
     reads::ReadTask,
     shared::Shared,
     silence::LOOKS_PER_ELECTION_TIMEOUT,
+    stretch::StretchMeter,
 };
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use logdrive_net::{Accepted, Hello, Inbound, Lane, Outbound, Refusal, Sent};
@@ -92,6 +93,7 @@ fn live(setup: Setup, started: &dyn Fn(Started)) {
         stopped: tokio::sync::Notify::new(),
         seal_look: Cell::new(false),
         host: RefCell::new(host),
+        meter: RefCell::default(),
         inbound: OnceCell::new(),
         reader,
         node: node.clone(),
@@ -135,6 +137,7 @@ struct Driver {
     /// A look at the idle log is on its way.
     seal_look: Cell<bool>,
     host: RefCell<ShardHost>,
+    meter: RefCell<StretchMeter>,
     reader: Sender<ReadTask>,
     home: Arc<Home>,
 }
@@ -255,7 +258,12 @@ impl Driver {
     }
 
     fn turn(&self) -> Turned {
-        panics::guarded(|| self.host.borrow_mut().turn(self))
+        let began = self.meter.borrow_mut().begin();
+        let turned = panics::guarded(|| self.host.borrow_mut().turn(self));
+        if let Some(time) = self.meter.borrow_mut().end(began) {
+            self.node.pulses[self.index].took(time);
+        }
+        turned
     }
 
     /// Reads a connection that a peer has made, until it ends.
@@ -324,9 +332,11 @@ impl Inbound for Ingress {
         let driver = self.driver();
         driver.node.frame_came(from);
         let frame = || driver.arrivals.frame(from, messages, driver.index, &driver.node.inboxes);
-        if panics::guarded(frame) {
+        let mut has_many = panics::guarded(frame);
+        while has_many {
             // The task that takes the turns has been woken by the frame, and takes one of its own.
             driver.turn();
+            has_many = driver.arrivals.has_many_frames();
         }
     }
 

@@ -159,9 +159,7 @@ impl Group {
         }
         match self.leader() {
             Some(leader) if leader == self.inner.me => Ok(()),
-            _ if self.inner.view.is_stopped() => Err(ProposeError::Stopped(
-                "its machine failed, its log lost something, or the node stopped".into(),
-            )),
+            _ if self.inner.view.is_stopped() => Err(self.inner.view.why_stopped()),
             hint => Err(ProposeError::NotLeader { hint }),
         }
     }

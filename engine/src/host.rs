@@ -222,7 +222,7 @@ impl ShardHost {
     /// A shard that has stopped does nothing more: what arrives is dropped, and commands among it are answered.
     fn turn_after_the_end(&mut self) -> Turned {
         let arrivals = self.arrivals.clone();
-        arrivals.take_frames(drop);
+        arrivals.drop_frames();
         while arrivals.inbox().next_control().is_some() {}
         while arrivals.next_read().is_some() {}
         arrivals.take_submissions(|late| {
@@ -254,12 +254,10 @@ impl ShardHost {
                 self.shard.link(change);
             }
         });
-        arrivals.take_frames(|(from, messages)| {
+        arrivals.take_turns_frames(|from, group, message| {
             self.look_for_restarts();
-            for (group, message) in messages {
-                outside.received(&self.shard, from, group, &message);
-                self.shard.receive(from, group, message);
-            }
+            outside.received(&self.shard, from, group, &message);
+            self.shard.receive(from, group, message)
         });
         // After the frames: whoever has just heard a leader does not ask for votes because a peer can be reached.
         let risen = self.links.risen(|peer| self.node.hears(peer));

@@ -32,6 +32,19 @@ use tokio::sync::Notify;
 /// A peer's messages, as one frame brought them.
 pub(crate) type Frame = (NodeId, Vec<(GroupId, Message)>);
 
+/// A frame, or the rest of one, that waits for a turn, and the bytes that it keeps in memory.
+struct Waiting {
+    from: NodeId,
+    messages: std::vec::IntoIter<(GroupId, Message)>,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn new((from, messages): Frame, bytes: usize) -> Self {
+        Self { from, messages: messages.into_iter(), bytes }
+    }
+}
+
 /// A task made on one thread to run on a shard's.
 pub(crate) type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
@@ -57,7 +70,7 @@ pub(crate) struct Arrivals {
     submissions: RefCell<VecDeque<Submission>>,
     lanes: RefCell<Vec<LaneChange>>,
     /// Of the connections that the shard reads itself, those for groups of its own.
-    frames: RefCell<Vec<Frame>>,
+    frames: RefCell<VecDeque<Waiting>>,
     /// Bytes of those, as they were on the wire.
     frame_bytes: Cell<usize>,
     /// Old entries that were read, by another thread.
@@ -115,13 +128,10 @@ impl Arrivals {
         };
         let mut frames = self.frames.borrow_mut();
         if !own.is_empty() {
-            frames.push((from, own));
+            frames.push_back(Waiting::new((from, own), bytes));
             self.frame_bytes.update(|before| before + bytes);
             self.inbox.wake();
         }
-        let limits = &self.inbox.limits;
-        let is_full =
-            frames.len() >= limits.frames_max || self.frame_bytes.get() >= limits.frame_bytes_max;
         drop(frames);
         let mut elsewhere: BTreeMap<usize, Vec<(GroupId, Message)>> = BTreeMap::new();
         for (group, message) in others {
@@ -138,17 +148,51 @@ impl Arrivals {
                 tracing::debug!(owner, "frame for another shard dropped: its queue is full");
             }
         }
-        is_full
+        self.has_many_frames()
     }
 
-    /// Takes every frame there is: those of this shard's connections, then those that others forwarded.
-    pub(crate) fn take_frames(&self, mut take: impl FnMut(Frame)) {
-        self.frame_bytes.set(0);
-        self.frames.borrow_mut().drain(..).for_each(&mut take);
-        while let Some((frame, bytes)) = self.inbox.forwarded.pop() {
-            self.inbox.forwarded_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            take(frame);
+    /// True if so many frames wait that a turn is due at once.
+    pub(crate) fn has_many_frames(&self) -> bool {
+        let limits = &self.inbox.limits;
+        self.frames.borrow().len() >= limits.frames_max
+            || self.frame_bytes.get() >= limits.frame_bytes_max
+    }
+
+    /// Drops every frame there is, of a shard that has stopped.
+    pub(crate) fn drop_frames(&self) {
+        while self.next_frame().is_some() {}
+    }
+
+    /// Takes as many messages as one turn may have: of this shard's connections, then those that others forwarded. `take`
+    /// gives the steps that a message took, at least one. The shard is woken for those that are left.
+    pub(crate) fn take_turns_frames(
+        &self,
+        mut take: impl FnMut(NodeId, GroupId, Message) -> usize,
+    ) {
+        let mut steps = 0;
+        while let Some(mut frame) = self.next_frame() {
+            while steps < self.inbox.limits.turn_steps_max
+                && let Some((group, message)) = frame.messages.next()
+            {
+                steps += take(frame.from, group, message);
+            }
+            if frame.messages.len() > 0 {
+                logdrive_raft::reached!("a turn's messages at their bound");
+                self.frame_bytes.update(|before| before + frame.bytes);
+                self.frames.borrow_mut().push_front(frame);
+                return self.inbox.wake();
+            }
         }
+    }
+
+    fn next_frame(&self) -> Option<Waiting> {
+        if let Some(frame) = self.frames.borrow_mut().pop_front() {
+            self.frame_bytes.update(|before| before - frame.bytes);
+            return Some(frame);
+        }
+        let (frame, bytes) = self.inbox.forwarded.pop()?;
+        self.inbox.forwarded_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Some(Waiting::new(frame, bytes))
     }
 
     /// An outbound lane came up or went down.
@@ -175,6 +219,9 @@ impl Arrivals {
             take(submission);
         }
         logdrive_raft::reached!("a turn's commands at their bound");
+        if logdrive_raft::bug!("command_past_a_turns_bound_dropped") {
+            drop(self.next_submission());
+        }
         self.inbox.wake();
     }
 
@@ -421,7 +468,10 @@ mod tests {
             let taken = (0..2 * limits::FORWARDED_FRAMES_MAX).filter(|_| forward()).count();
             assert!((1..=2).contains(&taken), "{} MiB wait for one shard", (taken * bytes) >> 20);
             let mut left = 0;
-            arrivals.take_frames(|_| left += 1);
+            arrivals.take_turns_frames(|_, _, _| {
+                left += 1;
+                1
+            });
             assert_eq!(left, taken);
         }
     }
@@ -458,6 +508,47 @@ mod tests {
         assert_eq!(turn(), (vec![0, 1, 2], true));
         assert_eq!(turn(), (vec![3, 4, 5], true));
         assert_eq!(turn(), (vec![6], false));
+    }
+
+    /// A turn took every message there was: 4 MiB of heartbeats, and a frame of 16 more, kept its thread from the clock.
+    #[test]
+    fn a_turn_takes_a_bounded_part_of_the_messages_that_wait_in_their_order() {
+        use logdrive_raft::{HeartbeatReply, Term};
+        let limits = limits::OfShard {
+            turn_steps_max: 5,
+            frames_max: 4,
+            frame_bytes_max: 150,
+            ..limits::OfShard::REAL
+        };
+        let arrivals = Arrivals::new(Arc::new(Inbox::new(1, 1, limits)));
+        let inboxes = [arrivals.inbox().clone()];
+        let reply = Message::HeartbeatReply(HeartbeatReply { term: Term(1) });
+        let frame = |groups: std::ops::Range<u64>| {
+            let messages = groups.map(|group| (GroupId(group), reply.clone())).collect();
+            arrivals.frame(NodeId(2), messages, 0, &inboxes)
+        };
+        assert!(!frame(0..2) && frame(2..12), "the second is over the bound of bytes");
+        arrivals.inbox().forward((NodeId(3), vec![(GroupId(12), reply.clone()); 2]), 50);
+        let turn = |steps: usize| {
+            arrivals.inbox().look();
+            let mut taken = Vec::new();
+            arrivals.take_turns_frames(|_, group, _| {
+                taken.push(group.get());
+                steps
+            });
+            (taken, arrivals.inbox().woken.load(Ordering::Relaxed))
+        };
+        assert_eq!(turn(1), (vec![0, 1, 2, 3, 4], true));
+        assert!(arrivals.has_many_frames(), "the rest keeps all of its frame in memory");
+        assert!(frame(20..22));
+        assert_eq!(turn(3), (vec![5, 6], true), "some messages take more than a step");
+        assert_eq!(turn(1), (vec![7, 8, 9, 10, 11], true));
+        assert_eq!(turn(1), (vec![20, 21, 12, 12], false));
+        assert!(!arrivals.has_many_frames());
+        assert_eq!(
+            arrivals.frame_bytes.get() + arrivals.inbox().forwarded_bytes.load(Ordering::Relaxed),
+            0
+        );
     }
 
     #[test]

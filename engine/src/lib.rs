@@ -38,6 +38,7 @@ mod shard;
 mod shared;
 mod silence;
 mod stages;
+mod stretch;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod watchdog;
@@ -54,6 +55,7 @@ pub use machine::{AppliedAt, CommandRef, Committed, Replies, StateMachine};
 pub use node::{Description, Node};
 pub use outcome::{Applied, Completions, Outcome};
 pub use stages::StageSummary;
+pub use stretch::StretchMeter;
 
 /// The README's program is compiled and run with the other documentation tests.
 #[cfg(doctest)]

@@ -7,6 +7,17 @@
 //!   for each other shard, and half a frame for each connection of a peer;
 //! * entries that followers may still need: [`TAILS_BYTES_MAX`], and as much again in shares of groups;
 //! * bytes that sockets have not taken: each lane's bound (`logdrive_net::Settings`), per peer.
+//!
+//! One slow peer makes a shard hold no more than its part of that, however many groups send to it. A window
+//! ([`INFLIGHT_BYTES_MAX`] per group) counts bytes and keeps none: an append in flight is the index and the size of its end,
+//! 16 bytes, 4 KiB for a group at most. Its bytes are where they are counted already: encoded in the peer's lane (64 MiB;
+//! what goes beyond is dropped, and its groups wait until the peer is heard), in the tails, and for entries that have left
+//! memory in what the reader has read: [`READS_MAX`] tasks ask for [`APPEND_BYTES_MAX`] each and one entry more, and at most
+//! 2 * [`READS_MAX`] + 2 answers wait (130 MiB), which the next turn encodes into the lane or drops. With 1,000 groups the
+//! peer may so be owed 4 GiB that it has not acknowledged, of which 64 + 256 + 130 MiB are held here.
+//!
+//! A turn is bounded by work as well, so that its thread looks at the clock, its sockets and its disk in time: by
+//! [`TURN_STEPS_MAX`] for peers, [`TURN_COMMANDS_MAX`] for callers.
 
 /// The bounds per group, in one place: the simulator draws smaller ones.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +57,7 @@ pub(crate) struct OfShard {
     pub(crate) forwarded_frames_max: usize,
     pub(crate) forwarded_bytes_max: usize,
     pub(crate) reads_max: usize,
+    pub(crate) turn_steps_max: usize,
     pub(crate) turn_commands_max: usize,
     pub(crate) turn_bytes_max: usize,
 }
@@ -58,6 +70,7 @@ impl OfShard {
         forwarded_frames_max: FORWARDED_FRAMES_MAX,
         forwarded_bytes_max: FORWARDED_BYTES_MAX,
         reads_max: READS_MAX,
+        turn_steps_max: TURN_STEPS_MAX,
         turn_commands_max: TURN_COMMANDS_MAX,
         turn_bytes_max: TURN_BYTES_MAX,
     };
@@ -92,6 +105,11 @@ pub(crate) const FRAME_BYTES_MAX: usize = 4 << 20;
 pub(crate) const FORWARDED_FRAMES_MAX: usize = 4096;
 /// Their bytes, and at most one frame's more for each shard that forwards.
 pub(crate) const FORWARDED_BYTES_MAX: usize = 16 << 20;
+/// Steps of work that one turn does for messages of peers, and what the last message takes more; further messages wait for
+/// the next turn. A message is a step, so are so many of its entries, and so is each group that a peer's word of its log's
+/// room is passed on to.
+pub(crate) const TURN_STEPS_MAX: usize = 4096;
+pub(crate) const ENTRIES_PER_STEP: usize = 2;
 /// Commands that one turn takes in: more wait for the next, so that a turn ends well within a heartbeat however many
 /// clients come at once.
 pub(crate) const TURN_COMMANDS_MAX: usize = 16_384;

@@ -299,9 +299,18 @@ impl Node {
         merged.summaries()
     }
 
-    /// Starts measuring stages anew.
+    /// The longest turn of each shard's thread, in processor time of the thread and at most a millisecond too much; zero
+    /// if none took a millisecond. A turn takes in all that has arrived and gives out all that is owed; tasks of
+    /// [`Self::spawn_on`] are not part of it.
+    #[must_use]
+    pub fn longest_turns(&self) -> Vec<Duration> {
+        self.running.node.pulses.iter().map(|pulse| pulse.longest_turn()).collect()
+    }
+
+    /// Starts measuring stages and turns anew.
     pub fn reset_stages(&self) {
         self.running.node.stages.iter().for_each(|shard| lock(shard).reset());
+        self.running.node.pulses.iter().for_each(|pulse| pulse.forget_turns());
     }
 
     /// Runs a task on a shard's thread, beside its groups: a proposal made there for a group of

@@ -1,7 +1,7 @@
 //! A shard thread's signs of life, and how long somebody has owed an answer.
 //!
-//! In:     a beat per turn; the answers of a disk, counted.
-//! Out:    whether the shard has stalled; a silence in nanoseconds.
+//! In:     a beat per turn; the answers of a disk, counted; how long turns took.
+//! Out:    whether the shard has stalled; a silence in nanoseconds; the longest turn.
 //! Cost:   four relaxed stores a turn.
 //! Fails:  never.
 //! Source: RULES.md rule 18, D3-D5.
@@ -61,6 +61,8 @@ pub(crate) struct Pulse {
     stalled: AtomicBool,
     /// The thread has ended.
     ended: AtomicBool,
+    /// The processor time of the longest turn, ns.
+    longest_turn_ns: AtomicU64,
 }
 
 impl Pulse {
@@ -70,6 +72,21 @@ impl Pulse {
         self.owed.store(owed, Ordering::Relaxed);
         self.stalled.store(stalled, Ordering::Relaxed);
         self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A turn has taken so much processor time: told of those that are long.
+    pub(crate) fn took(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.longest_turn_ns.fetch_max(ns, Ordering::Relaxed);
+    }
+
+    /// The processor time of the longest turn since [`Self::forget_turns`]; zero if none took a millisecond.
+    pub(crate) fn longest_turn(&self) -> Duration {
+        Duration::from_nanos(self.longest_turn_ns.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn forget_turns(&self) {
+        self.longest_turn_ns.store(0, Ordering::Relaxed);
     }
 
     /// The thread ends: nobody need watch it.

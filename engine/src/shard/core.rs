@@ -13,22 +13,18 @@ use super::{
     proposals::{Answer, Stamps, Submission},
     replica::{Change, GroupView, Replica},
     room::Rooms,
+    round::{ApplyJob, FetchJob, LANES, Round, WriteJob},
     timers::Wheel,
 };
 use crate::{MachineError, ProposeError, limits, links::LinkChange};
 use bytes::Bytes;
 use hashbrown::HashMap;
-use logdrive_net::Lane;
 use logdrive_raft::{
-    Config, ConfigError, Durable, Entry, EntryBatch, Event, Fetch, FetchFor, GroupId, HardState,
-    LogIndex, Message, NodeId, Outgoing, Raft, Restored, RoomNotice, RoomSays, Term, TermRun,
-    Ticks, Write,
+    Config, ConfigError, Durable, Entry, EntryBatch, Event, FetchFor, GroupId, HardState, LogIndex,
+    Message, NodeId, Outgoing, Raft, Restored, RoomNotice, RoomSays, Term, TermRun, Ticks,
 };
 use logdrive_wal::Room;
 use std::{sync::Arc, time::Duration};
-
-/// Lanes to each peer, in the order of [`Lane::ALL`]: liveness (votes, heartbeats), then appends.
-const LANES: usize = Lane::ALL.len();
 
 /// A guess how long a full group, or a log that is behind, takes to have room again.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
@@ -53,44 +49,6 @@ pub(crate) struct Founded {
     pub(crate) durable: Durable,
     pub(crate) first_leader: bool,
     pub(crate) view: Arc<GroupView>,
-}
-
-/// One group's part of the log batch.
-pub(crate) struct WriteJob {
-    pub(crate) group: GroupId,
-    pub(crate) membership: Option<Bytes>,
-    pub(crate) write: Write,
-    /// So many of its entries the log has, and what stands before them.
-    pub(crate) accepted: usize,
-    /// Why it waits, if it does.
-    pub(crate) waits_for: Room,
-}
-
-/// Committed entries for one group's machine. Answer with [`Shard::applied`].
-pub(crate) struct ApplyJob {
-    pub(crate) slot: u32,
-    pub(crate) entries: EntryBatch,
-    /// Someone waits for replies.
-    pub(crate) wanted: bool,
-    /// When the entries were known committed, ns.
-    pub(crate) committed: u64,
-}
-
-/// Old entries wanted from the log. Answer with [`Shard::fetched`].
-pub(crate) struct FetchJob {
-    pub(crate) group: GroupId,
-    pub(crate) fetch: Fetch,
-}
-
-/// The work of one gathering. Kept and filled again: its lists keep their memory.
-#[derive(Default)]
-pub(crate) struct Round {
-    pub(crate) writes: Vec<WriteJob>,
-    /// By peer (the order of [`Shard::peers`]) and lane.
-    pub(crate) outbox: Vec<[Vec<(GroupId, Message)>; LANES]>,
-    pub(crate) applies: Vec<ApplyJob>,
-    pub(crate) fetches: Vec<FetchJob>,
-    pub(crate) answers: Vec<Answer>,
 }
 
 /// Many groups, one owner.
@@ -407,19 +365,32 @@ impl Shard {
     }
 
     /// A message from a peer. For a group that does not run here it is dropped: messages never
-    /// make groups (RULES.md I14).
-    pub(crate) fn receive(&mut self, from: NodeId, group: GroupId, message: Message) {
+    /// make groups (RULES.md I14). Gives the steps of work that it was, at least one.
+    pub(crate) fn receive(&mut self, from: NodeId, group: GroupId, message: Message) -> usize {
         if let Message::Room(notice) = message {
-            return self.on_room(from, group, notice);
+            return 1 + self.on_room(from, group, notice);
         }
+        let entries = match &message {
+            Message::AppendEntries(append) => append.entries.len(),
+            _ => 0,
+        };
+        self.receive_for_one(from, group, message);
+        1 + entries / limits::ENTRIES_PER_STEP
+    }
+
+    /// A message that concerns its group alone.
+    fn receive_for_one(&mut self, from: NodeId, group: GroupId, message: Message) {
         let Some(slot) = self.slots.get(&group).copied() else { return };
-        if self.is_stopped(slot) {
+        if self.is_stopped(slot) && !self.replicas[slot as usize].differs() {
             return;
         }
         if matches!(message, Message::Founding(_))
             || !self.replicas[slot as usize].founding.hears(from)
         {
             return self.compare_founding(slot, from, &message);
+        }
+        if self.is_stopped(slot) {
+            return;
         }
         let message = match message {
             Message::AppendEntries(mut append) => {
@@ -484,24 +455,29 @@ impl Shard {
     }
 
     /// A peer says something of its log's room, or asks about this one's. The group is but an address: the log answers
-    /// for all of them, also if this one serves no more here, or does not run.
-    fn on_room(&mut self, from: NodeId, group: GroupId, notice: RoomNotice) {
+    /// for all of them, also if this one serves no more here, or does not run. Gives the groups that are to be looked at for it.
+    fn on_room(&mut self, from: NodeId, group: GroupId, notice: RoomNotice) -> usize {
         if !self.peers.contains(&from) {
-            return;
+            return 0;
         }
-        match notice.says {
-            RoomSays::Asked => self.rooms.answer(from, group, self.has_room()),
+        let is_news = match notice.says {
+            RoomSays::Asked => {
+                self.rooms.answer(from, group, self.has_room());
+                false
+            }
             RoomSays::Full => self.rooms.fill(from, group, notice),
             RoomSays::Free => self.rooms.drain(from, group),
             RoomSays::TooLarge => {
-                let Some(slot) = self.slots.get(&group).copied() else { return };
+                let Some(slot) = self.slots.get(&group).copied() else { return 0 };
                 let too_large_for = &mut self.replicas[slot as usize].too_large_for;
                 if !too_large_for.contains(&from) {
                     too_large_for.push(from);
                     self.step(slot, Event::Room { peer: from, has_room: false });
                 }
+                false
             }
-        }
+        };
+        if is_news { self.replicas.len() } else { 0 }
     }
 
     /// Groups hear of the room of the peers' logs that hold their entries.
@@ -738,6 +714,16 @@ impl Shard {
         replica.proposals.abandon("the group lost something in this node's log", answers);
     }
 
+    /// A group was founded with other members on a peer: it stops here, before anything of this gathering leaves, and only
+    /// says what it was founded with (RULES.md M14).
+    #[cold]
+    fn refuse_founding(&mut self, group: GroupId, peer: NodeId, answers: &mut Vec<Answer>) {
+        let replica = &mut self.replicas[self.slots[&group] as usize];
+        replica.refuse_founding(peer);
+        replica.proposals.refuse(&replica.refusal(), answers);
+        replica.proposals.abandon("the group was founded with other members elsewhere", answers);
+    }
+
     /// The node stops: whoever waits is told so.
     pub(crate) fn abandon_all(&mut self, why: &'static str, answers: &mut Vec<Answer>) {
         for replica in &mut self.replicas {
@@ -749,10 +735,14 @@ impl Shard {
 
     /// Collects what all touched groups owe. `now` is the clock, ns.
     pub(crate) fn gather(&mut self, now: u64, round: &mut Round) {
+        for (group, peer) in self.founding_notices.take_refused() {
+            self.refuse_founding(group, peer, &mut round.answers);
+        }
         self.spread_room();
         // In front of what would not be heard without them.
         for (peer, group, message) in self.founding_notices.take() {
-            if self.replicas[self.slots[&group] as usize].stopped {
+            let replica = &self.replicas[self.slots[&group] as usize];
+            if replica.stopped && !replica.differs() {
                 continue;
             }
             post(&self.peers, &mut round.outbox, group, peer, message);

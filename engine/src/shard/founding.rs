@@ -6,12 +6,21 @@
 //! Cost:   a notice to each other node when a group begins or a node comes into reach, until that node has agreed; then
 //!         a look at a short list for each message.
 //! Fails:  a notice that is lost is asked for again by whoever drops a message for want of it. Where the founding differs,
-//!         both sides say so, once, and neither hears the other in that group.
+//!         both sides say so, once, neither hears the other, and a replica that is outnumbered stops the group, until its
+//!         process starts again.
 //! Source: RULES.md M14, P6.
 //!
 //! A group that is created with members [1] on one node and [1, 2, 3] on two others would have two leaders, each with a
-//! majority of its own. Neither can be told which of the lists is meant; but none of the votes and acknowledgements of
-//! the one may help the other, and somebody must hear of it.
+//! majority of its own, and both would acknowledge. None of the votes and acknowledgements of the one may help the other,
+//! and only one may go on: a replica stops once as many nodes have said another list as there are members of its own list
+//! that have not. Here node 1 stops, and 2 and 3 go on; of two lists that are equally supported neither does, for nothing
+//! tells which of them is meant. So one node that was set up wrongly does not stop a group that a majority agrees on. A
+//! stopped replica still says what it was founded with, or the other side might never hear of it.
+//!
+//! Not prevented: before any node with another list is heard, a replica counts what the majority of its own list says, and
+//! a list of one node is its own majority. It cannot wait for the others, for it does not know that they have the group;
+//! nodes that cannot talk to each other at all go on so. What was acknowledged in that time is in the logs of those who
+//! acknowledged it, and a person has to decide.
 
 use crate::membership;
 use hashbrown::HashSet;
@@ -23,6 +32,7 @@ use logdrive_wal::checksum;
 pub(super) struct Founding {
     /// Stands for the members it was founded with, in any order.
     digest: u32,
+    members: Box<[NodeId]>,
     /// Peers that were founded with the same, as they said since they were restarted.
     agreed: Vec<NodeId>,
     /// Peers that were not.
@@ -36,7 +46,15 @@ impl Founding {
         let mut sorted = members.to_vec();
         sorted.sort_unstable();
         let digest = checksum(&membership::encode(&sorted));
-        Self { digest, agreed: Vec::new(), differing: Vec::new(), has_said: false }
+        let members = sorted.into_boxed_slice();
+        Self { digest, members, agreed: Vec::new(), differing: Vec::new(), has_said: false }
+    }
+
+    /// True if as many nodes say another list as there are members of this one that do not, whether they have said the
+    /// same or nothing yet.
+    fn is_outnumbered(&self) -> bool {
+        let others = self.members.iter().filter(|member| self.differing.contains(member)).count();
+        self.differing.len() >= self.members.len() - others
     }
 
     /// True if what `peer` says counts.
@@ -72,6 +90,8 @@ pub(super) struct FoundingNotices {
     notices: Vec<(NodeId, GroupId, Message)>,
     /// Questions among them, and answers.
     said: HashSet<(NodeId, GroupId, bool)>,
+    /// Groups that were founded otherwise on a peer, to be stopped.
+    refused: Vec<(GroupId, NodeId)>,
 }
 
 impl FoundingNotices {
@@ -92,16 +112,22 @@ impl FoundingNotices {
         notice: FoundingNotice,
     ) {
         let is_news = founding.is_told(peer, notice.digest);
-        if is_news
-            && notice.digest != founding.digest
-            && !std::mem::replace(&mut founding.has_said, true)
-        {
-            let (group, node) = (group.get(), peer.get());
-            tracing::error!(
-                group,
-                node,
-                "the group was founded with other members on that node: neither hears the other in it"
-            );
+        let differs = notice.digest != founding.digest;
+        if is_news && differs {
+            let is_outnumbered = founding.is_outnumbered();
+            if is_outnumbered {
+                self.refused.push((group, peer));
+            }
+            if !std::mem::replace(&mut founding.has_said, true) || is_outnumbered {
+                let (group, node) = (group.get(), peer.get());
+                tracing::error!(
+                    group,
+                    node,
+                    stops = is_outnumbered,
+                    "the group was founded with other members on that node: neither hears the other in it, and a replica \
+                     that is outnumbered stops"
+                );
+            }
         }
         if notice.asks {
             self.say(peer, group, founding, false);
@@ -117,7 +143,12 @@ impl FoundingNotices {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.notices.is_empty()
+        self.notices.is_empty() && self.refused.is_empty()
+    }
+
+    /// The groups to be stopped, and the peers on which they were founded otherwise.
+    pub(super) fn take_refused(&mut self) -> Vec<(GroupId, NodeId)> {
+        std::mem::take(&mut self.refused)
     }
 
     /// The notices to send.
@@ -154,7 +185,10 @@ mod tests {
                 says[0].on_notice(NodeId(2), group, one, notice);
             }
         }
-        assert!(says.iter().all(FoundingNotices::is_empty));
+        for says in &mut says {
+            says.take_refused();
+            assert!(says.is_empty());
+        }
     }
 
     #[test]
@@ -165,6 +199,33 @@ mod tests {
         talk(&mut one, &mut two);
         assert!(one.hears(NodeId(2)) && two.hears(NodeId(1)));
         assert!(!one.hears(NodeId(3)), "each speaks for itself");
+    }
+
+    /// What a replica with a list makes of the lists of peers.
+    fn is_stopped(own: &[u64], others: &[(u64, &[u64])]) -> bool {
+        let mut founding = Founding::new(&nodes(own));
+        let mut notices = FoundingNotices::default();
+        for (peer, list) in others {
+            let notice = FoundingNotice { digest: Founding::new(&nodes(list)).digest, asks: false };
+            notices.on_notice(NodeId(*peer), GROUP, &mut founding, notice);
+        }
+        !notices.take_refused().is_empty()
+    }
+
+    #[test]
+    fn the_party_that_is_outnumbered_stops() {
+        let (all, alone): (&[u64], &[u64]) = (&[1, 2, 3], &[1]);
+        assert!(is_stopped(alone, &[(2, all)]), "node 1 with its own list");
+        assert!(!is_stopped(all, &[(1, alone)]), "2, whether or not it has heard 3");
+        assert!(!is_stopped(all, &[(3, all), (1, alone)]));
+        assert!(is_stopped(all, &[(1, alone), (3, &[3])]), "two of three say something else");
+        assert!(
+            is_stopped(&[1, 2], &[(1, alone)]),
+            "of two lists of one node each neither goes on"
+        );
+        assert!(!is_stopped(all, &[(4, alone)]), "a node that is no member, and alone");
+        assert!(is_stopped(alone, &[(4, all)]));
+        assert!(!is_stopped(all, &[(2, all), (3, &[3, 2, 1])]));
     }
 
     #[test]

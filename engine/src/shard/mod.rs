@@ -8,8 +8,10 @@ mod founding;
 mod proposals;
 mod replica;
 mod room;
+mod round;
 mod timers;
 
-pub(crate) use self::core::{ApplyJob, FetchJob, Founded, Round, Shard, Timing, WriteJob};
+pub(crate) use self::core::{Founded, Shard, Timing};
 pub(crate) use proposals::{Answer, Commands, Stamps, Submission};
 pub(crate) use replica::GroupView;
+pub(crate) use round::{ApplyJob, FetchJob, Round, WriteJob};

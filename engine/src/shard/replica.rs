@@ -23,6 +23,8 @@ pub(crate) struct GroupView {
     moves: Arc<AtomicU64>,
     /// It lacks entries that it had acknowledged.
     marked: AtomicBool,
+    /// The peer on which the group was founded with other members; 0 is none.
+    differs_from: AtomicU64,
 }
 
 impl GroupView {
@@ -44,6 +46,14 @@ impl GroupView {
 
     pub(crate) fn is_marked(&self) -> bool {
         self.marked.load(Ordering::Acquire)
+    }
+
+    /// Why a replica that is stopped serves no more.
+    pub(crate) fn why_stopped(&self) -> ProposeError {
+        ProposeError::Stopped(match self.differs_from.load(Ordering::Acquire) {
+            0 => "its machine failed, its log lost something, or the node stopped".to_owned(),
+            peer => format!("the group was founded with other members on node {peer}"),
+        })
     }
 
     fn set_leader(&self, leader: Option<NodeId>) {
@@ -73,7 +83,7 @@ pub(super) struct Replica {
     pub(super) too_large_for: Vec<NodeId>,
     /// A leader's entry was too large for this log, and that was logged.
     pub(super) has_met_too_large: bool,
-    /// Its machine failed, or its log lost something: it says and does nothing more here.
+    /// Its machine failed, its log lost something, or it was founded otherwise elsewhere: it does nothing more here.
     pub(super) stopped: bool,
     /// Bytes that its log held in memory when they were last counted.
     pub(super) tail_bytes: usize,
@@ -182,10 +192,19 @@ impl Replica {
     pub(super) fn refusal(&self) -> ProposeError {
         match self.view.leader() {
             Some(other) => ProposeError::NotLeader { hint: Some(other) },
-            None => {
-                ProposeError::Stopped("its machine failed, or its log lost something".to_owned())
-            }
+            None => self.view.why_stopped(),
         }
+    }
+
+    /// It was founded with other members on `peer`: it serves no more, and only says what it was founded with.
+    pub(super) fn refuse_founding(&mut self, peer: NodeId) {
+        self.view.differs_from.store(peer.get(), Ordering::Release);
+        self.stop();
+    }
+
+    /// It was founded with other members on a peer.
+    pub(super) fn differs(&self) -> bool {
+        self.view.differs_from.load(Ordering::Acquire) != 0
     }
 
     /// It serves no more: its handles say so.

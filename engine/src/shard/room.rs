@@ -49,6 +49,17 @@ impl Change {
     }
 }
 
+/// Whether a change was taken in.
+#[derive(Eq, PartialEq)]
+enum Noted {
+    New,
+    /// That log has changed before since the groups last heard.
+    Known,
+    /// So much has changed at this peer since then that it must be said again: by the answer to the next question, or
+    /// after the next entries.
+    TooMany,
+}
+
 /// The logs of peers known to be full, and the notices to send.
 pub(super) struct Rooms {
     /// This log's shard and the node's shards.
@@ -102,42 +113,48 @@ impl Rooms {
         self.say(peer, group, if has_room { RoomSays::Free } else { RoomSays::Full });
     }
 
-    /// A peer's log has no room, as one of its groups hears.
-    pub(super) fn fill(&mut self, peer: NodeId, group: GroupId, notice: RoomNotice) {
+    /// A peer's log has no room, as one of its groups hears. True if all groups have to be looked at for it.
+    pub(super) fn fill(&mut self, peer: NodeId, group: GroupId, notice: RoomNotice) -> bool {
         let RoomNotice { shard, shards, .. } = notice;
         let is_known = self.full.iter().any(|log| log.is_of(peer, group));
         let may_be = is_on(group, shard, shards) && self.full.len() < FULL_LOGS_MAX;
+        if is_known || !may_be {
+            return false;
+        }
         let log = FullLog { peer, shard, shards, group };
-        if !is_known && may_be && self.note(log, true) {
+        let noted = self.note(log, true);
+        if noted != Noted::TooMany {
             self.full.push(log);
         }
+        noted == Noted::New
     }
 
-    /// A peer's log has room.
-    pub(super) fn drain(&mut self, peer: NodeId, group: GroupId) {
-        let Some(at) = self.full.iter().position(|log| log.is_of(peer, group)) else { return };
-        if self.note(self.full[at], false) {
+    /// A peer's log has room. True if all groups have to be looked at for it.
+    pub(super) fn drain(&mut self, peer: NodeId, group: GroupId) -> bool {
+        let Some(at) = self.full.iter().position(|log| log.is_of(peer, group)) else {
+            return false;
+        };
+        let noted = self.note(self.full[at], false);
+        if noted != Noted::TooMany {
             self.full.remove(at);
         }
+        noted == Noted::New
     }
 
-    /// False if so much has changed at this peer since the groups last heard that this must be said again: by the answer
-    /// to the next question, or after the next entries.
-    fn note(&mut self, log: FullLog, has_filled: bool) -> bool {
+    fn note(&mut self, log: FullLog, has_filled: bool) -> Noted {
         let FullLog { peer, shard, shards, .. } = log;
         let is_same = |change: &&mut Change| {
             (change.log.peer, change.log.shard, change.log.shards) == (peer, shard, shards)
         };
         if let Some(change) = self.changes.iter_mut().find(is_same) {
             change.has_filled |= has_filled;
-            return true;
+            return Noted::Known;
         }
-        let may_be =
-            self.changes.iter().filter(|change| change.log.peer == peer).count() < CHANGES_MAX;
-        if may_be {
-            self.changes.push(Change { log, has_filled });
+        if self.changes.iter().filter(|change| change.log.peer == peer).count() == CHANGES_MAX {
+            return Noted::TooMany;
         }
-        may_be
+        self.changes.push(Change { log, has_filled });
+        Noted::New
     }
 
     /// What the groups are to hear.

@@ -95,6 +95,11 @@ pub const ALL: &[Bug] = &[
         60,
         "a machine that is durable by itself is not given the first entry behind its place",
     ),
+    bug(
+        "command_past_a_turns_bound_dropped",
+        200,
+        "a turn that has as many commands as it may takes one more out, and forgets it (A4)",
+    ),
     bug("unknown_told_as_no", 60, "a proposal in the log is told as refused when leadership moves"),
     bug(
         "durable_by_any_completion",

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 /// Places that a long campaign must reach, and where they are.
 pub const PLACES: &[(&str, &str)] = &[
     ("a turn's commands at their bound", "engine/src/inbox.rs"),
+    ("a turn's messages at their bound", "engine/src/inbox.rs"),
     ("acknowledgement merged", "engine/raft/src/follower.rs"),
     ("acknowledgement of an earlier term not counted", "engine/raft/src/raft.rs"),
     ("append refused", "engine/raft/src/follower.rs"),

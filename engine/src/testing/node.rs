@@ -519,6 +519,6 @@ impl SimNode {
         here::set(Some(arrivals.clone()));
         let turned = host.turn(outside);
         here::set(None);
-        (turned, !unread.is_empty())
+        (turned, !unread.is_empty() || arrivals.has_many_frames())
     }
 }

@@ -143,6 +143,9 @@ impl Shape {
         };
         if shape.limits.of_shard.frames_max == 1 {
             shape.limits.of_shard.turn_commands_max = 2;
+            if shape.limits.of_shard.frame_bytes_max < 4 << 20 {
+                shape.limits.of_shard.turn_steps_max = 3;
+            }
         }
         shape.connects = random.once_in(2);
         shape.socket_bytes = *random.pick(&[512, 16 << 10, 1 << 20]);

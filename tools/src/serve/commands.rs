@@ -10,6 +10,7 @@ use super::{
     Server, info,
     machine::{Encoder, SET_GET, SET_NX, SET_XX},
     slots::slot_of,
+    work,
 };
 use crate::resp::{self, Proto, Request};
 use bytes::{Bytes, BytesMut};
@@ -334,6 +335,7 @@ fn config(
             return Err(wrong_arity("config|resetstat"));
         }
         server.node.reset_stages();
+        work::forget_longest();
         resp::write_ok(out);
         return Ok(());
     }

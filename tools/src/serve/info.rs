@@ -4,8 +4,8 @@
 //! Out:    `# Section` and `key:value` lines, as Redis writes them; ours are under `# Logdrive`.
 //! Cost:   asks every group once and merges the stage histograms: for operators, not for a loop.
 
-use super::{Server, commands::REDIS_VERSION};
-use std::{fmt::Write as _, process, sync::atomic::Ordering};
+use super::{Server, commands::REDIS_VERSION, work};
+use std::{fmt::Write as _, process, sync::atomic::Ordering, time::Duration};
 
 pub(crate) fn text(server: &Server, sections: &[String]) -> String {
     let everything = ["default", "all", "everything"];
@@ -79,6 +79,11 @@ fn write_logdrive(server: &Server, text: &mut String) {
     line(text, format_args!("command_bytes_max:{}", node.command_bytes_max));
     line(text, format_args!("groups:{groups}"));
     line(text, format_args!("groups_led:{led}"));
+    let us = |time: Duration| time.as_micros();
+    for (shard, time) in server.node.longest_turns().into_iter().enumerate() {
+        line(text, format_args!("turn_processor_us_max_{shard}:{}", us(time)));
+    }
+    line(text, format_args!("clients_processor_us_max:{}", us(work::longest())));
     for stage in server.node.stages() {
         line(
             text,

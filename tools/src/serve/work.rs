@@ -1,7 +1,7 @@
 //! How long clients may keep a shard's thread from its sockets and its disk, and which of them are next.
 //!
 //! In:     the work that tasks of clients do on this thread, as they begin and end it.
-//! Out:    whether there is time for more, before the thread looks at its events again.
+//! Out:    whether there is time for more, before the thread looks at its events again; the longest time that clients had.
 //! Cost:   one reading of the clock (some 25 ns) per [`Work`] and per [`Work::is_over`].
 //! Fails:  never; a task that got no time waits until the thread has looked, and is woken then.
 //!
@@ -13,12 +13,16 @@
 //! those whose sockets the look found ready. A task that had time and wants more is woken behind them. The runtime's own
 //! list of tasks that yield would wake the last one first, and of three clients that never pause one would never run.
 
+use logdrive::StretchMeter;
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     marker::PhantomData,
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
@@ -30,7 +34,22 @@ thread_local! {
     /// The work done for clients since the thread looked.
     static SPENT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     static LINE: RefCell<Line> = RefCell::default();
+    static METER: RefCell<StretchMeter> = RefCell::default();
     static LOOK: Waker = Waker::from(Arc::new(Look));
+}
+
+/// The longest time that the clients of a thread had between two looks, in processor time, ns.
+static LONGEST_NS: AtomicU64 = AtomicU64::new(0);
+
+/// The longest time that the clients of one thread had between two looks at its events, in processor time of the thread
+/// and at most a millisecond too much; zero if it was never a millisecond.
+pub(crate) fn longest() -> Duration {
+    Duration::from_nanos(LONGEST_NS.load(Ordering::Relaxed))
+}
+
+/// Starts measuring anew.
+pub(crate) fn forget_longest() {
+    LONGEST_NS.store(0, Ordering::Relaxed);
 }
 
 /// The tasks of this thread that wait for its next look.
@@ -105,7 +124,8 @@ impl Work {
             return None;
         }
         place.leave();
-        Some(Self { began: now(), spent_before })
+        let began = METER.with_borrow_mut(StretchMeter::begin);
+        Some(Self { began, spent_before })
     }
 
     /// True once the time of all clients is over: what is left must wait.
@@ -123,6 +143,10 @@ impl Drop for Work {
         let spent = self.spent();
         SPENT.set(spent);
         if spent >= WORK_MAX {
+            if let Some(time) = METER.with_borrow_mut(|meter| meter.end(self.began)) {
+                let ns = u64::try_from((self.spent_before + time).as_nanos()).unwrap_or(u64::MAX);
+                LONGEST_NS.fetch_max(ns, Ordering::Relaxed);
+            }
             wake_look();
         }
     }
@@ -152,14 +176,14 @@ pub(crate) async fn time() -> Work {
     .await
 }
 
-#[expect(clippy::disallowed_methods, reason = "what is bounded here is time")]
-fn now() -> Instant {
-    Instant::now()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[expect(clippy::disallowed_methods, reason = "what is bounded here is time")]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
     use std::{
         collections::VecDeque,
         sync::atomic::{AtomicUsize, Ordering},

@@ -27,6 +27,14 @@
 //! empty. Where it is not, the log says that it is at its quota ([`Wal::room`]), not that it is behind: entries and votes
 //! wait for a release. A new leader's no-op, too, takes its bytes for good, until it is replaced or released.
 //!
+//! On a full disk without a quota nothing renews the reserve. Entries leave an eighth of a segment, 32 KiB at least, in
+//! segments that are made, and the price of carrying the oldest one, where that is worth it. A vote is refused where less
+//! than its record and four blocks are left, and each batch of votes takes a block: so one batch of votes and
+//! (reserve - 16,432) / 4,096 more, rounded down, become durable at least: 4 with the smallest reserve, 2,044 with segments of
+//! 64 MiB. A batch has the votes of all groups of a turn. Beyond them votes wait for room, and the groups without a leader
+//! with them: a reserve that renews itself would have to carry round a log that may be all alive, on a disk that gives it
+//! nothing to carry into.
+//!
 //! A segment that cannot be made holds up every later batch, the votes in it among them, so entries are best given only
 //! to segments that are made, in parts if need be ([`Wal::takes_now`]).
 

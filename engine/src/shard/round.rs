@@ -1,0 +1,54 @@
+//! The work of one gathering of a shard.
+//!
+//! In:     filled by [`super::Shard::gather`].
+//! Out:    one log batch, one message batch per peer and lane, one apply batch, reads, the answers that are due.
+//! Cost:   kept and filled again: its lists keep their memory.
+//! Fails:  never.
+//! Source: RULES.md A4.
+
+use super::Answer;
+use bytes::Bytes;
+use logdrive_net::Lane;
+use logdrive_raft::{EntryBatch, Fetch, GroupId, Message, Write};
+use logdrive_wal::Room;
+
+/// Lanes to each peer, in the order of [`Lane::ALL`]: liveness (votes, heartbeats), then appends.
+pub(super) const LANES: usize = Lane::ALL.len();
+
+/// One group's part of the log batch.
+pub(crate) struct WriteJob {
+    pub(crate) group: GroupId,
+    pub(crate) membership: Option<Bytes>,
+    pub(crate) write: Write,
+    /// So many of its entries the log has, and what stands before them.
+    pub(crate) accepted: usize,
+    /// Why it waits, if it does.
+    pub(crate) waits_for: Room,
+}
+
+/// Committed entries for one group's machine. Answer with [`Shard::applied`].
+pub(crate) struct ApplyJob {
+    pub(crate) slot: u32,
+    pub(crate) entries: EntryBatch,
+    /// Someone waits for replies.
+    pub(crate) wanted: bool,
+    /// When the entries were known committed, ns.
+    pub(crate) committed: u64,
+}
+
+/// Old entries wanted from the log. Answer with [`Shard::fetched`].
+pub(crate) struct FetchJob {
+    pub(crate) group: GroupId,
+    pub(crate) fetch: Fetch,
+}
+
+/// The work of one gathering. Kept and filled again: its lists keep their memory.
+#[derive(Default)]
+pub(crate) struct Round {
+    pub(crate) writes: Vec<WriteJob>,
+    /// By peer (the order of [`Shard::peers`]) and lane.
+    pub(crate) outbox: Vec<[Vec<(GroupId, Message)>; LANES]>,
+    pub(crate) applies: Vec<ApplyJob>,
+    pub(crate) fetches: Vec<FetchJob>,
+    pub(crate) answers: Vec<Answer>,
+}
