@@ -7,7 +7,7 @@
 
 use crate::quorum::{self, VoteResult};
 use crate::raft::{State, TERM_MAX};
-use crate::{LogId, Message, NodeId, PreVote, PreVoteReply, Raft, RequestVote, VoteReply};
+use crate::{Message, NodeId, PreVote, PreVoteReply, Raft, RequestVote, VoteReply};
 use alloc::vec::Vec;
 
 /// The voters that have answered, each with its answer.
@@ -81,19 +81,10 @@ impl Raft {
         self.restart_election_timer();
         self.enter_term(self.term.next(), Some(id));
         self.leader = None;
-        // Our own vote counts once it is durable, and not before (RULES.md rule 11): a candidate
-        // that won with a vote it then forgets could give it to another in the same term.
-        self.state = State::Candidate(Tally::default());
-        if crate::bug!("own_vote_before_durable") {
-            self.on_own_vote_durable();
-        }
+        self.await_own_vote();
         let request = RequestVote { term: self.term, last_log: self.log.last() };
         for peer in self.peers().collect::<Vec<_>>() {
-            if crate::bug!("vote_requests_before_durable") {
-                self.say(peer, Message::RequestVote(request));
-                continue;
-            }
-            // A promise too: who asks has voted for itself.
+            // A promise too: a candidate has voted for itself.
             self.promise(peer, Message::RequestVote(request));
         }
     }
@@ -127,12 +118,7 @@ impl Raft {
             // No answer is no vote. (A sender behind our term is answered below, so that it learns.)
             return;
         }
-        let is_up_to_date = m.last_log.is_up_to_date_with(self.voters_log());
-        // A resigned replica could not make the vote durable that would have to follow.
-        let granted = m.term > self.term
-            && !self.is_resigned
-            && (!self.is_marked() || crate::bug!("marked_replica_votes"))
-            && (is_up_to_date || crate::bug!("vote_for_any_log"));
+        let granted = self.may_grant_pre_vote(&m);
         if !granted {
             crate::reached!("pre-vote refused");
         }
@@ -155,29 +141,8 @@ impl Raft {
         self.count_votes();
     }
 
-    /// The end of the log with which a candidate's log is compared.
-    fn voters_log(&self) -> LogId {
-        if crate::bug!("vote_by_durable_log") { self.log.durable_id() } else { self.log.last() }
-    }
-
     pub(crate) fn on_request_vote(&mut self, from: NodeId, m: RequestVote) {
-        let is_free = match self.voted_for {
-            Some(candidate) => candidate == from,
-            None => self.leader.is_none(),
-        };
-        // By the log in memory, durable or not; the vote leaves when that log is durable. By the
-        // durable log alone, committed entries could be lost (RULES.md rule 10): 1. We hold entry m,
-        // not yet durable, and grant C, which lacks it. 2. Our write of m finishes and our
-        // acknowledgement, of the old term, leaves: the old leader commits m. 3. Our vote leaves, and C
-        // leads without m.
-        let own = self.voters_log();
-        let is_free = is_free || crate::bug!("votes_twice");
-        // A marked replica may have voted in this term already, or acknowledged what the candidate lacks.
-        let is_free = is_free && (!self.is_marked() || crate::bug!("marked_replica_votes"));
-        if !is_free || !(m.last_log.is_up_to_date_with(own) || crate::bug!("vote_for_any_log")) {
-            if is_free && m.last_log.is_up_to_date_with(self.log.durable_id()) {
-                crate::reached!("vote refused for entries not yet durable");
-            }
+        if !self.may_grant_vote(from, &m) {
             self.refuse_vote(from);
             return;
         }
@@ -187,9 +152,6 @@ impl Raft {
         }
         self.restart_election_timer();
         let granted = VoteReply { term: self.term, granted: true };
-        if crate::bug!("vote_before_durable") {
-            return self.say(from, Message::VoteReply(granted));
-        }
         self.promise(from, Message::VoteReply(granted));
     }
 

@@ -10,7 +10,7 @@
 use crate::raft::State;
 use crate::{
     AppendEntries, AppendReply, AppendResult, Heartbeat, HeartbeatReply, LogId, LogIndex, Message,
-    NodeId, Outgoing, Raft,
+    NodeId, Outgoing, Raft, rules,
 };
 
 impl Raft {
@@ -26,34 +26,21 @@ impl Raft {
     }
 
     pub(crate) fn on_append_entries(&mut self, from: NodeId, m: AppendEntries) {
-        let skips =
-            crate::bug!("prev_log_by_index_only") && m.prev_log.index <= self.log.last().index;
-        if !self.log.contains(m.prev_log) && !skips {
+        if !rules::prev_log_matches(&self.log, m.prev_log) {
             self.refuse_append(from, m.prev_log);
             return;
         }
         let match_index = m.entries.last().map_or(m.prev_log.index, |entry| entry.index);
         let mut entries = m.entries.into_entries();
         let known = entries.iter().take_while(|entry| self.log.contains(entry.id())).count();
-        if let Some(unknown) = entries.get(known) {
-            // Only a conflict removes anything: a late, shorter append must not take back entries
-            // that were acknowledged since.
-            if unknown.index <= self.log.last().index {
-                self.log.truncate(unknown.index);
-            }
-            if known > 0 {
-                entries.drain(..known);
-            }
-            self.log.append(entries);
-        } else if match_index < self.log.last().index {
-            crate::reached!("shorter append after a longer one");
-            if crate::bug!("shorter_append_truncates") && match_index >= self.log.commit() {
-                self.log.truncate(match_index.next());
-            }
+        if let Some(from) = rules::first_conflict(&self.log, entries.get(known), match_index) {
+            self.log.truncate(from);
         }
-        let upto =
-            if crate::bug!("commit_past_match") { self.log.last().index } else { match_index };
-        self.follow_commit(m.commit.min(upto));
+        if known > 0 {
+            entries.drain(..known);
+        }
+        self.log.append(entries);
+        self.follow_commit(rules::commit_by_append(&self.log, m.commit, match_index));
         self.acknowledge(from, match_index);
         if self.is_marked() {
             self.note_taken(match_index);
@@ -68,8 +55,7 @@ impl Raft {
             let result = AppendResult::Taken { match_index };
             return self.promise(to, Message::AppendReply(AppendReply { term: self.term, result }));
         }
-        let match_index =
-            if crate::bug!("ack_last_not_match") { self.log.last().index } else { match_index };
+        let match_index = rules::acknowledged_by_append(&self.log, match_index);
         // A round's acknowledgements are one: the highest says what the others say. (Within a term
         // what was matched stays matched; at a change of term the promises are dropped.)
         if let Some(Outgoing { to: before, message: Message::AppendReply(reply) }) =
@@ -82,9 +68,6 @@ impl Raft {
             return;
         }
         let result = AppendResult::Accepted { match_index };
-        if crate::bug!("ack_before_durable") {
-            return self.say(to, Message::AppendReply(AppendReply { term: self.term, result }));
-        }
         self.promise(to, Message::AppendReply(AppendReply { term: self.term, result }));
     }
 
@@ -98,21 +81,14 @@ impl Raft {
     }
 
     pub(crate) fn on_heartbeat(&mut self, from: NodeId, m: Heartbeat) {
-        if crate::bug!("heartbeat_commit_unclamped") {
-            self.follow_commit(m.commit.min(self.log.last().index));
-        } else if self.log.contains(m.matched) {
-            self.follow_commit(m.commit);
-        } else {
-            self.on_lost_end(from);
+        match rules::commit_by_heartbeat(&self.log, &m) {
+            Some(commit) => self.follow_commit(commit),
+            None => self.on_lost_end(from),
         }
         if self.is_marked() {
             self.seek_readmission();
         }
-        if crate::bug!("heartbeat_acks_last") {
-            let result = AppendResult::Accepted { match_index: self.log.last().index };
-            self.say(from, Message::AppendReply(AppendReply { term: self.term, result }));
-        }
-        self.answer_heartbeat(from);
+        self.answer_leaders_heartbeat(from);
     }
 
     /// No promise, though the term may not be durable yet: it says that no vote of a later term has

@@ -11,7 +11,7 @@ use crate::quorum;
 use crate::raft::State;
 use crate::{
     AppendReply, AppendResult, Command, LogId, LogIndex, LogRange, NodeId, ProposeError, Raft,
-    Ticks,
+    Ticks, rules,
 };
 use alloc::vec::Vec;
 
@@ -88,22 +88,14 @@ impl Raft {
         let State::Leader(leader) = &mut self.state else {
             return Err(ProposeError::NotLeader { leader: self.leader });
         };
-        let uncommitted_bytes_max = match crate::bug!("uncommitted_never_full") {
-            true => usize::MAX,
-            false => self.config.uncommitted_bytes_max,
-        };
-        if leader.uncommitted_bytes >= uncommitted_bytes_max {
-            return Err(ProposeError::Full);
-        }
         let bytes: usize = commands
             .iter()
             .map(|command| command.payload.len() + crate::ENTRY_OVERHEAD_BYTES)
             .sum();
-        let total = leader.uncommitted_bytes + bytes;
-        if leader.uncommitted_bytes > 0 && total > uncommitted_bytes_max {
+        if !rules::may_take_proposal(leader.uncommitted_bytes, bytes, &self.config) {
             return Err(ProposeError::Full);
         }
-        leader.uncommitted_bytes = total;
+        leader.uncommitted_bytes += bytes;
         Ok(self.log.append_commands(self.term, commands))
     }
 
@@ -228,9 +220,8 @@ impl Raft {
         let State::Leader(leader) = &self.state else { return };
         if now >= leader.quorum_check_at {
             let lost_at = self.quorum_lost_at();
-            if now >= lost_at && !crate::bug!("heartbeats_after_quorum_loss") {
+            if rules::has_lost_majority(now, lost_at) {
                 crate::reached!("leader lost its majority");
-                // The replicas that still hear this one can then elect another leader (RULES.md N2, N5).
                 self.become_follower(self.term, None);
                 return;
             }
@@ -287,16 +278,11 @@ impl Raft {
         if to <= self.log.commit() {
             return;
         }
-        let durable = match crate::bug!("leader_counts_itself_at_once") {
-            true => self.log.last().index,
-            false => self.log.durable(),
-        };
+        let own = rules::leaders_own_match(&self.log);
         let reached = quorum::reached(&self.config.voters, |voter| {
-            (leader.peers.iter().find(|peer| peer.id == voter)).map_or(durable, Progress::counted)
+            (leader.peers.iter().find(|peer| peer.id == voter)).map_or(own, Progress::counted)
         });
-        // An entry of an earlier term on a majority may still be replaced (paper figure 8); one of
-        // this term commits all before it.
-        let counts = reached >= leader.term_first || crate::bug!("earlier_term_by_counting");
+        let counts = rules::counts_toward_commit(reached, leader.term_first);
         if counts && reached > self.log.commit() {
             let first = self.log.commit().next();
             leader.uncommitted_bytes -= self.log.bytes_in_memory(first, reached);

@@ -67,6 +67,7 @@ mod quorum;
 mod raft;
 mod ready;
 mod replication;
+mod rules;
 mod types;
 
 pub use config::{Config, ConfigError, Restored};

@@ -29,7 +29,7 @@
 
 use crate::{
     Command, Entry, EntryBatch, EntryKind, HardState, LogId, LogIndex, LogRange, Restored, Term,
-    TermRun, Write, WriteId,
+    TermRun, Write, WriteId, rules,
 };
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -241,10 +241,7 @@ impl Log {
         self.durable = self.durable.min(keep);
         self.owned = self.owned.min(keep);
         for write in &mut self.writes {
-            if write.last.index > keep && !crate::bug!("aba_completion") {
-                crate::reached!("completion after its entry was replaced");
-                write.last = self.last;
-            }
+            write.last = rules::vouched_for_after_cut(write.last, self.last);
         }
         self.check();
     }
@@ -315,18 +312,10 @@ impl Log {
             if write.id > upto {
                 break;
             }
-            if crate::bug!("aba_completion") && !self.contains(write.last) {
-                self.writes.pop_front();
-                continue;
+            if rules::vouches(self, write.id, write.last) {
+                self.durable = self.durable.max(write.last.index);
+                hard_state = write.hard_state.or(hard_state);
             }
-            assert!(
-                self.contains(write.last),
-                "write {:?} ends at {:?}, which is not in the log",
-                write.id,
-                write.last
-            );
-            self.durable = self.durable.max(write.last.index);
-            hard_state = write.hard_state.or(hard_state);
             self.writes.pop_front();
         }
         self.check();
@@ -374,12 +363,9 @@ impl Log {
         entries.as_slice().iter().all(|entry| self.contains(entry.id()))
     }
 
-    /// The last entry that may be applied: it is committed, and durable here (rule 16).
+    /// The last entry that may be applied.
     pub(crate) fn appliable(&self) -> LogIndex {
-        if crate::bug!("apply_before_durable") {
-            return self.commit;
-        }
-        self.commit.min(self.durable)
+        rules::appliable(self.commit, self.durable)
     }
 
     /// Entries up to `last` go to the state machine, `bytes` of them.

@@ -16,7 +16,7 @@
 //! Cost:   about 150 bytes a peer, and 16 for each append in flight; nothing is reserved ahead.
 //! Source: paper §5.3 (`nextIndex`, `matchIndex`), thesis §10.2.1 (pipelining).
 
-use crate::{Config, EntryBatch, LogIndex, NodeId, Ticks};
+use crate::{Config, EntryBatch, LogIndex, NodeId, Ticks, rules};
 use alloc::collections::VecDeque;
 
 /// How a leader sends to a peer.
@@ -99,14 +99,7 @@ impl Progress {
     /// Bytes the next append may hold; `None` if the window is full. The first append in an empty
     /// window may be any size an append may have.
     pub(crate) fn room_bytes(&self, config: &Config) -> Option<usize> {
-        if self.in_flight.is_empty() || crate::bug!("window_never_full") {
-            return Some(config.append_bytes_max);
-        }
-        if self.in_flight.len() >= config.inflight_messages_max {
-            return None;
-        }
-        let left = config.inflight_bytes_max.saturating_sub(self.in_flight_bytes);
-        (left > 0).then(|| left.min(config.append_bytes_max))
+        rules::window_bytes(self.in_flight.len(), self.in_flight_bytes, config)
     }
 
     /// True if nothing sent waits to be acknowledged.

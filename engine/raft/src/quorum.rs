@@ -9,7 +9,7 @@
 //! Cost:   a small sort; no allocation up to [`INLINE_VOTERS`] voters.
 //! Source: paper §5.2 (elections), §5.3 (commitment), thesis §4.3 (joint, for later).
 
-use crate::NodeId;
+use crate::{NodeId, rules};
 use alloc::vec::Vec;
 
 /// The result of a vote so far.
@@ -40,12 +40,8 @@ pub(crate) fn reached<T: Copy + Default + Ord>(
     for (value, &voter) in values.iter_mut().zip(voters) {
         *value = value_of(voter);
     }
-    // Ascending, the value at (n - 1) / 2 has itself and all after it at or above it: a majority.
     values.sort_unstable();
-    if crate::bug!("half_is_a_majority") {
-        return values[values.len() / 2];
-    }
-    values[(values.len() - 1) / 2]
+    values[rules::majority_place(values.len())]
 }
 
 /// Whether a vote is won, lost or open; `vote_of` is `None` for a voter that has not answered.

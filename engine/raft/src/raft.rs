@@ -15,7 +15,7 @@ use crate::mark::Mark;
 use crate::{
     Command, Config, ConfigError, Durable, EntryBatch, Fetch, FetchFor, HardState, LogId, LogIndex,
     LogRange, Message, NodeId, Outgoing, Promises, ProposeError, Ready, Restored, Term, Ticks,
-    WriteId,
+    WriteId, rules,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -169,7 +169,7 @@ impl Raft {
         let mut raft = Self {
             config,
             term,
-            voted_for: voted_for.filter(|_| !crate::bug!("vote_forgotten_on_restart")),
+            voted_for: rules::restored_vote(voted_for),
             is_hard_state_new: false,
             log: Log::restore(restored),
             state: State::Follower,
@@ -378,9 +378,7 @@ impl Raft {
         if term > self.term {
             self.become_follower(term, None);
         }
-        let is_old = term < self.term;
-        let is_reply = matches!(message, Message::AppendReply(_));
-        if is_old && !(crate::bug!("old_terms_ack_counts") && is_reply) {
+        if rules::is_of_old_term(&message, term, self.term) {
             return self.refuse_old_term(from, &message);
         }
         match message {
@@ -460,16 +458,12 @@ impl Raft {
                         || (self.may_lead(from, term)
                             && self.agrees_with_commit(m.prev_log, &m.entries)))
             }
-            // A leader tells a peer of no commit past what that peer has acknowledged to it. Whether the peer still
-            // has that is another question.
             Message::Heartbeat(m) => {
-                let is_within =
-                    m.commit <= m.matched.index || crate::bug!("heartbeat_commit_unclamped");
                 is_after_zero
                     && is_log_id(m.matched)
                     && m.matched.term <= term
                     && m.matched.index <= INDEX_MAX
-                    && is_within
+                    && rules::is_commit_within_match(m)
                     && (term < self.term
                         || (self.may_lead(from, term)
                             && self.agrees_with_commit(m.matched, &EntryBatch::new())))
@@ -521,8 +515,7 @@ impl Raft {
         self.advance_commit(self.log.durable());
     }
 
-    /// A leader that goes on would put other entries of its term in the place of those that it has sent; a candidate has
-    /// asked for votes with a log that it does not have any more.
+    /// A candidate stands no more: it has asked for votes with a log that it does not have any more.
     fn on_withdrawn(&mut self, from: WriteId) {
         crate::reached!("entries withdrawn for want of room");
         self.is_hard_state_new |= self.log.withdraw(from);
@@ -530,11 +523,11 @@ impl Raft {
         // A promise made since may be about an entry that is gone. To the peers a dropped promise is a lost message.
         self.promises.clear();
         match &self.state {
-            State::Leader(_) if crate::bug!("withdrawn_without_the_leadership") => {}
-            State::Leader(_) => {
+            State::Leader(_) if rules::withdrawal_ends_leadership() => {
                 self.on_give_way();
                 self.become_follower(self.term, None);
             }
+            State::Leader(_) => {}
             _ => self.state = State::Follower,
         }
     }
@@ -557,16 +550,7 @@ impl Raft {
         self.term = term;
         self.voted_for = voted_for;
         self.is_hard_state_new = true;
-        // A promise of the old term that was not handed out yet may be untrue by the time it would
-        // leave: an acknowledged entry may be replaced before it was ever written. The promise is
-        // dropped, which to the peers is a lost message.
-        if !self.promises.is_empty() {
-            crate::reached!("promise dropped with its term");
-        }
-        if crate::bug!("promise_outlives_its_term") {
-            return;
-        }
-        self.promises.clear();
+        rules::drop_promises_of_old_term(&mut self.promises);
     }
 
     /// True within the time in which the leader's followers do not call for an election.
@@ -603,20 +587,18 @@ impl Raft {
         self.messages.push(Outgoing { to, message });
     }
 
+    /// The message leaves when all that was decided before now is durable.
     pub(crate) fn promise(&mut self, to: NodeId, message: Message) {
+        if rules::may_leave_before_durable(&message) {
+            return self.say(to, message);
+        }
         self.promises.push(Outgoing { to, message });
     }
 
-    /// The hard state to be saved. Its commit index covers only entries that are on this disk, and that nothing handed to the
-    /// disk replaces: a write may land in part, its hard state before its entries.
+    /// The hard state to be saved.
     fn hard_state(&self) -> HardState {
-        let commit = match crate::bug!("commit_saved_past_its_entries") {
-            true => self.log.commit(),
-            false => self.log.commit().min(self.log.durable()),
-        };
-        let own = Some(self.config.id);
-        let is_saved = !crate::bug!("vote_not_saved") || self.voted_for == own;
-        let voted_for = self.voted_for.filter(|_| is_saved);
+        let commit = rules::commit_to_save(&self.log);
+        let voted_for = rules::vote_to_save(self.voted_for, self.config.id);
         HardState { term: self.term, voted_for, commit, marked: self.is_marked() }
     }
 

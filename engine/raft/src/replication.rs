@@ -13,7 +13,7 @@ use crate::progress::{Pace, Progress};
 use crate::raft::State;
 use crate::{
     AppendEntries, EntryBatch, Fetch, FetchFor, Heartbeat, LogId, LogIndex, Message, NodeId,
-    Outgoing, Raft, Term,
+    Outgoing, Raft, Term, rules,
 };
 use alloc::vec::Vec;
 
@@ -33,8 +33,7 @@ impl Raft {
                 appended: false,
             };
             let mut fetched = core::mem::take(&mut peer.fetched);
-            let has_room =
-                !self.without_room.contains(&peer.id) || crate::bug!("full_follower_fed");
+            let has_room = rules::may_be_sent_entries(peer.id, &self.without_room);
             match peer.pace {
                 // With nothing to send and nothing to find out, the peer has it all.
                 Pace::Probe { paused: false }
@@ -172,11 +171,7 @@ impl Raft {
 fn heartbeat(log: &Log, term: Term, peer: &Progress) -> Message {
     let index = peer.match_index();
     let matched = LogId { term: log.term_at(index).expect("what is matched is in the log"), index };
-    // Past its match the peer's log may not be ours.
-    let commit = match crate::bug!("heartbeat_commit_unclamped") {
-        true => log.commit(),
-        false => log.commit().min(index),
-    };
+    let commit = rules::commit_in_heartbeat(log.commit(), index);
     Message::Heartbeat(Heartbeat { term, commit, matched })
 }
 
