@@ -106,7 +106,7 @@ impl SegmentReader for MappedSegment {
 fn advise(map: &MmapRaw, advice: Advice, bytes: Range<usize>) {
     let start = bytes.start / BLOCK_BYTES * BLOCK_BYTES;
     if let Err(error) = map.advise_range(advice, start, bytes.end - start) {
-        tracing::debug!(%error, ?advice, "not heeded");
+        tracing::debug!(%error, ?advice, "the kernel did not take advice on a segment's map");
     }
 }
 

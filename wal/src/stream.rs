@@ -321,7 +321,7 @@ impl Wal {
         let bytes = config.segment_bytes.max(needed);
         let image = image(disk.as_mut(), &config, bytes).map_err(|source| WalError::Io {
             file: disk.path(seq),
-            what: "image memory",
+            what: "getting memory for an image",
             source,
         })?;
         let sealed = replayed
@@ -429,7 +429,7 @@ impl Wal {
         self.check_poisoned()?;
         let mut events = std::mem::take(&mut self.events);
         if let Err(source) = self.disk.poll(&mut events) {
-            return Err(self.fail(self.active.seq, "completion", source));
+            return Err(self.fail(self.active.seq, "collecting finished writes", source));
         }
         let mut failed = None;
         for event in events.drain(..) {
@@ -642,7 +642,7 @@ impl Wal {
         }
         let spare = self.spares.pop_front().expect("ordered above");
         let image = image(self.disk.as_mut(), &self.config, spare.bytes)
-            .map_err(|source| self.fail(self.active.seq, "image memory", source))?;
+            .map_err(|source| self.fail(self.active.seq, "getting memory for an image", source))?;
         let end = self.tail_position();
         let start = Start { end, id: self.active.id, prev_crc: self.prev_crc, cut: false };
         let next = Segment {
@@ -744,7 +744,7 @@ impl Wal {
                 }
                 Err(source) if is_no_space(&source) => {
                     if !self.no_space {
-                        tracing::warn!(?segment, %source, "no room for the next segment");
+                        tracing::warn!(?segment, %source, "the disk has no room for the log's next segment: entries are refused until it has");
                     }
                     self.no_space = true;
                 }
@@ -807,7 +807,7 @@ impl Wal {
     }
 
     fn wait(&mut self) -> Result<(), WalError> {
-        self.disk.wait().map_err(|source| self.fail(self.active.seq, "waiting", source))
+        self.disk.wait().map_err(|source| self.fail(self.active.seq, "waiting for writes", source))
     }
 
     fn check_poisoned(&self) -> Result<(), WalError> {
@@ -828,7 +828,7 @@ impl Wal {
         if let Some(first) = &self.poisoned {
             return WalError::Poisoned { first: first.clone() };
         }
-        tracing::error!(%error, "the log is poisoned");
+        tracing::error!(%error, "the log is poisoned: it takes nothing more until the node starts again");
         self.poisoned = Some(error.to_string());
         error
     }

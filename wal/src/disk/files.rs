@@ -45,7 +45,7 @@ impl Files {
         if is_in_memory(dir) {
             tracing::warn!(
                 dir = %dir.display(),
-                "a file system in memory: nothing of the log outlives the machine"
+                "the directory is on a file system in memory: the log is lost when the machine stops"
             );
         }
         match std::fs::remove_file(&name) {
@@ -108,7 +108,7 @@ impl Files {
                 }
                 if name != MANIFEST_NAME && !name.ends_with(CORRUPT_SUFFIX) && !is_temporary(&name)
                 {
-                    tracing::warn!(file = %entry.path().display(), "not the log's: passed over");
+                    tracing::warn!(file = %entry.path().display(), "a file that is not the log's is passed over");
                 }
                 continue;
             };

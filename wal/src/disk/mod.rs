@@ -305,7 +305,9 @@ pub(crate) fn open(
         match uring::UringDisk::open(files.clone(), segment_bytes, in_flight_max, images) {
             Ok(disk) => return Ok(Box::new(disk)),
             Err(error) if choice == DriverChoice::Uring => return Err(error),
-            Err(error) => tracing::warn!(%error, "io_uring is not to be had: plain writes instead"),
+            Err(error) => {
+                tracing::warn!(%error, "io_uring cannot be used: the log is written with pwrite and fdatasync")
+            }
         }
     }
     Ok(Box::new(portable::PortableDisk::open(files, segment_bytes, in_flight_max, images)?))

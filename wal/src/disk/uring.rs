@@ -108,7 +108,7 @@ impl UringDisk {
             .register_buffers_sparse(u32::try_from(images).expect("a few images"))
             .is_ok();
         if let Err(error) = ring.submitter().register_files_sparse(FILE_SLOTS.cast_unsigned()) {
-            tracing::debug!(%error, "no table of files");
+            tracing::debug!(%error, "the ring has no table of files: writes name them by descriptor");
         }
         let maker = Maker::start(files.clone(), Arc::clone(&signal))?;
         let mut disk = Self {
@@ -147,7 +147,7 @@ impl UringDisk {
                 let update =
                     unsafe { self.ring.submitter().register_buffers_update(place, &[iovec], None) };
                 if let Err(error) = &update {
-                    tracing::warn!(%error, "image not registered (RLIMIT_MEMLOCK?): plain writes from it");
+                    tracing::warn!(%error, "an image cannot be registered with the ring (RLIMIT_MEMLOCK?): it is written with plain writes");
                 }
                 update.is_ok()
             };
@@ -421,7 +421,7 @@ impl Drop for UringDisk {
             };
             if let Err(error) = waited {
                 // The kernel may still read them: better lost than given away.
-                tracing::error!(%error, "writes in flight are leaked");
+                tracing::error!(%error, "the ring failed while it was closed: the memory of writes in flight is leaked, for the kernel may still read it");
                 std::mem::forget(std::mem::take(&mut self.in_flight));
                 std::mem::forget(std::mem::take(&mut self.open));
             }
