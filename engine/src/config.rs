@@ -189,8 +189,8 @@ impl Config {
         let founded = usize::try_from(founded).unwrap_or(usize::MAX);
         if founded > max {
             return Err(OpenError::Config(format!(
-                "segments of {bytes} bytes hold commands of at most {max}; this node's peers may send {founded}: open it \
-                 with larger ones"
+                "segments of {bytes} bytes hold commands of at most {max} bytes, and this node's peers may send {founded} \
+                 bytes: open it with larger segments"
             )));
         }
         Ok(self.command_bytes_max().min(founded))
@@ -232,7 +232,7 @@ impl Config {
             return fail("proposals_max and log_writes_max must be above zero".to_owned());
         }
         if let Some(core) = self.cores.iter().find(|core| **core >= CpuSet::MAX_CPU) {
-            return fail(format!("there is no core {core}"));
+            return fail(format!("core {core} is past the last that can be named"));
         }
         if self.command_bytes_max == 0 || self.command_bytes_max > self.proposal_bytes_max {
             return fail("command_bytes_max must be from 1 to proposal_bytes_max".to_owned());

@@ -66,7 +66,12 @@ fn live(setup: Setup, started: &dyn Fn(Started)) {
         .build_local(LocalOptions::default());
     let runtime = match built {
         Ok(runtime) => runtime,
-        Err(source) => return started(Err(OpenError::Os { what: "no runtime", source })),
+        Err(source) => {
+            return started(Err(OpenError::Os {
+                what: "cannot make the runtime of a shard's thread",
+                source,
+            }));
+        }
     };
     let arrivals = Rc::new(Arrivals::new(setup.node.inboxes[setup.index].clone()));
     let reader = match start_reader(setup.index, &arrivals) {
@@ -274,7 +279,7 @@ impl Driver {
         }
         panics::spawn(async move {
             let end = logdrive_net::receive(accepted, &settings, inbound).await;
-            tracing::debug!(peer = from.get(), %end, "inbound connection ended");
+            tracing::debug!(peer = from.get(), %end, "a connection that a peer had made ended");
             node.inbound_closed(from);
         });
     }
@@ -326,7 +331,7 @@ impl Driver {
             // Never in the life of a directory whose cluster is set up as it should be.
             let kept = self.home.keep_entry_bytes_max(promised);
             kept.map_err(|error| NodeError::Thread(error.to_string()))?;
-            tracing::warn!(%by, bytes, "a peer takes larger commands than this node was made for");
+            tracing::warn!(%by, bytes, "a peer takes larger commands than this directory was made for: it keeps the larger size from now on");
         }
         let ours = self.entry_bytes_max;
         if theirs > ours { Err(NodeError::SmallSegments { by, theirs, ours }) } else { Ok(()) }
@@ -371,7 +376,7 @@ impl Inbound for Ingress {
         let error = NodeError::Refused { by: peer, why: refusal };
         // Marked before anything else can happen: whoever starts the node again is told the same.
         if let Err(error) = driver.home.refuse(&error.to_string()) {
-            tracing::error!(%error, "the refused directory could not be marked");
+            tracing::error!(%error, "peers refused this directory for good, and it could not be marked so");
         }
         driver.node.fail(error);
     }

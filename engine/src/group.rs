@@ -160,7 +160,7 @@ impl Group {
         match self.leader() {
             Some(leader) if leader == self.inner.me => Ok(()),
             _ if self.inner.view.is_stopped() => Err(ProposeError::Stopped(
-                "its machine failed, its log lost something, or the node stopped".into(),
+                "its machine failed, its log is damaged, or the node stopped".into(),
             )),
             hint => Err(ProposeError::NotLeader { hint }),
         }

@@ -333,7 +333,7 @@ impl ShardHost {
             if self.node.has_failed()
                 && let Some(failure) = self.node.failed()
             {
-                tracing::error!(shard = self.index, %failure, "the shard stops");
+                tracing::error!(shard = self.index, %failure, "the node has failed: this shard stops");
                 inbox.stop(&failure.to_string());
                 self.has_stopped = true;
             } else if inbox.is_asked_to_stop() {
@@ -609,7 +609,9 @@ impl ShardHost {
                         fenced.into_iter().for_each(|(group, corrupt)| self.fence(group, corrupt));
                     }
                     // The log is poisoned, and says so to whoever uses it next.
-                    Err(error) => tracing::error!(%error, "entries cannot be carried forward"),
+                    Err(error) => {
+                        tracing::error!(%error, "the log failed while it carried entries forward")
+                    }
                 }
             }
         }
@@ -634,7 +636,7 @@ impl ShardHost {
             Ok(entries) => return self.shard.fetched(group, purpose, Some(entries)),
             Err(error) => error,
         };
-        tracing::warn!(group = group.get(), ?purpose, %error, "entries cannot be read back");
+        tracing::warn!(group = group.get(), ?purpose, %error, "old entries of a group cannot be read back from the log");
         match error {
             // The purpose of the read does not matter: a log with damage in it neither votes nor leads.
             ReadError::Corrupt(corrupt) => self.on_damage(group, purpose, corrupt),
@@ -654,7 +656,7 @@ impl ShardHost {
             Ok(true) => self.fence(group, corrupt),
             // It has been written again elsewhere, whole.
             Ok(false) => self.shard.fetched(group, purpose, None),
-            Err(error) => tracing::error!(%error, "a fence cannot be written"),
+            Err(error) => tracing::error!(%error, "the log failed while it fenced a damaged group"),
         }
     }
 }

@@ -135,7 +135,10 @@ impl Arrivals {
             // All of the frame is counted: its payloads share one buffer, which lives as long as any of them.
             if !inboxes[owner].forward((from, messages), bytes) {
                 logdrive_raft::reached!("forwarded frame dropped");
-                tracing::debug!(owner, "frame for another shard dropped: its queue is full");
+                tracing::debug!(
+                    owner,
+                    "a frame for another shard was dropped: that shard's queue is full"
+                );
             }
         }
         is_full

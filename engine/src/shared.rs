@@ -136,7 +136,7 @@ impl Shared {
         let Bootstrap::Founding { members, first_leader } = bootstrap;
         self.check_members(group, &members)?;
         if let Some(first) = first_leader.filter(|first| !members.contains(first)) {
-            let why = format!("the first leader ({first}) is not a member");
+            let why = format!("the first leader ({first}) is not among them");
             return Err(GroupError::Members { group, why });
         }
         // Told twice, so that no lock is held meanwhile: a machine's `open` is not ours, and a full queue is waited for.
@@ -177,7 +177,7 @@ impl Shared {
     ) -> Result<Group, GroupError> {
         let group = found.group;
         let Some(members) = membership::decode(&found.membership) else {
-            let why = "its members in the log are written as no known version does".to_owned();
+            let why = "the log has them in a form that this version does not know".to_owned();
             return Err(GroupError::Members { group, why });
         };
         self.check_members(group, &members)?;
@@ -224,15 +224,15 @@ impl Shared {
 
     fn check_members(&self, group: GroupId, members: &[NodeId]) -> Result<(), GroupError> {
         let why = if members.is_empty() || members.len() > membership::MEMBERS_MAX {
-            format!("{} members, must be 1 to {}", members.len(), membership::MEMBERS_MAX)
+            format!("there are {}, and may be 1 to {}", members.len(), membership::MEMBERS_MAX)
         } else if !members.contains(&self.me) {
-            format!("this node ({}) is not a member", self.me)
+            format!("this node ({}) is not among them", self.me)
         } else if let Some(unknown) = members.iter().find(|m| !self.peers.contains_key(*m)) {
-            format!("node {unknown} has no address here")
+            format!("node {unknown} has no address in this node's settings")
         } else if members.contains(&NodeId(0)) {
-            "0 is no node".to_owned()
+            "0 is no node's id".to_owned()
         } else if (1..members.len()).any(|at| members[..at].contains(&members[at])) {
-            "a member is named twice".to_owned()
+            "one is named twice".to_owned()
         } else {
             return Ok(());
         };

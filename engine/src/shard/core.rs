@@ -352,7 +352,9 @@ impl Shard {
     }
 
     fn give_way(&mut self) {
-        tracing::warn!("the log is full: the groups led here are left to others");
+        tracing::warn!(
+            "the log has no room: this node gives up its leaderships, so that nodes with room can lead"
+        );
         for slot in 0..self.replicas.len() {
             if self.replicas[slot].raft.is_leader() {
                 self.step(u32::try_from(slot).expect("slots are u32"), Event::GiveWay);
@@ -377,7 +379,7 @@ impl Shard {
     pub(crate) fn submit(&mut self, submission: Submission, answers: &mut Vec<Answer>) {
         let slot = self.slots.get(&submission.group).copied();
         let refusal = match slot.map(|slot| &self.replicas[slot as usize]) {
-            None => Some(ProposeError::Stopped("no such group here".to_owned())),
+            None => Some(ProposeError::Stopped("this node has no such group".to_owned())),
             Some(replica) if replica.stopped => Some(replica.refusal()),
             Some(_) => match self.log_room {
                 Room::Free => None,
@@ -469,7 +471,8 @@ impl Shard {
                 tracing::error!(
                     group,
                     max,
-                    "the leader's segments are larger: its entry fits none here, and the group stands still on this node"
+                    "the leader sent an entry that fits no segment of this node: the group stands still here until the node \
+                     is opened with larger segments"
                 );
             }
             return Err(RoomSays::TooLarge);
@@ -735,7 +738,7 @@ impl Shard {
         let replica = &mut self.replicas[slot as usize];
         replica.fence(self.me);
         replica.proposals.refuse(&replica.refusal(), answers);
-        replica.proposals.abandon("the group lost something in this node's log", answers);
+        replica.proposals.abandon("the group's log is damaged on this node", answers);
     }
 
     /// The node stops: whoever waits is told so.

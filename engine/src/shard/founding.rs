@@ -99,7 +99,7 @@ impl FoundingNotices {
             tracing::error!(
                 group,
                 node,
-                "the group was founded with other members on that node: neither hears the other in it"
+                "that node founded the group with other members than this one: in this group neither hears the other"
             );
         }
         if notice.asks {

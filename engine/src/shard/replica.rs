@@ -151,7 +151,7 @@ impl Replica {
             tracing::error!(
                 group,
                 last,
-                "this disk has lost entries that it had said to be durable: the replica takes entries, but neither \
+                "this disk has lost entries that it had reported durable: the replica takes entries, but neither \
                  acknowledges, votes nor stands until it has what is committed and every other member has stated its term"
             );
         } else {
@@ -182,9 +182,7 @@ impl Replica {
     pub(super) fn refusal(&self) -> ProposeError {
         match self.view.leader() {
             Some(other) => ProposeError::NotLeader { hint: Some(other) },
-            None => {
-                ProposeError::Stopped("its machine failed, or its log lost something".to_owned())
-            }
+            None => ProposeError::Stopped("its machine failed, or its log is damaged".to_owned()),
         }
     }
 
