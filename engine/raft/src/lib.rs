@@ -27,7 +27,7 @@
 //!   for ever.
 //! * A vote request waits until the candidate's own term and vote are durable, and its own vote counts
 //!   from then on. The paper lets both be immediate and the disk be part of the step.
-//! * A leader that has not heard from a majority for `election_ticks` steps down (thesis §6.2), and who
+//! * A leader that has not heard from a majority for `election_ticks` steps down (thesis §6.2), and a replica that
 //!   has heard from a leader within that time answers no pre-vote and takes no term from a vote
 //!   request (thesis §4.2.3).
 //! * A refused append carries a hint of index *and* term; each side skips what the other cannot have,
