@@ -1,4 +1,4 @@
-//! Writes the log with `pwrite` and `fdatasync`, where io_uring is not to be had.
+//! Writes the log with `pwrite` and `fdatasync`, where io_uring cannot be used.
 //!
 //! In:     writes of frozen ranges, by a bounded channel to one thread.
 //! Out:    completions, in order; an eventfd that is written when there is one.
