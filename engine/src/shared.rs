@@ -139,7 +139,8 @@ impl Shared {
             let why = format!("the first leader ({first}) is not among them");
             return Err(GroupError::Members { group, why });
         }
-        // Told twice, so that no lock is held meanwhile: a machine's `open` is not ours, and a full queue is waited for.
+        // The table of groups is told before and after, so that no lock is held in between: the machine's `open` is the
+        // embedder's code and may take long, and a full queue is waited for.
         self.groups.begin_create(group)?;
         let found = RecoveredGroup {
             group,
