@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// The driver for where io_uring is forbidden.
+/// The driver that is used where io_uring is forbidden.
 pub(super) struct PortableDisk {
     jobs: Option<Sender<Job>>,
     written: Receiver<(u64, io::Result<()>)>,

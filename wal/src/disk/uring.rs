@@ -69,7 +69,7 @@ struct InFlight {
     from: usize,
 }
 
-/// Whether a kernel whose ring says this of itself, or nothing, can write the log.
+/// Whether the kernel can write the log, by the operations that its ring lists; `None` if it lists none.
 fn can_write(probe: Option<&Probe>) -> io::Result<()> {
     let needed = [opcode::Write::CODE, opcode::WriteFixed::CODE];
     match probe.is_some_and(|probe| needed.iter().all(|code| probe.is_supported(*code))) {
@@ -245,7 +245,7 @@ impl UringDisk {
         }
         for token in again {
             if let Err(error) = self.queue(token) {
-                // Nothing in flight may be unknown to the ring: nobody would ever answer for it.
+                // The ring must know every write that counts as in flight, or its answer would never come.
                 self.in_flight.remove(&token);
                 self.events.push(DiskEvent::Written { token, result: Err(error) });
             }
