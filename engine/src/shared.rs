@@ -269,7 +269,7 @@ impl Shared {
         u64::try_from(self.tick.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Gives an accepted connection to the shard that shall read it.
+    /// Gives an accepted connection to the shard that is to read it.
     pub(crate) fn hand_over(&self, accepted: Accepted) {
         let shard = accepted.hello.shard as usize % self.inboxes.len();
         self.note_client_address(accepted.hello.node, &accepted.hello.client_address);

@@ -1,33 +1,33 @@
-//! Whether the replicas of a group were founded with the same members: before they have said so to each other, nothing
-//! that one says counts with the other.
+//! Whether the replicas of a group were founded with the same members. Until two replicas have told each other what
+//! they were founded with, nothing that one says counts with the other.
 //!
 //! In:     groups that begin, peers that come into reach, messages of peers that have not said it yet, what they say.
 //! Out:    notices; whether a peer's messages are heard.
 //! Cost:   a notice to each other node when a group begins or a node comes into reach, until that node has agreed; then
 //!         a look at a short list for each message.
-//! Fails:  a notice that is lost is asked for again by whoever drops a message for want of it. Where the founding differs,
+//! Fails:  if a notice is lost, the replica that drops a message for want of it asks again. Where the founding differs,
 //!         both sides say so, once, and neither hears the other in that group.
 //! Source: RULES.md M14, P6.
 //!
 //! A group that is created with members [1] on one node and [1, 2, 3] on two others would have two leaders, each with a
-//! majority of its own. Neither can be told which of the lists is meant; but none of the votes and acknowledgements of
-//! the one may help the other, and somebody must hear of it.
+//! majority of its own. Nothing tells which of the lists was meant. But no vote or acknowledgement under one list may
+//! count under the other, and the operator must hear of it.
 
 use crate::membership;
 use hashbrown::HashSet;
 use logdrive_raft::{FoundingNotice, GroupId, Message, NodeId};
 use logdrive_wal::checksum;
 
-/// One group's side of it.
+/// One group's founding, and what is known of its peers'.
 #[derive(Debug)]
 pub(super) struct Founding {
     /// Stands for the members it was founded with, in any order.
     digest: u32,
-    /// Peers that were founded with the same, as they said since they were restarted.
+    /// Peers that have said since their last restart that they were founded with the same members.
     agreed: Vec<NodeId>,
-    /// Peers that were not.
+    /// Peers that were founded with other members.
     differing: Vec<NodeId>,
-    /// That some differ was logged.
+    /// True once a difference was logged.
     has_said: bool,
 }
 
