@@ -4,8 +4,8 @@
 //! Out:    one line on standard output once clients are served; their replies; an error, or nothing.
 //! Cost:   two threads beside the engine's: one waits for signals, the main one for what it says.
 //! Fails:  [`ServeError`], one line; nothing is touched before the options make sense and both addresses are free, and
-//!         the clients' port is closed until every group of this node runs: whoever connects before is refused at once.
-//!         An address that another process takes meanwhile is an error like any other after the directory is made.
+//!         the clients' port is closed until every group of this node runs: a client that connects before is refused at
+//!         once. An address that another process takes meanwhile is an error like any other after the directory is made.
 //!
 //! A request's way: `listener` -> `connection` reads it -> `commands` encodes it -> `slots` finds its group -> the
 //! engine -> `machine` applies it -> `connection` answers. `cluster` tells clients where else to go, `info` how it is.
