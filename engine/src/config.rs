@@ -247,7 +247,7 @@ impl Config {
             return fail("proposals_max and log_writes_max must be above zero".to_owned());
         }
         if let Some(core) = self.cores.iter().find(|core| **core >= CpuSet::MAX_CPU) {
-            return fail(format!("there is no core {core}"));
+            return fail(format!("core {core} is past the last that can be named"));
         }
         if self.command_bytes_max == 0 || self.command_bytes_max > self.proposal_bytes_max {
             return fail("command_bytes_max must be from 1 to proposal_bytes_max".to_owned());

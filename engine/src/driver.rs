@@ -66,7 +66,12 @@ fn live(setup: Setup, started: &dyn Fn(Started)) {
         .build_local(LocalOptions::default());
     let runtime = match built {
         Ok(runtime) => runtime,
-        Err(source) => return started(Err(OpenError::Os { what: "no runtime", source })),
+        Err(source) => {
+            return started(Err(OpenError::Os {
+                what: "cannot make the runtime of a shard's thread",
+                source,
+            }));
+        }
     };
     let arrivals = Rc::new(Arrivals::new(setup.node.inboxes[setup.index].clone()));
     let reader = match start_reader(setup.index, &arrivals) {
@@ -113,7 +118,7 @@ impl Setup {
     }
 }
 
-/// Keeps this thread, and no thread started before, on one core.
+/// Keeps this thread on one core. Threads that it has started before are not affected.
 fn stay_on(core: usize) {
     let mut cores = CpuSet::new();
     cores.set(core);
@@ -220,7 +225,7 @@ impl Driver {
         }
     }
 
-    /// For all shards of the node.
+    /// Looks for peers that are connected and say nothing. Shard 0 does it for all shards of the node.
     async fn watch_peers(self: Rc<Self>) {
         let ticks = self.node.timing.election_ticks.div_ceil(LOOKS_PER_ELECTION_TIMEOUT.into());
         let period = self.node.tick * u32::try_from(ticks).unwrap_or(u32::MAX);
@@ -243,14 +248,15 @@ impl Driver {
                 panics::spawn(self.clone().look_at_idle_log());
             }
         }
-        // A log that is stuck is not closed, which would wait for it; what else runs here, clients' connections
-        // among it, goes on until the process ends.
+        // A stuck log is not closed, because closing waits for its writes. The other tasks of this thread, such as the
+        // connections of clients, go on until the process ends.
         if !self.node.is_given_up() {
             self.stopped.notify_one();
         }
     }
 
-    /// Only while there is something to seal: an idle shard sleeps.
+    /// Wakes the shard once, after [`SEAL_LOOK_NS`], to see whether its log is idle and can be sealed. Started only
+    /// while something is left to seal, so that an idle shard sleeps.
     async fn look_at_idle_log(self: Rc<Self>) {
         tokio::time::sleep(Duration::from_nanos(SEAL_LOOK_NS)).await;
         self.seal_look.set(false);
@@ -274,11 +280,11 @@ impl Driver {
         let from = accepted.hello.node;
         node.inbound_opened(from, accepted.hello.incarnation);
         if let Some(outbound) = self.outbound.get() {
-            outbound.dial_now(from); // It is there: no need to wait for the next try.
+            outbound.dial_now(from); // The peer is up: dial it now instead of at the end of the current pause.
         }
         panics::spawn(async move {
             let end = logdrive_net::receive(accepted, &settings, inbound).await;
-            tracing::debug!(peer = from.get(), %end, "inbound connection ended");
+            tracing::debug!(peer = from.get(), %end, "a connection that a peer had made ended");
             node.inbound_closed(from);
         });
     }
@@ -317,7 +323,7 @@ impl Outside for Driver {
 
 /// The shard's receiver of what the network tells it.
 struct Ingress {
-    /// Not a share of it, for the driver has a share of this.
+    /// Weak, because the driver owns this receiver: with a strong reference neither would ever be dropped.
     driver: Weak<Driver>,
 }
 
@@ -357,16 +363,16 @@ impl Inbound for Ingress {
             return;
         }
         let error = NodeError::Refused { by: peer, why: refusal };
-        // Marked before anything else can happen: whoever starts the node again is told the same.
+        // The directory is marked before anything else can happen, so that a later start of the node is refused too.
         if let Err(error) = driver.home.refuse(&error.to_string()) {
-            tracing::error!(%error, "the refused directory could not be marked");
+            tracing::error!(%error, "peers refused this directory for good, and it could not be marked so");
         }
         driver.node.fail(error);
     }
 }
 
-/// Starts the thread that reads old entries away from the shard's: cold pages are faulted there, not here. It ends
-/// with the sender of its tasks.
+/// Starts the thread that reads old entries for the shard, so that pages which are not in memory are waited for there
+/// and not on the shard's thread. It ends when the sender of its tasks is dropped.
 fn start_reader(shard: usize, arrivals: &Arrivals) -> std::io::Result<Sender<ReadTask>> {
     let (tasks, todo): (Sender<ReadTask>, Receiver<ReadTask>) =
         crossbeam_channel::bounded(arrivals.inbox().limits().reads_max);

@@ -10,26 +10,30 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum ProposeError {
     /// Did not happen. Ask `hint`, if it is known.
-    #[error("not the leader of the group (leader is {hint:?})")]
+    #[error("not the leader of the group{}", leader(*.hint))]
     NotLeader {
         /// The leader, as far as this replica knows.
         hint: Option<NodeId>,
     },
     /// Did not happen. A bound on what waits is reached.
-    #[error("overloaded, retry after {retry_after:?}")]
+    #[error(
+        "overloaded: too much waits in this group or its shard; try again after {retry_after:?}"
+    )]
     Overloaded {
         /// A guess when it is worth trying again.
         retry_after: Duration,
     },
     /// Did not happen. The log has no room and could not make any; it tries again by itself.
-    #[error("the log's disk is full")]
+    #[error(
+        "the log's disk is full, here or on too many of the group's nodes; the log goes on when there is room again"
+    )]
     DiskFull,
     /// Did not happen. The log has nearly the size it may have ([`crate::Config::log_bytes_max`]), and what it holds is
     /// still needed. Passes when enough of it is released.
-    #[error("the log is at its quota")]
+    #[error("the log is at its quota, and goes on when enough of it is released")]
     LogFull,
     /// Did not happen. The command alone is over the bound.
-    #[error("command of {bytes} bytes is over the bound of {max}")]
+    #[error("a command of {bytes} bytes is over the bound of {max} bytes")]
     TooLarge {
         /// The command's bytes.
         bytes: usize,
@@ -39,7 +43,8 @@ pub enum ProposeError {
     /// Did not happen. The batch alone is over a shard's bounds ([`crate::Config::proposals_max`],
     /// [`crate::Config::proposal_bytes_max`]): it never fits, in smaller ones it may.
     #[error(
-        "batch of {commands} commands, {bytes} bytes is over the bounds of {commands_max} and {bytes_max}"
+        "a batch of {commands} commands and {bytes} bytes is over the bounds of {commands_max} commands and {bytes_max} \
+         bytes; smaller batches may fit"
     )]
     BatchTooLarge {
         /// The batch's commands.
@@ -91,7 +96,7 @@ pub enum OpenError {
     #[error(transparent)]
     Home(#[from] logdrive_wal::HomeError),
     /// The log of one shard cannot be opened.
-    #[error("log of shard {shard}: {source}")]
+    #[error("the log of shard {shard} cannot be opened: {source}")]
     Log {
         /// Which shard.
         shard: u32,
@@ -116,16 +121,16 @@ pub enum OpenError {
 #[non_exhaustive]
 pub enum GroupError {
     /// The log already holds this group: resume it.
-    #[error("{0:?} exists already: resume it")]
+    #[error("group {0} is in this node's log already: resume it")]
     Exists(GroupId),
     /// The log does not hold this group: create it.
-    #[error("{0:?} is not in the log: create it")]
+    #[error("group {0} is not in this node's log: create it")]
     Unknown(GroupId),
     /// It runs already.
-    #[error("{0:?} runs already")]
+    #[error("group {0} runs already")]
     Running(GroupId),
     /// The members given cannot be.
-    #[error("{group:?}: {why}")]
+    #[error("the members of group {group} cannot be right: {why}")]
     Members {
         /// The group.
         group: GroupId,
@@ -133,7 +138,7 @@ pub enum GroupError {
         why: String,
     },
     /// The machine could not open, or is ahead of the log.
-    #[error("{group:?}: {source}")]
+    #[error("group {group} cannot start: {source}")]
     Machine {
         /// The group.
         group: GroupId,
@@ -142,7 +147,7 @@ pub enum GroupError {
     },
     /// The log holds a state of the group that this engine cannot run on: so far, entries that were released with no
     /// snapshot in their place.
-    #[error("{group:?}: {why}")]
+    #[error("group {group} cannot start from what this node's log holds: {why}")]
     Log {
         /// The group.
         group: GroupId,
@@ -150,11 +155,11 @@ pub enum GroupError {
         why: String,
     },
     /// It was destroyed on this node: its id never lives again here.
-    #[error("{0:?} was destroyed here")]
+    #[error("group {0} was destroyed on this node, and its id cannot be used here again")]
     Destroyed(GroupId),
     /// The log lost something of this group here: it must not vote, acknowledge or lead on this node. Its other
     /// members serve on.
-    #[error("{group:?} is fenced: {source}")]
+    #[error("group {group} is fenced on this node, because its log is damaged: {source}")]
     Fenced {
         /// The group.
         group: GroupId,
@@ -165,7 +170,7 @@ pub enum GroupError {
     #[error("the node has stopped: {0}")]
     Stopped(String),
     /// Asked on a shard's thread, which must not wait, while the queue of the group's shard is full. Try again.
-    #[error("{0:?}: the queue of its shard is full")]
+    #[error("the queue of the shard of group {0} is full; try again")]
     Busy(GroupId),
 }
 
@@ -179,7 +184,7 @@ pub struct MachineError(pub String);
 #[non_exhaustive]
 pub enum NodeError {
     /// The log's first failed write or sync: nothing after it can be trusted (RULES.md rule 17).
-    #[error("log of shard {shard} failed: {what}")]
+    #[error("the log of shard {shard} failed: {what}")]
     Log {
         /// Which shard.
         shard: u32,
@@ -234,4 +239,9 @@ pub enum NodeError {
         /// Whose queue.
         shard: usize,
     },
+}
+
+/// Where to go instead, for a message.
+fn leader(hint: Option<NodeId>) -> String {
+    hint.map_or(", and no leader is known".to_owned(), |node| format!("; node {node} leads it"))
 }

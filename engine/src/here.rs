@@ -3,7 +3,7 @@
 //! In:     a shard's arrivals, for as long as its thread lives.
 //! Out:    whether this is a shard's thread; a short way into the shard whose thread it is.
 //! Cost:   a thread-local look-up.
-//! Fails:  elsewhere what was to be handed over is given back.
+//! Fails:  on any other thread the caller gets back what it wanted to hand over.
 
 use crate::{
     inbox::{Arrivals, Inbox, Task},

@@ -45,12 +45,12 @@ pub(crate) trait Outside {
     fn now(&self) -> u64;
     /// Takes a task or a connection that is for this thread, not for its groups.
     fn take(&self, control: Control);
-    /// A write that goes to the log now, or as soon as there is room. For those who watch.
+    /// Tells the simulator's checkers of a write that goes to the log now, or as soon as there is room.
     fn wrote(&self, _job: &WriteJob) {}
-    /// The log had no room for a write, but for the entries it had accepted of it: the group's log ends at `last` again.
-    /// For those who watch.
+    /// Tells the simulator's checkers that the log had no room for the rest of a write: the group's log ends at `last`
+    /// again.
     fn withdrew(&self, _job: &WriteJob, _last: LogIndex) {}
-    /// A message has come; `shard` says whether its group takes it in. For those who watch.
+    /// Tells the simulator's checkers of a message that has come; `shard` says whether its group takes it in.
     fn received(&self, _shard: &Shard, _from: NodeId, _group: GroupId, _message: &Message) {}
 }
 
@@ -191,7 +191,7 @@ impl ShardHost {
         }
         let worked = self.take_in(outside).and_then(|()| {
             if self.node.has_failed() {
-                return Ok(false); // Another shard's log has: the node promises nothing more (invariant 19).
+                return Ok(false); // Another shard's log has failed: the node promises nothing more (invariant 19).
             }
             self.give_out(outside)?;
             self.seal_when_idle(outside.now())
@@ -301,7 +301,7 @@ impl ShardHost {
         );
         self.machines.push(machine);
         if let Some(corrupt) = self.fenced.get(&group) {
-            // Carrying found it while the group waited for its machine.
+            // The log found damage to the group's entries while the group waited for its machine.
             let corrupt = corrupt.clone();
             self.fence(group, corrupt);
         }
@@ -328,7 +328,7 @@ impl ShardHost {
             self.arrivals.inbox().wake();
         }
         let room = match wal.room() {
-            // While a write waits, smaller ones that there is room for must wait as well, or it would wait for ever.
+            // While a write is held for want of room, smaller writes must wait too, or they would overtake it for ever.
             Room::Free if !self.held.is_empty() => held_for(&self.held),
             room => room,
         };
@@ -349,7 +349,7 @@ impl ShardHost {
             if self.node.has_failed()
                 && let Some(failure) = self.node.failed()
             {
-                tracing::error!(shard = self.index, %failure, "the shard stops");
+                tracing::error!(shard = self.index, %failure, "the node has failed: this shard stops");
                 inbox.stop(&failure.to_string());
                 self.has_stopped = true;
             } else if inbox.is_asked_to_stop() {
@@ -436,7 +436,7 @@ impl ShardHost {
         for _ in 0..limits::GATHERINGS_MAX {
             let now = outside.now();
             self.shard.gather(now, &mut self.round);
-            // Before anything can fail: who is answered here is known to nobody else any more.
+            // The answers are kept before anything can fail: nothing else remembers whose proposals they settle.
             self.answers.append(&mut self.round.answers);
             self.withdrawn.clear();
             let mut writes = std::mem::take(&mut self.round.writes);
@@ -524,10 +524,10 @@ impl ShardHost {
         Ok(())
     }
 
-    /// Gives a group's write to the log. Without room for it, entries are withdrawn and a hard state waits: so votes go on,
-    /// for no vote waits for entries; and since a group's writes keep their order, a write that is durable never stands
-    /// for one before it that is not there. A write that waits for a segment in the making is tried again when it is
-    /// made, or cannot be.
+    /// Gives a group's write to the log. If the log has no room for it, a write with entries is withdrawn, and a write
+    /// of a hard state alone is held until there is room. So a vote never waits behind entries. A group's writes keep
+    /// their order, so a durable write shows that all earlier ones of its group are durable too. A write that waits
+    /// for a segment in the making is tried again when that segment is made, or cannot be made.
     fn write(&mut self, mut job: WriteJob, outside: &impl Outside) -> Result<(), WalError> {
         let Some(wal) = &mut self.wal else { return Ok(()) };
         let before = self.held_groups.get(&job.group).copied();
@@ -555,7 +555,7 @@ impl ShardHost {
         Ok(())
     }
 
-    /// Of a group's writes that wait, those from `first` on wait no more.
+    /// Drops the waiting writes of a group from `first` on.
     fn drop_held(&mut self, group: GroupId, first: WriteId) {
         self.held.retain(|held| held.group != group || held.write.id < first);
         match self.held.iter().rfind(|held| held.group == group) {
@@ -625,7 +625,9 @@ impl ShardHost {
                         fenced.into_iter().for_each(|(group, corrupt)| self.fence(group, corrupt));
                     }
                     // The log is poisoned, and says so to whoever uses it next.
-                    Err(error) => tracing::error!(%error, "entries cannot be carried forward"),
+                    Err(error) => {
+                        tracing::error!(%error, "the log failed while it carried entries forward")
+                    }
                 }
             }
         }
@@ -650,7 +652,7 @@ impl ShardHost {
             Ok(entries) => return self.shard.fetched(group, purpose, Some(entries)),
             Err(error) => error,
         };
-        tracing::warn!(group = group.get(), ?purpose, %error, "entries cannot be read back");
+        tracing::warn!(group = group.get(), ?purpose, %error, "old entries of a group cannot be read back from the log");
         match error {
             // The purpose of the read does not matter: a log with damage in it neither votes nor leads.
             ReadError::Corrupt(corrupt) => self.on_damage(group, purpose, corrupt),
@@ -670,12 +672,12 @@ impl ShardHost {
             Ok(true) => self.fence(group, corrupt),
             // It has been written again elsewhere, whole.
             Ok(false) => self.shard.fetched(group, purpose, None),
-            Err(error) => tracing::error!(%error, "a fence cannot be written"),
+            Err(error) => tracing::error!(%error, "the log failed while it fenced a damaged group"),
         }
     }
 }
 
-/// The room that waiting writes leave to new ones: none, if one of them waits for room.
+/// The state of the log that new writes meet while others wait: no room if one of those waits for room, else behind.
 fn held_for(held: &VecDeque<WriteJob>) -> Room {
     let mut reasons = held.iter().map(|job| job.waits_for);
     reasons.find(|why| *why != Room::Behind).unwrap_or(Room::Behind)

@@ -69,9 +69,9 @@ pub(crate) struct Arrivals {
     /// Proposals made on the shard's own thread.
     submissions: RefCell<VecDeque<Submission>>,
     lanes: RefCell<Vec<LaneChange>>,
-    /// Of the connections that the shard reads itself, those for groups of its own.
+    /// Frames from the connections that the shard reads itself, for its own groups.
     frames: RefCell<VecDeque<Waiting>>,
-    /// Bytes of those, as they were on the wire.
+    /// The bytes of those frames, as they were on the wire.
     frame_bytes: Cell<usize>,
     /// Old entries that were read, by another thread.
     reads: Arc<ArrayQueue<ReadDone>>,
@@ -145,7 +145,10 @@ impl Arrivals {
             // All of the frame is counted: its payloads share one buffer, which lives as long as any of them.
             if !inboxes[owner].forward((from, messages), bytes) {
                 logdrive_raft::reached!("forwarded frame dropped");
-                tracing::debug!(owner, "frame for another shard dropped: its queue is full");
+                tracing::debug!(
+                    owner,
+                    "a frame for another shard was dropped: that shard's queue is full"
+                );
             }
         }
         self.has_many_frames()
@@ -239,7 +242,7 @@ impl Arrivals {
 /// One shard's way in.
 pub(crate) struct Inbox {
     submissions: ArrayQueue<Submission>,
-    /// Each with what it is counted as.
+    /// Each frame with the bytes that it counts for.
     forwarded: ArrayQueue<(Frame, usize)>,
     forwarded_bytes: AtomicUsize,
     controls: (Sender<Control>, Receiver<Control>),
@@ -351,8 +354,8 @@ impl Inbox {
         taken
     }
 
-    /// Hands over a control, waiting for room; on a shard's thread (`on_a_shard`) it waits for nothing, for two shards
-    /// could wait for each other.
+    /// Hands over a control, and waits for room. On a shard's thread (`on_a_shard`) it does not wait, because two
+    /// shards could wait for each other.
     ///
     /// # Errors
     /// [`NotTaken`].
@@ -397,7 +400,7 @@ impl Inbox {
         self.stop_asked.load(Ordering::Acquire)
     }
 
-    /// Wakes the shard, unless it is awake to come.
+    /// Wakes the shard, unless a wake-up is on its way already.
     pub(crate) fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel) {
             self.notify.notify_one();
@@ -418,7 +421,7 @@ impl Inbox {
         self.controls.1.try_recv().ok()
     }
 
-    /// The shard takes nothing any more.
+    /// The shard stops: from now on nothing is taken in.
     pub(crate) fn stop(&self, why: &str) {
         let _ = self.stopped.set(why.to_owned());
     }

@@ -7,9 +7,25 @@
 //! Fails:  every error says first whether the command may have happened ([`ProposeError::happened`]).
 //! Source: Ongaro's thesis; ARCHITECTURE.md draws the whole.
 //!
-//! Start at [`Node::open`]. A state machine implements [`StateMachine`]; a group is created with
-//! [`Node::create`] where it is new and given its machine again with [`Node::resume`] where the log
-//! holds it; [`Group::propose`] is the way in. `examples/counter.rs` is a whole program.
+//! # Begin with
+//!
+//! * [`Node`]: one process of the cluster. [`Node::init`] makes its directory, [`Node::open`] starts it. A group that is new
+//!   is created with [`Node::create`]; one that the log holds gets its machine again with [`Node::resume`].
+//! * [`StateMachine`]: your data. It applies committed commands in order, and answers them.
+//! * [`Group`]: one replicated state machine. [`Group::propose`] is the way in, and gives the reply, or an error that says
+//!   whether the command may have happened.
+//!
+//! The program `examples/counter.rs`, whole:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/counter.rs")]
+//! ```
+//!
+//! # Where to go on
+//!
+//! [`Config`] has every setting of a run. [`Group::submit`] and [`Node::spawn_on`] are for many commands at once. With the
+//! feature `testing`, `testing::Cluster` runs your state machine in the simulator. ARCHITECTURE.md explains threads, queues
+//! and failures, and the words used here; engine/RULES.md has what is kept, and the tests that show it.
 
 #![forbid(unsafe_code)]
 

@@ -162,7 +162,11 @@ impl Node {
             match starts.recv() {
                 Ok((shard, Ok((recovered, description)))) => {
                     if let Some(cut) = &recovered.cut {
-                        tracing::info!(shard, ?cut, "the log's torn tail was cut");
+                        tracing::info!(
+                            shard,
+                            ?cut,
+                            "a crash left a last batch unfinished: this torn tail of the log was cut"
+                        );
                     }
                     *lock(&node.description) = Some(description);
                     node.groups.recovered(recovered);
@@ -427,7 +431,9 @@ fn open_peers(home: &Home, config: &Config) -> Result<PeerStores, OpenError> {
     let identity = home.identity();
     let peers = PeerStores::decode(&home.peers());
     let mut peers = peers.ok_or_else(|| {
-        OpenError::Config("what the directory remembers of its peers cannot be read".to_owned())
+        OpenError::Config(
+            "the record of the peers that the directory keeps cannot be read".to_owned(),
+        )
     })?;
     let others = || config.peers.keys().copied().filter(|node| *node != identity.node);
     let mut nonces = others().map(|_| seed_from_system()).collect::<Result<Vec<_>, _>>()?;
@@ -479,6 +485,6 @@ fn on_too_large(home: &Arc<Home>, node: Weak<Shared>, held: u32, is_first: bool)
 fn seed_from_system() -> Result<u64, OpenError> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| OpenError::Os { what: "no randomness", source: error.into() })?;
+        .map_err(|error| OpenError::Os { what: "cannot get random bytes", source: error.into() })?;
     Ok(u64::from_le_bytes(bytes))
 }

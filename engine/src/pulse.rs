@@ -22,8 +22,9 @@ pub(crate) struct Silence {
 }
 
 impl Silence {
-    /// To be judged by a limit: an eighth of it counts between two looks, or twice their distance `look_ns` if that is
-    /// more. Less than their distance would be a clock that runs slow.
+    /// A silence that is compared with a limit. Between two looks at most an eighth of the limit counts, or twice the
+    /// distance of two looks (`look_ns`) if that is more: with less than that distance, the silence would be counted
+    /// too slowly.
     pub(crate) fn new(limit_ns: u64, look_ns: u64) -> Self {
         let look_ns_max = (limit_ns / 8).max(2 * look_ns).max(1);
         Self { look_ns_max, looked_at: 0, heard: 0, ns: 0 }

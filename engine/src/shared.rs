@@ -156,10 +156,11 @@ impl Shared {
         let Bootstrap::Founding { members, first_leader } = bootstrap;
         self.check_members(group, &members)?;
         if let Some(first) = first_leader.filter(|first| !members.contains(first)) {
-            let why = format!("the first leader ({first}) is not a member");
+            let why = format!("the first leader ({first}) is not among them");
             return Err(GroupError::Members { group, why });
         }
-        // Told twice, so that no lock is held meanwhile: a machine's `open` is not ours, and a full queue is waited for.
+        // The table of groups is told before and after, so that no lock is held in between: the machine's `open` is the
+        // embedder's code and may take long, and a full queue is waited for.
         self.groups.begin_create(group)?;
         let found = RecoveredGroup {
             group,
@@ -197,7 +198,7 @@ impl Shared {
     ) -> Result<Group, GroupError> {
         let group = found.group;
         let Some(members) = membership::decode(&found.membership) else {
-            let why = "its members in the log are written as no known version does".to_owned();
+            let why = "the log has them in a form that this version does not know".to_owned();
             return Err(GroupError::Members { group, why });
         };
         self.check_members(group, &members)?;
@@ -244,15 +245,15 @@ impl Shared {
 
     fn check_members(&self, group: GroupId, members: &[NodeId]) -> Result<(), GroupError> {
         let why = if members.is_empty() || members.len() > membership::MEMBERS_MAX {
-            format!("{} members, must be 1 to {}", members.len(), membership::MEMBERS_MAX)
+            format!("there are {}, and may be 1 to {}", members.len(), membership::MEMBERS_MAX)
         } else if !members.contains(&self.me) {
-            format!("this node ({}) is not a member", self.me)
+            format!("this node ({}) is not among them", self.me)
         } else if let Some(unknown) = members.iter().find(|m| !self.peers.contains_key(*m)) {
-            format!("node {unknown} has no address here")
+            format!("node {unknown} has no address in this node's settings")
         } else if members.contains(&NodeId(0)) {
-            "0 is no node".to_owned()
+            "0 is no node's id".to_owned()
         } else if (1..members.len()).any(|at| members[..at].contains(&members[at])) {
-            "a member is named twice".to_owned()
+            "one is named twice".to_owned()
         } else {
             return Ok(());
         };
@@ -288,7 +289,7 @@ impl Shared {
         u64::try_from(self.tick.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Gives an accepted connection to the shard that shall read it.
+    /// Gives an accepted connection to the shard that is to read it.
     pub(crate) fn hand_over(&self, accepted: Accepted) {
         let shard = accepted.hello.shard as usize % self.inboxes.len();
         self.note_client_address(accepted.hello.node, &accepted.hello.client_address);

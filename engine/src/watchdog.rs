@@ -156,7 +156,7 @@ impl Watch {
 
 const NO_ANSWER: &str = "the log's disk has not answered";
 const NO_TURN: &str = "its thread has taken no turn";
-const ANSWERS_AGAIN: &str = "it is answered again";
+const ANSWERS_AGAIN: &str = "its disk and its thread answer again";
 
 /// Between the node's failure and the end of its process: for the answers, the line, and an embedder's last words.
 const GRACE: Duration = Duration::from_secs(1);

@@ -75,7 +75,7 @@ pub enum CodecError {
         kind: u8,
     },
     /// A yes-or-no byte is neither 0 nor 1.
-    #[error("byte {at} should be 0 or 1, and is {found}")]
+    #[error("byte {at} is {found}, and should be 0 or 1")]
     NotABool {
         /// Where it stands.
         at: usize,
@@ -103,7 +103,7 @@ pub enum CodecError {
         found: u64,
     },
     /// A term without an index, or an index without a term.
-    #[error("entry id at byte {at} has only one of term ({term}) and index ({index})")]
+    #[error("the entry id at byte {at} has term {term} and index {index}: both are zero, or none")]
     HalfAnId {
         /// Where it stands.
         at: usize,
@@ -113,7 +113,7 @@ pub enum CodecError {
         index: u64,
     },
     /// An entry's term is above its leader's, or the first entry's below that of `prev_log`.
-    #[error("entry at byte {at} has term {found}, outside {low}..={high}")]
+    #[error("the entry at byte {at} has term {found}, and should have one from {low} to {high}")]
     EntryTerm {
         /// Where the entry begins.
         at: usize,
@@ -126,7 +126,7 @@ pub enum CodecError {
     },
     /// A no-op has no payload, and an empty payload's checksum is zero.
     #[error(
-        "entry at byte {at} has no payload by rights, but {bytes} bytes of checksum {checksum:#x}"
+        "the entry at byte {at} must have no payload, and has {bytes} bytes with checksum {checksum:#x}"
     )]
     NotEmpty {
         /// Where the entry begins.
@@ -137,7 +137,7 @@ pub enum CodecError {
         checksum: u32,
     },
     /// The entries do not follow one another.
-    #[error("entries do not follow one another: {0}")]
+    #[error("the entries do not follow one another: {0}")]
     Entries(#[from] BatchError),
 }
 

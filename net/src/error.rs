@@ -27,33 +27,33 @@ pub enum NetError {
         source: io::Error,
     },
     /// Nothing was heard in time.
-    #[error("no {0} in time")]
+    #[error("the time for the {0} ran out")]
     Timeout(&'static str),
     /// The other end's first words make no sense.
-    #[error("bad handshake: {0}")]
+    #[error("the handshake is not one of a logdrive peer that this node understands: {0}")]
     Handshake(#[from] HandshakeError),
     /// We refused the other end.
-    #[error("refused the peer: {0}")]
+    #[error("this node refused the peer: {0}")]
     Refused(Refusal),
     /// The other end refused us.
-    #[error("the peer refused us: {0}")]
+    #[error("the peer refused this node: {0}")]
     RefusedByPeer(Refusal),
     /// A frame is not what it must be. Nothing of it was delivered.
-    #[error("bad frame: {0}")]
+    #[error("the peer sent a frame that cannot be right: {0}")]
     Frame(#[from] FrameError),
     /// A frame's body is not what it must be. Nothing of it was delivered.
-    #[error("bad message: {0}")]
+    #[error("the peer sent a message that cannot be right: {0}")]
     Codec(#[from] CodecError),
     /// The acceptor of a lane sent bytes on it; lanes carry frames one way only.
-    #[error("the peer sent bytes on a lane that is ours to send on")]
+    #[error("the peer sent bytes on a lane on which only this node sends")]
     Unexpected,
     /// A newer connection, or a newer incarnation of the peer, took this one's place.
-    #[error("replaced by a newer connection of the peer")]
+    #[error("a newer connection of the peer has replaced this one")]
     Replaced,
     /// The other end closed the connection.
-    #[error("closed by the peer")]
+    #[error("the peer closed the connection")]
     Closed,
     /// The system ended the connection.
-    #[error("connection lost: {0}")]
+    #[error("the connection was lost: {0}")]
     Io(#[from] io::Error),
 }

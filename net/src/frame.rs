@@ -35,10 +35,10 @@ use logdrive_raft::NodeId;
 #[non_exhaustive]
 pub enum FrameError {
     /// Not a frame at all.
-    #[error("no frame begins with {0:#010x}")]
+    #[error("it begins with {0:#010x}, as no frame does")]
     Magic(u32),
     /// The header was damaged on the way.
-    #[error("header checksum is {found:#010x}, should be {computed:#010x}")]
+    #[error("its header's checksum is {found:#010x} and should be {computed:#010x}")]
     HeaderChecksum {
         /// In the header.
         found: u32,
@@ -46,16 +46,16 @@ pub enum FrameError {
         computed: u32,
     },
     /// Not the version agreed on.
-    #[error("protocol version {0}")]
+    #[error("it is of protocol version {0}, which this node does not speak")]
     Version(u8),
     /// A flag this version does not know.
-    #[error("unknown flags {0:#x}")]
+    #[error("its flags {0:#x} are unknown")]
     Flags(u32),
     /// No lane, or not this connection's.
-    #[error("lane {0}")]
+    #[error("it is of lane {0}, which is not the lane of this connection")]
     Lane(u8),
     /// Another cluster's frame.
-    #[error("cluster {found:?}, should be {wanted:?}")]
+    #[error("it is of cluster {found:?} and should be of {wanted:?}")]
     Cluster {
         /// In the header.
         found: ClusterId,
@@ -63,7 +63,7 @@ pub enum FrameError {
         wanted: ClusterId,
     },
     /// Another node's frame.
-    #[error("source {found:?}, should be {wanted:?}")]
+    #[error("it is of node {found} and should be of node {wanted}")]
     Source {
         /// In the header.
         found: NodeId,
@@ -71,7 +71,7 @@ pub enum FrameError {
         wanted: NodeId,
     },
     /// A frame was lost, repeated or replayed.
-    #[error("frame {found}, should be {wanted}")]
+    #[error("it is frame number {found} and should be {wanted}")]
     Sequence {
         /// In the header.
         found: u64,
@@ -79,7 +79,7 @@ pub enum FrameError {
         wanted: u64,
     },
     /// A body that is empty or over the bound. Nothing was allocated for it.
-    #[error("body of {bytes} bytes, allowed are 1 to {max}")]
+    #[error("its body has {bytes} bytes, and may have 1 to {max}")]
     Length {
         /// In the header.
         bytes: u32,
@@ -87,7 +87,7 @@ pub enum FrameError {
         max: u32,
     },
     /// The body was damaged on the way.
-    #[error("body checksum is {found:#010x}, should be {computed:#010x}")]
+    #[error("its body's checksum is {found:#010x} and should be {computed:#010x}")]
     BodyChecksum {
         /// In the header.
         found: u32,

@@ -252,20 +252,26 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Version => "no common protocol version",
-            Self::Cluster => "the cluster name differs",
-            Self::UnknownNode => "the node is not a known peer",
-            Self::Itself => "the node has the id of the one it dialled",
+            Self::Version => "the two nodes have no protocol version in common",
+            Self::Cluster => "the cluster names of the two nodes differ",
+            Self::UnknownNode => "the node is not among the peers that the other was given",
+            Self::Itself => "the node has the same id as the one it dialled",
             Self::WrongNode => "the address leads to another node",
-            Self::EarlierLife => "the node has been heard in a later life",
+            Self::EarlierLife => {
+                "a later start of the node, or of another copy of its directory, has been heard"
+            }
             Self::Malformed => "the hello could not be read",
             Self::OtherStore => "the node is known with another directory than this one",
             Self::Copy => "the node is known with a later state of its directory",
-            Self::Forgotten => "the node is not remembered, though it should be",
-            Self::SmallSegments => {
-                "segments of the node that refuses do not hold the largest command of the other"
+            Self::Forgotten => {
+                "the other node has forgotten this one, so it must have lost its directory"
             }
-            Self::Other(code) => return write!(f, "reason {code}"),
+            Self::SmallSegments => {
+                "the segments of the node that refuses do not hold the largest command of the other"
+            }
+            Self::Other(code) => {
+                return write!(f, "reason {code}, which this version does not know");
+            }
         })
     }
 }
@@ -275,16 +281,18 @@ impl fmt::Display for Refusal {
 #[non_exhaustive]
 pub enum HandshakeError {
     /// Something else speaks here (HTTP, TLS, noise).
-    #[error("not a logdrive peer")]
+    #[error("it does not begin as a handshake does")]
     Magic,
     /// The connection ended inside the message.
-    #[error("ended after {0} bytes")]
+    #[error("the connection ended after {0} bytes of it")]
     Ended(usize),
     /// Longer than any handshake, or not as long as its own fields.
-    #[error("a length of {0} bytes")]
+    #[error("it cannot be {0} bytes long")]
     Length(usize),
     /// Damaged on the way.
-    #[error("checksum is {found:#010x}, should be {computed:#010x}")]
+    #[error(
+        "its checksum is {found:#010x} and should be {computed:#010x}: it was damaged on the way"
+    )]
     Checksum {
         /// In the message.
         found: u32,
@@ -292,10 +300,10 @@ pub enum HandshakeError {
         computed: u32,
     },
     /// Neither hello nor refusal.
-    #[error("unknown kind {0}")]
+    #[error("it is of the unknown kind {0}")]
     Kind(u8),
     /// Versions that we do not speak.
-    #[error("speaks protocol versions {low} to {high}, we speak {VERSION}")]
+    #[error("it offers the protocol versions {low} to {high}, and this node speaks {VERSION}")]
     Version {
         /// The lowest it speaks.
         low: u16,
@@ -303,7 +311,7 @@ pub enum HandshakeError {
         high: u16,
     },
     /// A field out of its bounds, or an answer that does not fit the question.
-    #[error("bad {0}")]
+    #[error("a field is out of its bounds or does not fit: {0}")]
     Field(&'static str),
 }
 

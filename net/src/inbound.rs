@@ -68,11 +68,11 @@ pub async fn receive(
             add(&meter.bad_frames, 1);
             BAD_FRAMES.with(|log| {
                 if let Some(more) = log.pass(Instant::now()) {
-                    tracing::error!(%peer, ?lane, %error, more, "connection closed");
+                    tracing::error!(%peer, ?lane, %error, more, "a peer's connection was closed: it sent bytes that cannot be right");
                 }
             });
         }
-        error => tracing::debug!(%peer, ?lane, %error, "connection ended"),
+        error => tracing::debug!(%peer, ?lane, %error, "a peer's connection ended"),
     }
     error
 }

@@ -118,7 +118,7 @@ impl Link {
     fn oversized(&self, group: GroupId, bytes: usize) {
         if let Some(more) = self.log.pass(Instant::now()) {
             let (peer, max) = (self.peer, self.body_bytes_max);
-            tracing::error!(%peer, %group, bytes, max, more, "a message fits no frame");
+            tracing::error!(%peer, %group, bytes, max, more, "a message was dropped: it is larger than a frame may be");
         }
     }
 

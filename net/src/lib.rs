@@ -8,6 +8,36 @@
 //!         that breaks is told of ([`Inbound::down`]). Nothing is sent again from here.
 //! Source: RULES.md rows N and I.
 //!
+//! # Begin with
+//!
+//! * [`Outbound`]: a shard's connections to all peers. [`Outbound::send`] gives a batch of messages to a lane, or drops it
+//!   and says so.
+//! * [`Listener`]: accepts the peers that dial this node, and hands each connection, once it is [`Accepted`], to a shard.
+//! * [`Inbound`]: the shard's side, which the messages of a frame are delivered to, and lanes that go up or down.
+//!
+//! The bytes of a frame's body, without any connection:
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use logdrive_net::codec;
+//! use logdrive_raft::{GroupId, Heartbeat, LogId, LogIndex, Message, Term};
+//!
+//! let heartbeat = Heartbeat { term: Term(3), commit: LogIndex(0), matched: LogId::ZERO };
+//! let messages = vec![
+//!     (GroupId(7), Message::Heartbeat(heartbeat.clone())),
+//!     (GroupId(8), Message::Heartbeat(heartbeat)),
+//! ];
+//! let mut body = BytesMut::new();
+//! for (group, message) in &messages {
+//!     codec::encode(&mut body, *group, message);
+//! }
+//! assert_eq!(codec::decode(body.freeze())?, messages);
+//! # Ok::<(), logdrive_net::codec::CodecError>(())
+//! ```
+//!
+//! Where to go on: `tests/loopback.rs` has two nodes with sockets, `tests/pure.rs` two without; [`frame`] and [`handshake`]
+//! draw the bytes; [`stores`] has the rule by which nodes know each other's directories.
+//!
 //! # What it promises
 //!
 //! Every shard of a node dials every peer for its own outbound traffic, one TCP connection per

@@ -115,7 +115,7 @@ impl Listener {
                     }
                     Err(error) => {
                         if let Some(more) = entrance.log.pass(Instant::now()) {
-                            tracing::warn!(%error, more, "cannot accept connections");
+                            tracing::warn!(%error, more, "connections of peers cannot be accepted now: tried again soon");
                         }
                         // Out of descriptors or memory: asking again at once would only spin.
                         sleep(ACCEPT_PAUSE).await;
@@ -191,7 +191,7 @@ impl Entrance {
         let refused = matches!(error, NetError::Refused(_));
         add(if refused { &self.meter.refused } else { &self.meter.garbage }, 1);
         if let Some(more) = self.log.pass(Instant::now()) {
-            tracing::warn!(%from, %error, more, "connection refused");
+            tracing::warn!(%from, %error, more, "a connection to the port for peers was refused");
         }
     }
 

@@ -138,7 +138,7 @@ impl Dialer {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => return NetError::Io(error),
                         Err(_) if self.link.written_bytes() > written => {}
-                        Err(_) => return NetError::Timeout("progress"),
+                        Err(_) => return NetError::Timeout("peer to take what is sent"),
                     }
                 }
                 () = self.link.wake.notified() => {}

@@ -1,7 +1,26 @@
-//! The `logdrive` command.
+//! The `logdrive` command: a key-value database on the engine, and the tools around it.
 //!
-//! Each subcommand is a module with `Args` and `run`. An error is one line on standard error and exit code 1; a bad
-//! command line is clap's, with exit code 2.
+//! In:     a command line.
+//! Out:    what the subcommand says, on standard output.
+//! Cost:   that of the subcommand.
+//! Fails:  with one line on standard error and exit code 1; a bad command line is clap's, with exit code 2; `wal` has codes
+//!         of its own.
+//!
+//! # Begin with
+//!
+//! Each subcommand is a module with `Args` and `run`:
+//!
+//! * [`serve`]: one node of the sharded database, which Redis Cluster clients can use.
+//! * [`load`]: measures a cluster, one that it starts itself or one that runs.
+//! * [`mod@wal`]: reads a node's log on disk, and says what is in it or wrong with it.
+//! * [`sim`]: runs the simulator over many seeds (with the feature `sim`).
+//!
+//! ```sh
+//! cargo run --release -- load     # three nodes with 1,000 groups, loaded
+//! ```
+//!
+//! Where to go on: README.md has a cluster of one's own; [`serve`] the path of a request; `tools/CONTRIBUTING.md` how to add
+//! a command of the database.
 
 #![forbid(unsafe_code)]
 // Their macros panic where the stream is broken: whoever watches may leave.

@@ -14,7 +14,7 @@ pub(crate) struct Time(pub(crate) Duration);
 
 /// Text that is no length of time.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("'{0}' is no length of time such as 200us, 150ms, 2s, 1.5m or 1h; a year is the most")]
+#[error("'{0}' is not a length of time such as 200us, 150ms, 2s, 1.5m or 1h; a year is the most")]
 pub(crate) struct TimeError(String);
 
 impl FromStr for Time {

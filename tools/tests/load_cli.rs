@@ -29,7 +29,7 @@ fn bad_flags_are_usage_errors_that_name_the_flag() {
         (&["--rate", "0"], "--rate"),
         (&["--rate", "fast"], "--rate"),
         (&["--concurrency", "0"], "--concurrency"),
-        (&["--duration", "20"], "'20' is no length of time"),
+        (&["--duration", "20"], "'20' is not a length of time"),
         (&["--nodes", "0"], "--nodes"),
         (&["--groups", "16385"], "--groups"),
         (&["--groups", "8", "--endpoints", "127.0.0.1:1"], "--endpoints"),

@@ -85,18 +85,27 @@ impl Config {
             ));
         }
         if !(BLOCK_BYTES..=BATCH_BYTES_LIMIT).contains(&(self.batch_bytes_max as usize)) {
-            return bad(format!("batches of {} bytes", self.batch_bytes_max));
+            return bad(format!(
+                "batches of {} bytes; {BLOCK_BYTES} to {BATCH_BYTES_LIMIT} are possible",
+                self.batch_bytes_max
+            ));
         }
         if !(1..=IN_FLIGHT_LIMIT).contains(&self.in_flight_max) {
-            return bad(format!("{} writes in flight", self.in_flight_max));
+            return bad(format!(
+                "{} writes in flight; 1 to {IN_FLIGHT_LIMIT} are possible",
+                self.in_flight_max
+            ));
         }
         if !(1..=SPARES_LIMIT).contains(&self.spare_segments) {
-            return bad(format!("{} spare segments", self.spare_segments));
+            return bad(format!(
+                "{} spare segments; 1 to {SPARES_LIMIT} are possible",
+                self.spare_segments
+            ));
         }
         let least = QUOTA_SEGMENTS_MIN * self.segment_bytes;
         if let Some(max) = self.log_bytes_max.filter(|max| *max < least) {
             return bad(format!(
-                "a quota of {max} bytes; with segments of {} it must be {least} at least",
+                "a quota of {max} bytes; with segments of {} bytes it must be {least} bytes at least",
                 self.segment_bytes
             ));
         }

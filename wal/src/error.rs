@@ -38,7 +38,9 @@ pub enum WalError {
     },
     /// An earlier call failed; this one did nothing. Writes that were not reported durable have an
     /// unknown outcome.
-    #[error("the log is poisoned by an earlier failure: {first}")]
+    #[error(
+        "the log is poisoned: it takes nothing more after its first failure ({first}) until the node starts again"
+    )]
     Poisoned {
         /// The first failure, as text.
         first: String,
@@ -47,7 +49,7 @@ pub enum WalError {
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
     /// A file belongs to another node, store or shard, or is there twice. Nothing was changed.
-    #[error("{} is not of this log: {what}", file.display())]
+    #[error("{} does not belong to this log: {what}", file.display())]
     Foreign {
         /// The file.
         file: PathBuf,
@@ -63,7 +65,7 @@ pub enum WalError {
         what: String,
     },
     /// Written by a version this one does not know.
-    #[error("{} has {what} {found}; this version knows {known}", file.display())]
+    #[error("{} has {what} {found}; this version of logdrive knows {known}", file.display())]
     Version {
         /// The file.
         file: PathBuf,
@@ -76,17 +78,17 @@ pub enum WalError {
     },
     /// There is no room for the write, and no next segment could be made. The call did nothing; room
     /// may come back.
-    #[error("no room in the log: the next segment could not be made")]
+    #[error("the log has no room: its disk is full, and the next segment could not be made")]
     NoSpace,
     /// The log has nearly the size it may have ([`crate::Config::log_bytes_max`]); what is left is for votes and for
     /// giving space back. The call did nothing; room comes back when enough is released.
-    #[error("the log is at its quota, and not enough of it is released")]
+    #[error("the log is at its quota, and not enough of it has been released")]
     OverQuota,
     /// The group was destroyed here, for good. The call did nothing.
-    #[error("{0:?} was destroyed in this log")]
+    #[error("group {0} was destroyed in this log, and its id cannot be used again")]
     Destroyed(GroupId),
     /// An entry or a membership is larger than a segment can take. The call did nothing.
-    #[error("{bytes} bytes are more than the {max} one segment can take")]
+    #[error("a payload of {bytes} bytes does not fit a segment, which takes {max} bytes at most")]
     TooLarge {
         /// Its payload's size.
         bytes: usize,
@@ -103,10 +105,10 @@ pub enum WalError {
 #[non_exhaustive]
 pub enum ReadError {
     /// The group is not in this log.
-    #[error("{0:?} is not in this log")]
+    #[error("group {0} is not in this log")]
     UnknownGroup(GroupId),
     /// The range is empty, runs backwards or goes past the log's end.
-    #[error("{group:?} has no entries {first:?} to {last:?} (its log ends at {end:?})")]
+    #[error("group {group} has no entries {first} to {last}: its log ends at entry {end}")]
     OutOfRange {
         /// The group.
         group: GroupId,
@@ -118,7 +120,7 @@ pub enum ReadError {
         end: LogIndex,
     },
     /// Entry `at` is in a batch that is not durable yet.
-    #[error("entry {at:?} of {group:?} is not durable yet")]
+    #[error("entry {at} of group {group} is not durable yet")]
     NotDurable {
         /// The group.
         group: GroupId,

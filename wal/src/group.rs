@@ -94,9 +94,10 @@ impl Group {
         }
     }
 
-    /// The small records of the group that have to be written before `segment`, in which the group has something, may
-    /// go: those whose latest stands there, and a fence that no record says. For what is fenced counts as dead; if the
-    /// damage read well later, with some of it given up, the group would have a hole that nothing explains.
+    /// The small records of the group that must be written again before `segment`, in which the group has something,
+    /// may be given up: those whose latest copy stands in it, and a fence that no record states yet. The entries of a
+    /// fenced group count as dead and are given up; if the damaged place read well at a later open, the group would
+    /// then have a hole that nothing explains.
     pub(crate) fn small_in(&self, segment: SegmentSeq) -> impl Iterator<Item = Small> + use<> {
         let there = |place: Option<SegmentSeq>| place == Some(segment);
         let (index, term) = self.index.released();

@@ -56,7 +56,7 @@ pub enum HomeError {
         found: String,
     },
     /// There is no such directory, or it is empty. A node that lost its log must not vote under its old name.
-    #[error("{} is missing or empty; a new node's directory is made explicitly", .0.display())]
+    #[error("{} is missing or empty; a new node's directory must be made before it is opened", .0.display())]
     Empty(PathBuf),
     /// There is something in it, but no identity.
     #[error("{} has {found} but no identity file", dir.display())]
@@ -322,10 +322,10 @@ impl Identity {
     fn check(&self) -> Result<(), HomeError> {
         let bad = |what: String| Err(HomeError::Setting(what));
         if self.cluster.is_empty() || self.cluster.len() > CLUSTER_BYTES_MAX {
-            return bad(format!("a cluster's name has 1 to {CLUSTER_BYTES_MAX} bytes"));
+            return bad(format!("a cluster's name must have 1 to {CLUSTER_BYTES_MAX} bytes"));
         }
         if self.node == NodeId(0) {
-            return bad("node 0 is no node".to_owned());
+            return bad("a node's id must be above 0".to_owned());
         }
         if self.shards == 0 || self.shards > SHARDS_MAX {
             return bad(format!("{} shards; 1 to {SHARDS_MAX} are possible", self.shards));

@@ -42,7 +42,7 @@ impl Image {
     /// Huge pages if there are any: a write of 1 MiB then is one or two pieces for the disk, not 256.
     pub(crate) fn warm(&self) {
         if let Err(error) = self.map.advise(memmap2::Advice::HugePage) {
-            tracing::debug!(%error, "image without huge pages");
+            tracing::debug!(%error, "the kernel gives an image no huge pages");
         }
         // SAFETY: the range is exactly the map, which lives as long as `self`. MADV_POPULATE_WRITE faults
         // pages in as if written, without changing a byte, so it races with nothing.
@@ -54,7 +54,7 @@ impl Image {
             )
         };
         if let Err(error) = warmed {
-            tracing::debug!(%error, "image not warmed");
+            tracing::debug!(%error, "an image's pages could not be made ready ahead of its writes");
         }
     }
 

@@ -6,7 +6,52 @@
 //! Fails:  the first failed write poisons the log; damage found by [`Wal::open`] names file and offset.
 //! Source: RULES.md A5.
 //!
-//! A node's directory is a [`Home`]; each of its shards opens one [`Wal`] there.
+//! # Begin with
+//!
+//! * [`Home`]: a node's directory, with its identity and its lock. Each shard of the node opens one log there.
+//! * [`Wal`]: one log. [`Wal::append`] takes a group's entries, [`Wal::submit`] writes, [`Wal::poll`] tells what became
+//!   durable.
+//! * [`Recovered`]: what [`Wal::open`] found of every group, and what it cut after a crash.
+//!
+//! One entry, made durable and found again:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use logdrive_raft::{Entry, EntryKind, GroupId, LogIndex, NodeId, Term, WriteId};
+//! use logdrive_wal::{Append, Config, Home, Wal, checksum};
+//! use std::collections::BTreeMap;
+//!
+//! let dir = tempfile::tempdir()?;
+//! let home = Home::create(&dir.path().join("n1"), "example", NodeId(1), 1, BTreeMap::new())?;
+//! let config = Config::new(home.shard_dir(0), home.identity().clone(), 0);
+//! let (mut wal, _) = Wal::open(config.clone())?;
+//!
+//! let payload = Bytes::from_static(b"set a 1");
+//! let checksum = checksum(&payload);
+//! let entry =
+//!     Entry { term: Term(1), index: LogIndex(1), kind: EntryKind::Command, checksum, payload };
+//! let (group, write) = (GroupId(7), WriteId(1));
+//! wal.append(&Append { group, write, membership: None, hard_state: None, entries: &[entry] })?;
+//! wal.submit(0)?;
+//! let mut completed = Vec::new();
+//! while wal.has_work() {
+//!     wal.poll(0, &mut completed)?; // A real host sleeps on `Wal::readiness` in between.
+//! }
+//! assert!(completed.iter().flat_map(|done| &done.durable).any(|durable| durable.covers(write)));
+//!
+//! wal.close()?;
+//! let (_wal, recovered) = Wal::open(config)?;
+//! assert_eq!(recovered.groups[0].last, LogIndex(1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What it knows of the protocol
+//!
+//! Its types and none of its rules: entries, hard states (term, vote, commit index), and [`Durable`](logdrive_raft::Durable),
+//! the proof that a write is on disk, which only this crate makes.
+//!
+//! Where to go on: [`format_document`] has every byte on disk, `recovery.rs` the table of cases by which a log is opened,
+//! [`inspect`] the same judgement for a log that is only looked at, and [`disk`] the interface to the drivers.
 
 #![deny(unsafe_code)]
 

@@ -2,17 +2,17 @@
 //!
 //! In:     a sealed segment's file, at first use.
 //! Out:    copies.
-//! Cost:   one map per segment read, kept; page faults on the reading thread, never on a shard's. A read takes the
-//!         pages it needs from the disk and no more: what a kernel would read around them (it may be megabytes) would
-//!         stand before the log's own writes. A reader that announces further reads, as for a follower
-//!         that catches up, finds the next mebibyte asked for.
+//! Cost:   one map per segment that is read, kept; page faults on the reading thread, never on a shard's. A read loads
+//!         only the pages it needs: the kernel's usual read-around may be megabytes, and the disk would serve those
+//!         before the log's own writes. If a reader says that it will read on ([`SegmentReader::ahead`]), as for a
+//!         follower that catches up, the next mebibyte is loaded ahead of it.
 //! Fails:  with the file system's error. A page that cannot be read is a SIGBUS: the process dies (C12),
 //!         acknowledging nothing more.
 //! Source: RULES.md rules 32-35.
 //!
-//! The `unsafe` here is sound for these reasons: another process may change a mapped file under us, so a reference into
-//! the map would be a lie. Bytes are copied through raw pointers, in a bounded range, and the file is never
-//! truncated (rule 32).
+//! The `unsafe` here is sound for these reasons. Another process may change a mapped file at any time, so no reference
+//! into the map is ever made: bytes are copied through raw pointers, within the map's bounds. The log never truncates
+//! the file (rule 32).
 
 #![allow(unsafe_code)]
 
@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub(crate) struct MappedSegment {
     path: PathBuf,
     map: OnceLock<MmapRaw>,
-    /// The newest window that was asked for ahead of its readers.
+    /// The last window that was loaded ahead, so that it is asked for once.
     asked: AtomicUsize,
 }
 
@@ -61,7 +61,7 @@ impl SegmentReader for MappedSegment {
         if start.checked_add(out.len()).is_none_or(|end| end > map.len()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        // Its pages in one request, not a fault each.
+        // All pages of the range are asked for in one request: otherwise each would be loaded by a fault of its own.
         if out.len() > BLOCK_BYTES {
             advise(map, Advice::WillNeed, start..start + out.len());
         }
@@ -74,7 +74,7 @@ impl SegmentReader for MappedSegment {
         Ok(())
     }
 
-    /// Where the file system takes direct reads they go to the device.
+    /// Reads from the device if the file system allows direct reads, else through the map once more.
     fn read_again(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let from = start / BLOCK_BYTES * BLOCK_BYTES;
@@ -91,9 +91,9 @@ impl SegmentReader for MappedSegment {
         Ok(())
     }
 
-    /// Has the kernel read on to the end of the next window, without waiting.
+    /// Asks the kernel to load the pages from `offset` to the end of the next window, and does not wait for them.
     fn ahead(&self, offset: u64) {
-        // The read itself meets the error.
+        // An error is ignored here: the read that follows meets and reports it.
         let (Ok(map), Ok(at)) = (self.map(), usize::try_from(offset)) else { return };
         let window = at / WINDOW_BYTES + 1;
         if at < map.len() && self.asked.swap(window, Ordering::Relaxed) != window {
@@ -102,13 +102,13 @@ impl SegmentReader for MappedSegment {
     }
 }
 
-/// Best effort.
+/// Gives the kernel advice on a range of the map. The kernel may ignore it.
 fn advise(map: &MmapRaw, advice: Advice, bytes: Range<usize>) {
     let start = bytes.start / BLOCK_BYTES * BLOCK_BYTES;
     if let Err(error) = map.advise_range(advice, start, bytes.end - start) {
-        tracing::debug!(%error, ?advice, "not heeded");
+        tracing::debug!(%error, ?advice, "the kernel did not take advice on a segment's map");
     }
 }
 
-/// Read ahead at once.
+/// Bytes in a window: so much is loaded ahead of a reader in one request.
 const WINDOW_BYTES: usize = 1 << 20;

@@ -81,7 +81,7 @@ impl Span {
         let (left_before, entries_before) = (*left, entries.len());
         match self.read_from(&|at, out| self.source.read(at, out), group, left, entries) {
             Err(ReadError::Corrupt(corrupt)) => {
-                tracing::warn!(%corrupt, "read once more");
+                tracing::warn!(%corrupt, "a read gave damaged bytes: read once more");
                 *left = left_before;
                 entries.truncate(entries_before);
                 self.read_from(&|at, out| self.source.read_again(at, out), group, left, entries)

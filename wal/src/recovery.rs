@@ -603,7 +603,7 @@ impl<'a> Replay<'a> {
             self.damage.entry(group).or_insert_with(|| corrupt.clone());
         }
         self.damaged.insert(file.seq());
-        tracing::error!(%corrupt, groups = batch.header.groups, "these groups are fenced");
+        tracing::error!(%corrupt, groups = batch.header.groups, "a durable batch is damaged: its groups are fenced on this node");
     }
 
     /// Segments above the last used one hold nothing that was acknowledged, or the log is damaged: batches in

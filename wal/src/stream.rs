@@ -17,7 +17,7 @@
 //!            `- writes in flight, finished in any order
 //! ```
 //!
-//! Not claimed: that what lies between durable and submitted is not on disk.
+//! Not claimed: that the bytes between durable and submitted are not on disk yet.
 
 mod append;
 mod carry;
@@ -74,8 +74,8 @@ pub struct Completed {
     pub durable: Vec<Durable>,
     /// The batch's entries, to be borrowed from the log instead of kept.
     pub frozen: Vec<FrozenRun>,
-    /// A segment is full and on disk: who borrows from older batches should let go soon, so that its image can
-    /// be used again.
+    /// A segment is full and on disk: bytes that are borrowed from older batches should be let go soon, so that the
+    /// image can be used again.
     pub sealed: bool,
 }
 
@@ -112,7 +112,7 @@ impl FrozenRun {
 /// Whether the log takes entries.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Room {
-    /// All there is.
+    /// It takes entries.
     Free,
     /// The next segment is being made, but slower than this one fills: take nothing new for a moment.
     Behind,
@@ -148,7 +148,7 @@ pub struct Wal {
     made: SegmentSeq,
     /// The maker reported no room, and has not yet succeeded again.
     no_space: bool,
-    /// The bytes that entries needed for which there was no room; 0 once there was as much.
+    /// The bytes that refused entries needed; 0 once there was that much room.
     refused: u64,
     carry: carry::Carry,
     /// Bytes that copies of the victim's records have taken so far.
@@ -171,7 +171,7 @@ pub struct Wal {
     has_fences: bool,
     next_batch: u64,
     prev_crc: u32,
-    /// A batch is wanted on its way though no slot was free.
+    /// The open batch was submitted while no slot was free: it leaves when one is.
     submit_wanted: bool,
     /// See [`Wal::disk_answers`].
     disk_answers: u64,
@@ -303,13 +303,13 @@ impl Wal {
         mut entropy: Box<dyn FnMut() -> u128>,
     ) -> Result<(Self, Recovered), WalError> {
         config.check()?;
-        // Of buffered writes in flight that share an open file a failed one may be told that it succeeded: the error is
-        // told once, to any of them.
+        // When several buffered writes share an open file, the kernel reports an error once, to any of them: a write
+        // that failed may be reported as a success. So one is in flight at a time.
         let in_flight_max = if disk.info().direct_io { config.in_flight_max } else { 1 };
         let config = Config { in_flight_max, ..config };
         let id = entropy();
         let replayed = replay(disk.as_mut(), &config, Seed::of(id))?;
-        // Nothing is refused any more, and their room may be needed for the first segment.
+        // The open cannot be refused any more, so these files have served; the first segment may need their room.
         disk.remove_temporary().map_err(|source| WalError::Io {
             file: config.dir.clone(),
             what: "removing temporary files",
@@ -321,7 +321,7 @@ impl Wal {
         let bytes = config.segment_bytes.max(needed);
         let image = image(disk.as_mut(), &config, bytes).map_err(|source| WalError::Io {
             file: disk.path(seq),
-            what: "image memory",
+            what: "getting memory for an image",
             source,
         })?;
         let sealed = replayed
@@ -429,7 +429,7 @@ impl Wal {
         self.check_poisoned()?;
         let mut events = std::mem::take(&mut self.events);
         if let Err(source) = self.disk.poll(&mut events) {
-            return Err(self.fail(self.active.seq, "completion", source));
+            return Err(self.fail(self.active.seq, "collecting finished writes", source));
         }
         let mut failed = None;
         for event in events.drain(..) {
@@ -452,8 +452,8 @@ impl Wal {
         self.pump(stamp)
     }
 
-    /// Readable when [`Wal::poll`] may have something; `None` in the simulator. Wait for it edge-triggered: nobody
-    /// reads it empty.
+    /// Readable when [`Wal::poll`] may have something; `None` in the simulator. Wait for it edge-triggered: nothing
+    /// reads it, and so it stays readable.
     #[must_use]
     pub fn readiness(&self) -> Option<BorrowedFd<'_>> {
         self.disk.readiness()
@@ -471,8 +471,8 @@ impl Wal {
         !self.in_flight.is_empty() || !self.waiting.is_empty() || self.has_open()
     }
 
-    /// True if the disk owes an answer: a write is in flight, or waits for a segment that is being made. Not while
-    /// there is no room, which is said, and passes.
+    /// True if the disk owes an answer: a write is in flight, or waits for a segment that is being made. False
+    /// while the disk has no room: that is reported, and passes by itself.
     #[must_use]
     pub fn awaits_disk(&self) -> bool {
         !self.in_flight.is_empty() || (!self.waiting.is_empty() && !self.no_space)
@@ -642,7 +642,7 @@ impl Wal {
         }
         let spare = self.spares.pop_front().expect("ordered above");
         let image = image(self.disk.as_mut(), &self.config, spare.bytes)
-            .map_err(|source| self.fail(self.active.seq, "image memory", source))?;
+            .map_err(|source| self.fail(self.active.seq, "getting memory for an image", source))?;
         let end = self.tail_position();
         let start = Start { end, id: self.active.id, prev_crc: self.prev_crc, cut: false };
         let next = Segment {
@@ -744,7 +744,7 @@ impl Wal {
                 }
                 Err(source) if is_no_space(&source) => {
                     if !self.no_space {
-                        tracing::warn!(?segment, %source, "no room for the next segment");
+                        tracing::warn!(?segment, %source, "the disk has no room for the log's next segment: entries are refused until it has");
                     }
                     self.no_space = true;
                 }
@@ -807,7 +807,7 @@ impl Wal {
     }
 
     fn wait(&mut self) -> Result<(), WalError> {
-        self.disk.wait().map_err(|source| self.fail(self.active.seq, "waiting", source))
+        self.disk.wait().map_err(|source| self.fail(self.active.seq, "waiting for writes", source))
     }
 
     fn check_poisoned(&self) -> Result<(), WalError> {
@@ -828,7 +828,7 @@ impl Wal {
         if let Some(first) = &self.poisoned {
             return WalError::Poisoned { first: first.clone() };
         }
-        tracing::error!(%error, "the log is poisoned");
+        tracing::error!(%error, "the log is poisoned: it takes nothing more until the node starts again");
         self.poisoned = Some(error.to_string());
         error
     }

@@ -55,8 +55,8 @@ impl Raft {
         self.count_votes();
     }
 
-    /// Campaigns, or asks those again that have not answered the campaign under way: a new campaign would drop the answers
-    /// it has, and each new connection would begin one.
+    /// Campaigns; or, during a campaign, asks the voters again that have not answered. A new campaign instead would
+    /// drop the answers so far, and every new connection would begin one.
     pub(crate) fn campaign_or_ask_again(&mut self) {
         let last_log = self.log.last();
         let (tally, question) = match &self.state {
@@ -84,7 +84,7 @@ impl Raft {
         self.await_own_vote();
         let request = RequestVote { term: self.term, last_log: self.log.last() };
         for peer in self.peers().collect::<Vec<_>>() {
-            // A promise too: a candidate has voted for itself.
+            // A vote request is a promise too: it says that the sender has voted for itself.
             self.promise(peer, Message::RequestVote(request));
         }
     }
@@ -108,7 +108,7 @@ impl Raft {
             (VoteResult::Open, _) => {}
             (VoteResult::Won, true) => self.become_candidate(),
             (VoteResult::Won, false) => self.become_leader(),
-            // The timer runs on: another try in its time.
+            // The election timer runs on, and starts the next try.
             (VoteResult::Lost, _) => self.become_follower(self.term, None),
         }
     }

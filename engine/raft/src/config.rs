@@ -64,7 +64,7 @@ impl Restored {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// The node is not among the voters.
-    #[error("{id:?} is not a voter of {group:?}")]
+    #[error("node {id} is not a voter of group {group}")]
     NotAVoter {
         /// The node.
         id: NodeId,
@@ -72,11 +72,11 @@ pub enum ConfigError {
         group: GroupId,
     },
     /// A voter is listed twice, or is node 0.
-    #[error("voter {0:?} is listed twice or is not a node")]
+    #[error("voter {0} is listed twice, or is 0, which is no node's id")]
     BadVoter(NodeId),
     /// `heartbeat_ticks` is zero or not below `election_ticks`.
     #[error(
-        "heartbeat of {heartbeat_ticks} ticks does not fit an election timeout of {election_ticks}"
+        "a heartbeat of {heartbeat_ticks} ticks does not fit an election timeout of {election_ticks} ticks: it must be above zero and below that"
     )]
     BadTimeouts {
         /// From the settings.
@@ -85,10 +85,12 @@ pub enum ConfigError {
         election_ticks: u64,
     },
     /// A bound is zero.
-    #[error("a bound is zero: {0}")]
+    #[error("the bound {0} is zero, and must be above zero")]
     ZeroBound(&'static str),
     /// The state machine is ahead of the log: the log has lost entries.
-    #[error("state machine is at {applied:?}, but the log ends at {last:?}")]
+    #[error(
+        "the state machine has applied entry {applied}, but the log ends at entry {last}: it has lost entries"
+    )]
     AppliedPastLog {
         /// Where the machine is.
         applied: LogIndex,
@@ -96,7 +98,7 @@ pub enum ConfigError {
         last: LogIndex,
     },
     /// The log that was found cannot be one, or cannot be of the hard state found with it.
-    #[error("recovered log contradicts itself: {0}")]
+    #[error("the recovered log contradicts itself: {0}")]
     BadLog(&'static str),
 }
 

@@ -75,7 +75,7 @@ pub struct EntryBatch(Vec<Entry>);
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BatchError {
     /// The entry after `after` is not the next one.
-    #[error("entry {found} follows entry {after}")]
+    #[error("entry {found} stands behind entry {after}, and leaves a gap or an overlap")]
     Hole {
         /// The entry before.
         after: LogIndex,
@@ -83,7 +83,7 @@ pub enum BatchError {
         found: LogIndex,
     },
     /// A term is lower than the one before it, or zero.
-    #[error("term {found} at index {at} is below its predecessor's")]
+    #[error("entry {at} has term {found}, which is below the term of the entry before it")]
     TermFalls {
         /// The entry with the low term.
         at: LogIndex,
@@ -91,7 +91,7 @@ pub enum BatchError {
         found: Term,
     },
     /// Index 0, or the last index there is.
-    #[error("index {0} is out of range")]
+    #[error("entry {0} is past the largest index that a log may have")]
     OutOfRange(LogIndex),
 }
 

@@ -71,7 +71,7 @@ impl Raft {
         self.promise(to, Message::AppendReply(AppendReply { term: self.term, result }));
     }
 
-    /// No promise: a leader moves its guess by a hint and counts nothing on it.
+    /// A refusal is no promise: the leader only moves its guess by the hint, and counts nothing.
     pub(crate) fn refuse_append(&mut self, to: NodeId, prev_log: LogId) {
         crate::reached!("append refused");
         let before = prev_log.index.prev();

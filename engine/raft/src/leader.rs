@@ -41,7 +41,7 @@ impl Leader {
         self.peers.iter_mut().find(|peer| peer.id == id)
     }
 
-    /// The last entry that every peer that keeps up has.
+    /// The last entry that every peer in [`Pace::Replicate`] has.
     pub(crate) fn matched(&self) -> LogIndex {
         (self.peers.iter())
             .filter(|peer| peer.pace == Pace::Replicate)
@@ -99,7 +99,7 @@ impl Raft {
         Ok(self.log.append_commands(self.term, commands))
     }
 
-    /// A yes past our log's end, or a no to what was never asked, is nobody's honest answer.
+    /// No correct replica acknowledges an entry past this leader's log, or refuses an append that was never sent.
     pub(crate) fn is_sound_append_reply(&self, m: &AppendReply) -> bool {
         match m.result {
             AppendResult::Accepted { match_index } | AppendResult::Taken { match_index } => {
@@ -242,8 +242,8 @@ impl Raft {
         self.append_owed_noop();
     }
 
-    /// From here on it says nothing as a leader or a candidate, so that its followers lose patience. Entries
-    /// that it was given to write stay, and may still be committed by another leader.
+    /// Steps down, and says nothing more as a leader or a candidate, so that the other replicas elect a leader.
+    /// Entries that were handed to the disk stay there, and another leader may still commit them.
     pub(crate) fn on_resign(&mut self) {
         self.is_resigned = true;
         if !matches!(self.state, State::Follower) {
@@ -251,7 +251,8 @@ impl Raft {
         }
     }
 
-    /// The others are through with their first tries, a lost one among them, before this one has its next.
+    /// Steps down, and stands for election again two election timeouts later than usual: by then the other replicas
+    /// have had time for a first try, and for a second one if the first failed.
     pub(crate) fn on_give_way(&mut self) {
         if matches!(self.state, State::Leader(_)) && self.peers().next().is_some() {
             self.become_follower(self.term, None);
@@ -271,8 +272,8 @@ impl Raft {
         quorum::reached(&self.config.voters, heard_at).after(self.config.election_ticks)
     }
 
-    /// A voter has newly the entries up to `to`: commits what a majority has durably, this node among them by its durable
-    /// log only. Of what is committed already nothing follows.
+    /// A voter now has the entries up to `to` on its disk: commits what a majority has there. This node counts by its
+    /// durable log only. If `to` is committed already, nothing changes.
     pub(crate) fn advance_commit(&mut self, to: LogIndex) {
         let State::Leader(leader) = &mut self.state else { return };
         if to <= self.log.commit() {

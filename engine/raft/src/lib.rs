@@ -8,6 +8,66 @@
 //! Source: Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm" (the paper);
 //!         Ongaro, "Consensus: Bridging Theory and Practice" (the thesis).
 //!
+//! # Begin with
+//!
+//! * [`Raft`]: one replica of one group. [`Raft::propose`] and [`Raft::step`] put work in, [`Raft::ready`] takes it out.
+//! * [`Ready`]: the work owed. Its messages may leave at once, its write goes to the disk, its entries to the state machine.
+//! * [`Promises`]: votes, vote requests and acknowledgements, which may leave only once a [`Durable`] covers the write
+//!   under them. The log (`logdrive-wal`) makes that proof.
+//!
+//! A group of one, with a host that only pretends to have a disk:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use logdrive_raft::{
+//!     Command, Config, Durable, Event, GroupId, LogIndex, NodeId, Raft, Restored, Ticks,
+//! };
+//!
+//! /// Carries out all that the replica owes.
+//! fn settle(raft: &mut Raft, group: GroupId, now: Ticks) {
+//!     while let Some(ready) = raft.ready() {
+//!         // With peers, `ready.messages` would be sent here, before the write.
+//!         if let Some(write) = ready.write {
+//!             // A real host writes and syncs here, and then releases the promises that wait.
+//!             raft.step(now, Event::Durable(Durable::new(group, write.id)));
+//!         }
+//!         if let Some(last) = ready.apply.last() {
+//!             // The state machine applies `ready.apply`.
+//!             raft.step(now, Event::Applied(last.index));
+//!         }
+//!     }
+//! }
+//!
+//! let (group, now) = (GroupId(7), Ticks(1));
+//! let config = Config {
+//!     group,
+//!     id: NodeId(1),
+//!     voters: vec![NodeId(1)],
+//!     election_ticks: 10,
+//!     heartbeat_ticks: 3,
+//!     seed: 1,
+//!     inflight_messages_max: 256,
+//!     inflight_bytes_max: 1 << 20,
+//!     append_bytes_max: 1 << 20,
+//!     tail_bytes_max: 1 << 20,
+//!     uncommitted_bytes_max: 1 << 20,
+//! };
+//! let mut raft = Raft::new(config, Restored::default(), now)?;
+//! raft.step(now, Event::Campaign);
+//! settle(&mut raft, group, now);
+//! assert!(raft.is_leader());
+//!
+//! let mut commands = vec![Command { checksum: 0, payload: Bytes::from_static(b"set a 1") }];
+//! let range = raft.propose(&mut commands)?;
+//! settle(&mut raft, group, now);
+//! // Entry 1 is the no-op with which the leader began its term.
+//! assert_eq!((range.last, raft.status().applied), (LogIndex(2), LogIndex(2)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Where to go on: `raft.rs` settles an event's term and hands it to the role; `follower.rs`, `candidate.rs` and `leader.rs`
+//! are the roles; `log.rs` draws the cursors. `tests/paper.rs` has a test for each sentence of the paper.
+//!
 //! # What is durable when
 //!
 //! A replica works ahead of its disk. Its log, term and vote in memory decide every question; what
@@ -27,7 +87,7 @@
 //!   for ever.
 //! * A vote request waits until the candidate's own term and vote are durable, and its own vote counts
 //!   from then on. The paper lets both be immediate and the disk be part of the step.
-//! * A leader that has not heard from a majority for `election_ticks` steps down (thesis §6.2), and who
+//! * A leader that has not heard from a majority for `election_ticks` steps down (thesis §6.2), and a replica that
 //!   has heard from a leader within that time answers no pre-vote and takes no term from a vote
 //!   request (thesis §4.2.3).
 //! * A refused append carries a hint of index *and* term; each side skips what the other cannot have,

@@ -38,7 +38,7 @@ pub(crate) struct Progress {
     pub(crate) id: NodeId,
     /// The last entry known to be durable there and equal to the leader's.
     match_index: LogIndex,
-    /// As much of it as counts for a commit: all of it, unless the peer is or was marked in this term.
+    /// The part of `match_index` that counts for a commit: all of it, unless the peer is or was marked in this term.
     counted: LogIndex,
     /// Acknowledgements up to here do not count: the peer may have given them before it lost what they were for.
     counts_after: LogIndex,
@@ -50,11 +50,11 @@ pub(crate) struct Progress {
     in_flight_bytes: usize,
     /// When the peer last said something in this term.
     pub(crate) heard_at: Ticks,
-    /// When it was last sent anything by the leader's own will.
+    /// When the leader last sent it an append or a heartbeat.
     pub(crate) said_at: Ticks,
     /// When it was last sent an append.
     pub(crate) appended_at: Ticks,
-    /// It has been told nothing for a heartbeat's time.
+    /// It is due a heartbeat, because it was sent nothing in the last half of an interval.
     pub(crate) heartbeat_owed: bool,
     /// It answers heartbeats but not appends: ask, with an empty append, whether they got there.
     pub(crate) inquiry_owed: bool,

@@ -50,9 +50,9 @@ pub enum Event {
         purpose: FetchFor,
     },
     /// The disk has no room for this write and those handed out after it. Their entries are taken back, as a crash
-    /// would take it, and the leadership with it; a hard state among them is handed out again by itself. So a vote never
-    /// waits for entries, and no write overtakes another of its group. [`Promises`] that wait for one of them are to be
-    /// dropped.
+    /// would take them, and a leader steps down; a hard state among them is handed out again in a write of its own. So
+    /// a vote never waits for entries, and no write overtakes another of its group. The host must drop [`Promises`]
+    /// that wait for one of these writes.
     Withdrawn(WriteId),
     /// Whether this peer takes entries. While it does not, it is sent none.
     Room {
@@ -135,7 +135,7 @@ pub struct Raft {
     pub(crate) is_resigned: bool,
     /// The log lacks entries that were acknowledged. Else there is none.
     pub(crate) mark: Option<Box<Mark>>,
-    /// Entries to apply could not be read: not before this.
+    /// Entries to apply could not be read; they are fetched again at this time.
     pub(crate) apply_fetch_at: Option<Ticks>,
     pub(crate) messages: Vec<Outgoing>,
     pub(crate) promises: Vec<Outgoing>,
@@ -194,8 +194,8 @@ impl Raft {
     }
 
     /// Appends commands to this group's log, draining `commands`, and says where they landed.
-    /// Nothing is durable yet. Takes all or none. However large, they are taken by a leader that has
-    /// nothing uncommitted: else a proposal over the bound could never be made.
+    /// Nothing is durable yet. Takes all commands or none. A leader with nothing uncommitted takes them
+    /// whatever their size: otherwise a proposal over the bound could never be made.
     ///
     /// # Errors
     /// [`ProposeError`]: it did not happen, and `commands` is untouched.
@@ -242,8 +242,8 @@ impl Raft {
         let hard_state = core::mem::take(&mut self.is_hard_state_new).then(|| self.hard_state());
         let write = self.log.submit(hard_state);
         let promises = (!self.promises.is_empty()).then(|| {
-            // After the newest write, which is or follows the one they need: everything decided
-            // before now is in it.
+            // These promises wait for the newest write that was handed out: everything that was
+            // decided before now is in that write or in an earlier one.
             let messages = core::mem::take(&mut self.promises);
             Promises::new(self.config.group, self.log.newest_write(), messages)
         });
@@ -403,8 +403,9 @@ impl Raft {
         }
     }
 
-    /// Tells the sender of an older term ours. Refusals are no promises: the sender learns a term,
-    /// which it makes durable itself before acting in it; nothing is counted on ours.
+    /// Tells the sender of an older term the term of this replica. A refusal is no promise, so it waits
+    /// for no write: the sender only learns a term from it, and makes that term durable itself before
+    /// it acts in it.
     fn refuse_old_term(&mut self, from: NodeId, message: &Message) {
         match message {
             Message::RequestVote(_) => self.refuse_vote(from),
@@ -413,7 +414,7 @@ impl Raft {
             Message::AppendReply(m) if self.would_count(m.result) => {
                 crate::reached!("acknowledgement of an earlier term not counted");
             }
-            // Answers to what we asked in an older term; nobody waits for them.
+            // Answers to questions of an older term, for which nothing waits any more.
             _ => {}
         }
     }
@@ -427,8 +428,8 @@ impl Raft {
             return false;
         }
         let term = message.term();
-        // A term is spent one election at a time. A jump no cluster could have made would bring
-        // the end of all terms near, and must not be adopted, nor passed on.
+        // Each election uses up one term. A jump that no cluster can have made would bring the last
+        // possible term near, so it is neither adopted nor passed on.
         if term > TERM_MAX || term.get().saturating_sub(self.term.get()) > TERM_JUMP_MAX {
             return false;
         }

@@ -59,23 +59,24 @@ pub(crate) struct Shard {
     timing: Timing,
     seed: u64,
     now: Ticks,
-    /// The clock at the last [`Self::set_clock`]; `now` stays behind it by what was left out.
+    /// The clock at the last [`Self::set_clock`]. `now` is behind it by the parts of pauses that do not count.
     clock: Ticks,
     replicas: Vec<Replica>,
     slots: HashMap<GroupId, u32>,
     dirty: Vec<u32>,
     due: Vec<u32>,
     wheel: Wheel,
-    /// Unless it is free, proposals and appends are turned away, votes and heartbeats not.
+    /// Unless this is `Free`, proposals and entries are refused; votes and heartbeats go on.
     log_room: Room,
     /// Bytes of entries taken from leaders since the log was behind, and how many may be.
     behind_bytes: usize,
     behind_bytes_max: usize,
     rooms: Rooms,
     founding_notices: FoundingNotices,
-    /// When it is looked at next who waits for too long.
+    /// The next time at which the shard looks for clients that have waited too long.
     overdue_at: Ticks,
-    /// Since when the log is full, unless it has taken entries since; and whether it was given way to others for it.
+    /// Since when the log has had no room, and whether the node has given up its leaderships for that reason. `None`
+    /// once the log has room.
     full: Option<(Ticks, bool)>,
     /// The groups here lead and stand: their log's disk answers.
     stands: bool,
@@ -84,7 +85,7 @@ pub(crate) struct Shard {
     limits: limits::OfGroup,
     /// Bytes of entries that all groups hold in memory, as of their last gathering.
     tail_bytes: usize,
-    /// The groups before this one hold nothing that is borrowed from a sealed image.
+    /// Groups in slots below this one borrow nothing from a sealed image.
     owned: usize,
 }
 
@@ -237,9 +238,9 @@ impl Shard {
         self.replicas[slot as usize].stopped
     }
 
-    /// Whether the log takes entries; a log that is behind takes up to `behind_bytes_max` from leaders. A node whose log
-    /// is full for an election timeout gives way once to others, which may have room (RULES.md W9). Once: if they have
-    /// none either, leaders must last all the same (W10).
+    /// Takes in whether the log takes entries; a log that is behind takes up to `behind_bytes_max` from leaders. A
+    /// node whose log has had no room for an election timeout gives its leaderships up to nodes that may have room
+    /// (RULES.md W9). It does so once: if the others have none either, some node must go on leading (W10).
     pub(crate) fn set_log_room(&mut self, room: Room, behind_bytes_max: usize) {
         self.log_room = room;
         self.behind_bytes_max = behind_bytes_max;
@@ -277,8 +278,8 @@ impl Shard {
         self.slots.get(&group).is_some_and(|slot| self.is_stopped(*slot))
     }
 
-    /// The log has no room for the rest of a write, and so for those of its group that follow. Gives the last entry that
-    /// is left.
+    /// The log has no room for the rest of a write, so the rest and the group's later writes are taken back. Returns
+    /// the last entry that the group's log still has.
     pub(crate) fn withdraw(&mut self, job: &mut WriteJob) -> LogIndex {
         let slot = self.slots[&job.group];
         let replica = &mut self.replicas[slot as usize];
@@ -310,7 +311,7 @@ impl Shard {
     }
 
     fn give_way(&mut self) {
-        tracing::warn!("the log is full: the groups led here are left to others");
+        tracing::warn!("the log has no room: this node leaves its leaderships to others");
         for slot in 0..self.replicas.len() {
             if self.replicas[slot].raft.is_leader() {
                 self.step(u32::try_from(slot).expect("slots are u32"), Event::GiveWay);
@@ -318,8 +319,8 @@ impl Shard {
         }
     }
 
-    /// Whether the groups here may lead. While they may not, nothing of theirs keeps the other nodes from
-    /// electing leaders whose disk answers (RULES.md D3).
+    /// Lets the groups here lead and stand for election, or not. They may not while this node's disk does not answer,
+    /// so that the other nodes elect leaders whose disks do (RULES.md D3).
     pub(crate) fn set_stands(&mut self, stands: bool) {
         if self.stands == stands {
             return;
@@ -335,7 +336,7 @@ impl Shard {
     pub(crate) fn submit(&mut self, submission: Submission, answers: &mut Vec<Answer>) {
         let slot = self.slots.get(&submission.group).copied();
         let refusal = match slot.map(|slot| &self.replicas[slot as usize]) {
-            None => Some(ProposeError::Stopped("no such group here".to_owned())),
+            None => Some(ProposeError::Stopped("this node has no such group".to_owned())),
             Some(replica) if replica.stopped => Some(replica.refusal()),
             Some(_) => match self.log_room {
                 Room::Free => None,
@@ -440,7 +441,7 @@ impl Shard {
                 tracing::error!(
                     group,
                     max,
-                    "the leader's segments are larger: its entry fits none here, and the group stands still on this node"
+                    "the leader's entry fits no segment here: the group stands still until this node has larger ones"
                 );
             }
             return Err(RoomSays::TooLarge);
@@ -454,8 +455,9 @@ impl Shard {
         Ok(())
     }
 
-    /// A peer says something of its log's room, or asks about this one's. The group is but an address: the log answers
-    /// for all of them, also if this one serves no more here, or does not run. Gives the groups that are to be looked at for it.
+    /// A peer says whether its log has room, or asks whether this one has. The group only tells which shard's log is
+    /// meant. The answer is about that log, and so is given even if the group has stopped or does not run here. Gives the groups that
+    /// are to be looked at for it.
     fn on_room(&mut self, from: NodeId, group: GroupId, notice: RoomNotice) -> usize {
         if !self.peers.contains(&from) {
             return 0;
@@ -516,7 +518,7 @@ impl Shard {
         self.step(slot, Event::Durable(durable));
     }
 
-    /// Equal bytes of entries that now live in the log's image.
+    /// Replaces payloads that a group holds in memory with equal bytes in the log's image, so that there is one copy.
     pub(crate) fn rehome(
         &mut self,
         group: GroupId,
@@ -528,7 +530,8 @@ impl Shard {
         }
     }
 
-    /// An image of the log is sealed: what is borrowed from it is to be let go, by [`Self::own_tails`].
+    /// An image of the log is sealed and will be used again: entries that borrow from it must be copied, by
+    /// [`Self::own_tails`].
     pub(crate) fn image_sealed(&mut self) {
         self.owned = 0;
     }
@@ -591,7 +594,7 @@ impl Shard {
         for slot in due.drain(..) {
             let replica = &mut self.replicas[slot as usize];
             if replica.stopped || replica.wake_at > self.now {
-                continue; // An older wish of a group that has another since.
+                continue; // The group has asked for a later time since the wheel was set.
             }
             replica.wake_at = Ticks(u64::MAX);
             if replica.raft.deadline() <= self.now {
@@ -692,7 +695,7 @@ impl Shard {
         replica.proposals.abandon("the group's state machine failed", answers);
     }
 
-    /// A group's committed entries cannot be read back: it stops here, alone.
+    /// A group's committed entries cannot be read back: that group stops on this node, and no other.
     pub(crate) fn unreadable(
         &mut self,
         group: GroupId,
@@ -711,7 +714,7 @@ impl Shard {
         let replica = &mut self.replicas[slot as usize];
         replica.fence(self.me);
         replica.proposals.refuse(&replica.refusal(), answers);
-        replica.proposals.abandon("the group lost something in this node's log", answers);
+        replica.proposals.abandon("the group's log is damaged on this node", answers);
     }
 
     /// A group was founded with other members on a peer: it stops here, before anything of this gathering leaves, and only
@@ -739,7 +742,7 @@ impl Shard {
             self.refuse_founding(group, peer, &mut round.answers);
         }
         self.spread_room();
-        // In front of what would not be heard without them.
+        // First, because a peer ignores a group's other messages until it knows what the group was founded with.
         for (peer, group, message) in self.founding_notices.take() {
             let replica = &self.replicas[self.slots[&group] as usize];
             if replica.stopped && !replica.differs() {

@@ -1,5 +1,5 @@
-//! Whether the replicas of a group were founded with the same members: before they have said so to each other, nothing
-//! that one says counts with the other.
+//! Whether the replicas of a group were founded with the same members. Until two replicas have told each other what
+//! they were founded with, nothing that one says counts with the other.
 //!
 //! In:     groups that begin, peers that come into reach, messages of peers that have not said it yet, what they say.
 //! Out:    notices; whether a peer's messages are heard.
@@ -27,17 +27,17 @@ use hashbrown::HashSet;
 use logdrive_raft::{FoundingNotice, GroupId, Message, NodeId};
 use logdrive_wal::checksum;
 
-/// One group's side of it.
+/// One group's founding, and what is known of its peers'.
 #[derive(Debug)]
 pub(super) struct Founding {
     /// Stands for the members it was founded with, in any order.
     digest: u32,
     members: Box<[NodeId]>,
-    /// Peers that were founded with the same, as they said since they were restarted.
+    /// Peers that have said since their last restart that they were founded with the same members.
     agreed: Vec<NodeId>,
-    /// Peers that were not.
+    /// Peers that were founded with other members.
     differing: Vec<NodeId>,
-    /// That some differ was logged.
+    /// True once a difference was logged.
     has_said: bool,
 }
 

@@ -50,9 +50,9 @@ impl Commands {
     }
 }
 
-/// A command's outcome on its way to whoever waits for it.
+/// A command's outcome, on its way to the caller that waits for it.
 pub(crate) struct Answer {
-    /// `None` if it was told before that the outcome is unknown: only the budget is given back.
+    /// `None` if the caller was told before that the outcome is unknown: then only the budget is given back.
     pub(crate) sink: Option<Arc<dyn Completions>>,
     pub(crate) token: u64,
     /// The room to give back to the budget: the command and its bytes, or nothing yet.
@@ -184,7 +184,7 @@ impl Proposals {
     }
 
     /// Leadership is gone. A command that is committed as it was proposed will be applied and answered
-    /// as usual; of the rest nobody knows. `commit` may already be a later leader's, over other entries.
+    /// as usual; the outcome of the rest is unknown. `commit` may already be a later leader's, over other entries.
     pub(super) fn leadership_lost(
         &mut self,
         commit: LogIndex,
@@ -234,7 +234,8 @@ impl Proposals {
         self.settle_unless(|_| false, why, answers);
     }
 
-    /// Settles from the end of the log on, up to the last entry that stays: what is before it does too.
+    /// Settles entries from the end of the log backwards, down to the last one that stays: all before that one stay
+    /// too.
     fn settle_unless(
         &mut self,
         stays: impl Fn(LogId) -> bool,

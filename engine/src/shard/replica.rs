@@ -15,7 +15,7 @@ use std::{
 /// The facts of a replica that handles on other threads may know without asking its shard.
 #[derive(Debug, Default)]
 pub(crate) struct GroupView {
-    /// The leader's node id, or of a fenced replica whom to ask; 0 is none known.
+    /// The node id of the leader or, for a fenced replica, of a node to ask instead; 0 if none is known.
     leader: AtomicU64,
     /// True once the replica will never serve again here.
     stopped: AtomicBool,
@@ -28,7 +28,7 @@ pub(crate) struct GroupView {
 }
 
 impl GroupView {
-    /// One whose changes of leader are counted in `moves`.
+    /// A view whose changes are counted in `moves`, with those of all groups of the node.
     pub(crate) fn counted_in(moves: &Arc<AtomicU64>) -> Self {
         Self { moves: Arc::clone(moves), ..Self::default() }
     }
@@ -161,7 +161,7 @@ impl Replica {
             tracing::error!(
                 group,
                 last,
-                "this disk has lost entries that it had said to be durable: the replica takes entries, but neither \
+                "this disk has lost entries that it had reported durable: the replica takes entries, but neither \
                  acknowledges, votes nor stands until it has what is committed and every other member has stated its term"
             );
         } else {

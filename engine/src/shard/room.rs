@@ -1,5 +1,5 @@
-//! Room for entries: peers whose log has none are sent none, and are asked now and then; peers that sent entries in vain
-//! are told.
+//! Room for entries. A peer whose log has no room is sent no entries, and is asked once a heartbeat whether it has room
+//! again. A peer whose entries this log could not take is told so.
 //!
 //! In:     entries that this log does not take; what peers say of theirs ([`RoomNotice`]).
 //! Out:    notices; which groups are to leave a peer alone, and which are not any more.
@@ -101,7 +101,7 @@ impl Rooms {
         }
     }
 
-    /// There is room: whoever was told of none hears it.
+    /// This log has room: every peer that was told otherwise is told so.
     pub(super) fn tell_of_room(&mut self) {
         for (peer, group) in std::mem::take(&mut self.told) {
             self.say(peer, group, RoomSays::Free);

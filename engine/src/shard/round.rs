@@ -20,7 +20,8 @@ pub(crate) struct WriteJob {
     pub(crate) group: GroupId,
     pub(crate) membership: Option<Bytes>,
     pub(crate) write: Write,
-    /// So many of its entries the log has, and what stands before them.
+    /// How many of its entries the log has accepted so far. With the first of them went `membership` and the hard
+    /// state.
     pub(crate) accepted: usize,
     /// Why it waits, if it does.
     pub(crate) waits_for: Room,

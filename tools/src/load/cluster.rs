@@ -28,7 +28,7 @@ use super::target::{Endpoint, is_ready};
 pub(crate) enum ClusterError {
     #[error("cannot make a directory for the servers in {place}: {error}")]
     Directory { place: PathBuf, error: io::Error },
-    #[error("no free loopback port: {0}")]
+    #[error("cannot find a free port on loopback: {0}")]
     Port(io::Error),
     #[error("cannot start {program}: {error}")]
     Start { program: PathBuf, error: io::Error },

@@ -106,7 +106,7 @@ pub(crate) enum LoadError {
     Run(#[from] RunError),
     #[error("endpoints: '{0}' is not HOST:PORT")]
     Endpoint(String),
-    #[error("the cluster serves {covered} of {SLOTS} slots")]
+    #[error("the cluster serves only {covered} of its {SLOTS} slots; a load needs all of them")]
     Uncovered { covered: usize },
     #[error("value-size: this cluster takes values of at most {max} bytes")]
     Value { max: usize },

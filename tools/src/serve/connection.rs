@@ -7,14 +7,15 @@
 //! Fails:  bytes that are not the protocol are answered with an error, after what was asked before them, and the
 //!         connection is closed.
 //!
-//! Bounds: at most [`PENDING_MAX`] requests wait for their outcome; then nothing more is read until there is room. About
-//! [`OUTPUT_BYTES_MAX`] of replies wait for the client; then nothing more is run. Once all connections together hold
-//! [`OUTPUT_BYTES_OF_ALL_MAX`] each goes on with [`OUTPUT_BYTES_FREE`] and one request at a time. A client whose replies
-//! wait is read all the same, up to [`PIPELINE_BYTES_MAX`]: a client
-//! that sends all its requests before it reads the first reply comes to its end. Input that is read and not yet run has
-//! [`INPUT_BYTES_FREE`] to itself, and beyond that a [`Share`] of what all connections may hold together
-//! ([`INPUT_BYTES_MAX`]): an unfinished request all that is left, requests behind unread replies half of what is left
-//! beyond [`FRAME_ROOM_BYTES`]. A client that needs more is told so and closed. Time is bounded by [`Work`].
+//! Bounds: at most [`PENDING_MAX`] requests wait for their outcome; then nothing more is read until there is room.
+//! About [`OUTPUT_BYTES_MAX`] of replies wait for the client; then nothing more is run. Once all connections together
+//! hold [`OUTPUT_BYTES_OF_ALL_MAX`] each goes on with [`OUTPUT_BYTES_FREE`] and one request at a time. A client whose
+//! replies wait is still read, up to [`PIPELINE_BYTES_MAX`], so that a client can send all its requests before it
+//! reads the first reply. The input of a connection that is read and not yet run may take [`INPUT_BYTES_FREE`] in any
+//! case. Beyond that it takes a [`Share`] of what all connections may hold together ([`INPUT_BYTES_MAX`]): an
+//! unfinished request may take all that is left of it, requests behind unread replies half of what is left beyond
+//! [`FRAME_ROOM_BYTES`]. A client that needs more gets an error, and its connection is closed. Time is bounded by
+//! [`Work`].
 
 use super::{
     Server,
@@ -73,7 +74,7 @@ pub(crate) struct Connection {
     ended: bool,
     /// Nothing more is read or run; what is owed is still answered.
     closing: bool,
-    /// Nothing more is waited for either.
+    /// Nothing more is read, run or waited for.
     cut_off: bool,
     idle: Option<Idle>,
     place: Place,
@@ -337,7 +338,7 @@ impl Connection {
             true => left.saturating_sub(FRAME_ROOM_BYTES) / 2,
             false => left,
         };
-        // Of the last doubling only so much is ever written, and takes memory.
+        // The buffer doubles when it grows, but only this much of it is ever written and so takes memory.
         let held = self.input.capacity().min(PIPELINE_BYTES_MAX + READ_BYTES_MAX);
         let refusal = if self.input.len() >= PIPELINE_BYTES_MAX {
             Some("ERR too many requests wait for replies to be read")
@@ -351,7 +352,8 @@ impl Connection {
             self.share.count(0);
             self.answer(|_, _, out| resp::write_error(out, refusal));
             self.closing = true;
-            // A client that takes no replies may be waiting for its requests to be taken, for ever.
+            // A client that takes no replies may wait for ever until its requests are taken, so the connection is
+            // closed.
             self.cut_off = is_ahead;
             return Ok(false);
         }

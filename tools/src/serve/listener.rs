@@ -33,7 +33,9 @@ pub(crate) fn start(
 async fn accept(listener: std::net::TcpListener, server: Arc<Server>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "clients cannot be accepted"),
+        Err(error) => {
+            return tracing::error!(%error, "connections of clients cannot be accepted: this node serves none");
+        }
     };
     let (mut next_shard, mut log) = (0, LogLimit::default());
     loop {

@@ -4,8 +4,8 @@
 //! Out:    one line on standard output once clients are served; their replies; an error, or nothing.
 //! Cost:   two threads beside the engine's: one waits for signals, the main one for what it says.
 //! Fails:  [`ServeError`], one line; nothing is touched before the options make sense and both addresses are free, and
-//!         the clients' port is closed until every group of this node runs: whoever connects before is refused at once.
-//!         An address that another process takes meanwhile is an error like any other after the directory is made.
+//!         the clients' port is closed until every group of this node runs: a client that connects before is refused at
+//!         once. An address that another process takes meanwhile is an error like any other after the directory is made.
 //!
 //! A request's way: `listener` -> `connection` reads it -> `commands` encodes it -> `slots` finds its group -> the
 //! engine -> `machine` applies it -> `connection` answers. `cluster` tells clients where else to go, `info` how it is.
@@ -61,7 +61,7 @@ pub(crate) enum ServeError {
     #[error("{0} holds a node already: start it without --init")]
     NodeExists(String),
     /// The node made its directory and then could not be opened: what is wrong is not in the directory.
-    #[error("{source}; {dir} is made already: start it without --init then")]
+    #[error("{source}. The directory {dir} is made already: start it without --init then")]
     Made {
         /// The directory.
         dir: String,
@@ -69,7 +69,7 @@ pub(crate) enum ServeError {
         source: Box<Self>,
     },
     /// An address cannot be listened on.
-    #[error("{whose} address {address}: {source}")]
+    #[error("the {whose} address {address} cannot be used: {source}")]
     Listen {
         /// The kind of connections to the address: `clients'` or `peers'`.
         whose: &'static str,
@@ -79,7 +79,9 @@ pub(crate) enum ServeError {
         source: std::io::Error,
     },
     /// Not even one client could be served.
-    #[error("the limit of {limit} open files is too low: this node needs {own} for itself")]
+    #[error(
+        "the limit of {limit} open files is too low: this node needs {own} for itself; raise it (ulimit -n)"
+    )]
     Descriptors {
         /// The process's limit.
         limit: u64,
@@ -253,7 +255,10 @@ fn start_groups(node: &Node, placement: &Placement) -> Result<Vec<Option<Carried
         tracing::error!(group = group.get(), %corrupt, "this group is fenced here; its other members serve it");
     }
     if let Some(more) = fenced.len().checked_sub(FENCED_NAMED_MAX).filter(|more| *more > 0) {
-        tracing::error!(more, "further groups are fenced here");
+        tracing::error!(
+            more,
+            "further groups are fenced here; `logdrive wal check` names the damage"
+        );
     }
     let mut groups = Vec::with_capacity(usize::from(placement.groups()));
     for number in 0..placement.groups() {
@@ -389,7 +394,7 @@ fn advertise(options: &Options, local: SocketAddr) -> Result<String, ServeError>
         return Ok(address.clone());
     }
     if local.ip().is_unspecified() {
-        let why = "no client can be sent there: --advertise HOST:PORT is needed";
+        let why = "clients cannot be told to come there; add --advertise HOST:PORT";
         let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, why);
         return Err(not_listening(CLIENTS, &options.listen, source));
     }
@@ -409,7 +414,10 @@ enum Stop {
 
 fn stops(with_stdin: bool) -> Result<Receiver<Stop>, ServeError> {
     let (sender, receiver) = sync_channel(4);
-    let os = |why: std::io::Error| ServeError::Os { what: "signal handler", why: why.to_string() };
+    let os = |why: std::io::Error| ServeError::Os {
+        what: "the signals that stop a node cannot be watched",
+        why: why.to_string(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(os)?;
     // From here on a signal is an orderly end.
     let mut signals = {
@@ -436,8 +444,9 @@ fn stops(with_stdin: bool) -> Result<Receiver<Stop>, ServeError> {
 /// Two ways to learn that the parent is gone: its end of our standard input closes, and the kernel tells.
 fn watch_parent(sender: SyncSender<Stop>) -> Result<(), ServeError> {
     let os = |what, why: String| ServeError::Os { what, why };
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
-        .map_err(|error| os("parent death signal", error.to_string()))?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM)).map_err(
+        |error| os("the death of the parent process cannot be watched", error.to_string()),
+    )?;
     let watch = move || {
         let mut bytes = [0; 256];
         let mut stdin = std::io::stdin().lock();
@@ -455,7 +464,7 @@ fn watch_parent(sender: SyncSender<Stop>) -> Result<(), ServeError> {
         .name("stdin-watch".to_owned())
         .spawn(watch)
         .map(drop)
-        .map_err(|error| os("thread", error.to_string()))
+        .map_err(|error| os("a thread cannot be started", error.to_string()))
 }
 
 /// Blocks until there is a reason to stop, and looks now and then whether the node stopped by itself.
@@ -463,7 +472,7 @@ fn wait(node: &Node, stops: &Receiver<Stop>) -> Result<(), ServeError> {
     loop {
         match stops.recv_timeout(FAILURE_LOOK) {
             Ok(stop) => {
-                tracing::info!(?stop, "stopping");
+                tracing::info!(?stop, "told to stop: the node closes");
                 return Ok(());
             }
             Err(RecvTimeoutError::Timeout) => {
@@ -551,7 +560,7 @@ fn seats(options: &Options, shards: u32) -> Result<Seats, ServeError> {
             clients_max,
             clients_wanted,
             limit,
-            "the limit of open files allows fewer clients"
+            "the limit of open files allows fewer clients than asked for; raise it (ulimit -n)"
         );
     }
     Ok(seats)

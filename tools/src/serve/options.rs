@@ -59,13 +59,14 @@ pub(crate) struct Keys {
     /// Nodes that carry each group; fixed by --init [default: all]
     #[arg(long, value_name = "R")]
     replicas: Option<u64>,
-    /// Threads, each with its own log; fixed by --init. More than the node has cores to itself slows it [default: 1]
+    /// Threads, each with its own log; fixed by --init. More threads than the node has cores to itself make it slower
+    /// [default: 1]
     #[arg(long, value_name = "N")]
     shards: Option<u64>,
     /// The cluster's name, the same on all nodes; fixed by --init [default: default]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// A follower that hears nothing campaigns after one to two of these [default: 1s]
+    /// A follower that hears no leader stands for election after one to two of these [default: 1s]
     #[arg(long, value_name = "TIME")]
     election_timeout: Option<Time>,
     /// A leader says at least this often that it is alive [default: 100ms]
@@ -77,8 +78,8 @@ pub(crate) struct Keys {
     /// Size of the log's segment files, in bytes [default: 67108864]
     #[arg(long, value_name = "BYTES")]
     segment_bytes: Option<u64>,
-    /// The most that the log's files may come to, in bytes; at least six segments per shard. Then writes are refused,
-    /// for good: nothing is released yet [default: no bound]
+    /// The most bytes that the log's files may take, at least six segments per shard. Once there, writes are refused
+    /// for good, because nothing is released yet [default: no bound]
     #[arg(long, value_name = "BYTES")]
     log_quota: Option<u64>,
     /// How the log reaches the disk: auto, io_uring or portable [default: auto]
@@ -87,12 +88,12 @@ pub(crate) struct Keys {
     /// Cores the shard threads stay on, as in 0,2,4; shards go round them [default: the system moves the threads]
     #[arg(long, value_name = "LIST")]
     cores: Option<Cores>,
-    /// Client connections at once; more are told so and closed. Fewer where the limit of open files leaves room for
-    /// fewer, which the start-up line says [default: 10000]
+    /// The most client connections at a time; a further one gets an error and is closed. The limit of open files may
+    /// allow fewer: the start-up line says how many [default: 10000]
     #[arg(long, value_name = "N")]
     clients_max: Option<u64>,
-    /// A client's connection on which nothing moves for this long is closed, at the latest after twice as long. One whose
-    /// host has vanished, or that does not read its replies, is closed after two minutes in any case [default: never]
+    /// Close a client's connection on which nothing has moved for this long, at the latest after twice as long. If the
+    /// client's host has vanished, or it does not read its replies, that happens after two minutes [default: never]
     #[arg(long, value_name = "TIME")]
     client_idle_max: Option<Time>,
 }
@@ -146,10 +147,10 @@ impl Options {
             None => *args.keys,
         };
         let Some(dir) = keys.dir else {
-            return fail("dir is missing: --dir DIR");
+            return fail("dir is missing: say --dir DIR");
         };
         let Some(peers) = keys.peers else {
-            return fail("peers are missing: --peers 1=HOST:PORT,2=HOST:PORT,..");
+            return fail("peers are missing: say --peers 1=HOST:PORT,2=HOST:PORT,..");
         };
         let peers = peers.check()?;
         let id = keys.id.map(NodeId);
@@ -248,7 +249,7 @@ impl Options {
     /// The facts that `--init` writes down.
     pub(crate) fn founding(&self) -> Result<Founding, OptionsError> {
         let Some(node) = self.fixed.id else {
-            return fail("id is missing: --init needs --id N");
+            return fail("id is missing: with --init say --id N");
         };
         let groups = self.fixed.groups.unwrap_or(GROUPS);
         let replicas = self.fixed.replicas.unwrap_or(self.peers.len());
@@ -402,7 +403,7 @@ impl Peers {
             }
         }
         if peers.is_empty() {
-            return fail("peers are missing: --peers 1=HOST:PORT,2=HOST:PORT,..");
+            return fail("peers are missing: say --peers 1=HOST:PORT,2=HOST:PORT,..");
         }
         Ok(peers)
     }

@@ -152,7 +152,7 @@ impl Drop for Work {
     }
 }
 
-/// Has the next look noticed.
+/// Asks the runtime to wake [`LOOK`] after the thread's next look at its events.
 fn wake_look() {
     LOOK.with(|look| {
         let yielded = std::pin::pin!(tokio::task::yield_now());

@@ -33,9 +33,9 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Whose log it is, its segments, and how much is in it.
+    /// Print the node that the log belongs to, its segments, and how much is in it.
     Info(Info),
-    /// Read all of it, and print what is wrong and where.
+    /// Read the whole log, and print each damage with its place.
     Check(Check),
     /// Print its batches and records, in order.
     Dump(Dump),
@@ -146,7 +146,7 @@ enum WalToolError {
     NoShard { dir: PathBuf, shard: u32 },
     #[error("{} is one stream, not a node's directory: leave --shard out", .0.display())]
     OneStream(PathBuf),
-    #[error("cannot write: {0}")]
+    #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
 

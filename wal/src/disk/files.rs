@@ -45,7 +45,7 @@ impl Files {
         if is_in_memory(dir) {
             tracing::warn!(
                 dir = %dir.display(),
-                "a file system in memory: nothing of the log outlives the machine"
+                "the directory is on a file system in memory: the log is lost when the machine stops"
             );
         }
         match std::fs::remove_file(&name) {
@@ -108,7 +108,7 @@ impl Files {
                 }
                 if name != MANIFEST_NAME && !name.ends_with(CORRUPT_SUFFIX) && !is_temporary(&name)
                 {
-                    tracing::warn!(file = %entry.path().display(), "not the log's: passed over");
+                    tracing::warn!(file = %entry.path().display(), "a file that is not the log's is passed over");
                 }
                 continue;
             };
@@ -301,7 +301,7 @@ impl Files {
         sync_dir(&self.dir)
     }
 
-    /// Half made, as far as a crash is concerned.
+    /// The name of a file that is kept to become a segment again. After a crash it is removed, like a half-made file.
     fn free_path(&self, segment: SegmentSeq) -> PathBuf {
         self.dir.join(format!("{:010}{FREE_SUFFIX}{TEMPORARY_SUFFIX}", segment.0))
     }
@@ -344,8 +344,9 @@ fn takes_direct(written: io::Result<usize>) -> io::Result<bool> {
     }
 }
 
-/// Judges the attempt to find room for a segment at once. Where it cannot be made, the zeros find room. Nor is it made again
-/// when a signal came between: some file systems begin anew each time, and a timer may come each time.
+/// Judges the attempt to allocate a segment's room at once. If the file system cannot do that, writing the zeros
+/// allocates the room. The same after a signal: to try again might never end, because some file systems begin anew
+/// each time and a timer may send a signal each time.
 fn room_for_zeros(allocated: rustix::io::Result<()>) -> io::Result<()> {
     match allocated {
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(()),
@@ -355,7 +356,8 @@ fn room_for_zeros(allocated: rustix::io::Result<()>) -> io::Result<()> {
 
 /// Whether the kernel says that direct writes to the file go past the page cache. A file system may take the flag and write
 /// through the cache all the same, as tmpfs does, and ext4 with a journal for data. One that does not say, or a kernel
-/// before 6.1, is taken for such a one: that costs writes in flight, and nothing else.
+/// before 6.1, is treated as one that does: that costs
+/// writes in flight, and nothing else.
 fn goes_past_cache(file: &OwnedFd) -> bool {
     let says = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
     says.is_ok_and(|says| {

@@ -1,5 +1,5 @@
-//! The seam to the disk: the log decides, a driver acts. Completion-based, so that the same log runs on
-//! io_uring, on plain writes and in the simulator.
+//! The interface between the log, which decides, and a driver, which acts on the disk. Writes are started, and their
+//! ends arrive as events, so that the same log runs on io_uring, on plain writes and in the simulator.
 //!
 //! In:     durable writes of frozen image ranges; orders for further segments; reads while opening.
 //! Out:    [`DiskEvent`]s, in any order.
@@ -45,7 +45,8 @@ pub enum DriverChoice {
     Portable,
 }
 
-/// A panic on a thread of ours is a broken invariant; the log would wait for that thread for ever.
+/// Aborts the process when a thread of the log panics: a panic there is a broken invariant, and the log would wait for
+/// that thread for ever.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
@@ -102,7 +103,7 @@ pub struct MakeSegment {
 pub struct RetireSegment {
     /// Its number.
     pub segment: SegmentSeq,
-    /// The oldest one from then on: the manifest says so, durably, before the file is touched.
+    /// The oldest segment after this one is gone. The manifest says so, durably, before the file is touched.
     pub first: SegmentSeq,
     /// The file's size.
     pub bytes: u64,
@@ -117,7 +118,8 @@ pub enum Fate {
     Recycle,
     /// Removed.
     Remove,
-    /// Kept as `*.corrupt`, for somebody to look at (rule 25); it has that name before the manifest passes it.
+    /// Kept as `*.corrupt`, for an operator to look at (rule 25). It gets that name before the manifest stops naming
+    /// it.
     SetAside,
 }
 
@@ -153,7 +155,7 @@ pub enum DiskEvent {
         /// How it went.
         result: io::Result<()>,
     },
-    /// A segment may be used; or it could not be made. After [`io::ErrorKind::StorageFull`] or
+    /// A segment can be used, or it could not be made. After [`io::ErrorKind::StorageFull`] or
     /// [`io::ErrorKind::QuotaExceeded`] the driver keeps trying, and reports again.
     Made {
         /// Which.
@@ -178,8 +180,8 @@ pub trait SegmentReader: Send + Sync {
     /// Any error that the file gives; bytes behind its end are an error.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
 
-    /// The same past what is kept of the file in memory, as far as that can be done: what was read may have been
-    /// misread once, or damaged there.
+    /// As [`SegmentReader::read`], but past the page cache where that is possible: the first read may have gone wrong
+    /// once, or the cached page may be damaged while the disk is not.
     ///
     /// # Errors
     /// As [`SegmentReader::read`].
@@ -187,11 +189,12 @@ pub trait SegmentReader: Send + Sync {
         self.read(offset, out)
     }
 
-    /// Somebody reads on from here, one byte after the other. Best effort.
+    /// Says that the reader will read on from `offset` in order. The reader of the segment may use it to load ahead,
+    /// or not.
     fn ahead(&self, _offset: u64) {}
 }
 
-/// Where a log is kept. One stream's: one log owns it.
+/// The storage of one log, which owns it: a driver over real files, or the simulator's disk.
 ///
 /// Dropping it waits for its writes in flight.
 pub trait Disk {
@@ -240,24 +243,24 @@ pub trait Disk {
     /// The removal's, or the directory sync's.
     fn remove(&mut self, segment: SegmentSeq) -> io::Result<()>;
 
-    /// Removes what was half made, and files kept to be segments again. Blocks; used while opening, before the first
-    /// order.
+    /// Removes files that are half made, and files that were kept to become segments again. Blocks; used while opening,
+    /// before the first order.
     ///
     /// # Errors
     /// The listing's or a removal's.
     fn remove_temporary(&mut self) -> io::Result<()>;
 
-    /// Orders the next segment. Its [`DiskEvent::Made`] follows. `urgent`: writes wait for it.
+    /// Orders the next segment; a [`DiskEvent::Made`] for it follows. `urgent` says that writes wait for it.
     fn make(&mut self, make: MakeSegment, urgent: bool);
 
-    /// Orders that the oldest segment be given up. Its [`DiskEvent::Retired`] follows, also while an order for a
-    /// segment waits for room.
+    /// Orders that the oldest segment be given up; a [`DiskEvent::Retired`] for it follows, even while an order for a
+    /// segment waits for room on the disk.
     fn retire(&mut self, retire: RetireSegment);
 
     /// Says that writes wait for the segments ordered.
     fn hurry(&mut self);
 
-    /// Counts what was written of segments in the making: while it grows, the disk answers.
+    /// The number of chunks written so far to segments that are being made. While it grows, the disk answers.
     fn chunks_made(&self) -> u64;
 
     /// An image of a segment's size, with whatever bytes are in it.
@@ -284,8 +287,8 @@ pub trait Disk {
     /// The driver's own.
     fn wait(&mut self) -> io::Result<()>;
 
-    /// Becomes readable when [`Disk::poll`] may have something. To be waited for edge-triggered: nobody reads
-    /// it empty.
+    /// Becomes readable when [`Disk::poll`] may have something. It must be waited for edge-triggered, because nothing
+    /// reads it and so it stays readable.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;
 
     /// A reader of a sealed segment.
@@ -305,7 +308,9 @@ pub(crate) fn open(
         match uring::UringDisk::open(files.clone(), segment_bytes, in_flight_max, images) {
             Ok(disk) => return Ok(Box::new(disk)),
             Err(error) if choice == DriverChoice::Uring => return Err(error),
-            Err(error) => tracing::warn!(%error, "io_uring is not to be had: plain writes instead"),
+            Err(error) => {
+                tracing::warn!(%error, "io_uring cannot be used: the log is written with pwrite and fdatasync")
+            }
         }
     }
     Ok(Box::new(portable::PortableDisk::open(files, segment_bytes, in_flight_max, images)?))

@@ -1,4 +1,4 @@
-//! Writes the log with `pwrite` and `fdatasync`, where io_uring is not to be had.
+//! Writes the log with `pwrite` and `fdatasync`, where io_uring cannot be used.
 //!
 //! In:     writes of frozen ranges, by a bounded channel to one thread.
 //! Out:    completions, in order; an eventfd that is written when there is one.
@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// The driver for where io_uring is forbidden.
+/// The driver that is used where io_uring is forbidden.
 pub(super) struct PortableDisk {
     jobs: Option<Sender<Job>>,
     written: Receiver<(u64, io::Result<()>)>,

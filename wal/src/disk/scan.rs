@@ -50,7 +50,9 @@ impl Scanned {
             match read(chunk.start as u64, self.image.tail_mut(chunk.clone())) {
                 Ok(()) => continue,
                 Err(error) if !is_unreadable(&error) => return Err(error),
-                Err(error) => tracing::error!(%error, at = chunk.start, "a segment's read failed"),
+                Err(error) => {
+                    tracing::error!(%error, at = chunk.start, "a read of a segment failed: the part is read again block by block")
+                }
             }
             for block in pieces(chunk, BLOCK_BYTES) {
                 let out = self.image.tail_mut(block.clone());

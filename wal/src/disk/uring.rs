@@ -69,7 +69,7 @@ struct InFlight {
     from: usize,
 }
 
-/// Whether a kernel whose ring says this of itself, or nothing, can write the log.
+/// Whether the kernel can write the log, by the operations that its ring lists; `None` if it lists none.
 fn can_write(probe: Option<&Probe>) -> io::Result<()> {
     let needed = [opcode::Write::CODE, opcode::WriteFixed::CODE];
     match probe.is_some_and(|probe| needed.iter().all(|code| probe.is_supported(*code))) {
@@ -108,7 +108,7 @@ impl UringDisk {
             .register_buffers_sparse(u32::try_from(images).expect("a few images"))
             .is_ok();
         if let Err(error) = ring.submitter().register_files_sparse(FILE_SLOTS.cast_unsigned()) {
-            tracing::debug!(%error, "no table of files");
+            tracing::debug!(%error, "the ring has no table of files: writes name them by descriptor");
         }
         let maker = Maker::start(files.clone(), Arc::clone(&signal))?;
         let mut disk = Self {
@@ -147,7 +147,7 @@ impl UringDisk {
                 let update =
                     unsafe { self.ring.submitter().register_buffers_update(place, &[iovec], None) };
                 if let Err(error) = &update {
-                    tracing::warn!(%error, "image not registered (RLIMIT_MEMLOCK?): plain writes from it");
+                    tracing::warn!(%error, "an image cannot be registered with the ring (RLIMIT_MEMLOCK?): it is written with plain writes");
                 }
                 update.is_ok()
             };
@@ -245,7 +245,7 @@ impl UringDisk {
         }
         for token in again {
             if let Err(error) = self.queue(token) {
-                // Nothing in flight may be unknown to the ring: nobody would ever answer for it.
+                // The ring must know every write that counts as in flight, or its answer would never come.
                 self.in_flight.remove(&token);
                 self.events.push(DiskEvent::Written { token, result: Err(error) });
             }
@@ -421,7 +421,7 @@ impl Drop for UringDisk {
             };
             if let Err(error) = waited {
                 // The kernel may still read them: better lost than given away.
-                tracing::error!(%error, "writes in flight are leaked");
+                tracing::error!(%error, "the ring failed while it was closed: the memory of writes in flight is leaked, for the kernel may still read it");
                 std::mem::forget(std::mem::take(&mut self.in_flight));
                 std::mem::forget(std::mem::take(&mut self.open));
             }

@@ -203,7 +203,7 @@ impl Wal {
             }
         }
         if let Some(error) = failed {
-            tracing::error!(%error, "the oldest segment cannot be read: it is kept");
+            tracing::error!(%error, "the oldest segment cannot be read: it is kept, and its space is not given back");
             self.be_stuck(begun);
         } else if !self.is_made(self.active.seq) {
             self.carry = Carry::Scanning(begun);
@@ -448,7 +448,7 @@ impl Wal {
     }
 
     pub(super) fn retired(&mut self, segment: SegmentSeq) {
-        tracing::debug!(?segment, "given up");
+        tracing::debug!(?segment, "a segment was given up");
         logdrive_raft::reached!("segment given back");
         self.metrics.retired += 1;
         self.leaving.pop_front().expect("an order was given");

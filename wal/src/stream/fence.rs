@@ -35,7 +35,7 @@ impl Wal {
         if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.seq == segment) {
             sealed.damaged = true;
         }
-        tracing::error!(group = group.get(), %corrupt, "this group is fenced");
+        tracing::error!(group = group.get(), %corrupt, "durable entries of this group are damaged: it is fenced on this node");
         if self.check_room_to_release(FENCE_RECORD_BYTES).is_ok() {
             self.append_small(group, Small::Fence(damage))?;
             self.submit_wanted = true;

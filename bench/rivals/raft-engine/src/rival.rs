@@ -31,7 +31,7 @@ impl Rival {
             ..Config::default()
         };
         let engine = Engine::open(config).map_err(io::Error::other)?;
-        // The bytes that filled the engine's files shall not be on their way to the disk while the engine is measured.
+        // The bytes that filled the engine's files must not be on their way to the disk while the engine is measured.
         rustix::fs::syncfs(std::fs::File::open(dir)?)?;
         Ok(Self { engine })
     }
