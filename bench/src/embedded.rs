@@ -168,7 +168,7 @@ pub fn node(job: &str) -> Result<(), String> {
     let mut groups = Vec::new();
     for group in 0..shape.groups {
         let first = NodeId(group % shape.nodes + 1);
-        let bootstrap = Bootstrap::Founding { members: members.clone(), first_leader: Some(first) };
+        let bootstrap = Bootstrap::New { members: members.clone(), first_leader: Some(first) };
         let group = node
             .create(GroupId(group), bootstrap, Box::new(Counting))
             .map_err(|error| error.to_string())?;

@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let group = if node.recovered().contains(&group) {
         node.resume(group, Box::new(Counter(0)))?
     } else {
-        let founding = Bootstrap::Founding { members: vec![me], first_leader: Some(me) };
+        let founding = Bootstrap::New { members: vec![me], first_leader: Some(me) };
         node.create(group, founding, Box::new(Counter(0)))?
     };
     group.wait_for_leader(std::time::Duration::from_secs(10)).ok_or("no leader")?;

@@ -42,12 +42,14 @@ mod stages;
 pub mod testing;
 mod watchdog;
 
+/// The bytes of commands and replies: cheap to clone, and to cut into parts.
+pub use bytes::Bytes;
 pub use config::{Config, Founding};
 pub use error::{GroupError, Happened, MachineError, NodeError, OpenError, ProposeError};
 pub use group::{Group, Proposal, ProposalBatch};
 pub use life::Bootstrap;
-/// The network's error that an [`OpenError`] may carry.
-pub use logdrive_net::NetError;
+/// The network's error that an [`OpenError`] may carry, and the reason that a [`NodeError::Refused`] gives.
+pub use logdrive_net::{NetError, Refusal};
 pub use logdrive_raft::{GroupId, LogIndex, NodeId, Term};
 pub use logdrive_wal::{Corrupt, DriverChoice, HomeError, WalError};
 pub use machine::{AppliedAt, CommandRef, Committed, Replies, StateMachine};

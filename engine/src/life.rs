@@ -15,9 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Bootstrap {
-    /// All of `members` create it with the same list. `first_leader` campaigns at once, the others
+    /// It is new: all of `members` create it with the same list. `first_leader` campaigns at once, the others
     /// only if it does not get through.
-    Founding {
+    New {
         /// The voters, this node among them.
         members: Vec<NodeId>,
         /// The member that should lead first.

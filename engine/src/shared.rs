@@ -133,7 +133,7 @@ impl Shared {
         bootstrap: Bootstrap,
         machine: Box<dyn StateMachine>,
     ) -> Result<Group, GroupError> {
-        let Bootstrap::Founding { members, first_leader } = bootstrap;
+        let Bootstrap::New { members, first_leader } = bootstrap;
         self.check_members(group, &members)?;
         if let Some(first) = first_leader.filter(|first| !members.contains(first)) {
             let why = format!("the first leader ({first}) is not a member");

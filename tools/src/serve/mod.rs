@@ -273,7 +273,7 @@ fn start_groups(node: &Node, placement: &Placement) -> Result<Vec<Option<Carried
             node.resume(id, machine)?
         } else {
             let first_leader = Some(placement.first_leader(number));
-            node.create(id, Bootstrap::Founding { members, first_leader }, machine)?
+            node.create(id, Bootstrap::New { members, first_leader }, machine)?
         };
         groups.push(Some(Carried { group, keys }));
     }
