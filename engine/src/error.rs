@@ -225,11 +225,19 @@ pub enum NodeError {
         /// The largest that fits this node's segments, in bytes.
         ours: usize,
     },
-    /// [`crate::Node::spawn_on`] on a shard's thread, which must not wait, while the queue of the other shard is full.
-    /// The node runs on; try again.
+}
+
+/// Why [`crate::Node::spawn_on`] dropped a task. The task did not run.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The node has stopped.
+    #[error("the node has stopped: {0}")]
+    Stopped(String),
+    /// Asked on a shard's thread, which must not wait, while the queue of the other shard is full. Try again.
     #[error("the queue of shard {shard} is full")]
     Busy {
-        /// Whose queue.
+        /// The shard with the full queue.
         shard: usize,
     },
 }

@@ -24,6 +24,7 @@ mod group;
 mod here;
 mod host;
 mod inbox;
+mod later;
 mod life;
 mod limits;
 mod links;
@@ -45,8 +46,11 @@ mod watchdog;
 /// The bytes of commands and replies: cheap to clone, and to cut into parts.
 pub use bytes::Bytes;
 pub use config::{Config, Founding};
-pub use error::{GroupError, Happened, MachineError, NodeError, OpenError, ProposeError};
+pub use error::{
+    GroupError, Happened, MachineError, NodeError, OpenError, ProposeError, SpawnError,
+};
 pub use group::{Group, Proposal, ProposalBatch};
+pub use later::{Gone, Later};
 pub use life::Bootstrap;
 /// The network's error that an [`OpenError`] may carry, and the reason that a [`NodeError::Refused`] gives.
 pub use logdrive_net::{NetError, Refusal};

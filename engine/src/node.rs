@@ -7,11 +7,12 @@
 //! Source: RULES.md A1, A7.
 
 use crate::{
-    Bootstrap, Config, Founding, Group, GroupError, GroupId, NodeError, NodeId, OpenError,
-    StageSummary, StateMachine,
+    Bootstrap, Config, Founding, Group, GroupError, GroupId, Later, NodeError, NodeId, OpenError,
+    SpawnError, StageSummary, StateMachine,
     driver::{self, Setup, Started},
     here,
-    inbox::{Control, NotTaken},
+    inbox::{Control, NotTaken, Task},
+    later,
     limits::Limits,
     shared::{Shared, lock},
     stages::Stages,
@@ -26,7 +27,6 @@ use logdrive_wal::{Corrupt, Home, Identity, PEERS_BYTES_MAX};
 use std::{
     collections::BTreeMap,
     path::Path,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
     thread::JoinHandle,
     time::Duration,
@@ -304,32 +304,42 @@ impl Node {
         self.running.node.stages.iter().for_each(|shard| lock(shard).reset());
     }
 
-    /// Runs a task on a shard's thread, beside its groups: a proposal made there for a group of
-    /// that shard crosses no thread. The task must never block; it is dropped when the node stops. If it panics it
-    /// alone ends. Waits for room in the shard's queue, except on a shard's thread.
+    /// Runs a task on a shard's thread, beside its groups: a proposal made there for a group of that shard crosses no
+    /// thread. `task` is sent to that thread and makes the future there, so the future need not be `Send`. It runs in a
+    /// tokio runtime: tokio's sockets, timers and `spawn_local` work in it.
+    ///
+    /// The task must never block: all groups of the shard would wait with it. It is dropped when the node stops. If it
+    /// panics it alone ends.
+    ///
+    /// Gives the task's output to come, as a future or to be waited for; dropping that lets the task go on. May be called
+    /// by any thread. Waits for room in the shard's queue, but not on a shard's thread. Costs three allocations.
     ///
     /// # Errors
-    /// [`NodeError`]: the task was dropped, because the node has stopped or the queue is full
-    /// ([`NodeError::Busy`]).
+    /// [`SpawnError`]: the task was dropped, because the node has stopped or, on a shard's thread, because the queue of
+    /// the other shard is full.
     ///
     /// # Panics
     /// If there is no such shard ([`Self::shards`]).
-    pub fn spawn_on(
+    pub fn spawn_on<F, T>(
         &self,
         shard: usize,
-        task: impl FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send + 'static,
-    ) -> Result<(), NodeError> {
+        task: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<Later<T>, SpawnError>
+    where
+        F: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
         let inbox = &self.running.node.inboxes[shard];
-        match here::spawn(inbox, Box::new(task)) {
-            Ok(()) => Ok(()),
-            Err(task) => {
-                let spawned = inbox.control(Control::Spawn(task), here::on_a_shard());
-                spawned.map_err(|not| match not {
-                    NotTaken::Stopped(why) => NodeError::Thread(why),
-                    NotTaken::Full => NodeError::Busy { shard },
-                })
-            }
+        let (giver, output) = later::pair();
+        let task: Task = Box::new(move || Box::pin(async move { giver.give(task().await) }));
+        if let Err(task) = here::spawn(inbox, task) {
+            let spawned = inbox.control(Control::Spawn(task), here::on_a_shard());
+            spawned.map_err(|not| match not {
+                NotTaken::Stopped(why) => SpawnError::Stopped(why),
+                NotTaken::Full => SpawnError::Busy { shard },
+            })?;
         }
+        Ok(output)
     }
 
     /// Why the node stopped by itself, if it did. Waits up to `timeout` for that.

@@ -1,0 +1,92 @@
+//! The calls of the embedding API, as a program that embeds a node makes them: one node, alone in its cluster.
+
+#![forbid(unsafe_code)]
+
+use logdrive::{
+    Bootstrap, Bytes, Committed, Config, Founding, Gone, GroupId, MachineError, Node, NodeId,
+    Replies, StateMachine,
+};
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+const GROUP: GroupId = GroupId(7);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Sums the lengths of commands; `fail` is a command that it fails on, `panic` one that it panics on.
+#[derive(Default)]
+struct Lengths(u64);
+
+impl StateMachine for Lengths {
+    fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
+        for command in batch.commands() {
+            match &command.bytes[..] {
+                b"fail" => return Err(MachineError("told to fail".to_owned())),
+                b"panic" => panic!("told to panic"),
+                bytes => self.0 += bytes.len() as u64,
+            }
+            replies.push(self.0.to_le_bytes().to_vec());
+        }
+        Ok(())
+    }
+}
+
+fn founding(shards: u32) -> Founding {
+    Founding { cluster: "api".to_owned(), node: NodeId(1), shards, settings: BTreeMap::new() }
+}
+
+fn config(dir: &Path) -> Config {
+    let mut config = Config::new(dir, BTreeMap::from([(NodeId(1), "127.0.0.1:0".to_owned())]));
+    config.segment_bytes = 1 << 20;
+    config
+}
+
+fn alone() -> Bootstrap {
+    Bootstrap::New { members: vec![NodeId(1)], first_leader: Some(NodeId(1)) }
+}
+
+fn open(dir: &Path, shards: u32) -> Node {
+    Node::init(dir, founding(shards)).unwrap();
+    Node::open(config(dir)).unwrap()
+}
+
+fn sum(reply: &Bytes) -> u64 {
+    u64::from_le_bytes(reply[..].try_into().unwrap())
+}
+
+/// A panic is expected, and its message said.
+fn panic_of(run: impl FnOnce() + std::panic::UnwindSafe) -> String {
+    let panic = std::panic::catch_unwind(run).expect_err("it should have panicked");
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .unwrap_or_else(|| panic.downcast_ref::<&str>().copied().unwrap_or("no message").to_owned())
+}
+
+#[test]
+fn a_task_gives_its_output_and_one_that_panics_ends_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let node = open(&home.path().join("node"), 2);
+    // A future that stays on its thread.
+    let local = node
+        .spawn_on(1, async || {
+            let cell = std::rc::Rc::new(40);
+            tokio::task::yield_now().await;
+            *cell + 2
+        })
+        .unwrap();
+    assert_eq!(local.wait(), Ok(42));
+    let panics = node.spawn_on(0, async || panic!("told to panic")).unwrap();
+    assert_eq!(panics.wait(), Err::<(), _>(Gone));
+    let nested = node.clone();
+    // From one shard's thread to the other's, and back.
+    let there = node.spawn_on(0, async move || {
+        let here = nested.spawn_on(1, async || std::thread::current().name().map(str::to_owned));
+        here.unwrap().await
+    });
+    assert_eq!(there.unwrap().wait(), Ok(Ok(Some("logdrive-shard-1".to_owned()))));
+    let never = node.spawn_on(0, async || std::future::pending::<()>().await).unwrap();
+    let never = never.wait_timeout(Duration::from_millis(1)).expect_err("it never ends");
+    node.close().unwrap();
+    assert_eq!(never.wait(), Err(Gone));
+    let refused = node.spawn_on(0, async || ()).map(drop);
+    assert_eq!(refused, Err(logdrive::SpawnError::Stopped("the node was closed".to_owned())));
+}
