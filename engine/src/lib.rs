@@ -56,7 +56,7 @@ pub use life::Bootstrap;
 pub use logdrive_net::{NetError, Refusal};
 pub use logdrive_raft::{GroupId, LogIndex, NodeId, Term};
 pub use logdrive_wal::{Corrupt, DriverChoice, HomeError, WalError};
-pub use machine::{AppliedAt, CommandRef, Committed, Replies, StateMachine};
+pub use machine::{AppliedAt, CommandRef, Committed, CommittedBuf, Replies, StateMachine};
 pub use node::{Description, Node};
 pub use outcome::{Applied, Completions, Outcome};
 pub use stages::StageSummary;
