@@ -67,6 +67,11 @@ impl Groups {
         found
     }
 
+    /// True for a group that was found in the log and waits for its machine.
+    pub(crate) fn is_waiting(&self, group: GroupId) -> bool {
+        matches!(self.lock().get(&group), Some(Known::Recovered(_)))
+    }
+
     /// Groups that lost something, and where, by id.
     pub(crate) fn fenced(&self) -> Vec<(GroupId, Corrupt)> {
         let groups = self.lock();

@@ -23,7 +23,7 @@ use logdrive_net::{
     Listener,
     stores::{Acquaintances, PEER_STORES_BYTES_MAX, PEERS_MAX, PeerStores, Save},
 };
-use logdrive_wal::{Corrupt, Home, Identity, PEERS_BYTES_MAX};
+use logdrive_wal::{Corrupt, Home, HomeError, Identity, PEERS_BYTES_MAX};
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -85,7 +85,11 @@ impl Node {
     ///
     /// # Errors
     /// [`OpenError`]: nothing runs.
+    ///
+    /// # Panics
+    /// On a shard's thread, which this would hold up.
     pub fn open(config: Config) -> Result<Self, OpenError> {
+        here::assert_may_block("opening a node");
         let home = Arc::new(Home::open(&config.dir)?);
         let identity = home.identity().clone();
         config.check(&identity)?;
@@ -148,6 +152,35 @@ impl Node {
         *lock(&opened.running.watch) = Some((watch, watchdog));
         opened.take_recovered(identity.shards, &starts)?;
         Ok(opened)
+    }
+
+    /// As [`Self::open`], and makes the directory before if it is not there or empty: for programs that do not tell
+    /// their first start from later ones.
+    ///
+    /// A directory that has vanished, on a volume that is not mounted for example, is made anew too, and has forgotten
+    /// what the node promised. The other nodes refuse it then ([`NodeError::Refused`]), but a cluster of one node begins
+    /// with nothing. Where that matters, call [`Self::init`] once, by hand, and [`Self::open`] from then on.
+    ///
+    /// # Errors
+    /// [`OpenError`]: nothing runs. [`OpenError::Config`] if the directory was made with other settings than `founding`.
+    ///
+    /// # Panics
+    /// On a shard's thread, which this would hold up.
+    pub fn open_or_init(config: Config, founding: Founding) -> Result<Self, OpenError> {
+        here::assert_may_block("opening a node");
+        match Self::init(&config.dir, founding.clone()) {
+            Ok(()) => {}
+            Err(OpenError::Home(HomeError::Exists(_))) => {
+                let made_with = Self::founding(&config.dir)?;
+                if made_with != founding {
+                    return Err(OpenError::Config(format!(
+                        "the directory was made with {made_with:?}, not with {founding:?}"
+                    )));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Self::open(config)
     }
 
     /// Takes in what each shard's log holds.
@@ -225,6 +258,24 @@ impl Node {
         machine: Box<dyn StateMachine>,
     ) -> Result<Group, GroupError> {
         self.running.node.resume(group, machine)
+    }
+
+    /// Resumes the group if the log holds it, and creates it otherwise: for programs that do not tell their first start
+    /// from later ones. `bootstrap` counts only where the group is new. Opens the machine and waits as [`Self::create`].
+    ///
+    /// # Errors
+    /// [`GroupError`]: it does not run, or ran already.
+    pub fn create_or_resume(
+        &self,
+        group: GroupId,
+        bootstrap: Bootstrap,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<Group, GroupError> {
+        if self.running.node.groups.is_waiting(group) {
+            self.resume(group, machine)
+        } else {
+            self.create(group, bootstrap, machine)
+        }
     }
 
     /// A running group.

@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use logdrive::{
-    Bootstrap, Bytes, Committed, Config, Founding, Gone, GroupId, MachineError, Node, NodeId,
-    Replies, StateMachine,
+    Bootstrap, Bytes, Committed, Config, Founding, Gone, GroupError, GroupId, MachineError, Node,
+    NodeId, OpenError, Replies, StateMachine,
 };
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -89,4 +89,26 @@ fn a_task_gives_its_output_and_one_that_panics_ends_alone() {
     assert_eq!(never.wait(), Err(Gone));
     let refused = node.spawn_on(0, async || ()).map(drop);
     assert_eq!(refused, Err(logdrive::SpawnError::Stopped("the node was closed".to_owned())));
+}
+
+#[test]
+fn a_program_that_does_not_tell_its_starts_apart_counts_on() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("node");
+    for run in 1..=3 {
+        let node = Node::open_or_init(config(&dir), founding(1)).unwrap();
+        let group = node.create_or_resume(GROUP, alone(), Box::new(Lengths(0))).unwrap();
+        let again = node.create_or_resume(GROUP, alone(), Box::new(Lengths(0))).map(drop);
+        assert!(matches!(again, Err(GroupError::Running(GROUP))), "{again:?}");
+        group.wait_for_leader(PATIENCE).unwrap();
+        assert_eq!(sum(&group.propose("four").wait().unwrap().reply), 4 * run);
+        node.close().unwrap();
+    }
+    let others = Founding { shards: 2, ..founding(1) };
+    let refused = Node::open_or_init(config(&dir), others).map(drop);
+    assert!(matches!(refused, Err(OpenError::Config(_))), "{refused:?}");
+    // What is no node's directory is not taken for a new one.
+    std::fs::remove_file(dir.join("identity")).unwrap();
+    let refused = Node::open_or_init(config(&dir), founding(1)).map(drop);
+    assert!(matches!(refused, Err(OpenError::Home(_))), "{refused:?}");
 }
