@@ -8,6 +8,8 @@
 //! Fails:  a group whose machine failed is stopped alone; broken invariants panic.
 //! Source: RULES.md A1, A4; thesis §10.2 (pipelining, batching, writing beside sending).
 
+mod stops;
+
 use super::{
     founding::FoundingNotices,
     proposals::{Answer, Stamps, Submission},
@@ -15,7 +17,7 @@ use super::{
     room::{Rooms, is_on},
     timers::Wheel,
 };
-use crate::{MachineError, ProposeError, limits, links::LinkChange};
+use crate::{ProposeError, limits, links::LinkChange};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use logdrive_net::Lane;
@@ -696,55 +698,6 @@ impl Shard {
         let entries = job.entries.as_slice();
         replica.proposals.applied(entries, replies, job.committed, applied, answers);
         self.step(job.slot, Event::Applied(last));
-    }
-
-    /// A group's machine failed: the group stops here, alone (RULES.md P9).
-    pub(crate) fn machine_failed(
-        &mut self,
-        slot: u32,
-        error: &MachineError,
-        answers: &mut Vec<Answer>,
-    ) {
-        if logdrive_raft::bug!("failed_machine_stops_its_shard") {
-            return self.abandon_all("a state machine failed", answers);
-        }
-        let replica = &mut self.replicas[slot as usize];
-        tracing::error!(group = replica.group.get(), %error, "the group stops on this node");
-        replica.stop();
-        let refusal = ProposeError::Stopped(error.to_string());
-        replica.proposals.refuse(&refusal, answers);
-        replica.proposals.abandon("the group's state machine failed", answers);
-    }
-
-    /// A group's committed entries cannot be read back: it stops here, alone.
-    pub(crate) fn unreadable(
-        &mut self,
-        group: GroupId,
-        error: &MachineError,
-        answers: &mut Vec<Answer>,
-    ) {
-        if let Some(slot) = self.slots.get(&group).copied() {
-            self.machine_failed(slot, error, answers);
-        }
-    }
-
-    /// A group lost something in this node's log: it is silent here from now on (RULES.md rule 24), and clients are
-    /// sent to its other members.
-    pub(crate) fn fence(&mut self, group: GroupId, answers: &mut Vec<Answer>) {
-        let Some(slot) = self.slots.get(&group).copied() else { return };
-        let replica = &mut self.replicas[slot as usize];
-        replica.fence(self.me);
-        replica.proposals.refuse(&replica.refusal(), answers);
-        replica.proposals.abandon("the group lost something in this node's log", answers);
-    }
-
-    /// The node stops: whoever waits is told so.
-    pub(crate) fn abandon_all(&mut self, why: &'static str, answers: &mut Vec<Answer>) {
-        for replica in &mut self.replicas {
-            replica.stop();
-            replica.proposals.refuse(&ProposeError::Stopped(why.to_owned()), answers);
-            replica.proposals.abandon(why, answers);
-        }
     }
 
     /// Collects what all touched groups owe. `now` is the clock, ns.
