@@ -4,6 +4,9 @@ use logdrive_raft::{GroupId, NodeId};
 use logdrive_wal::Corrupt;
 use std::time::Duration;
 
+// Answers are moved by the million: a larger error would make each of them larger.
+const _: () = assert!(size_of::<ProposeError>() <= 40);
+
 /// Why a proposal has no reply. [`ProposeError::happened`] sorts them.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -52,7 +55,7 @@ pub enum ProposeError {
     },
     /// Did not happen. The group is not served here (any more): it failed, or the node stopped.
     #[error("the group does not run here: {0}")]
-    Stopped(String),
+    Stopped(StopCause),
     /// May have happened, or may still: it was in the log when leadership moved, the group failed
     /// or the node stopped. Retry only what is idempotent.
     #[error("outcome unknown: {0}")]
@@ -77,6 +80,28 @@ impl ProposeError {
             _ => Happened::No,
         }
     }
+}
+
+/// Why a group does not run on this node (any more); see [`crate::Group::state`].
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopCause {
+    /// Its machine failed or panicked. The other groups and nodes go on.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// Its committed entries could not be read back from the log to be applied.
+    #[error("its log cannot be read back: {0}")]
+    Unreadable(String),
+    /// The log lost something of it here: it never votes, acknowledges or leads on this node again. Its other members
+    /// serve on, and clients are sent to one of them if there is one.
+    #[error("its log lost something: {0}")]
+    Fenced(Box<Corrupt>),
+    /// The node has stopped, for this reason.
+    #[error("the node has stopped: {0}")]
+    Node(String),
+    /// The group has not been created or resumed.
+    #[error("it was neither created nor resumed")]
+    Absent,
 }
 
 /// Why a node could not be made or opened. Nothing was started.

@@ -6,7 +6,7 @@
 //! Fails:  [`ProposeError`], which says first whether it happened.
 
 use crate::{
-    Completions, GroupId, NodeId, Outcome, ProposeError,
+    Completions, GroupId, NodeId, Outcome, ProposeError, StopCause,
     clock::now_ns,
     here,
     inbox::Inbox,
@@ -78,6 +78,17 @@ impl Group {
     #[must_use]
     pub fn is_marked(&self) -> bool {
         self.inner.view.is_marked()
+    }
+
+    /// Whether the group serves on this node, and if not, why. Costs a lock held for a moment; may be called by any
+    /// thread. Where a machine has failed, the group's other members go on.
+    #[must_use]
+    pub fn state(&self) -> GroupState {
+        match self.inner.view.stop_cause() {
+            Some(cause) => GroupState::Stopped(cause),
+            None if self.is_marked() => GroupState::Marked,
+            None => GroupState::Running,
+        }
     }
 
     /// Blocks until some node leads the group, looking once a millisecond; `None` after `timeout`.
@@ -159,9 +170,10 @@ impl Group {
         }
         match self.leader() {
             Some(leader) if leader == self.inner.me => Ok(()),
-            _ if self.inner.view.is_stopped() => Err(ProposeError::Stopped(
-                "its machine failed, its log lost something, or the node stopped".into(),
-            )),
+            _ if self.inner.view.is_stopped() => {
+                let cause = self.inner.view.stop_cause().unwrap_or(StopCause::Absent);
+                Err(ProposeError::Stopped(cause))
+            }
             hint => Err(ProposeError::NotLeader { hint }),
         }
     }
@@ -179,6 +191,18 @@ impl Group {
             Err(elsewhere) => self.inner.inbox.submit(elsewhere),
         }
     }
+}
+
+/// Whether a group serves on this node; see [`Group::state`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum GroupState {
+    /// It follows, votes and leads.
+    Running,
+    /// It takes entries, and neither acknowledges, votes nor leads; see [`Group::is_marked`].
+    Marked,
+    /// It serves no more, for this reason.
+    Stopped(StopCause),
 }
 
 impl std::fmt::Debug for Group {

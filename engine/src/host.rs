@@ -11,7 +11,7 @@
 //! [`Arrivals`], call it, and carry out what it asks of [`Outside`]: the sequence is the same for all three.
 
 use crate::{
-    GroupId, MachineError, NodeError, NodeId, Outcome, ProposeError, Replies, StateMachine, apply,
+    GroupId, NodeError, NodeId, Outcome, ProposeError, Replies, StateMachine, apply,
     inbox::{Arrivals, Control},
     limits,
     links::Links,
@@ -225,7 +225,7 @@ impl ShardHost {
         arrivals.take_submissions(|late| {
             let (commands, bytes) = late.commands.cost();
             arrivals.inbox().answered(commands, bytes);
-            late.refuse(&ProposeError::Stopped("the node stopped".to_owned()));
+            late.refuse(&ProposeError::Stopped(self.node.stop_cause()));
         });
         Turned { looks_again: false, has_stopped: true }
     }
@@ -344,7 +344,7 @@ impl ShardHost {
         if self.has_stopped {
             let arrivals = self.arrivals.clone();
             arrivals.take_submissions(|late| self.shard.submit(late, &mut self.answers));
-            self.shard.abandon_all("the node stopped", &mut self.answers);
+            self.shard.abandon_all(&self.node.stop_cause(), "the node stopped", &mut self.answers);
         }
     }
 
@@ -577,7 +577,7 @@ impl ShardHost {
                     let none = &mut std::iter::empty();
                     self.shard.applied(&job, none, outside.now(), &mut self.answers);
                 }
-                Err(error) => self.shard.machine_failed(job.slot, &error, &mut self.answers),
+                Err(error) => self.shard.machine_failed(job.slot, error, &mut self.answers),
             }
         }
     }
@@ -617,7 +617,7 @@ impl ShardHost {
 
     /// The log has fenced a group: it says and writes nothing more here.
     fn fence(&mut self, group: GroupId, corrupt: Corrupt) {
-        self.shard.fence(group, &mut self.answers);
+        self.shard.fence(group, &corrupt, &mut self.answers);
         self.drop_held(group, WriteId::ZERO);
         self.reads.retain(|job| job.group != group);
         self.fenced.insert(group, corrupt.clone());
@@ -641,8 +641,7 @@ impl ShardHost {
             // A file that cannot be opened now may be later.
             ReadError::Io { .. } => self.shard.fetched(group, purpose, None),
             error if purpose == FetchFor::Apply => {
-                let error = MachineError(format!("the log cannot be read back: {error}"));
-                self.shard.unreadable(group, &error, &mut self.answers);
+                self.shard.unreadable(group, error.to_string(), &mut self.answers);
             }
             _ => self.shard.fetched(group, purpose, None),
         }

@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::{
-    Committed, Completions, Config, Outcome,
+    Committed, Completions, Config, MachineError, Outcome,
     limits::Limits,
     links::LaneChange,
     shard::{Commands, GroupView, Submission, Timing},

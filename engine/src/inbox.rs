@@ -7,7 +7,7 @@
 //! Fails:  full: a submission is `Overloaded`, a frame is dropped (Raft repeats it), a control waits.
 
 use crate::{
-    GroupId, NodeId, ProposeError, StateMachine,
+    GroupId, NodeId, ProposeError, StateMachine, StopCause,
     limits::{self, OfShard},
     links::LaneChange,
     reads::ReadDone,
@@ -244,7 +244,7 @@ impl Inbox {
             return Err(ProposeError::BatchTooLarge { commands, bytes, commands_max, bytes_max });
         }
         if let Some(why) = self.stopped.get() {
-            return Err(ProposeError::Stopped(why.clone()));
+            return Err(ProposeError::Stopped(StopCause::Node(why.clone())));
         }
         let waiting = self.commands.fetch_add(commands, Ordering::Relaxed) + commands;
         let waiting_bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -284,7 +284,7 @@ impl Inbox {
             while let Some(left) = self.submissions.pop() {
                 let (commands, bytes) = left.commands.cost();
                 self.answered(commands, bytes);
-                left.refuse(&ProposeError::Stopped(why.clone()));
+                left.refuse(&ProposeError::Stopped(StopCause::Node(why.clone())));
             }
         }
         self.wake();
@@ -464,7 +464,8 @@ mod tests {
     fn a_stopped_shard_admits_nothing_and_says_why() {
         let inbox: Inbox = Inbox::new(2, 100, limits::OfShard::REAL);
         inbox.stop("disk on fire");
-        assert_eq!(inbox.admit(1, 1), Err(ProposeError::Stopped("disk on fire".to_owned())));
+        let cause = StopCause::Node("disk on fire".to_owned());
+        assert_eq!(inbox.admit(1, 1), Err(ProposeError::Stopped(cause)));
         assert_eq!(inbox.control(task(), false), Err(NotTaken::Stopped("disk on fire".to_owned())));
     }
 

@@ -47,9 +47,9 @@ mod watchdog;
 pub use bytes::Bytes;
 pub use config::{Config, Founding};
 pub use error::{
-    GroupError, Happened, MachineError, NodeError, OpenError, ProposeError, SpawnError,
+    GroupError, Happened, MachineError, NodeError, OpenError, ProposeError, SpawnError, StopCause,
 };
-pub use group::{Group, Proposal, ProposalBatch};
+pub use group::{Group, GroupState, Proposal, ProposalBatch};
 pub use later::{Gone, Later};
 pub use life::Bootstrap;
 /// The network's error that an [`OpenError`] may carry, and the reason that a [`NodeError::Refused`] gives.

@@ -8,8 +8,8 @@
 //! Source: RULES.md A1, A7.
 
 use crate::{
-    Config, Group, GroupError, GroupId, LogIndex, NodeError, NodeId, StateMachine, Term, apply,
-    here,
+    Config, Group, GroupError, GroupId, LogIndex, NodeError, NodeId, StateMachine, StopCause, Term,
+    apply, here,
     inbox::{Control, Inbox, NotTaken, shard_of},
     life::{Bootstrap, Groups},
     limits::Limits,
@@ -364,6 +364,12 @@ impl Shared {
     /// True once the node cannot go on.
     pub(crate) fn has_failed(&self) -> bool {
         self.has_failed.load(Ordering::Acquire)
+    }
+
+    /// Why its groups do not run any more, once it has failed or was closed.
+    pub(crate) fn stop_cause(&self) -> StopCause {
+        let why = self.failed().map_or("the node was closed".to_owned(), |error| error.to_string());
+        StopCause::Node(why)
     }
 
     pub(crate) fn failed(&self) -> Option<NodeError> {

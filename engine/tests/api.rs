@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use logdrive::{
-    Bootstrap, Bytes, Committed, Config, Founding, Gone, GroupError, GroupId, MachineError, Node,
-    NodeId, OpenError, Replies, StateMachine,
+    Bootstrap, Bytes, Committed, Config, Founding, Gone, GroupError, GroupId, GroupState,
+    MachineError, Node, NodeId, OpenError, ProposeError, Replies, StateMachine, StopCause,
 };
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -111,4 +111,33 @@ fn a_program_that_does_not_tell_its_starts_apart_counts_on() {
     std::fs::remove_file(dir.join("identity")).unwrap();
     let refused = Node::open_or_init(config(&dir), founding(1)).map(drop);
     assert!(matches!(refused, Err(OpenError::Home(_))), "{refused:?}");
+}
+
+#[test]
+fn a_stopped_group_says_why_and_the_others_run() {
+    let home = tempfile::tempdir().unwrap();
+    let node = open(&home.path().join("node"), 1);
+    let group = |id| {
+        let group = node.create(GroupId(id), alone(), Box::new(Lengths(0))).unwrap();
+        group.wait_for_leader(PATIENCE).unwrap();
+        group
+    };
+    let [fails, panics, runs] = [1, 2, 3].map(group);
+    assert_eq!(fails.state(), GroupState::Running);
+    for (group, command, why) in
+        [(&fails, "fail", "told to fail"), (&panics, "panic", "it panicked: told to panic")]
+    {
+        let outcome = group.propose(command).wait();
+        assert!(matches!(outcome, Err(ProposeError::OutcomeUnknown(_))), "{outcome:?}");
+        let cause = StopCause::Machine(MachineError(why.to_owned()));
+        assert_eq!(group.state(), GroupState::Stopped(cause.clone()));
+        assert_eq!(group.propose("later").wait(), Err(ProposeError::Stopped(cause)));
+    }
+    assert!(runs.propose("four").wait().is_ok());
+    assert_eq!(runs.state(), GroupState::Running);
+    node.close().unwrap();
+    let closed = StopCause::Node("the node was closed".to_owned());
+    assert_eq!(runs.state(), GroupState::Stopped(closed.clone()));
+    assert_eq!(runs.propose("late").wait(), Err(ProposeError::Stopped(closed)));
+    assert!(matches!(fails.state(), GroupState::Stopped(StopCause::Machine(_))));
 }

@@ -17,7 +17,7 @@ use super::{
     room::{Rooms, is_on},
     timers::Wheel,
 };
-use crate::{ProposeError, limits, links::LinkChange};
+use crate::{ProposeError, StopCause, limits, links::LinkChange};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use logdrive_net::Lane;
@@ -379,7 +379,7 @@ impl Shard {
     pub(crate) fn submit(&mut self, submission: Submission, answers: &mut Vec<Answer>) {
         let slot = self.slots.get(&submission.group).copied();
         let refusal = match slot.map(|slot| &self.replicas[slot as usize]) {
-            None => Some(ProposeError::Stopped("no such group here".to_owned())),
+            None => Some(ProposeError::Stopped(StopCause::Absent)),
             Some(replica) if replica.stopped => Some(replica.refusal()),
             Some(_) => match self.log_room {
                 Room::Free => None,

@@ -1,13 +1,13 @@
 //! One group here: its Raft, the proposals that wait on it, the promises that wait on the disk.
 
 use super::{founding::Founding, proposals::Proposals};
-use crate::ProposeError;
+use crate::{ProposeError, StopCause};
 use bytes::Bytes;
 use logdrive_raft::{Durable, GroupId, LogIndex, NodeId, Promises, Raft, Ticks};
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -23,6 +23,8 @@ pub(crate) struct GroupView {
     moves: Arc<AtomicU64>,
     /// It lacks entries that it had acknowledged.
     marked: AtomicBool,
+    /// Why it does not serve here any more. Set before `stopped` is.
+    cause: Mutex<Option<StopCause>>,
 }
 
 impl GroupView {
@@ -40,6 +42,16 @@ impl GroupView {
 
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Why it does not serve here any more, if so. The first reason stays.
+    pub(crate) fn stop_cause(&self) -> Option<StopCause> {
+        self.cause().clone()
+    }
+
+    /// No code panics while it holds this lock.
+    fn cause(&self) -> MutexGuard<'_, Option<StopCause>> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_marked(&self) -> bool {
@@ -164,17 +176,18 @@ impl Replica {
     }
 
     /// Its log has lost something: it serves no more, and its handles name another member, which knows who leads.
-    pub(super) fn fence(&mut self, me: NodeId) {
+    pub(super) fn fence(&mut self, me: NodeId, cause: StopCause) {
+        // Whatever it stopped for before, it can never be run again now.
+        self.view.cause().take();
         let voters = self.raft.voters();
         let behind = voters.iter().skip_while(|voter| **voter != me).skip(1);
         let other = behind.chain(voters).copied().find(|voter| *voter != me);
         match other {
             Some(other) if !self.view.is_stopped() => {
-                self.stopped = true;
-                self.promises.clear();
+                self.rest(cause);
                 self.view.set_leader(Some(other));
             }
-            _ => self.stop(),
+            _ => self.stop(cause),
         }
     }
 
@@ -182,17 +195,20 @@ impl Replica {
     pub(super) fn refusal(&self) -> ProposeError {
         match self.view.leader() {
             Some(other) => ProposeError::NotLeader { hint: Some(other) },
-            None => {
-                ProposeError::Stopped("its machine failed, or its log lost something".to_owned())
-            }
+            None => ProposeError::Stopped(self.view.stop_cause().unwrap_or(StopCause::Absent)),
         }
     }
 
     /// It serves no more: its handles say so.
-    pub(super) fn stop(&mut self) {
-        self.stopped = true;
-        self.promises.clear();
+    pub(super) fn stop(&mut self, cause: StopCause) {
+        self.rest(cause);
         self.view.set_leader(None);
         self.view.stopped.store(true, Ordering::Release);
+    }
+
+    fn rest(&mut self, cause: StopCause) {
+        self.stopped = true;
+        self.promises.clear();
+        self.view.cause().get_or_insert(cause);
     }
 }
