@@ -21,7 +21,7 @@ use crate::{
     silence::LOOKS_PER_ELECTION_TIMEOUT,
 };
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use logdrive_net::{Accepted, Hello, Inbound, Lane, Outbound, Refusal, Sent};
+use logdrive_net::{Accepted, Hello, Inbound, Lane, LaneStats, Outbound, Refusal, Sent};
 use logdrive_raft::Message;
 use logdrive_wal::{Home, Recovered, Wal};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -302,11 +302,17 @@ impl Outside for Driver {
         now_ns()
     }
 
+    fn lanes(&self) -> Vec<(NodeId, Lane, LaneStats)> {
+        self.outbound.get().expect("started").stats().collect()
+    }
+
     fn take(&self, control: Control) {
         match control {
             Control::Spawn(task) => drop(spawn_local(async move { task().await })),
             Control::Receive(accepted) => self.receive(*accepted),
-            Control::Run(..) => unreachable!("groups are the turn's own"),
+            Control::Run(..) | Control::Ask(_) => {
+                unreachable!("groups and questions are the turn's own")
+            }
         }
     }
 }

@@ -6,11 +6,12 @@
 //! Fails:  [`ProposeError`], which says first whether it happened.
 
 use crate::{
-    Completions, GroupId, NodeId, Outcome, ProposeError, StopCause,
+    Completions, GroupId, GroupStatus, Later, NodeId, Outcome, ProposeError, StopCause,
     clock::now_ns,
     here,
     inbox::Inbox,
     shard::{Commands, GroupView, Submission},
+    status::Question,
 };
 use bytes::Bytes;
 use logdrive_raft::Command;
@@ -89,6 +90,18 @@ impl Group {
             None if self.is_marked() => GroupState::Marked,
             None => GroupState::Running,
         }
+    }
+
+    /// The term, the cursors and the leader of the replica here, as of the shard's next turn. May be called by any
+    /// thread. Costs the shard one wake-up, and proposals nothing; waits for room in the shard's queue, but not on a
+    /// shard's thread.
+    ///
+    /// Gives [`crate::Gone`] once the node has stopped; on a shard's thread also while the queue of the group's shard is
+    /// full.
+    #[must_use = "the answer comes through it"]
+    pub fn status(&self) -> Later<GroupStatus> {
+        let about = self.inner.id;
+        self.inner.inbox.ask(|giver| Question::Group(about, giver), here::on_a_shard())
     }
 
     /// Blocks until some node leads the group, looking once a millisecond; `None` after `timeout`.

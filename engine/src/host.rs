@@ -19,9 +19,10 @@ use crate::{
     reads::{ReadDone, ReadTask},
     shard::{Answer, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
     shared::{Shared, lock},
+    status::{Question, ShardCounters},
 };
 use hashbrown::{HashMap, HashSet};
-use logdrive_net::Lane;
+use logdrive_net::{Lane, LaneStats};
 use logdrive_raft::{
     ConfigError, EntryBatch, EntryKind, FetchFor, LogIndex, Message, Ticks, WriteId,
 };
@@ -45,6 +46,10 @@ pub(crate) trait Outside {
     fn now(&self) -> u64;
     /// Takes a task or a connection that is for this thread, not for its groups.
     fn take(&self, control: Control);
+    /// The counts of the connections to peers.
+    fn lanes(&self) -> Vec<(NodeId, Lane, LaneStats)> {
+        Vec::new()
+    }
     /// A write that goes to the log now, or as soon as there is room. For those who watch.
     fn wrote(&self, _job: &WriteJob) {}
     /// The log had no room for a write, but for the entries it had accepted of it: the group's log ends at `last` again.
@@ -220,7 +225,7 @@ impl ShardHost {
     fn turn_after_the_end(&mut self) -> Turned {
         let arrivals = self.arrivals.clone();
         arrivals.take_frames(drop);
-        while arrivals.inbox().next_control().is_some() {}
+        arrivals.inbox().drop_controls();
         while arrivals.next_read().is_some() {}
         arrivals.take_submissions(|late| {
             let (commands, bytes) = late.commands.cost();
@@ -243,6 +248,7 @@ impl ShardHost {
                 Control::Run(founded, machine) => {
                     self.add(*founded, machine).expect("checked before it was sent here");
                 }
+                Control::Ask(question) => self.answer(question, outside),
                 control => outside.take(control),
             }
         }
@@ -290,6 +296,29 @@ impl ShardHost {
             self.fence(group, corrupt);
         }
         Ok(())
+    }
+
+    #[cold]
+    fn answer(&self, question: Question, outside: &impl Outside) {
+        match question {
+            Question::Group(group, giver) => {
+                if let Some(status) = self.shard.status(group) {
+                    giver.give(status.into());
+                }
+            }
+            Question::Counters(giver) => {
+                let Some(wal) = &self.wal else { return };
+                let (waiting_commands, waiting_bytes) = self.arrivals.inbox().waiting();
+                giver.give(ShardCounters {
+                    log: wal.metrics(),
+                    log_usage: wal.usage(),
+                    lanes: outside.lanes(),
+                    inbound: self.node.inbound_stats(),
+                    waiting_commands,
+                    waiting_bytes,
+                });
+            }
+        }
     }
 
     /// Takes in the writes that have finished.
@@ -342,6 +371,7 @@ impl ShardHost {
             }
         }
         if self.has_stopped {
+            inbox.drop_controls();
             let arrivals = self.arrivals.clone();
             arrivals.take_submissions(|late| self.shard.submit(late, &mut self.answers));
             self.shard.abandon_all(&self.node.stop_cause(), "the node stopped", &mut self.answers);

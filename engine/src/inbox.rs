@@ -8,10 +8,12 @@
 
 use crate::{
     GroupId, NodeId, ProposeError, StateMachine, StopCause,
+    later::{self, Giver, Later},
     limits::{self, OfShard},
     links::LaneChange,
     reads::ReadDone,
     shard::{Founded, Submission},
+    status::Question,
 };
 use crossbeam::queue::ArrayQueue;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
@@ -43,6 +45,8 @@ pub(crate) enum Control {
     Spawn(Task),
     /// Read this connection.
     Receive(Box<Accepted>),
+    /// Answer this question.
+    Ask(Question),
 }
 
 /// The shard that runs a group: fixed by the group's id and the number of shards.
@@ -262,7 +266,6 @@ impl Inbox {
     }
 
     /// Commands and bytes that are not answered yet.
-    #[cfg(feature = "testing")]
     pub(crate) fn waiting(&self) -> (usize, usize) {
         (self.commands.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
@@ -316,7 +319,8 @@ impl Inbox {
                 return Err(NotTaken::Stopped(why.clone()));
             }
             if on_a_shard {
-                return self.try_control(control).map_err(|_| NotTaken::Full);
+                self.try_control(control).map_err(|_| NotTaken::Full)?;
+                break;
             }
             match self.controls.0.send_timeout(control, Duration::from_millis(100)) {
                 Ok(()) => break,
@@ -326,8 +330,29 @@ impl Inbox {
                 }
             }
         }
+        if self.stopped.get().is_some() {
+            // It may have come after the shard's last look: whoever waits for an answer must not wait for ever.
+            self.drop_controls();
+        }
         self.wake();
         Ok(())
+    }
+
+    /// Asks the shard something. An answer that cannot come is [`crate::Gone`].
+    pub(crate) fn ask<T>(
+        &self,
+        question: impl FnOnce(Giver<T>) -> Question,
+        on_a_shard: bool,
+    ) -> Later<T> {
+        let (giver, answer) = later::pair();
+        // What is not taken is dropped, and says so by itself.
+        let _ = self.control(Control::Ask(question(giver)), on_a_shard);
+        answer
+    }
+
+    /// Drops the controls that wait, of a shard that has stopped.
+    pub(crate) fn drop_controls(&self) {
+        while self.next_control().is_some() {}
     }
 
     /// Hands over a control if there is room. For threads that must not wait.

@@ -39,6 +39,7 @@ mod shard;
 mod shared;
 mod silence;
 mod stages;
+mod status;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod watchdog;
@@ -52,14 +53,19 @@ pub use error::{
 pub use group::{Group, GroupState, Proposal, ProposalBatch};
 pub use later::{Gone, Later};
 pub use life::Bootstrap;
+/// The counts that [`ShardCounters`] has of connections and of the log.
+pub use logdrive_net::{InboundStats, Lane, LaneStats};
 /// The network's error that an [`OpenError`] may carry, and the reason that a [`NodeError::Refused`] gives.
 pub use logdrive_net::{NetError, Refusal};
 pub use logdrive_raft::{GroupId, LogIndex, NodeId, Term};
 pub use logdrive_wal::{Corrupt, DriverChoice, HomeError, WalError};
+/// The counts of a log, and the space it takes.
+pub use logdrive_wal::{Metrics as LogMetrics, Usage as LogUsage};
 pub use machine::{AppliedAt, CommandRef, Committed, CommittedBuf, Replies, StateMachine};
 pub use node::{Description, Node};
 pub use outcome::{Applied, Completions, Outcome};
 pub use stages::StageSummary;
+pub use status::{GroupStatus, ShardCounters};
 
 /// The README's program is compiled and run with the other documentation tests.
 #[cfg(doctest)]

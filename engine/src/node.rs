@@ -8,7 +8,7 @@
 
 use crate::{
     Bootstrap, Config, Founding, Group, GroupError, GroupId, Later, NodeError, NodeId, OpenError,
-    SpawnError, StageSummary, StateMachine,
+    ShardCounters, SpawnError, StageSummary, StateMachine,
     driver::{self, Setup, Started},
     here,
     inbox::{Control, NotTaken, Task},
@@ -16,6 +16,7 @@ use crate::{
     limits::Limits,
     shared::{Shared, lock},
     stages::Stages,
+    status::Question,
     watchdog,
 };
 use crossbeam_channel::Sender;
@@ -26,6 +27,7 @@ use logdrive_net::{
 use logdrive_wal::{Corrupt, Home, HomeError, Identity, PEERS_BYTES_MAX};
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, PoisonError, Weak},
     thread::JoinHandle,
@@ -101,7 +103,13 @@ impl Node {
         let log = config.log(home.shard_dir(0), &identity, 0);
         let command_bytes_max = config.fit(founded, &log)?;
         let peers = open_peers(&home, &config)?;
-        let mut listener = Some(Listener::bind(&config.peers[&identity.node])?);
+        let listener = Listener::bind(&config.peers[&identity.node])?;
+        let address = listener.local_address().map_err(|source| OpenError::Os {
+            what: "the peer address cannot be looked up",
+            source,
+        })?;
+        let entrance = (address, listener.meter());
+        let mut listener = Some(listener);
         // An open that failed before this has promised nothing.
         if home.entry_bytes_max() == 0 {
             home.keep_entry_bytes_max(founded)?;
@@ -111,6 +119,7 @@ impl Node {
             let mut shared = Shared::new(&config, identity.clone(), stores, Limits::REAL);
             shared.command_bytes_max = command_bytes_max;
             shared.founded_command_bytes = founded;
+            shared.entrance = Some(entrance);
             shared
         });
         let seed = if config.seed == 0 { seed_from_system()? } else { config.seed };
@@ -290,6 +299,13 @@ impl Node {
         self.running.node.me
     }
 
+    /// Where this node listens for its peers: the address of its [`Config::peers`], with the port that a `:0` there
+    /// became.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.running.node.entrance.as_ref().expect("a node listens").0
+    }
+
     /// Number of shard threads.
     #[must_use]
     pub fn shards(&self) -> usize {
@@ -348,6 +364,19 @@ impl Node {
             merged.merge(&lock(shard));
         }
         merged.summaries()
+    }
+
+    /// The counts of a shard: its log, its connections, and what waits in it. May be called by any thread. Costs the shard
+    /// a walk over its groups: it is for a look every few seconds, not for every command.
+    ///
+    /// Gives [`crate::Gone`] once the node has stopped; on a shard's thread, which must not wait, also while the queue of
+    /// the other shard is full.
+    ///
+    /// # Panics
+    /// If there is no such shard ([`Self::shards`]).
+    #[must_use = "the answer comes through it"]
+    pub fn counters(&self, shard: usize) -> Later<ShardCounters> {
+        self.running.node.inboxes[shard].ask(Question::Counters, here::on_a_shard())
     }
 
     /// Starts measuring stages anew.

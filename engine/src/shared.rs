@@ -22,13 +22,14 @@ use crate::{
 use bytes::Bytes;
 use hashbrown::HashMap;
 use logdrive_net::{
-    Accepted, ClusterId, Hello, Lane,
+    Accepted, ClusterId, Hello, InboundMeter, InboundStats, Lane,
     stores::{Acquaintances, Proof},
 };
 use logdrive_raft::{Durable, HardState, Restored};
 use logdrive_wal::{Identity, RecoveredGroup};
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -66,6 +67,8 @@ pub(crate) struct Shared {
     /// Connections each peer has open to us.
     inbound: Mutex<HashMap<NodeId, usize>>,
     silence: Silence,
+    /// Where peers find this node, and the counts of their connections; none under simulation.
+    pub(crate) entrance: Option<(SocketAddr, Arc<InboundMeter>)>,
     pub(crate) description: Mutex<Option<logdrive_wal::Description>>,
     /// Set once `failure` is: looked at in every turn.
     has_failed: AtomicBool,
@@ -118,6 +121,7 @@ impl Shared {
             map_version: Arc::default(),
             inbound: Mutex::default(),
             silence: Silence::of(config.peers.keys().copied()),
+            entrance: None,
             description: Mutex::default(),
             has_failed: AtomicBool::new(false),
             failure: Mutex::default(),
@@ -326,6 +330,11 @@ impl Shared {
     /// As [`Self::hears`], and it answers what is sent to it: what clients are told.
     pub(crate) fn is_answered_by(&self, peer: NodeId) -> bool {
         self.hears(peer) && !self.silence.is_silent(peer)
+    }
+
+    /// The counts of the connections that peers have made.
+    pub(crate) fn inbound_stats(&self) -> InboundStats {
+        self.entrance.as_ref().map(|(_, meter)| meter.stats()).unwrap_or_default()
     }
 
     pub(crate) fn frame_sent(&self, to: NodeId) {

@@ -141,3 +141,32 @@ fn a_stopped_group_says_why_and_the_others_run() {
     assert_eq!(runs.propose("late").wait(), Err(ProposeError::Stopped(closed)));
     assert!(matches!(fails.state(), GroupState::Stopped(StopCause::Machine(_))));
 }
+
+#[test]
+fn a_node_tells_its_address_its_counts_and_where_its_groups_are() {
+    let home = tempfile::tempdir().unwrap();
+    let node = open(&home.path().join("node"), 1);
+    assert_ne!(node.local_addr().port(), 0);
+    std::net::TcpStream::connect(node.local_addr()).unwrap();
+    let group = node.create(GROUP, alone(), Box::new(Lengths(0))).unwrap();
+    group.wait_for_leader(PATIENCE).unwrap();
+    let applied = group.propose("four").wait().unwrap();
+    let status = group.status().wait().unwrap();
+    assert_eq!((status.applied, status.commit), (applied.index, applied.index));
+    assert_eq!((status.last, status.durable), (applied.index, applied.index));
+    assert_eq!((status.term.get(), status.leader), (1, Some(NodeId(1))));
+    let counters = node.counters(0).wait().unwrap();
+    assert!(counters.log.entries >= 2, "{counters:?}");
+    assert!(counters.log_usage.bytes > 0 && counters.lanes.is_empty(), "{counters:?}");
+    assert_eq!(counters.waiting_commands, 0);
+    while node.counters(0).wait().unwrap().inbound.accepted == 0 {
+        std::thread::yield_now();
+    }
+    // Asked by a task of the shard itself, which must not wait.
+    let asked = group.clone();
+    let there = node.spawn_on(0, async move || asked.status().await).unwrap();
+    assert_eq!(there.wait(), Ok(Ok(status)));
+    node.close().unwrap();
+    assert_eq!(group.status().wait(), Err(Gone));
+    assert!(node.counters(0).wait().is_err());
+}

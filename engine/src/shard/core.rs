@@ -266,7 +266,6 @@ impl Shard {
     }
 
     /// A group's role and cursors.
-    #[cfg(feature = "testing")]
     pub(crate) fn status(&self, group: GroupId) -> Option<logdrive_raft::Status> {
         self.slots.get(&group).map(|slot| self.replicas[*slot as usize].raft.status())
     }
