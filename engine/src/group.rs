@@ -110,7 +110,7 @@ impl Group {
     /// On a shard's thread, which it would hold up.
     #[must_use]
     pub fn wait_for_leader(&self, timeout: Duration) -> Option<NodeId> {
-        assert!(!here::on_a_shard(), "waiting on a shard's thread would hold it up");
+        here::assert_may_block("waiting for a leader");
         let nanoseconds = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let until = now_ns().saturating_add(nanoseconds);
         while self.leader().is_none() && now_ns() < until {
@@ -248,6 +248,21 @@ impl Proposal {
         self.waiting.block().pop().expect("one outcome")
     }
 
+    /// As [`Self::wait`], for at most `timeout`. The command goes on, whether its outcome is waited for or not: giving up
+    /// leaves it unknown.
+    ///
+    /// # Errors
+    /// This itself, to be waited for again, if the outcome is not known by then.
+    ///
+    /// # Panics
+    /// As [`Self::wait`].
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Outcome, Self> {
+        match self.waiting.block_for(timeout) {
+            Some(mut outcomes) => Ok(outcomes.pop().expect("one outcome")),
+            None => Err(self),
+        }
+    }
+
     /// Calls `f` with the outcome, on the shard's thread and within its turn, or here if it is known: it must not block,
     /// and a panic in it ends the process.
     pub fn on_done(self, f: impl FnOnce(Outcome) + Send + 'static) {
@@ -278,6 +293,17 @@ impl ProposalBatch {
     #[must_use]
     pub fn wait(self) -> Vec<Outcome> {
         self.waiting.block()
+    }
+
+    /// As [`Self::wait`], for at most `timeout`.
+    ///
+    /// # Errors
+    /// This itself, to be waited for again, if some outcome is not known by then.
+    ///
+    /// # Panics
+    /// As [`Self::wait`].
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Vec<Outcome>, Self> {
+        self.waiting.block_for(timeout).ok_or(self)
     }
 
     /// Calls `f` with all outcomes, in order, as [`Proposal::on_done`] does.
@@ -332,12 +358,21 @@ impl Waiting {
     }
 
     fn block(&self) -> Vec<Outcome> {
-        assert!(!here::on_a_shard(), "waiting on a shard's thread would stop it for ever");
+        here::assert_may_block("waiting for an outcome");
         let mut state = self.lock();
         while state.missing > 0 {
             state = self.known.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.take()
+    }
+
+    /// As [`Self::block`]; `None` if some outcome is not known after `timeout`.
+    fn block_for(&self, timeout: Duration) -> Option<Vec<Outcome>> {
+        here::assert_may_block("waiting for an outcome");
+        let is_missing = |state: &mut State| state.missing > 0;
+        let waited = self.known.wait_timeout_while(self.lock(), timeout, is_missing);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (state.missing == 0).then(|| state.take())
     }
 
     fn then(&self, f: impl FnOnce(Vec<Outcome>) + Send + 'static) {
@@ -406,6 +441,15 @@ mod tests {
         assert_eq!(waiting.lock().missing, 1);
         waiting.complete(&mut vec![(0, applied(7))]);
         assert_eq!(waiting.block(), [applied(7), applied(8)]);
+    }
+
+    #[test]
+    fn a_proposal_that_is_given_up_can_be_waited_for_again() {
+        let waiting = Arc::new(Waiting::new(1));
+        let proposal = Proposal { waiting: waiting.clone() };
+        let proposal = proposal.wait_timeout(Duration::from_millis(1)).expect_err("not known yet");
+        waiting.complete(&mut vec![(0, applied(3))]);
+        assert_eq!(proposal.wait_timeout(Duration::ZERO).map_err(drop), Ok(applied(3)));
     }
 
     #[test]

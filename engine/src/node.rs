@@ -66,7 +66,11 @@ impl Node {
     /// # Errors
     /// [`OpenError`] if there is one already, the directory holds anything else, or it cannot be
     /// written; or if a setting of `founding` cannot be.
+    ///
+    /// # Panics
+    /// On a shard's thread, which this would hold up.
     pub fn init(dir: &Path, founding: Founding) -> Result<(), OpenError> {
+        here::assert_may_block("making a node's directory");
         founding.check()?;
         let Founding { cluster, node, shards, settings } = founding;
         Home::create(dir, &cluster, node, shards, settings)?;
@@ -77,7 +81,11 @@ impl Node {
     ///
     /// # Errors
     /// [`OpenError`] if there is no identity, it is damaged, or another process has the directory.
+    ///
+    /// # Panics
+    /// On a shard's thread, which this would hold up.
     pub fn founding(dir: &Path) -> Result<Founding, OpenError> {
+        here::assert_may_block("reading a node's directory");
         let Identity { cluster, node, shards, settings, .. } = Home::peek(dir)?;
         Ok(Founding { cluster, node, shards, settings })
     }
@@ -423,8 +431,14 @@ impl Node {
     }
 
     /// Why the node stopped by itself, if it did. Waits up to `timeout` for that.
+    ///
+    /// # Panics
+    /// On a shard's thread, unless `timeout` is zero.
     #[must_use]
     pub fn failure(&self, timeout: Duration) -> Option<NodeError> {
+        if !timeout.is_zero() {
+            here::assert_may_block("waiting for a node's failure");
+        }
         let node = &self.running.node;
         let failure = lock(&node.failure);
         let waited = node.failed.wait_timeout_while(failure, timeout, |failure| failure.is_none());
@@ -441,7 +455,7 @@ impl Node {
     /// # Panics
     /// On a shard's thread, which it would wait for.
     pub fn close(&self) -> Result<(), NodeError> {
-        assert!(!here::on_a_shard(), "closing on a shard's thread would wait for itself");
+        here::assert_may_block("closing a node");
         self.running.stop();
         match self.failure(Duration::ZERO) {
             Some(error) => Err(error),

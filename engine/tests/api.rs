@@ -52,14 +52,7 @@ fn sum(reply: &Bytes) -> u64 {
     u64::from_le_bytes(reply[..].try_into().unwrap())
 }
 
-/// A panic is expected, and its message said.
-fn panic_of(run: impl FnOnce() + std::panic::UnwindSafe) -> String {
-    let panic = std::panic::catch_unwind(run).expect_err("it should have panicked");
-    panic
-        .downcast_ref::<String>()
-        .cloned()
-        .unwrap_or_else(|| panic.downcast_ref::<&str>().copied().unwrap_or("no message").to_owned())
-}
+fn ignore<T>(_: T) {}
 
 #[test]
 fn a_task_gives_its_output_and_one_that_panics_ends_alone() {
@@ -169,4 +162,75 @@ fn a_node_tells_its_address_its_counts_and_where_its_groups_are() {
     node.close().unwrap();
     assert_eq!(group.status().wait(), Err(Gone));
     assert!(node.counters(0).wait().is_err());
+}
+
+/// All of them panic, and none blocks: the test would not end.
+#[test]
+fn what_would_block_a_shards_thread_refuses_to_run_there() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("node");
+    let node = open(&dir, 1);
+    let group = node.create(GROUP, alone(), Box::new(Lengths(0))).unwrap();
+    group.wait_for_leader(PATIENCE).unwrap();
+    let (on, there) = (node.clone(), group.clone());
+    let long = Duration::from_secs(3600);
+    let calls: Vec<(&str, Box<dyn Fn() + Send>)> = vec![
+        ("init", Box::new(|| ignore(Node::init(Path::new("/nowhere"), founding(1))))),
+        ("founding", Box::new(|| ignore(Node::founding(Path::new("/nowhere"))))),
+        ("open", Box::new(|| ignore(Node::open(config(Path::new("/nowhere")))))),
+        (
+            "open_or_init",
+            Box::new(|| ignore(Node::open_or_init(config(Path::new("/nowhere")), founding(1)))),
+        ),
+        (
+            "wait_for_leader",
+            Box::new({
+                let there = there.clone();
+                move || ignore(there.wait_for_leader(long))
+            }),
+        ),
+        (
+            "wait",
+            Box::new({
+                let there = there.clone();
+                move || ignore(there.propose("four").wait())
+            }),
+        ),
+        (
+            "wait_timeout",
+            Box::new({
+                let there = there.clone();
+                move || ignore(there.propose("four").wait_timeout(long))
+            }),
+        ),
+        (
+            "wait of a batch",
+            Box::new({
+                let there = there.clone();
+                move || ignore(there.propose_batch(vec![Bytes::from("four")]).wait())
+            }),
+        ),
+        ("wait for an answer", Box::new(move || ignore(there.status().wait()))),
+        (
+            "failure",
+            Box::new({
+                let on = on.clone();
+                move || ignore(on.failure(long))
+            }),
+        ),
+        ("close", Box::new(move || ignore(on.close()))),
+    ];
+    for (name, call) in calls {
+        let panicked = node.spawn_on(0, async move || {
+            let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call()));
+            panic.err().map(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default())
+        });
+        let said = panicked.unwrap().wait().unwrap().unwrap_or_default();
+        assert!(
+            said.contains("on a shard's thread would hold up all its groups"),
+            "{name}: {said}"
+        );
+    }
+    assert!(group.propose("four").wait().is_ok());
+    node.close().unwrap();
 }
