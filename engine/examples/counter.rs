@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn count(dir: &Path) -> Result<u64, Box<dyn Error>> {
+pub(crate) fn count(dir: &Path) -> Result<u64, Box<dyn Error>> {
     let me = NodeId(1);
     let (cluster, settings) = ("counter".to_owned(), BTreeMap::new());
     let founding = Founding { cluster, node: me, shards: 1, settings };
