@@ -23,6 +23,9 @@ use std::{
 };
 
 /// One group on this node. Cheap to clone.
+///
+/// Every method may be called by any thread, tasks on shards' threads included, unless it says otherwise; none blocks
+/// unless it says so. What has no cost written beside it reads one shared number.
 #[derive(Clone)]
 pub struct Group {
     inner: Arc<Inner>,
@@ -49,7 +52,7 @@ impl Group {
         Self { inner: Arc::new(Inner { id, me, shard, command_bytes_max, view, inbox }) }
     }
 
-    /// Which group.
+    /// The group's id.
     #[must_use]
     pub fn id(&self) -> GroupId {
         self.inner.id
@@ -61,7 +64,8 @@ impl Group {
         self.inner.shard
     }
 
-    /// The group's leader, as far as this replica knows.
+    /// The group's leader, as far as this replica knows: `None` while there is none, or while it has heard of none. On a
+    /// node that has fenced the group, another member, which knows the leader.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
         self.inner.view.leader()
@@ -119,7 +123,9 @@ impl Group {
         self.leader()
     }
 
-    /// Proposes one command. Never blocks; what is refused at once is the outcome too.
+    /// Proposes one command; gives its outcome to come. Never blocks; what is refused at once is the outcome too. Dropping
+    /// the [`Proposal`] takes nothing back. Costs two allocations and, from another thread than the shard's, a wake-up of
+    /// the shard unless it is awake.
     pub fn propose(&self, command: impl Into<Bytes>) -> Proposal {
         let waiting = Arc::new(Waiting::new(1));
         let sink: Arc<dyn Completions> = waiting.clone();
@@ -130,7 +136,8 @@ impl Group {
     }
 
     /// Proposes commands that enter the log together, in order. Each has its own outcome: together does not mean all or
-    /// nothing.
+    /// nothing, but what is refused at once is refused for all. An empty batch is done at once. Costs as
+    /// [`Self::propose`], once for the batch, and a checksum for each command.
     pub fn propose_batch(&self, commands: Vec<Bytes>) -> ProposalBatch {
         let count = commands.len();
         let waiting = Arc::new(Waiting::new(count));
@@ -144,11 +151,13 @@ impl Group {
         ProposalBatch { waiting }
     }
 
-    /// Submits one command; its outcome goes to `sink` under `token`.
+    /// Submits one command; its outcome goes to `sink` under `token`, which is the caller's own and need not be unique.
+    /// Never blocks. Costs a checksum of the command and, from another thread than the shard's, a queue and a wake-up of
+    /// the shard unless it is awake; nothing is allocated.
     ///
     /// # Errors
     /// The refusals known at once: `NotLeader`, `Overloaded`, `TooLarge`, `BatchTooLarge`, `Stopped`. Nothing will
-    /// come to `sink` then.
+    /// come to `sink` then. Once this is `Ok`, exactly one outcome comes, even if the node stops.
     pub fn submit(
         &self,
         sink: &Arc<dyn Completions>,
@@ -237,10 +246,11 @@ pub struct Proposal {
 }
 
 impl Proposal {
-    /// Blocks until the outcome is known.
+    /// Blocks until the outcome is known: after eight to nine election timeouts at most, for then a command that is not
+    /// committed is of unknown outcome, unless the node's disk or thread is stuck.
     ///
     /// # Errors
-    /// [`ProposeError`].
+    /// [`ProposeError`], which says whether it may have happened.
     ///
     /// # Panics
     /// On a shard's thread, which it would stop for ever.

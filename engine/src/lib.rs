@@ -7,9 +7,45 @@
 //! Fails:  every error says first whether the command may have happened ([`ProposeError::happened`]).
 //! Source: Ongaro's thesis; ARCHITECTURE.md draws the whole.
 //!
-//! Start at [`Node::open`]. A state machine implements [`StateMachine`]; a group is created with
+//! Start at [`Node::open_or_init`]. A state machine implements [`StateMachine`]; a group is created with
 //! [`Node::create`] where it is new and given its machine again with [`Node::resume`] where the log
-//! holds it; [`Group::propose`] is the way in. `examples/counter.rs` is a whole program.
+//! holds it, or with [`Node::create_or_resume`] in either case. `engine/examples/counter.rs` is a whole program.
+//!
+//! # Ways in
+//!
+//! | call | outcome | what it costs | example |
+//! |---|---|---|---|
+//! | [`Group::propose`], [`Proposal::wait`] | blocks for it | a queue, two wake-ups and, one at a time, the disk's latency for every command | `counter.rs` |
+//! | [`Group::propose`], `.await` | a future, in any runtime | a queue and an allocation; many may be under way | `futures.rs` |
+//! | [`Proposal::on_done`] | a callback on the shard's thread | the same, and a box for the callback | `callbacks.rs` |
+//! | [`Group::propose_batch`] | all at once, in order | once for the batch | `futures.rs` |
+//! | [`Group::submit`] with a [`Completions`] | into a sink, many with one call | a queue; no allocation per command | `completions.rs` |
+//! | the same from a task of [`Node::spawn_on`] | the same | no queue, no lock, no wake-up | `on_shard.rs` |
+//!
+//! The last is the way for servers that want all of a machine: it makes some three hundred times as many commands a second
+//! as the first with one command at a time, on one machine whose figures README.md has. `engine/examples` has them all, and
+//! `on_disk.rs` there is a machine that is durable by itself.
+//!
+//! # What the library logs
+//!
+//! Events of [`tracing`](https://docs.rs/tracing), and no spans. None is written per command: what may come in numbers
+//! (refused connections, lanes that go down) is one line a second, with the number of those left out as `more`. A program
+//! that installs no subscriber sees nothing of it, but for the watchdog's lines before it ends the process, which then go
+//! to stderr.
+//!
+//! | target | level | says | fields |
+//! |---|---|---|---|
+//! | `logdrive` | error | a group stops here; a shard stops, and why; replicas were founded with different members; a disk has lost what it had acknowledged; a disk or thread does not answer | `group`, `cause`, `shard`, `failure` |
+//! | `logdrive` | warn | a full log gives its leaderships up; entries cannot be read back | `group`, `error` |
+//! | `logdrive` | info | a torn tail was cut at open; a marked replica is readmitted | `shard`, `cut`, `group` |
+//! | `logdrive_net` | warn, error | a lane is down; a connection was refused; a peer sent a bad frame | `peer`, `lane`, `address`, `error`, `more` |
+//! | `logdrive_net` | info | a lane is up | `peer`, `lane`, `address` |
+//! | `logdrive_wal` | error | the log is poisoned; groups are fenced, and the damage that did it | `error`, `group`, `corrupt` |
+//! | `logdrive_wal` | warn | no room for a segment; a read was repeated; plain writes instead of io_uring | `segment`, `corrupt`, `error` |
+//! | all | debug | the ends of connections, segments given up, hints that the kernel did not take | |
+//!
+//! The texts may change with any version; the fields are meant for people too. A program acts on [`Node::failure`] and
+//! [`Group::state`].
 
 #![forbid(unsafe_code)]
 

@@ -55,13 +55,17 @@ pub struct Description {
 }
 
 /// Hosts groups. Cheap to clone; the node runs until [`Node::close`] or the last clone is gone.
+///
+/// Every method may be called by any thread, tasks on shards' threads included, unless it says otherwise; none blocks
+/// unless it says so. What has no cost written beside it takes a lock for a moment.
 #[derive(Clone)]
 pub struct Node {
     running: Arc<Running>,
 }
 
 impl Node {
-    /// Makes a node's directory and its identity.
+    /// Makes a node's directory and its identity. Blocks for a few small synced writes. What a crash in between leaves is
+    /// taken up by the next call.
     ///
     /// # Errors
     /// [`OpenError`] if there is one already, the directory holds anything else, or it cannot be
@@ -77,7 +81,7 @@ impl Node {
         Ok(())
     }
 
-    /// The settings a directory was made with. Takes its lock for a moment.
+    /// The settings a directory was made with. Takes its lock for a moment, and reads a few small files.
     ///
     /// # Errors
     /// [`OpenError`] if there is no identity, it is damaged, or another process has the directory.
@@ -91,7 +95,8 @@ impl Node {
     }
 
     /// Opens a node: takes the directory's lock, recovers the log, listens, starts its threads. Blocks until all logs
-    /// are recovered.
+    /// are recovered, which takes about as long as reading them. Groups that the log holds are silent until they are
+    /// resumed ([`Self::recovered`]).
     ///
     /// # Errors
     /// [`OpenError`]: nothing runs.
@@ -236,14 +241,14 @@ impl Node {
         }
     }
 
-    /// Groups the log holds that are not resumed yet: they are silent until they are.
+    /// Groups the log holds that are not resumed yet, by id: they are silent until they are. Walks all groups.
     #[must_use]
     pub fn recovered(&self) -> Vec<GroupId> {
         self.running.node.groups.waiting()
     }
 
     /// Groups whose log lost something on this node, and where, found when it was opened or read since: they are silent
-    /// for good, and can be neither resumed nor created. By id.
+    /// for good, and can be neither resumed nor created. By id. Walks all groups.
     #[must_use]
     pub fn fenced(&self) -> Vec<(GroupId, Corrupt)> {
         self.running.node.groups.fenced()
@@ -295,7 +300,7 @@ impl Node {
         }
     }
 
-    /// A running group.
+    /// The handle of a group that was created or resumed, unless it is fenced; [`Group::state`] says whether it runs.
     #[must_use]
     pub fn group(&self, group: GroupId) -> Option<Group> {
         self.running.node.groups.running(group)
@@ -364,7 +369,7 @@ impl Node {
     }
 
     /// Where the time of proposals led here went, over all shards, first stage to last, then
-    /// `total`.
+    /// `total`. Merges the shards' histograms: for a look every few seconds.
     #[must_use]
     pub fn stages(&self) -> Vec<StageSummary> {
         let mut merged = Stages::default();
@@ -387,7 +392,7 @@ impl Node {
         self.running.node.inboxes[shard].ask(Question::Counters, here::on_a_shard())
     }
 
-    /// Starts measuring stages anew.
+    /// Starts measuring stages anew, for all shards.
     pub fn reset_stages(&self) {
         self.running.node.stages.iter().for_each(|shard| lock(shard).reset());
     }
