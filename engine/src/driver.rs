@@ -8,7 +8,7 @@
 //! Source: RULES.md A3: a runtime on the shard's thread, the ring's readiness in it.
 
 use crate::{
-    GroupId, NodeError, NodeId, OpenError,
+    GroupId, NodeError, NodeEvent, NodeId, OpenError,
     clock::now_ns,
     here,
     host::{Outside, SEAL_LOOK_NS, ShardHost, Turned},
@@ -371,6 +371,7 @@ impl Inbound for Ingress {
 
     fn refused(&self, peer: NodeId, refusal: Refusal) {
         let driver = self.driver();
+        driver.node.news.tell(|| NodeEvent::PeerRefused { peer, why: refusal });
         if !refusal.is_for_good() || driver.node.has_failed() {
             return;
         }

@@ -6,7 +6,7 @@
 //! Fails:  [`ProposeError`], which says first whether it happened.
 
 use crate::{
-    Completions, GroupId, GroupStatus, Later, NodeId, Outcome, ProposeError, StopCause,
+    Completions, GroupId, GroupStatus, Later, NodeId, Outcome, ProposeError, StopCause, blocking,
     clock::now_ns,
     here,
     inbox::Inbox,
@@ -114,7 +114,7 @@ impl Group {
     /// On a shard's thread, which it would hold up.
     #[must_use]
     pub fn wait_for_leader(&self, timeout: Duration) -> Option<NodeId> {
-        here::assert_may_block("waiting for a leader");
+        blocking::assert_may_block("waiting for a leader");
         let nanoseconds = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let until = now_ns().saturating_add(nanoseconds);
         while self.leader().is_none() && now_ns() < until {
@@ -368,7 +368,7 @@ impl Waiting {
     }
 
     fn block(&self) -> Vec<Outcome> {
-        here::assert_may_block("waiting for an outcome");
+        blocking::assert_may_block("waiting for an outcome");
         let mut state = self.lock();
         while state.missing > 0 {
             state = self.known.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -378,7 +378,7 @@ impl Waiting {
 
     /// As [`Self::block`]; `None` if some outcome is not known after `timeout`.
     fn block_for(&self, timeout: Duration) -> Option<Vec<Outcome>> {
-        here::assert_may_block("waiting for an outcome");
+        blocking::assert_may_block("waiting for an outcome");
         let is_missing = |state: &mut State| state.missing > 0;
         let waited = self.known.wait_timeout_while(self.lock(), timeout, is_missing);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);

@@ -3,9 +3,10 @@
 //! In:     a shard's arrivals, for as long as its thread lives.
 //! Out:    whether this is a shard's thread; a short way into the shard whose thread it is.
 //! Cost:   a thread-local look-up.
-//! Fails:  elsewhere what was to be handed over is given back; on a shard's thread what would block it panics.
+//! Fails:  elsewhere what was to be handed over is given back.
 
 use crate::{
+    blocking,
     inbox::{Arrivals, Inbox, Task},
     shard::Submission,
 };
@@ -18,20 +19,13 @@ thread_local! {
 
 /// From now on this is the thread of the shard that takes these arrivals; with `None`, of no shard.
 pub(crate) fn set(arrivals: Option<Rc<Arrivals>>) {
+    blocking::forbid(arrivals.is_some());
     HERE.set(arrivals);
 }
 
 /// True on a shard's thread.
 pub(crate) fn on_a_shard() -> bool {
     HERE.with_borrow(Option::is_some)
-}
-
-/// To be called before anything that may block: a shard's thread that waits holds up all its groups, or waits for itself.
-///
-/// # Panics
-/// On a shard's thread.
-pub(crate) fn assert_may_block(what: &str) {
-    assert!(!on_a_shard(), "{what} on a shard's thread would hold up all its groups");
 }
 
 /// Hands a submission to the shard behind `inbox` if this is its thread, else gives it back.

@@ -5,7 +5,7 @@
 //! Cost:   one allocation, and one wake-up if somebody waits.
 //! Fails:  [`Gone`] if the value will never come.
 
-use crate::here;
+use crate::blocking;
 use std::{
     pin::Pin,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -33,7 +33,7 @@ impl<T> Later<T> {
     /// # Panics
     /// On a shard's thread, which may be the one that has to give the value.
     pub fn wait(self) -> Result<T, Gone> {
-        here::assert_may_block("waiting for an answer");
+        blocking::assert_may_block("waiting for an answer");
         let mut state = self.shared.lock();
         loop {
             if let Some(ended) = state.take() {
@@ -51,7 +51,7 @@ impl<T> Later<T> {
     /// # Panics
     /// As [`Self::wait`].
     pub fn wait_timeout(self, timeout: Duration) -> Result<Result<T, Gone>, Self> {
-        here::assert_may_block("waiting for an answer");
+        blocking::assert_may_block("waiting for an answer");
         let is_open = |state: &mut State<T>| matches!(state, State::Open(_));
         let waited = self.shared.ended.wait_timeout_while(self.shared.lock(), timeout, is_open);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);

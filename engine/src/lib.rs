@@ -45,17 +45,19 @@
 //! | all | debug | the ends of connections, segments given up, hints that the kernel did not take | |
 //!
 //! The texts may change with any version; the fields are meant for people too. A program acts on [`Node::failure`] and
-//! [`Group::state`].
+//! [`Group::state`], or follows [`Node::events`].
 
 #![forbid(unsafe_code)]
 
 mod apply;
+mod blocking;
 mod clock;
 mod config;
 #[cfg(feature = "counts")]
 pub mod counts;
 mod driver;
 mod error;
+mod events;
 mod group;
 mod here;
 mod host;
@@ -86,6 +88,7 @@ pub use config::{Config, Founding};
 pub use error::{
     GroupError, Happened, MachineError, NodeError, OpenError, ProposeError, SpawnError, StopCause,
 };
+pub use events::{Events, NodeEvent};
 pub use group::{Group, GroupState, Proposal, ProposalBatch};
 pub use later::{Gone, Later};
 pub use life::Bootstrap;

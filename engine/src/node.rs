@@ -7,8 +7,8 @@
 //! Source: RULES.md A1, A7.
 
 use crate::{
-    Bootstrap, Config, Founding, Group, GroupError, GroupId, Later, NodeError, NodeId, OpenError,
-    ShardCounters, SpawnError, StageSummary, StateMachine,
+    Bootstrap, Config, Events, Founding, Group, GroupError, GroupId, Later, NodeError, NodeId,
+    OpenError, ShardCounters, SpawnError, StageSummary, StateMachine, blocking,
     driver::{self, Setup, Started},
     here,
     inbox::{Control, NotTaken, Task},
@@ -74,7 +74,7 @@ impl Node {
     /// # Panics
     /// On a shard's thread, which this would hold up.
     pub fn init(dir: &Path, founding: Founding) -> Result<(), OpenError> {
-        here::assert_may_block("making a node's directory");
+        blocking::assert_may_block("making a node's directory");
         founding.check()?;
         let Founding { cluster, node, shards, settings } = founding;
         Home::create(dir, &cluster, node, shards, settings)?;
@@ -89,7 +89,7 @@ impl Node {
     /// # Panics
     /// On a shard's thread, which this would hold up.
     pub fn founding(dir: &Path) -> Result<Founding, OpenError> {
-        here::assert_may_block("reading a node's directory");
+        blocking::assert_may_block("reading a node's directory");
         let Identity { cluster, node, shards, settings, .. } = Home::peek(dir)?;
         Ok(Founding { cluster, node, shards, settings })
     }
@@ -104,7 +104,7 @@ impl Node {
     /// # Panics
     /// On a shard's thread, which this would hold up.
     pub fn open(config: Config) -> Result<Self, OpenError> {
-        here::assert_may_block("opening a node");
+        blocking::assert_may_block("opening a node");
         let home = Arc::new(Home::open(&config.dir)?);
         let identity = home.identity().clone();
         config.check(&identity)?;
@@ -189,7 +189,7 @@ impl Node {
     /// # Panics
     /// On a shard's thread, which this would hold up.
     pub fn open_or_init(config: Config, founding: Founding) -> Result<Self, OpenError> {
-        here::assert_may_block("opening a node");
+        blocking::assert_may_block("opening a node");
         match Self::init(&config.dir, founding.clone()) {
             Ok(()) => {}
             Err(OpenError::Home(HomeError::Exists(_))) => {
@@ -368,6 +368,14 @@ impl Node {
         self.running.node.map_version()
     }
 
+    /// The node's events from now on: leaders that change, groups that stop, peers that refuse this node, its own failure.
+    /// As a future, by polling, or waited for with a time-out. Each call follows them by itself; a follower that takes
+    /// none keeps 4,096 and is told how many it lost.
+    #[must_use = "the events come through it"]
+    pub fn events(&self) -> Events {
+        self.running.node.news.follow()
+    }
+
     /// Where the time of proposals led here went, over all shards, first stage to last, then
     /// `total`. Merges the shards' histograms: for a look every few seconds.
     #[must_use]
@@ -442,7 +450,7 @@ impl Node {
     #[must_use]
     pub fn failure(&self, timeout: Duration) -> Option<NodeError> {
         if !timeout.is_zero() {
-            here::assert_may_block("waiting for a node's failure");
+            blocking::assert_may_block("waiting for a node's failure");
         }
         let node = &self.running.node;
         let failure = lock(&node.failure);
@@ -460,7 +468,7 @@ impl Node {
     /// # Panics
     /// On a shard's thread, which it would wait for.
     pub fn close(&self) -> Result<(), NodeError> {
-        here::assert_may_block("closing a node");
+        blocking::assert_may_block("closing a node");
         self.running.stop();
         match self.failure(Duration::ZERO) {
             Some(error) => Err(error),
@@ -487,6 +495,11 @@ struct Running {
 
 impl Running {
     fn stop(&self) {
+        self.stop_threads();
+        self.node.news.close();
+    }
+
+    fn stop_threads(&self) {
         if self.node.is_given_up() {
             // Its threads may sit in the kernel for ever. The lock stays theirs: their writes may still land.
             std::mem::forget(lock(&self.home).take());

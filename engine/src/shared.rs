@@ -8,8 +8,10 @@
 //! Source: RULES.md A1, A7.
 
 use crate::{
-    Config, Group, GroupError, GroupId, LogIndex, NodeError, NodeId, StateMachine, StopCause, Term,
-    apply, here,
+    Config, Group, GroupError, GroupId, LogIndex, NodeError, NodeEvent, NodeId, StateMachine,
+    StopCause, Term, apply,
+    events::News,
+    here,
     inbox::{Control, Inbox, NotTaken, shard_of},
     life::{Bootstrap, Groups},
     limits::Limits,
@@ -64,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) client_addresses: Mutex<BTreeMap<NodeId, String>>,
     /// Changes of what clients are told: leaders, client addresses, peers that come and go.
     map_version: Arc<AtomicU64>,
+    pub(crate) news: Arc<News>,
     /// Connections each peer has open to us.
     inbound: Mutex<HashMap<NodeId, usize>>,
     silence: Silence,
@@ -119,6 +122,7 @@ impl Shared {
                 [own].into_iter().filter(|(_, address)| !address.is_empty()).collect(),
             ),
             map_version: Arc::default(),
+            news: Arc::default(),
             inbound: Mutex::default(),
             silence: Silence::of(config.peers.keys().copied()),
             entrance: None,
@@ -204,7 +208,7 @@ impl Shared {
         let restored = Restored { hard_state, runs: found.runs.clone(), last, applied };
         restored.check().map_err(|error| GroupError::Log { group, why: error.to_string() })?;
         let shard = shard_of(group, self.inboxes.len());
-        let view = Arc::new(GroupView::counted_in(&self.map_version));
+        let view = Arc::new(GroupView::of(group, &self.map_version, &self.news));
         let inbox = self.inboxes[shard].clone();
         let founded = Founded {
             group,
@@ -357,6 +361,7 @@ impl Shared {
     pub(crate) fn fail(&self, error: NodeError) {
         let mut failure = lock(&self.failure);
         if failure.is_none() {
+            self.news.tell(|| NodeEvent::NodeFailed(error.clone()));
             *failure = Some(error);
             self.has_failed.store(true, Ordering::Release);
             self.failed.notify_all();

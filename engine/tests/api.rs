@@ -4,9 +4,10 @@
 
 use logdrive::{
     Bootstrap, Bytes, Committed, Config, Founding, Gone, GroupError, GroupId, GroupState,
-    MachineError, Node, NodeId, OpenError, ProposeError, Replies, StateMachine, StopCause,
+    MachineError, Node, NodeEvent, NodeId, OpenError, ProposeError, Refusal, Replies, StateMachine,
+    StopCause,
 };
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::mpsc::RecvTimeoutError, time::Duration};
 
 const GROUP: GroupId = GroupId(7);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -233,4 +234,61 @@ fn what_would_block_a_shards_thread_refuses_to_run_there() {
     }
     assert!(group.propose("four").wait().is_ok());
     node.close().unwrap();
+}
+
+#[test]
+fn events_tell_of_leaders_and_stopped_groups_in_order_and_end_with_the_node() {
+    let home = tempfile::tempdir().unwrap();
+    let node = open(&home.path().join("node"), 1);
+    let (mut waited, mut awaited) = (node.events(), node.events());
+    let followed = node.spawn_on(0, async move || {
+        let mut seen = Vec::new();
+        while let Some(event) = awaited.recv().await {
+            seen.push(format!("{event:?}"));
+            if let NodeEvent::GroupStopped { .. } = event {
+                return seen;
+            }
+        }
+        panic!("the events ended early: {seen:?}");
+    });
+    let group = node.create(GROUP, alone(), Box::new(Lengths(0))).unwrap();
+    group.wait_for_leader(PATIENCE).unwrap();
+    assert!(group.propose("fail").wait().is_err());
+    let cause = StopCause::Machine(MachineError("told to fail".to_owned()));
+    let expected = [
+        NodeEvent::LeaderChanged { group: GROUP, leader: Some(NodeId(1)) },
+        NodeEvent::GroupStopped { group: GROUP, cause },
+        NodeEvent::LeaderChanged { group: GROUP, leader: None },
+    ];
+    let expected = expected.map(|event| format!("{event:?}"));
+    let seen: Vec<String> =
+        (0..3).map(|_| format!("{:?}", waited.recv_timeout(PATIENCE).unwrap())).collect();
+    assert_eq!(seen, expected);
+    assert_eq!(followed.unwrap().wait().unwrap(), expected[..2]);
+    node.close().unwrap();
+    assert_eq!(waited.recv_timeout(PATIENCE).unwrap_err(), RecvTimeoutError::Disconnected);
+    assert!(node.events().try_recv().is_none());
+}
+
+#[test]
+fn a_peer_that_refuses_this_node_is_an_event() {
+    let home = tempfile::tempdir().unwrap();
+    let nowhere = "127.0.0.1:1".to_owned();
+    let open = |node: u64, cluster: &str, other: (NodeId, String)| {
+        let dir = home.path().join(cluster);
+        let founding = Founding { cluster: cluster.to_owned(), node: NodeId(node), ..founding(1) };
+        let mut config = config(&dir);
+        config.peers = BTreeMap::from([(NodeId(node), "127.0.0.1:0".to_owned()), other]);
+        Node::open_or_init(config, founding).unwrap()
+    };
+    let other = open(2, "theirs", (NodeId(1), nowhere));
+    let node = open(1, "ours", (NodeId(2), other.local_addr().to_string()));
+    let mut events = node.events();
+    let refused = events.recv_timeout(PATIENCE).unwrap();
+    assert!(
+        matches!(refused, NodeEvent::PeerRefused { peer: NodeId(2), why: Refusal::Cluster }),
+        "{refused:?}"
+    );
+    node.close().unwrap();
+    other.close().unwrap();
 }

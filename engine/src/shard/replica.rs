@@ -1,7 +1,7 @@
 //! One group here: its Raft, the proposals that wait on it, the promises that wait on the disk.
 
 use super::{founding::Founding, proposals::Proposals};
-use crate::{ProposeError, StopCause};
+use crate::{NodeEvent, ProposeError, StopCause, events::News};
 use bytes::Bytes;
 use logdrive_raft::{Durable, GroupId, LogIndex, NodeId, Promises, Raft, Ticks};
 use std::{
@@ -19,8 +19,11 @@ pub(crate) struct GroupView {
     leader: AtomicU64,
     /// True once the replica will never serve again here.
     stopped: AtomicBool,
+    group: GroupId,
     /// Counts the changes of all groups of the node.
     moves: Arc<AtomicU64>,
+    /// Tells them to those that follow the node's events.
+    news: Arc<News>,
     /// It lacks entries that it had acknowledged.
     marked: AtomicBool,
     /// Why it does not serve here any more. Set before `stopped` is.
@@ -28,9 +31,9 @@ pub(crate) struct GroupView {
 }
 
 impl GroupView {
-    /// One whose changes of leader are counted in `moves`.
-    pub(crate) fn counted_in(moves: &Arc<AtomicU64>) -> Self {
-        Self { moves: Arc::clone(moves), ..Self::default() }
+    /// One whose changes of leader are counted in `moves` and told to `news`.
+    pub(crate) fn of(group: GroupId, moves: &Arc<AtomicU64>, news: &Arc<News>) -> Self {
+        Self { group, moves: Arc::clone(moves), news: Arc::clone(news), ..Self::default() }
     }
 
     pub(crate) fn leader(&self) -> Option<NodeId> {
@@ -59,8 +62,25 @@ impl GroupView {
     }
 
     fn set_leader(&self, leader: Option<NodeId>) {
-        self.leader.store(leader.map_or(0, NodeId::get), Ordering::Release);
+        let id = leader.map_or(0, NodeId::get);
+        if self.leader.swap(id, Ordering::AcqRel) == id {
+            return;
+        }
         self.moves.fetch_add(1, Ordering::Release);
+        self.news.tell(|| NodeEvent::LeaderChanged { group: self.group, leader });
+    }
+
+    /// It serves no more. The first reason stays; that the node stops is no event of each group.
+    fn set_stopped(&self, cause: StopCause) {
+        let mut known = self.cause();
+        if known.is_some() {
+            return;
+        }
+        *known = Some(cause.clone());
+        drop(known);
+        if !matches!(cause, StopCause::Node(_)) {
+            self.news.tell(|| NodeEvent::GroupStopped { group: self.group, cause });
+        }
     }
 }
 
@@ -209,6 +229,6 @@ impl Replica {
     fn rest(&mut self, cause: StopCause) {
         self.stopped = true;
         self.promises.clear();
-        self.view.cause().get_or_insert(cause);
+        self.view.set_stopped(cause);
     }
 }
