@@ -73,6 +73,7 @@ mod outcome;
 mod panics;
 mod pulse;
 mod reads;
+mod retry;
 mod shard;
 mod shared;
 mod silence;
@@ -103,6 +104,7 @@ pub use logdrive_wal::{Metrics as LogMetrics, Usage as LogUsage};
 pub use machine::{AppliedAt, CommandRef, Committed, CommittedBuf, Replies, StateMachine};
 pub use node::{Description, Node};
 pub use outcome::{Applied, Completions, Outcome};
+pub use retry::Retry;
 pub use stages::StageSummary;
 pub use status::{GroupStatus, ShardCounters};
 

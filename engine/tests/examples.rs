@@ -21,6 +21,9 @@ mod on_disk;
 #[path = "../examples/on_shard.rs"]
 #[expect(dead_code, reason = "the program's own entry")]
 mod on_shard;
+#[path = "../examples/retry.rs"]
+#[expect(dead_code, reason = "the program's own entry")]
+mod retry;
 
 use std::time::Duration;
 
@@ -33,6 +36,12 @@ fn each_way_in_has_all_its_commands_answered() {
     assert_eq!(completions::run(&dir("completions")).unwrap(), 1000);
     let [naive, fast] = on_shard::run(&dir("on_shard"), Duration::from_millis(200)).unwrap();
     assert!(naive > 0 && fast > naive, "naive {naive}/s, fast {fast}/s");
+}
+
+#[test]
+fn a_client_that_tries_again_finds_the_next_leader() {
+    let home = tempfile::tempdir().unwrap();
+    assert_eq!(retry::run(home.path()).unwrap(), 20);
 }
 
 #[test]

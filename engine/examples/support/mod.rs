@@ -21,9 +21,14 @@ impl StateMachine for Counter {
     }
 }
 
+/// A machine that counts its commands.
+pub(crate) fn counter() -> Box<dyn StateMachine> {
+    Box::new(Counter(0))
+}
+
 /// A node in `dir`, made if it is not there, and its one group, which has a leader.
 pub(crate) fn alone(dir: &Path) -> Result<(Node, Group), Box<dyn Error>> {
-    alone_with(dir, Box::new(Counter(0)))
+    alone_with(dir, counter())
 }
 
 /// The same with another machine.
