@@ -310,7 +310,7 @@ impl Outside for Driver {
         match control {
             Control::Spawn(task) => drop(spawn_local(async move { task().await })),
             Control::Receive(accepted) => self.receive(*accepted),
-            Control::Run(..) | Control::Ask(_) => {
+            Control::Run(..) | Control::Restart(..) | Control::Ask(_) => {
                 unreachable!("groups and questions are the turn's own")
             }
         }

@@ -86,10 +86,10 @@ impl ProposeError {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StopCause {
-    /// Its machine failed or panicked. The other groups and nodes go on.
+    /// Its machine failed or panicked. The other groups and nodes go on; [`crate::Node::restart`] gives it another.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// Its committed entries could not be read back from the log to be applied.
+    /// Its committed entries could not be read back from the log to be applied. [`crate::Node::restart`] tries again.
     #[error("its log cannot be read back: {0}")]
     Unreadable(String),
     /// The log lost something of it here: it never votes, acknowledges or leads on this node again. Its other members
@@ -102,6 +102,13 @@ pub enum StopCause {
     /// The group has not been created or resumed.
     #[error("it was neither created nor resumed")]
     Absent,
+}
+
+impl StopCause {
+    /// Another machine can take the place of the one that failed: the log has all it needs.
+    pub(crate) fn is_machines(&self) -> bool {
+        matches!(self, Self::Machine(_) | Self::Unreadable(_))
+    }
 }
 
 /// Why a node could not be made or opened. Nothing was started.

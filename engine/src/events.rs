@@ -37,6 +37,11 @@ pub enum NodeEvent {
         /// Why.
         cause: StopCause,
     },
+    /// A group that had stopped has another machine and runs again; see [`crate::Node::restart`].
+    GroupRestarted {
+        /// The group.
+        group: GroupId,
+    },
     /// A peer refused a connection of this node. It is asked again, so this may come again, a few times a second at most.
     PeerRefused {
         /// The peer.

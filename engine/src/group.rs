@@ -9,7 +9,7 @@ use crate::{
     Completions, GroupId, GroupStatus, Later, NodeId, Outcome, ProposeError, StopCause, blocking,
     clock::now_ns,
     here,
-    inbox::Inbox,
+    inbox::{Control, Inbox, NotTaken},
     shard::{Commands, GroupView, Submission},
     status::Question,
 };
@@ -106,6 +106,16 @@ impl Group {
     pub fn status(&self) -> Later<GroupStatus> {
         let about = self.inner.id;
         self.inner.inbox.ask(|giver| Question::Group(about, giver), here::on_a_shard())
+    }
+
+    /// The handle's view of the replica, for the node.
+    pub(crate) fn view(&self) -> &GroupView {
+        &self.inner.view
+    }
+
+    /// Hands a control to the group's shard; see [`Inbox::control`].
+    pub(crate) fn control(&self, control: Control) -> Result<(), NotTaken> {
+        self.inner.inbox.control(control, here::on_a_shard())
     }
 
     /// Blocks until some node leads the group, looking once a millisecond; `None` after `timeout`.

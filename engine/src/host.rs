@@ -248,6 +248,7 @@ impl ShardHost {
                 Control::Run(founded, machine) => {
                     self.add(*founded, machine).expect("checked before it was sent here");
                 }
+                Control::Restart(group, applied, machine) => self.restart(group, applied, machine),
                 Control::Ask(question) => self.answer(question, outside),
                 control => outside.take(control),
             }
@@ -296,6 +297,17 @@ impl ShardHost {
             self.fence(group, corrupt);
         }
         Ok(())
+    }
+
+    /// Another machine for a group whose machine has failed.
+    fn restart(&mut self, group: GroupId, applied: LogIndex, machine: Box<dyn StateMachine>) {
+        match self.shard.restart(group, applied) {
+            Ok(slot) => self.machines[slot as usize] = machine,
+            Err(error) => {
+                tracing::error!(group = group.get(), %error, "the group cannot be restarted");
+                self.shard.end_restart(group);
+            }
+        }
     }
 
     #[cold]
@@ -530,8 +542,8 @@ impl ShardHost {
         self.held_groups.clear();
         self.withdrawn.clear();
         for job in std::mem::take(&mut self.held) {
-            // Of a group that has stopped nothing was promised on it, and nothing will be.
-            if !self.shard.has_stopped(job.group) && !self.withdrawn.contains(&job.group) {
+            // Of a group that has ended nothing was promised on it, and nothing will be.
+            if !self.shard.has_ended(job.group) && !self.withdrawn.contains(&job.group) {
                 self.write(job, outside)?;
             }
         }

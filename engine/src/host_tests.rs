@@ -769,3 +769,6 @@ mod room;
 
 #[path = "host_end_tests.rs"]
 mod end;
+
+#[path = "host_restart_tests.rs"]
+mod restart;

@@ -7,7 +7,7 @@
 //! Fails:  full: a submission is `Overloaded`, a frame is dropped (Raft repeats it), a control waits.
 
 use crate::{
-    GroupId, NodeId, ProposeError, StateMachine, StopCause,
+    GroupId, LogIndex, NodeId, ProposeError, StateMachine, StopCause,
     later::{self, Giver, Later},
     limits::{self, OfShard},
     links::LaneChange,
@@ -41,6 +41,8 @@ pub(crate) type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + S
 pub(crate) enum Control {
     /// Run this group.
     Run(Box<Founded>, Box<dyn StateMachine>),
+    /// Give this group, whose machine failed, another one, which has applied everything up to there.
+    Restart(GroupId, LogIndex, Box<dyn StateMachine>),
     /// Run this task.
     Spawn(Task),
     /// Read this connection.

@@ -134,6 +134,23 @@ impl Groups {
         }
     }
 
+    /// The handle of a group that has run, to be given another machine.
+    ///
+    /// # Errors
+    /// [`GroupError`] if there is none.
+    pub(crate) fn to_restart(&self, group: GroupId) -> Result<Group, GroupError> {
+        match self.lock().get(&group) {
+            Some(Known::Running(handle)) => Ok(handle.clone()),
+            Some(Known::Starting) => Err(GroupError::Running(group)),
+            Some(Known::Recovered(_)) => Err(GroupError::Exists(group)),
+            Some(Known::Fenced(corrupt)) => {
+                Err(GroupError::Fenced { group, source: corrupt.clone() })
+            }
+            Some(Known::Destroyed) => Err(GroupError::Destroyed(group)),
+            None => Err(GroupError::Unknown(group)),
+        }
+    }
+
     /// A group that was being started runs from now on, or is as it was before: found, or unknown. A fence that came
     /// meanwhile stays.
     pub(crate) fn started(

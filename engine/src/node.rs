@@ -282,6 +282,23 @@ impl Node {
         self.running.node.resume(group, machine)
     }
 
+    /// Gives a group whose machine failed or panicked another one, while the node runs ([`crate::StopCause::Machine`]). The
+    /// machine is handed everything behind the place that its `open` tells: one that lives in memory gets all commands
+    /// again, the one that the other machine failed on among them. All handles of the group work again from the shard's
+    /// next turn on; the group follows first, and leads again when it is elected. What waited was told when it stopped.
+    /// Opens the machine and waits as [`Self::create`].
+    ///
+    /// # Errors
+    /// [`GroupError`]: the group is as it was. [`GroupError::Running`] if it runs, or another call is restarting it;
+    /// [`GroupError::Exists`] if it was not resumed yet.
+    pub fn restart(
+        &self,
+        group: GroupId,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<Group, GroupError> {
+        self.running.node.restart(group, machine)
+    }
+
     /// Resumes the group if the log holds it, and creates it otherwise: for programs that do not tell their first start
     /// from later ones. `bootstrap` counts only where the group is new. Opens the machine and waits as [`Self::create`].
     ///

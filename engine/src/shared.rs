@@ -223,11 +223,35 @@ impl Shared {
             view: view.clone(),
         };
         let run = Control::Run(Box::new(founded), machine);
-        inbox.control(run, here::on_a_shard()).map_err(|not| match not {
-            NotTaken::Stopped(why) => GroupError::Stopped(why),
-            NotTaken::Full => GroupError::Busy(group),
-        })?;
+        inbox.control(run, here::on_a_shard()).map_err(|not| not_taken(group, not))?;
         Ok(Group::new(group, self.me, shard, self.command_bytes_max, view, inbox))
+    }
+
+    /// Gives a group whose machine failed another one; see [`crate::Node::restart`].
+    pub(crate) fn restart(
+        &self,
+        group: GroupId,
+        mut machine: Box<dyn StateMachine>,
+    ) -> Result<Group, GroupError> {
+        let handle = self.groups.to_restart(group)?;
+        let last = match handle.view().begin_restart() {
+            Some(Ok(last)) => last,
+            None => return Err(GroupError::Running(group)),
+            Some(Err(StopCause::Fenced(corrupt))) => {
+                return Err(GroupError::Fenced { group, source: *corrupt });
+            }
+            Some(Err(cause)) => return Err(GroupError::Stopped(cause.to_string())),
+        };
+        let opened = apply::open(&mut *machine, last)
+            .map_err(|source| GroupError::Machine { group, source });
+        let given = opened.and_then(|applied| {
+            let given = handle.control(Control::Restart(group, applied, machine));
+            given.map_err(|not| not_taken(group, not))
+        });
+        if given.is_err() {
+            handle.view().end_restart();
+        }
+        given.map(|()| handle)
     }
 
     fn check_members(&self, group: GroupId, members: &[NodeId]) -> Result<(), GroupError> {
@@ -388,6 +412,13 @@ impl Shared {
 
     pub(crate) fn failed(&self) -> Option<NodeError> {
         lock(&self.failure).clone()
+    }
+}
+
+fn not_taken(group: GroupId, not: NotTaken) -> GroupError {
+    match not {
+        NotTaken::Stopped(why) => GroupError::Stopped(why),
+        NotTaken::Full => GroupError::Busy(group),
     }
 }
 

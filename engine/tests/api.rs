@@ -3,9 +3,9 @@
 #![forbid(unsafe_code)]
 
 use logdrive::{
-    Bootstrap, Bytes, Committed, Config, Founding, Gone, GroupError, GroupId, GroupState,
-    MachineError, Node, NodeEvent, NodeId, OpenError, ProposeError, Refusal, Replies, StateMachine,
-    StopCause,
+    AppliedAt, Bootstrap, Bytes, Committed, CommittedBuf, Config, Founding, Gone, GroupError,
+    GroupId, GroupState, LogIndex, MachineError, Node, NodeEvent, NodeId, OpenError, ProposeError,
+    Refusal, Replies, StateMachine, StopCause,
 };
 use std::{collections::BTreeMap, path::Path, sync::mpsc::RecvTimeoutError, time::Duration};
 
@@ -165,6 +165,8 @@ fn a_node_tells_its_address_its_counts_and_where_its_groups_are() {
     assert!(node.counters(0).wait().is_err());
 }
 
+type Call = Box<dyn Fn() + Send>;
+
 /// All of them panic, and none blocks: the test would not end.
 #[test]
 fn what_would_block_a_shards_thread_refuses_to_run_there() {
@@ -175,7 +177,7 @@ fn what_would_block_a_shards_thread_refuses_to_run_there() {
     group.wait_for_leader(PATIENCE).unwrap();
     let (on, there) = (node.clone(), group.clone());
     let long = Duration::from_secs(3600);
-    let calls: Vec<(&str, Box<dyn Fn() + Send>)> = vec![
+    let calls: Vec<(&str, Call)> = vec![
         ("init", Box::new(|| ignore(Node::init(Path::new("/nowhere"), founding(1))))),
         ("founding", Box::new(|| ignore(Node::founding(Path::new("/nowhere"))))),
         ("open", Box::new(|| ignore(Node::open(config(Path::new("/nowhere")))))),
@@ -223,7 +225,7 @@ fn what_would_block_a_shards_thread_refuses_to_run_there() {
     ];
     for (name, call) in calls {
         let panicked = node.spawn_on(0, async move || {
-            let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call()));
+            let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
             panic.err().map(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default())
         });
         let said = panicked.unwrap().wait().unwrap().unwrap_or_default();
@@ -291,4 +293,69 @@ fn a_peer_that_refuses_this_node_is_an_event() {
     );
     node.close().unwrap();
     other.close().unwrap();
+}
+
+/// The command that the other machine failed on is in the log, and handed to this one too.
+#[derive(Default)]
+struct Mended(Lengths);
+
+impl StateMachine for Mended {
+    fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
+        let commands: Vec<Bytes> = batch
+            .commands()
+            .map(
+                |command| {
+                    if command.bytes == "fail" { Bytes::new() } else { command.bytes.clone() }
+                },
+            )
+            .collect();
+        let batch = CommittedBuf::new(LogIndex(1), commands);
+        self.0.apply(&batch.committed(), replies)
+    }
+}
+
+#[test]
+fn a_group_whose_machine_failed_is_restarted_while_its_node_runs() {
+    struct Ahead;
+    impl StateMachine for Ahead {
+        fn open(&mut self) -> Result<AppliedAt, MachineError> {
+            Ok(AppliedAt(LogIndex(1 << 40)))
+        }
+
+        fn apply(&mut self, _: &Committed<'_>, _: &mut Replies) -> Result<(), MachineError> {
+            unreachable!("it is not run")
+        }
+    }
+    let home = tempfile::tempdir().unwrap();
+    let node = open(&home.path().join("node"), 1);
+    let unknown = node.restart(GROUP, Box::new(Mended::default())).map(drop);
+    assert!(matches!(unknown, Err(GroupError::Unknown(GROUP))), "{unknown:?}");
+    let group = node.create(GROUP, alone(), Box::new(Lengths(0))).unwrap();
+    group.wait_for_leader(PATIENCE).unwrap();
+    assert_eq!(sum(&group.propose("four").wait().unwrap().reply), 4);
+    let running = node.restart(GROUP, Box::new(Mended::default())).map(drop);
+    assert!(matches!(running, Err(GroupError::Running(GROUP))), "{running:?}");
+    assert!(group.propose("fail").wait().is_err());
+    assert!(matches!(group.state(), GroupState::Stopped(StopCause::Machine(_))));
+    let ahead = node.restart(GROUP, Box::new(Ahead)).map(drop);
+    assert!(matches!(ahead, Err(GroupError::Machine { .. })), "{ahead:?}");
+    let mut events = node.events();
+    // A machine that fails on the old command again stops again, and can be replaced again.
+    node.restart(GROUP, Box::new(Lengths(0))).unwrap();
+    let mut stopped = 0;
+    while stopped == 0 {
+        let event = events.recv_timeout(PATIENCE).unwrap();
+        stopped += u32::from(matches!(event, NodeEvent::GroupStopped { .. }));
+    }
+    node.restart(GROUP, Box::new(Mended::default())).unwrap();
+    // The handle of before.
+    while group.state() != GroupState::Running {
+        std::thread::yield_now();
+    }
+    group.wait_for_leader(PATIENCE).unwrap();
+    let again = sum(&group.propose("four").wait().unwrap().reply);
+    assert_eq!(again, 8);
+    node.close().unwrap();
+    let closed = node.restart(GROUP, Box::new(Mended::default())).map(drop);
+    assert!(matches!(closed, Err(GroupError::Stopped(_))), "{closed:?}");
 }

@@ -315,9 +315,12 @@ impl Shard {
         }
     }
 
-    /// True if the group will never serve again here.
-    pub(crate) fn has_stopped(&self, group: GroupId) -> bool {
-        self.slots.get(&group).is_some_and(|slot| self.is_stopped(*slot))
+    /// True if the group will never serve again here: nobody needs what it has given to the log.
+    pub(crate) fn has_ended(&self, group: GroupId) -> bool {
+        self.slots.get(&group).is_some_and(|slot| {
+            let replica = &self.replicas[*slot as usize];
+            replica.stopped && !replica.awaits_machine
+        })
     }
 
     /// The log has no room for the rest of a write, and so for those of its group that follow. Gives the last entry that
@@ -795,6 +798,8 @@ impl Shard {
         if !replica.stopped {
             replica.raft.step(self.now, event);
             self.mark(slot);
+        } else if replica.awaits_machine {
+            stops::step_at_rest(replica, self.now, event);
         }
     }
 

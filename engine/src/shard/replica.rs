@@ -28,6 +28,10 @@ pub(crate) struct GroupView {
     marked: AtomicBool,
     /// Why it does not serve here any more. Set before `stopped` is.
     cause: Mutex<Option<StopCause>>,
+    /// Another machine is on its way to it.
+    is_restarting: AtomicBool,
+    /// The last entry that was handed to a machine, once it has stopped because of that.
+    handed: AtomicU64,
 }
 
 impl GroupView {
@@ -70,6 +74,40 @@ impl GroupView {
         self.news.tell(|| NodeEvent::LeaderChanged { group: self.group, leader });
     }
 
+    /// It serves again, with another machine.
+    fn set_running(&self) {
+        let mut cause = self.cause();
+        *cause = None;
+        self.is_restarting.store(false, Ordering::Release);
+        self.stopped.store(false, Ordering::Release);
+        drop(cause);
+        self.news.tell(|| NodeEvent::GroupRestarted { group: self.group });
+    }
+
+    /// Takes the right to give it another machine: one at a time, and only where its machine was what failed. Gives the
+    /// last entry that any machine was handed; a replica that runs gives `None`.
+    ///
+    /// # Errors
+    /// The reason why it cannot be run again here.
+    pub(crate) fn begin_restart(&self) -> Option<Result<LogIndex, StopCause>> {
+        let cause = self.cause();
+        Some(match cause.as_ref()? {
+            cause if !cause.is_machines() => Err(cause.clone()),
+            _ if self.is_restarting.swap(true, Ordering::AcqRel) => return None,
+            _ => Ok(LogIndex(self.handed.load(Ordering::Acquire))),
+        })
+    }
+
+    /// Notes the last entry that was handed to a machine, before it stops because of that.
+    pub(super) fn set_handed(&self, last: LogIndex) {
+        self.handed.store(last.get(), Ordering::Release);
+    }
+
+    /// The other machine did not come, or cannot be run.
+    pub(crate) fn end_restart(&self) {
+        self.is_restarting.store(false, Ordering::Release);
+    }
+
     /// It serves no more. The first reason stays; that the node stops is no event of each group.
     fn set_stopped(&self, cause: StopCause) {
         let mut known = self.cause();
@@ -107,6 +145,9 @@ pub(super) struct Replica {
     pub(super) has_met_too_large: bool,
     /// Its machine failed, or its log lost something: it says and does nothing more here.
     pub(super) stopped: bool,
+    /// It has stopped because of its machine, and may get another one. Until then its Raft hears of its own writes, so
+    /// that it knows what the log holds, and of nothing else.
+    pub(super) awaits_machine: bool,
     /// Bytes that its log held in memory when they were last counted.
     pub(super) tail_bytes: usize,
     pub(super) view: Arc<GroupView>,
@@ -146,6 +187,7 @@ impl Replica {
             too_large_for: Vec::new(),
             has_met_too_large: false,
             stopped: false,
+            awaits_machine: false,
             tail_bytes: 0,
             view,
             leads: false,
@@ -219,6 +261,16 @@ impl Replica {
         }
     }
 
+    /// It has a machine again: it starts as after a restart of its node, with nobody waiting and no leader known.
+    pub(super) fn run_again(&mut self) {
+        self.stopped = false;
+        self.awaits_machine = false;
+        self.wake_at = Ticks(u64::MAX);
+        self.leads = false;
+        self.leader = None;
+        self.view.set_running();
+    }
+
     /// It serves no more: its handles say so.
     pub(super) fn stop(&mut self, cause: StopCause) {
         self.rest(cause);
@@ -228,6 +280,7 @@ impl Replica {
 
     fn rest(&mut self, cause: StopCause) {
         self.stopped = true;
+        self.awaits_machine = cause.is_machines();
         self.promises.clear();
         self.view.set_stopped(cause);
     }
