@@ -168,7 +168,7 @@ pub fn node(job: &str) -> Result<(), String> {
     let mut groups = Vec::new();
     for group in 0..shape.groups {
         let first = NodeId(group % shape.nodes + 1);
-        let bootstrap = Bootstrap::Founding { members: members.clone(), first_leader: Some(first) };
+        let bootstrap = Bootstrap::New { members: members.clone(), first_leader: Some(first) };
         let group = node
             .create(GroupId(group), bootstrap, Box::new(Counting))
             .map_err(|error| error.to_string())?;
@@ -187,8 +187,7 @@ pub fn node(job: &str) -> Result<(), String> {
     let led: Vec<Group> = groups.into_iter().filter(Group::is_leader).collect();
     let load = Arc::new_cyclic(|me| Load::new(me.clone(), led, shape));
     let starting = load.clone();
-    node.spawn_on(0, move || Box::pin(async move { starting.start() }))
-        .map_err(|error| error.to_string())?;
+    node.spawn_on(0, async move || starting.start()).map_err(|error| error.to_string())?;
     std::thread::sleep(Duration::from_secs_f64(shape.seconds / 5.0));
     node.reset_stages();
     let began = Instant::now();

@@ -6,7 +6,11 @@ use logdrive::{
     Bootstrap, Committed, Config, Founding, GroupId, MachineError, Node, NodeId, Replies,
     StateMachine,
 };
-use std::{collections::BTreeMap, error::Error, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    path::{Path, PathBuf},
+};
 
 struct Counter(u64);
 
@@ -23,22 +27,20 @@ impl StateMachine for Counter {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = PathBuf::from(std::env::args().nth(1).ok_or("usage: counter DIR")?);
-    let (me, group) = (NodeId(1), GroupId(7));
-    if !dir.exists() {
-        let settings = BTreeMap::new();
-        let founding = Founding { cluster: "counter".into(), node: me, shards: 1, settings };
-        Node::init(&dir, founding)?;
-    }
-    let peers = BTreeMap::from([(me, "127.0.0.1:7001".to_owned())]);
-    let node = Node::open(Config::new(&dir, peers))?;
-    let group = if node.recovered().contains(&group) {
-        node.resume(group, Box::new(Counter(0)))?
-    } else {
-        let founding = Bootstrap::Founding { members: vec![me], first_leader: Some(me) };
-        node.create(group, founding, Box::new(Counter(0)))?
-    };
+    println!("{}", count(&dir)?);
+    Ok(())
+}
+
+pub(crate) fn count(dir: &Path) -> Result<u64, Box<dyn Error>> {
+    let me = NodeId(1);
+    let (cluster, settings) = ("counter".to_owned(), BTreeMap::new());
+    let founding = Founding { cluster, node: me, shards: 1, settings };
+    let peers = BTreeMap::from([(me, "127.0.0.1:0".to_owned())]);
+    let node = Node::open_or_init(Config::new(dir, peers), founding)?;
+    let bootstrap = Bootstrap::New { members: vec![me], first_leader: Some(me) };
+    let group = node.create_or_resume(GroupId(7), bootstrap, Box::new(Counter(0)))?;
     group.wait_for_leader(std::time::Duration::from_secs(10)).ok_or("no leader")?;
     let applied = group.propose(1u64.to_le_bytes().to_vec()).wait()?;
-    println!("{}", u64::from_le_bytes(applied.reply[..].try_into()?));
-    Ok(node.close()?)
+    node.close()?;
+    Ok(u64::from_le_bytes(applied.reply[..].try_into()?))
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The settings that a node's directory is made with, once (see [`crate::Node::init`]).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Founding {
     /// The cluster's name, 1 to 64 bytes. Nodes of another name are refused.
     pub cluster: String,

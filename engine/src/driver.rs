@@ -8,7 +8,7 @@
 //! Source: RULES.md A3: a runtime on the shard's thread, the ring's readiness in it.
 
 use crate::{
-    GroupId, NodeError, NodeId, OpenError,
+    GroupId, NodeError, NodeEvent, NodeId, OpenError,
     clock::now_ns,
     here,
     host::{Outside, SEAL_LOOK_NS, ShardHost, Turned},
@@ -21,7 +21,7 @@ use crate::{
     stretch::StretchMeter,
 };
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use logdrive_net::{Accepted, Hello, Inbound, Lane, Outbound, Refusal, Sent};
+use logdrive_net::{Accepted, Hello, Inbound, Lane, LaneStats, Outbound, Refusal, Sent};
 use logdrive_raft::Message;
 use logdrive_wal::{Home, Recovered, Wal};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -312,11 +312,17 @@ impl Outside for Driver {
         now_ns()
     }
 
+    fn lanes(&self) -> Vec<(NodeId, Lane, LaneStats)> {
+        self.outbound.get().expect("started").stats().collect()
+    }
+
     fn take(&self, control: Control) {
         match control {
             Control::Spawn(task) => drop(spawn_local(async move { task().await })),
             Control::Receive(accepted) => self.receive(*accepted),
-            Control::Run(..) => unreachable!("groups are the turn's own"),
+            Control::Run(..) | Control::Restart(..) | Control::Ask(_) => {
+                unreachable!("groups and questions are the turn's own")
+            }
         }
     }
 }
@@ -359,6 +365,7 @@ impl Inbound for Ingress {
 
     fn refused(&self, peer: NodeId, refusal: Refusal) {
         let driver = self.driver();
+        driver.node.news.tell(|| NodeEvent::PeerRefused { peer, why: refusal });
         if !refusal.is_for_good() || driver.node.has_failed() {
             return;
         }

@@ -5,6 +5,9 @@ use logdrive_raft::{GroupId, NodeId};
 use logdrive_wal::Corrupt;
 use std::time::Duration;
 
+// Answers are moved by the million: a larger error would make each of them larger.
+const _: () = assert!(size_of::<ProposeError>() <= 40);
+
 /// Why a proposal has no reply. [`ProposeError::happened`] sorts them.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -58,7 +61,7 @@ pub enum ProposeError {
     },
     /// Did not happen. The group is not served here (any more): it failed, or the node stopped.
     #[error("the group does not run here: {0}")]
-    Stopped(String),
+    Stopped(StopCause),
     /// May have happened, or may still: it was in the log when leadership moved, the group failed
     /// or the node stopped. Retry only what is idempotent.
     #[error("outcome unknown: {0}")]
@@ -82,6 +85,39 @@ impl ProposeError {
             Self::OutcomeUnknown(_) => Happened::Unknown,
             _ => Happened::No,
         }
+    }
+}
+
+/// Why a group does not run on this node (any more); see [`crate::Group::state`].
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopCause {
+    /// Its machine failed or panicked. The other groups and nodes go on; [`crate::Node::restart`] gives it another.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// Its committed entries could not be read back from the log to be applied. [`crate::Node::restart`] tries again.
+    #[error("its log cannot be read back: {0}")]
+    Unreadable(String),
+    /// The log lost something of it here: it never votes, acknowledges or leads on this node again. Its other members
+    /// serve on, and clients are sent to one of them if there is one.
+    #[error("its log lost something: {0}")]
+    Fenced(Box<Corrupt>),
+    /// So many nodes say that the group was founded with other members, this one among them, that this replica, whose
+    /// list fewer or no more nodes support, serves no more; see RULES.md M14. A node that starts compares anew.
+    #[error("the group was founded with other members on node {0}")]
+    OtherMembers(NodeId),
+    /// The node has stopped, for this reason.
+    #[error("the node has stopped: {0}")]
+    Node(String),
+    /// The group has not been created or resumed.
+    #[error("it was neither created nor resumed")]
+    Absent,
+}
+
+impl StopCause {
+    /// Another machine can take the place of the one that failed: the log has all it needs.
+    pub(crate) fn is_machines(&self) -> bool {
+        matches!(self, Self::Machine(_) | Self::Unreadable(_))
     }
 }
 
@@ -232,11 +268,19 @@ pub enum NodeError {
         /// The largest that this node's segments hold, in bytes.
         ours: u32,
     },
-    /// [`crate::Node::spawn_on`] on a shard's thread, which must not wait, while the queue of the other shard is full.
-    /// The node runs on; try again.
+}
+
+/// Why [`crate::Node::spawn_on`] dropped a task. The task did not run.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The node has stopped.
+    #[error("the node has stopped: {0}")]
+    Stopped(String),
+    /// Asked on a shard's thread, which must not wait, while the queue of the other shard is full. Try again.
     #[error("the queue of shard {shard} is full")]
     Busy {
-        /// Whose queue.
+        /// The shard with the full queue.
         shard: usize,
     },
 }

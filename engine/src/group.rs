@@ -6,11 +6,12 @@
 //! Fails:  [`ProposeError`], which says first whether it happened.
 
 use crate::{
-    Completions, GroupId, NodeId, Outcome, ProposeError,
+    Completions, GroupId, GroupStatus, Later, NodeId, Outcome, ProposeError, StopCause, blocking,
     clock::now_ns,
     here,
-    inbox::Inbox,
+    inbox::{Control, Inbox, NotTaken},
     shard::{Commands, GroupView, Submission},
+    status::Question,
 };
 use bytes::Bytes;
 use logdrive_raft::Command;
@@ -22,6 +23,9 @@ use std::{
 };
 
 /// One group on this node. Cheap to clone.
+///
+/// Every method may be called by any thread, tasks on shards' threads included, unless it says otherwise; none blocks
+/// unless it says so. What has no cost written beside it reads one shared number.
 #[derive(Clone)]
 pub struct Group {
     inner: Arc<Inner>,
@@ -48,7 +52,7 @@ impl Group {
         Self { inner: Arc::new(Inner { id, me, shard, command_bytes_max, view, inbox }) }
     }
 
-    /// Which group.
+    /// The group's id.
     #[must_use]
     pub fn id(&self) -> GroupId {
         self.inner.id
@@ -60,7 +64,8 @@ impl Group {
         self.inner.shard
     }
 
-    /// The group's leader, as far as this replica knows.
+    /// The group's leader, as far as this replica knows: `None` while there is none, or while it has heard of none. On a
+    /// node that has fenced the group, another member, which knows the leader.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
         self.inner.view.leader()
@@ -80,13 +85,46 @@ impl Group {
         self.inner.view.is_marked()
     }
 
+    /// Whether the group serves on this node, and if not, why. Costs a lock held for a moment; may be called by any
+    /// thread. Where a machine has failed, the group's other members go on.
+    #[must_use]
+    pub fn state(&self) -> GroupState {
+        match self.inner.view.stop_cause() {
+            Some(cause) => GroupState::Stopped(cause),
+            None if self.is_marked() => GroupState::Marked,
+            None => GroupState::Running,
+        }
+    }
+
+    /// The term, the cursors and the leader of the replica here, as of the shard's next turn. May be called by any
+    /// thread. Costs the shard one wake-up, and proposals nothing; waits for room in the shard's queue, but not on a
+    /// shard's thread.
+    ///
+    /// Gives [`crate::Gone`] once the node has stopped; on a shard's thread also while the queue of the group's shard is
+    /// full.
+    #[must_use = "the answer comes through it"]
+    pub fn status(&self) -> Later<GroupStatus> {
+        let about = self.inner.id;
+        self.inner.inbox.ask(|giver| Question::Group(about, giver), here::on_a_shard())
+    }
+
+    /// The handle's view of the replica, for the node.
+    pub(crate) fn view(&self) -> &GroupView {
+        &self.inner.view
+    }
+
+    /// Hands a control to the group's shard; see [`Inbox::control`].
+    pub(crate) fn control(&self, control: Control) -> Result<(), NotTaken> {
+        self.inner.inbox.control(control, here::on_a_shard())
+    }
+
     /// Blocks until some node leads the group, looking once a millisecond; `None` after `timeout`.
     ///
     /// # Panics
     /// On a shard's thread, which it would hold up.
     #[must_use]
     pub fn wait_for_leader(&self, timeout: Duration) -> Option<NodeId> {
-        assert!(!here::on_a_shard(), "waiting on a shard's thread would hold it up");
+        blocking::assert_may_block("waiting for a leader");
         let nanoseconds = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let until = now_ns().saturating_add(nanoseconds);
         while self.leader().is_none() && now_ns() < until {
@@ -95,7 +133,9 @@ impl Group {
         self.leader()
     }
 
-    /// Proposes one command. Never blocks; what is refused at once is the outcome too.
+    /// Proposes one command; gives its outcome to come. Never blocks; what is refused at once is the outcome too. Dropping
+    /// the [`Proposal`] takes nothing back. Costs two allocations and, from another thread than the shard's, a wake-up of
+    /// the shard unless it is awake.
     pub fn propose(&self, command: impl Into<Bytes>) -> Proposal {
         let waiting = Arc::new(Waiting::new(1));
         let sink: Arc<dyn Completions> = waiting.clone();
@@ -106,7 +146,8 @@ impl Group {
     }
 
     /// Proposes commands that enter the log together, in order. Each has its own outcome: together does not mean all or
-    /// nothing.
+    /// nothing, but what is refused at once is refused for all. An empty batch is done at once. Costs as
+    /// [`Self::propose`], once for the batch, and a checksum for each command.
     pub fn propose_batch(&self, commands: Vec<Bytes>) -> ProposalBatch {
         let count = commands.len();
         let waiting = Arc::new(Waiting::new(count));
@@ -120,11 +161,13 @@ impl Group {
         ProposalBatch { waiting }
     }
 
-    /// Submits one command; its outcome goes to `sink` under `token`.
+    /// Submits one command; its outcome goes to `sink` under `token`, which is the caller's own and need not be unique.
+    /// Never blocks. Costs a checksum of the command and, from another thread than the shard's, a queue and a wake-up of
+    /// the shard unless it is awake; nothing is allocated.
     ///
     /// # Errors
     /// The refusals known at once: `NotLeader`, `Overloaded`, `TooLarge`, `BatchTooLarge`, `Stopped`. Nothing will
-    /// come to `sink` then.
+    /// come to `sink` then. Once this is `Ok`, exactly one outcome comes, even if the node stops.
     pub fn submit(
         &self,
         sink: &Arc<dyn Completions>,
@@ -159,7 +202,10 @@ impl Group {
         }
         match self.leader() {
             Some(leader) if leader == self.inner.me => Ok(()),
-            _ if self.inner.view.is_stopped() => Err(self.inner.view.why_stopped()),
+            _ if self.inner.view.is_stopped() => {
+                let cause = self.inner.view.stop_cause().unwrap_or(StopCause::Absent);
+                Err(ProposeError::Stopped(cause))
+            }
             hint => Err(ProposeError::NotLeader { hint }),
         }
     }
@@ -177,6 +223,18 @@ impl Group {
             Err(elsewhere) => self.inner.inbox.submit(elsewhere),
         }
     }
+}
+
+/// Whether a group serves on this node; see [`Group::state`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum GroupState {
+    /// It follows, votes and leads.
+    Running,
+    /// It takes entries, and neither acknowledges, votes nor leads; see [`Group::is_marked`].
+    Marked,
+    /// It serves no more, for this reason.
+    Stopped(StopCause),
 }
 
 impl std::fmt::Debug for Group {
@@ -198,15 +256,31 @@ pub struct Proposal {
 }
 
 impl Proposal {
-    /// Blocks until the outcome is known.
+    /// Blocks until the outcome is known: after eight to nine election timeouts at most, for then a command that is not
+    /// committed is of unknown outcome, unless the node's disk or thread is stuck.
     ///
     /// # Errors
-    /// [`ProposeError`].
+    /// [`ProposeError`], which says whether it may have happened.
     ///
     /// # Panics
     /// On a shard's thread, which it would stop for ever.
     pub fn wait(self) -> Outcome {
         self.waiting.block().pop().expect("one outcome")
+    }
+
+    /// As [`Self::wait`], for at most `timeout`. The command goes on, whether its outcome is waited for or not: giving up
+    /// leaves it unknown.
+    ///
+    /// # Errors
+    /// This itself, to be waited for again, if the outcome is not known by then.
+    ///
+    /// # Panics
+    /// As [`Self::wait`].
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Outcome, Self> {
+        match self.waiting.block_for(timeout) {
+            Some(mut outcomes) => Ok(outcomes.pop().expect("one outcome")),
+            None => Err(self),
+        }
     }
 
     /// Calls `f` with the outcome, on the shard's thread and within its turn, or here if it is known: it must not block,
@@ -239,6 +313,17 @@ impl ProposalBatch {
     #[must_use]
     pub fn wait(self) -> Vec<Outcome> {
         self.waiting.block()
+    }
+
+    /// As [`Self::wait`], for at most `timeout`.
+    ///
+    /// # Errors
+    /// This itself, to be waited for again, if some outcome is not known by then.
+    ///
+    /// # Panics
+    /// As [`Self::wait`].
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Vec<Outcome>, Self> {
+        self.waiting.block_for(timeout).ok_or(self)
     }
 
     /// Calls `f` with all outcomes, in order, as [`Proposal::on_done`] does.
@@ -293,12 +378,21 @@ impl Waiting {
     }
 
     fn block(&self) -> Vec<Outcome> {
-        assert!(!here::on_a_shard(), "waiting on a shard's thread would stop it for ever");
+        blocking::assert_may_block("waiting for an outcome");
         let mut state = self.lock();
         while state.missing > 0 {
             state = self.known.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.take()
+    }
+
+    /// As [`Self::block`]; `None` if some outcome is not known after `timeout`.
+    fn block_for(&self, timeout: Duration) -> Option<Vec<Outcome>> {
+        blocking::assert_may_block("waiting for an outcome");
+        let is_missing = |state: &mut State| state.missing > 0;
+        let waited = self.known.wait_timeout_while(self.lock(), timeout, is_missing);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (state.missing == 0).then(|| state.take())
     }
 
     fn then(&self, f: impl FnOnce(Vec<Outcome>) + Send + 'static) {
@@ -367,6 +461,15 @@ mod tests {
         assert_eq!(waiting.lock().missing, 1);
         waiting.complete(&mut vec![(0, applied(7))]);
         assert_eq!(waiting.block(), [applied(7), applied(8)]);
+    }
+
+    #[test]
+    fn a_proposal_that_is_given_up_can_be_waited_for_again() {
+        let waiting = Arc::new(Waiting::new(1));
+        let proposal = Proposal { waiting: waiting.clone() };
+        let proposal = proposal.wait_timeout(Duration::from_millis(1)).expect_err("not known yet");
+        waiting.complete(&mut vec![(0, applied(3))]);
+        assert_eq!(proposal.wait_timeout(Duration::ZERO).map_err(drop), Ok(applied(3)));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! Fails:  on any other thread the caller gets back what it wanted to hand over.
 
 use crate::{
+    blocking,
     inbox::{Arrivals, Inbox, Task},
     shard::Submission,
 };
@@ -18,6 +19,7 @@ thread_local! {
 
 /// From now on this is the thread of the shard that takes these arrivals; with `None`, of no shard.
 pub(crate) fn set(arrivals: Option<Rc<Arrivals>>) {
+    blocking::forbid(arrivals.is_some());
     HERE.set(arrivals);
 }
 

@@ -11,7 +11,7 @@
 //! [`Arrivals`], call it, and carry out what it asks of [`Outside`]: the sequence is the same for all three.
 
 use crate::{
-    GroupId, MachineError, NodeError, NodeId, Outcome, ProposeError, Replies, StateMachine, apply,
+    GroupId, NodeError, NodeId, Outcome, ProposeError, Replies, StateMachine, apply,
     inbox::{Arrivals, Control},
     limits,
     links::Links,
@@ -19,9 +19,10 @@ use crate::{
     reads::{ReadDone, ReadTask},
     shard::{Answer, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
     shared::{Shared, lock},
+    status::{Question, ShardCounters},
 };
 use hashbrown::{HashMap, HashSet};
-use logdrive_net::Lane;
+use logdrive_net::{Lane, LaneStats};
 use logdrive_raft::{
     ConfigError, EntryBatch, EntryKind, FetchFor, LogIndex, Message, Ticks, WriteId,
 };
@@ -45,6 +46,10 @@ pub(crate) trait Outside {
     fn now(&self) -> u64;
     /// Takes a task or a connection that is for this thread, not for its groups.
     fn take(&self, control: Control);
+    /// The counts of the connections to peers.
+    fn lanes(&self) -> Vec<(NodeId, Lane, LaneStats)> {
+        Vec::new()
+    }
     /// Tells the simulator's checkers of a write that goes to the log now, or as soon as there is room.
     fn wrote(&self, _job: &WriteJob) {}
     /// Tells the simulator's checkers that the log had no room for the rest of a write: the group's log ends at `last`
@@ -223,12 +228,12 @@ impl ShardHost {
     fn turn_after_the_end(&mut self) -> Turned {
         let arrivals = self.arrivals.clone();
         arrivals.drop_frames();
-        while arrivals.inbox().next_control().is_some() {}
+        arrivals.inbox().drop_controls();
         while arrivals.next_read().is_some() {}
         arrivals.take_submissions(|late| {
             let (commands, bytes) = late.commands.cost();
             arrivals.inbox().answered(commands, bytes);
-            late.refuse(&ProposeError::Stopped("the node stopped".to_owned()));
+            late.refuse(&ProposeError::Stopped(self.node.stop_cause()));
         });
         Turned { looks_again: false, has_stopped: true }
     }
@@ -246,6 +251,8 @@ impl ShardHost {
                 Control::Run(founded, machine) => {
                     self.add(*founded, machine).expect("checked before it was sent here");
                 }
+                Control::Restart(group, applied, machine) => self.restart(group, applied, machine),
+                Control::Ask(question) => self.answer(question, outside),
                 control => outside.take(control),
             }
         }
@@ -308,6 +315,40 @@ impl ShardHost {
         Ok(())
     }
 
+    /// Another machine for a group whose machine has failed.
+    fn restart(&mut self, group: GroupId, applied: LogIndex, machine: Box<dyn StateMachine>) {
+        match self.shard.restart(group, applied) {
+            Ok(slot) => self.machines[slot as usize] = machine,
+            Err(error) => {
+                tracing::error!(group = group.get(), %error, "the group cannot be restarted");
+                self.shard.end_restart(group);
+            }
+        }
+    }
+
+    #[cold]
+    fn answer(&self, question: Question, outside: &impl Outside) {
+        match question {
+            Question::Group(group, giver) => {
+                if let Some(status) = self.shard.status(group) {
+                    giver.give(status.into());
+                }
+            }
+            Question::Counters(giver) => {
+                let Some(wal) = &self.wal else { return };
+                let (waiting_commands, waiting_bytes) = self.arrivals.inbox().waiting();
+                giver.give(ShardCounters {
+                    log: wal.metrics(),
+                    log_usage: wal.usage(),
+                    lanes: outside.lanes(),
+                    inbound: self.node.inbound_stats(),
+                    waiting_commands,
+                    waiting_bytes,
+                });
+            }
+        }
+    }
+
     /// Takes in the writes that have finished.
     fn take_completions(&mut self, now: u64) -> Result<(), WalError> {
         let Some(wal) = &mut self.wal else { return Ok(()) };
@@ -358,9 +399,10 @@ impl ShardHost {
             }
         }
         if self.has_stopped {
+            inbox.drop_controls();
             let arrivals = self.arrivals.clone();
             arrivals.take_submissions(|late| self.shard.submit(late, &mut self.answers));
-            self.shard.abandon_all("the node stopped", &mut self.answers);
+            self.shard.abandon_all(&self.node.stop_cause(), "the node stopped", &mut self.answers);
         }
     }
 
@@ -516,8 +558,8 @@ impl ShardHost {
         self.held_groups.clear();
         self.withdrawn.clear();
         for job in std::mem::take(&mut self.held) {
-            // Of a group that has stopped nothing was promised on it, and nothing will be.
-            if !self.shard.has_stopped(job.group) && !self.withdrawn.contains(&job.group) {
+            // Of a group that has ended nothing was promised on it, and nothing will be.
+            if !self.shard.has_ended(job.group) && !self.withdrawn.contains(&job.group) {
                 self.write(job, outside)?;
             }
         }
@@ -593,7 +635,7 @@ impl ShardHost {
                     let none = &mut std::iter::empty();
                     self.shard.applied(&job, none, outside.now(), &mut self.answers);
                 }
-                Err(error) => self.shard.machine_failed(job.slot, &error, &mut self.answers),
+                Err(error) => self.shard.machine_failed(job.slot, error, &mut self.answers),
             }
         }
     }
@@ -635,7 +677,7 @@ impl ShardHost {
 
     /// The log has fenced a group: it says and writes nothing more here.
     fn fence(&mut self, group: GroupId, corrupt: Corrupt) {
-        self.shard.fence(group, &mut self.answers);
+        self.shard.fence(group, &corrupt, &mut self.answers);
         self.drop_held(group, WriteId::ZERO);
         self.reads.retain(|job| job.group != group);
         self.fenced.insert(group, corrupt.clone());
@@ -659,8 +701,7 @@ impl ShardHost {
             // A file that cannot be opened now may be later.
             ReadError::Io { .. } => self.shard.fetched(group, purpose, None),
             error if purpose == FetchFor::Apply => {
-                let error = MachineError(format!("the log cannot be read back: {error}"));
-                self.shard.unreadable(group, &error, &mut self.answers);
+                self.shard.unreadable(group, error.to_string(), &mut self.answers);
             }
             _ => self.shard.fetched(group, purpose, None),
         }

@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::{
-    Committed, Completions, Config, Outcome,
+    Committed, Completions, Config, MachineError, Outcome,
     limits::Limits,
     links::LaneChange,
     shard::{Commands, GroupView, Submission, Timing},
@@ -790,3 +790,6 @@ mod room;
 
 #[path = "host_end_tests.rs"]
 mod end;
+
+#[path = "host_restart_tests.rs"]
+mod restart;

@@ -7,11 +7,13 @@
 //! Fails:  full: a submission is `Overloaded`, a frame is dropped (Raft repeats it), a control waits.
 
 use crate::{
-    GroupId, NodeId, ProposeError, StateMachine,
+    GroupId, LogIndex, NodeId, ProposeError, StateMachine, StopCause,
+    later::{self, Giver, Later},
     limits::{self, OfShard},
     links::LaneChange,
     reads::ReadDone,
     shard::{Founded, Submission},
+    status::Question,
 };
 use crossbeam::queue::ArrayQueue;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
@@ -52,10 +54,14 @@ pub(crate) type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + S
 pub(crate) enum Control {
     /// Run this group.
     Run(Box<Founded>, Box<dyn StateMachine>),
+    /// Give this group, whose machine failed, another one, which has applied everything up to there.
+    Restart(GroupId, LogIndex, Box<dyn StateMachine>),
     /// Run this task.
     Spawn(Task),
     /// Read this connection.
     Receive(Box<Accepted>),
+    /// Answer this question.
+    Ask(Question),
 }
 
 /// The shard that runs a group: fixed by the group's id and the number of shards.
@@ -294,7 +300,7 @@ impl Inbox {
             return Err(ProposeError::BatchTooLarge { commands, bytes, commands_max, bytes_max });
         }
         if let Some(why) = self.stopped.get() {
-            return Err(ProposeError::Stopped(why.clone()));
+            return Err(ProposeError::Stopped(StopCause::Node(why.clone())));
         }
         let waiting = self.commands.fetch_add(commands, Ordering::Relaxed) + commands;
         let waiting_bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -312,7 +318,6 @@ impl Inbox {
     }
 
     /// Commands and bytes that are not answered yet.
-    #[cfg(feature = "testing")]
     pub(crate) fn waiting(&self) -> (usize, usize) {
         (self.commands.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
@@ -334,7 +339,7 @@ impl Inbox {
             while let Some(left) = self.submissions.pop() {
                 let (commands, bytes) = left.commands.cost();
                 self.answered(commands, bytes);
-                left.refuse(&ProposeError::Stopped(why.clone()));
+                left.refuse(&ProposeError::Stopped(StopCause::Node(why.clone())));
             }
         }
         self.wake();
@@ -366,7 +371,8 @@ impl Inbox {
                 return Err(NotTaken::Stopped(why.clone()));
             }
             if on_a_shard {
-                return self.try_control(control).map_err(|_| NotTaken::Full);
+                self.try_control(control).map_err(|_| NotTaken::Full)?;
+                break;
             }
             match self.controls.0.send_timeout(control, Duration::from_millis(100)) {
                 Ok(()) => break,
@@ -376,8 +382,29 @@ impl Inbox {
                 }
             }
         }
+        if self.stopped.get().is_some() {
+            // It may have come after the shard's last look: whoever waits for an answer must not wait for ever.
+            self.drop_controls();
+        }
         self.wake();
         Ok(())
+    }
+
+    /// Asks the shard something. An answer that cannot come is [`crate::Gone`].
+    pub(crate) fn ask<T>(
+        &self,
+        question: impl FnOnce(Giver<T>) -> Question,
+        on_a_shard: bool,
+    ) -> Later<T> {
+        let (giver, answer) = later::pair();
+        // What is not taken is dropped, and says so by itself.
+        let _ = self.control(Control::Ask(question(giver)), on_a_shard);
+        answer
+    }
+
+    /// Drops the controls that wait, of a shard that has stopped.
+    pub(crate) fn drop_controls(&self) {
+        while self.next_control().is_some() {}
     }
 
     /// Hands over a control if there is room. For threads that must not wait.
@@ -558,7 +585,8 @@ mod tests {
     fn a_stopped_shard_admits_nothing_and_says_why() {
         let inbox: Inbox = Inbox::new(2, 100, limits::OfShard::REAL);
         inbox.stop("disk on fire");
-        assert_eq!(inbox.admit(1, 1), Err(ProposeError::Stopped("disk on fire".to_owned())));
+        let cause = StopCause::Node("disk on fire".to_owned());
+        assert_eq!(inbox.admit(1, 1), Err(ProposeError::Stopped(cause)));
         assert_eq!(inbox.control(task(), false), Err(NotTaken::Stopped("disk on fire".to_owned())));
     }
 

@@ -15,9 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Bootstrap {
-    /// All of `members` create it with the same list. `first_leader` campaigns at once, the others
+    /// It is new: all of `members` create it with the same list. `first_leader` campaigns at once, the others
     /// only if it does not get through.
-    Founding {
+    New {
         /// The voters, this node among them.
         members: Vec<NodeId>,
         /// The member that should lead first.
@@ -65,6 +65,11 @@ impl Groups {
         let mut found: Vec<GroupId> = waits.map(|(group, _)| *group).collect();
         found.sort_unstable();
         found
+    }
+
+    /// True for a group that was found in the log and waits for its machine.
+    pub(crate) fn is_waiting(&self, group: GroupId) -> bool {
+        matches!(self.lock().get(&group), Some(Known::Recovered(_)))
     }
 
     /// Groups that lost something, and where, by id.
@@ -133,6 +138,23 @@ impl Groups {
                 *known = other;
                 Err(why)
             }
+        }
+    }
+
+    /// The handle of a group that has run, to be given another machine.
+    ///
+    /// # Errors
+    /// [`GroupError`] if there is none.
+    pub(crate) fn to_restart(&self, group: GroupId) -> Result<Group, GroupError> {
+        match self.lock().get(&group) {
+            Some(Known::Running(handle)) => Ok(handle.clone()),
+            Some(Known::Starting) => Err(GroupError::Running(group)),
+            Some(Known::Recovered(_)) => Err(GroupError::Exists(group)),
+            Some(Known::Fenced(corrupt)) => {
+                Err(GroupError::Fenced { group, source: corrupt.clone() })
+            }
+            Some(Known::Destroyed) => Err(GroupError::Destroyed(group)),
+            None => Err(GroupError::Unknown(group)),
         }
     }
 

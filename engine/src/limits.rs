@@ -76,6 +76,8 @@ impl OfShard {
     };
 }
 
+/// Events that wait for one follower of a node's events; beyond it the oldest are lost.
+pub(crate) const EVENTS_MAX: usize = 4096;
 /// Appends in flight to one follower of one group.
 pub(crate) const INFLIGHT_MESSAGES_MAX: usize = 256;
 /// Bytes in flight to one follower of one group.

@@ -56,10 +56,64 @@ impl AppliedAt {
     pub const START: Self = Self(LogIndex::ZERO);
 }
 
-/// Committed entries on their way into a machine.
+/// Committed entries on their way into a machine. A test makes its own with [`CommittedBuf`].
 #[derive(Debug)]
 pub struct Committed<'a> {
     entries: &'a [Entry],
+}
+
+/// Committed commands that a test makes for a machine: a [`Committed`] borrows from it.
+///
+/// ```
+/// use logdrive::{Committed, CommittedBuf, LogIndex, MachineError, Replies, StateMachine};
+///
+/// struct Count(u64);
+///
+/// impl StateMachine for Count {
+///     fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
+///         for _ in batch.commands() {
+///             self.0 += 1;
+///             replies.push(self.0.to_string());
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let batch = CommittedBuf::new(LogIndex(1), ["a", "b"]);
+/// let mut replies = Replies::keeping();
+/// Count(0).apply(&batch.committed(), &mut replies)?;
+/// assert_eq!(replies.as_slice(), ["1", "2"]);
+/// assert_eq!(batch.committed().last(), LogIndex(2));
+/// # Ok::<(), MachineError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct CommittedBuf {
+    entries: Vec<Entry>,
+}
+
+impl CommittedBuf {
+    /// Commands of term 1 that stand one behind the other in the log, the first of them at `first`.
+    ///
+    /// # Panics
+    /// If `first` is zero: the log's first entry is 1.
+    #[must_use]
+    pub fn new<C: Into<Bytes>>(first: LogIndex, commands: impl IntoIterator<Item = C>) -> Self {
+        assert!(first > LogIndex::ZERO, "the log's first entry is 1");
+        let entry = |(index, command): (u64, C)| Entry {
+            term: Term(1),
+            index: LogIndex(index),
+            kind: EntryKind::Command,
+            checksum: 0,
+            payload: command.into(),
+        };
+        Self { entries: (first.get()..).zip(commands).map(entry).collect() }
+    }
+
+    /// The commands as a machine is given them.
+    #[must_use]
+    pub fn committed(&self) -> Committed<'_> {
+        Committed::new(&self.entries)
+    }
 }
 
 /// One committed command.

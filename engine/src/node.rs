@@ -7,14 +7,16 @@
 //! Source: RULES.md A1, A7.
 
 use crate::{
-    Bootstrap, Config, Founding, Group, GroupError, GroupId, NodeError, NodeId, OpenError,
-    StageSummary, StateMachine,
+    Bootstrap, Config, Events, Founding, Group, GroupError, GroupId, Later, NodeError, NodeId,
+    OpenError, ShardCounters, SpawnError, StageSummary, StateMachine, blocking,
     driver::{self, Setup, Started},
     here,
-    inbox::{Control, NotTaken},
+    inbox::{Control, NotTaken, Task},
+    later,
     limits::Limits,
     shared::{Shared, lock},
     stages::Stages,
+    status::Question,
     watchdog,
 };
 use crossbeam_channel::Sender;
@@ -22,11 +24,11 @@ use logdrive_net::{
     Listener,
     stores::{Acquaintances, OnTooLarge, PEER_STORES_BYTES_MAX, PEERS_MAX, PeerStores, Save},
 };
-use logdrive_wal::{Corrupt, Home, Identity, PEERS_BYTES_MAX};
+use logdrive_wal::{Corrupt, Home, HomeError, Identity, PEERS_BYTES_MAX};
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::Path,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
     thread::JoinHandle,
     time::Duration,
@@ -53,39 +55,56 @@ pub struct Description {
 }
 
 /// Hosts groups. Cheap to clone; the node runs until [`Node::close`] or the last clone is gone.
+///
+/// Every method may be called by any thread, tasks on shards' threads included, unless it says otherwise; none blocks
+/// unless it says so. What has no cost written beside it takes a lock for a moment.
 #[derive(Clone)]
 pub struct Node {
     running: Arc<Running>,
 }
 
 impl Node {
-    /// Makes a node's directory and its identity.
+    /// Makes a node's directory and its identity. Blocks for a few small synced writes. What a crash in between leaves is
+    /// taken up by the next call.
     ///
     /// # Errors
     /// [`OpenError`] if there is one already, the directory holds anything else, or it cannot be
     /// written; or if a setting of `founding` cannot be.
+    ///
+    /// # Panics
+    /// On a shard's thread, which this would hold up.
     pub fn init(dir: &Path, founding: Founding) -> Result<(), OpenError> {
+        blocking::assert_may_block("making a node's directory");
         founding.check()?;
         let Founding { cluster, node, shards, settings } = founding;
         Home::create(dir, &cluster, node, shards, settings)?;
         Ok(())
     }
 
-    /// The settings a directory was made with. Takes its lock for a moment.
+    /// The settings a directory was made with. Takes its lock for a moment, and reads a few small files.
     ///
     /// # Errors
     /// [`OpenError`] if there is no identity, it is damaged, or another process has the directory.
+    ///
+    /// # Panics
+    /// On a shard's thread, which this would hold up.
     pub fn founding(dir: &Path) -> Result<Founding, OpenError> {
+        blocking::assert_may_block("reading a node's directory");
         let Identity { cluster, node, shards, settings, .. } = Home::peek(dir)?;
         Ok(Founding { cluster, node, shards, settings })
     }
 
     /// Opens a node: takes the directory's lock, recovers the log, listens, starts its threads. Blocks until all logs
-    /// are recovered.
+    /// are recovered, which takes about as long as reading them. Groups that the log holds are silent until they are
+    /// resumed ([`Self::recovered`]).
     ///
     /// # Errors
     /// [`OpenError`]: nothing runs.
+    ///
+    /// # Panics
+    /// On a shard's thread, which this would hold up.
     pub fn open(config: Config) -> Result<Self, OpenError> {
+        blocking::assert_may_block("opening a node");
         let home = Arc::new(Home::open(&config.dir)?);
         let identity = home.identity().clone();
         config.check(&identity)?;
@@ -98,7 +117,13 @@ impl Node {
         config.check_founded(founded, &log)?;
         let held = config.command_bytes_held(&log);
         let peers = open_peers(&home, &config)?;
-        let mut listener = Some(Listener::bind(&config.peers[&identity.node])?);
+        let listener = Listener::bind(&config.peers[&identity.node])?;
+        let address = listener.local_address().map_err(|source| OpenError::Os {
+            what: "the peer address cannot be looked up",
+            source,
+        })?;
+        let entrance = (address, listener.meter());
+        let mut listener = Some(listener);
         // An open that failed before this has founded nothing.
         if is_first {
             home.found_command_bytes(founded)?;
@@ -107,7 +132,9 @@ impl Node {
             let stores = Acquaintances::new(peers, save_to(&home, node.clone()))
                 .holding(held, on_too_large(&home, node.clone(), held, is_first));
             let stores = Arc::new(stores);
-            Shared::new(&config, identity.clone(), founded, stores, Limits::REAL)
+            let mut shared = Shared::new(&config, identity.clone(), founded, stores, Limits::REAL);
+            shared.entrance = Some(entrance);
+            shared
         });
         let seed = if config.seed == 0 { seed_from_system()? } else { config.seed };
         let (started, starts) = crossbeam_channel::bounded(identity.shards as usize);
@@ -150,6 +177,35 @@ impl Node {
         Ok(opened)
     }
 
+    /// As [`Self::open`], and makes the directory before if it is not there or empty: for programs that do not tell
+    /// their first start from later ones.
+    ///
+    /// A directory that has vanished, on a volume that is not mounted for example, is made anew too, and has forgotten
+    /// what the node promised. The other nodes refuse it then ([`NodeError::Refused`]), but a cluster of one node begins
+    /// with nothing. Where that matters, call [`Self::init`] once, by hand, and [`Self::open`] from then on.
+    ///
+    /// # Errors
+    /// [`OpenError`]: nothing runs. [`OpenError::Config`] if the directory was made with other settings than `founding`.
+    ///
+    /// # Panics
+    /// On a shard's thread, which this would hold up.
+    pub fn open_or_init(config: Config, founding: Founding) -> Result<Self, OpenError> {
+        blocking::assert_may_block("opening a node");
+        match Self::init(&config.dir, founding.clone()) {
+            Ok(()) => {}
+            Err(OpenError::Home(HomeError::Exists(_))) => {
+                let made_with = Self::founding(&config.dir)?;
+                if made_with != founding {
+                    return Err(OpenError::Config(format!(
+                        "the directory was made with {made_with:?}, not with {founding:?}"
+                    )));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Self::open(config)
+    }
+
     /// Takes in what each shard's log holds.
     fn take_recovered(
         &self,
@@ -190,14 +246,14 @@ impl Node {
         }
     }
 
-    /// Groups the log holds that are not resumed yet: they are silent until they are.
+    /// Groups the log holds that are not resumed yet, by id: they are silent until they are. Walks all groups.
     #[must_use]
     pub fn recovered(&self) -> Vec<GroupId> {
         self.running.node.groups.waiting()
     }
 
     /// Groups whose log lost something on this node, and where, found when it was opened or read since: they are silent
-    /// for good, and can be neither resumed nor created. By id.
+    /// for good, and can be neither resumed nor created. By id. Walks all groups.
     #[must_use]
     pub fn fenced(&self) -> Vec<(GroupId, Corrupt)> {
         self.running.node.groups.fenced()
@@ -231,7 +287,42 @@ impl Node {
         self.running.node.resume(group, machine)
     }
 
-    /// A running group.
+    /// Gives a group whose machine failed or panicked another one, while the node runs ([`crate::StopCause::Machine`]). The
+    /// machine is handed everything behind the place that its `open` tells: one that lives in memory gets all commands
+    /// again, the one that the other machine failed on among them. All handles of the group work again from the shard's
+    /// next turn on; the group follows first, and leads again when it is elected. What waited was told when it stopped.
+    /// Opens the machine and waits as [`Self::create`].
+    ///
+    /// # Errors
+    /// [`GroupError`]: the group is as it was. [`GroupError::Running`] if it runs, or another call is restarting it;
+    /// [`GroupError::Exists`] if it was not resumed yet.
+    pub fn restart(
+        &self,
+        group: GroupId,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<Group, GroupError> {
+        self.running.node.restart(group, machine)
+    }
+
+    /// Resumes the group if the log holds it, and creates it otherwise: for programs that do not tell their first start
+    /// from later ones. `bootstrap` counts only where the group is new. Opens the machine and waits as [`Self::create`].
+    ///
+    /// # Errors
+    /// [`GroupError`]: it does not run, or ran already.
+    pub fn create_or_resume(
+        &self,
+        group: GroupId,
+        bootstrap: Bootstrap,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<Group, GroupError> {
+        if self.running.node.groups.is_waiting(group) {
+            self.resume(group, machine)
+        } else {
+            self.create(group, bootstrap, machine)
+        }
+    }
+
+    /// The handle of a group that was created or resumed, unless it is fenced; [`Group::state`] says whether it runs.
     #[must_use]
     pub fn group(&self, group: GroupId) -> Option<Group> {
         self.running.node.groups.running(group)
@@ -241,6 +332,13 @@ impl Node {
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.running.node.me
+    }
+
+    /// Where this node listens for its peers: the address of its [`Config::peers`], with the port that a `:0` there
+    /// became.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.running.node.entrance.as_ref().expect("a node listens").0
     }
 
     /// Number of shard threads.
@@ -292,8 +390,16 @@ impl Node {
         self.running.node.map_version()
     }
 
+    /// The node's events from now on: leaders that change, groups that stop, peers that refuse this node, its own failure.
+    /// As a future, by polling, or waited for with a time-out. Each call follows them by itself; a follower that takes
+    /// none keeps 4,096 and is told how many it lost.
+    #[must_use = "the events come through it"]
+    pub fn events(&self) -> Events {
+        self.running.node.news.follow()
+    }
+
     /// Where the time of proposals led here went, over all shards, first stage to last, then
-    /// `total`.
+    /// `total`. Merges the shards' histograms: for a look every few seconds.
     #[must_use]
     pub fn stages(&self) -> Vec<StageSummary> {
         let mut merged = Stages::default();
@@ -311,43 +417,72 @@ impl Node {
         self.running.node.pulses.iter().map(|pulse| pulse.longest_turn()).collect()
     }
 
-    /// Starts measuring stages and turns anew.
+    /// The counts of a shard: its log, its connections, and what waits in it. May be called by any thread. Costs the shard
+    /// a walk over its groups: it is for a look every few seconds, not for every command.
+    ///
+    /// Gives [`crate::Gone`] once the node has stopped; on a shard's thread, which must not wait, also while the queue of
+    /// the other shard is full.
+    ///
+    /// # Panics
+    /// If there is no such shard ([`Self::shards`]).
+    #[must_use = "the answer comes through it"]
+    pub fn counters(&self, shard: usize) -> Later<ShardCounters> {
+        self.running.node.inboxes[shard].ask(Question::Counters, here::on_a_shard())
+    }
+
+    /// Starts measuring stages and turns anew, for all shards.
     pub fn reset_stages(&self) {
         self.running.node.stages.iter().for_each(|shard| lock(shard).reset());
         self.running.node.pulses.iter().for_each(|pulse| pulse.forget_turns());
     }
 
-    /// Runs a task on a shard's thread, beside its groups: a proposal made there for a group of
-    /// that shard crosses no thread. The task must never block; it is dropped when the node stops. If it panics it
-    /// alone ends. Waits for room in the shard's queue, except on a shard's thread.
+    /// Runs a task on a shard's thread, beside its groups: a proposal made there for a group of that shard crosses no
+    /// thread. `task` is sent to that thread and makes the future there, so the future need not be `Send`. It runs in a
+    /// tokio runtime: tokio's sockets, timers and `spawn_local` work in it.
+    ///
+    /// The task must never block: all groups of the shard would wait with it. It is dropped when the node stops. If it
+    /// panics it alone ends.
+    ///
+    /// Gives the task's output to come, as a future or to be waited for; dropping that lets the task go on. May be called
+    /// by any thread. Waits for room in the shard's queue, but not on a shard's thread. Costs three allocations.
     ///
     /// # Errors
-    /// [`NodeError`]: the task was dropped, because the node has stopped or the queue is full
-    /// ([`NodeError::Busy`]).
+    /// [`SpawnError`]: the task was dropped, because the node has stopped or, on a shard's thread, because the queue of
+    /// the other shard is full.
     ///
     /// # Panics
     /// If there is no such shard ([`Self::shards`]).
-    pub fn spawn_on(
+    pub fn spawn_on<F, T>(
         &self,
         shard: usize,
-        task: impl FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send + 'static,
-    ) -> Result<(), NodeError> {
+        task: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<Later<T>, SpawnError>
+    where
+        F: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
         let inbox = &self.running.node.inboxes[shard];
-        match here::spawn(inbox, Box::new(task)) {
-            Ok(()) => Ok(()),
-            Err(task) => {
-                let spawned = inbox.control(Control::Spawn(task), here::on_a_shard());
-                spawned.map_err(|not| match not {
-                    NotTaken::Stopped(why) => NodeError::Thread(why),
-                    NotTaken::Full => NodeError::Busy { shard },
-                })
-            }
+        let (giver, output) = later::pair();
+        let task: Task = Box::new(move || Box::pin(async move { giver.give(task().await) }));
+        if let Err(task) = here::spawn(inbox, task) {
+            let spawned = inbox.control(Control::Spawn(task), here::on_a_shard());
+            spawned.map_err(|not| match not {
+                NotTaken::Stopped(why) => SpawnError::Stopped(why),
+                NotTaken::Full => SpawnError::Busy { shard },
+            })?;
         }
+        Ok(output)
     }
 
     /// Why the node stopped by itself, if it did. Waits up to `timeout` for that.
+    ///
+    /// # Panics
+    /// On a shard's thread, unless `timeout` is zero.
     #[must_use]
     pub fn failure(&self, timeout: Duration) -> Option<NodeError> {
+        if !timeout.is_zero() {
+            blocking::assert_may_block("waiting for a node's failure");
+        }
         let node = &self.running.node;
         let failure = lock(&node.failure);
         let waited = node.failed.wait_timeout_while(failure, timeout, |failure| failure.is_none());
@@ -364,7 +499,7 @@ impl Node {
     /// # Panics
     /// On a shard's thread, which it would wait for.
     pub fn close(&self) -> Result<(), NodeError> {
-        assert!(!here::on_a_shard(), "closing on a shard's thread would wait for itself");
+        blocking::assert_may_block("closing a node");
         self.running.stop();
         match self.failure(Duration::ZERO) {
             Some(error) => Err(error),
@@ -391,6 +526,11 @@ struct Running {
 
 impl Running {
     fn stop(&self) {
+        self.stop_threads();
+        self.node.news.close();
+    }
+
+    fn stop_threads(&self) {
         if self.node.is_given_up() {
             // Its threads may sit in the kernel for ever. The lock stays theirs: their writes may still land.
             std::mem::forget(lock(&self.home).take());

@@ -8,7 +8,9 @@
 //! Source: RULES.md A1, A7.
 
 use crate::{
-    Config, Group, GroupError, GroupId, LogIndex, NodeError, NodeId, StateMachine, Term, apply,
+    Config, Group, GroupError, GroupId, LogIndex, NodeError, NodeEvent, NodeId, StateMachine,
+    StopCause, Term, apply,
+    events::News,
     here,
     inbox::{Control, Inbox, NotTaken, shard_of},
     life::{Bootstrap, Groups},
@@ -21,13 +23,14 @@ use crate::{
 };
 use bytes::Bytes;
 use logdrive_net::{
-    Accepted, ClusterId, Hello, Lane,
+    Accepted, ClusterId, Hello, InboundMeter, InboundStats, Lane,
     stores::{Acquaintances, Proof},
 };
 use logdrive_raft::{Durable, HardState, Restored};
 use logdrive_wal::{Identity, RecoveredGroup};
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -63,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) client_addresses: Mutex<BTreeMap<NodeId, String>>,
     /// Changes of what clients are told: leaders, client addresses, peers that come and go.
     map_version: Arc<AtomicU64>,
+    pub(crate) news: Arc<News>,
     /// By peer: its connections to this node.
     inbound: Mutex<BTreeMap<NodeId, InboundOf>>,
     /// Changes whenever another process of a peer is let in than before.
@@ -72,6 +76,8 @@ pub(crate) struct Shared {
     /// A lane to a peer has come up.
     has_reached: AtomicBool,
     silence: Silence,
+    /// Where peers find this node, and the counts of their connections; none under simulation.
+    pub(crate) entrance: Option<(SocketAddr, Arc<InboundMeter>)>,
     pub(crate) description: Mutex<Option<logdrive_wal::Description>>,
     /// Set once `failure` is: looked at in every turn.
     has_failed: AtomicBool,
@@ -133,11 +139,13 @@ impl Shared {
                 [own].into_iter().filter(|(_, address)| !address.is_empty()).collect(),
             ),
             map_version: Arc::default(),
+            news: Arc::default(),
             inbound: Mutex::default(),
             processes_version: AtomicU64::new(0),
             too_large: Mutex::default(),
             has_reached: AtomicBool::new(false),
             silence: Silence::of(config.peers.keys().copied()),
+            entrance: None,
             description: Mutex::default(),
             has_failed: AtomicBool::new(false),
             failure: Mutex::default(),
@@ -153,7 +161,7 @@ impl Shared {
         bootstrap: Bootstrap,
         machine: Box<dyn StateMachine>,
     ) -> Result<Group, GroupError> {
-        let Bootstrap::Founding { members, first_leader } = bootstrap;
+        let Bootstrap::New { members, first_leader } = bootstrap;
         self.check_members(group, &members)?;
         if let Some(first) = first_leader.filter(|first| !members.contains(first)) {
             let why = format!("the first leader ({first}) is not among them");
@@ -221,7 +229,7 @@ impl Shared {
         let restored = Restored { hard_state, runs: found.runs.clone(), last, applied };
         restored.check().map_err(|error| GroupError::Log { group, why: error.to_string() })?;
         let shard = shard_of(group, self.inboxes.len());
-        let view = Arc::new(GroupView::counted_in(&self.map_version));
+        let view = Arc::new(GroupView::of(group, &self.map_version, &self.news));
         let inbox = self.inboxes[shard].clone();
         let founded = Founded {
             group,
@@ -236,11 +244,35 @@ impl Shared {
             view: view.clone(),
         };
         let run = Control::Run(Box::new(founded), machine);
-        inbox.control(run, here::on_a_shard()).map_err(|not| match not {
-            NotTaken::Stopped(why) => GroupError::Stopped(why),
-            NotTaken::Full => GroupError::Busy(group),
-        })?;
+        inbox.control(run, here::on_a_shard()).map_err(|not| not_taken(group, not))?;
         Ok(Group::new(group, self.me, shard, self.command_bytes_max, view, inbox))
+    }
+
+    /// Gives a group whose machine failed another one; see [`crate::Node::restart`].
+    pub(crate) fn restart(
+        &self,
+        group: GroupId,
+        mut machine: Box<dyn StateMachine>,
+    ) -> Result<Group, GroupError> {
+        let handle = self.groups.to_restart(group)?;
+        let last = match handle.view().begin_restart() {
+            Some(Ok(last)) => last,
+            None => return Err(GroupError::Running(group)),
+            Some(Err(StopCause::Fenced(corrupt))) => {
+                return Err(GroupError::Fenced { group, source: *corrupt });
+            }
+            Some(Err(cause)) => return Err(GroupError::Stopped(cause.to_string())),
+        };
+        let opened = apply::open(&mut *machine, last)
+            .map_err(|source| GroupError::Machine { group, source });
+        let given = opened.and_then(|applied| {
+            let given = handle.control(Control::Restart(group, applied, machine));
+            given.map_err(|not| not_taken(group, not))
+        });
+        if given.is_err() {
+            handle.view().end_restart();
+        }
+        given.map(|()| handle)
     }
 
     fn check_members(&self, group: GroupId, members: &[NodeId]) -> Result<(), GroupError> {
@@ -391,6 +423,11 @@ impl Shared {
         self.hears(peer) && !self.silence.is_silent(peer)
     }
 
+    /// The counts of the connections that peers have made.
+    pub(crate) fn inbound_stats(&self) -> InboundStats {
+        self.entrance.as_ref().map(|(_, meter)| meter.stats()).unwrap_or_default()
+    }
+
     pub(crate) fn frame_sent(&self, to: NodeId) {
         self.silence.sent(to);
     }
@@ -411,6 +448,7 @@ impl Shared {
     pub(crate) fn fail(&self, error: NodeError) {
         let mut failure = lock(&self.failure);
         if failure.is_none() {
+            self.news.tell(|| NodeEvent::NodeFailed(error.clone()));
             *failure = Some(error);
             self.has_failed.store(true, Ordering::Release);
             self.failed.notify_all();
@@ -429,8 +467,21 @@ impl Shared {
         self.has_failed.load(Ordering::Acquire)
     }
 
+    /// Why its groups do not run any more, once it has failed or was closed.
+    pub(crate) fn stop_cause(&self) -> StopCause {
+        let why = self.failed().map_or("the node was closed".to_owned(), |error| error.to_string());
+        StopCause::Node(why)
+    }
+
     pub(crate) fn failed(&self) -> Option<NodeError> {
         lock(&self.failure).clone()
+    }
+}
+
+fn not_taken(group: GroupId, not: NotTaken) -> GroupError {
+    match not {
+        NotTaken::Stopped(why) => GroupError::Stopped(why),
+        NotTaken::Full => GroupError::Busy(group),
     }
 }
 

@@ -62,7 +62,7 @@ fn the_last_handle_let_go_on_a_shards_thread_frees_the_directory_when_the_log_is
             }
         };
         let last = node.clone();
-        node.spawn_on(1, move || Box::pin(async move { drop(last) })).unwrap();
+        node.spawn_on(1, async move || drop(last)).unwrap();
         drop(node);
     }
 }

@@ -102,7 +102,7 @@ fn a_log_that_no_replica_can_run_on_is_refused_and_the_node_serves_on() {
         assert!(matches!(refused, GroupError::Log { .. }), "{refused}");
     }
     assert_eq!(node.recovered(), [RELEASED, TERM_BACK, SOUND]);
-    let founding = Bootstrap::Founding { members: vec![NodeId(1)], first_leader: None };
+    let founding = Bootstrap::New { members: vec![NodeId(1)], first_leader: None };
     let refused = node.create(DESTROYED, founding, Box::new(Forgetful)).map(drop).unwrap_err();
     assert!(matches!(refused, GroupError::Destroyed(DESTROYED)), "{refused}");
     let refused = node.resume(DESTROYED, Box::new(Forgetful)).map(drop).unwrap_err();

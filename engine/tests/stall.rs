@@ -60,12 +60,7 @@ fn be_stuck(dir: &std::path::Path) {
     let node = Node::open(config(dir)).unwrap();
     let idle = STALL_FATAL + Duration::from_millis(100);
     assert!(node.failure(idle).is_none(), "an idle node does not stall");
-    node.spawn_on(0, || {
-        Box::pin(async {
-            std::thread::sleep(Duration::from_secs(120));
-        })
-    })
-    .unwrap();
+    node.spawn_on(0, async || std::thread::sleep(Duration::from_secs(120))).unwrap();
     let failure = node.failure(Duration::from_secs(30)).expect("a stalled node fails");
     eprintln!("heard: {failure}");
     assert!(matches!(node.close(), Err(NodeError::Stalled { shard: 0, .. })));

@@ -22,6 +22,7 @@ const THREAD_HOMES: &[&str] = &[
     "engine/src/watchdog.rs", // writes its lines beside itself
     "wal/src/disk/",          // pre-writing, and the portable driver's writers
     "wal/src/read.rs",        // cold reads
+    "engine/examples/",
     "bench/",
     "tools/",
     "net/src/saving.rs",

@@ -394,6 +394,16 @@ impl Log {
         }
     }
 
+    /// Another state machine is at `index`: everything behind it is to be handed out again.
+    pub(crate) fn reapply_from(&mut self, index: LogIndex) {
+        assert!(index <= self.applying, "{index:?} was not handed out: {:?}", self.applying);
+        self.applying = index;
+        self.applied = index;
+        self.handed_out.clear();
+        self.handed_out_bytes = 0;
+        self.check();
+    }
+
     /// Drops entries from memory that nobody here needs: durable, and either applied and `matched`
     /// by every peer that keeps up, or too many.
     #[inline]

@@ -234,6 +234,21 @@ impl Raft {
         }
     }
 
+    /// Another machine takes the place of the one that failed: it has applied everything up to `applied`, and is handed
+    /// what is committed behind that again. What was said and not handed out yet is dropped, which to the peers is a lost
+    /// message. False, and nothing has changed, if no machine was ever handed that much.
+    pub fn replace_machine(&mut self, applied: LogIndex) -> bool {
+        if applied > self.log.applying() {
+            return false;
+        }
+        self.log.reapply_from(applied);
+        self.fetched_to_apply = EntryBatch::new();
+        self.apply_fetch_at = None;
+        self.messages.clear();
+        self.promises.clear();
+        true
+    }
+
     /// The work now owed; `None` if nothing is. To be asked for after every event and proposal, or
     /// after a round of them: what it says is then owed once for all.
     pub fn ready(&mut self) -> Option<Ready> {

@@ -8,6 +8,8 @@
 //! Fails:  a group whose machine failed is stopped alone; broken invariants panic.
 //! Source: RULES.md A1, A4; thesis §10.2 (pipelining, batching, writing beside sending).
 
+mod stops;
+
 use super::{
     founding::FoundingNotices,
     proposals::{Answer, Stamps, Submission},
@@ -16,7 +18,7 @@ use super::{
     round::{ApplyJob, FetchJob, LANES, Round, WriteJob},
     timers::Wheel,
 };
-use crate::{MachineError, ProposeError, limits, links::LinkChange};
+use crate::{ProposeError, StopCause, limits, links::LinkChange};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use logdrive_raft::{
@@ -223,7 +225,6 @@ impl Shard {
     }
 
     /// A group's role and cursors.
-    #[cfg(feature = "testing")]
     pub(crate) fn status(&self, group: GroupId) -> Option<logdrive_raft::Status> {
         self.slots.get(&group).map(|slot| self.replicas[*slot as usize].raft.status())
     }
@@ -273,9 +274,12 @@ impl Shard {
         }
     }
 
-    /// True if the group will never serve again here.
-    pub(crate) fn has_stopped(&self, group: GroupId) -> bool {
-        self.slots.get(&group).is_some_and(|slot| self.is_stopped(*slot))
+    /// True if the group will never serve again here: nobody needs what it has given to the log.
+    pub(crate) fn has_ended(&self, group: GroupId) -> bool {
+        self.slots.get(&group).is_some_and(|slot| {
+            let replica = &self.replicas[*slot as usize];
+            replica.stopped && !replica.awaits_machine
+        })
     }
 
     /// The log has no room for the rest of a write, so the rest and the group's later writes are taken back. Returns
@@ -336,7 +340,7 @@ impl Shard {
     pub(crate) fn submit(&mut self, submission: Submission, answers: &mut Vec<Answer>) {
         let slot = self.slots.get(&submission.group).copied();
         let refusal = match slot.map(|slot| &self.replicas[slot as usize]) {
-            None => Some(ProposeError::Stopped("this node has no such group".to_owned())),
+            None => Some(ProposeError::Stopped(StopCause::Absent)),
             Some(replica) if replica.stopped => Some(replica.refusal()),
             Some(_) => match self.log_room {
                 Room::Free => None,
@@ -677,65 +681,6 @@ impl Shard {
         self.step(job.slot, Event::Applied(last));
     }
 
-    /// A group's machine failed: the group stops here, alone (RULES.md P9).
-    pub(crate) fn machine_failed(
-        &mut self,
-        slot: u32,
-        error: &MachineError,
-        answers: &mut Vec<Answer>,
-    ) {
-        if logdrive_raft::bug!("failed_machine_stops_its_shard") {
-            return self.abandon_all("a state machine failed", answers);
-        }
-        let replica = &mut self.replicas[slot as usize];
-        tracing::error!(group = replica.group.get(), %error, "the group stops on this node");
-        replica.stop();
-        let refusal = ProposeError::Stopped(error.to_string());
-        replica.proposals.refuse(&refusal, answers);
-        replica.proposals.abandon("the group's state machine failed", answers);
-    }
-
-    /// A group's committed entries cannot be read back: that group stops on this node, and no other.
-    pub(crate) fn unreadable(
-        &mut self,
-        group: GroupId,
-        error: &MachineError,
-        answers: &mut Vec<Answer>,
-    ) {
-        if let Some(slot) = self.slots.get(&group).copied() {
-            self.machine_failed(slot, error, answers);
-        }
-    }
-
-    /// A group lost something in this node's log: it is silent here from now on (RULES.md rule 24), and clients are
-    /// sent to its other members.
-    pub(crate) fn fence(&mut self, group: GroupId, answers: &mut Vec<Answer>) {
-        let Some(slot) = self.slots.get(&group).copied() else { return };
-        let replica = &mut self.replicas[slot as usize];
-        replica.fence(self.me);
-        replica.proposals.refuse(&replica.refusal(), answers);
-        replica.proposals.abandon("the group's log is damaged on this node", answers);
-    }
-
-    /// A group was founded with other members on a peer: it stops here, before anything of this gathering leaves, and only
-    /// says what it was founded with (RULES.md M14).
-    #[cold]
-    fn refuse_founding(&mut self, group: GroupId, peer: NodeId, answers: &mut Vec<Answer>) {
-        let replica = &mut self.replicas[self.slots[&group] as usize];
-        replica.refuse_founding(peer);
-        replica.proposals.refuse(&replica.refusal(), answers);
-        replica.proposals.abandon("the group was founded with other members elsewhere", answers);
-    }
-
-    /// The node stops: whoever waits is told so.
-    pub(crate) fn abandon_all(&mut self, why: &'static str, answers: &mut Vec<Answer>) {
-        for replica in &mut self.replicas {
-            replica.stop();
-            replica.proposals.refuse(&ProposeError::Stopped(why.to_owned()), answers);
-            replica.proposals.abandon(why, answers);
-        }
-    }
-
     /// Collects what all touched groups owe. `now` is the clock, ns.
     pub(crate) fn gather(&mut self, now: u64, round: &mut Round) {
         for (group, peer) in self.founding_notices.take_refused() {
@@ -837,6 +782,8 @@ impl Shard {
         if !replica.stopped {
             replica.raft.step(self.now, event);
             self.mark(slot);
+        } else if replica.awaits_machine {
+            stops::step_at_rest(replica, self.now, event);
         }
     }
 

@@ -1,13 +1,13 @@
 //! One group here: its Raft, the proposals that wait on it, the promises that wait on the disk.
 
 use super::{founding::Founding, proposals::Proposals};
-use crate::ProposeError;
+use crate::{NodeEvent, ProposeError, StopCause, events::News};
 use bytes::Bytes;
 use logdrive_raft::{Durable, GroupId, LogIndex, NodeId, Promises, Raft, Ticks};
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -19,18 +19,25 @@ pub(crate) struct GroupView {
     leader: AtomicU64,
     /// True once the replica will never serve again here.
     stopped: AtomicBool,
+    group: GroupId,
     /// Counts the changes of all groups of the node.
     moves: Arc<AtomicU64>,
+    /// Tells them to those that follow the node's events.
+    news: Arc<News>,
     /// It lacks entries that it had acknowledged.
     marked: AtomicBool,
-    /// The peer on which the group was founded with other members; 0 is none.
-    differs_from: AtomicU64,
+    /// Why it does not serve here any more. Set before `stopped` is.
+    cause: Mutex<Option<StopCause>>,
+    /// Another machine is on its way to it.
+    is_restarting: AtomicBool,
+    /// The last entry that was handed to a machine, once it has stopped because of that.
+    handed: AtomicU64,
 }
 
 impl GroupView {
-    /// A view whose changes are counted in `moves`, with those of all groups of the node.
-    pub(crate) fn counted_in(moves: &Arc<AtomicU64>) -> Self {
-        Self { moves: Arc::clone(moves), ..Self::default() }
+    /// One whose changes of leader are counted in `moves` and told to `news`.
+    pub(crate) fn of(group: GroupId, moves: &Arc<AtomicU64>, news: &Arc<News>) -> Self {
+        Self { group, moves: Arc::clone(moves), news: Arc::clone(news), ..Self::default() }
     }
 
     pub(crate) fn leader(&self) -> Option<NodeId> {
@@ -44,21 +51,74 @@ impl GroupView {
         self.stopped.load(Ordering::Acquire)
     }
 
+    /// Why it does not serve here any more, if so. The first reason stays.
+    pub(crate) fn stop_cause(&self) -> Option<StopCause> {
+        self.cause().clone()
+    }
+
+    /// No code panics while it holds this lock.
+    fn cause(&self) -> MutexGuard<'_, Option<StopCause>> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn is_marked(&self) -> bool {
         self.marked.load(Ordering::Acquire)
     }
 
-    /// Why a replica that is stopped serves no more.
-    pub(crate) fn why_stopped(&self) -> ProposeError {
-        ProposeError::Stopped(match self.differs_from.load(Ordering::Acquire) {
-            0 => "its machine failed, its log lost something, or the node stopped".to_owned(),
-            peer => format!("the group was founded with other members on node {peer}"),
+    fn set_leader(&self, leader: Option<NodeId>) {
+        let id = leader.map_or(0, NodeId::get);
+        if self.leader.swap(id, Ordering::AcqRel) == id {
+            return;
+        }
+        self.moves.fetch_add(1, Ordering::Release);
+        self.news.tell(|| NodeEvent::LeaderChanged { group: self.group, leader });
+    }
+
+    /// It serves again, with another machine.
+    fn set_running(&self) {
+        let mut cause = self.cause();
+        *cause = None;
+        self.is_restarting.store(false, Ordering::Release);
+        self.stopped.store(false, Ordering::Release);
+        drop(cause);
+        self.news.tell(|| NodeEvent::GroupRestarted { group: self.group });
+    }
+
+    /// Takes the right to give it another machine: one at a time, and only where its machine was what failed. Gives the
+    /// last entry that any machine was handed; a replica that runs gives `None`.
+    ///
+    /// # Errors
+    /// The reason why it cannot be run again here.
+    pub(crate) fn begin_restart(&self) -> Option<Result<LogIndex, StopCause>> {
+        let cause = self.cause();
+        Some(match cause.as_ref()? {
+            cause if !cause.is_machines() => Err(cause.clone()),
+            _ if self.is_restarting.swap(true, Ordering::AcqRel) => return None,
+            _ => Ok(LogIndex(self.handed.load(Ordering::Acquire))),
         })
     }
 
-    fn set_leader(&self, leader: Option<NodeId>) {
-        self.leader.store(leader.map_or(0, NodeId::get), Ordering::Release);
-        self.moves.fetch_add(1, Ordering::Release);
+    /// Notes the last entry that was handed to a machine, before it stops because of that.
+    pub(super) fn set_handed(&self, last: LogIndex) {
+        self.handed.store(last.get(), Ordering::Release);
+    }
+
+    /// The other machine did not come, or cannot be run.
+    pub(crate) fn end_restart(&self) {
+        self.is_restarting.store(false, Ordering::Release);
+    }
+
+    /// It serves no more. The first reason stays; that the node stops is no event of each group.
+    fn set_stopped(&self, cause: StopCause) {
+        let mut known = self.cause();
+        if known.is_some() {
+            return;
+        }
+        *known = Some(cause.clone());
+        drop(known);
+        if !matches!(cause, StopCause::Node(_)) {
+            self.news.tell(|| NodeEvent::GroupStopped { group: self.group, cause });
+        }
     }
 }
 
@@ -85,6 +145,9 @@ pub(super) struct Replica {
     pub(super) has_met_too_large: bool,
     /// Its machine failed, its log lost something, or it was founded otherwise elsewhere: it does nothing more here.
     pub(super) stopped: bool,
+    /// It has stopped because of its machine, and may get another one. Until then its Raft hears of its own writes, so
+    /// that it knows what the log holds, and of nothing else.
+    pub(super) awaits_machine: bool,
     /// Bytes that its log held in memory when they were last counted.
     pub(super) tail_bytes: usize,
     pub(super) view: Arc<GroupView>,
@@ -124,6 +187,7 @@ impl Replica {
             too_large_for: Vec::new(),
             has_met_too_large: false,
             stopped: false,
+            awaits_machine: false,
             tail_bytes: 0,
             view,
             leads: false,
@@ -174,17 +238,18 @@ impl Replica {
     }
 
     /// Its log has lost something: it serves no more, and its handles name another member, which knows who leads.
-    pub(super) fn fence(&mut self, me: NodeId) {
+    pub(super) fn fence(&mut self, me: NodeId, cause: StopCause) {
+        // Whatever it stopped for before, it can never be run again now.
+        self.view.cause().take();
         let voters = self.raft.voters();
         let behind = voters.iter().skip_while(|voter| **voter != me).skip(1);
         let other = behind.chain(voters).copied().find(|voter| *voter != me);
         match other {
             Some(other) if !self.view.is_stopped() => {
-                self.stopped = true;
-                self.promises.clear();
+                self.rest(cause);
                 self.view.set_leader(Some(other));
             }
-            _ => self.stop(),
+            _ => self.stop(cause),
         }
     }
 
@@ -192,26 +257,43 @@ impl Replica {
     pub(super) fn refusal(&self) -> ProposeError {
         match self.view.leader() {
             Some(other) => ProposeError::NotLeader { hint: Some(other) },
-            None => self.view.why_stopped(),
+            None => ProposeError::Stopped(self.view.stop_cause().unwrap_or(StopCause::Absent)),
         }
     }
 
     /// It was founded with other members on `peer`: it serves no more, and only says what it was founded with.
     pub(super) fn refuse_founding(&mut self, peer: NodeId) {
-        self.view.differs_from.store(peer.get(), Ordering::Release);
-        self.stop();
+        // Whatever it stopped for before, it can never be run again now.
+        self.view.cause().take();
+        self.stop(StopCause::OtherMembers(peer));
     }
 
     /// It was founded with other members on a peer.
     pub(super) fn differs(&self) -> bool {
-        self.view.differs_from.load(Ordering::Acquire) != 0
+        matches!(*self.view.cause(), Some(StopCause::OtherMembers(_)))
+    }
+
+    /// It has a machine again: it starts as after a restart of its node, with nobody waiting and no leader known.
+    pub(super) fn run_again(&mut self) {
+        self.stopped = false;
+        self.awaits_machine = false;
+        self.wake_at = Ticks(u64::MAX);
+        self.leads = false;
+        self.leader = None;
+        self.view.set_running();
     }
 
     /// It serves no more: its handles say so.
-    pub(super) fn stop(&mut self) {
-        self.stopped = true;
-        self.promises.clear();
+    pub(super) fn stop(&mut self, cause: StopCause) {
+        self.rest(cause);
         self.view.set_leader(None);
         self.view.stopped.store(true, Ordering::Release);
+    }
+
+    fn rest(&mut self, cause: StopCause) {
+        self.stopped = true;
+        self.awaits_machine = cause.is_machines();
+        self.promises.clear();
+        self.view.set_stopped(cause);
     }
 }

@@ -386,7 +386,7 @@ impl SimNode {
                 process.node.resume(group, machine)
             } else {
                 let (members, first_leader) = (shape.nodes.clone(), shape.first_leader);
-                process.node.create(group, Bootstrap::Founding { members, first_leader }, machine)
+                process.node.create(group, Bootstrap::New { members, first_leader }, machine)
             };
             match started {
                 Ok(_) => {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::resp;
 use bytes::BytesMut;
-use logdrive::NodeError;
+use logdrive::SpawnError;
 use socket2::{SockRef, TcpKeepalive};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -25,9 +25,9 @@ use tokio::{
 pub(crate) fn start(
     listener: std::net::TcpListener,
     server: &Arc<Server>,
-) -> Result<(), NodeError> {
+) -> Result<(), SpawnError> {
     let shared = Arc::clone(server);
-    server.node.spawn_on(0, move || Box::pin(accept(listener, shared)))
+    server.node.spawn_on(0, move || accept(listener, shared)).map(drop)
 }
 
 async fn accept(listener: std::net::TcpListener, server: Arc<Server>) {
@@ -83,7 +83,7 @@ fn admit(
             }
         }
     };
-    server.node.spawn_on(shard, task).map_err(std::io::Error::other)
+    server.node.spawn_on(shard, task).map(drop).map_err(std::io::Error::other)
 }
 
 /// Has the system end a connection whose other end does not answer for `silence_max`. A client whose host has vanished says

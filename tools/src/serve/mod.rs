@@ -24,7 +24,7 @@ pub(crate) use options::{Args, OptionsError, host_port};
 
 use crate::signals::Signals;
 use cluster::{Carried, Cluster};
-use logdrive::{Bootstrap, Config, Founding, GroupError, Node, NodeError, OpenError};
+use logdrive::{Bootstrap, Config, Founding, GroupError, Node, NodeError, OpenError, SpawnError};
 use machine::KeyValue;
 use options::Options;
 use slots::{Placement, group_id};
@@ -94,6 +94,9 @@ pub(crate) enum ServeError {
     /// The node stopped by itself.
     #[error("the node stopped: {0}")]
     Node(#[from] NodeError),
+    /// The node stopped before it served.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
     /// The operating system refused something.
     #[error("{what}: {why}")]
     Os {
@@ -278,7 +281,7 @@ fn start_groups(node: &Node, placement: &Placement) -> Result<Vec<Option<Carried
             node.resume(id, machine)?
         } else {
             let first_leader = Some(placement.first_leader(number));
-            node.create(id, Bootstrap::Founding { members, first_leader }, machine)?
+            node.create(id, Bootstrap::New { members, first_leader }, machine)?
         };
         groups.push(Some(Carried { group, keys }));
     }
