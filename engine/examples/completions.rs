@@ -41,10 +41,12 @@ pub(crate) fn run(dir: &Path) -> Result<u64, Box<dyn Error>> {
     let completions: Arc<dyn Completions> = sink.clone();
     for token in 0..1000 {
         // A refusal that is known at once is returned, and does not come to the sink.
-        match group.submit(&completions, token, Bytes::from_static(b"command")) {
-            Ok(()) => {}
-            Err(ProposeError::Overloaded { retry_after }) => std::thread::sleep(retry_after),
-            Err(error) => return Err(error.into()),
+        loop {
+            match group.submit(&completions, token, Bytes::from_static(b"command")) {
+                Ok(()) => break,
+                Err(ProposeError::Overloaded { retry_after }) => std::thread::sleep(retry_after),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     let all = sink.outcomes.lock().map_err(|error| error.to_string())?;

@@ -55,7 +55,9 @@ fn save(file: &Path, count: u64, at: u64) -> std::io::Result<()> {
     new.write_all(&count.to_le_bytes())?;
     new.write_all(&at.to_le_bytes())?;
     new.sync_all()?;
-    fs::rename(&beside, file)
+    fs::rename(&beside, file)?;
+    // The new name must last, too, before `durable` lets the log forget what is saved.
+    File::open(file.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 impl StateMachine for OnDisk {

@@ -1,7 +1,6 @@
 //! The fast way in, beside the naive one: `spawn_on` puts the program's own work on the shard's thread, where `submit`
 //! crosses no thread and takes no lock, and a sink there answers each outcome with the next command. One command at a time,
 //! waited for, is bound by the disk's latency; with some thousand under way the same disk writes hundreds of them at once.
-//! README.md has the two figures for one machine: some three hundred times as many a second.
 //!
 //! `cargo run --release -p logdrive --example on_shard`
 

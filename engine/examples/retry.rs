@@ -30,7 +30,8 @@ pub(crate) fn run(home: &Path) -> Result<u64, Box<dyn Error>> {
         let mut config = Config::new(&home.join(format!("n{node}")), peers.clone());
         config.segment_bytes = 1 << 20;
         let opened = Node::open_or_init(config, founding)?;
-        let bootstrap = Bootstrap::New { members: members.to_vec(), first_leader: Some(node) };
+        let bootstrap =
+            Bootstrap::New { members: members.to_vec(), first_leader: Some(members[0]) };
         let group = opened.create_or_resume(GroupId(7), bootstrap, support::counter())?;
         nodes.insert(node, (opened, group));
     }

@@ -87,8 +87,10 @@ pub struct Config {
     /// founds it for commands of so many bytes, because the segments of every peer must hold them: a later open may lower
     /// what this node takes from clients, never raises it, and is refused if its segments are too small for the founding.
     /// Directories may be founded for different numbers. A node whose segments do not hold the commands of a peer refuses
-    /// that peer, says so and serves on with the others; if it refuses so many that the rest is no majority, before it has
-    /// reached any of them, it ends ([`crate::NodeError::SmallSegments`]). Default 1 MiB.
+    /// that peer, says so and serves on with the others; if it refuses at least two, and so many that the rest is no
+    /// majority, before it has reached any peer and while none of its groups has a leader, it ends
+    /// ([`crate::NodeError::SmallSegments`]). A directory whose first opening met such a peer before it served is founded by
+    /// the next one. Default 1 MiB.
     pub command_bytes_max: usize,
     /// Connections to this node's peer address that have not said who they are, at most; each has a descriptor.
     /// Default 128.

@@ -253,15 +253,15 @@ pub enum NodeError {
         /// Its reason.
         why: logdrive_net::Refusal,
     },
-    /// This node's segments do not hold the largest commands of so many peers that the others are no majority, and it has
-    /// reached none of its peers since it was opened: it is this node that is set up wrongly. The directory may be opened
-    /// again, with larger segments.
+    /// This node's segments do not hold the largest commands of two peers or more, and of so many that the others are no
+    /// majority, and since it was opened it has reached no peer and none of its groups has a leader: it is this node that
+    /// is set up wrongly. The directory may be opened again, with larger segments.
     #[error(
         "node {by} takes commands of up to {theirs} bytes, and this node's segments hold at most {ours}: open it with \
          segments of at least {} bytes", least_segment_bytes(*.theirs)
     )]
     SmallSegments {
-        /// The last of those peers that was met.
+        /// The one of those peers with the largest commands.
         by: NodeId,
         /// Its largest command, in bytes.
         theirs: u32,

@@ -42,7 +42,8 @@ pub enum NodeEvent {
         /// The group.
         group: GroupId,
     },
-    /// A peer refused a connection of this node. It is asked again, so this may come again, a few times a second at most.
+    /// A peer refused a connection of this node. It is asked again, so this may come again, once or twice a second for each lane. A
+    /// peer that this node itself refuses is told of in the log only.
     PeerRefused {
         /// The peer.
         peer: NodeId,
@@ -63,10 +64,12 @@ pub enum NodeEvent {
 /// use logdrive::NodeEvent;
 ///
 /// let mut events = node.events();
+/// drop(node); // This handle must not be the one that keeps the node open.
 /// while let Some(event) = events.recv().await {
 ///     match event {
 ///         NodeEvent::LeaderChanged { group, leader } => println!("{group} is led by {leader:?}"),
 ///         NodeEvent::GroupStopped { group, cause } => println!("{group} stopped: {cause}"),
+///         NodeEvent::NodeFailed(error) => return eprintln!("{error}"),
 ///         other => println!("{other:?}"),
 ///     }
 /// }
@@ -201,6 +204,7 @@ impl News {
         if followers.is_closed {
             queue.add(None);
         } else {
+            followers.queues.retain(|queue| queue.strong_count() > 0);
             followers.queues.push(Arc::downgrade(&queue));
             self.is_followed.store(true, Ordering::Release);
         }
@@ -216,17 +220,18 @@ impl News {
 
     #[cold]
     fn tell_followers(&self, event: &NodeEvent) {
+        let mut living = Vec::new();
         let mut followers = lock(&self.followers);
-        followers.queues.retain(|queue| match queue.upgrade() {
-            Some(queue) => {
-                queue.add(Some(event.clone()));
-                true
-            }
-            None => false,
+        followers.queues.retain(|queue| {
+            living.extend(queue.upgrade());
+            queue.strong_count() > 0
         });
         if followers.queues.is_empty() {
             self.is_followed.store(false, Ordering::Release);
         }
+        drop(followers);
+        // A waker may do anything, and follow events itself.
+        living.iter().for_each(|queue| queue.add(Some(event.clone())));
     }
 
     /// Nothing is told any more.
@@ -234,7 +239,9 @@ impl News {
         let mut followers = lock(&self.followers);
         followers.is_closed = true;
         self.is_followed.store(false, Ordering::Release);
-        followers.queues.drain(..).filter_map(|queue| queue.upgrade()).for_each(|q| q.add(None));
+        let queues = std::mem::take(&mut followers.queues);
+        drop(followers);
+        queues.iter().filter_map(std::sync::Weak::upgrade).for_each(|queue| queue.add(None));
     }
 }
 

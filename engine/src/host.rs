@@ -15,6 +15,7 @@ use crate::{
     inbox::{Arrivals, Control},
     limits,
     links::Links,
+    panics,
     pulse::Silence,
     reads::{ReadDone, ReadTask},
     shard::{Answer, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
@@ -318,8 +319,11 @@ impl ShardHost {
     /// Another machine for a group whose machine has failed.
     fn restart(&mut self, group: GroupId, applied: LogIndex, machine: Box<dyn StateMachine>) {
         match self.shard.restart(group, applied) {
-            Ok(slot) => self.machines[slot as usize] = machine,
+            Ok(slot) => {
+                panics::drop_machine(std::mem::replace(&mut self.machines[slot as usize], machine));
+            }
             Err(error) => {
+                panics::drop_machine(machine);
                 tracing::error!(group = group.get(), %error, "the group cannot be restarted");
                 self.shard.end_restart(group);
             }

@@ -19,9 +19,12 @@ pub struct Later<T> {
     shared: Arc<Shared<T>>,
 }
 
-/// The value will never come: the node has stopped, or the task has panicked.
+/// The value will never come: the node has stopped, or the task has panicked, or a question that was asked on a shard's
+/// thread, which must not wait, has found the queue of another shard full.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("no answer: the node has stopped, or the task has panicked")]
+#[error(
+    "no answer: the node has stopped, the task has panicked, or the queue of questions is full"
+)]
 pub struct Gone;
 
 impl<T> Later<T> {

@@ -20,7 +20,7 @@ pub enum Bootstrap {
     New {
         /// The voters, this node among them.
         members: Vec<NodeId>,
-        /// The member that should lead first.
+        /// The member that should lead first: the same on all members, or several stand against each other at once.
         first_leader: Option<NodeId>,
     },
 }

@@ -29,7 +29,10 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -181,8 +184,9 @@ impl Node {
     /// their first start from later ones.
     ///
     /// A directory that has vanished, on a volume that is not mounted for example, is made anew too, and has forgotten
-    /// what the node promised. The other nodes refuse it then ([`NodeError::Refused`]), but a cluster of one node begins
-    /// with nothing. Where that matters, call [`Self::init`] once, by hand, and [`Self::open`] from then on.
+    /// what the node promised. The other nodes refuse it then ([`NodeError::Refused`]), if they still have their own. Where
+    /// a majority of a group's members lose theirs at once, or the only member does, the group begins with nothing and
+    /// serves. So in production call [`Self::init`] once, by hand, and [`Self::open`] from then on.
     ///
     /// # Errors
     /// [`OpenError`]: nothing runs. [`OpenError::Config`] if the directory was made with other settings than `founding`.
@@ -291,7 +295,8 @@ impl Node {
     /// machine is handed everything behind the place that its `open` tells: one that lives in memory gets all commands
     /// again, the one that the other machine failed on among them. All handles of the group work again from the shard's
     /// next turn on; the group follows first, and leads again when it is elected. What waited was told when it stopped.
-    /// Opens the machine and waits as [`Self::create`].
+    /// Opens the machine and waits as [`Self::create`]. The machine that failed is dropped on the shard's thread after that,
+    /// and must not hold what the new one needs to open, a lock of a file for example.
     ///
     /// # Errors
     /// [`GroupError`]: the group is as it was. [`GroupError::Running`] if it runs, or another call is restarting it;
@@ -607,18 +612,22 @@ fn save_to(home: &Arc<Home>, node: Weak<Shared>) -> Save {
     })
 }
 
-/// What is done about peers whose commands the segments here, which hold commands of `held` bytes, do not hold. If the node
-/// ends of it in its first opening, its directory is founded by the next one.
+/// What is done about peers whose commands the segments here, which hold commands of `held` bytes, do not hold. If that is
+/// met in the first opening before the node has served, its directory is founded by the next one.
 fn on_too_large(home: &Arc<Home>, node: Weak<Shared>, held: u32, is_first: bool) -> OnTooLarge {
     let home = Arc::downgrade(home);
+    let stays_founded = AtomicBool::new(!is_first);
     Box::new(move |by, theirs| {
         let Some(node) = node.upgrade() else { return };
-        let has_ended = node.refuse_commands(by, theirs, held);
-        if let Some(home) = home.upgrade().filter(|_| has_ended && is_first)
+        // Before the node says that it fails: whoever hears that may end the process.
+        if !node.has_served()
+            && !stays_founded.swap(true, Ordering::Relaxed)
+            && let Some(home) = home.upgrade()
             && let Err(error) = home.found_command_bytes(0)
         {
             tracing::error!(%error, "the largest command of the directory stays founded");
         }
+        node.refuse_commands(by, theirs, held);
     })
 }
 

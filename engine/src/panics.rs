@@ -8,7 +8,7 @@
 //!
 //! Tasks that embedders spawn with [`crate::Node::spawn_on`] are theirs: one that panics ends alone, as the runtime has it.
 
-use crate::MachineError;
+use crate::{MachineError, StateMachine};
 use logdrive_net::AbortOnPanic;
 use std::{
     any::Any,
@@ -33,6 +33,17 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
 pub(crate) fn caught<T>(call: impl FnOnce() -> Result<T, MachineError>) -> Result<T, MachineError> {
     catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|panic| Err(MachineError(format!("it panicked: {}", text(&*panic)))))
+}
+
+/// Drops a machine, which may panic over the state that an earlier panic has left.
+pub(crate) fn drop_machine(machine: Box<dyn StateMachine>) {
+    let dropped = caught(|| {
+        drop(machine);
+        Ok(())
+    });
+    if let Err(error) = dropped {
+        tracing::error!(%error, "a state machine failed while it was dropped");
+    }
 }
 
 fn text(panic: &(dyn Any + Send)) -> &str {

@@ -29,6 +29,10 @@ use std::time::Duration;
 /// }
 /// ```
 ///
+/// An attempt that was sent and got no answer, for its connection broke or its time was over, is
+/// [`ProposeError::OutcomeUnknown`]; [`ProposeError::NotLeader`] without a hint stands for a node only if nothing was sent
+/// to it.
+///
 /// [`Retry::run`] is the same for threads. An attempt of unknown outcome ends the tries, because the command might happen
 /// twice; with [`Retry::idempotent`] they go on, and if none succeeds, the error says still that it may have happened.
 #[derive(Clone, Debug)]

@@ -347,6 +347,8 @@ impl Shared {
         let is_other = std::mem::replace(&mut of.incarnation, incarnation) != incarnation;
         drop(inbound);
         if is_other {
+            // Its commands are not too large, or not any more.
+            lock(&self.too_large).remove(&from);
             self.processes_version.fetch_add(1, Ordering::Release);
         }
         // A handshake is a sign of life.
@@ -398,24 +400,30 @@ impl Shared {
 
     /// A peer is refused because it takes commands of `theirs` bytes, and the segments here hold `ours` at most. True if the
     /// node has ended of it: the segments here are too small for so many peers that the others are no majority, and
-    /// nothing was served since the node was opened. One peer alone never ends a node, and no peers end one that serves:
-    /// whoever is set up wrongly must not shut out the others.
+    /// nothing was served since the node was opened. A peer under one id alone never ends a node, and no peers end one that
+    /// serves: whoever is set up wrongly must not shut out the others. Before peers were confirmed, ids are not proven.
     pub(crate) fn refuse_commands(&self, by: NodeId, theirs: u32, ours: u32) -> bool {
         let mut too_large = lock(&self.too_large);
         if too_large.insert(by, theirs) == Some(theirs) {
             return false; // It was said before.
         }
         let refused = too_large.len();
+        let largest = too_large.iter().max_by_key(|(_, theirs)| **theirs);
+        let (by_largest, largest) = largest.map_or((by, theirs), |(by, theirs)| (*by, *theirs));
         drop(too_large);
-        let error = NodeError::SmallSegments { by, theirs, ours };
         let is_majority_left = 2 * self.peers.len().saturating_sub(refused) > self.peers.len();
-        let serves = self.has_reached.load(Ordering::Acquire) || self.groups.is_any_led();
-        if refused < 2 || is_majority_left || serves || self.has_failed() {
+        if refused < 2 || is_majority_left || self.has_served() || self.has_failed() {
+            let error = NodeError::SmallSegments { by, theirs, ours };
             tracing::error!(%error, "a peer is refused: neither of the two nodes hears the other");
             return false;
         }
-        self.fail(error);
+        self.fail(NodeError::SmallSegments { by: by_largest, theirs: largest, ours });
         true
+    }
+
+    /// True if a lane to a peer has come up since the node was opened, or a group has a leader.
+    pub(crate) fn has_served(&self) -> bool {
+        self.has_reached.load(Ordering::Acquire) || self.groups.is_any_led()
     }
 
     /// As [`Self::hears`], and it answers what is sent to it: what clients are told.
@@ -447,13 +455,23 @@ impl Shared {
     /// The node cannot go on: latched, the first reason stays.
     pub(crate) fn fail(&self, error: NodeError) {
         let mut failure = lock(&self.failure);
-        if failure.is_none() {
-            self.news.tell(|| NodeEvent::NodeFailed(error.clone()));
-            *failure = Some(error);
+        let is_first = failure.is_none();
+        if is_first {
+            *failure = Some(error.clone());
             self.has_failed.store(true, Ordering::Release);
             self.failed.notify_all();
         }
         drop(failure);
+        if is_first {
+            if let NodeError::Stalled { .. } = error {
+                // A thread may never take another turn, and nobody must wait for its answers.
+                for inbox in &self.inboxes {
+                    inbox.stop(&error.to_string());
+                    inbox.drop_controls();
+                }
+            }
+            self.news.tell(|| NodeEvent::NodeFailed(error));
+        }
         self.inboxes.iter().for_each(|inbox| inbox.wake());
     }
 

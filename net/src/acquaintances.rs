@@ -84,7 +84,8 @@ impl Acquaintances {
     pub fn recognise(&self, hello: &Hello) -> Option<Result<Meeting, Refusal>> {
         let state = self.lock();
         if let Err(refusal) = self.check(&state, hello) {
-            return Some(Err(refusal));
+            drop(state);
+            return Some(Err(self.told(hello, refusal)));
         }
         let mut next = state.clone();
         let met = next.meet(hello);
@@ -99,7 +100,7 @@ impl Acquaintances {
         self.change(|next| {
             self.check(next, hello)
                 .and_then(|()| next.meet(hello))
-                .map_err(crate::NetError::Refused)
+                .map_err(|refusal| crate::NetError::Refused(self.told(hello, refusal)))
         })
     }
 
@@ -107,10 +108,17 @@ impl Acquaintances {
     fn check(&self, state: &PeerStores, hello: &Hello) -> Result<(), Refusal> {
         state.check(hello)?;
         if hello.command_bytes_founded > self.command_bytes_held {
-            (self.on_too_large)(hello.node, hello.command_bytes_founded);
             return Err(Refusal::SmallSegments);
         }
         Ok(())
+    }
+
+    /// Tells of a peer whose commands are too large. To be called without the lock of the state.
+    fn told(&self, hello: &Hello, refusal: Refusal) -> Refusal {
+        if refusal == Refusal::SmallSegments {
+            (self.on_too_large)(hello.node, hello.command_bytes_founded);
+        }
+        refusal
     }
 
     /// Judges the answer to the hello `me`, which was for `peer`.
@@ -119,13 +127,15 @@ impl Acquaintances {
     /// The connection must be closed. [`crate::NetError::RefusedByPeer`] is said by the peer as it is known here, or by
     /// one that was never confirmed.
     pub fn hear(&self, me: &Hello, peer: NodeId, answer: &[u8]) -> Result<Heard, crate::NetError> {
-        let state = self.lock();
-        let check = |hello| self.check(&state, hello).map_err(crate::NetError::Refused);
+        let check = |hello: &Hello| {
+            let checked = self.check(&self.lock(), hello);
+            checked.map_err(|refusal| crate::NetError::Refused(self.told(hello, refusal)))
+        };
         match handshake::judge_answer(me, peer, answer)? {
             Answer::Welcome(hello) => check(&hello).map(|()| Heard::Up(hello)),
             Answer::Introduced(hello) => check(&hello).map(|()| Heard::Introduced(hello)),
             Answer::Refused { refusal, store } => {
-                let is_believed = !refusal.is_for_good() || state.may_be(peer, store);
+                let is_believed = !refusal.is_for_good() || self.lock().may_be(peer, store);
                 Err(match is_believed {
                     true => crate::NetError::RefusedByPeer(refusal),
                     false => crate::NetError::Refused(Refusal::OtherStore),

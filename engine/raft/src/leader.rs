@@ -182,13 +182,16 @@ impl Raft {
         let State::Leader(leader) = &mut self.state else { return };
         let now = self.now;
         let heartbeat_ticks = self.config.heartbeat_ticks;
+        let commit = self.log.commit();
         let Some(peer) = leader.peer(from) else { return };
         peer.heard_at = now;
         peer.resume();
         // Nothing was appended for a while, the peer lives, and yet it has not acknowledged all it
         // was sent. If the last append was lost nothing else would ever tell.
         let is_silent = now.since(peer.appended_at) >= heartbeat_ticks;
-        if peer.pace == Pace::Replicate && !peer.is_window_empty() && is_silent {
+        // Or what it has does not count, and the answer that would have said that it does again was lost.
+        let is_uncounted = peer.counted() < peer.match_index() && peer.match_index() > commit;
+        if peer.pace == Pace::Replicate && (!peer.is_window_empty() || is_uncounted) && is_silent {
             peer.inquiry_owed = true;
         }
     }

@@ -241,6 +241,9 @@ impl Raft {
         if applied > self.log.applying() {
             return false;
         }
+        // As after a restart of the node: the leader that was known may be gone.
+        self.leader = None;
+        self.restart_election_timer();
         self.log.reapply_from(applied);
         self.fetched_to_apply = EntryBatch::new();
         self.apply_fetch_at = None;

@@ -285,6 +285,11 @@ impl Replica {
 
     /// It serves no more: its handles say so.
     pub(super) fn stop(&mut self, cause: StopCause) {
+        // That the node stops is one event, not one of each group.
+        if let StopCause::Node(_) = cause {
+            self.view.leader.store(0, Ordering::Release);
+            self.view.moves.fetch_add(1, Ordering::Release);
+        }
         self.rest(cause);
         self.view.set_leader(None);
         self.view.stopped.store(true, Ordering::Release);
@@ -292,8 +297,8 @@ impl Replica {
 
     fn rest(&mut self, cause: StopCause) {
         self.stopped = true;
-        self.awaits_machine = cause.is_machines();
         self.promises.clear();
         self.view.set_stopped(cause);
+        self.awaits_machine = self.view.cause().as_ref().is_some_and(StopCause::is_machines);
     }
 }
