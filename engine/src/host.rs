@@ -3,12 +3,15 @@
 //! In:     what arrived for the shard ([`Arrivals`]); finished writes; the clock; what the node's other threads say
 //!         ([`Shared`]).
 //! Out:    log batches, frames and reads (through [`Outside`]); machines run; answers delivered.
-//! Cost:   one log batch and one frame per peer and lane for all groups. Watched by bench `counts`.
-//! Fails:  the log's first error fails the node and ends the turns; whoever waits is answered in that very turn.
+//! Cost:   for all groups together one log batch, and one frame per peer and lane, each time that work is gathered: once
+//!         in a turn, or a few times. Watched by bench `counts`.
+//! Fails:  an error of the log fails the node when the log is next used, at the latest; the turn that meets it ends the
+//!         turns and answers all who wait.
 //! Source: RULES.md A1, A4; thesis §10.2 (pipelining, batching, writing beside sending).
 //!
 //! [`ShardHost::turn`] is the only way into a shard. The driver of a real node, the simulator and the tests fill
-//! [`Arrivals`], call it, and carry out what it asks of [`Outside`]: the sequence is the same for all three.
+//! [`Arrivals`], call it, and carry out what it asks of [`Outside`]: the sequence is the same for all three. `bug!`
+//! switches in a deliberate fault for tests, and is false otherwise; `reached!` marks places that tests must come to.
 
 use crate::{
     GroupId, NodeError, NodeId, Outcome, ProposeError, Replies, StateMachine, apply,
@@ -30,11 +33,11 @@ use logdrive_raft::{
 use logdrive_wal::{Append, Completed, Corrupt, Position, ReadError, Room, Wal, WalError};
 use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
-/// However busy the disk, owed work leaves after this long, or after a heartbeat's time if that is less: what is held
-/// up for an election timeout by a leader or its followers costs the leadership.
+/// However busy the disk, owed work leaves after this long, or after a heartbeat's time if that is less. If it were held up
+/// for an election timeout, a leader would lose its leadership.
 const GIVE_OUT_NS_MAX: u64 = 20_000_000;
 
-/// A log with nothing to write for one to two of these is sealed (RULES.md rule 22).
+/// A log with nothing to write for one to two of these is sealed: it gets an end mark (RULES.md rule 22).
 pub(crate) const SEAL_LOOK_NS: u64 = 5_000_000;
 
 /// The services that a turn needs of the world.
@@ -90,7 +93,8 @@ pub(crate) struct ShardHost {
     replies: Replies,
     /// Fetches there was no room for yet, in their order.
     reads: VecDeque<FetchJob>,
-    /// The read that the log asks for, if there was no room for it yet.
+    /// The read of live entries that the log wants to carry forward, so that their segment can be given up; here while
+    /// there is no room for it.
     carry: Option<ReadTask>,
     given_out_at: u64,
     /// How long owed work may wait for a write slot.
@@ -100,14 +104,14 @@ pub(crate) struct ShardHost {
     disk_silence: Silence,
     /// A silence of the disk after which the groups here lead nothing.
     resign_ns: u64,
-    /// Writes that wait, in their groups' order: for a segment that is being made, or hard states for any room. Nothing
-    /// is promised on them before they are durable.
+    /// Writes that wait, in order within each group: any write while a segment is being made, and hard states without
+    /// entries while there is no room. Nothing is promised on them before they are durable.
     held: VecDeque<WriteJob>,
     /// Groups whose entries were withdrawn in this gathering: their later writes are void.
     withdrawn: HashSet<GroupId>,
     /// Each group of a write that waits, and what its last one waits for: a turn has many writes, and many may wait.
     held_groups: HashMap<GroupId, Room>,
-    /// Groups that lost something while the log ran, and where.
+    /// Groups whose entries were found damaged while the log ran, and where.
     fenced: HashMap<GroupId, Corrupt>,
 }
 
@@ -182,7 +186,7 @@ impl ShardHost {
 
     /// One turn: everything that arrived goes in, everything owed goes out.
     ///
-    /// The sequence, which nothing else repeats:
+    /// The sequence, which is defined only here:
     /// 1. finished writes are taken in, so that what comes next is judged by the room there is now;
     /// 2. new groups, peers that went, frames, peers that came, commands, old entries that were read;
     /// 3. timers that have run out: after the frames, for a leader that has just been heard is not silent;
@@ -267,7 +271,7 @@ impl ShardHost {
             outside.received(&self.shard, from, group, &message);
             self.shard.receive(from, group, message)
         });
-        // After the frames: whoever has just heard a leader does not ask for votes because a peer can be reached.
+        // After the frames: a peer that comes up may start an election, but not where a leader was just heard.
         let risen = self.links.risen(|peer| self.node.hears(peer));
         risen.into_iter().for_each(|change| self.shard.link(change));
         arrivals.take_turns_submissions(|submission| {
@@ -281,8 +285,8 @@ impl ShardHost {
         Ok(())
     }
 
-    /// Takes in that other processes of peers were let in, before any frame of theirs: another thread may have let them in
-    /// since this turn began.
+    /// Notes peers that have restarted, before any frame of their new process is taken in: another thread may have let that
+    /// process in since this turn began.
     fn look_for_restarts(&mut self) {
         let version = self.node.processes_version();
         if std::mem::replace(&mut self.processes_seen, version) == version {
@@ -298,7 +302,7 @@ impl ShardHost {
     /// Runs a group from now on.
     ///
     /// # Errors
-    /// [`ConfigError`] if what was found of it cannot be.
+    /// [`ConfigError`] if its recovered state is invalid.
     fn add(&mut self, founded: Founded, machine: Box<dyn StateMachine>) -> Result<(), ConfigError> {
         let group = founded.group;
         let slot = self.shard.add(founded)?;
@@ -377,7 +381,7 @@ impl ShardHost {
             Room::Free if !self.held.is_empty() => held_for(&self.held),
             room => room,
         };
-        // Near the quota a log is behind because it gives back, and may fail to.
+        // Near the quota, room depends on space that the log is giving back, which may fail: nothing may queue for it.
         let behind_bytes_max = if wal.is_near_quota() { 0 } else { limits::BEHIND_BYTES_MAX };
         self.shard.set_log_room(room, behind_bytes_max);
         let (awaits_disk, answers) = (wal.awaits_disk(), wal.disk_answers());
@@ -523,7 +527,7 @@ impl ShardHost {
 
     /// Whether to give out now, or to let more come together: while every write slot is taken, nothing
     /// new could be written, and each turn costs its system calls however little it does. Every
-    /// freed slot is followed by a turn. A stuck disk must not silence votes and heartbeats at once.
+    /// freed slot is followed by a turn. A stuck disk must not stop votes and heartbeats.
     fn is_due(&mut self, now: u64) -> bool {
         let due = self.wal.as_ref().is_none_or(Wal::has_slot)
             || now.saturating_sub(self.given_out_at) >= self.give_out_ns;
@@ -533,8 +537,8 @@ impl ShardHost {
         due
     }
 
-    /// The first frame, the own write, the other frames: a majority is the fastest follower and this
-    /// node's disk, and the other frames need not hold up either.
+    /// One frame, then the own write, then the other frames: a follower and this node's disk start early, and the other
+    /// frames delay neither. Nothing that is sent here needs this write to be durable.
     fn send_and_write(&mut self, outside: &impl Outside) -> Result<(), WalError> {
         let Some(wal) = &mut self.wal else { return Ok(()) };
         let mut submitted = false;
@@ -562,7 +566,7 @@ impl ShardHost {
         self.held_groups.clear();
         self.withdrawn.clear();
         for job in std::mem::take(&mut self.held) {
-            // Of a group that has ended nothing was promised on it, and nothing will be.
+            // The write of a group that has ended can be dropped: nothing was promised on it, and nothing will be.
             if !self.shard.has_ended(job.group) && !self.withdrawn.contains(&job.group) {
                 self.write(job, outside)?;
             }
@@ -571,7 +575,8 @@ impl ShardHost {
     }
 
     /// Gives a group's write to the log. If the log has no room for it, a write with entries is withdrawn, and a write
-    /// of a hard state alone is held until there is room. So a vote never waits behind entries. A group's writes keep
+    /// of a hard state alone is held until there is room: want of room never makes a vote wait behind entries. While a
+    /// segment is being made, writes that do not fit before it wait in order. A group's writes keep
     /// their order, so a durable write shows that all earlier ones of its group are durable too. A write that waits
     /// for a segment in the making is tried again when that segment is made, or cannot be made.
     fn write(&mut self, mut job: WriteJob, outside: &impl Outside) -> Result<(), WalError> {
@@ -679,7 +684,7 @@ impl ShardHost {
         }
     }
 
-    /// The log has fenced a group: it says and writes nothing more here.
+    /// The log has fenced a group. A fenced group sends and writes nothing more here.
     fn fence(&mut self, group: GroupId, corrupt: Corrupt) {
         self.shard.fence(group, &corrupt, &mut self.answers);
         self.drop_held(group, WriteId::ZERO);
@@ -700,7 +705,7 @@ impl ShardHost {
         };
         tracing::warn!(group = group.get(), ?purpose, %error, "old entries of a group cannot be read back from the log");
         match error {
-            // The purpose of the read does not matter: a log with damage in it neither votes nor leads.
+            // The purpose of the read does not matter: a replica with a damaged log neither votes nor leads.
             ReadError::Corrupt(corrupt) => self.on_damage(group, purpose, corrupt),
             // A file that cannot be opened now may be later.
             ReadError::Io { .. } => self.shard.fetched(group, purpose, None),
@@ -715,7 +720,7 @@ impl ShardHost {
         let Some(wal) = &mut self.wal else { return };
         match wal.fence(group, &corrupt) {
             Ok(true) => self.fence(group, corrupt),
-            // It has been written again elsewhere, whole.
+            // A whole copy of it stands elsewhere in the log.
             Ok(false) => self.shard.fetched(group, purpose, None),
             Err(error) => tracing::error!(%error, "the log failed while it fenced a damaged group"),
         }

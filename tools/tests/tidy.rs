@@ -135,6 +135,19 @@ fn only_the_log_says_what_is_durable() {
     });
 }
 
+/// The files of the roles show the rules of the protocol, and nothing else.
+#[test]
+fn mutations_of_the_raft_core_stand_among_its_rules() {
+    check(|source| match source.path.starts_with("engine/raft/src/") {
+        true => source.outside(
+            &["engine/raft/src/rules.rs"],
+            |line| line.contains("bug!("),
+            "a mutation of the raft core",
+        ),
+        false => Vec::new(),
+    });
+}
+
 #[test]
 fn threads_start_in_few_files() {
     check(|source| {

@@ -1,18 +1,19 @@
-//! Read-only maps of sealed segments. Mapped bytes are copied out; only the copy is looked at.
+//! Read-only maps of sealed segments, which are complete and never written again. Mapped bytes are copied out, and only
+//! the copy is looked at.
 //!
 //! In:     a sealed segment's file, at first use.
 //! Out:    copies.
 //! Cost:   one map per segment that is read, kept; page faults on the reading thread, never on a shard's. A read loads
-//!         only the pages it needs: the kernel's usual read-around may be megabytes, and the disk would serve those
-//!         before the log's own writes. If a reader says that it will read on ([`SegmentReader::ahead`]), as for a
-//!         follower that catches up, the next mebibyte is loaded ahead of it.
-//! Fails:  with the file system's error. A page that cannot be read is a SIGBUS: the process dies (C12),
-//!         acknowledging nothing more.
+//!         only the pages it needs, because the kernel's read-around is switched off: it may be megabytes, and the disk
+//!         would serve those before the log's own writes. If a reader says that it will read on
+//!         ([`SegmentReader::ahead`]), as for a follower that catches up, the next one to two mebibytes are loaded ahead.
+//! Fails:  with the file system's error. A page that cannot be read raises SIGBUS, which kills the process (C12): a dead
+//!         process acknowledges nothing.
 //! Source: RULES.md rules 32-35.
 //!
 //! The `unsafe` here is sound for these reasons. Another process may change a mapped file at any time, so no reference
-//! into the map is ever made: bytes are copied through raw pointers, within the map's bounds. The log never truncates
-//! the file (rule 32).
+//! into the map is ever made: bytes are copied through raw pointers, within the map's bounds. A file that is cut short
+//! raises SIGBUS, and leaves memory whole; the log itself never cuts one (rule 32).
 
 #![allow(unsafe_code)]
 
@@ -34,7 +35,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub(crate) struct MappedSegment {
     path: PathBuf,
     map: OnceLock<MmapRaw>,
-    /// The last window that was loaded ahead, so that it is asked for once.
+    /// The number of the window that was loaded ahead last, 0 if none was, so that one reader asks for each once.
     asked: AtomicUsize,
 }
 
@@ -49,7 +50,7 @@ impl MappedSegment {
         }
         let map = MmapOptions::new().map_raw_read_only(&File::open(&self.path)?)?;
         advise(&map, Advice::Random, 0..map.len());
-        // Two readers may map at once; the second map is dropped.
+        // If two readers map at once, the later map is dropped unused.
         Ok(self.map.get_or_init(|| map))
     }
 }
@@ -61,20 +62,21 @@ impl SegmentReader for MappedSegment {
         if start.checked_add(out.len()).is_none_or(|end| end > map.len()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        // All pages of the range are asked for in one request: otherwise each would be loaded by a fault of its own.
+        // The range is asked for in one request, because otherwise each of its pages would cost a fault of its own.
         if out.len() > BLOCK_BYTES {
             advise(map, Advice::WillNeed, start..start + out.len());
         }
         // SAFETY: `start..start + out.len()` is inside the map (checked above), which lives as long as
         // `self`; `out` is ours alone and elsewhere. No reference to the mapped bytes is made, so a change by
-        // another process gives other bytes, nothing worse; the caller verifies its copy.
+        // another process can only give wrong bytes, and the caller verifies its copy.
         unsafe {
             std::ptr::copy_nonoverlapping(map.as_ptr().add(start), out.as_mut_ptr(), out.len());
         }
         Ok(())
     }
 
-    /// Reads from the device if the file system allows direct reads, else through the map once more.
+    /// Reads past the page cache, into an aligned buffer and by whole blocks, of which a segment consists; if the file
+    /// cannot be opened for that, reads the map once more.
     fn read_again(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let from = start / BLOCK_BYTES * BLOCK_BYTES;
@@ -93,7 +95,7 @@ impl SegmentReader for MappedSegment {
 
     /// Asks the kernel to load the pages from `offset` to the end of the next window, and does not wait for them.
     fn ahead(&self, offset: u64) {
-        // An error is ignored here: the read that follows meets and reports it.
+        // Errors are ignored here, because the read that follows meets and reports them.
         let (Ok(map), Ok(at)) = (self.map(), usize::try_from(offset)) else { return };
         let window = at / WINDOW_BYTES + 1;
         if at < map.len() && self.asked.swap(window, Ordering::Relaxed) != window {
@@ -110,5 +112,5 @@ fn advise(map: &MmapRaw, advice: Advice, bytes: Range<usize>) {
     }
 }
 
-/// Bytes in a window: so much is loaded ahead of a reader in one request.
+/// The step in which data is loaded ahead of a reader, in bytes.
 const WINDOW_BYTES: usize = 1 << 20;

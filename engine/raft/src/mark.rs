@@ -1,10 +1,10 @@
 //! The mark: a replica whose log lacks what it had acknowledged, until it is readmitted.
 //!
-//! A disk may lose the end of a log though it said that it has it, and nothing on it may tell (RULES.md C3, W8). With
-//! the entries a vote and a term may be gone. The replica's next vote, or an acknowledgement it gave before, can then
-//! lose what the group has committed. A leader that counted the replica's acknowledgements knows better: each
-//! heartbeat names the last entry that its receiver has told this leader, in this term, to be on its disk. A receiver
-//! that does not have that entry has lost it.
+//! A disk may lose the end of a log that it had reported as durable, and show no trace of the loss (RULES.md C3, W8).
+//! A vote and a term may be lost with the entries. The replica's next vote, or an acknowledgement it gave before, can
+//! then lose what the group has committed. A leader that counted the replica's acknowledgements knows better: each
+//! heartbeat names the last entry that its receiver has acknowledged to this leader in this term. A receiver that does
+//! not have that entry has lost it.
 //!
 //! The rule:
 //!
@@ -12,12 +12,13 @@
 //! 2. A marked replica takes entries and says so ([`AppendResult::Taken`](crate::AppendResult::Taken)). It does not
 //!    acknowledge, vote, grant a pre-vote or stand.
 //! 3. It asks every other voter for its term ([`Marked`]). A voter answers with a term that is durable
-//!    ([`TermStated`]); from then on it counts no acknowledgement of an entry that it had in its log by then, until the
-//!    replica acknowledges a later one. A leader that hears `Taken` does the same.
+//!    ([`TermStated`]). From then on the voter, if it leads, ignores the replica's acknowledgements up to the last entry
+//!    that its own log had when it answered; the first acknowledgement of a later entry counts again, for all before it.
+//!    A leader that hears `Taken` ignores them likewise. Where no later entry comes, the leader writes a no-op.
 //! 4. The mark is lifted when every other voter has answered since the mark or the last restart, the replica is in a
-//!    term that is no lower than any of those, and its disk holds all that the leader of that term calls committed,
-//!    up to an entry of that term; if the leader answered in that term, up to the commit index of its answer, too.
-//!    The replica counts as having voted in that term. If it knows of no vote, the vote is that leader's.
+//!    term that is no lower than any of those, and its disk holds everything up to its commit index, where the entry is
+//!    of that term; if the leader answered in that term, the commit index is no lower than the one in the answer. The
+//!    replica counts as having voted in that term. If it knows of no vote, the vote is that leader's.
 //!
 //! Why it is safe. Let R be the replica, F the highest term stated.
 //!
@@ -32,21 +33,24 @@
 //!   e. So L has e before its term's first entry (paper §5.4.3), and R has all up to an entry of that term. If T is t,
 //!   then L itself committed e before it answered, and R has all up to the commit index of the answer.
 //!
-//! The mark does not cover everything. A loss that no living leader knows of: the leader to which R acknowledged is
-//! gone, or has not been heard before R votes, or leads no more. A newly elected leader knows nothing of
-//! acknowledgements to others. (A replica that distrusted itself after every restart would cost a group its leader
-//! whenever the power of all nodes fails.) A second loss that takes the mark itself, unless a leader knows better
-//! again. A group of one, which nobody tells. When several replicas of a group lost something, all of this holds as
-//! long as a majority did not; a group of whose replicas a majority is marked commits nothing, rather than losing
-//! more, unless its leader has committed an entry of its term before. While another voter is away for good, a marked
-//! replica stays marked.
+//! The mark does not cover these cases:
+//!
+//! * A loss that no current leader knows of: the leader to which R acknowledged is gone, or leads no more, or is not
+//!   heard before R votes. A newly elected leader knows nothing of acknowledgements to others. (If every restart marked a
+//!   replica, nobody could vote after a power failure of all nodes.)
+//! * A second loss that takes the mark, too, unless a leader knows of that one.
+//! * A group of one: no leader can tell it.
+//!
+//! When several replicas of a group lost something, all of this holds as long as a majority did not. If a majority is
+//! marked, the group commits nothing, rather than lose more: those marks can be lifted only if the leader had already
+//! committed an entry of its term. While another voter is away for good, a marked replica stays marked.
 //!
 //! A leader that lies can have a good replica marked. Nothing in point 4 depends on what it claimed, so the mark heals by
-//! itself, as long as every voter answers: the liar too, and one that claims again and again marks again and again.
+//! itself, as long as every voter answers, the liar included, which can have the replica marked again at any time.
 //!
 //! In:     heartbeats of a leader that knows more; answers of voters.
-//! Out:    the mark in the hard state; [`Marked`] and [`TermStated`] as promises.
-//! Cost:   none for a replica that is not marked; a question to each voter per heartbeat's time for one that is.
+//! Out:    the mark in the hard state; [`Marked`] and [`TermStated`] as promises, which leave when the state that they tell is durable.
+//! Cost:   none for a replica that is not marked; else a question per heartbeat's time to each voter without an answer.
 //! Source: RULES.md C3, W8, rule 24 (Alagappan et al. 2018, "Protocol-Aware Recovery for Consensus-Based Storage").
 
 use crate::{LogIndex, Marked, Message, NodeId, Raft, Term, TermStated, Ticks};
@@ -56,12 +60,12 @@ use alloc::vec::Vec;
 /// The knowledge that a marked replica has gained since the mark, or since its last restart.
 #[derive(Debug)]
 pub(crate) struct Mark {
-    /// Names its questions.
+    /// A random number in its questions and their answers: answers to an earlier mark do not count.
     name: u64,
     answers: Vec<Answer>,
     /// When it last asked.
     asked_at: Option<Ticks>,
-    /// The last entry it has told the leader of a term to have.
+    /// The term and the last entry that it has reported as taken to the leader of that term.
     taken: (Term, LogIndex),
 }
 
@@ -98,8 +102,8 @@ impl Raft {
             self.mark = Some(Box::new(Mark::new(self.next_random())));
         }
         let mark = self.mark.as_mut().expect("it is marked");
-        // The leader still counts what this replica lacks, despite any earlier answer, so it is asked again at once; not if
-        // the question is on its way already.
+        // The leader still counts what this replica lacks, so an earlier answer of it is void, and the question leaves
+        // without waiting for a heartbeat's time. If the leader had not answered, a question is on its way already.
         let before = mark.answers.len();
         mark.answers.retain(|answer| answer.from != leader);
         if mark.answers.len() < before {
@@ -114,7 +118,7 @@ impl Raft {
         }
     }
 
-    /// Entries behind the log's end were taken and then withdrawn: a readmitted replica must not acknowledge them.
+    /// Entries past the log's new end were taken and then withdrawn: a readmitted replica must not acknowledge them.
     pub(crate) fn note_withdrawn(&mut self) {
         let last = self.log.last().index;
         if let Some(mark) = &mut self.mark {
