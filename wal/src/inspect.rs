@@ -1,14 +1,16 @@
-//! A stream's directory, read and judged as recovery would, by somebody who must not touch it.
+//! A stream's directory, read and judged as recovery would judge it, by a reader that must not change it.
 //!
-//! In:     a path: a stopped node's, a running one's, or a copy, also on a read-only file system.
-//! Out:    every batch and record in order, what is wrong and where, and what it all adds up to.
+//! In:     a path: the directory of a stopped node's stream, of a running node's, or a copy, also on a read-only file
+//!         system.
+//! Out:    every batch and record in order, every fault with its place, and the totals.
 //! Cost:   one pass; memory for one batch and the [`Group`]s. Nothing is opened for writing, no lock is taken.
-//! Fails:  what is wrong with the log is a [`Finding`], and the scan goes on behind it as far as it can;
-//!         [`InspectError`] is only for what cannot be looked at.
+//! Fails:  a fault of the log is a [`Finding`], and the scan goes on behind it as far as it can; [`InspectError`] is
+//!         only for files that cannot be looked at.
 //! Source: RULES.md rules 19-25; `recovery.rs` has the table of cases.
 //!
-//! A running node writes while this reads. So whatever speaks for damage is looked at before what it speaks
-//! against is looked at for the last time, and a segment that is given up meanwhile is passed over.
+//! A running node writes while a scan reads. So the scan looks for evidence of damage first, and after that once more
+//! at the place that the evidence is against, before it reports damage there. A segment that the node gives up
+//! meanwhile is passed over.
 
 mod batches;
 mod chain;
@@ -40,39 +42,39 @@ pub enum Event<'a> {
     Batch(&'a Batch),
     /// A record, and where it stands.
     Record(Position, Record<'a>),
-    /// Something to know, or something wrong.
+    /// A fault of the log, or a note.
     Finding(&'a Finding),
 }
 
-/// A group commit, as its header has it.
+/// A batch, as its header describes it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Batch {
-    /// Where it stands.
+    /// Where the batch stands.
     pub position: Position,
-    /// Its number; the stream's first is 1.
+    /// The batch's number; the first batch of the stream has number 1.
     pub number: u64,
     /// Everything before this place was on disk when the batch was closed.
     pub durable: Position,
-    /// Its size on disk, header and padding included.
+    /// The batch's size on disk, header and padding included.
     pub bytes: u64,
-    /// How many records it says it has.
+    /// How many records the batch has, by its header.
     pub records: u32,
-    /// The groups that have something in it.
+    /// The groups that have something in the batch.
     pub groups: Vec<GroupId>,
 }
 
 /// Something about the log, with its place.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Finding {
-    /// The name of the case, as in recovery's table where it is one of that.
+    /// The name of the case: its label in recovery's table, if it is a case of that table.
     pub label: &'static str,
-    /// False for what a crash, or a running node, leaves behind.
+    /// False for a thing that a crash, or a running node, leaves behind.
     pub damage: bool,
     /// The file.
     pub file: PathBuf,
-    /// Where in it, in bytes from its start.
+    /// The offset in the file, in bytes.
     pub offset: u64,
-    /// The groups it concerns, as far as that is known.
+    /// The groups that the finding concerns, as far as they are known.
     pub groups: Vec<GroupId>,
     /// A description of the finding.
     pub what: String,
@@ -81,57 +83,58 @@ pub struct Finding {
 /// The role of a segment file in the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Role {
-    /// Full, or ended by an open.
+    /// The segment is full, or an open has ended it.
     Sealed,
-    /// The last one written to.
+    /// The segment that was written to last.
     Active,
-    /// Made, and not yet written to.
+    /// The segment was made, and has not yet been written to.
     Spare,
-    /// Passed over by a later open, or given up: nothing in it counts.
+    /// A later open passed over the segment, or it was given up: nothing in it counts.
     Void,
-    /// Its header does not hold, or is not of this log.
+    /// The segment's header does not hold, or belongs to another log.
     Damaged,
 }
 
 /// One segment file.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// Its number.
+    /// The segment's number.
     pub segment: SegmentSeq,
-    /// Its name.
+    /// The path of the segment's file.
     pub file: PathBuf,
-    /// Its size.
+    /// The size of the segment's file.
     pub bytes: u64,
     /// The segment's role.
     pub role: Role,
-    /// Its random id; 0 if its header does not hold.
+    /// The segment's random id; 0 if the segment's header does not hold.
     pub id: u128,
-    /// Which open of the node made it; 0 if its header does not hold.
+    /// The incarnation of the node that made the segment; 0 if the segment's header does not hold.
     pub incarnation: u64,
     /// Bytes of whole batches.
     pub used_bytes: u64,
     /// Whole batches.
     pub batches: u64,
-    /// Bytes of entries that are still wanted.
+    /// Bytes of entries that are still needed.
     pub live_bytes: u64,
     seed: Seed,
-    /// Of its first batch, if that can be read: the number, and what came before.
+    /// The number of the segment's first batch, and the start record in it; `None` if they cannot be read.
     first: Option<(u64, Start)>,
-    /// Its first batch is what an open wrote again, and durable as a whole.
+    /// True if the first batch holds what an open wrote again: that batch was durable as a whole.
     is_moved: bool,
-    /// Something was written where its first batch would stand.
+    /// True if something was written where the segment's first batch would stand.
     written: bool,
     owner: Owner,
 }
 
 impl Segment {
-    /// The start record in the segment's first batch, about the stream before. Panics for a segment not of the chain.
+    /// The start record in the segment's first batch, which describes the stream before the segment. Panics for a
+    /// segment that is not of the chain.
     fn start(&self) -> Start {
         self.first.expect("chain members are used").1
     }
 }
 
-/// Whose stream it is.
+/// The owner of a stream.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Owner {
     /// The cluster's name; empty as long as there is no segment.
@@ -147,7 +150,7 @@ pub struct Owner {
 /// The result of a scan.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Whose stream it is, by its manifest, or by its segments if that is damaged.
+    /// The stream's owner, by its manifest, or by its segments if the manifest is damaged.
     pub owner: Owner,
     /// The segments, oldest first.
     pub segments: Vec<Segment>,
@@ -155,21 +158,21 @@ pub struct Report {
     pub groups: BTreeMap<GroupId, Group>,
     /// Whole batches.
     pub batches: u64,
-    /// Entries in them, also those that were replaced or released later.
+    /// Entries in the whole batches, also those that were replaced or released later.
     pub entries: u64,
-    /// Behind the last batch that counts.
+    /// The log's end: the place behind the last batch that counts.
     pub end: Position,
-    /// The durable position that batch knew.
+    /// The durable position that the last batch states.
     pub durable: Position,
-    /// The log was closed, and not opened since.
+    /// True if the log was closed, and not opened since.
     pub closed: bool,
-    /// Findings that are damage.
+    /// The number of findings that are damage.
     pub damage: u64,
-    /// Findings that are not.
+    /// The number of findings that are not damage.
     pub notes: u64,
 }
 
-/// Why there is nothing to say.
+/// Why a scan has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectError {
@@ -181,7 +184,7 @@ pub enum InspectError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// It has neither a manifest nor a segment.
+    /// The directory has neither a manifest nor a segment.
     #[error("{} is no log: it has neither a manifest nor a segment", .0.display())]
     NoLog(PathBuf),
     /// The `visit` callback wants no more events.
@@ -189,9 +192,9 @@ pub enum InspectError {
     Stopped(io::Error),
 }
 
-/// Reads the stream in `dir` from its first batch to its last, and tells `visit` of everything on the way. An error from
-/// `visit` ends the scan as [`InspectError::Stopped`]. `owner`: whose it must be and which of the node's streams, if that is
-/// known.
+/// Reads the stream in `dir` from its first batch to its last, and tells `visit` of everything on the way. An error
+/// from `visit` ends the scan as [`InspectError::Stopped`]. `owner`: the identity and the shard that the stream must
+/// have, if they are known.
 ///
 /// # Errors
 /// Any [`InspectError`].
@@ -202,7 +205,8 @@ pub fn scan(
 ) -> Result<Report, InspectError> {
     let dir_error = |source| InspectError::Io { file: dir.to_owned(), source };
     let files = Dir::new(dir);
-    // The manifest first: what it says was made is then there to be listed, unless it is given up.
+    // The manifest is read before the listing: every segment that it says was made is then in the listing, unless the
+    // segment is given up meanwhile.
     let manifest = files.manifest().map_err(dir_error)?;
     let listing = files.list().map_err(dir_error)?;
     if manifest.is_none() && listing.segments.is_empty() {
@@ -230,17 +234,17 @@ pub fn scan(
     scan.finish(segments)
 }
 
-/// A scan on its way.
+/// A scan in progress.
 struct Scan<'a> {
     dir: Dir,
     visit: &'a mut dyn FnMut(Event<'_>) -> io::Result<()>,
     report: Report,
     ledger: Ledger,
-    /// Number of the next batch, and the checksum of the one before; `None`: nobody knows.
+    /// The number of the next batch, and the checksum of the one before; `None` if they are not known.
     follows: Option<(u64, u32)>,
-    /// The highest place that batches in spares knew durable.
+    /// The highest place that batches in spares state as durable.
     known_durable: Position,
-    /// Something was lost, and nobody knows of which groups: holes prove nothing any more.
+    /// True if records were lost of groups that are not known: a hole in a group's log then proves nothing any more.
     blind: bool,
 }
 
@@ -287,7 +291,7 @@ impl Scan<'_> {
         Manifest::decode(&bytes).ok()
     }
 
-    /// A read that failed: damage if the disk says so, else a reason to stop.
+    /// Judges a failed read: nothing if the segment was given up, an error if permission is missing, else a finding.
     fn unreadable(
         &mut self,
         segment: &Segment,

@@ -2,49 +2,51 @@
 //!
 //! In:     the files a [`Disk`] finds.
 //! Out:    every group's state, and where the stream ends.
-//! Cost:   one pass, read ahead; memory for two segments and the groups.
-//! Fails:  by the table. Nothing on disk is changed.
+//! Cost:   one pass over the segments, read ahead; memory for two segments and the groups.
+//! Fails:  as the table below decides. Recovery changes nothing on disk.
 //! Source: RULES.md rules 19-25, 27, 30; C1-C10, P8, W2, W3, W8, W11, W12.
 //!
-//! A segment is *used* if the start record in its first batch is readable. The last used one, `L`, names the one
-//! before it, and so on down to the first that the manifest needs: the *chain*. A batch is *vouched for* if it was
-//! durable for sure: a later segment of the chain follows it, a later batch of its segment knew it, or it begins its
-//! segment with what an open wrote again, whose start record is written last (`moved.rs`).
+//! A segment is *used* if the start record in its first batch is readable. The last used segment, `L`, names the
+//! segment before it, that one names the next older, and so on down to the first segment that the manifest needs: these
+//! segments are the *chain*. A batch is *vouched for* if it was certainly durable: a later segment of the chain follows
+//! its segment, or a later batch of its segment states that it was durable, or it is a segment's first batch and holds
+//! what an open wrote again, because the start record of such a batch is written last (`moved.rs`).
 //!
 //! | label | what is found | decision | because |
 //! |---|---|---|---|
-//! | clean_stop | a footer is the last record of `L` | end | it was written when all else was durable |
-//! | clean_end | only zeros behind the last batch of `L`, or no more room; or a block of zeros, and behind it nothing that can be read | end | a segment is zeros where it was never written, and batches are written one behind the other |
-//! | recycled_bytes | behind it a batch header of another segment | end | it fails the seeded checksum: the file was that segment once |
-//! | torn_tail | a batch that is not whole, nobody vouches, nothing whole behind | cut | writes in flight land in part; C3 |
-//! | reordered_tail | the same, whole batches behind that nobody vouches for | cut | writes in flight land in any order; rule 21 |
-//! | unreadable_tail | nobody vouches, and the device cannot read where something may stand | refuse | there may be a batch, and a retry may read it; a cut is for ever |
-//! | damaged_body | vouched for; header and directory hold, the rest does not | fence | the directory says which groups lost something; rule 24 |
-//! | unreadable_body | the same, the device cannot read it | fence | C9: the same as a failed checksum |
-//! | damaged_batch_header | vouched for, no header there | refuse | nobody knows which groups lost something, nor where the next batch is |
-//! | damaged_directory | vouched for; the header holds, the directory does not | refuse | nobody knows which groups lost something |
-//! | misdirected_batch | vouched for, and a whole batch of another place or number | refuse | the batch of this place is lost; C10 |
-//! | unknown_record | a mandatory record of an unknown kind | refuse | a newer version wrote it; P8, rule 30 |
-//! | senseless_record | a whole batch with what no log writes | refuse | it was written so: a fault of ours, not of the disk |
-//! | missing_entries | whole batches, but a group's log has a hole that no damage explains | refuse | a segment that is still needed was given up, or never written |
-//! | damaged_segment_header | block 0 fails its checksum, or cannot be read | refuse | it was synced before the file had its name; C4 |
-//! | damaged_start | the first batch of a used segment fails, or continues another one | refuse | what it follows is not known |
-//! | truncated_segment | a file of another size than its header says | refuse | its size was synced before it had its name |
-//! | missing_segment | a number the manifest or a start record needs has no file | refuse | an empty log would vote twice; rule 27, C5 |
-//! | missing_manifest | no manifest | refuse | the same |
-//! | damaged_manifest | a manifest that fails its checksum: torn, empty | refuse | it is replaced by rename, so it is never torn by a crash; C8 |
-//! | older_manifest | a used segment above the newest it knows | refuse | a segment is used only when the manifest names it; C8 |
+//! | clean_stop | a footer is the last record of `L` | end | the footer was written when everything before it was durable |
+//! | clean_end | behind the last batch of `L` only zeros, or no more room; or a block of zeros, then unreadable places, and no batch header that can be read | end | a segment is zeros where it was never written, and batches are written one behind the other |
+//! | recycled_bytes | behind the last batch of `L` a batch header of an earlier segment | end | the header fails its checksum, which is seeded with the segment's id: the file was that earlier segment once |
+//! | torn_tail | a batch that is not whole, with nothing that vouches for it and no whole batch behind it | cut | writes in flight may reach the disk in part; C3 |
+//! | reordered_tail | a batch that is not whole, and whole batches behind it; nothing vouches for any of them | cut | writes in flight may reach the disk in any order; rule 21 |
+//! | unreadable_tail | no whole batch, nothing that vouches for one, and places that the device cannot read where something may stand | refuse | a batch may stand there that a retry can read, and a cut is for ever |
+//! | damaged_body | a batch that is vouched for: its header and directory hold, the rest of it does not | fence | the directory says which groups lost something; rule 24 |
+//! | unreadable_body | a batch that is vouched for: its header and directory hold, and the device cannot read the rest of it | fence | C9: an unreadable place is the same as a failed checksum |
+//! | damaged_batch_header | no batch header where a batch is vouched for | refuse | it is not known which groups lost something, nor where the next batch begins |
+//! | damaged_directory | a batch that is vouched for: its header holds, its directory does not | refuse | it is not known which groups lost something |
+//! | misdirected_batch | where a batch is vouched for, a batch with another place or number | refuse | the batch that belongs there is lost; C10 |
+//! | unknown_record | a mandatory record of an unknown kind | refuse | a newer version wrote the record; P8, rule 30 |
+//! | senseless_record | a whole batch with content that no log writes | refuse | the batch was written with this content: the fault is this program's, not the disk's |
+//! | missing_entries | whole batches, but a group's log has a hole that no damage explains | refuse | a segment that was still needed was given up, or was never written |
+//! | damaged_segment_header | block 0 fails its checksum, or cannot be read | refuse | the header was synced before the file had its name; C4 |
+//! | damaged_start | the first batch of a used segment fails, or continues another batch than the one before it | refuse | it is not known what the segment follows |
+//! | truncated_segment | a file of another size than its header says | refuse | the file's size was synced before the file had its name |
+//! | missing_segment | a segment that the manifest or a start record needs has no file | refuse | an empty log in its place would vote twice; rule 27, C5 |
+//! | missing_manifest | no manifest | refuse | an empty log in its place would vote twice; rule 27, C5 |
+//! | damaged_manifest | a manifest that fails its checksum: torn, empty | refuse | a manifest is replaced by rename, so a crash never tears it; C8 |
+//! | older_manifest | a used segment above the newest that the manifest knows | refuse | a segment is used only when the manifest names it; C8 |
 //! | foreign_file | a file of another cluster, node, store or shard | refuse | C4, C7 |
 //! | duplicate_segment | two files with one segment's id | refuse | C6 |
-//! | swapped_segment | a file whose header has another number, or another id than its successor says | refuse | C6 |
+//! | swapped_segment | a file whose header has another number than its name, or another id than the start record that follows it says | refuse | C6 |
 //! | newer_version | a manifest or segment of another version | refuse | P8 |
-//! | half_made_segment | above `L`, without a start record; nothing in it knows it durable | pass over | it was made for later, or its first write is torn; W11 |
-//! | passed_over | below `L`, not in the chain | pass over | a start record has voided it: nothing in it was acknowledged |
-//! | leftover | below the manifest's first | pass over | what was live in it was carried on before the manifest moved, and damage has its other name by then (rule 25) |
+//! | half_made_segment | a segment above `L`, without a start record, and none of its batches states that it was durable | pass over | it was made ahead, or its first write is torn; W11 |
+//! | passed_over | a segment below `L` that is not in the chain | pass over | a start record has voided it: nothing in it was acknowledged, or what was acknowledged has been written again |
+//! | leftover | a segment below the manifest's first | pass over | its live records were carried before the manifest moved on, and a damaged segment has been renamed by then (rule 25) |
 //!
-//! Where the log ends, the next segment's start record says so, durably, before anything else is done: behind that
-//! place nothing counts again, whatever a dead process's writes do. So a second crash finds the same (W3). It may say that
-//! the log ended earlier: what stood behind is then written again in its own batch (`moved.rs`).
+//! The next segment's start record states where the log ends, and is durable before anything else is done: nothing
+//! behind that place ever counts again, whatever the writes of a dead process still change there. So a second crash
+//! leads to the same end (W3). The start record may state an earlier end than recovery found: what stood behind the
+//! earlier end is then written again in the start record's own batch (`moved.rs`).
 
 mod batches;
 mod case;
@@ -75,11 +77,11 @@ use std::path::PathBuf;
 /// The state that a log found on its disk.
 #[derive(Clone, Debug)]
 pub struct Recovered {
-    /// Every group ever mentioned and not destroyed, by id.
+    /// Every group that the log mentions and that was not destroyed, in order of id.
     pub groups: Vec<RecoveredGroup>,
-    /// Groups that were destroyed, by id: they never live again.
+    /// Groups that were destroyed, in order of id: a destroyed group never lives again.
     pub destroyed: Vec<GroupId>,
-    /// The torn tail that was cut off, if there was one. It was never acknowledged.
+    /// The torn tail that was cut off, if there was one; it was never acknowledged.
     pub cut: Option<CutTail>,
     /// True if the log was closed: its last record is a footer.
     pub closed: bool,
@@ -94,22 +96,22 @@ pub struct Recovered {
 pub struct RecoveredGroup {
     /// The group.
     pub group: GroupId,
-    /// The latest membership written, as it was given; empty if none was.
+    /// The latest membership written, as the embedder gave it; empty if none was written.
     pub membership: Bytes,
     /// The latest hard state written; its commit index is never past `last`.
     pub hard_state: HardState,
-    /// Entries up to this one were released: its log begins behind it. `ZERO` if none were.
+    /// Entries up to this one were released: the group's log begins behind it. `ZERO` if no entry was released.
     pub released: LogIndex,
-    /// The term of that entry.
+    /// The term of the entry at `released`.
     pub released_term: Term,
-    /// The terms of its entries.
+    /// The terms of the group's entries.
     pub runs: Vec<TermRun>,
-    /// Its last entry; `released` if there is none behind that.
+    /// The group's last entry; the same as `released` if no entry stands behind that one.
     pub last: LogIndex,
-    /// The group lost something here. Nothing else is said of it: it must not vote, acknowledge or lead, and the log
-    /// takes nothing for it.
+    /// Set if the group lost something on this node. Then the other fields say nothing of it: the group must not vote,
+    /// acknowledge or lead, and the log takes nothing for it.
     pub fenced: Option<Corrupt>,
-    /// Says that all of this is on disk ([`WriteId::ZERO`]).
+    /// States that everything in this struct is on disk ([`WriteId::ZERO`]).
     pub durable: Durable,
 }
 
@@ -120,7 +122,7 @@ pub struct CutTail {
     pub case: Case,
     /// The file.
     pub file: PathBuf,
-    /// Where it was cut.
+    /// Where the log was cut.
     pub position: Position,
     /// A description of the fault there.
     pub what: String,
@@ -132,18 +134,19 @@ pub struct CutTail {
 pub(crate) struct Replayed {
     pub(crate) recovered: Recovered,
     pub(crate) groups: Groups,
-    /// Groups that are gone for good, and where it says so.
+    /// Groups that were destroyed, each with the segment that holds its tombstone.
     pub(crate) tombstones: Tombstones,
     pub(crate) ledger: Ledger,
     /// Segments that hold the log, oldest first.
     pub(crate) chain: Vec<Link>,
-    /// Files that hold nothing; to be removed once the new segment's start is durable.
+    /// Segments whose files hold nothing that counts: the files are removed once the new segment's start record is
+    /// durable.
     pub(crate) void: Vec<SegmentSeq>,
     pub(crate) next_segment: SegmentSeq,
     pub(crate) next_batch: u64,
     /// The content of the new segment's start record.
     pub(crate) start: Start,
-    /// The records that stand behind it, in the same batch.
+    /// The records that stand behind the start record, in the same batch.
     pub(crate) moved: Moved,
 }
 
@@ -151,13 +154,13 @@ pub(crate) struct Replayed {
 pub(crate) struct Link {
     pub(crate) seq: SegmentSeq,
     pub(crate) seed: Seed,
-    /// Of its file.
+    /// The size of the segment's file.
     pub(crate) bytes: u64,
     pub(crate) damaged: bool,
 }
 
-/// Reads the whole stream, which goes on in a segment of this seed. Changes nothing on disk but to sync what was read of
-/// its end.
+/// Reads the whole stream, which goes on in a new segment with the seed `next_seed`. Changes nothing on disk, except
+/// that it syncs the last segment that was read.
 pub(crate) fn replay(
     disk: &mut dyn Disk,
     config: &Config,
@@ -227,7 +230,7 @@ pub(crate) fn replay(
             cut: end.cut.is_some(),
         },
     };
-    // Of a segment that is written again as a whole nothing counts any more.
+    // Nothing counts any more in a segment that is written again as a whole.
     if let Some(last) = last.map(Segment::seq).filter(|last| start.end.segment() < *last) {
         found.chain.pop();
         found.void.push(last);
@@ -253,19 +256,19 @@ struct Replay<'a> {
     groups: Groups,
     tombstones: Tombstones,
     ledger: Ledger,
-    /// Where groups lost something that nobody had found yet.
+    /// The damage that this recovery found, by the group that lost something in it.
     damage: HashMap<GroupId, Corrupt>,
     damaged: HashSet<SegmentSeq>,
-    /// The groups a batch's directory names.
+    /// The groups that the current batch's directory names.
     named: Named,
     /// The number and the predecessor's checksum that the next batch must have; `None` before the first.
     follows: Option<(u64, u32)>,
-    /// A footer was the last record.
+    /// True if a footer was the last record.
     closed: bool,
-    /// Where the stream ends before the records that are written again, and the number of the batch behind; `None`
-    /// as long as there are none.
+    /// The start record that ends the stream before the records that are written again, and the number of the first
+    /// batch behind that end; `None` as long as there are no such records.
     ended: Option<(Start, u64)>,
-    /// Those records.
+    /// The records that are written again.
     tail: moved::Tail,
     moved: Moved,
     batches: u64,
@@ -292,8 +295,9 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Replays one segment; `sealed_at` is where the next one says it ended. Its batches from `moved_from` on are kept,
-    /// to be written again. `is_first`: its bytes may be read once more.
+    /// Replays one segment; `sealed_at` is where the next segment says that this one ended. The batches from
+    /// `moved_from` on are kept, to be written again. `is_first`: the bytes come from the first read of the segment,
+    /// which may be read once more.
     fn segment(
         &mut self,
         file: &Segment,
@@ -315,8 +319,8 @@ impl<'a> Replay<'a> {
         Ok(end)
     }
 
-    /// Replays the batches from byte `at` on. Nothing is decided on a single bad read: the first time, the segment is
-    /// read once more.
+    /// Replays the batches from byte `at` on. No decision rests on a single bad read: after the first read, the segment
+    /// is read once more.
     fn batches_of(
         &mut self,
         file: &Segment,
@@ -381,7 +385,8 @@ impl<'a> Replay<'a> {
         self.disk.scan(again).map_err(|source| unread(file, source))
     }
 
-    /// The first batch of the chain says where it stands in the stream; all others follow the one before.
+    /// Checks how a segment begins: the first batch of the chain says where it stands in the stream, and the first
+    /// batch of every other segment follows the batch before it.
     fn begin(&mut self, file: &Segment) -> Result<(), WalError> {
         let says = (file.first_batch(), file.start().prev_crc);
         if *self.follows.get_or_insert(says) != says {
@@ -393,7 +398,7 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// From byte `at` of the last segment on its batches are written again.
+    /// Ends the stream before byte `at` of the last segment: the batches from there on are written again.
     fn end_before(&mut self, file: &Segment, at: usize) {
         let (next_batch, prev_crc) = self.follows.expect("set where the segment began");
         let start = if at == FIRST_BATCH_AT as usize {
@@ -404,7 +409,8 @@ impl<'a> Replay<'a> {
         self.ended = Some((start, next_batch));
     }
 
-    /// Takes in what was kept of the last segment, as records of the next one, in which they are written again.
+    /// Takes in the records that were kept of the last segment, as records of the next segment, into which they are
+    /// written again.
     fn write_again(
         &mut self,
         last: &Segment,
@@ -433,7 +439,7 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// A batch that holds, or holds but for its records, must be the next one.
+    /// Refuses a batch whose header and directory hold but which is not the next one.
     fn in_order<'b>(&self, found: Result<Batch<'b>, Flaw<'b>>) -> Result<Batch<'b>, Flaw<'b>> {
         let header = match &found {
             Ok(batch) | Err(Flaw { limited_to: Some(batch), .. }) => batch.header,
@@ -446,7 +452,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Goes on behind a batch; returns its size.
+    /// Notes that the next batch to be read follows `batch`; returns the size of `batch` on disk.
     fn behind(&mut self, batch: &Batch<'_>) -> usize {
         self.follows = Some((batch.header.seq + 1, batch.crc));
         batch.header.padded_bytes()
@@ -540,7 +546,8 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// A group that lives, to take in a record at `place`; `None` if it is fenced: then nothing more is kept of it.
+    /// The group, which is to take in a record at `place`; `None` if the group is fenced: then nothing more of it is
+    /// kept.
     fn group(
         &mut self,
         id: GroupId,
@@ -564,10 +571,11 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// The group lost something at `damage`, so nothing of it may be relied on: only that is kept. It stands at
-    /// `place`, as a record or as the damage itself, which is written as a record before anything of the group goes.
+    /// Fences a group that lost something at `damage`: nothing of the group may be relied on, so only the place of the
+    /// damage is kept. `place` is where a fence record says so, or the damage itself; in the latter case a fence record
+    /// is written before a segment with records of the group is given up.
     fn fence(&mut self, id: GroupId, damage: Position, place: Position) {
-        // One that is gone for good has nothing to lose.
+        // A destroyed group has nothing to lose.
         if self.tombstones.contains_key(&id) {
             return;
         }
@@ -580,11 +588,12 @@ impl<'a> Replay<'a> {
         group.fence_recorded = recorded;
     }
 
-    /// No group's log has a hole: what was given up with its segment was released, or stands elsewhere.
+    /// Checks that no group's log has a hole: an entry that was given up with its segment was released, or stands in
+    /// another segment.
     fn check_whole(&self, first: Option<SegmentSeq>) -> Result<(), WalError> {
         let whole = self.groups.iter().filter(|(_, group)| group.fence.is_none());
         let holes = whole.filter_map(|(id, group)| Some((*id, group.index.hole()?)));
-        // The first of them: the same log is refused with the same words every time.
+        // The group with the lowest id is named: the same log is refused with the same words every time.
         let Some((id, (index, behind))) = holes.min_by_key(|(id, _)| *id) else { return Ok(()) };
         let first = first.map_or(Position::ZERO, |seq| Position::new(seq, 0));
         let at = behind.unwrap_or(first);
@@ -593,7 +602,7 @@ impl<'a> Replay<'a> {
         Err(refuse_corrupt(Case::MissingEntries, file, offset, &what))
     }
 
-    /// Rule 24: the groups of a damaged batch have lost something there.
+    /// Fences the groups of a damaged batch, which have lost something in it (rule 24).
     fn fence_batch(&mut self, file: &Segment, at: usize, batch: &Batch<'_>, case: Case, what: Bad) {
         let what = format!("{} [{}]", what.0, case.label());
         let corrupt = Corrupt { file: file.path.clone(), offset: at as u64, what };
@@ -606,8 +615,8 @@ impl<'a> Replay<'a> {
         tracing::error!(%corrupt, groups = batch.header.groups, "a durable batch is damaged: its groups are fenced on this node");
     }
 
-    /// Segments above the last used one hold nothing that was acknowledged, or the log is damaged: batches in
-    /// them know how far it was durable.
+    /// Checks a segment above the last used one: it holds nothing that was acknowledged, or the log is damaged, since
+    /// batches in the segment state how far the log was durable.
     fn judge_spare(
         &self,
         file: &Segment,
@@ -663,8 +672,8 @@ impl<'a> Replay<'a> {
         next_segment: SegmentSeq,
     ) -> Replayed {
         for group in self.groups.values_mut() {
-            // A disk that has lost its end may have kept the state that was carried before the entries under it. A
-            // state that is carried from here on says no more than this state says now.
+            // A disk that has lost the end of the log may have kept a carried hard state without the entries under its
+            // commit index. A hard state that is carried from here on states no more than this one does now.
             group.hard_state.commit = group.hard_state.commit.min(group.index.last());
         }
         let groups = self.groups.iter();
@@ -690,7 +699,8 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Where the records that are written again begin in the new segment: in the block behind the start record's.
+/// Where the records that are written again begin in the new segment: in the block behind the block of the start
+/// record.
 pub(crate) const MOVED_AT: usize = FIRST_BATCH_AT as usize + BLOCK_BYTES;
 
 fn unread(file: &Segment, source: std::io::Error) -> WalError {

@@ -1,9 +1,10 @@
 //! Group commit: many groups' appends become one durable write.
 //!
 //! In:     [`Append`]s, encoded at once at the tail of the active segment's image.
-//! Out:    [`Completed`] batches, in log order; what they say durable is the contiguous prefix of finished writes.
+//! Out:    [`Completed`] batches, in log order; a batch counts as durable once its write and all writes before it have
+//!         finished.
 //! Cost:   one write per batch; a batch is whatever was appended while the write slots were taken.
-//! Fails:  the first failed write, sync or segment poisons the log ([`WalError::Poisoned`]); no room is met
+//! Fails:  the first failed write, sync or segment poisons the log ([`WalError::Poisoned`]); lack of room is reported
 //!         before anything is encoded ([`WalError::NoSpace`]).
 //! Source: Hagmann 1987 (group commit); thesis §10.2.2 (batching), §3.8 (what must be durable first);
 //!         RULES.md rules 2, 6, 8-11, 17.
@@ -17,7 +18,7 @@
 //!            `- writes in flight, finished in any order
 //! ```
 //!
-//! Not claimed: that the bytes between durable and submitted are not on disk yet.
+//! It is not claimed that the bytes between durable and submitted are not on disk yet.
 
 mod append;
 mod carry;
@@ -59,9 +60,11 @@ pub struct Append<'a> {
     pub write: WriteId,
     /// The group's new membership, opaque to the log.
     pub membership: Option<&'a [u8]>,
-    /// Its new hard state; stands before the entries, and its commit index is saved as far as it covers none of them.
+    /// The group's new hard state. It is written before the entries, and its commit index is saved only as far as it
+    /// covers none of them.
     pub hard_state: Option<HardState>,
-    /// Entries to append, contiguous. They replace what the group's log has from the first one's index on.
+    /// The entries to append, contiguous. The new entries replace what the group's log has from the first one's index
+    /// on.
     pub entries: &'a [Entry],
 }
 
@@ -72,10 +75,10 @@ pub struct Completed {
     pub stamp: u64,
     /// The newest write of each group that ended in this batch.
     pub durable: Vec<Durable>,
-    /// The batch's entries, to be borrowed from the log instead of kept.
+    /// The batch's entries, which the caller may borrow from the log instead of keeping its own copies.
     pub frozen: Vec<FrozenRun>,
-    /// A segment is full and on disk: bytes that are borrowed from older batches should be let go soon, so that the
-    /// image can be used again.
+    /// True if a segment is full and on disk: bytes that are borrowed from older batches should be let go soon, so that
+    /// the images of full segments can be used again.
     pub sealed: bool,
 }
 
@@ -84,11 +87,11 @@ pub struct Completed {
 pub struct FrozenRun {
     /// The group.
     pub group: GroupId,
-    /// The first entry.
+    /// The first entry's index.
     pub first: LogIndex,
-    /// The term of all of them.
+    /// The term of all the entries.
     pub term: Term,
-    /// How many.
+    /// How many entries.
     pub count: u32,
     batch: Bytes,
     offset: usize,
@@ -114,13 +117,14 @@ impl FrozenRun {
 pub enum Room {
     /// It takes entries.
     Free,
-    /// The next segment is being made, but slower than this one fills: take nothing new for a moment.
+    /// The next segment is being made, but more slowly than this one fills; or the log is at its quota and is giving
+    /// space back: take nothing new for a moment.
     Behind,
-    /// No next segment could be made, for lack of space: propose nothing. The room left is for hard states, so
-    /// that votes and heartbeats go on. Passes by itself when there is room again.
+    /// No next segment could be made, for lack of space: propose nothing. The room left is for hard states, so that
+    /// votes and heartbeats go on. This state passes by itself when there is room again.
     Reserve,
-    /// The log has nearly the size it may have ([`Config::log_bytes_max`]): propose nothing. Passes when enough is
-    /// released or destroyed; votes and heartbeats go on.
+    /// The log has nearly the size it may have ([`Config::log_bytes_max`]): propose nothing. This state passes when
+    /// enough is released or destroyed; votes and heartbeats go on.
     Quota,
 }
 
@@ -134,9 +138,9 @@ pub struct Wal {
     ledger: Ledger,
     /// Full segments, all on disk, oldest first.
     sealed: VecDeque<Sealed>,
-    /// Sum over their files.
+    /// The sum of the sealed segments' file sizes.
     sealed_bytes: u64,
-    /// The quota, or more if the log was over it when it was opened.
+    /// The quota, or more if the log was over its quota when it was opened.
     bytes_limit: Option<u64>,
     /// Full segments with batches not yet durable, oldest first.
     closing: VecDeque<Segment>,
@@ -144,38 +148,38 @@ pub struct Wal {
     open: OpenBatch,
     /// Segments ordered for later, oldest first.
     spares: VecDeque<Spare>,
-    /// All segments up to here have their file.
+    /// All segments up to this one have their file.
     made: SegmentSeq,
-    /// The maker reported no room, and has not yet succeeded again.
+    /// True if the maker of segments reported no room, and has not yet succeeded again.
     no_space: bool,
     /// The bytes that refused entries needed; 0 once there was that much room.
     refused: u64,
     carry: carry::Carry,
     /// Bytes that copies of the victim's records have taken so far.
     carry_taken: u64,
-    /// Bytes that batches without copies have taken since the last round for votes began, but for their records of
-    /// entries: what stands beside a new leader's no-op is won back like any vote.
+    /// Bytes that batches without copies have taken since the last round for votes began, less their records of
+    /// entries: a round wins back what stands beside a new leader's no-op as it wins back a vote.
     small_bytes: u64,
     /// The round for votes goes on up to this segment.
     round_end: SegmentSeq,
-    /// Files on their way out, in order, with the bytes that count until they are gone.
+    /// The bytes of each file that is being given up, in order: they count until the file is gone.
     leaving: VecDeque<u64>,
-    /// Files of segments that were given up, kept to be made new ones.
+    /// The number of files of given-up segments that are kept to be made into new ones.
     free_segments: usize,
     waiting: VecDeque<ClosedBatch>,
     in_flight: VecDeque<InFlight>,
     durable: Position,
-    /// Behind the newest seal.
+    /// The place behind the newest seal.
     sealed_upto: Position,
-    /// Some group is fenced.
+    /// True if some group is fenced.
     has_fences: bool,
     next_batch: u64,
     prev_crc: u32,
-    /// The open batch was submitted while no slot was free: it leaves when one is.
+    /// True if the open batch was submitted while no slot was free: the batch is written when one is.
     submit_wanted: bool,
     /// See [`Wal::disk_answers`].
     disk_answers: u64,
-    /// The disk's count of what was made of segments, when it was last looked at.
+    /// The disk's count of chunks written to segments in the making, as it was when last read.
     chunks_made: u64,
     seal_pending: bool,
     poisoned: Option<String>,
@@ -188,9 +192,10 @@ struct Sealed {
     seed: Seed,
     bytes: u64,
     reader: Arc<dyn SegmentReader>,
-    /// Recovery read it: its file is never used again, for a killed process may still write to it (rule 8).
+    /// True if recovery read the segment: its file is never used again, because a killed process may still write to it
+    /// (rule 8).
     inherited: bool,
-    /// Bytes in it are not what was written: set aside, not removed (rule 25).
+    /// True if bytes in the segment are not the ones that were written: its file is set aside, not removed (rule 25).
     damaged: bool,
 }
 
@@ -199,7 +204,7 @@ struct Segment {
     id: u128,
     seed: Seed,
     image: ImageWriter,
-    /// Behind the last closed batch.
+    /// The offset behind the last closed batch.
     closed: usize,
     /// The stream's first unwritten place when the segment was full.
     end: Position,
@@ -213,24 +218,25 @@ struct Spare {
 
 /// The batch at the tail.
 struct OpenBatch {
-    /// Where the next record goes, in the active image. At most header and nothing else: nothing is open.
+    /// The offset of the next record in the active image. If it is right behind the batch's header, or before that, the
+    /// batch has no records.
     tail: usize,
-    /// The body's checksum up to `summed`, so that little is left to do once a slot is free.
+    /// The checksum of the body up to `summed`, taken early so that little is left to do once a slot is free.
     sum: Sum,
     summed: usize,
     records: u32,
-    /// The groups that have something here, each once.
+    /// The groups that have something in the batch, each once.
     directory: Vec<GroupId>,
     writes: Vec<Durable>,
     runs: Vec<RunPlace>,
     copies: Vec<Copied>,
-    /// Bytes of its records of entries.
+    /// Bytes of the batch's records of entries.
     entry_bytes: u64,
-    /// Something in it was written again to give space back.
+    /// True if something in the batch was written again to give space back.
     carries: bool,
 }
 
-/// Entries carried forward: found there once the batch is durable.
+/// Carried entries: the index finds them at `to` once the batch is durable.
 struct Copied {
     group: GroupId,
     from: Position,
@@ -242,7 +248,7 @@ struct RunPlace {
     first: LogIndex,
     term: Term,
     count: u32,
-    /// From the batch's start.
+    /// The record's offset from the batch's start.
     offset: usize,
 }
 
@@ -250,7 +256,8 @@ struct ClosedBatch {
     seq: u64,
     position: Position,
     bytes: Frozen,
-    /// The part that is still to be written: all of it, but for the batch that an open begins with.
+    /// The part that is still to be written: the whole batch, or only the first block of the batch that an open begins
+    /// with.
     unwritten: Frozen,
     padding: usize,
     writes: Vec<Durable>,
@@ -309,7 +316,8 @@ impl Wal {
         let config = Config { in_flight_max, ..config };
         let id = entropy();
         let replayed = replay(disk.as_mut(), &config, Seed::of(id))?;
-        // The open cannot be refused any more, so these files have served; the first segment may need their room.
+        // The open cannot be refused any more, so the temporary files have served their purpose; the first segment may
+        // need their room.
         disk.remove_temporary().map_err(|source| WalError::Io {
             file: config.dir.clone(),
             what: "removing temporary files",
@@ -398,7 +406,8 @@ impl Wal {
         wal.take_over(moved);
         // The start record is durable before anything else happens (rule 23).
         wal.write_first_batch()?;
-        // Void from now on: the start record passes over them. None of their bytes was ever acknowledged.
+        // The start record passes over these segments, so they are void from now on. Whatever was acknowledged in them
+        // and is still needed has been carried or written again.
         for void in replayed.void {
             let removed = wal.disk.remove(void);
             removed.map_err(|source| wal.fail(void, "remove", source))?;
@@ -408,8 +417,8 @@ impl Wal {
         Ok((wal, replayed.recovered))
     }
 
-    /// Sends the open batch on its way if a write slot is free; else it goes on growing, and goes when a slot
-    /// is free, in [`Wal::poll`]. `stamp` comes back in [`Completed`]; the log reads no clock.
+    /// Writes the open batch if a write slot is free; otherwise the batch goes on growing, and [`Wal::poll`] writes it
+    /// when a slot is free. `stamp` comes back in [`Completed`]; the log reads no clock.
     ///
     /// # Errors
     /// [`WalError::Io`] if the write could not be started, [`WalError::Poisoned`].
@@ -419,8 +428,8 @@ impl Wal {
         self.pump(stamp)
     }
 
-    /// Takes finished writes, adds what became durable to `completed`, in log order, and sends a waiting batch on
-    /// its way with `stamp`. Never blocks.
+    /// Takes finished writes, adds the batches that became durable to `completed`, in log order, and starts the write
+    /// of a waiting batch with `stamp`. Never blocks.
     ///
     /// # Errors
     /// [`WalError::Io`] for the first write or segment that failed, [`WalError::Poisoned`] ever after. Batches that
@@ -452,8 +461,8 @@ impl Wal {
         self.pump(stamp)
     }
 
-    /// Readable when [`Wal::poll`] may have something; `None` in the simulator. Wait for it edge-triggered: nothing
-    /// reads it, and so it stays readable.
+    /// A file descriptor that is readable when [`Wal::poll`] may have something to take; `None` in the simulator. Wait
+    /// for it edge-triggered: nothing reads from the descriptor, so it stays readable.
     #[must_use]
     pub fn readiness(&self) -> Option<BorrowedFd<'_>> {
         self.disk.readiness()
@@ -471,16 +480,17 @@ impl Wal {
         !self.in_flight.is_empty() || !self.waiting.is_empty() || self.has_open()
     }
 
-    /// True if the disk owes an answer: a write is in flight, or waits for a segment that is being made. False
-    /// while the disk has no room: that is reported, and passes by itself.
+    /// True if the disk owes an answer: a write is in flight, or waits for a segment that is being made. A write that
+    /// waits for lack of room does not count: the lack is reported, and passes by itself.
     #[must_use]
     pub fn awaits_disk(&self) -> bool {
         !self.in_flight.is_empty() || (!self.waiting.is_empty() && !self.no_space)
     }
 
-    /// Counts the disk's answers: it stands still while a disk that [`Wal::awaits_disk`] is silent. Finished writes, and
-    /// while none is in flight, what was written of the segment that writes wait for: a large one takes its time on a
-    /// slow disk. A write that is stuck is not excused by it.
+    /// The number of the disk's answers, which stands still while a disk that owes one ([`Wal::awaits_disk`]) is
+    /// silent. Batches that became durable count; while no write is in flight, so do the chunks written to the segment
+    /// that writes wait for, because a large segment takes its time on a slow disk. A write that is stuck is not
+    /// excused by such chunks.
     #[must_use]
     pub fn disk_answers(&self) -> u64 {
         self.disk_answers
@@ -502,7 +512,7 @@ impl Wal {
         }
     }
 
-    /// The log's counters. This call walks the groups; it is not for every round.
+    /// The log's counters. This call walks the groups, so it is not meant for every round.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         Metrics {
@@ -520,18 +530,18 @@ impl Wal {
         self.durable
     }
 
-    /// Submits what is open, waits for all of it, and ends the log with a footer. Blocks.
+    /// Submits the open batch, waits for all writes, and ends the log with a footer. Blocks.
     ///
     /// # Errors
-    /// The first failure; what was not reported durable has an unknown outcome. [`WalError::NoSpace`] if batches
-    /// wait for a segment that cannot be made.
+    /// The first failure; a write that was not reported durable has an unknown outcome. [`WalError::NoSpace`] if
+    /// batches wait for a segment that cannot be made.
     pub fn close(mut self) -> Result<(), WalError> {
         self.write_all()?;
         self.append_footer()?;
         self.write_all()
     }
 
-    /// Writes what is open, and waits for everything.
+    /// Writes the open batch, and waits for all writes.
     fn write_all(&mut self) -> Result<(), WalError> {
         self.close_batch();
         let mut completed = Vec::new();
@@ -571,7 +581,7 @@ impl Wal {
         }
     }
 
-    /// The same, though there may be nothing in it.
+    /// Closes the open batch, even if there is nothing in it.
     fn close_open(&mut self) {
         let start = self.active.closed;
         let body_at = start + BATCH_HEADER_BYTES;
@@ -618,26 +628,26 @@ impl Wal {
         });
         self.prev_crc = crc;
         self.next_batch += 1;
-        // The maker goes gently until the next segment comes near.
+        // The maker of segments pauses between its writes until the next segment is needed soon.
         let half = self.active.image.len() / 2;
         if start < half && end >= half && self.ready_spares() == 0 {
             self.disk.hurry();
         }
         self.active.closed = end;
-        // Kept for its memory.
+        // The list is kept for its memory.
         directory.clear();
         self.open.directory = directory;
         self.begin_batch();
         self.submit_wanted = false;
     }
 
-    /// Goes on in the next segment's image. Its file may still be in the making: writes wait for it. Segments that are
-    /// ordered now have `least` bytes at least.
+    /// Goes on in the next segment's image. The segment's file may still be in the making: writes wait for the file.
+    /// Segments that are ordered now have `least` bytes at least.
     fn next_segment(&mut self, least: u64) -> Result<(), WalError> {
         // A batch of writes without records still belongs to the segment before.
         self.close_batch();
         if self.spares.is_empty() {
-            // The caller that appends has asked for the room.
+            // The caller, which appends, has checked before that there is room.
             self.order_spare(least);
         }
         let spare = self.spares.pop_front().expect("ordered above");
@@ -671,7 +681,7 @@ impl Wal {
 
     // --- writing ---
 
-    /// Fills free write slots: closed batches first, then the open one if it is wanted.
+    /// Fills free write slots: closed batches first, then the open batch if it was submitted.
     fn pump(&mut self, stamp: u64) -> Result<(), WalError> {
         while self.in_flight.len() < self.config.in_flight_max {
             if self.waiting.is_empty() && self.submit_wanted {
@@ -679,8 +689,8 @@ impl Wal {
             }
             let Some(batch) = self.waiting.front() else { break };
             let segment = batch.position.segment();
-            // A segment's first write leaves only when all before it is durable: so a bad batch in a segment that
-            // has a successor is damage, never a torn tail (rule 8).
+            // A segment's first write is started only when all writes before it are durable: so a bad batch in a
+            // segment that has a successor is damage, never a torn tail (rule 8).
             let first = batch.position.offset() == FIRST_BATCH_AT;
             let early = logdrive_raft::bug!("segment_before_the_last_is_durable");
             if (first && !early && !self.in_flight.is_empty()) || !self.is_made(segment) {
@@ -849,7 +859,7 @@ fn image(disk: &mut dyn Disk, config: &Config, bytes: u64) -> std::io::Result<Im
     Ok(ImageWriter::claim(&mut image).expect("a new image has one owner"))
 }
 
-/// The least size of a segment whose first batch holds records of `bytes`, of so many groups.
+/// The least size of a segment whose first batch holds records of `bytes` bytes that belong to `groups` groups.
 fn segment_bytes_for(bytes: usize, groups: usize) -> u64 {
     let batch = BATCH_HEADER_BYTES + bytes + groups * DIRECTORY_ENTRY_BYTES;
     (FIRST_BATCH_AT as usize + batch).next_multiple_of(BLOCK_BYTES) as u64

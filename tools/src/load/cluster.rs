@@ -1,13 +1,13 @@
 //! A cluster of `serve` processes on loopback, for as long as a run lasts.
 //!
-//! In:     the program, how many nodes and groups, the directory to make theirs in.
+//! In:     the program, the numbers of nodes and groups, and the directory in which the nodes' directories are made.
 //! Out:    running processes that serve every slot, and their addresses.
 //! Cost:   a process and a directory per node.
-//! Fails:  [`ClusterError`] names the node and ends with the last lines it wrote.
+//! Fails:  with [`ClusterError`], which names the node and ends with the last lines that the node wrote.
 //!
-//! Nothing is left behind: dropping the cluster stops the processes and removes the directory. When this process dies
-//! without getting to that, the kernel closes the pipes that are the servers' standard inputs, and `serve
-//! --exit-with-stdin` ends.
+//! Nothing is left behind: dropping the cluster stops the processes and removes the directory. If this process dies
+//! before it drops the cluster, the kernel closes the pipes that are the servers' standard inputs, and
+//! `serve --exit-with-stdin` ends.
 
 use std::fs::File;
 use std::io;
@@ -52,11 +52,11 @@ impl std::fmt::Display for Said {
     }
 }
 
-/// Running servers. Dropping it stops them and removes their files.
+/// Running servers. Dropping a cluster stops its servers and removes their files.
 pub(super) struct Cluster {
     nodes: Vec<Node>,
     directory: TempDir,
-    /// Signs that the servers' ports are taken, for other runs.
+    /// Open sockets that tell other runs that the servers' ports are taken.
     _signs: Vec<UdpSocket>,
 }
 
@@ -67,8 +67,8 @@ struct Node {
 }
 
 impl Cluster {
-    /// Starts `nodes` servers with their files in a new directory inside `place`; the first of them each
-    /// stay on one of `cores`, while there are any.
+    /// Starts `nodes` servers with their files in a new directory inside `place`; as long as there are `cores`, each
+    /// server in turn stays on a core of its own.
     pub(super) fn start(
         program: &Path,
         nodes: usize,
@@ -87,7 +87,7 @@ impl Cluster {
             .enumerate()
             .map(|(at, port)| format!("{}=127.0.0.1:{port}", at + 1))
             .collect();
-        // Each node joins the cluster as it starts, so that a failed start stops those before it.
+        // Each node is added to the cluster as it starts, so that a failed start stops the nodes before it.
         let mut cluster = Self { nodes: Vec::with_capacity(nodes), directory, _signs: signs };
         for (at, &port) in clients.iter().enumerate() {
             let id = (at + 1).to_string();
@@ -154,7 +154,7 @@ impl Drop for Cluster {
         for node in &mut self.nodes {
             drop(node.child.stdin.take());
             if let Ok(None) = node.child.try_wait() {
-                // Not yet waited for, so the id is still this child's.
+                // The child was not yet waited for, so the id is still that of the child.
                 let _ = kill_process(pid(&node.child), Signal::TERM);
             }
         }
@@ -169,11 +169,11 @@ impl Drop for Cluster {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        // The directory's own drop, next, removes the files.
+        // The drop of `directory`, which comes next, removes the files.
     }
 }
 
-/// The name of a directory's file system, and whether it is memory: then nothing is durable in it.
+/// The name of a directory's file system, and whether that file system is memory: nothing is durable in memory.
 pub(super) fn file_system(directory: &Path) -> (&'static str, bool) {
     let Ok(stat) = rustix::fs::statfs(directory) else { return ("unknown file system", false) };
     match stat.f_type as u64 & 0xffff_ffff {
@@ -194,17 +194,17 @@ fn spawn(command: &mut Command, log: &Path) -> io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(log.try_clone()?)
         .stderr(log)
-        // A Ctrl-C at the terminal is for us; the servers are told by us, in order.
+        // A Ctrl-C at the terminal is meant for this process, which then stops the servers in order.
         .process_group(0)
         .spawn()
 }
 
-/// Ports on which nobody listens and which no other run takes as long as the signs live: the UDP ports of the same
-/// numbers, which no server uses. Nobody can listen for the servers before they start, and two runs that look at the
-/// same time would find the same ports.
+/// Ports on which nobody listens and which no other run takes as long as the returned sockets live: sockets that hold
+/// the UDP ports of the same numbers, which no server uses. Such a sign is needed because nobody can listen on the TCP
+/// ports for the servers before the servers start, and two runs that look at the same time would find the same ports.
 fn free_ports(count: usize) -> io::Result<(Vec<u16>, Vec<UdpSocket>)> {
-    // Below the range the system draws outgoing connections' ports from, or one of those could take
-    // a port between this look and the server's start. Each process begins at a place of its own.
+    // The ports are below the range from which the system draws outgoing connections' ports, or an outgoing connection
+    // could take a port between this look and the server's start. Each process begins its search at a place of its own.
     let first = 20_000 + u16::try_from(std::process::id() % 10_000).expect("below 10,000");
     let (mut ports, mut signs) = (Vec::new(), Vec::new());
     for port in first..first + 2_000 {
@@ -241,7 +241,7 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 const DIRECTORY_PREFIX: &str = "logdrive-load-";
 const ASK_EVERY: Duration = Duration::from_millis(20);
-/// A server that has not ended this long after being told to is killed.
+/// A server that has not ended this long after it was told to is killed.
 const STOP_MAX: Duration = Duration::from_secs(5);
 const LAST_WORDS_BYTES: usize = 4 << 10;
 const LAST_WORDS_LINES: usize = 5;
@@ -250,11 +250,11 @@ const LAST_WORDS_LINES: usize = 5;
 mod tests {
     use super::*;
 
-    /// A program that runs `script` whatever its arguments.
+    /// A program that runs `script`, whatever the program's arguments are.
     fn program(place: &Path, script: &str) -> PathBuf {
         let path = place.join("server.sh");
-        // By another process: what this one has open for writing while some test's thread starts a child cannot be run
-        // for a moment.
+        // The file is written by another process: a file that this process has open for writing while some test's
+        // thread starts a child cannot be executed for a moment.
         let write = r##"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod 755 "$1""##;
         let status = Command::new("sh").args(["-c", write, "sh"]).arg(&path).arg(script).status();
         assert!(status.unwrap().success());
@@ -274,7 +274,7 @@ mod tests {
             .count()
     }
 
-    /// Runs side by side, none of which has started its servers yet.
+    /// Several runs look for ports side by side, before any of them has started its servers.
     #[test]
     fn ports_are_taken_once_as_long_as_their_signs_live() {
         let (first, signs) = free_ports(6).unwrap();

@@ -1,10 +1,10 @@
 //! One pipelined connection to one node.
 //!
 //! In:     encoded requests, appended to its output; readiness.
-//! Out:    each operation with its reply, in the order sent.
-//! Cost:   one write and one read per wake-up, however many operations they carry; no allocation per operation.
-//! Fails:  any socket error or bad byte loses the connection: everything pending is handed back, and it is dialled
-//!         again with back-off.
+//! Out:    each operation with its reply, in the order in which the operations were sent.
+//! Cost:   one write and one read per wake-up, however many operations these carry; no allocation per operation.
+//! Fails:  any socket error or bad byte loses the connection: everything pending is handed back, and the node is
+//!         dialled again with back-off.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -20,12 +20,12 @@ use super::recorder::Times;
 use super::target::Endpoint;
 use crate::resp;
 
-/// One operation on its way.
+/// One operation in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending {
     pub(super) times: Times,
     pub(super) key: u32,
-    /// How often it was redirected.
+    /// How often the operation was redirected.
     pub(super) moves: u32,
 }
 
@@ -33,24 +33,24 @@ pub(super) struct Pending {
 pub(super) enum Outcome<'a> {
     /// `+OK`.
     Ok,
-    /// An error's text, its code first.
+    /// An error's text, which begins with the error's code.
     Error(&'a [u8]),
-    /// A reply no `SET` has.
+    /// A reply that no `SET` has.
     Strange(&'a [u8]),
 }
 
 pub(super) struct Connection {
     endpoint: Endpoint,
     link: Link,
-    /// Why it could not be made when that was last tried; `None` once it was.
+    /// Why the connection could not be made at the last attempt; `None` once it was made.
     pub(super) failure: Option<io::Error>,
     retry_after: Duration,
     input: Box<[u8]>,
     input_len: usize,
-    /// Encoded requests; those before `output_sent` are with the kernel.
+    /// Encoded requests; the bytes before `output_sent` were handed to the kernel.
     pub(super) output: Vec<u8>,
     output_sent: usize,
-    /// Sent and unanswered, oldest first.
+    /// Operations that were sent and are unanswered, oldest first.
     pub(super) pending: VecDeque<Pending>,
 }
 
@@ -79,12 +79,12 @@ impl Connection {
         matches!(self.link, Link::Open(_))
     }
 
-    /// Bytes waiting for the socket.
+    /// Bytes that wait for the socket.
     pub(super) fn backlog_bytes(&self) -> usize {
         self.output.len() - self.output_sent
     }
 
-    /// Brings the connection up. Ready once, when it has just opened.
+    /// Brings the connection up. Ready once, when the connection has just opened.
     pub(super) fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             let Link::Dialling(dialling) = &mut self.link else { return Poll::Pending };
@@ -103,7 +103,7 @@ impl Connection {
         }
     }
 
-    /// Reads once and hands each complete reply to `on_reply` with its operation. Ready with how many there were.
+    /// Reads once and hands each complete reply to `on_reply` with its operation. Ready with the number of replies.
     pub(super) fn poll_replies(
         &mut self,
         context: &mut Context<'_>,
@@ -147,7 +147,7 @@ impl Connection {
         Poll::Ready(Ok(count))
     }
 
-    /// Writes what the socket takes; wakes the task when it takes more.
+    /// Writes as much as the socket takes; wakes the task when the socket takes more.
     pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let Link::Open(stream) = &mut self.link else { return Ok(()) };
         while self.output_sent < self.output.len() {
@@ -168,7 +168,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Drops the socket and dials again after a pause. Hands back what was pending.
+    /// Drops the socket and dials again after a pause. Hands back the operations that were pending.
     pub(super) fn lose(&mut self) -> VecDeque<Pending> {
         self.input_len = 0;
         self.output.clear();
@@ -193,9 +193,10 @@ async fn dial(endpoint: Endpoint, pause: Duration) -> io::Result<TcpStream> {
 }
 
 const OK: &[u8] = b"+OK\r\n";
-/// Thousands of `+OK`s at once; also the longest reply that can be read.
+/// Room for thousands of `+OK`s at once; also the bound of the longest reply that can be read.
 const INPUT_BYTES: usize = 64 << 10;
-/// A stalled socket's output is moved down only when that frees this much, and half of it.
+/// The output of a stalled socket is moved down only when the move frees at least this much, and at least half of the
+/// output.
 const OUTPUT_MOVE_BYTES: usize = 1 << 20;
 const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_secs(1);

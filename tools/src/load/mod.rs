@@ -4,8 +4,9 @@
 //!         `--endpoints`, one started for the run on this machine.
 //! Out:    a table, and JSON and `.hgrm` files if asked for.
 //! Cost:   one thread; about a microsecond of it per write, since the servers usually share the machine.
-//! Fails:  errors of writes are results, counted by kind. A cluster that does not come up, or a server that dies, is
-//!         [`LoadError`]. However a run ends, what it started is stopped and what it made is removed.
+//! Fails:  errors of writes are results, counted by kind. A cluster that does not come up, or a server that dies, is a
+//!         [`LoadError`]. However a run ends, the servers that it started are stopped and the files that it made for
+//!         them are removed.
 
 mod cluster;
 mod connection;
@@ -95,7 +96,7 @@ pub(crate) struct Args {
     hgrm: Option<PathBuf>,
 }
 
-/// Why there is no result, or not a whole one.
+/// Why a run has no result, or not a whole one.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
     #[error("{0}")]
@@ -122,16 +123,16 @@ pub(crate) enum LoadError {
 pub(crate) fn run(args: Args) -> Result<(), LoadError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(session(args));
-    // A name that is still being looked up is not waited for.
+    // The runtime does not wait for a name that is still being looked up.
     runtime.shutdown_background();
     ended
 }
 
 async fn session(args: Args) -> Result<(), LoadError> {
-    // First of all, so that from here on a signal is an orderly end.
+    // The signals are set up first of all, so that from here on a signal ends the run in order.
     let mut signals = Signals::new()?;
     let mut stop = tokio::spawn(async move { signals.wait().await });
-    // Before the run, so that a bad path costs no run.
+    // The files are opened before the run, so that a bad path costs no run.
     let json = args.json.clone().map(Output::open).transpose()?;
     let hgrm = args.hgrm.clone().map(Output::open).transpose()?;
 
@@ -187,7 +188,7 @@ async fn session(args: Args) -> Result<(), LoadError> {
     };
     let report = Report::new(&generator.recorder, &facts);
     if generator.recorder.sent > 0 {
-        // A reader that went away is not an error of the run.
+        // A reader of the output that went away is not an error of the run.
         let mut out = io::stdout().lock();
         let _ = writeln!(out, "{}\n{}", report.text(), report.waterfall(&infos));
     }
@@ -232,7 +233,7 @@ fn start(args: &Args) -> Result<Cluster, LoadError> {
     Ok(cluster)
 }
 
-/// The cores this process may use; none if there is no choice.
+/// The cores that this process may use; none if there is no choice.
 fn cores() -> Vec<usize> {
     let Ok(allowed) = sched_getaffinity(None) else { return Vec::new() };
     let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
@@ -267,7 +268,7 @@ async fn connect(args: &Args, cluster: Option<&mut Cluster>) -> Result<SlotMap, 
     }
 }
 
-/// The largest command that the cluster takes, if its first node says that in time.
+/// The largest command that the cluster takes, if the cluster's first node says so in time.
 async fn command_bytes_max(map: &SlotMap) -> Option<usize> {
     let info = tokio::time::timeout(ASK_MAX, target::fetch_info(map.nodes.first()?)).await;
     info.ok()?.ok()?.field("command_bytes_max").parse().ok()
@@ -302,13 +303,14 @@ impl Watch for Screen<'_> {
     }
 }
 
-/// Says a line to whoever watches. Nobody need: a broken standard error is no reason to lose the results.
+/// Writes a line to standard error. A broken standard error is no reason to lose the results, so its errors are
+/// ignored.
 fn say(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// A file for results, known to be writable. Old contents stay until there are new results; a file that was made for
-/// the run and got no results is removed.
+/// A file for results, known to be writable. The old contents of a file stay until there are new results; a file that
+/// was made for the run and got no results is removed.
 struct Output {
     path: PathBuf,
     file: File,
@@ -358,8 +360,8 @@ impl Drop for Output {
 }
 
 const CONCURRENCY_DEFAULT: usize = 1_000;
-/// For every server to start and every group to elect a leader.
+/// The time in which every server must start and every group elect a leader.
 const READY_MAX: Duration = Duration::from_secs(60);
-/// For what is good to know before a run, and no reason not to run.
+/// The time for a question whose answer is good to know before a run, but without which the run goes on.
 const ASK_MAX: Duration = Duration::from_secs(1);
 const CLEAR_LINE: &str = "\r\x1b[K";

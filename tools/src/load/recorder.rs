@@ -3,7 +3,7 @@
 //! In:     one call per finished operation.
 //! Out:    three histograms (response, service, lag), counts by outcome, and the last second for the status line.
 //! Cost:   three histogram increments per operation.
-//! Fails:  never; a latency above the histograms' hour is held at the hour.
+//! Fails:  never; a latency above the histograms' maximum of one hour counts as one hour.
 
 use hdrhistogram::Histogram;
 
@@ -12,9 +12,9 @@ use super::schedule::NS_PER_S;
 /// Why an operation was not acknowledged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ErrorKind {
-    /// No answer in time, or never sent because the run ended.
+    /// No answer came in time, or the operation was never sent because the run ended.
     Timeout,
-    /// Still redirected from node to node when its time ran out.
+    /// The operation was still redirected from node to node when its time ran out.
     Moved,
     /// The server does not know whether the write happened.
     Unknown,
@@ -26,7 +26,8 @@ pub(super) enum ErrorKind {
     DiskFull,
     /// Refused: the key's slot has no leader.
     ClusterDown,
-    /// The connection broke under it, or none could be made. A write that was sent may have happened.
+    /// The connection broke while the operation was on it, or none could be made. A write that was sent may have
+    /// happened.
     Connection,
     /// Any other error reply.
     Other,
@@ -45,7 +46,7 @@ impl ErrorKind {
         Self::Other,
     ];
 
-    /// The name in reports.
+    /// The name of the kind in reports.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
@@ -60,7 +61,7 @@ impl ErrorKind {
         }
     }
 
-    /// The kind of an error reply, by its text. A `MOVED` reply is handled before it gets here.
+    /// The kind of an error reply, by the reply's text. A `MOVED` reply is handled before this function is called.
     pub(super) fn of_reply(text: &[u8]) -> Self {
         let code = text.split(|&byte| byte == b' ').next().unwrap_or_default();
         match code {
@@ -74,13 +75,14 @@ impl ErrorKind {
     }
 }
 
-/// When one operation was meant to start, and did.
+/// When one operation was meant to start, and when it did.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
     pub(super) intended_ns: u64,
-    /// When the generator got to it: later only by its own doing.
+    /// When the generator came to the operation: a delay up to here is the generator's own doing.
     pub(super) started_ns: u64,
-    /// When it was last handed to a connection: later than started if it was redirected, or its node was away.
+    /// When the operation was last handed to a connection: later than `started_ns` if it was redirected, or its node
+    /// was away.
     pub(super) sent_ns: u64,
 }
 
@@ -97,17 +99,17 @@ pub(super) struct Recorder {
     /// Operations whose intended start lies in the window: acknowledged + errors.
     pub(super) sent: u64,
     pub(super) acknowledged: u64,
-    /// Acknowledgements that arrived inside the window, whenever their operation started.
+    /// Acknowledgements that arrived inside the window, whenever the operations started.
     pub(super) arrived: u64,
-    /// By [`ErrorKind`].
+    /// The number of errors of each [`ErrorKind`].
     pub(super) errors: [u64; ErrorKind::ALL.len()],
-    /// Requests sent again elsewhere after `MOVED`; not errors.
+    /// Requests that were sent again to another node after `MOVED`; these are not errors.
     pub(super) redirected: u64,
     interval: Option<Interval>,
 }
 
 impl Recorder {
-    /// Records operations meant to start in `[start_ns, end_ns)`; `live` keeps the last second besides.
+    /// Records operations meant to start in `[start_ns, end_ns)`; if `live`, also keeps the figures of the last second.
     pub(super) fn new(start_ns: u64, end_ns: u64, live: bool) -> Self {
         Self {
             start_ns,
@@ -129,7 +131,7 @@ impl Recorder {
         (self.start_ns, self.end_ns)
     }
 
-    /// Ends the window early. Operations meant to start later no longer count.
+    /// Ends the window early. Operations that were meant to start later no longer count.
     pub(super) fn cut(&mut self, end_ns: u64) {
         self.end_ns = self.end_ns.min(end_ns.max(self.start_ns));
     }
@@ -155,7 +157,7 @@ impl Recorder {
         self.fail_many(intended_ns, kind, 1);
     }
 
-    /// `count` failures of operations on the same side of the window's bounds as `intended_ns`.
+    /// Records `count` failures of operations that lie on the same side of the window's bounds as `intended_ns`.
     pub(super) fn fail_many(&mut self, intended_ns: u64, kind: ErrorKind, count: u64) {
         if let Some(interval) = &mut self.interval {
             interval.errors += count;
@@ -170,7 +172,7 @@ impl Recorder {
         self.redirected += 1;
     }
 
-    /// One status line for the time since the last one, and a new start.
+    /// One status line for the time since the last status line; then starts a new interval.
     pub(super) fn status(&mut self, elapsed_ns: u64, in_flight: usize) -> Option<String> {
         let interval = self.interval.as_mut()?;
         let rate = interval.response.len() as f64 * NS_PER_S as f64 / elapsed_ns.max(1) as f64;
@@ -197,7 +199,7 @@ struct Interval {
     errors: u64,
 }
 
-/// 1 µs to 1 h, three significant digits.
+/// A histogram from 1 µs to 1 h, with three significant digits.
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, 3_600 * NS_PER_S, 3).expect("bounds the library takes")
 }

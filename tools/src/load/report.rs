@@ -1,9 +1,9 @@
 //! A run's results: a table for people, JSON for programs, `.hgrm` for HdrHistogram's plotter.
 //!
-//! In:     a filled [`Recorder`] and what the servers said of themselves.
+//! In:     a filled [`Recorder`] and what the servers said of themselves in `INFO`.
 //! Out:    text and files. Latencies are milliseconds in text and `.hgrm`, microseconds in JSON.
 //! Cost:   none on the path of an operation.
-//! Fails:  only where a file is written.
+//! Fails:  only where a file cannot be written.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,10 +22,10 @@ use super::target::{NodeInfo, Stage};
 /// The generator's own delay above this share of the reported p99.9 makes a run a measure of the generator.
 pub(super) const LAG_SHARE_MAX: f64 = 0.5;
 
-/// With more writes than this without an answer, no high quantile of those that had one says anything.
+/// If a larger share of the writes than this had no answer, no high quantile of the answered writes says anything.
 pub(super) const UNANSWERED_SHARE_MAX: f64 = 0.01;
 
-/// One run, as the JSON file has it. Latencies in microseconds.
+/// One run, as the JSON file describes it. Latencies are in microseconds.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     /// Acknowledgements that arrived in the window, per second.
@@ -34,7 +34,7 @@ pub(super) struct Report {
     latency_us: Latency,
     /// From the send to the answer.
     service_us: Latency,
-    /// From the intended start to the actual one.
+    /// From the intended start to the actual start.
     lag_us: Latency,
     /// Operations meant to start in the window: acknowledged + errors.
     sent: u64,
@@ -53,14 +53,15 @@ pub(super) struct Report {
     seed: u64,
     disk_driver: String,
     direct_io: String,
-    /// The servers', or `unknown`.
+    /// The version of the servers, or `unknown`.
     server_version: String,
-    /// This program's.
+    /// The version of this program.
     version: &'static str,
-    /// False if the generator's lag is too large a part of the result, if too many writes had no answer, or if the run was
-    /// cut short.
+    /// False if the generator's lag is too large a part of the result, if too many writes had no answer, or if the run
+    /// was cut short.
     valid: bool,
-    /// Writes without an answer, and those whose answer is that nobody knows, of all: what a share of this size or less says in quantiles is not known.
+    /// The share, among all writes, of those without an answer and those whose answer is that the outcome is unknown. A
+    /// quantile in a tail of this share or less is not known.
     unanswered_share: f64,
     interrupted: bool,
     generator_cpu_us_per_op: Option<f64>,
@@ -114,7 +115,7 @@ impl Report {
             Pace::Open { rate_per_s } => (Some(rate_per_s), None),
             Pace::Closed { concurrency } => (None, Some(concurrency)),
         };
-        // An answer that the outcome is unknown tells as little as none.
+        // An answer that the outcome is unknown tells as little as no answer.
         let unanswered =
             [ErrorKind::Timeout, ErrorKind::Connection, ErrorKind::Moved, ErrorKind::Unknown];
         let unanswered =
@@ -163,7 +164,7 @@ impl Report {
         }
     }
 
-    /// Why the figures are not the servers' own, if they are not.
+    /// Why the figures are not a measure of the servers, if they are not.
     pub(super) fn warning(&self) -> Option<String> {
         if self.interrupted {
             return Some("INVALID: the run was cut short".to_owned());
@@ -234,7 +235,7 @@ impl Report {
         text
     }
 
-    /// A proposal's time by stage, per node and over all; empty if the servers do not say.
+    /// A proposal's time by stage, per node and over all nodes; empty if the servers do not report stages.
     pub(super) fn waterfall(&self, infos: &[NodeInfo]) -> String {
         if self.stages.is_empty() {
             return String::new();
@@ -270,7 +271,8 @@ impl Report {
 
 impl Latency {
     fn of(histogram: &Histogram<u64>) -> Self {
-        // A quantile is its bucket's upper end, a mean is made of buckets' middles: both may lie past all there was.
+        // A quantile is the upper end of its bucket, and a mean is made of the middles of buckets: both may lie above
+        // the largest value recorded.
         let at = |quantile| histogram.value_at_quantile(quantile).min(histogram.max()) as f64 / 1e3;
         Self {
             p50: at(0.5),
@@ -314,13 +316,13 @@ pub(super) fn write_hgrm(histogram: &Histogram<u64>, out: &mut dyn io::Write) ->
         ms(histogram.max() as f64),
         histogram.len()
     )?;
-    // As Java counts them: the first bucket holds two halves, each later one adds a half.
+    // Buckets are counted as Java counts them: the first bucket holds two halves, and each later bucket adds a half.
     let sub_buckets = 2_048;
     let buckets = histogram.distinct_values() / (sub_buckets / 2) - 1;
     writeln!(out, "#[Buckets = {buckets:12}, SubBuckets     = {sub_buckets:12}]")
 }
 
-/// The value all nodes share, `unknown` if there are none, or each node's.
+/// The value that all nodes share, `unknown` if there are no nodes, or the value of each node.
 fn common<'a>(values: impl Iterator<Item = &'a str>) -> String {
     let values: Vec<&str> = values.collect();
     match values.split_first() {
@@ -374,7 +376,7 @@ fn grouped(value: u64) -> String {
     group_digits(&value.to_string())
 }
 
-/// The same, rounded.
+/// The value rounded, and grouped as [`grouped`] does.
 fn grouped_f64(value: f64) -> String {
     group_digits(&format!("{value:.0}"))
 }
@@ -516,7 +518,8 @@ mod tests {
         assert!(warning.starts_with("INVALID: 50.0 % of the writes had no answer"), "{warning}");
     }
 
-    /// 1 ms late to start, 2 ms more until it is sent, 4 ms more until the answer: every latency is another.
+    /// The operation is 1 ms late to start, is sent 2 ms later, and is answered 4 ms after that: every latency differs
+    /// from the others.
     #[test]
     fn each_latency_counts_from_its_own_start() {
         let mut recorder = Recorder::new(0, NS_PER_S, false);
@@ -537,7 +540,7 @@ mod tests {
             [("from intended start", "7.0"), ("from send", "4.0"), ("generator's lag", "1.0")]
         {
             let line = text.lines().find(|line| line.contains(name)).unwrap();
-            // A mean is made of buckets' middles, and may be a little less.
+            // A mean is made of the middles of buckets, and may be a little lower.
             assert!(line.matches(ms).count() >= 5, "{line}");
         }
     }

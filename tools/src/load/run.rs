@@ -1,15 +1,16 @@
-//! The generator: one task that sends what is due, reads what came, and records it.
+//! The generator: one task that sends the operations that are due, reads the replies, and records both.
 //!
 //! In:     a workload, a pace (open or closed loop), the slot map.
 //! Out:    a [`Recorder`] filled by every operation meant to start in the measured window.
-//! Cost:   measured against servers on the same two cores, so everything is done in bulk: per wake-up at most one
-//!         read and one write per connection, and a wake-up at most every `Plan::pacing` to send.
-//! Fails:  nothing an operation meets ends a run: it is counted. A run ends early when a server it started dies.
+//! Cost:   measured against servers on the same two cores, so everything is done in bulk: per wake-up at most one read
+//!         and one write per connection, and for sends at most one wake-up every `Plan::pacing`.
+//! Fails:  no error of an operation ends a run: the error is counted. A run ends early when a server that it started
+//!         dies.
 //!
-//! An operation is *due*, then *in flight* (on a connection, or parked until one can take it), then *finished*:
-//! acknowledged or failed by kind. In flight is bounded, by number and by the bytes that sockets have not taken. An open
-//! loop at its bound sends later but forgets nothing: operations keep their intended times, and those never sent are
-//! timeouts.
+//! An operation is *due*, then *in flight* (on a connection, or parked until a connection can take it), then
+//! *finished*: acknowledged, or failed with a kind of error. Operations in flight are bounded, by number and by the
+//! bytes that sockets have not taken. An open loop at its bound sends later but forgets nothing: operations keep their
+//! intended times, and operations that are never sent count as timeouts.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -27,9 +28,9 @@ use super::workload::{VALUE_BYTES_MAX, Workload};
 /// How operations are started.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Pace {
-    /// This many per second, on a schedule, whatever the servers do.
+    /// This many operations per second, on a schedule, whatever the servers do.
     Open { rate_per_s: u64 },
-    /// This many outstanding; the next starts when one finishes.
+    /// This many operations outstanding; the next one starts when one finishes.
     Closed { concurrency: usize },
 }
 
@@ -56,7 +57,7 @@ pub(super) trait Watch {
     fn check(&mut self) -> Result<(), String>;
 }
 
-/// A run's end that is not an operation's.
+/// A reason for the end of a run that is not an error of an operation.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     #[error("the timer failed: {0}")]
@@ -74,11 +75,11 @@ pub(super) struct Generator {
     connections: Vec<Connection>,
     pub(super) recorder: Recorder,
     source: Source,
-    /// Started, not finished: on a connection or parked.
+    /// The number of operations that are started and not finished: on a connection or parked.
     in_flight: usize,
-    /// To be sent again at once, elsewhere.
+    /// Redirected operations, to be sent again at once to another node.
     moved: Vec<Pending>,
-    /// Their node cannot take them now; looked at every tick.
+    /// Operations whose node cannot take them now; the generator tries them again at every tick.
     parked: VecDeque<Pending>,
     refresh: Option<Refresh>,
     refresh_wanted: bool,
@@ -90,13 +91,13 @@ pub(super) struct Generator {
     started_ns: u64,
     status_ns: u64,
     cpu_at_window_ns: Option<u64>,
-    /// Processor time the generator used in the window, once that is over.
+    /// Processor time that the generator used in the window, once the window is over.
     pub(super) cpu_used_ns: Option<u64>,
-    /// The first error reply of kind `other`, to show what it was.
+    /// The text of the first error reply of kind `other`, for the report.
     pub(super) first_other: Option<String>,
 }
 
-/// A slot map on its way.
+/// A request for the slot map, in progress.
 type Refresh = Pin<Box<dyn Future<Output = Result<SlotMap, TargetError>>>>;
 
 /// Where operations come from.
@@ -107,7 +108,7 @@ enum Source {
         next: u64,
         /// Operations before this one belong to the run.
         end: u64,
-        /// Not before then: sends are gathered.
+        /// No new operation is sent before this time, so that sends are gathered.
         send_at_ns: u64,
     },
     Closed {
@@ -120,7 +121,7 @@ enum Source {
 }
 
 impl Generator {
-    /// Needs a tokio runtime to be entered. The schedule starts now.
+    /// Must be called inside a tokio runtime. The schedule starts now.
     pub(super) fn new(plan: Plan, workload: Workload, map: SlotMap) -> Self {
         let started_ns = now_ns();
         let window_ns = started_ns + nanoseconds(plan.warmup);
@@ -166,13 +167,13 @@ impl Generator {
         generator
     }
 
-    /// Runs to the end: warm-up, window, and the wait for what is outstanding.
+    /// Runs to the end: the warm-up, the window, and the wait for the operations that are outstanding.
     pub(super) async fn run(&mut self, watch: &mut dyn Watch) -> Result<(), RunError> {
         let mut pacer = Pacer::new()?;
         poll_fn(|context| self.poll_run(context, &mut pacer, watch)).await
     }
 
-    /// Closes the books: what is still outstanding is a timeout. Called at the end, or to end a run early.
+    /// Ends the count: each operation that is still outstanding is a timeout. Called at the end, or to end a run early.
     pub(super) fn finish(&mut self) {
         let now = now_ns();
         self.recorder.cut(now);
@@ -188,7 +189,8 @@ impl Generator {
         }
         assert_eq!(self.in_flight, 0, "an operation was neither outstanding nor finished");
         if let Source::Open { schedule, next, end, .. } = &mut self.source {
-            // Never sent. Those meant for the warm-up are not of the window: they all come first.
+            // The rest of the schedule was never sent. Operations meant for the warm-up, which all come first, do not
+            // count in the window.
             let (start_ns, end_ns) = self.recorder.window_ns();
             let last = schedule.count_before(end_ns).min(*end);
             let first = schedule.count_before(start_ns).max(*next);
@@ -197,7 +199,7 @@ impl Generator {
         }
     }
 
-    /// Nodes that could not be reached when that was last tried, and why.
+    /// Nodes that could not be reached at the last attempt, and why.
     pub(super) fn unreached(&self) -> impl Iterator<Item = (&Endpoint, &io::Error)> {
         let per_node = self.plan.connections_per_node;
         let firsts = self.connections.iter().step_by(per_node);
@@ -242,7 +244,7 @@ impl Generator {
         for place in 0..self.connections.len() {
             let node = place / self.plan.connections_per_node;
             loop {
-                // The clock is read after the bytes arrived, once for all replies they hold.
+                // The clock is read after the bytes arrived, once for all replies in them.
                 let mut now = None;
                 let Self {
                     recorder,
@@ -293,7 +295,7 @@ impl Generator {
         self.grow_connections();
     }
 
-    /// The work of every hundredth of a second.
+    /// The work that is done every hundredth of a second.
     fn tick(&mut self, now: u64, watch: &mut dyn Watch) -> Result<(), RunError> {
         self.next_tick_ns = now + TICK_NS;
         if let Source::Closed { credits, held, .. } = &mut self.source {
@@ -343,7 +345,7 @@ impl Generator {
         }
     }
 
-    /// Learns the slot map again when something hinted that it changed, not more often than `REFRESH_NS`.
+    /// Asks for the slot map again when something hinted that the map changed, not more often than every `REFRESH_NS`.
     fn poll_refresh(&mut self, context: &mut Context<'_>, now: u64) {
         if self.refresh.is_none() && self.refresh_wanted && now >= self.refreshed_ns + REFRESH_NS {
             self.refresh_wanted = false;
@@ -362,11 +364,12 @@ impl Generator {
         self.grow_connections();
     }
 
-    /// Starts every operation that is due, and sends again what was redirected.
+    /// Starts every operation that is due, and sends every redirected operation again.
     fn send(&mut self, now: u64) {
         let mut room = self.room();
         for pending in std::mem::take(&mut self.moved) {
-            // The first redirect is news; after a few, two nodes disagree, and a pause lets them settle.
+            // The first redirects of an operation are followed at once; after a few, two nodes disagree, and a pause
+            // lets them settle.
             if pending.moves <= MOVES_AT_ONCE && room > 0 {
                 room -= 1;
                 self.route(pending, now);
@@ -402,7 +405,7 @@ impl Generator {
         }
     }
 
-    /// How many operations may be encoded now, by the bytes that wait for sockets.
+    /// How many operations may be encoded now, given the bytes that wait for sockets.
     fn room(&self) -> usize {
         let waiting: usize = self.connections.iter().map(Connection::backlog_bytes).sum();
         BACKLOG_BYTES_MAX.saturating_sub(waiting) / self.workload.operation_bytes()
@@ -417,13 +420,13 @@ impl Generator {
         );
     }
 
-    /// Puts an operation on its node's connection, or parks it if there is none.
+    /// Puts an operation on its node's connection, or parks the operation if there is no open connection.
     fn route(&mut self, mut pending: Pending, now: u64) {
         let slot = self.workload.slot(pending.key);
         let per_node = self.plan.connections_per_node;
         let place = match self.map.owner(slot) {
             Some(node) => node * per_node + slot % per_node,
-            // Nobody owns it: any node will say what that means.
+            // No node owns the slot: any node will answer with the error for that.
             None => self.connections.iter().position(Connection::is_open).unwrap_or(0),
         };
         match self.connections.get_mut(place).filter(|connection| connection.is_open()) {
@@ -446,13 +449,13 @@ impl Generator {
         }
     }
 
-    /// Gives a connection up. An operation that was on the connection may have happened, and is not sent again.
+    /// Gives a connection up. The operations that were on the connection may have happened, and are not sent again.
     fn lose(&mut self, place: usize, kind: ErrorKind) {
         self.refresh_wanted = true;
         for pending in self.connections[place].lose() {
             self.fail(pending, kind);
         }
-        // Its dialling must be polled once to be awake.
+        // The new dialling must be polled once before it can wake this task.
         self.next_tick_ns = 0;
     }
 
@@ -471,7 +474,7 @@ impl Generator {
         }
     }
 
-    /// After the window: nothing outstanding, or waited for long enough.
+    /// True after the window if nothing is outstanding, or if the wait has lasted long enough.
     fn is_done(&self, now: u64) -> bool {
         let unsent = match &self.source {
             Source::Open { next, end, .. } => next < end,
@@ -510,6 +513,7 @@ const REFRESH_NS: u64 = 100_000_000;
 const MOVES_AT_ONCE: u32 = 3;
 /// An open loop holds this many operations outstanding at most: seconds of work for any server it can drive.
 const IN_FLIGHT_MAX: usize = 200_000;
-/// Requests that wait for sockets come to this at most, over all connections; their buffers to twice as much.
+/// The requests that wait for sockets have at most this many bytes, over all connections; their buffers have at most
+/// twice as many.
 const BACKLOG_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!(BACKLOG_BYTES_MAX >= 2 * VALUE_BYTES_MAX);

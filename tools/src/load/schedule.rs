@@ -1,4 +1,4 @@
-//! When operations are meant to start, and the clock and timer that keep to it.
+//! When operations are meant to start, and the clock and the timer for that.
 //!
 //! In:     a rate.
 //! Out:    operation `i` starts at `t0 + i / rate`: an absolute schedule, which nothing that happens later can shift.
@@ -18,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 
 pub(super) const NS_PER_S: u64 = 1_000_000_000;
 
-/// Nanoseconds on the monotonic clock: the one clock of a run, and the one its timer counts on.
+/// Nanoseconds on the monotonic clock: all times of a run are read from this clock, and its timer counts on this clock.
 pub(super) fn now_ns() -> u64 {
     nanoseconds(rustix::time::clock_gettime(ClockId::Monotonic))
 }
@@ -46,7 +46,8 @@ impl Schedule {
         Self { start_ns, rate_per_s }
     }
 
-    /// When operation `index` is meant to start. Computed from the start each time, so rounding never adds up.
+    /// When operation `index` is meant to start. Each time is computed from the schedule's start, so rounding errors
+    /// never add up.
     pub(super) fn intended_ns(&self, index: u64) -> u64 {
         let offset = u128::from(index) * u128::from(NS_PER_S) / u128::from(self.rate_per_s);
         self.start_ns + u64::try_from(offset).expect("a run is shorter than centuries")
@@ -60,14 +61,14 @@ impl Schedule {
     }
 }
 
-/// One absolute deadline at a time, to the microsecond.
+/// A timer for one absolute deadline at a time, to the microsecond.
 pub(super) struct Pacer {
     timer: AsyncFd<OwnedFd>,
     armed_ns: Option<u64>,
 }
 
 impl Pacer {
-    /// Needs a tokio runtime with I/O to be entered.
+    /// Must be called inside a tokio runtime with I/O.
     pub(super) fn new() -> io::Result<Self> {
         let timer = rustix::time::timerfd_create(
             TimerfdClockId::Monotonic,
@@ -87,7 +88,7 @@ impl Pacer {
         context: &mut Context<'_>,
         deadline_ns: u64,
     ) -> io::Result<()> {
-        // An expiry that was seen is spent. The descriptor is never read: setting it again clears it.
+        // An expiry that was seen is used up. The descriptor is never read: setting the timer again clears it.
         while let Poll::Ready(ready) = self.timer.poll_read_ready(context) {
             ready?.clear_ready();
             self.armed_ns = None;

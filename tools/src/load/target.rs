@@ -1,9 +1,9 @@
-//! Questions to the servers: who owns which slot, whether they are ready, what they run on.
+//! Questions to the servers: which node owns which slot, whether the servers are ready, what they run on.
 //!
 //! In:     endpoints of nodes; a host may be a name, which is looked up at each connection.
 //! Out:    a [`SlotMap`] from `CLUSTER SLOTS`; `CLUSTER INFO`; the `# logdrive` part of `INFO`.
 //! Cost:   a connection per question: none is asked on the path of an operation.
-//! Fails:  [`TargetError`], which names the node and the command. Every answer is bounded in time and size.
+//! Fails:  with [`TargetError`], which names the node and the command. Every answer is bounded in time and size.
 //! Source: the Redis cluster specification.
 
 use std::collections::BTreeMap;
@@ -20,10 +20,10 @@ use super::workload::SLOTS;
 use crate::resp::{self, Reply};
 use crate::serve::host_port;
 
-/// A question a node did not answer well.
+/// Why a question to a node got no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TargetError {
-    /// No connection, or it broke, or the answer did not come in time.
+    /// There was no connection, or the connection broke, or the answer did not come in time.
     #[error("{command} to {address}: {error}")]
     Io { address: Endpoint, command: String, error: io::Error },
     /// An error reply.
@@ -35,15 +35,15 @@ pub(crate) enum TargetError {
     /// The cluster sends its clients to a name that this machine does not know.
     #[error("a node is said to be at {endpoint}, which cannot be looked up: {error}")]
     Name { endpoint: Endpoint, error: io::Error },
-    /// None of the endpoints answered; the last one's error.
+    /// None of the endpoints answered; holds the error of the last endpoint.
     #[error("no endpoint answered: {0}")]
     Nobody(String),
 }
 
-/// Where a node is found, as the cluster says it.
+/// The address of a node, as the cluster states it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Endpoint {
-    /// A name or an IP address, the latter without brackets.
+    /// A name or an IP address; an IP address has no brackets.
     host: Arc<str>,
     port: u16,
 }
@@ -55,7 +55,8 @@ impl Endpoint {
         Some(Self { host: host.into(), port })
     }
 
-    /// The endpoint that a node names for itself or another. An empty host, or `?`, means the node that was asked.
+    /// The endpoint that a node names for itself or for another node. An empty host, or `?`, means the node that was
+    /// asked.
     fn announced(host: &[u8], port: u16, asked: &Self) -> Option<Self> {
         if host.is_empty() || host == b"?" {
             return Some(Self { host: Arc::clone(&asked.host), port });
@@ -100,7 +101,7 @@ impl std::fmt::Display for Endpoint {
 /// Which node owns each slot.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct SlotMap {
-    /// Owners, in order of appearance.
+    /// The owners of slots, in order of appearance.
     pub(super) nodes: Vec<Endpoint>,
     owner: Vec<Option<u16>>,
 }
@@ -110,17 +111,17 @@ impl SlotMap {
         Self { nodes: Vec::new(), owner: vec![None; SLOTS] }
     }
 
-    /// Place in `nodes` of the slot's owner, if it has one.
+    /// The place in `nodes` of the slot's owner, if the slot has an owner.
     pub(super) fn owner(&self, slot: usize) -> Option<usize> {
         self.owner[slot].map(usize::from)
     }
 
-    /// Slots somebody owns.
+    /// The number of slots that have an owner.
     pub(super) fn covered(&self) -> usize {
         self.owner.iter().flatten().count()
     }
 
-    /// Gives one slot to `owner`; its place in `nodes`.
+    /// Gives one slot to `owner`; returns the place of `owner` in `nodes`.
     pub(super) fn assign(&mut self, slot: usize, owner: Endpoint) -> usize {
         let place = self.place(owner);
         self.owner[slot] = Some(u16::try_from(place).expect("fewer nodes than slots"));
@@ -135,7 +136,7 @@ impl SlotMap {
         self.nodes.len() - 1
     }
 
-    /// Takes `newer`'s owners. Nodes keep their places: connections are kept by place.
+    /// Takes the owners in `newer`. Nodes keep their places in `nodes`, because connections are kept by place.
     pub(super) fn update(&mut self, newer: &Self) {
         let places: Vec<u16> = newer
             .nodes
@@ -172,7 +173,7 @@ impl SlotMap {
     }
 }
 
-/// The slot and node of a `MOVED` error's text, if it is one.
+/// The slot and node in the text of a `MOVED` error, if the text is one.
 pub(super) fn parse_moved(text: &[u8], asked: &Endpoint) -> Option<(usize, Endpoint)> {
     let text = str::from_utf8(text).ok()?;
     let mut words = text.strip_prefix("MOVED ")?.split(' ');
@@ -181,7 +182,7 @@ pub(super) fn parse_moved(text: &[u8], asked: &Endpoint) -> Option<(usize, Endpo
     Some((slot, Endpoint::announced(host.as_bytes(), port.parse().ok()?, asked)?))
 }
 
-/// Asks each endpoint in turn, from `first` on, until one gives its slot map.
+/// Asks each endpoint in turn, beginning with number `first`, until one gives its slot map.
 pub(super) async fn fetch_slots(
     endpoints: &[Endpoint],
     first: usize,
@@ -202,17 +203,17 @@ pub(super) async fn fetch_slots(
     ))
 }
 
-/// Whether the node sees every slot served.
+/// Whether the node says that every slot is served.
 pub(super) async fn is_ready(address: &Endpoint) -> Result<bool, TargetError> {
     let text = text(address, &["CLUSTER", "INFO"]).await?;
     Ok(text.lines().any(|line| line.trim_end() == "cluster_state:ok"))
 }
 
-/// One node's `# logdrive` lines. Empty for other servers.
+/// The `# logdrive` lines of one node's `INFO`. Empty for other servers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct NodeInfo {
     pub(super) fields: BTreeMap<String, String>,
-    /// In the order the node lists them, which is the order of a proposal's path.
+    /// The stages in the order in which the node lists them, which is the order of a proposal's path.
     pub(super) stages: Vec<Stage>,
 }
 
@@ -317,7 +318,7 @@ fn shape(address: &Endpoint, command: &str) -> TargetError {
     TargetError::Shape { address: address.clone(), command: command.to_owned() }
 }
 
-/// A node that takes longer to say who owns what is taken for dead.
+/// A node that takes longer than this to say which node owns which slot is taken for dead.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! The data that a load writes: keys, their slots, and values, all from one seed.
 //!
-//! In:     how many keys, how large a value, a seed.
+//! In:     the number of keys, the size of a value, a seed.
 //! Out:    a stream of keys, chosen uniformly, and the encoded `SET` of each.
 //! Cost:   a few nanoseconds to choose, one copy to encode; two bytes of memory per key.
 //! Fails:  never.
 
-/// Slots that keys hash to, in every Redis cluster.
+/// The number of slots that keys hash to, in every Redis cluster.
 pub(super) const SLOTS: usize = 16_384;
 
 /// Keys and values of one run.
@@ -49,7 +49,7 @@ impl Workload {
         u32::try_from(key).expect("below the number of keys")
     }
 
-    /// The slot `key` hashes to.
+    /// The slot that `key` hashes to.
     pub(super) fn slot(&self, key: u32) -> usize {
         usize::from(self.slots[key as usize])
     }
@@ -80,7 +80,8 @@ fn key_text(key: u32) -> [u8; KEY_BYTES] {
     text
 }
 
-/// CRC-16/XMODEM of the key, over the slots. Our keys hold no `{`, so the whole key counts.
+/// The slot of a key: its CRC-16/XMODEM, modulo the number of slots. The keys here hold no `{`, so the whole key
+/// counts.
 fn slot(key: &[u8]) -> u16 {
     let mut crc = 0_u16;
     for &byte in key {
@@ -92,7 +93,7 @@ fn slot(key: &[u8]) -> u16 {
     crc & SLOT_MASK
 }
 
-/// SplitMix64: enough to choose keys, the same on every machine.
+/// The SplitMix64 generator: good enough to choose keys, and the same on every machine.
 struct Random(u64);
 
 impl Random {
@@ -106,14 +107,15 @@ impl Random {
 }
 
 const KEY_BYTES: usize = 16;
-/// The bytes that a SET's command in the log has beside its value: the key, its length, the operation.
+/// The bytes that a `SET`'s command in the log has beside the value: the key, the key's length, and the operation.
 pub(super) const COMMAND_BYTES_BESIDE: usize = KEY_BYTES + 2;
 /// The largest value that a server of this program takes with its usual settings.
 pub(super) const VALUE_BYTES_MAX: usize = (1 << 20) - COMMAND_BYTES_BESIDE;
-/// There are 2^14 slots.
+/// The mask that maps a CRC to one of the 2^14 slots.
 const SLOT_MASK: u16 = 0x3fff;
 const _: () = assert!(SLOT_MASK as usize + 1 == SLOTS);
-/// Values are windows into this much noise: small enough to stay in cache, so making a value costs one copy.
+/// Values are windows into this many bytes of noise: few enough to stay in the processor's cache, so that making a
+/// value costs one copy.
 const POOL_BYTES: usize = 64 << 10;
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! One segment's batches: which of them hold, and what it means where one does not.
+//! One segment's batches: which of them hold, and which case of the table it is where one does not.
 //!
-//! In:     a segment of the chain; where the next one says it ended, if there is one.
-//! Out:    its batches and records, told in order.
-//! Cost:   one checksum over every byte, and one more behind a segment's first bad batch; 16 bytes for each batch there.
+//! In:     a segment of the chain; where the next segment, if there is one, says that this one ended.
+//! Out:    the segment's batches and records, told in order.
+//! Cost:   one checksum over every byte, and one more behind a segment's first bad batch; 16 bytes of memory for each
+//!         batch there.
 //! Fails:  a batch that does not hold is a finding; the scan goes on behind it, or at the next header that holds.
 //! Source: RULES.md rules 5, 20-22; C1-C3, C9, C10, W2, W12.
 
@@ -37,14 +38,14 @@ enum Part {
 /// The content of a segment behind its first bad batch.
 #[derive(Default)]
 struct Behind {
-    /// Some of it cannot be read.
+    /// True if some of the content cannot be read.
     is_unreadable: bool,
-    /// The highest place that a batch there knew durable. One that knew a place behind a later bad batch durable
-    /// stands behind that itself.
+    /// The highest place that a batch there states as durable. A batch that states a place behind a later bad batch as
+    /// durable stands behind that bad batch itself.
     durable: Position,
-    /// Where batch headers that hold are, and whether the whole batch does.
+    /// Where each batch header that holds stands, and whether its whole batch holds.
     headers: Vec<(u64, bool)>,
-    /// The last block that is not zeros.
+    /// The offset of the last block that is not zeros.
     last: u64,
 }
 
@@ -55,7 +56,7 @@ impl Behind {
         self.headers.get(first).map(|(header, _)| *header)
     }
 
-    /// Whole batches behind `at`.
+    /// The number of whole batches behind `at`.
     fn whole(&self, at: u64) -> usize {
         let first = self.headers.partition_point(|(header, _)| *header <= at);
         self.headers[first..].iter().filter(|(_, whole)| *whole).count()
@@ -63,7 +64,8 @@ impl Behind {
 }
 
 impl Scan<'_> {
-    /// Finds places that batches in spares knew durable, before the chain is read: a running node may write to both.
+    /// Finds the places that batches in spares state as durable, before the chain is read, because a running node may
+    /// write to both.
     pub(super) fn spares(
         &mut self,
         segments: &BTreeMap<SegmentSeq, Segment>,
@@ -74,7 +76,7 @@ impl Scan<'_> {
                 .and_then(|mut window| behind(segment, &mut window, first));
             match behind {
                 Ok(behind) if behind.durable > segment.position(first) => {
-                    // Unless the node has begun to use it since its header was looked at.
+                    // This is no damage if the node has begun to use the segment since the scan read its header.
                     if segment.now_begins() || self.given_up(segment.segment) {
                         continue;
                     }
@@ -91,7 +93,8 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// One segment of the chain, batch by batch. `newer`: where the next one says that the log before it ended.
+    /// Scans one segment of the chain, batch by batch. `newer`: where the next segment says that the log before it
+    /// ended.
     pub(super) fn segment(
         &mut self,
         segment: &mut Segment,
@@ -129,8 +132,8 @@ impl Scan<'_> {
                 Ok(Err(flaw)) => Ok(flaw),
                 Err(error) => Err(error),
             };
-            // The batches found behind stand against this batch only if it is still bad now. The search runs once,
-            // unless an unreadable place ended that search before it came here.
+            // The batches found behind this one are evidence against it only if it is bad when it is read after them.
+            // The search behind runs once, unless an unreadable place ended that search before it came here.
             let behind = match &seen {
                 Some((from, behind)) if behind.is_ok() || *from == at => behind,
                 _ => {
@@ -207,7 +210,7 @@ impl Scan<'_> {
         Ok(Err(Flaw { what, part: Part::Place, limited_to: None }))
     }
 
-    /// Tells of a whole batch and its records.
+    /// Tells `visit` of a whole batch and its records.
     fn batch(
         &mut self,
         segment: &mut Segment,
@@ -311,7 +314,7 @@ impl Segment {
         Position::new(self.segment, u32::try_from(at).expect("segments are below 4 GiB"))
     }
 
-    /// Whether its first batch holds by now.
+    /// Whether the segment's first batch holds by now.
     fn now_begins(&self) -> bool {
         Window::open(&self.file).is_ok_and(|mut window| {
             check_batch(self, &mut window, u64::from(FIRST_BATCH_AT))
@@ -357,8 +360,8 @@ fn check_batch(
     }))
 }
 
-/// Takes what stands at `at`, which is no whole batch, for what it is. `sealed`: a later segment says that the
-/// log goes on behind it.
+/// Judges what stands at `at`, which is no whole batch: returns its case in the table. `sealed`: a later segment says
+/// that the log goes on behind this one.
 fn judge(
     segment: &Segment,
     window: &mut Window,

@@ -3,7 +3,7 @@
 //! In:     what the directory lists.
 //! Out:    the chain, oldest first, and every file's [`Role`].
 //! Cost:   two blocks of each segment.
-//! Fails:  what is missing, foreign, damaged or there twice is a finding; the chain then goes on at the next
+//! Fails:  a file that is missing, foreign, damaged or there twice is a finding; the chain then goes on at the next
 //!         segment below that was in use.
 //! Source: RULES.md rules 8, 23, 26-28; C4-C8, W11, W12.
 
@@ -89,8 +89,8 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Every file's header and start record, the newest file's first: an older one is then complete up to where the
-    /// newer one follows it.
+    /// Reads every file's header and start record, the newest file first: an older segment is then complete up to where
+    /// the newer one follows it.
     pub(super) fn headers(
         &mut self,
         listing: &Listing,
@@ -193,11 +193,11 @@ impl Scan<'_> {
         Ok(Some(segment))
     }
 
-    /// Segments of somebody else, and copies.
+    /// Finds segments of another owner, and copies.
     fn compare(&mut self, segments: &mut Segments) -> Result<(), InspectError> {
         let mut ids: BTreeMap<u128, SegmentSeq> = BTreeMap::new();
         for segment in segments.values_mut().filter(|segment| segment.role != Role::Damaged) {
-            // A stream alone does not say which cluster it is of: its first segment does.
+            // A stream's manifest does not name the cluster: the stream's first segment does.
             if self.report.owner.cluster.is_empty() {
                 self.report.owner.cluster.clone_from(&segment.owner.cluster);
             }
@@ -217,7 +217,7 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// The segments that hold the log, oldest first, and everyone's role.
+    /// Finds the segments that hold the log, oldest first, and sets every segment's role.
     pub(super) fn chain(
         &mut self,
         segments: &mut Segments,
@@ -253,7 +253,7 @@ impl Scan<'_> {
         Ok(chain)
     }
 
-    /// The segment that `newer` follows, or, where that does not hold, the next below that was in use.
+    /// The segment that `newer` follows, or, where that one does not hold, the next segment below that was in use.
     fn older(
         &mut self,
         segments: &Segments,
@@ -271,7 +271,7 @@ impl Scan<'_> {
                 }
                 return Ok(Some(before));
             }
-            // Said already.
+            // The damage was reported already.
             Some(found) if found.role == Role::Damaged => {}
             Some(found) if found.id == start.id && before < newer => {
                 if !self.given_up(before) {
@@ -305,8 +305,9 @@ impl Scan<'_> {
             let file = self.dir.manifest_path();
             self.find(Case::OlderManifest, &file, 0, what)?;
         }
-        // Segments that start records passed over are gone, once those records were durable. So of several segments
-        // gone the newest is really missing; unless one behind it was in use and has lost its start record to damage.
+        // The segments that a start record passed over are removed once that record is durable. So of several segments
+        // without a file the newest is really missing; unless a segment above it was in use and has lost its start
+        // record to damage.
         let void_below = last.unwrap_or(SegmentSeq(0));
         let made = (manifest.first.0..=manifest.made.0).rev().map(SegmentSeq);
         let mut missing =

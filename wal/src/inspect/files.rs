@@ -1,10 +1,10 @@
-//! A stream's directory, looked at and never touched.
+//! A stream's directory, read and never changed.
 //!
 //! In:     a path.
-//! Out:    what is in it; bytes of its files, in windows.
+//! Out:    the files in the directory; bytes of the files, in windows.
 //! Cost:   one window of memory per file read, at least [`WINDOW_BYTES`], at most one batch.
 //! Fails:  with the file system's error and the file's name.
-//! Source: RULES.md C9 (what cannot be read is damage, not a reason to give up).
+//! Source: RULES.md C9 (a place that cannot be read is damage, not a reason to give up).
 
 use crate::disk::{CORRUPT_SUFFIX, MANIFEST_NAME, is_temporary, segment_name, segment_of};
 use crate::format::SegmentSeq;
@@ -23,9 +23,9 @@ pub(super) struct Dir(PathBuf);
 pub(super) struct Listing {
     /// Segment files and their sizes.
     pub(super) segments: BTreeMap<SegmentSeq, u64>,
-    /// Half made, or waiting to be made again.
+    /// Files that are half made, or that wait to be made into segments again.
     pub(super) temporary: Vec<PathBuf>,
-    /// Damaged, and given up.
+    /// Damaged segments that were given up, or are about to be.
     pub(super) set_aside: Vec<PathBuf>,
     /// Everything else.
     pub(super) others: Vec<PathBuf>,
@@ -44,7 +44,7 @@ impl Dir {
         self.0.join(segment_name(segment))
     }
 
-    /// The manifest, as far as it may be one; `None` if there is none.
+    /// The manifest's bytes, as many as a manifest can have; `None` if there is no manifest.
     pub(super) fn manifest(&self) -> io::Result<Option<Vec<u8>>> {
         let file = match open(&self.manifest_path()) {
             Ok(file) => file,
@@ -72,7 +72,7 @@ impl Dir {
             } else if let Some(segment) = segment_of(&name) {
                 match entry.metadata() {
                     Ok(meta) => drop(found.segments.insert(segment, meta.len())),
-                    // Given up between the two calls.
+                    // The segment was given up between the two calls.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
                 }
@@ -87,7 +87,7 @@ impl Dir {
     }
 }
 
-/// Opens a file, and nothing that one could wait for without end.
+/// Opens a regular file, and no file of a kind on which a read could wait without end.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
@@ -98,7 +98,7 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// A file's bytes, the part that was last asked for kept.
+/// A file's bytes, of which the part that was last asked for is kept in memory.
 pub(super) struct Window {
     file: File,
     bytes: u64,
@@ -120,7 +120,7 @@ impl Window {
         if at < self.start || end > self.start + self.held.len() as u64 {
             let left = usize::try_from(self.bytes - at).unwrap_or(usize::MAX);
             let wanted = len.max(WINDOW_BYTES.min(left));
-            // Where a wide read fails, what is asked for may still be readable.
+            // Where a wide read fails, the bytes that are asked for may still be readable.
             self.fill(at, wanted).or_else(|_| self.fill(at, len))?;
         }
         let from = usize::try_from(at - self.start).expect("inside the window");
@@ -137,7 +137,7 @@ impl Window {
         read
     }
 
-    /// Looks at the file anew: another process may have written it.
+    /// Forgets what was read, so that the file is read anew: another process may have written it.
     pub(super) fn forget(&mut self) {
         self.held.clear();
     }

@@ -2,8 +2,8 @@
 //!
 //! In:     records, in the order of the log.
 //! Out:    each group's first and last entry; the bytes of each segment that are still wanted.
-//! Cost:   32 bytes per group and segment it has entries in, about 150 per group.
-//! Fails:  records that no log of ours has are refused, as recovery refuses them.
+//! Cost:   32 bytes for each group in each segment that has entries of it, and about 150 bytes per group.
+//! Fails:  records that this log never writes are refused, as recovery refuses them.
 //! Source: paper §5.3 (a conflicting suffix is replaced); RULES.md invariant 13 (no holes).
 
 use super::record::{Record, Run};
@@ -16,19 +16,19 @@ use std::collections::BTreeMap;
 pub struct Group {
     /// Entries up to this one were released; the group's log begins behind it.
     pub released: LogIndex,
-    /// Its newest entry.
+    /// The group's newest entry.
     pub last: LogIndex,
-    /// That entry's term; [`Term::ZERO`] if the entry is released.
+    /// The term of the newest entry, also where the entry is released; [`Term::ZERO`] if there was none.
     pub last_term: Term,
     /// The latest hard state.
     pub hard_state: HardState,
     /// The size of the latest membership, in bytes.
     pub membership_bytes: usize,
-    /// Gone for good.
+    /// True if the group was destroyed.
     pub destroyed: bool,
-    /// Where it lost something; it must not act.
+    /// Where the group lost something; a fenced group must not act.
     pub fenced: Option<Position>,
-    /// Entries that are still wanted: sorted, none twice.
+    /// The entries that are still needed, in sorted spans; no entry is in two of them.
     spans: Vec<Span>,
 }
 
@@ -46,7 +46,7 @@ impl Span {
         self.last.get() - self.first.get() + 1
     }
 
-    /// The part of it in `first..=last`, its bytes in proportion.
+    /// The part of the span in `first..=last`, with its bytes in proportion.
     fn part(&self, first: LogIndex, last: LogIndex) -> Option<Self> {
         let (first, last) = (first.max(self.first), last.min(self.last));
         if first > last {
@@ -60,7 +60,7 @@ impl Span {
 impl Group {
     /// Forgets entries outside `first..=last`.
     fn keep(&mut self, first: LogIndex, last: LogIndex) {
-        // Nearly always nothing is lost, or only at the end.
+        // Nearly always no entry is dropped, or only entries at the end.
         while self.spans.last().is_some_and(|span| span.last > last) {
             let kept = self.spans.pop().and_then(|span| span.part(LogIndex(1), last));
             self.spans.extend(kept);
@@ -70,8 +70,8 @@ impl Group {
         }
     }
 
-    /// Entries that replace what stands from the first one on. Holes are looked for at the end: what came before may
-    /// be carried behind.
+    /// Takes in entries, which replace the group's entries from the first new one's index on. Holes are looked for only
+    /// when the whole log is read: entries that seem to be missing before the run may be carried behind it.
     fn append(&mut self, run: &Run<'_>, segment: SegmentSeq) {
         self.keep(LogIndex(1), run.first.prev());
         match self.spans.last_mut() {
@@ -85,7 +85,7 @@ impl Group {
         self.last_term = run.term;
     }
 
-    /// Puts a copy in place of what stands in its range.
+    /// Puts a carried copy in place of the entries in its range.
     fn carry(&mut self, run: &Run<'_>, segment: SegmentSeq) {
         let spans = std::mem::take(&mut self.spans);
         let (below, above) = (run.first.prev(), run.last().next());
@@ -102,7 +102,7 @@ impl Group {
         }
     }
 
-    /// Whether its log is there from its first entry to its last.
+    /// Whether the group's log is there from its first entry to its last.
     fn is_contiguous(&self) -> bool {
         let mut next = self.released.next();
         for span in &self.spans {
@@ -128,7 +128,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Counts a record in. Of a group that lost something, nothing is counted any more.
+    /// Counts a record in. Once a group has lost something, none of its records is counted any more.
     pub(super) fn record(&mut self, segment: SegmentSeq, record: &Record<'_>) -> Result<(), Bad> {
         let Some(id) = record.group() else { return Ok(()) };
         let group = self.groups.entry(id).or_default();
@@ -178,14 +178,14 @@ impl Ledger {
     pub(super) fn fence(&mut self, groups: &[GroupId], position: Position) {
         for group in groups {
             let group = self.groups.entry(*group).or_default();
-            // One that is gone for good has nothing to lose.
+            // A destroyed group has nothing to lose.
             if !group.destroyed && group.fenced.is_none() {
                 *group = Group { fenced: Some(position), ..Group::default() };
             }
         }
     }
 
-    /// Ends the count. Gives the groups with a hole that no damage found so far explains.
+    /// Ends the count. Returns the groups that have a hole which no damage found so far explains.
     pub(super) fn finish(&mut self) -> Vec<GroupId> {
         for group in self.groups.values_mut() {
             group.hard_state.commit = group.hard_state.commit.min(group.last);
@@ -196,7 +196,7 @@ impl Ledger {
         holed.map(|(id, _)| *id).collect()
     }
 
-    /// Bytes of entries still wanted, by segment.
+    /// Bytes of entries still needed, by segment.
     pub(super) fn live_bytes(&self) -> BTreeMap<SegmentSeq, u64> {
         let mut live = BTreeMap::new();
         for span in self.groups.values().flat_map(|group| &group.spans) {

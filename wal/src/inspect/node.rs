@@ -1,7 +1,7 @@
-//! A node's directory: whose it is, and where its streams are.
+//! A node's directory: the identity of the node, and the directories of its streams.
 //!
 //! In:     a path: a node's directory, or one stream's.
-//! Out:    the streams in it; what its identity file says that they must be.
+//! Out:    the streams in the directory; what the identity file says that they must be.
 //! Cost:   one small file and a listing. No lock is taken.
 //! Fails:  with [`InspectError`]; an identity that does not hold is a [`Finding`].
 
@@ -14,20 +14,20 @@ use std::path::{Path, PathBuf};
 /// The node, or the single stream, that a path turned out to be.
 #[derive(Debug)]
 pub struct Node {
-    /// Whose directory it is; `None` for a stream's own, and where the identity file does not hold.
+    /// The identity of the node; `None` for a single stream's directory, and where the identity file does not hold.
     pub identity: Option<Identity>,
-    /// Its streams.
+    /// The node's streams.
     pub streams: Vec<Stream>,
-    /// The faults of the identity file, and of files missing beside it.
+    /// The faults of the identity file, and the files that are missing beside it.
     pub findings: Vec<Finding>,
 }
 
 /// One stream's directory.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Stream {
-    /// Its number, as far as that is known without its manifest.
+    /// The stream's number, as far as it is known without the stream's manifest.
     pub shard: Option<u32>,
-    /// Where it is.
+    /// The stream's directory.
     pub dir: PathBuf,
 }
 
@@ -35,7 +35,7 @@ impl Node {
     /// Looks at `dir`.
     ///
     /// # Errors
-    /// [`InspectError::Io`] where it cannot be listed.
+    /// [`InspectError::Io`] if the directory cannot be listed, or its identity or its openings cannot be read.
     pub fn look(dir: &Path) -> Result<Self, InspectError> {
         let error = |source| InspectError::Io { file: dir.to_owned(), source };
         let mut streams = Vec::new();

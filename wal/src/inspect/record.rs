@@ -1,9 +1,9 @@
-//! One record, as somebody who looks at the log sees it.
+//! One record of the log, as a reader of the log sees it.
 //!
 //! In:     a batch's body whose checksum holds.
 //! Out:    [`Record`]s; the entries of a run one by one, their payloads where they stand.
 //! Cost:   no allocation.
-//! Fails:  as decoding does.
+//! Fails:  where the decoding of a record fails.
 
 use crate::checksum::{Seed, checksum};
 use crate::format::{
@@ -15,18 +15,18 @@ use logdrive_raft::{EntryKind, GroupId, HardState, LogIndex, Term};
 /// A record of the log.
 #[derive(Clone, Copy, Debug)]
 pub enum Record<'a> {
-    /// The first of a segment: where the one before ended.
+    /// The first record of a segment, which says where the log before the segment ended.
     Start {
         /// Nothing at or behind this place counts. [`Position::ZERO`]: there was no segment before.
         end: Position,
-        /// True if an open ended it, false if it was full.
+        /// True if recovery ended the log there (a torn tail may lie behind `end`), false if nothing lies behind `end`.
         cut: bool,
     },
     /// A group's membership.
     Membership {
         /// The group.
         group: GroupId,
-        /// As the embedder gave it.
+        /// The membership, as the embedder gave it.
         bytes: &'a [u8],
     },
     /// A group's hard state.
@@ -38,7 +38,7 @@ pub enum Record<'a> {
     },
     /// Entries of one group and term.
     Entries(Run<'a>),
-    /// Such entries, copied before the segment they stood in is given up.
+    /// Entries of one group and term, copied before the segment that held them is given up.
     Carried(Run<'a>),
     /// The entries that a group no longer needs.
     Release {
@@ -46,12 +46,12 @@ pub enum Record<'a> {
         group: GroupId,
         /// Entries up to this one are dead.
         index: LogIndex,
-        /// That entry's term.
+        /// The term of the entry at `index`.
         term: Term,
         /// The group's last entry from here on.
         last: LogIndex,
     },
-    /// The group is gone for good.
+    /// The group was destroyed.
     Tombstone {
         /// The group.
         group: GroupId,
@@ -60,17 +60,17 @@ pub enum Record<'a> {
     Fence {
         /// The group.
         group: GroupId,
-        /// Where.
+        /// Where the group lost something.
         position: Position,
     },
     /// The log was closed.
     Footer,
-    /// A kind this version does not know and may skip.
+    /// A record of a kind that this version does not know and may skip.
     Optional,
 }
 
 impl Record<'_> {
-    /// The group it belongs to, if it is one group's.
+    /// The group that the record belongs to, if it belongs to a single group.
     #[must_use]
     pub fn group(&self) -> Option<GroupId> {
         match self {
@@ -84,7 +84,7 @@ impl Record<'_> {
         }
     }
 
-    /// The first and the last index it is about, if it is about entries.
+    /// The first and the last index of the record's entries, if it is a record of entries.
     #[must_use]
     pub fn range(&self) -> Option<(LogIndex, LogIndex)> {
         match self {
@@ -103,7 +103,7 @@ pub struct Run<'a> {
     pub first: LogIndex,
     /// The term of all of them.
     pub term: Term,
-    /// How many; at least one.
+    /// How many entries; at least one.
     pub count: u32,
     bytes: &'a [u8],
     headers_bytes: usize,
@@ -152,18 +152,18 @@ impl<'a> Run<'a> {
 /// An entry where it stands in the log.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryView<'a> {
-    /// Its place in its group's log.
+    /// The entry's index in its group's log.
     pub index: LogIndex,
     /// The entry's kind.
     pub kind: EntryKind,
-    /// The checksum it travels with.
+    /// The payload's checksum, which travels with the entry.
     pub checksum: u32,
-    /// Its payload.
+    /// The entry's payload.
     pub payload: &'a [u8],
 }
 
 impl EntryView<'_> {
-    /// Whether the payload is what its proposer gave.
+    /// Whether the payload is the one that its proposer gave, by the checksum.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         checksum(self.payload) == self.checksum

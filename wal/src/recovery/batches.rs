@@ -1,8 +1,8 @@
-//! One segment's batches: which of them hold, and what it means where one does not.
+//! One segment's batches: which of them hold, and which case of the table it is where one does not.
 //!
-//! In:     a segment's bytes; where the next segment says it ended, if there is one.
+//! In:     a segment's bytes; where the next segment, if there is one, says that this one ended.
 //! Out:    batches that hold; a [`Case`] for one that does not.
-//! Cost:   one checksum over every byte; where the last segment ends, one look at each block behind.
+//! Cost:   one checksum over every byte; one look at each block behind the last segment's last batch.
 //! Fails:  never; the caller decides by the case.
 //! Source: RULES.md rules 5, 20-22; C1-C3, C9, C10, W2, W12.
 
@@ -27,7 +27,7 @@ pub(super) struct Batch<'a> {
 /// Why a batch does not hold.
 pub(super) struct Flaw<'a> {
     pub(super) what: Bad,
-    /// False if the device could not read what is wrong.
+    /// False if the device could not read the part that does not hold.
     readable: bool,
     /// The batch, if its header and directory hold all the same: then its groups and its end are known.
     pub(super) limited_to: Option<Batch<'a>>,
@@ -35,7 +35,7 @@ pub(super) struct Flaw<'a> {
 }
 
 impl Flaw<'_> {
-    /// A whole batch that is not the one that should stand there.
+    /// The flaw of a whole batch that is not the one that should stand at its place.
     pub(super) fn out_of_order() -> Self {
         let what = Bad("batch does not follow the one before it");
         Self { what, readable: true, limited_to: None, part: Part::Place }
@@ -44,19 +44,19 @@ impl Flaw<'_> {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Part {
-    /// Nothing of the kind stands there.
+    /// No batch header stands there.
     Header,
-    /// One of this segment does, but not of this place.
+    /// A batch of this segment stands there, but not the batch of this place.
     Place,
     Directory,
     Body,
 }
 
-/// A segment with its bytes.
+/// A segment with the bytes that were read of it.
 pub(super) struct Bytes<'a> {
     file: &'a Segment,
     scanned: &'a Scanned,
-    /// The highest place that batches behind the first bad one knew durable, once somebody asked.
+    /// The highest place that the batches behind the first bad one state as durable; `None` until it is first needed.
     known_durable: Option<Position>,
 }
 
@@ -101,7 +101,7 @@ impl<'a> Bytes<'a> {
         {
             Bad("batch body fails its checksum")
         } else {
-            // Its padding says nothing, whatever it is.
+            // The padding carries nothing, so its content does not matter.
             return Ok(whole);
         };
         let directory_at = body_at + header.records_bytes();
@@ -111,7 +111,7 @@ impl<'a> Bytes<'a> {
         Err(Flaw { limited_to: Some(whole), ..flaw(Part::Body, what, body_at..end) })
     }
 
-    /// True if a batch of this segment stands there that says it stands elsewhere.
+    /// True if a batch header of this segment stands at `at` that says it stands elsewhere.
     fn is_misplaced(&self, at: usize) -> bool {
         let bytes = &self.scanned.bytes()[at..];
         let bound = self.file.header.bytes;
@@ -120,8 +120,8 @@ impl<'a> Bytes<'a> {
         )
     }
 
-    /// Takes what stands at `at`, which is no whole batch, for what it is. `sealed`: a later segment says that the
-    /// log goes on behind it.
+    /// Judges what stands at `at`, which is no whole batch: returns its case in the table. `sealed`: a later segment
+    /// says that the log goes on behind this one.
     pub(super) fn case(&mut self, at: usize, flaw: &Flaw<'_>, sealed: bool) -> Case {
         let is_vouched_for = sealed
             || (self.file.is_moved && at == FIRST_BATCH_AT as usize)
@@ -135,8 +135,9 @@ impl<'a> Bytes<'a> {
                 Part::Header => Case::DamagedBatchHeader,
             };
         }
-        // Not knowing what stands there is no reason to believe that nothing does, and it may read again. But batches are
-        // written one behind the other: where the next one would begin and nothing does, nothing counts behind.
+        // An unreadable place may hold a batch, which a later read may find, so it is not taken for empty. But batches
+        // are written one behind the other: where the next batch would begin and nothing stands, nothing behind that
+        // place counts.
         let block = at..(at + BLOCK_BYTES).min(self.len());
         let is_empty = self.scanned.is_readable(block.clone())
             && self.scanned.bytes()[block].iter().all(|byte| *byte == 0)
@@ -160,7 +161,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// Up to where the segment was durable, as its batches say; 0 if none says anything of it.
+    /// The offset up to which the segment was durable, as its batches state; 0 if none of them states any.
     pub(super) fn vouched_for(&self) -> usize {
         let known = self.headers(0).map(|(_, header)| header.durable);
         let here = known.filter(|known| known.segment() == self.file.seq());
@@ -172,8 +173,8 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// The highest place that batches behind `at` knew durable. One that knew a place behind `at` durable stands
-    /// behind `at` itself, so what was found for the first bad batch answers for all.
+    /// The highest place that the batches behind `at` state as durable. A batch that states a place behind `at` as
+    /// durable stands behind `at` itself, so the answer for the first bad batch serves for all later ones.
     fn known_durable_behind(&mut self, at: usize) -> Position {
         if let Some(known) = self.known_durable {
             return known;
@@ -182,7 +183,7 @@ impl<'a> Bytes<'a> {
         *self.known_durable.insert(known.unwrap_or(Position::ZERO))
     }
 
-    /// Whole batches behind a torn one.
+    /// The number of whole batches behind a torn one at `at`.
     pub(super) fn whole_behind(&self, at: usize) -> u64 {
         let behind = self.headers(at + BLOCK_BYTES);
         behind.map(|(at, _)| u64::from(self.batch(at).is_ok())).sum()
@@ -200,7 +201,7 @@ impl<'a> Bytes<'a> {
 pub(crate) struct Named {
     groups: Vec<GroupId>,
     sorted: Vec<GroupId>,
-    /// Where the last one asked for stands.
+    /// The place in `groups` of the group that was last found there.
     at: usize,
 }
 
@@ -213,7 +214,8 @@ impl Named {
         self.at = 0;
     }
 
-    /// Whether it names a group. Records stand nearly in its order, so mostly it is the last one again or the next.
+    /// Whether the directory names `group`. A batch's records stand nearly in the directory's order, so mostly the
+    /// group is the one that was found last, or the next one.
     pub(crate) fn has(&mut self, group: GroupId) -> bool {
         let near = [self.at, self.at + 1];
         if let Some(at) = near.into_iter().find(|at| self.groups.get(*at) == Some(&group)) {
@@ -224,7 +226,8 @@ impl Named {
     }
 }
 
-/// True if a batch of this place in a segment before this one stands there: the file was that segment once.
+/// True if `bytes` begin with the header of a batch of the same place in an earlier segment: the file was that segment
+/// once.
 pub(crate) fn is_of_earlier_life(bytes: &[u8], here: Position) -> bool {
     claimed_position(bytes).is_some_and(|claimed| {
         claimed.offset() == here.offset()
@@ -232,7 +235,7 @@ pub(crate) fn is_of_earlier_life(bytes: &[u8], here: Position) -> bool {
     })
 }
 
-/// Where a batch header says that it stands, whatever its checksum says.
+/// The position that a batch header states, whether its checksum holds or not.
 pub(crate) fn claimed_position(bytes: &[u8]) -> Option<Position> {
     if bytes.len() < BATCH_HEADER_BYTES || u32_at(bytes, 0) != BATCH_MAGIC {
         return None;

@@ -1,10 +1,10 @@
 //! The table of cases, as code: what can be found, and what is decided.
 //!
-//! In:     a [`Case`], from whoever looked at the bytes.
+//! In:     a [`Case`], from the code that judged the bytes.
 //! Out:    its label and its [`Decision`].
 //! Cost:   none.
 //! Fails:  never.
-//! Source: RULES.md rules 20-25, 27, 30; C1-C10, P8, W2, W11, W12. The parent module's header says why.
+//! Source: RULES.md rules 20-25, 27, 30; C1-C10, P8, W2, W11, W12. The parent module's header gives the reasons.
 
 /// A case that recovery can find.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -12,29 +12,29 @@
 pub enum Case {
     /// A footer is the log's last record.
     CleanStop,
-    /// Only zeros stand behind the last batch, or nothing does: its segment is full.
+    /// Only zeros stand behind the last batch, or the batch fills its segment.
     CleanEnd,
-    /// Behind the last batch stands one of the file's earlier life.
+    /// Behind the last batch stands a batch of an earlier segment, which the file held before it was recycled.
     RecycledBytes,
-    /// A batch is not whole, and nobody knew it durable.
+    /// A batch is not whole, and nothing vouches for it.
     TornTail,
-    /// The same, with whole batches behind it that nobody knew durable either.
+    /// A batch is not whole, and whole batches stand behind it; nothing vouches for any of them.
     ReorderedTail,
     /// The device cannot read what may be the log's tail.
     UnreadableTail,
-    /// A batch's body that was durable is damaged; its header and directory are not.
+    /// The body of a durable batch is damaged; the batch's header and directory are not.
     DamagedBody,
-    /// A batch's body that was durable cannot be read; its header and directory can.
+    /// The body of a durable batch cannot be read; the batch's header and directory can.
     UnreadableBody,
-    /// A batch's header that was durable is damaged or cannot be read.
+    /// The header of a durable batch is damaged or cannot be read.
     DamagedBatchHeader,
-    /// A batch's directory that was durable is damaged or cannot be read.
+    /// The directory of a durable batch is damaged or cannot be read.
     DamagedDirectory,
-    /// A batch of this segment stands where another one, durable, should be.
+    /// A batch of this segment stands where another batch, which was durable, should stand.
     MisdirectedBatch,
     /// A record that must not be skipped is of a kind this version does not know.
     UnknownRecord,
-    /// A whole batch holds what no log of this version writes.
+    /// A whole batch holds content that no log of this version writes.
     SenselessRecord,
     /// A group's log has a hole that no damage explains.
     MissingEntries,
@@ -44,39 +44,39 @@ pub enum Case {
     DamagedStart,
     /// A segment's file is not as large as its header says.
     TruncatedSegment,
-    /// A segment that must be there is not.
+    /// A segment that the manifest or a start record needs has no file.
     MissingSegment,
     /// There is no manifest.
     MissingManifest,
     /// The manifest is torn, empty or damaged.
     DamagedManifest,
-    /// The manifest is an older copy: a segment it does not know has been written.
+    /// The manifest is an older copy: a segment has been written that the manifest does not know.
     OlderManifest,
     /// A file of another cluster, node, store or shard.
     ForeignFile,
     /// Two files are the same segment.
     DuplicateSegment,
-    /// A segment stands under another's name, or in another's place.
+    /// A segment file bears another segment's name, or stands in another segment's place in the chain.
     SwappedSegment,
-    /// A file of a version this one does not know.
+    /// A file has a version that this program does not know.
     NewerVersion,
     /// A segment that was made, wholly or nearly, and never used.
     HalfMadeSegment,
     /// A segment that a later start record has passed over.
     PassedOver,
-    /// A segment below the first that is needed.
+    /// A segment below the first one that the manifest needs.
     Leftover,
 }
 
 /// The decision about a case.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Decision {
-    /// The log ends there; all of it was found.
+    /// The log ends there; all of the log was found.
     End,
-    /// The log ends there; what stands behind was never acknowledged. The next segment's start record says so
-    /// durably before anything else happens, so it never counts again, whatever still lands there.
+    /// The log ends there; the bytes behind its end were never acknowledged. The next segment's start record states the
+    /// end durably before anything else happens, so those bytes never count again, whatever is still written there.
     Cut,
-    /// The groups of that batch have lost something and must not act; all others go on.
+    /// The groups of that batch have lost something and must not act; all other groups go on.
     Fence,
     /// The log is not opened. Nothing is changed.
     Refuse,
@@ -85,7 +85,7 @@ pub enum Decision {
 }
 
 impl Case {
-    /// Every case with its label and what is decided.
+    /// Every case with its label and its decision.
     pub const TABLE: &[(Self, &'static str, Decision)] = &[
         (Self::CleanStop, "clean_stop", Decision::End),
         (Self::CleanEnd, "clean_end", Decision::End),
@@ -117,7 +117,7 @@ impl Case {
         (Self::Leftover, "leftover", Decision::PassOver),
     ];
 
-    /// Its name in the table and in the tests.
+    /// The case's name in the table and in the tests.
     #[must_use]
     pub fn label(self) -> &'static str {
         Self::TABLE[self as usize].1

@@ -3,7 +3,7 @@
 //! In:     what a [`Disk`] lists.
 //! Out:    the chain, oldest first; the files that hold nothing; or a refusal that names a file.
 //! Cost:   two blocks of each segment.
-//! Fails:  a file that is missing, foreign, damaged, or there twice; nothing is changed.
+//! Fails:  if a file is missing, foreign, damaged or there twice; nothing is changed.
 //! Source: RULES.md rules 8, 23, 26-28; C4-C8, W11, W12.
 
 use super::{Case, Decision, moved, refuse, refuse_corrupt};
@@ -22,11 +22,11 @@ use std::path::PathBuf;
 /// The files of a stream, sorted out.
 pub(super) struct Found {
     segments: BTreeMap<SegmentSeq, Segment>,
-    /// Those that hold the log, oldest first.
+    /// The segments that hold the log, oldest first.
     pub(super) chain: Vec<SegmentSeq>,
-    /// Files that hold nothing.
+    /// Segments whose files hold nothing that counts.
     pub(super) void: Vec<SegmentSeq>,
-    /// Above every segment ever made.
+    /// The next segment's number, above every segment ever made.
     pub(super) next: SegmentSeq,
 }
 
@@ -35,11 +35,11 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) header: SegmentHeader,
     pub(super) seed: Seed,
-    /// Of its first batch, if that can be read: the number, and what came before.
+    /// The number of the segment's first batch, and the start record in it; `None` if they cannot be read.
     first: Option<(u64, Start)>,
-    /// Its first batch is what an open wrote again, and durable as a whole.
+    /// True if the first batch holds what an open wrote again: that batch was durable as a whole.
     pub(super) is_moved: bool,
-    /// True if something was written where its first batch would stand.
+    /// True if something was written where the segment's first batch would stand.
     written: bool,
 }
 
@@ -48,12 +48,13 @@ impl Segment {
         self.header.seq
     }
 
-    /// The start record in the segment's first batch, about the stream before. Panics for a segment not of the chain.
+    /// The start record in the segment's first batch, which describes the stream before the segment. Panics for a
+    /// segment that is not of the chain.
     pub(super) fn start(&self) -> Start {
         self.first.expect("chain members are used").1
     }
 
-    /// The number of its first batch. Panics for a segment that is not of the chain.
+    /// The number of the segment's first batch. Panics for a segment that is not of the chain.
     pub(super) fn first_batch(&self) -> u64 {
         self.first.expect("chain members are used").0
     }
@@ -68,7 +69,7 @@ impl Found {
         &self.segments[&seq]
     }
 
-    /// The chain, each with where the next one says it ended.
+    /// The segments of the chain, each with the place where the next segment says that this one ended.
     pub(super) fn chain(&self) -> impl Iterator<Item = (&Segment, Option<Position>)> {
         let ends = self.chain.iter().skip(1).map(|next| Some(self.segments[next].start().end));
         self.chain.iter().map(|seq| &self.segments[seq]).zip(ends.chain([None]))
@@ -80,7 +81,8 @@ impl Found {
         self.segments.values().filter(move |file| last.is_none_or(|last| file.seq() > last))
     }
 
-    /// The files that have to be read, in this order: of the chain what counts, of the spares all.
+    /// The files that have to be read, in this order: the segments of the chain, as far as they count; then the spares
+    /// as a whole.
     pub(super) fn to_scan(&self) -> Vec<ScanFile> {
         let chain = self.chain().map(|(file, end)| ScanFile {
             segment: file.seq(),
@@ -266,8 +268,9 @@ fn find_chain(
     }
     chain.reverse();
 
-    // Segments that start records passed over are gone, once those records were durable. So of several segments that
-    // are gone the newest is really missing; unless one behind it was in use and has lost its start record to damage.
+    // The segments that a start record passed over are removed once that record is durable. So of several segments
+    // without a file the newest is really missing; unless a segment above it was in use and has lost its start record
+    // to damage.
     let void_below = last.map_or(SegmentSeq(0), Segment::seq);
     let made = (manifest.first.0..=manifest.made.0).rev().map(SegmentSeq);
     let mut missing = made.filter(|seq| *seq > void_below && !segments.contains_key(seq));
@@ -280,7 +283,7 @@ fn find_chain(
         let what = "the manifest says it was made";
         return Err(refuse(Case::MissingSegment, disk.path(seq), what));
     }
-    // The first needed segment moves only once a later one is in use.
+    // The manifest's first needed segment moves on only once a later segment is in use.
     if chain.is_empty() && manifest.first > SegmentSeq(1) {
         let what = "segments before it were given up, and no later one can be read";
         let at = u64::from(FIRST_BATCH_AT);

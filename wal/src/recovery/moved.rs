@@ -1,15 +1,18 @@
-//! The end of the last segment, written again at the beginning of the next one, which then begins before it.
+//! The end of the last segment, written again at the beginning of the next one, whose start record then says that the
+//! log ended before it.
 //!
 //! In:     the last segment's batches.
-//! Out:    from where on they are written again, if they are; their records, for another segment.
-//! Cost:   one more checksum over the last segment; memory for a quarter of a segment, or for what nobody vouches for.
-//! Fails:  never. A segment with damage in what is vouched for stays where it is.
+//! Out:    from which place on batches are written again, if any are; the records in them, encoded for another segment.
+//! Cost:   one more checksum over the last segment; memory for a quarter of a segment, or for the batches that nothing
+//!         vouches for.
+//! Fails:  never. The batches that are vouched for stay where they are if one of them is damaged.
 //! Source: RULES.md rules 8, 19, 25; W2, W7, W9.
 //!
-//! Two reasons for it. Every open begins a segment, so whatever a short life wrote would take a whole segment for good:
-//! a last segment of which a quarter of a segment at most is needed is written again as a whole, and then nothing counts
-//! in its file. And where reads come from the page cache, a batch that no later one knows durable may be on no disk: its
-//! write may have failed, and its pages count as clean all the same, so a sync would prove nothing.
+//! There are two reasons to write records again. Every open begins a segment, so the little that a short life of the
+//! process wrote would take a whole segment for good: a last segment of which a quarter of a segment at most is needed
+//! is written again as a whole, and then nothing counts in its file. And where reads come from the page cache, a batch
+//! that no later batch states as durable may not be on the disk: its write may have failed, and its pages count as
+//! clean all the same, so a sync would prove nothing.
 
 use super::batches::{Bytes, Flaw};
 use super::{Case, Decision};
@@ -27,7 +30,7 @@ pub(crate) struct Moved {
     /// Records, one behind the other.
     pub(crate) records: Vec<u8>,
     pub(crate) count: u32,
-    /// The groups they are of, each once.
+    /// The groups that the records belong to, each once.
     pub(crate) groups: Vec<GroupId>,
 }
 
@@ -35,14 +38,14 @@ pub(crate) struct Moved {
 #[derive(Debug, Default)]
 pub(super) struct Tail {
     bytes: Vec<u8>,
-    /// Where each begins, here and in the segment.
+    /// Where each record begins, in `bytes` and in the segment.
     places: Vec<(usize, usize)>,
-    /// The latest record of each group of a kind of which the last one counts, by its place in `places`.
+    /// The latest record of each group and each kind of which only the last record counts, by its place in `places`.
     latest: HashMap<(GroupId, u8), usize>,
 }
 
 impl Tail {
-    /// Takes in a record, which stands at `at` of its segment and begins `bytes`.
+    /// Takes in a record that stands at offset `at` of its segment, and with which `bytes` begin.
     pub(super) fn push(&mut self, record: &Record<'_>, bytes: &[u8], at: usize) {
         let Some(group) = record.group() else { return };
         if let Some(kind) = replaced_kind(record) {
@@ -52,7 +55,8 @@ impl Tail {
         self.bytes.extend_from_slice(&bytes[..padded_bytes(bytes)]);
     }
 
-    /// The records whose kind and group come again are left out. Each with its place in the segment.
+    /// The records, each with its bytes and its offset in the segment. Left out is a record that a later one of its
+    /// kind and group replaces.
     pub(super) fn records(&self, seed: Seed) -> impl Iterator<Item = (Record<'_>, &[u8], usize)> {
         self.places.iter().enumerate().filter_map(move |(n, (start, at))| {
             let bytes = &self.bytes[*start..];
@@ -68,7 +72,7 @@ impl Tail {
 }
 
 impl Moved {
-    /// Adds a record of a segment of another seed; returns where it stands.
+    /// Adds a record from another segment, with the checksum that it has under `seed`; returns its offset in `records`.
     pub(super) fn push(&mut self, record: &Record<'_>, bytes: &[u8], seed: Seed) -> usize {
         let at = self.records.len();
         self.records.extend_from_slice(bytes);
@@ -80,10 +84,11 @@ impl Moved {
     }
 }
 
-/// Whether a segment's first batch, whose first block is given, is one in which an open wrote again what stood before. That
-/// block is written when all behind it is durable (`stream/first.rs`), so where it can be read it vouches for its batch.
-/// Only the batch's header and the start record have checksums of their own, so either the filler's header or the zeros
-/// behind it are enough: no other batch of several blocks has them there, and one bad sector does not take both.
+/// Whether a segment's first batch, whose first block is given, holds what an open wrote again. That block is written
+/// when everything behind it in the batch is durable (`stream/first.rs`), so a first block that can be read vouches for
+/// its batch. In that block only the batch's header and the start record have checksums of their own, so either the
+/// filler's header or the zeros behind that header are enough: no other batch of several blocks has either there, and
+/// one bad sector does not take both.
 pub(crate) fn is_moved(header: &BatchHeader, first_block: &[u8]) -> bool {
     let at = BATCH_HEADER_BYTES + START_RECORD_BYTES;
     let mut filler = [0; BLOCK_BYTES];
@@ -95,13 +100,14 @@ pub(crate) fn is_moved(header: &BatchHeader, first_block: &[u8]) -> bool {
 
 /// The result of a first look at the last segment's batches.
 pub(super) struct Survey {
-    /// Bytes of records in the whole batches that would be written again; `None` if there is damage, or what no log writes.
+    /// Bytes of the records in the whole batches that would be written again; `None` if there is damage, or a record
+    /// that no log writes.
     needed: Option<usize>,
     /// True if the flaw that ends the batches may be a bad read.
     pub(super) is_doubtful: bool,
 }
 
-/// From where on the last segment's batches are written again; `None` if all of them stay.
+/// The offset from which on the last segment's batches are written again; `None` if all of them stay.
 pub(super) fn moved_from(
     bytes: &Bytes<'_>,
     survey: &Survey,
@@ -119,7 +125,8 @@ pub(super) fn moved_from(
     (!is_direct).then(|| bytes.vouched_for().max(first))
 }
 
-/// Looks at the last segment's batches. `follows` is what the first one must say of its place in the stream.
+/// Looks at the last segment's batches. `follows` is the number and the predecessor's checksum that the first of them
+/// must have.
 pub(super) fn survey(bytes: &mut Bytes<'_>, seed: Seed, mut follows: (u64, u32)) -> Survey {
     let mut at = FIRST_BATCH_AT as usize;
     let (mut needed, mut latest) = (0, HashMap::new());
@@ -150,7 +157,7 @@ pub(super) fn survey(bytes: &mut Bytes<'_>, seed: Seed, mut follows: (u64, u32))
     Survey { needed: is_end.then_some(needed), is_doubtful: case != Case::CleanEnd }
 }
 
-/// For records of which a group's last one alone counts.
+/// The kind of a record of which only a group's last one counts; `None` for every other record.
 fn replaced_kind(record: &Record<'_>) -> Option<u8> {
     match record {
         Record::HardState { .. } => Some(RecordKind::HardState as u8),
@@ -164,5 +171,6 @@ fn padded_bytes(bytes: &[u8]) -> usize {
     (u32_at(bytes, 4) as usize).next_multiple_of(RECORD_ALIGN_BYTES)
 }
 
-/// A last segment is written again if this part of a new one holds what is needed of it.
+/// A last segment is written again as a whole if the records that are needed of it fit this part (one quarter) of a new
+/// segment.
 const MOVED_PART: u64 = 4;

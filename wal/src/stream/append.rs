@@ -22,11 +22,11 @@ use bytes::Bytes;
 use logdrive_raft::{Entry, GroupId, HardState, LogIndex, Term, WriteId};
 
 impl Wal {
-    /// Encodes one group's part at the tail of the open batch. It may end in a later batch, or a later segment, than
-    /// it begins in. Nothing is written yet. Never blocks.
+    /// Encodes one group's part at the tail of the open batch. The part may end in a later batch, or a later segment,
+    /// than it begins in. Nothing is written to the disk yet. Never blocks.
     ///
-    /// A hard state's commit index is saved only as far as the log has the entries already: of a write that lands in
-    /// part, the hard state lands first, and the entries it would cover may be those that the write replaces.
+    /// A hard state's commit index is saved only as far as the log has the entries already: if a write lands only in
+    /// part, its hard state lands first, and the entries under the commit index may be those that the write replaces.
     ///
     /// # Errors
     /// [`WalError::TooLarge`], [`WalError::NoSpace`], [`WalError::OverQuota`], [`WalError::Destroyed`]: nothing was
@@ -36,13 +36,14 @@ impl Wal {
     /// If the entries leave a hole in the group's log, or the group is fenced: the caller's invariant is broken.
     pub fn append(&mut self, append: &Append<'_>) -> Result<(), WalError> {
         self.append_part(append)?;
-        // A write of nothing is durable with what stands before it; it still needs a batch to say so.
+        // A write of nothing is durable once everything before it is; it still needs a batch that says so.
         self.reserve(0)?;
         self.list_write(append.group, append.write);
         Ok(())
     }
 
-    /// The same for the first entries of a write whose others follow: nothing says yet that the write is durable.
+    /// Encodes, as [`Wal::append`] does, the first entries of a write whose others follow: nothing says yet that the
+    /// write is durable.
     ///
     /// # Errors
     /// As [`Wal::append`].
@@ -78,9 +79,10 @@ impl Wal {
         Ok(())
     }
 
-    /// Lets go of a group's entries up to `index`, whose term is `term`: its log begins behind it, and its space is
-    /// given back in time. An entry of another term there means that the group's state came from elsewhere (a
-    /// snapshot): then nothing behind `index` is kept either. Durable with the next write of any group.
+    /// Releases a group's entries up to `index`, whose term is `term`: the group's log begins behind `index`, and the
+    /// space of the released entries is given back in time. If the log has an entry of another term at `index`, the
+    /// group's state came from elsewhere (a snapshot): then nothing behind `index` is kept either. The release is
+    /// durable with the next write of any group.
     ///
     /// # Errors
     /// As [`Wal::append`].
@@ -101,8 +103,8 @@ impl Wal {
         self.append_small(group, Small::Release(release))
     }
 
-    /// The group is gone from this log for good: all of it is dead, and its id never lives again here. Durable with
-    /// the next write of any group.
+    /// Destroys the group in this log for good: all of the group is dead, and its id never lives again here. The
+    /// destruction is durable with the next write of any group.
     ///
     /// # Errors
     /// As [`Wal::append`], but a group that was destroyed before is no error.
@@ -144,7 +146,7 @@ impl Wal {
         self.reserve(TOMBSTONE_RECORD_BYTES)?;
         let used = format::encode_tombstone(self.tail(TOMBSTONE_RECORD_BYTES), group);
         self.advance(used);
-        // One that is carried again has no state, and nothing else in a batch this late.
+        // A group whose tombstone is carried has no state, and nothing else in a batch this late.
         let known = self.groups.get(&group);
         if known.is_none_or(|state| state.batch != self.next_batch) {
             self.open.directory.push(group);
@@ -171,7 +173,8 @@ impl Wal {
         Ok(())
     }
 
-    /// Encodes entries of one term; `copy_of` is the record they were read from if they are carried.
+    /// Encodes entries of one term; if the entries are carried, `copy_of` is the place of the record they were read
+    /// from.
     pub(super) fn append_run(
         &mut self,
         group: GroupId,
@@ -250,7 +253,8 @@ impl Wal {
             self.close_batch();
         }
         if self.end_with(bytes) > self.active.image.len() {
-            // One that was written when segments were larger, and is carried, has one made that is large enough.
+            // A carried record may be from a time when segments were larger: then a segment is made that is large
+            // enough.
             let least = super::segment_bytes_for(START_RECORD_BYTES + bytes, 1);
             self.next_segment(least)?;
             while self.end_with(bytes) > self.active.image.len() {
@@ -272,7 +276,7 @@ impl Wal {
         self.open.tail + bytes + directory
     }
 
-    /// Bytes that still fit into the open batch; one record may go over the batch's own bound alone.
+    /// Bytes that still fit into the open batch; a record that is alone in its batch may exceed the bound of a batch.
     fn room_in_batch(&self) -> usize {
         let segment = self.active.image.len() - self.end_with(0);
         segment
@@ -293,7 +297,7 @@ impl Wal {
         }
     }
 
-    /// Adds what has come since to the body's checksum.
+    /// Adds the bytes from `summed` to `end` to the body's checksum.
     pub(super) fn sum_upto(&mut self, end: usize) {
         self.open.sum.update(self.active.image.bytes(self.open.summed..end));
         self.open.summed = end;
@@ -309,7 +313,7 @@ impl Wal {
         self.open.carries = false;
     }
 
-    /// Notes that `write` is whole once the open batch is durable.
+    /// Notes that all of `write` is durable once the open batch is.
     fn list_write(&mut self, group: GroupId, write: WriteId) {
         let durable = super::once_written(group, write);
         let state = self.groups.entry(group).or_default();
@@ -343,7 +347,7 @@ impl OpenBatch {
     }
 }
 
-/// Groups that the log has memory for, however few it has.
+/// The log keeps memory for this many groups, however few it has.
 const GROUPS_CAPACITY_MIN: usize = 256;
-/// The open batch's body is summed in pieces of at least this much, while they are in the cache.
+/// The open batch's body is summed in pieces of at least this many bytes, while they are in the processor's cache.
 const SUM_BYTES: usize = 16 << 10;
