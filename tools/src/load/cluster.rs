@@ -281,7 +281,12 @@ mod tests {
         let (second, _signs) = free_ports(6).unwrap();
         assert!(second.iter().all(|port| !first.contains(port)), "{first:?} {second:?}");
         drop(signs);
-        assert_eq!(free_ports(1).unwrap().0, first[..1]);
+        // Another test of this process may hold some of them for a while.
+        let given_again = (0..3_000).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            free_ports(1).unwrap().0 == first[..1]
+        });
+        assert!(given_again, "{first:?}");
     }
 
     #[test]
