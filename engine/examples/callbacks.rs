@@ -1,5 +1,5 @@
 //! A callback per proposal, for programs without a runtime. It runs on the shard's thread, within its turn: it passes the
-//! outcome on and does nothing else. What blocks there holds up all groups of the shard, and a panic ends the process.
+//! outcome on and does nothing else. A callback that blocks there holds up all groups of the shard, and a panic ends the process.
 //!
 //! `cargo run --release -p logdrive --example callbacks`
 
@@ -8,9 +8,7 @@ mod support;
 use std::{error::Error, path::Path, sync::mpsc::sync_channel};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let home = tempfile::tempdir()?;
-    println!("{} commands", run(&home.path().join("node"))?);
-    Ok(())
+    support::run_and_print(run)
 }
 
 pub(crate) fn run(dir: &Path) -> Result<u64, Box<dyn Error>> {

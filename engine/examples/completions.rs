@@ -30,9 +30,7 @@ impl Completions for Sink {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let home = tempfile::tempdir()?;
-    println!("{} commands", run(&home.path().join("node"))?);
-    Ok(())
+    support::run_and_print(run)
 }
 
 pub(crate) fn run(dir: &Path) -> Result<u64, Box<dyn Error>> {

@@ -7,9 +7,7 @@ mod support;
 use std::{error::Error, path::Path};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let home = tempfile::tempdir()?;
-    println!("{} commands", run(&home.path().join("node"))?);
-    Ok(())
+    support::run_and_print(run)
 }
 
 pub(crate) fn run(dir: &Path) -> Result<u64, Box<dyn Error>> {

@@ -88,7 +88,7 @@ impl StateMachine for OnDisk {
         Ok(())
     }
 
-    /// What the log need not keep for this machine.
+    /// The log need not keep entries up to this one for this machine.
     fn durable(&self) -> LogIndex {
         LogIndex(self.saved.load(Ordering::Acquire))
     }

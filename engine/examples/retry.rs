@@ -10,9 +10,7 @@ use logdrive::{Bootstrap, Config, Founding, Group, GroupId, Node, NodeId, Propos
 use std::{collections::BTreeMap, error::Error, net::TcpListener, path::Path};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let home = tempfile::tempdir()?;
-    println!("{} commands", run(home.path())?);
-    Ok(())
+    support::run_and_print(run)
 }
 
 pub(crate) fn run(home: &Path) -> Result<u64, Box<dyn Error>> {

@@ -119,6 +119,11 @@ impl StopCause {
     pub(crate) fn is_machines(&self) -> bool {
         matches!(self, Self::Machine(_) | Self::Unreadable(_))
     }
+
+    /// No machine mends it, and it outlasts other reasons.
+    pub(crate) fn is_for_good(&self) -> bool {
+        matches!(self, Self::Fenced(_) | Self::OtherMembers(_))
+    }
 }
 
 /// Why a node could not be made or opened. Nothing was started.

@@ -52,7 +52,7 @@ pub enum NodeEvent {
     },
     /// The node has stopped by itself; so have all its groups.
     NodeFailed(NodeError),
-    /// So many events were lost here, for nobody took them in time. What they would have said is in
+    /// So many events were lost here, for nobody took them in time. Their content is in
     /// [`crate::Group::leader`] and [`crate::Group::state`].
     Missed(u64),
 }

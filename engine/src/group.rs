@@ -25,7 +25,7 @@ use std::{
 /// One group on this node. Cheap to clone.
 ///
 /// Every method may be called by any thread, tasks on shards' threads included, unless it says otherwise; none blocks
-/// unless it says so. What has no cost written beside it reads one shared number.
+/// unless it says so. A method with no cost written beside it reads one shared number.
 #[derive(Clone)]
 pub struct Group {
     inner: Arc<Inner>,

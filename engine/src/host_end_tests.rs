@@ -159,10 +159,8 @@ fn a_node_ends_of_peers_commands_only_if_the_peers_it_hears_are_no_majority_and_
         }
         // Each peer dials and is dialled, on every lane.
         let said = (2..2 + refused).flat_map(|peer| [NodeId(peer); 4]);
-        let ended: Vec<bool> = said.map(|peer| node.refuse_commands(peer, 2000, 1000)).collect();
-        let has_ended = matches!(node.failed(), Some(crate::NodeError::SmallSegments { .. }));
-        assert_eq!(ended.iter().filter(|ended| **ended).count(), usize::from(has_ended));
-        has_ended
+        said.for_each(|peer| node.refuse_commands(peer, 2000, 1000));
+        matches!(node.failed(), Some(crate::NodeError::SmallSegments { .. }))
     };
     for nodes in 2..8 {
         for refused in 1..nodes {

@@ -132,7 +132,7 @@ fn a_group_with_another_machine_is_handed_all_of_its_log_in_order_and_counts_aga
     }
 }
 
-/// The log of a group without a machine goes on: what was given to it lands, or is taken back for want of room.
+/// The log of a group without a machine goes on: writes that were given to it land, or are taken back for want of room.
 #[test]
 fn what_is_written_or_withdrawn_without_a_machine_is_known_to_the_next() {
     let mut withdrawn = 0;
@@ -182,7 +182,7 @@ fn what_is_written_or_withdrawn_without_a_machine_is_known_to_the_next() {
     assert!(withdrawn > 5, "only {withdrawn} logs took something back");
 }
 
-/// Nobody leads then, and nobody is heard: whoever stands first must do so by its own timer.
+/// Nobody leads then, and nobody is heard: the replica that stands first must do so by its own timer.
 #[test]
 fn a_group_whose_machines_have_all_failed_goes_on_with_others() {
     for seed in 0..10 {

@@ -173,7 +173,7 @@ fn with_full_disks_and_entries_in_flight_somebody_is_elected() {
 }
 
 /// RULES.md W10.
-/// Both followers are full, and the leader is not: what is proposed cannot be committed. An entry in the log
+/// Both followers are full, and the leader is not: proposals cannot be committed. An entry in the log
 /// by then is answered in time and counts until it is settled, and every later command is refused.
 #[test]
 fn if_no_majority_has_room_everyone_is_answered() {

@@ -406,7 +406,7 @@ impl Inbox {
             }
         }
         if self.stopped.get().is_some() {
-            // It may have come after the shard's last look: whoever waits for an answer must not wait for ever.
+            // It may have come after the shard's last look, and its asker must not wait for ever.
             self.drop_controls();
         }
         self.wake();
@@ -420,7 +420,7 @@ impl Inbox {
         on_a_shard: bool,
     ) -> Later<T> {
         let (giver, answer) = later::pair();
-        // What is not taken is dropped, and says so by itself.
+        // A question for which there is no room is dropped, and `Later` gives `Gone` then.
         let _ = self.control(Control::Ask(question(giver)), on_a_shard);
         answer
     }

@@ -39,11 +39,10 @@
 //!
 //! # What the library logs
 //!
-//! Events of [`tracing`](https://docs.rs/tracing), and no spans. None is written per command: what may come in numbers
-//! (refused connections, lanes that go down) is at most one line a second of the listener and one in five seconds of each
-//! lane, with the number of those left out as `more`. A program
-//! that installs no subscriber sees nothing of it, but for the watchdog's lines before it ends the process, which then go
-//! to stderr.
+//! Events of [`tracing`](https://docs.rs/tracing), and no spans. None is written per command. Of events that may come in
+//! numbers (refused connections, lanes that go down) the listener writes at most one line a second and each lane one in five
+//! seconds, with the number of those left out as `more`. A program that installs no subscriber sees nothing of it, but for
+//! the watchdog's lines before it ends the process, which then go to stderr.
 //!
 //! | target | level | says | fields |
 //! |---|---|---|---|

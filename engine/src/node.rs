@@ -60,15 +60,15 @@ pub struct Description {
 /// Hosts groups. Cheap to clone; the node runs until [`Node::close`] or the last clone is gone.
 ///
 /// Every method may be called by any thread, tasks on shards' threads included, unless it says otherwise; none blocks
-/// unless it says so. What has no cost written beside it takes a lock for a moment.
+/// unless it says so. A method with no cost written beside it takes a lock for a moment.
 #[derive(Clone)]
 pub struct Node {
     running: Arc<Running>,
 }
 
 impl Node {
-    /// Makes a node's directory and its identity. Blocks for a few small synced writes. What a crash in between leaves is
-    /// taken up by the next call.
+    /// Makes a node's directory and its identity. Blocks for a few small synced writes. A directory that a crash left half made is
+    /// finished by the next call.
     ///
     /// # Errors
     /// [`OpenError`] if there is one already, the directory holds anything else, or it cannot be
@@ -294,7 +294,7 @@ impl Node {
     /// Gives a group whose machine failed or panicked another one, while the node runs ([`crate::StopCause::Machine`]). The
     /// machine is handed everything behind the place that its `open` tells: one that lives in memory gets all commands
     /// again, the one that the other machine failed on among them. All handles of the group work again from the shard's
-    /// next turn on; the group follows first, and leads again when it is elected. What waited was told when it stopped.
+    /// next turn on; the group follows first, and leads again when it is elected. Proposals that waited were answered when it stopped.
     /// Opens the machine and waits as [`Self::create`]. The machine that failed is dropped on the shard's thread after that,
     /// and must not hold what the new one needs to open, a lock of a file for example.
     ///
@@ -612,14 +612,14 @@ fn save_to(home: &Arc<Home>, node: Weak<Shared>) -> Save {
     })
 }
 
-/// What is done about peers whose commands the segments here, which hold commands of `held` bytes, do not hold. If that is
-/// met in the first opening before the node has served, its directory is founded by the next one.
+/// The reaction to a peer with larger commands than the segments here hold, which is `held` bytes. If such a peer is met
+/// in the directory's first opening, before the node has served, the next opening founds the directory.
 fn on_too_large(home: &Arc<Home>, node: Weak<Shared>, held: u32, is_first: bool) -> OnTooLarge {
     let home = Arc::downgrade(home);
     let stays_founded = AtomicBool::new(!is_first);
     Box::new(move |by, theirs| {
         let Some(node) = node.upgrade() else { return };
-        // Before the node says that it fails: whoever hears that may end the process.
+        // Before the node says that it fails, because a program that hears of it may end the process.
         if !node.has_served()
             && !stays_founded.swap(true, Ordering::Relaxed)
             && let Some(home) = home.upgrade()

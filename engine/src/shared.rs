@@ -398,14 +398,14 @@ impl Shared {
         self.has_reached.store(true, Ordering::Release);
     }
 
-    /// A peer is refused because it takes commands of `theirs` bytes, and the segments here hold `ours` at most. True if the
-    /// node has ended of it: the segments here are too small for so many peers that the others are no majority, and
-    /// nothing was served since the node was opened. A peer under one id alone never ends a node, and no peers end one that
-    /// serves: whoever is set up wrongly must not shut out the others. Before peers were confirmed, ids are not proven.
-    pub(crate) fn refuse_commands(&self, by: NodeId, theirs: u32, ours: u32) -> bool {
+    /// A peer is refused because it takes commands of `theirs` bytes, and the segments here hold `ours` at most. The node
+    /// fails if the segments here are too small for so many peers that the others are no majority, and nothing was served
+    /// since the node was opened. A peer under one id alone never ends a node, and no peers end one that
+    /// serves: a node that is set up wrongly must not shut out the others. Before peers were confirmed, ids are not proven.
+    pub(crate) fn refuse_commands(&self, by: NodeId, theirs: u32, ours: u32) {
         let mut too_large = lock(&self.too_large);
         if too_large.insert(by, theirs) == Some(theirs) {
-            return false; // It was said before.
+            return; // It was said before.
         }
         let refused = too_large.len();
         let largest = too_large.iter().max_by_key(|(_, theirs)| **theirs);
@@ -415,10 +415,9 @@ impl Shared {
         if refused < 2 || is_majority_left || self.has_served() || self.has_failed() {
             let error = NodeError::SmallSegments { by, theirs, ours };
             tracing::error!(%error, "a peer is refused: neither of the two nodes hears the other");
-            return false;
+            return;
         }
         self.fail(NodeError::SmallSegments { by: by_largest, theirs: largest, ours });
-        true
     }
 
     /// True if a lane to a peer has come up since the node was opened, or a group has a leader.

@@ -56,6 +56,6 @@ pub struct ShardCounters {
 pub(crate) enum Question {
     /// Where a group is.
     Group(GroupId, Giver<GroupStatus>),
-    /// What the shard has counted.
+    /// The counts of a shard.
     Counters(Giver<ShardCounters>),
 }

@@ -101,7 +101,7 @@ fn a_program_that_does_not_tell_its_starts_apart_counts_on() {
     let others = Founding { shards: 2, ..founding(1) };
     let refused = Node::open_or_init(config(&dir), others).map(drop);
     assert!(matches!(refused, Err(OpenError::Config(_))), "{refused:?}");
-    // What is no node's directory is not taken for a new one.
+    // A directory with files but without an identity is refused, not made into a node's.
     std::fs::remove_file(dir.join("identity")).unwrap();
     let refused = Node::open_or_init(config(&dir), founding(1)).map(drop);
     assert!(matches!(refused, Err(OpenError::Home(_))), "{refused:?}");

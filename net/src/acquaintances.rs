@@ -1,7 +1,7 @@
-//! What a running node knows of its peers' directories, for all its threads.
+//! The knowledge that a running node has of its peers' directories, for all its threads.
 //!
 //! In:     hellos of dialers, answers of acceptors.
-//! Out:    how a peer is met, or the refusal, of which nothing is kept. What is changed is saved before it counts.
+//! Out:    how a peer is met, or the refusal, of which nothing is kept. A change is saved before it counts.
 //! Cost:   a short lock; a synced write if anything changes.
 //! Fails:  as `stores` says.
 //! Source: RULES.md P6, P11, C7.

@@ -21,6 +21,15 @@ impl StateMachine for Counter {
     }
 }
 
+/// Runs an example in a directory that goes when it ends, and prints the commands that it counted.
+pub(crate) fn run_and_print(
+    run: impl FnOnce(&Path) -> Result<u64, Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    let home = tempfile::tempdir()?;
+    println!("{} commands", run(home.path())?);
+    Ok(())
+}
+
 /// A machine that counts its commands.
 pub(crate) fn counter() -> Box<dyn StateMachine> {
     Box::new(Counter(0))

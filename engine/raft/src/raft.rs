@@ -235,7 +235,7 @@ impl Raft {
     }
 
     /// Another machine takes the place of the one that failed: it has applied everything up to `applied`, and is handed
-    /// what is committed behind that again. What was said and not handed out yet is dropped, which to the peers is a lost
+    /// what is committed behind that again. Messages that were not handed out yet are dropped, which to the peers is a lost
     /// message. False, and nothing has changed, if no machine was ever handed that much.
     pub fn replace_machine(&mut self, applied: LogIndex) -> bool {
         if applied > self.log.applying() {

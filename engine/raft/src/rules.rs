@@ -207,7 +207,7 @@ pub(crate) fn may_take_proposal(uncommitted: usize, bytes: usize, config: &Confi
     uncommitted < bytes_max && (uncommitted == 0 || uncommitted + bytes <= bytes_max)
 }
 
-// What is durable when (thesis §3.8, §10.2.1).
+// Rules about durability (thesis §3.8, §10.2.1).
 
 /// Vote requests, votes and acknowledgements leave only when what they say is durable (RULES.md A2, rules 10, 11).
 #[inline]

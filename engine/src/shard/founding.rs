@@ -19,8 +19,8 @@
 //!
 //! Not prevented: before any node with another list is heard, a replica counts what the majority of its own list says, and
 //! a list of one node is its own majority. It cannot wait for the others, for it does not know that they have the group;
-//! nodes that cannot talk to each other at all go on so. What was acknowledged in that time is in the logs of those who
-//! acknowledged it, and a person has to decide.
+//! nodes that cannot talk to each other at all go on so. Entries that were acknowledged in that time are in the
+//! logs of the nodes that acknowledged them, and a person has to decide.
 
 use crate::membership;
 use hashbrown::HashSet;
@@ -201,7 +201,7 @@ mod tests {
         assert!(!one.hears(NodeId(3)), "each speaks for itself");
     }
 
-    /// What a replica with a list makes of the lists of peers.
+    /// True if a replica with the list `own` stops once it has heard the lists of `others`.
     fn is_stopped(own: &[u64], others: &[(u64, &[u64])]) -> bool {
         let mut founding = Founding::new(&nodes(own));
         let mut notices = FoundingNotices::default();

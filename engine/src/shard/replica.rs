@@ -66,12 +66,19 @@ impl GroupView {
     }
 
     fn set_leader(&self, leader: Option<NodeId>) {
-        let id = leader.map_or(0, NodeId::get);
-        if self.leader.swap(id, Ordering::AcqRel) == id {
-            return;
+        if self.swap_leader(leader) {
+            self.news.tell(|| NodeEvent::LeaderChanged { group: self.group, leader });
         }
-        self.moves.fetch_add(1, Ordering::Release);
-        self.news.tell(|| NodeEvent::LeaderChanged { group: self.group, leader });
+    }
+
+    /// True if it was another one before.
+    fn swap_leader(&self, leader: Option<NodeId>) -> bool {
+        let id = leader.map_or(0, NodeId::get);
+        let is_other = self.leader.swap(id, Ordering::AcqRel) != id;
+        if is_other {
+            self.moves.fetch_add(1, Ordering::Release);
+        }
+        is_other
     }
 
     /// It serves again, with another machine.
@@ -108,10 +115,12 @@ impl GroupView {
         self.is_restarting.store(false, Ordering::Release);
     }
 
-    /// It serves no more. The first reason stays; that the node stops is no event of each group.
+    /// It serves no more. The first reason stays, unless it is one that another machine could mend and this one is not.
+    /// That the node stops is one event, and none of each group.
     fn set_stopped(&self, cause: StopCause) {
         let mut known = self.cause();
-        if known.is_some() {
+        let gives_way = |known: &StopCause| known.is_machines() && cause.is_for_good();
+        if !known.as_ref().is_none_or(gives_way) {
             return;
         }
         *known = Some(cause.clone());
@@ -239,8 +248,6 @@ impl Replica {
 
     /// Its log has lost something: it serves no more, and its handles name another member, which knows who leads.
     pub(super) fn fence(&mut self, me: NodeId, cause: StopCause) {
-        // Whatever it stopped for before, it can never be run again now.
-        self.view.cause().take();
         let voters = self.raft.voters();
         let behind = voters.iter().skip_while(|voter| **voter != me).skip(1);
         let other = behind.chain(voters).copied().find(|voter| *voter != me);
@@ -263,8 +270,6 @@ impl Replica {
 
     /// It was founded with other members on `peer`: it serves no more, and only says what it was founded with.
     pub(super) fn refuse_founding(&mut self, peer: NodeId) {
-        // Whatever it stopped for before, it can never be run again now.
-        self.view.cause().take();
         self.stop(StopCause::OtherMembers(peer));
     }
 
@@ -285,13 +290,12 @@ impl Replica {
 
     /// It serves no more: its handles say so.
     pub(super) fn stop(&mut self, cause: StopCause) {
-        // That the node stops is one event, not one of each group.
-        if let StopCause::Node(_) = cause {
-            self.view.leader.store(0, Ordering::Release);
-            self.view.moves.fetch_add(1, Ordering::Release);
-        }
+        let is_nodes = matches!(cause, StopCause::Node(_));
         self.rest(cause);
-        self.view.set_leader(None);
+        match is_nodes {
+            true => _ = self.view.swap_leader(None),
+            false => self.view.set_leader(None),
+        }
         self.view.stopped.store(true, Ordering::Release);
     }
 

@@ -157,7 +157,7 @@ impl Rooms {
         Noted::New
     }
 
-    /// What the groups are to hear.
+    /// Takes the changes that the groups have not heard of yet.
     pub(super) fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changes)
     }

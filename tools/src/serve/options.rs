@@ -34,7 +34,7 @@ pub(crate) struct Args {
     pub(crate) exit_with_stdin: bool,
 }
 
-/// What may stand in the file and on the command line.
+/// The settings that may stand in the file and on the command line.
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Keys {

@@ -128,7 +128,7 @@ impl Shard {
         replica.proposals.abandon("the group was founded with other members elsewhere", answers);
     }
 
-    /// The node stops: whoever waits is told so.
+    /// The node stops, and all who wait are told so.
     pub(crate) fn abandon_all(
         &mut self,
         cause: &StopCause,
