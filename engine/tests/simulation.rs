@@ -73,7 +73,7 @@ fn every_invariant_holds_through_faults_and_everything_heals() {
     }
 }
 
-/// Each of them failed once, by one of five causes: votes that a disk still had after it lost its end were not counted as
+/// Each of them failed once, by one of these causes: votes that a disk still had after it lost its end were not counted as
 /// durable; a run ended before a client that waits in a group that serves nobody must be told, and then wanted its budget
 /// back; entries read back for a peer left after the peer had said that it has no room; what a marked peer has was
 /// counted as on its way to it; a log that had lost its end carried forward a commit index past what

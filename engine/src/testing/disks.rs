@@ -92,6 +92,12 @@ impl Sim<'_> {
         let have_lost: Vec<bool> = node.logs.iter_mut().map(|log| log.lose_end(batches)).collect();
         if have_lost.contains(&true) {
             (node.is_another, node.has_lost_end) = (true, true);
+            // A fence is found anew in the damaged bytes at each open. Where these are lost, too, nothing tells of it.
+            let (id, harm) = (node.id, node.harm());
+            let node = &*node;
+            self.judge.ghost.fenced.retain(|(of, group)| {
+                *of != id || harm[node.log_of(*group)].explains_fence(*group)
+            });
             self.lose_node(at);
             if batches.is_multiple_of(2) {
                 // Some leader is silent once it may have told, and before it may have answered.

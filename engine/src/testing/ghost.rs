@@ -119,8 +119,8 @@ pub(super) struct Replica {
     pub(super) machine_durable: LogIndex,
     /// Own clock when it last heard each peer answer in its term.
     pub(super) heard: BTreeMap<NodeId, u64>,
-    /// The step in which it last heard the leader that it followed, and whom.
-    pub(super) heard_leader: Option<(u64, NodeId)>,
+    /// The step in which it last heard the leader that it followed, in which term, and whom.
+    pub(super) heard_leader: Option<(u64, Term, NodeId)>,
     /// Its last turn gave nothing out: what it decided then leaves later.
     pub(super) is_behind: bool,
     /// Own clock when it began to lead its term.
@@ -429,7 +429,7 @@ impl Ghost {
                         && status.role == Role::Follower
                 };
                 if leads && replica.status.as_ref().is_some_and(follows) {
-                    replica.heard_leader = Some((self.counts.steps, from));
+                    replica.heard_leader = Some((self.counts.steps, message.term(), from));
                 }
                 let answers =
                     matches!(message, Message::AppendReply(_) | Message::HeartbeatReply(_));

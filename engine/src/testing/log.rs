@@ -134,8 +134,12 @@ impl SimLog {
     pub(super) fn lose_end(&mut self, batches: usize) -> bool {
         let _ = self.landed();
         let is_first = |batch: &Stored| batch.position.offset() as usize == BLOCK_BYTES;
-        let last = self.batches.iter().map(|batch| batch.position).max();
-        let Some(segment) = last.map(|last| last.segment()) else { return false };
+        // A disk that lied may have lost the names of files, too.
+        let segments = self.platter.segments();
+        let there = self.batches.iter().map(|batch| batch.position.segment());
+        let Some(segment) = there.filter(|segment| segments.contains(segment)).max() else {
+            return false;
+        };
         let mut places: Vec<_> = self.batches.iter().filter(|batch| !is_first(batch)).collect();
         places.retain(|batch| batch.position.segment() == segment);
         places.sort_unstable_by_key(|batch| batch.position);

@@ -8,16 +8,18 @@ use logdrive_raft::Message;
 pub(super) const INVARIANT: Invariant = Invariant { name: "29 patience", check };
 
 fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
-    let Event::Sent { node, group, message: Message::PreVote(_), .. } = event else {
+    let Event::Sent { node, group, message: message @ Message::PreVote(_), .. } = event else {
         return Ok(());
     };
     let replica = ghost.replica(*node, *group);
-    // A decision of an earlier turn may leave with this one.
-    let heard = replica.heard_leader.filter(|(step, _)| {
-        *step == ghost.counts.steps && !replica.is_behind && replica.status.is_some()
+    // A decision of an earlier turn may leave with this one. And another message of the turn may have told of a later term:
+    // then the leader that was heard leads no more. A pre-vote asks for the term after the replica's own.
+    let heard = replica.heard_leader.filter(|(step, term, _)| {
+        let leads = term.next() == message.term();
+        *step == ghost.counts.steps && leads && !replica.is_behind && replica.status.is_some()
     });
     require(heard.is_none(), || {
-        let leader = heard.map(|(_, leader)| leader);
+        let leader = heard.map(|(_, _, leader)| leader);
         format!("{node:?} asks for votes in {group:?} in the turn in which it heard {leader:?}")
     })
 }
