@@ -2,7 +2,7 @@
 
 use crate::{NodeId, OpenError, limits, pulse::StallLimits, shard::Timing};
 use logdrive_net::handshake::{CLIENT_ADDRESS_BYTES_MAX, CLUSTER_NAME_BYTES_MAX};
-use logdrive_wal::{DriverChoice, Identity, QUOTA_SEGMENTS_MIN};
+use logdrive_wal::{DriverChoice, Identity, QUOTA_SEGMENTS_MIN, SEGMENT_BYTES_DEFAULT};
 use rustix::thread::CpuSet;
 use std::{
     collections::BTreeMap,
@@ -116,7 +116,7 @@ impl Config {
             stall_ends_process: true,
             stall_fatal: Some(Duration::from_secs(20)),
             tick: Duration::from_millis(20),
-            segment_bytes: 64 << 20,
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
             log_bytes_max: None,
             log_writes_max: 2,
             driver: DriverChoice::Auto,

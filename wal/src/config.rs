@@ -51,7 +51,7 @@ impl Config {
             dir,
             identity,
             shard,
-            segment_bytes: 64 << 20,
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
             batch_bytes_max: 1 << 20,
             in_flight_max: 4,
             spare_segments: 1,
@@ -113,6 +113,8 @@ impl Config {
     }
 }
 
+/// The size of segments if nothing else is set.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 const BATCH_BYTES_LIMIT: usize = 64 << 20;
 const IN_FLIGHT_LIMIT: usize = 64;
 /// The fewest segments a log's quota ([`Config::log_bytes_max`]) may come to: two that entries leave alone (and a 64th of the

@@ -556,7 +556,8 @@ const IDENTITY_TITLE: &str = "logdrive identity 3";
 const IDENTITY_NAME: &str = "identity";
 const LOCK_NAME: &str = "lock";
 pub(crate) const SHARD_PREFIX: &str = "shard-";
-const SHARDS_MAX: u32 = 256;
+/// The most shards that a node's directory may have.
+pub const SHARDS_MAX: u32 = 256;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Two seconds of pauses.
 const LOCK_TRIES: u32 = 200;

@@ -48,7 +48,8 @@
 //! # What it knows of the protocol
 //!
 //! Its types and none of its rules: entries, hard states (term, vote, commit index), and [`Durable`](logdrive_raft::Durable),
-//! the proof that a write is on disk, which only this crate makes.
+//! the proof that a write is on disk, which only this crate makes. It also takes the simulator's hooks from there
+//! (`bug!`, `reached!`), which compile to nothing in a release.
 //!
 //! Where to go on: [`format_document`] has every byte on disk, `recovery.rs` the table of cases by which a log is opened,
 //! [`inspect`] the same judgement for a log that is only looked at, and [`disk`] the interface to the drivers.
@@ -81,11 +82,11 @@ mod recovery;
 mod stream;
 
 pub use checksum::checksum;
-pub use config::{Config, QUOTA_SEGMENTS_MIN};
+pub use config::{Config, QUOTA_SEGMENTS_MIN, SEGMENT_BYTES_DEFAULT};
 pub use disk::{Disk, DriverChoice};
 pub use error::{Corrupt, ReadError, WalError};
 pub use format::{BLOCK_BYTES, Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentSeq};
-pub use home::{Home, HomeError, Identity};
+pub use home::{Home, HomeError, Identity, SHARDS_MAX};
 pub use image::{Frozen, Image, ImageWriter};
 pub use metrics::{Description, Metrics};
 pub use openings::PEERS_BYTES_MAX;

@@ -23,14 +23,14 @@
 //! logs of the nodes that acknowledged them, and a person has to decide.
 
 use crate::membership;
+use crc_fast::crc32_iscsi;
 use hashbrown::HashSet;
 use logdrive_raft::{FoundingNotice, GroupId, Message, NodeId};
-use logdrive_wal::checksum;
 
 /// One group's founding, and what is known of its peers'.
 #[derive(Debug)]
 pub(super) struct Founding {
-    /// Stands for the members it was founded with, in any order.
+    /// CRC-32C of the sorted members it was founded with, as notices carry it.
     digest: u32,
     members: Box<[NodeId]>,
     /// Peers that have said since their last restart that they were founded with the same members.
@@ -45,7 +45,7 @@ impl Founding {
     pub(super) fn new(members: &[NodeId]) -> Self {
         let mut sorted = members.to_vec();
         sorted.sort_unstable();
-        let digest = checksum(&membership::encode(&sorted));
+        let digest = crc32_iscsi(&membership::encode(&sorted));
         let members = sorted.into_boxed_slice();
         Self { digest, members, agreed: Vec::new(), differing: Vec::new(), has_said: false }
     }

@@ -89,7 +89,7 @@ impl Trace {
             }
             Event::Applied { node, group, applied } => {
                 self.words(&[8, node.get(), group.get(), applied.index.get()]);
-                let reply = u64::from(logdrive_wal::checksum(&applied.reply));
+                let reply = u64::from(crc_fast::crc32_iscsi(&applied.reply));
                 self.words(&[applied.term.get(), applied.serial, reply]);
             }
             Event::Opened { node, group, at, digest } => {
@@ -106,11 +106,11 @@ impl Trace {
                 self.words(&[9, serial]);
                 match outcome {
                     Ok(applied) => {
-                        let reply = u64::from(logdrive_wal::checksum(&applied.reply));
+                        let reply = u64::from(crc_fast::crc32_iscsi(&applied.reply));
                         self.words(&[applied.index.get(), reply]);
                     }
                     Err(error) => {
-                        let error = logdrive_wal::checksum(format!("{error:?}").as_bytes());
+                        let error = crc_fast::crc32_iscsi(format!("{error:?}").as_bytes());
                         self.words(&[0, u64::from(error)]);
                     }
                 }

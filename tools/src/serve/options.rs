@@ -9,7 +9,10 @@
 
 use super::slots::{Placement, SLOTS};
 use crate::time::Time;
-use logdrive::{DriverChoice, Founding, NodeId};
+use logdrive::{
+    BLOCK_BYTES, CLIENT_ADDRESS_BYTES_MAX, DriverChoice, Founding, NodeId, QUOTA_SEGMENTS_MIN,
+    SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SHARDS_MAX,
+};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -207,12 +210,12 @@ impl Options {
             return fail("stall-fatal must be more than two election-timeouts");
         }
         if let Some(bytes) = keys.segment_bytes
-            && !(SEGMENT_BYTES.contains(&bytes) && bytes.is_multiple_of(BLOCK_BYTES))
+            && !((SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes)
+                && bytes.is_multiple_of(BLOCK_BYTES as u64))
         {
             return fail(format!(
-                "segment-bytes must be a multiple of {BLOCK_BYTES} from {} to {}",
-                SEGMENT_BYTES.start(),
-                SEGMENT_BYTES.end()
+                "segment-bytes must be a multiple of {BLOCK_BYTES} from {SEGMENT_BYTES_MIN} to \
+                 {SEGMENT_BYTES_MAX}"
             ));
         }
         // How many shards a directory has that was made before is not known yet; it has one at least.
@@ -494,16 +497,8 @@ impl TryFrom<String> for Driver {
 const LISTEN: &str = "127.0.0.1:6379";
 const CLUSTER: &str = "default";
 const GROUPS: u16 = 1_000;
-const SHARDS_MAX: u32 = 256;
 const CLIENTS_MAX: u64 = 10_000;
 const CORES_MAX: usize = 1_024;
-/// The segment sizes that the log takes; the log refuses others by itself, but only once the directory is made.
-const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 30;
-const BLOCK_BYTES: u64 = 4_096;
-const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
-const QUOTA_SEGMENTS_MIN: u64 = 6;
-/// The longest client address that a handshake between nodes has room for.
-const CLIENT_ADDRESS_BYTES_MAX: usize = 255;
 const PORT_DIGITS_MAX: usize = 5;
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_millis(100);
