@@ -1,4 +1,5 @@
-//! Instructions, cache misses and allocations of a committed command, by part: counts that no machine's mood changes.
+//! Instructions, cache misses and allocations of a committed command, by part: counts do not change with how busy the
+//! machine is.
 //!
 //! Three whole shards of three nodes run in one thread over memory (`engine/src/counts.rs`): the real shard, Raft, log
 //! and codec, without sockets and disks. 48, 1,000, 10,000 or 100,000 groups have a leader and a few commands behind
@@ -21,10 +22,10 @@
 //! watches no other), and the instructions that valgrind offers (no AVX-512) change more.
 //!
 //! The counts do not show: time; system calls, the kernel and the copies it makes; tokio, queues between threads and
-//! contention; heartbeats and timers, because no tick passes; more than one update of each latency histogram in a round,
-//! whose commands share all their moments here, and most of them in a real node; entries read back from the log; how many
-//! commands share a turn, which is fixed here and depends on the load in a real node. An instruction is not a nanosecond:
-//! read the misses beside it.
+//! contention; heartbeats and timers, because no tick passes; entries read back from the log; how many commands share a
+//! turn, which is fixed here and depends on the load in a real node; all updates of the latency histograms, because the
+//! commands of a round have the same timestamps here, so that one update counts them all (in a real node, most of them).
+//! An instruction is not a nanosecond: read the misses beside it.
 
 #![allow(missing_docs, reason = "gungraun's macros make undocumented items")]
 

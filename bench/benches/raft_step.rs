@@ -40,7 +40,7 @@ impl Trio {
         trio
     }
 
-    /// Hands everything owed to whom it is owed to, until nothing is.
+    /// Does the work that each replica hands out and delivers the messages, until there is neither.
     fn settle(&mut self) {
         let mut mail = Vec::new();
         loop {

@@ -1,7 +1,7 @@
 //! Counts of a committed command, by part: read from valgrind's files, compared with those in the tree.
 //!
 //! In:     what callgrind and DHAT wrote of the bench `counts`; `bench/COUNTS.txt`.
-//! Out:    a [`Table`] of instructions, cache misses and allocations; what of it has grown.
+//! Out:    a [`Table`] of instructions, cache misses and allocations; the counts in it that have grown.
 //! Fails:  a part of which nothing was counted: the names in `part_of` are not those of the code any more.
 //! Source: the formats' own pages: callgrind's "cl-format", DHAT's "dhatFileVersion 2".
 //!
@@ -15,10 +15,10 @@ use serde::Deserialize;
 /// The parts of a command's way, in its order; see `engine/src/counts.rs`.
 pub const PARTS: [&str; 6] = ["propose", "append", "receive", "acknowledge", "commit", "apply"];
 
-/// Commands that are counted: in each shape a few for every group or many for a few.
+/// Commands that are counted in each shape: 200 for each of 48 groups, one for about every tenth of 100,000.
 pub const COMMANDS: u64 = 9_600;
 
-/// Instructions may grow by this much before it must be said. Allocations may not grow at all.
+/// Instructions may grow by this share before the growth must be declared. Allocations may not grow at all.
 const GROWTH_MAX: f64 = 0.03;
 
 /// The costs of one command, or of all commands, in one part.
@@ -40,7 +40,7 @@ pub struct Counts {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table(BTreeMap<u64, [Counts; PARTS.len()]>);
 
-/// The part that a function is the beginning of.
+/// The part that begins with this function, if one does.
 fn part_of(function: &str) -> Option<usize> {
     let name = match function {
         f if f.contains("logdrive_wal::stream::") => "append",
@@ -67,7 +67,7 @@ impl Table {
             }
             *part = part.map(|count| count / COMMANDS as f64);
         }
-        // As the file has them, so that equal counts compare equal.
+        // Rounded as in the file, so that equal counts compare equal.
         self.0.insert(groups, parts.map(|part| part.map(|count| (count * 1e4).round() / 1e4)));
         Ok(())
     }
@@ -95,7 +95,7 @@ impl Table {
                     (now.instructions / before.instructions - 1.0) * 100.0
                 ));
             }
-            // Half a unit of the last digit of each part.
+            // The tolerance is half a unit of the last digit that the file has.
             if now.allocations > before.allocations + 0.00005 {
                 grown.push(format!(
                     "{groups} groups: {:.4} allocations per command, {:.4} in the file",
@@ -181,8 +181,8 @@ fn sum(parts: &[Counts; PARTS.len()]) -> Counts {
     })
 }
 
-/// Each function's own costs, which stand under its `fn=` line with the callers behind it; what it called has a `calls=`
-/// line before it.
+/// Adds each function's own costs. They stand under its `fn=` line, which names the function and behind it its callers.
+/// The line of costs that follows a `calls=` line is of the function that was called, and is left out.
 fn read_callgrind(text: &str, parts: &mut [Counts; PARTS.len()]) -> Result<(), String> {
     let events = "events: Ir Dr Dw I1mr D1mr D1mw ILmr DLmr DLmw";
     if !text.lines().any(|line| line == events) {
@@ -226,13 +226,13 @@ struct ProgramPoint {
     frames: Vec<usize>,
 }
 
-/// Each place that allocated, with its stack; the innermost function comes first.
+/// Adds what each place allocated. The stack of a place begins with the innermost function.
 fn read_dhat(text: &str, parts: &mut [Counts; PARTS.len()]) -> Result<(), String> {
     let dhat: Dhat = serde_json::from_str(text).map_err(|error| format!("DHAT's file: {error}"))?;
     for point in dhat.pps {
         let stack = || point.frames.iter().map(|frame| dhat.ftbl[*frame].as_str());
         if !stack().any(|frame| frame.contains("logdrive::counts::Trio::measure")) {
-            continue; // While it warmed up.
+            continue; // Allocated while it warmed up.
         }
         if let Some(part) = stack().find_map(part_of) {
             parts[part].allocations += point.blocks as f64;
@@ -323,6 +323,6 @@ fn=logdrive::apply::run'logdrive::turn::Turn::give_out'logdrive::counts::Trio::c
         assert_eq!(grown(14.5, 0.0), 1);
         assert_eq!(grown(-100.0, -1.0), 0);
         assert_eq!(grown(0.0, 0.0001), 1);
-        assert_eq!(Table::default().growth(&before).len(), 1, "a shape that the file has not");
+        assert_eq!(Table::default().growth(&before).len(), 1, "the file lacks the shape");
     }
 }

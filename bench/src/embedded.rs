@@ -54,7 +54,7 @@ pub struct Report {
     pub p99_us: f64,
     /// Largest, µs.
     pub max_us: f64,
-    /// Stage, mean µs, p50 µs, p99 µs: by node.
+    /// Of each node the stages: name, mean µs, p50 µs, p99 µs.
     pub stages: Vec<Vec<(String, f64, f64, f64)>>,
     /// How the log reached the disk.
     pub disk_driver: String,
@@ -70,7 +70,7 @@ struct Part {
     disk_driver: String,
 }
 
-/// One node's process, as its arguments say.
+/// What one node's process is told by its argument.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Job {
     shape: Shape,
@@ -210,7 +210,7 @@ pub fn node(job: &str) -> Result<(), String> {
     let part = Part { answered, seconds, latencies, stages, disk_driver };
     println!("{}", serde_json::to_string(&part).map_err(|error| error.to_string())?);
     load.stopping.store(true, Ordering::Relaxed);
-    // Until the parent is done with every node: stopping early would stop the others' quorum.
+    // Waits until the parent has heard from every node: one that stopped earlier would take the others' quorum.
     let _ = std::io::stdin().read_line(&mut go);
     node.close().map_err(|error| error.to_string())
 }

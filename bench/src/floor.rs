@@ -35,7 +35,7 @@ pub struct Floor {
     pub together_us: Quantiles,
 }
 
-/// Of one distribution, in microseconds.
+/// Quantiles of one distribution, in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Quantiles {
     /// Median.
@@ -170,7 +170,7 @@ fn play_leader(file: &Path, followers: [&str; 2]) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for answers and takes one from each follower that has one: the newest of them.
+/// Waits for answers, takes one from each follower that has one, and returns the newest of them.
 fn first_ack(followers: &mut [TcpStream; 2]) -> io::Result<u64> {
     let ready = {
         let [one, two] = &*followers;
@@ -193,7 +193,7 @@ fn first_ack(followers: &mut [TcpStream; 2]) -> io::Result<u64> {
 struct Disk {
     file: File,
     block: Vec<u8>,
-    /// Where in `block` an aligned one starts.
+    /// Where in `block` the aligned block starts.
     aligned: usize,
     next: u64,
 }
@@ -206,7 +206,7 @@ impl Disk {
         drop(file);
         let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
         let file = OpenOptions::new().write(true).custom_flags(direct).open(path)?;
-        // A block inside twice its size is aligned without unsafe code.
+        // In memory of twice the size there is an aligned block, which is found without unsafe code.
         let block = vec![0x5a; 2 * BLOCK_BYTES];
         let aligned = block.as_ptr().align_offset(BLOCK_BYTES);
         Ok(Self { file, block, aligned, next: 0 })
@@ -247,7 +247,7 @@ impl Process {
             .spawn()?;
         let mut line = String::new();
         let said = child.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
-        // Held from here on, so that it is ended if what follows fails.
+        // From here on the child is ended when `process` is dropped, also if what follows fails.
         let mut process = Self { child, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
         said.transpose()?;
         process.address = line.trim().parse().map_err(|_| {
@@ -316,7 +316,7 @@ fn histogram() -> io::Result<Histogram<u64>> {
     Histogram::new_with_bounds(100, 60_000_000_000, 3).map_err(io::Error::other)
 }
 
-/// Names the part a process plays; the variable is set for nothing else.
+/// The environment variable that names the part a process plays. It is set only for these processes.
 const PART: &str = "LOGDRIVE_FLOOR_PART";
 const MESSAGE_BYTES: usize = 128;
 /// A message's first bytes are its number; an answer is that number.

@@ -1,4 +1,5 @@
-//! How long a log takes to come back: [`fill`] makes one of a given size, [`measure`] opens it in a process of its own.
+//! How long a log takes to open: [`fill`] makes one of a given size, [`measure`] opens it. The binary does the second in
+//! a process of its own.
 //!
 //! In:     a directory, bytes, groups, the payload of an entry.
 //! Out:    seconds and bytes per second of the open, beside a plain sequential read of the same files in the same
@@ -48,16 +49,16 @@ pub struct Report {
     pub open_mb_s: f64,
     /// A plain sequential read of the files' used bytes, past the page cache: the better of one before and one after.
     pub raw_seconds: f64,
-    /// Its bytes per second, MB/s.
+    /// The bytes per second of that read, MB/s.
     pub raw_mb_s: f64,
-    /// Peak memory of the process that opened it, MiB: the log's images among it.
+    /// Peak memory of the process that opened the log, MiB, with the log's images.
     pub peak_mib: f64,
 }
 
 /// Writes a log of that shape into `dir`, which must not exist, as a killed process would leave it.
 ///
 /// # Errors
-/// The log's.
+/// An error of the log.
 pub fn fill(dir: &Path, shape: &Shape) -> Result<(), Box<dyn Error>> {
     let home = Home::create(dir, "bench", NodeId(1), 1, BTreeMap::new())?;
     let (mut wal, _) = Wal::open(config(&home))?;
@@ -111,7 +112,7 @@ pub fn fill(dir: &Path, shape: &Shape) -> Result<(), Box<dyn Error>> {
 /// Opens the log in `dir`, and reads its files plainly before and after.
 ///
 /// # Errors
-/// The log's, the file system's.
+/// An error of the log or of the file system.
 pub fn measure(dir: &Path) -> Result<Report, Box<dyn Error>> {
     let home = Home::open(dir)?;
     let files = segments(&home.shard_dir(0))?;

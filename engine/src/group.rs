@@ -71,7 +71,7 @@ impl Group {
         self.inner.view.leader()
     }
 
-    /// True if this node leads it, as far as it knows.
+    /// True if this node leads the group, as far as it knows.
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.leader() == Some(self.inner.me)
@@ -133,9 +133,9 @@ impl Group {
         self.leader()
     }
 
-    /// Proposes one command; gives its outcome to come. Never blocks; what is refused at once is the outcome too. Dropping
-    /// the [`Proposal`] takes nothing back. Costs two allocations and, from another thread than the shard's, a wake-up of
-    /// the shard unless it is awake.
+    /// Proposes one command, and returns a handle to its outcome. Never blocks; a refusal that is known at once is such an
+    /// outcome too. Dropping the [`Proposal`] does not take the command back. Costs two allocations and, from another thread
+    /// than the shard's, a wake-up of the shard unless it is awake.
     pub fn propose(&self, command: impl Into<Bytes>) -> Proposal {
         let waiting = Arc::new(Waiting::new(1));
         let sink: Arc<dyn Completions> = waiting.clone();
@@ -145,8 +145,8 @@ impl Group {
         Proposal { waiting }
     }
 
-    /// Proposes commands that enter the log together, in order. Each has its own outcome: together does not mean all or
-    /// nothing, but what is refused at once is refused for all. An empty batch is done at once. Costs as
+    /// Proposes commands that enter the log together, in order. Each has its own outcome: a batch is not all or nothing,
+    /// except that a refusal that is known at once is for all of it. An empty batch is done at once. Costs as
     /// [`Self::propose`], once for the batch, and a checksum for each command.
     pub fn propose_batch(&self, commands: Vec<Bytes>) -> ProposalBatch {
         let count = commands.len();
@@ -248,7 +248,8 @@ fn checked(payload: Bytes) -> Command {
     Command { checksum, payload }
 }
 
-/// A command on its way; dropping this does not call it back. A future; or [`Proposal::wait`], or [`Proposal::on_done`].
+/// A command on its way; dropping this does not take the command back. Its outcome comes by awaiting this as a future, by
+/// [`Proposal::wait`], or by [`Proposal::on_done`].
 #[must_use = "the outcome is only known to this"]
 #[derive(Debug)]
 pub struct Proposal {
@@ -256,8 +257,8 @@ pub struct Proposal {
 }
 
 impl Proposal {
-    /// Blocks until the outcome is known: after eight to nine election timeouts at most, for then a command that is not
-    /// committed is of unknown outcome, unless the node's disk or thread is stuck.
+    /// Blocks until the outcome is known. After eight to nine election timeouts the outcome of a command that is not
+    /// committed is *unknown*, so that this takes longer only if the node's disk or thread is stuck.
     ///
     /// # Errors
     /// [`ProposeError`], which says whether it may have happened.
@@ -268,11 +269,11 @@ impl Proposal {
         self.waiting.block().pop().expect("one outcome")
     }
 
-    /// As [`Self::wait`], for at most `timeout`. The command goes on, whether its outcome is waited for or not: giving up
-    /// leaves it unknown.
+    /// As [`Self::wait`], for at most `timeout`. The command goes on, whether its outcome is waited for or not: a caller
+    /// that gives up does not learn it.
     ///
     /// # Errors
-    /// This itself, to be waited for again, if the outcome is not known by then.
+    /// The proposal itself, to be waited for again, if the outcome is not known by then.
     ///
     /// # Panics
     /// As [`Self::wait`].
@@ -283,8 +284,8 @@ impl Proposal {
         }
     }
 
-    /// Calls `f` with the outcome, on the shard's thread and within its turn, or here if it is known: it must not block,
-    /// and a panic in it ends the process.
+    /// Calls `f` with the outcome: on the shard's thread, within its turn, or at once in this call if the outcome is known
+    /// already. `f` must not block, and a panic in it ends the process.
     pub fn on_done(self, f: impl FnOnce(Outcome) + Send + 'static) {
         self.waiting.then(|mut outcomes| f(outcomes.pop().expect("one outcome")));
     }
@@ -318,7 +319,7 @@ impl ProposalBatch {
     /// As [`Self::wait`], for at most `timeout`.
     ///
     /// # Errors
-    /// This itself, to be waited for again, if some outcome is not known by then.
+    /// The batch itself, to be waited for again, if some outcome is not known by then.
     ///
     /// # Panics
     /// As [`Self::wait`].
@@ -340,7 +341,7 @@ impl Future for ProposalBatch {
     }
 }
 
-/// Outcomes by token, and whoever waits for all of them.
+/// Outcomes by token, and the thread, task or callback that waits for all of them.
 #[derive(Debug)]
 struct Waiting {
     state: Mutex<State>,

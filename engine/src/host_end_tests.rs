@@ -1,5 +1,5 @@
-//! Callers are answered, and counted, whatever becomes of their shard; a pause of it is not its peers'; a node ends of its
-//! peers' commands only if it is of no use.
+//! Callers are answered, and their commands counted, whatever becomes of their shard. A shard that was paused does not take
+//! that time for its peers' silence. A node that refuses peers for their commands' size ends only if it is of no use.
 //!
 //! In:     three shards as in `host_tests.rs`.
 //! Out:    answers to commands; what the inbox counts; what a follower says.
@@ -69,7 +69,7 @@ fn a_command_is_counted_until_it_is_answered_whatever_the_answer_is() {
     assert_eq!(outcomes, [crate::Happened::Unknown; 2], "of a leader that nobody hears");
     assert_eq!(waiting(&trio, leader), (0, 0));
 
-    // One command waits when the shard is closed; another was admitted before, and comes when it has stopped.
+    // One command waits when the shard is closed; another was admitted before that, and comes once the shard has stopped.
     trio.propose(follower);
     let mut host = trio.nodes[follower].host.take().unwrap();
     let node = &trio.nodes[follower];
@@ -87,7 +87,7 @@ fn a_command_is_counted_until_it_is_answered_whatever_the_answer_is() {
 }
 
 /// RULES.md D5.
-/// The silence of a thread that was paused is not its leader's, whose heartbeats it has yet to read.
+/// A thread that was paused must not take that time for its leader's silence: it has yet to read the leader's heartbeats.
 #[test]
 fn a_follower_does_not_campaign_after_a_pause() {
     for seed in 0..5 {

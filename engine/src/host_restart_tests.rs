@@ -46,14 +46,14 @@ fn runs(trio: &Trio, at: usize) -> bool {
     !host.shard.is_stopped(0)
 }
 
-/// Its machine fails though it has nothing to apply.
+/// Makes a node's machine fail though it has nothing to apply.
 fn fail(trio: &mut Trio, at: usize) {
     let host = trio.nodes[at].host.as_mut().expect("it runs");
     let error = MachineError("told to fail".to_owned());
     host.shard.machine_failed(0, error, &mut host.answers);
 }
 
-/// Proposes until a command is answered with success, whoever leads by then.
+/// Proposes to each node that leads, except `but`, until a command succeeds.
 fn succeed(trio: &mut Trio, but: Option<usize>) {
     for _ in 0..20 * TAKE_OVER_TICKS {
         if let Some(leader) = trio.leader().filter(|at| Some(*at) != but)
@@ -83,7 +83,7 @@ fn a_group_with_another_machine_is_handed_all_of_its_log_in_order_and_counts_aga
         let machines = noting(&mut trio);
         succeed(&mut trio, None);
         trio.until("all are even", 500, is_even);
-        // The leader's machine, or a follower's; and its disk may answer only once the machine is gone.
+        // The leader's machine fails, or a follower's. In a third of the runs that node's disk answers only a while later.
         let leader = trio.leader().unwrap();
         let at = if seed % 2 == 0 { leader } else { (leader + 1) % 3 };
         machines[at].fails.store(true, Ordering::Relaxed);
@@ -97,14 +97,14 @@ fn a_group_with_another_machine_is_handed_all_of_its_log_in_order_and_counts_aga
             }
             trio.step();
         }
-        assert!(!runs(&trio, at), "seed {seed}: it stopped");
+        assert!(!runs(&trio, at), "seed {seed}: the group did not stop");
         trio.nodes[at].is_stuck = seed % 3 == 0;
         (0..seed).for_each(|_| trio.step());
         trio.nodes[at].is_stuck = false;
         succeed(&mut trio, Some(at));
         assert_ne!(trio.leader(), Some(at), "seed {seed}: it leads without a machine");
 
-        // A machine that is further than any was is not run.
+        // A machine that claims to have applied more than the log holds is not run.
         let other = Noting::default();
         restart(&trio, at, LogIndex(1 << 40), &other);
         trio.step();
@@ -114,18 +114,18 @@ fn a_group_with_another_machine_is_handed_all_of_its_log_in_order_and_counts_aga
         let knows = if seed % 4 < 2 { LogIndex::ZERO } else { seen_before[0] };
         restart(&trio, at, knows, &other);
         trio.step();
-        assert!(runs(&trio, at), "seed {seed}: it runs again");
+        assert!(runs(&trio, at), "seed {seed}: the group does not run again");
         succeed(&mut trio, None);
         trio.until("all are even", 500, is_even);
         let healthy = machines[(at + 1) % 3].seen.lock().unwrap().clone();
         let rest: Vec<LogIndex> = healthy.iter().copied().filter(|index| *index > knows).collect();
         assert_eq!(*other.seen.lock().unwrap(), rest, "seed {seed}");
 
-        // It votes and acknowledges: without one of the others nothing succeeds but with it.
+        // The restarted replica votes and acknowledges: with one of the others gone, no command succeeds without it.
         let gone = (at + 1 + usize::from(seed % 5 == 0)) % 3;
         trio.nodes[gone].host = None;
         succeed(&mut trio, Some(gone));
-        trio.until("it has applied it", 500, |trio| {
+        trio.until("it has applied everything", 500, |trio| {
             let third = 3 - at - gone;
             trio.status(at).map(|s| s.applied) == trio.status(third).map(|s| s.last_log.index)
         });
@@ -142,7 +142,7 @@ fn what_is_written_or_withdrawn_without_a_machine_is_known_to_the_next() {
         succeed(&mut trio, None);
         let leader = trio.leader().unwrap();
         let at = if seed % 4 < 2 { leader } else { (leader + 1) % 3 };
-        // Its disk makes no segment, so that writes come to wait.
+        // The node's disk makes no segment, so that writes come to wait.
         trio.nodes[at].ticks_per_making_step = 1 << 40;
         let large = Bytes::from(vec![7; 6 << 10]);
         for step in 0..60 {
@@ -155,7 +155,7 @@ fn what_is_written_or_withdrawn_without_a_machine_is_known_to_the_next() {
             trio.step();
         }
         if runs(&trio, at) {
-            // It had nothing to apply any more.
+            // The machine had nothing to apply any more, so it did not fail by itself.
             fail(&mut trio, at);
         }
         trio.nodes[at].ticks_per_making_step = 0;
@@ -163,7 +163,7 @@ fn what_is_written_or_withdrawn_without_a_machine_is_known_to_the_next() {
         let before = last(&trio);
         for _ in 0..60 {
             if seed % 2 == 1 {
-                // And then it can make none.
+                // In every other run the disk then has no room for a segment.
                 trio.nodes[at].platter.set_segments_left(Some(0));
             }
             trio.step();
@@ -173,7 +173,7 @@ fn what_is_written_or_withdrawn_without_a_machine_is_known_to_the_next() {
         let other = Noting::default();
         restart(&trio, at, LogIndex::ZERO, &other);
         trio.step();
-        assert!(runs(&trio, at), "seed {seed}: it runs again");
+        assert!(runs(&trio, at), "seed {seed}: the group does not run again");
         succeed(&mut trio, None);
         trio.until("all are even", 2000, is_even);
         let healthy = machines[(at + 1) % 3].seen.lock().unwrap().clone();
@@ -182,7 +182,7 @@ fn what_is_written_or_withdrawn_without_a_machine_is_known_to_the_next() {
     assert!(withdrawn > 5, "only {withdrawn} logs took something back");
 }
 
-/// Nobody leads then, and nobody is heard: the replica that stands first must do so by its own timer.
+/// Once all machines have failed no replica leads, and none is heard: the first that stands must do so by its own timer.
 #[test]
 fn a_group_whose_machines_have_all_failed_goes_on_with_others() {
     for seed in 0..10 {

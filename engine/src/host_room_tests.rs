@@ -9,13 +9,13 @@ use crate::ProposeError;
 
 const SEGMENT_BYTES: u64 = 64 << 10;
 
-/// Disks that are full say so again and again, as a real one's maker does.
+/// Takes a step in which the disks of the nodes `full` say again that they are full, as a real disk's maker does.
 fn step_with_full(trio: &mut Trio, full: &[usize]) {
     full.iter().for_each(|at| trio.nodes[*at].platter.set_segments_left(Some(0)));
     trio.step();
 }
 
-/// Bytes of entries that a step sent to a node, and appends that it sent without any.
+/// Bytes of entries that a step sent to a node, and the number of appends without entries that it sent there.
 fn sent_to(trio: &Trio, at: usize) -> (usize, usize) {
     let to_it = trio.under_way.iter().filter(|(_, to, _)| *to == trio.nodes[at].id);
     let appends = to_it.filter_map(|(_, _, message)| match message {
@@ -34,7 +34,8 @@ fn outcomes_of(trio: &Trio) -> (usize, usize, usize) {
     (yes, unknown, outcomes.len())
 }
 
-/// Bytes of entries sent to a follower for each that is committed, and in 400 ticks in which nothing is proposed.
+/// Bytes of entries that a follower is sent: in tenths of the bytes committed, and then in 400 ticks in which nothing is
+/// proposed.
 fn sent_to_one(is_full: bool, is_stuck: bool, payload: usize) -> (usize, usize) {
     let mut trio = Trio::new(1);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
@@ -64,7 +65,7 @@ fn sent_to_one(is_full: bool, is_stuck: bool, payload: usize) -> (usize, usize) 
     assert_eq!(trio.leader(), Some(leader));
     assert!(empty <= 400, "{empty} probes in 400 ticks");
     if is_full {
-        // It heals: all of it comes, once.
+        // The disk has room again, and the follower gets everything that it lacks.
         trio.nodes[one].platter.set_segments_left(None);
         let last = trio.status(leader).unwrap().last_log;
         trio.until("it has caught up", 20_000, |trio| trio.status(one).unwrap().last_log == last);
@@ -73,9 +74,9 @@ fn sent_to_one(is_full: bool, is_stuck: bool, payload: usize) -> (usize, usize) 
 }
 
 /// RULES.md W9, B2.
-/// The history that broke it: entries that a follower had no room for were sent again as soon as it had answered, 90 % of
-/// a core and 700 MB/s for as long as its disk was full; and a healthy one, behind for a moment, got all of it up to
-/// 3.5 times.
+/// The bug: entries that a follower had no room for were sent again as soon as it had answered, which took 90 % of a core
+/// and 700 MB/s for as long as its disk was full. A healthy follower that was behind for a moment got all entries up to 3.5
+/// times.
 #[test]
 fn a_follower_without_room_is_sent_no_more_than_it_can_take() {
     for payload in [1 << 10, 4 << 10, 16 << 10, 30 << 10] {
@@ -91,7 +92,7 @@ fn a_follower_without_room_is_sent_no_more_than_it_can_take() {
 }
 
 /// RULES.md W9, B2.
-/// A lost notice: the leader does not hear that there is room again, and asks.
+/// The follower's notice that it has room again is lost, and the leader asks for it.
 #[test]
 fn a_lost_notice_of_room_is_made_good_by_a_question() {
     let mut trio = Trio::new(2);
@@ -119,12 +120,12 @@ fn a_lost_notice_of_room_is_made_good_by_a_question() {
     trio.until("it has caught up", 2000, |trio| trio.status(full).unwrap().last_log == last);
 }
 
-/// Proposes to the leader until it gives way, then nothing for 50 election timeouts. The number of their ticks in which
-/// somebody led.
+/// Proposes to the leader until it gives way, then nothing for 50 election timeouts. Returns in how many ticks of these some
+/// node led.
 fn led_when_left_alone(mut trio: Trio, full: usize, payload: usize, each: usize) -> u64 {
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let old = trio.leader().unwrap();
-    // Segments are made ahead, as they are when disks fill up.
+    // Segments are made ahead first, as they are before a disk fills up.
     (0..20).for_each(|_| trio.step());
     let full: Vec<_> = (0..full).map(|at| (old + at) % 3).collect();
     let mut proposed = 0;
@@ -146,7 +147,7 @@ fn led_when_left_alone(mut trio: Trio, full: usize, payload: usize, each: usize)
 }
 
 /// RULES.md W10, B5.
-/// The history that broke it: the three held the same write for want of room, and their votes stood behind it.
+/// The bug: all three nodes held the same write for want of room, and their votes waited behind it.
 #[test]
 fn at_the_quota_somebody_is_elected() {
     for payload in [4 << 10, 16 << 10, 30 << 10] {
@@ -159,7 +160,7 @@ fn at_the_quota_somebody_is_elected() {
 }
 
 /// RULES.md W10, B5.
-/// The same, and a batch that waited for a segment that could not be made held up the votes of all groups.
+/// The same bug, and another: a batch waited for a segment that could not be made, and held up the votes of all groups.
 #[test]
 fn with_full_disks_and_entries_in_flight_somebody_is_elected() {
     for (payload, each) in [(1 << 10, 4), (4 << 10, 4), (16 << 10, 1), (16 << 10, 4)] {
@@ -173,8 +174,8 @@ fn with_full_disks_and_entries_in_flight_somebody_is_elected() {
 }
 
 /// RULES.md W10.
-/// Both followers are full, and the leader is not: proposals cannot be committed. An entry in the log
-/// by then is answered in time and counts until it is settled, and every later command is refused.
+/// Both followers are full, and the leader is not: proposals cannot be committed. A command that is in the log
+/// by then is answered *unknown* in time and counts until it is settled, and every later command is refused.
 #[test]
 fn if_no_majority_has_room_everyone_is_answered() {
     for seed in 0..10 {
@@ -201,15 +202,15 @@ fn if_no_majority_has_room_everyone_is_answered() {
         trio.until("it is settled", 2000, |trio| {
             trio.nodes[leader].arrivals.inbox().waiting() == (0, 0)
         });
-        assert_eq!(outcomes_of(&trio).2, proposed, "seed {seed}: somebody is answered twice");
+        assert_eq!(outcomes_of(&trio).2, proposed, "seed {seed}: a client is answered twice");
     }
 }
 
 /// RULES.md W9.
 /// The history that broke it:
-/// 1. A log near its quota has room, but not for as large a write as comes next.
-/// 2. The write was held, smaller ones went on, nobody was told that the log is full, and no leader gave way.
-/// 3. Nothing is released, and who waited for the large one waited for ever.
+/// 1. A log near its quota has room, but not for a write as large as the next one.
+/// 2. The log held that write and took smaller ones. It told nobody that it was full, and no leader gave way.
+/// 3. Nothing is released, so the client of the large write waited for ever.
 #[test]
 fn a_write_that_has_no_room_near_the_quota_is_withdrawn_and_its_client_answered() {
     for seed in 0..5 {

@@ -1,7 +1,7 @@
 //! Three shards with their logs on simulated disks that stall or fail, and a network that carries everything.
 //!
-//! In:     which disk answers in a step; commands for whoever leads.
-//! Out:    what each node said, and what its disk holds after it.
+//! In:     which disk answers in a step; commands for the leader.
+//! Out:    what each node said, and what its disk holds afterwards.
 
 use super::*;
 use crate::{
@@ -27,12 +27,13 @@ use std::{
 mod bounds;
 
 const GROUP: GroupId = GroupId(7);
-/// Of two, the one that runs the group.
+/// The one of each node's two shards that runs the group.
 const SHARD: usize = 1;
 const TIMING: Timing = Timing { election_ticks: 20, heartbeat_ticks: 2 };
 const TICK_NS: u64 = 1_000_000;
 const RESIGN_TICKS: u64 = 2 * TIMING.election_ticks;
-/// A silence is noticed in steps; followers wait one to two election timeouts, and the first to ask may ask too early.
+/// Within this another node leads: a silence is noticed in steps, followers wait one to two election timeouts, and the first
+/// to ask for votes may ask too early.
 const TAKE_OVER_TICKS: u64 = RESIGN_TICKS + RESIGN_TICKS / 8 + 4 * TIMING.election_ticks + 20;
 
 #[derive(Default)]
@@ -84,7 +85,7 @@ impl Completions for Outcomes {
 struct Trio {
     now: u64,
     nodes: Vec<Node>,
-    /// Arrives in the next step.
+    /// Messages that arrive in the next step.
     under_way: Vec<(NodeId, NodeId, Message)>,
     outcomes: Arc<Outcomes>,
 }
@@ -94,14 +95,14 @@ struct Node {
     identity: Identity,
     platter: SimPlatter,
     is_stuck: bool,
-    /// It makes segments by a step in so many ticks; 0: as the seed has it.
+    /// How many ticks each step of making a segment takes; with 0 the seed decides.
     ticks_per_making_step: u64,
     shared: Arc<Shared>,
     arrivals: Rc<Arrivals>,
     /// `None` once its log has failed.
     host: Option<ShardHost>,
     outside: RefCell<Said>,
-    /// All it ever said.
+    /// All messages that it ever sent, and when.
     said: Vec<(u64, Message)>,
 }
 
@@ -201,7 +202,7 @@ impl Trio {
         (0..3).filter(leads).max_by_key(|at| self.status(*at).map(|status| status.term))
     }
 
-    /// Steps until it is so; the steps it took.
+    /// Steps until `so` holds; returns how many steps it took.
     fn until(&mut self, what: &str, steps_max: u64, so: impl Fn(&Self) -> bool) -> u64 {
         for step in 0..=steps_max {
             if so(self) {
@@ -307,7 +308,7 @@ fn a_leader_whose_disk_is_stuck_gives_way_and_may_lead_again() {
         trio.until("an answer", 50, |trio| !trio.outcomes.0.lock().unwrap().is_empty());
         assert!(trio.outcomes()[0].is_ok());
 
-        // It owes the disk nothing, a seal included: a stall that nobody can see harms nobody.
+        // The leader has nothing under way to its disk, not even a seal: a stall that cannot be seen harms nobody.
         let is_idle = |trio: &Trio| {
             let node = &trio.nodes[old];
             let wal = node.host.as_ref().and_then(|host| host.wal.as_ref()).expect("it runs");
@@ -322,7 +323,7 @@ fn a_leader_whose_disk_is_stuck_gives_way_and_may_lead_again() {
 
         trio.propose(old);
         let stuck_at = trio.now;
-        trio.until("another leads", TAKE_OVER_TICKS, |trio| trio.leader() != Some(old));
+        trio.until("it gives way", TAKE_OVER_TICKS, |trio| trio.leader() != Some(old));
         let resigned_at = trio.now;
         let resigned_after = resigned_at - stuck_at;
         assert!(resigned_after >= RESIGN_TICKS, "seed {seed}: gave up after {resigned_after}");
@@ -346,8 +347,8 @@ fn a_leader_whose_disk_is_stuck_gives_way_and_may_lead_again() {
         });
         assert!(!promised, "seed {seed}: a promise left a stuck disk");
 
-        // The command that waited there was committed on the others' disks, and is applied late. Its client may have
-        // been told by then that the outcome is unknown.
+        // The command that waited for the stuck disk was committed on the others' disks, and is applied late. Its client
+        // may have been told by then that the outcome is unknown.
         trio.nodes[old].is_stuck = false;
         trio.until("all agree", 200, |trio| {
             let applied = [0, 1, 2].map(|at| trio.status(at).unwrap().applied);
@@ -359,7 +360,7 @@ fn a_leader_whose_disk_is_stuck_gives_way_and_may_lead_again() {
         let is_known = outcomes[1].is_ok() || unknown(&outcomes[1]);
         assert!(is_known, "{seed}: {outcomes:?}");
 
-        // It stands again.
+        // The node that had resigned stands again.
         trio.nodes[new].host = None;
         trio.until("the other two go on", 200, |trio| {
             trio.leader().is_some_and(|leader| leader != new)
@@ -396,7 +397,7 @@ fn a_segment_that_is_made_slowly_is_no_silence_of_the_disk() {
         let host = trio.nodes[leader].host.as_ref().unwrap();
         host.wal.as_ref().unwrap().awaits_disk() || host.awaits_segment()
     };
-    // Ten steps make a segment, each within the limit, all together far over it.
+    // Ten steps make a segment: each takes less than the limit, all together far more.
     trio.nodes[leader].ticks_per_making_step = RESIGN_TICKS / 2;
     let mut longest = 0;
     let mut waited = 0;
@@ -409,7 +410,7 @@ fn a_segment_that_is_made_slowly_is_no_silence_of_the_disk() {
     }
     assert!(longest > 2 * RESIGN_TICKS, "no write waited longer than {longest} ticks");
 
-    // A step that never comes is one.
+    // A step that never ends is a silence of the disk.
     trio.until("a write waits", 20 * RESIGN_TICKS, |trio| awaits(trio));
     trio.nodes[leader].ticks_per_making_step = u64::MAX;
     for _ in 0..2 * TAKE_OVER_TICKS {
@@ -430,7 +431,7 @@ fn a_shard_gives_way_for_another_of_its_node_and_new_groups_with_it() {
     trio.until("another leads", TAKE_OVER_TICKS, |trio| {
         trio.leader().is_some_and(|leader| leader != old)
     });
-    // A group that is created meanwhile stands for nothing either, though it is to lead first.
+    // A group that is created meanwhile does not stand either, though its first leader is to be this node.
     let group = GroupId(9);
     let ids = [1, 2, 3].map(NodeId);
     let host = trio.nodes[old].host.as_mut().unwrap();
@@ -568,7 +569,7 @@ fn a_peer_that_was_restarted_is_heard_once_it_has_said_again_what_its_group_was_
 }
 
 /// RULES.md M14.
-/// A peer that was restarted dials before it is dialled: until its answer to a dial came, what it said was heard as if it
+/// A restarted peer may dial before it is dialled. The bug: until it had answered a dial, its messages were heard as if it
 /// had agreed.
 #[test]
 fn a_peer_that_was_restarted_and_let_in_is_heard_once_it_has_said_again_what_its_group_was_founded_with()
@@ -598,9 +599,9 @@ fn is_heard_once_it_has_said_it_again(restart: impl FnOnce(&Node, NodeId)) {
 }
 
 /// RULES.md D1.
-/// The simulator's seed 273: while every write slot was taken, what a node owed left it every 20 ms, whatever its
-/// timing. With an election timeout of as much, heartbeats and their answers came too late, and no leader lasted
-/// until the disks had caught up.
+/// The bug (the simulator's seed 273): while every write slot was taken, a node gave out what it owed only every 20 ms,
+/// whatever its timeouts were. With an election timeout of 20 ms, heartbeats and their answers came too late, and no
+/// leader lasted until the disks had caught up.
 #[test]
 fn followers_whose_write_slots_are_all_taken_answer_heartbeats_in_time() {
     let mut trio = Trio::new(9);
@@ -619,8 +620,8 @@ fn followers_whose_write_slots_are_all_taken_answer_heartbeats_in_time() {
 }
 
 /// RULES.md W6, W7.
-/// Invariants 2 and 9 hold at the moment of the failure, and 19 after it: whatever left the node before its log failed is on its
-/// disk, and nothing leaves after it.
+/// Invariants 2 and 9 hold at the moment of the failure, and 19 after it: every promise that left the node before its log
+/// failed is on its disk, and no promise leaves after that.
 #[test]
 fn what_was_promised_before_the_first_failed_write_is_on_disk_and_nothing_is_promised_after() {
     let mut failed = 0;
@@ -667,7 +668,7 @@ fn what_was_promised_before_the_first_failed_write_is_on_disk_and_nothing_is_pro
     assert!(failed > 100, "only {failed} logs failed");
 }
 
-/// Damages one payload in each segment that is full; where, to undo it.
+/// Damages one payload in each segment that is full. Returns the places, so that the damage can be undone.
 fn damage_full_segments(platter: &SimPlatter, fill: u8) -> Vec<(SegmentSeq, usize)> {
     let segments = platter.segments();
     let of = |segment: &SegmentSeq| {
@@ -684,7 +685,8 @@ fn damage_full_segments(platter: &SimPlatter, fill: u8) -> Vec<(SegmentSeq, usiz
 /// RULES.md C1, rule 24. The history that broke it:
 /// 1. Entries that a slow follower still needs rot in the leader's log.
 /// 2. The leader reads them back for it, and takes the damage for a peer that cannot be reached.
-/// 3. It leads and votes on with a log that it knows to be damaged, and reads the same at each heartbeat's answer.
+/// 3. It leads and votes on with a log that it knows to be damaged, and reads the same entries again whenever the follower
+///    answers a heartbeat.
 #[test]
 fn a_leader_that_finds_its_log_damaged_is_silent_for_good_and_another_leads() {
     let mut trio = Trio::new(6);
@@ -722,14 +724,14 @@ fn a_leader_that_finds_its_log_damaged_is_silent_for_good_and_another_leads() {
     trio.until("another leads", 4 * TIMING.election_ticks, |trio| {
         trio.leader().is_some_and(|leader| leader != old)
     });
-    // Those that come while the slow one catches up may be told that their outcome is unknown.
+    // Commands that come while the slow follower catches up may be told that their outcome is unknown.
     while !trio.outcomes().iter().any(Result::is_ok) {
         trio.propose(trio.leader().unwrap());
         (0..TIMING.election_ticks).for_each(|_| trio.step());
         assert!(trio.now < 10_000, "the new leader does not serve");
     }
     assert!(trio.nodes[old].said.iter().all(|(at, _)| *at < fenced_at), "it is not silent");
-    // The fence stays over a restart, though the damaged bytes read well again.
+    // The fence outlives a restart, though the damaged bytes read well again.
     let node = &mut trio.nodes[old];
     node.platter.kill();
     node.host = None;

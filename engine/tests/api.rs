@@ -156,7 +156,7 @@ fn a_node_tells_its_address_its_counts_and_where_its_groups_are() {
     while node.counters(0).wait().unwrap().inbound.accepted == 0 {
         std::thread::yield_now();
     }
-    // Asked by a task of the shard itself, which must not wait.
+    // The same question from a task of the shard itself, which must not block.
     let asked = group.clone();
     let there = node.spawn_on(0, async move || asked.status().await).unwrap();
     assert_eq!(there.wait(), Ok(Ok(status)));
@@ -167,7 +167,7 @@ fn a_node_tells_its_address_its_counts_and_where_its_groups_are() {
 
 type Call = Box<dyn Fn() + Send>;
 
-/// All of them panic, and none blocks: the test would not end.
+/// All of these calls panic on a shard's thread. If one blocked, the test would not end.
 #[test]
 fn what_would_block_a_shards_thread_refuses_to_run_there() {
     let home = tempfile::tempdir().unwrap();
@@ -295,7 +295,8 @@ fn a_peer_that_refuses_this_node_is_an_event() {
     other.close().unwrap();
 }
 
-/// The command that the other machine failed on is in the log, and handed to this one too.
+/// A machine for the place of a [`Lengths`] that failed: the command that the other failed on is in the log and handed to
+/// this one too, which does not fail on it.
 #[derive(Default)]
 struct Mended(Lengths);
 
@@ -348,7 +349,7 @@ fn a_group_whose_machine_failed_is_restarted_while_its_node_runs() {
         stopped += u32::from(matches!(event, NodeEvent::GroupStopped { .. }));
     }
     node.restart(GROUP, Box::new(Mended::default())).unwrap();
-    // The handle of before.
+    // The handle from before the failure serves again.
     while group.state() != GroupState::Running {
         std::thread::yield_now();
     }

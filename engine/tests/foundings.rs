@@ -34,7 +34,7 @@ fn create(node: &Node, group: GroupId, members: &[u64], first_leader: u64) {
     node.create(group, founding, Box::new(Forgetful)).unwrap();
 }
 
-/// Asks until the node says that the group was founded otherwise elsewhere.
+/// Proposes until the node says that the group was founded with other members elsewhere.
 fn assert_stops(node: &Node) {
     let group = node.group(DIFFERS).unwrap();
     for _ in 0..3_000 {
@@ -46,7 +46,7 @@ fn assert_stops(node: &Node) {
     panic!("node {} still serves the group", node.id());
 }
 
-/// Asks until one of the nodes has applied a command.
+/// Proposes until one of the nodes has applied a command.
 fn assert_serves(nodes: &[Node], group: GroupId) {
     let served = (0..3_000).any(|_| {
         let groups = nodes.iter().map(|node| node.group(group).unwrap());
@@ -87,7 +87,7 @@ fn a_node_with_other_members_than_most_stops_its_group_and_the_others_serve() {
     assert_stops(&nodes[0]);
     assert_serves(&nodes[1..], DIFFERS);
 
-    // A restart of the one with its own list: it is told again.
+    // The node with its own list is restarted, and stops the group again.
     nodes.remove(0).close().unwrap();
     nodes.insert(0, open(&home(NodeId(1)), &peers));
     if nodes[0].recovered().contains(&DIFFERS) {
@@ -97,7 +97,7 @@ fn a_node_with_other_members_than_most_stops_its_group_and_the_others_serve() {
     }
     assert_stops(&nodes[0]);
 
-    // The two others serve it, and what all agree on.
+    // The two others serve that group, and the one whose members all agree on.
     assert_serves(&nodes[1..], DIFFERS);
     assert_serves(&nodes[1..], AGREES);
     assert_stops(&nodes[0]);

@@ -12,7 +12,7 @@ use std::{
 };
 
 const CHILD_DIR: &str = "LOGDRIVE_OPEN_CHILD";
-/// Nobody else's, so that its threads can be counted.
+/// A user id that no other process has: the limit on threads counts all threads of a user.
 const UID: &str = "61937";
 const SHARDS: u32 = 2;
 
@@ -51,7 +51,7 @@ fn the_last_handle_let_go_on_a_shards_thread_frees_the_directory_when_the_log_is
     let dir = home.path().join("node");
     Node::init(&dir, founding("let-go")).unwrap();
     for _ in 0..10 {
-        // Refused while the lock is held; the log's own recovery would not like to find a writer.
+        // The open is refused while the lock is held; without it, recovery would run beside a writer.
         let node = loop {
             match Node::open(config(&dir)) {
                 Ok(node) => break node,
@@ -102,14 +102,14 @@ fn a_node_that_lacks_threads_is_not_opened_and_leaves_none() {
     assert!(said.contains("opened at last"), "{said}");
 }
 
-/// Says why a test was not run. It must never look as if it had passed.
+/// Says why a test was not run: it must not look as if it had passed.
 fn skipped(reason: impl std::fmt::Display) {
     use std::io::Write;
-    // Around libtest's capture, which hides what a passing test prints.
+    // Written past libtest's capture, which hides what a passing test prints.
     let _ = writeln!(std::io::stderr().lock(), "SKIPPED: {reason}");
 }
 
-/// One thread more each time, until it is enough.
+/// Opens the node with one more thread allowed each time, until that is enough.
 fn open_with_few_threads(dir: &Path) {
     Node::init(dir, founding("threads")).unwrap();
     let unlimited = getrlimit(Resource::Nproc);

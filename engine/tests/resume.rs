@@ -119,7 +119,7 @@ fn a_group_whose_log_rots_while_the_node_runs_is_fenced_now_and_after_a_restart(
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("node");
     let config = init(&dir);
-    // Large enough that what is in the first segment stays there.
+    // Payloads so large that the next open does not write them again into its own segment.
     let payload = Bytes::from(vec![0xAB; 100_000]);
     let home = Home::open(&dir).unwrap();
     let mut log = logdrive_wal::Config::new(home.shard_dir(0), home.identity().clone(), 0);
@@ -146,12 +146,12 @@ fn a_group_whose_log_rots_while_the_node_runs_is_fenced_now_and_after_a_restart(
     assert!(rotten.propose("command").wait().is_err());
     let refused = node.resume(SOUND, Box::new(Forgetful)).map(drop).unwrap_err();
     assert!(matches!(refused, GroupError::Fenced { .. }), "{refused}");
-    // Others serve.
+    // Another group serves.
     let sound = node.resume(TERM_BACK, Box::new(Forgetful)).unwrap();
     wait_until("it serves", || sound.propose("command").wait().is_ok());
     node.close().unwrap();
     drop(node);
-    // It reads well again.
+    // The damaged byte reads well again, and the fence stays.
     flip();
     let node = Node::open(config).unwrap();
     assert_eq!(node.fenced()[0].0, SOUND);

@@ -36,7 +36,7 @@ struct Journal {
     saves: Saves,
     at: u64,
     sum: u64,
-    /// Tells what it lost by its digest only.
+    /// Its replies are always zero, so that only its digest tells what it lost.
     replies_nothing: bool,
 }
 
@@ -122,7 +122,7 @@ fn run(seed: u64, saves: Saves, replies_nothing: bool) -> Result<Report, Box<Fai
         .run()
 }
 
-/// How many of 60 seeds fail with journals that save so: each must blame what the machine lost.
+/// How many of 60 seeds fail with journals that save as `saves` says. Each failure must name what the machine lost.
 fn caught(saves: Saves, replies_nothing: bool) -> usize {
     let mut by: BTreeMap<String, usize> = BTreeMap::new();
     for seed in 0..60 {
@@ -150,7 +150,7 @@ fn a_machine_that_saves_its_data_before_its_index_passes() {
         reopened += reached("machine reopened where it had been");
         within += reached("process ended within a machine's write");
     }
-    // Storms that leave the machines alone prove nothing.
+    // Runs in which no machine is reopened or interrupted prove nothing.
     println!("{reopened} machines reopened, {within} processes ended within a write");
     assert!(reopened > 300 && within > 15, "{reopened}, {within}");
 }
@@ -179,7 +179,7 @@ fn a_machine_that_says_it_is_durable_and_is_not_is_caught() {
     assert!(caught(Saves::Unsynced, false) >= 30);
 }
 
-/// A machine in memory that says where it was all the same, or further than it ever was.
+/// A machine in memory that claims, when it is opened, to be as far as any machine that shares its counter ever was.
 struct Braggart(Arc<AtomicU64>);
 
 impl StateMachine for Braggart {
@@ -197,7 +197,7 @@ impl StateMachine for Braggart {
 #[test]
 fn a_machine_that_opens_where_it_was_never_is_caught() {
     let caught = (0..10).filter_map(|seed| {
-        // One place for all nodes: whoever restarts behind the others opens past what it was given.
+        // All nodes share a counter: a machine that restarts behind the others claims commands that it was never given.
         let furthest = Arc::new(AtomicU64::new(0));
         let cluster = Cluster::new(seed)
             .nodes(3)
@@ -235,7 +235,7 @@ fn operations_see_what_clients_know() {
         });
         let report = cluster
             .check(move |calls| {
-                // At the end everybody knows.
+                // At the end no call is pending.
                 let kinds: BTreeSet<_> = calls.iter().map(kind).collect();
                 if kinds.contains(&0) { Err(format!("{kinds:?}")) } else { Ok(()) }
             })

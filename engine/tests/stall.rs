@@ -1,7 +1,7 @@
 //! A shard's thread that is stuck ends its process, and the embedder hears of it first (RULES.md D3, rule 18).
 //!
 //! The process that ends is this very binary, started again for one test. A task that sleeps blocks the
-//! thread: from outside, the thread looks no other than a thread in the kernel.
+//! thread: from outside, it looks like a thread that hangs in the kernel.
 
 #![forbid(unsafe_code)]
 
@@ -34,7 +34,7 @@ fn a_stuck_thread_fails_its_node_and_then_ends_the_process() {
     assert!(said.contains("closed at once"), "{said}");
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(!said.contains("outlived"), "{said}");
-    // Nothing was left that a restart could not take.
+    // The process left nothing that keeps the node from starting again.
     let node = Node::open(config(&dir.path().join("node"))).unwrap();
     node.close().unwrap();
 }

@@ -7,7 +7,7 @@
 
 use std::{fs, panic, path::Path};
 
-/// Asks about every file of `corpus`, then about changes of them.
+/// Runs the oracle on every file of `corpus`, then on changes of them.
 pub(crate) fn replay(corpus: &Path, oracle: fn(&[u8])) {
     let mut files: Vec<_> = fs::read_dir(corpus)
         .unwrap_or_else(|error| panic!("{}: {error}", corpus.display()))

@@ -1,10 +1,10 @@
 //! The properties that the decoders of bytes from the network must have, whatever the bytes are.
 //!
-//! In:     a fuzzer's input; its first byte says what is made good before it is read: checksums (bit 0), for hardly any
-//!         change to the bytes would pass them, and what else would end a connection early (bit 1).
+//! In:     a fuzzer's input; its first byte says what is repaired before the rest is read: checksums (bit 0), which hardly
+//!         any change to the bytes would pass, and other fields that would end a connection early (bit 1).
 //! Out:    nothing.
-//! Fails:  by panicking: no input may be taken that would be written differently, be read differently in pieces, or cost
-//!         memory that does not come from bytes that are there.
+//! Fails:  by panicking if an input is accepted that would be written differently, is read differently in pieces, or takes
+//!         more memory than its bytes can account for.
 //! Source: RULES.md rows I1, I5, N9.
 //!
 //! Shared by the fuzz targets here and by `tests/corpus.rs`, which replays the corpus and changes of it.
@@ -96,7 +96,7 @@ pub(crate) fn messages(body: &[u8]) {
                 bytes += codec::encoded_bytes(message);
             }
             assert!(written == body, "what was read is not what would be written");
-            assert_eq!(bytes, body.len(), "counted, and there");
+            assert_eq!(bytes, body.len(), "the bytes counted for the messages are not the body's");
         }
         Err(error) => drop(error.to_string()),
     }
@@ -129,8 +129,8 @@ fn read_frames(mut stream: &[u8], piece: usize) -> (Vec<Bytes>, Option<FrameErro
     (bodies, None)
 }
 
-/// Makes what looks like frames into frames: their lengths up to the end of the input, their checksums; and all else, if
-/// it is asked for.
+/// Repairs what looks like frames: lengths that reach past the input's end, and checksums; with `all`, the other fields of
+/// the headers too.
 fn repair_frames(stream: &mut [u8], all: bool) {
     let honest = {
         let mut buffer = BytesMut::new();
@@ -143,7 +143,7 @@ fn repair_frames(stream: &mut [u8], all: bool) {
     let (mut at, mut sequence) = (0, 0_u64);
     while let Some(rest) = stream.get_mut(at..).filter(|rest| rest.len() > FRAME_HEADER_BYTES) {
         let (header, body) = rest.split_at_mut(FRAME_HEADER_BYTES);
-        // The length stays as it is where it could be: most frames then end where the input's author meant.
+        // A length that is possible stays as it is, so that most frames end where the input's author meant.
         let length = u32::from_le_bytes(header[32..36].try_into().expect("four bytes")) as usize;
         let length = if (1..=body.len()).contains(&length) { length } else { body.len() };
         if all {
@@ -160,7 +160,7 @@ fn repair_frames(stream: &mut [u8], all: bool) {
     }
 }
 
-/// Makes the length and the checksum those of the message, and the cluster's id that of its name.
+/// Sets the length and the checksum to those of the message, and the cluster's id to that of its name.
 fn repair_handshake(message: &mut [u8]) {
     let length = message.len();
     if length < 20 {

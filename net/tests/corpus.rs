@@ -1,7 +1,8 @@
-//! The fuzz targets' corpora, replayed with seeded changes; and the corpora's seeds, which pin the bytes on the wire.
+//! The fuzz targets' corpora, replayed with changes that are the same on every run; and the inputs that the corpora start
+//! from, which pin the bytes on the wire.
 //!
-//! A seed that differs from its file means that the protocol changed: nodes of two versions would not understand each
-//! other. `LOGDRIVE_WRITE_CORPUS=1` writes the seeds anew.
+//! An input that differs from its file means that the protocol changed: nodes of two versions would not understand each
+//! other. `LOGDRIVE_WRITE_CORPUS=1` writes these inputs anew.
 
 #![forbid(unsafe_code)]
 
@@ -103,7 +104,7 @@ fn messages_are_read_as_they_were_written_or_refused() {
     mutate::replay(&corpus("messages"), oracle::messages);
 }
 
-/// One of each kind, with fields that differ from one another.
+/// One message of each kind, with fields that differ from one another.
 fn messages() -> Vec<(&'static str, Message)> {
     let id = |term, index| LogId { term: Term(term), index: LogIndex(index) };
     let entry = |term, index, payload: &'static [u8], checksum| Entry {

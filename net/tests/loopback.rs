@@ -60,7 +60,7 @@ fn hello(node: NodeId) -> Hello {
     }
 }
 
-/// The record that a node of one life keeps of the others.
+/// The record of its peers that a node keeps which is never restarted.
 fn stores() -> Arc<Acquaintances> {
     Arc::new(Acquaintances::forgetful(0, 1, &[A, B]))
 }
@@ -204,7 +204,7 @@ fn append(n: u64, bytes: usize) -> (GroupId, Message) {
 async fn greeted(to: SocketAddr, me: &Hello) -> TcpStream {
     let opening = |incarnation| Some(Opening { incarnation, nonce: 0 });
     let mut me = me.clone();
-    // The lives that a test's node has follow each other.
+    // Each later incarnation of a node presents the one before it.
     me.proof.noted = if me.incarnation > 1 { opening(me.incarnation - 1) } else { None };
     let (mut stream, mut said) = greet(to, &me, B).await;
     if matches!(said, Said::Introduced { .. }) {
@@ -377,7 +377,7 @@ fn a_full_lane_drops_the_newest_and_keeps_its_bound() {
         }
         assert!(outbound.is_up(B, Lane::Append), "full is not down");
         assert_eq!(stats(&outbound, Lane::Append).dropped_full, 1);
-        // Votes pass by what is clogged, and what was taken arrives once someone reads.
+        // The other lane still takes messages, and what was taken arrives once the connections are read.
         assert_eq!(outbound.send(B, Lane::Liveness, &mut vec![heartbeat(1)]), Sent::Taken);
         for connection in b.accepted.take() {
             let (inbound, settings) = (Rc::clone(&b.shard), settings.clone());
@@ -454,7 +454,7 @@ fn a_flapping_peer_is_backed_off_from() {
         let is_up = |told: &&Told| matches!(told, Told::Up(..));
         let ups = || told.told.borrow().iter().filter(is_up).count();
         let began = tokio::time::Instant::now();
-        // Two lanes: one of them is dialled for the eighth time at last.
+        // Fifteen connections on two lanes: the last one is the eighth of its lane.
         for count in 0..2 * 7 + 1 {
             let (mut stream, _) = listener.accept().await.expect("a dialler");
             let mut said = vec![0; 16];
@@ -485,7 +485,7 @@ fn a_newer_connection_or_life_ends_the_older_one() {
         let mut second = greeted(b.address, &me).await;
         is_closed(&mut first).await;
         assert!(b.ended_with(|end| matches!(end, NetError::Replaced)));
-        // The other lane is another place: it lives on, until its node does not.
+        // The other lane is not replaced: it stays until its node comes back in a later incarnation.
         let mut writer = frames_of(&other_lane);
         other.write_all(&frame(&mut writer, &[heartbeat(1)])).await.expect("open");
         until(|| b.shard.delivered.borrow().len() == 1).await;
@@ -503,7 +503,7 @@ fn frames_of_a_replaced_connection_are_not_delivered() {
     run(async {
         let b = Node::listen(([127, 0, 0, 1], 0).into(), hello(B), false, settings());
         let me = hello(A);
-        // Both connections are full of frames before either is read.
+        // Each connection has a frame waiting before either is read.
         for n in 1..=2 {
             let mut stream = greeted(b.address, &me).await;
             stream.write_all(&frame(&mut frames_of(&me), &[append(n, 9)])).await.expect("open");
@@ -543,7 +543,7 @@ fn strangers_are_refused_with_a_reason_and_not_stormed_with_retries() {
         assert_eq!(stats(&outbound, Lane::Append).failures, 1, "refused, and back at once");
         assert!(told.told.borrow().is_empty());
         assert_eq!(b.meter.stats().authenticated, 0);
-        // A sign of life ends the pause.
+        // `dial_now`, which is called at a peer's sign of life, ends the pause.
         outbound.dial_now(B);
         until(|| stats(&outbound, Lane::Append).refusals == 2).await;
     });
@@ -600,8 +600,8 @@ fn a_node_with_another_directory_is_refused_and_told_and_the_one_that_is_known_i
 }
 
 /// RULES.md C7.
-/// A lane that came up at once was not noted: the peer that came back after another took the dialer's next life for one
-/// that only the other knew, and refused it for ever.
+/// The bug: an opening was not noted if its lane came up at once. A peer that came back after another had taken its place
+/// took the dialer's next incarnation for one that only the other knew, and refused it for ever.
 #[test]
 fn a_peer_that_comes_back_after_another_had_its_place_is_met_in_later_lives_too() {
     run(async {
@@ -628,7 +628,7 @@ fn a_peer_that_comes_back_after_another_had_its_place_is_met_in_later_lives_too(
             let inbound: Rc<dyn Inbound> = Rc::new(Shard::default());
             let outbound = Outbound::start(hello(A), peers, &stores, settings(), inbound);
             both_up(&outbound).await;
-            assert_eq!(saved.lock().unwrap().len(), saves, "a save for each change, and none more");
+            assert_eq!(saved.lock().unwrap().len(), saves, "not one save for each change");
         }
         let (me, stores) = (Hello { incarnation: 2, ..hello(A) }, live(2));
         let shard = Rc::new(Shard::default());
@@ -667,7 +667,7 @@ fn a_peer_with_commands_that_the_segments_here_do_not_hold_comes_up_on_no_lane()
         assert!(shard.told.borrow().is_empty() && b.meter.stats().authenticated == 0);
         assert!(told.lock().unwrap().iter().all(|said| *said == (A, 1 << 20)));
         drop(outbound);
-        // The dialer's are.
+        // The dialer's segments are too small.
         let (small, told) = holding((1 << 20) - 1);
         let b = Node::b(settings());
         let (outbound, shard) = dial(&small, &b);
@@ -758,7 +758,7 @@ fn a_bad_frame_ends_the_connection_and_is_not_delivered() {
         }
         until(|| b.meter.stats().bad_frames == 3).await;
         assert!(b.ended_with(|end| matches!(end, NetError::Codec(_))));
-        // Half a frame, and then nothing: given up in time, like one that ends there.
+        // A connection that brings half a frame and then nothing is given up in time; one that closes there just ends.
         let mut stream = greeted(b.address, &me).await;
         stream.write_all(&good[..47]).await.expect("sent");
         let mut cut = greeted(b.address, &Hello { lane: Lane::Liveness, ..me.clone() }).await;

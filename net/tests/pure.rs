@@ -64,7 +64,7 @@ struct Connection {
 }
 
 impl Acceptor {
-    /// Dials, and once more if B did not remember this life of A.
+    /// Dials, and once more if B did not know this incarnation of A yet.
     fn dialled_by(&mut self, me: &Hello, stores: &Acquaintances) -> Result<Connection, NetError> {
         for _ in 0..2 {
             let hello = in_pieces(&stores.present(me, B).encode(B));
@@ -95,7 +95,7 @@ impl Acceptor {
         panic!("introduced twice");
     }
 
-    /// Moves at most `bytes` of what waits; the messages that B delivers.
+    /// Moves at most `bytes` of what waits; returns the groups of the messages that B delivers.
     fn moves(&self, on: &mut Connection, bytes: usize) -> Result<Vec<GroupId>, NetError> {
         let piece = &on.queue.waiting()[..bytes.min(on.queue.waiting().len())];
         let taken = on.receiver.read(piece);
@@ -112,7 +112,7 @@ impl Acceptor {
 fn two_nodes_meet_talk_and_part_without_a_socket() {
     let its = Arc::new(Acquaintances::forgetful(0, 1, &[A]));
     let mut b = Acceptor { door: Door::new(hello(B, 1), vec![A, B], its), ended: HashSet::new() };
-    // A's directory, and what its lives remember.
+    // A's directory, and what its incarnations remember of B.
     let mut stores = PeerStores::default();
     let mut life = |incarnation| {
         stores.open(0, incarnation, [B], &mut || incarnation);
@@ -127,7 +127,7 @@ fn two_nodes_meet_talk_and_part_without_a_socket() {
     assert!(b.moves(&mut old, 60).expect("half a frame").is_empty());
     assert_eq!(b.moves(&mut old, 600).expect("the rest"), [GroupId(1), GroupId(2)]);
 
-    // A's next life dials while a frame of the old one is half read: it is never delivered.
+    // A's next incarnation dials while a frame of the old one is half read: that frame is never delivered.
     let _ = old.queue.send(&mut vec![heartbeat(3)], |_, _| panic!("too large"));
     assert!(b.moves(&mut old, 60).expect("half a frame").is_empty());
     let mut new = b.dialled_by(&hello(A, 2), &second).expect("a later life");

@@ -38,7 +38,8 @@ pub(crate) fn requests(input: &[u8]) {
     assert_eq!(again, all, "written and read again");
 }
 
-/// If it came as an array, the library takes it for the same array; if it is empty, so were the bytes.
+/// Checks that the library reads a request that came as an array as the same array, and that only empty bytes give an
+/// empty request.
 fn as_the_library_reads_it(taken: &[u8], request: &Request) {
     let is_nothing = || {
         let line = str::from_utf8(taken).ok()?;
@@ -56,7 +57,7 @@ fn as_the_library_reads_it(taken: &[u8], request: &Request) {
     let Ok(Some((Reply::Array(words), length))) = read else {
         panic!("the library makes {read:?} of {}", taken.escape_ascii());
     };
-    assert_eq!(length, taken.len(), "taken, and of the library's array");
+    assert_eq!(length, taken.len(), "the library's array has another length");
     let words: Vec<Bytes> = words
         .into_iter()
         .map(|word| match word {
@@ -123,7 +124,7 @@ fn write(out: &mut BytesMut, reply: &Reply) {
     }
 }
 
-/// Writing a line makes spaces of the line ends in it.
+/// The reply that is read after `reply` was written: line ends within a line become spaces.
 fn on_one_line(reply: Reply) -> Reply {
     let spaced = |byte: u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte };
     match reply {

@@ -1,4 +1,4 @@
-//! Real nodes and clients of every kind: many, idle, greedy, vanished, of the other family of addresses.
+//! Real nodes and clients of every kind: many, idle, greedy, vanished, or on IPv6.
 //!
 //! In:     real nodes; sockets that speak RESP by hand.
 //! Out:    nothing but failures; SKIPPED where this machine has no IPv6.
@@ -19,7 +19,7 @@ use support::{
     eventually, report, skipped,
 };
 
-/// Idle clients took all descriptors; then the log's next file could not be made, and the node ended.
+/// The bug: idle clients took all descriptors; then the log's next file could not be made, and the node ended.
 #[test]
 fn idle_clients_leave_the_log_its_descriptors() {
     const LIMIT: usize = 128;
@@ -38,7 +38,7 @@ fn idle_clients_leave_the_log_its_descriptors() {
         .filter_map(|place| TcpStream::connect(place).ok())
         .collect();
     assert!(idle.len() > LIMIT, "only {} connections were begun", idle.len());
-    // Some thirty segments.
+    // Enough writes for some thirty segments.
     for n in 0..120 {
         let outcome = client.put(&format!("k{n}"), &[b'v'; 15_000], LIVE_MAX);
         assert_eq!(outcome, Outcome::Yes, "write {n}{}", cluster.last_words());
@@ -47,11 +47,12 @@ fn idle_clients_leave_the_log_its_descriptors() {
     report(format_args!("  {open} of {LIMIT} descriptors are open"));
     drop(idle);
     let late = || node.connect().try_call(&["PING"]).is_ok_and(|pong| pong.text() == "PONG");
-    assert!(eventually(LIVE_MAX, late), "clients come again{}", cluster.last_words());
+    assert!(eventually(LIVE_MAX, late), "no client is let in again{}", cluster.last_words());
     assert_eq!(cluster.nodes[0].exited(), None);
 }
 
-/// A client that sends its whole pipeline before it reads the first reply waited for ever: the server had stopped reading.
+/// The bug: a client that sends its whole pipeline before it reads the first reply waited for ever, because the server had
+/// stopped reading.
 #[test]
 fn pipelines_that_are_sent_whole_come_to_their_end() {
     let dir = directory();
@@ -96,7 +97,7 @@ fn clients_that_say_nothing_are_asked_and_may_have_a_limit() {
         timer == KEEPALIVE_TIMER
     });
     assert!(found, "the timer of the node's end of a client's connection is {timer:?}");
-    // A client that asks now and then stays, for twice as long as the silent one has.
+    // A client that asks now and then stays, for longer than the silent one may.
     let mut lively = node.connect();
     let mut beats = 0;
     let gone = eventually(LIVE_MAX, || {
@@ -112,7 +113,7 @@ fn clients_that_say_nothing_are_asked_and_may_have_a_limit() {
 #[test]
 fn a_hangup_ends_a_node_unless_it_was_told_to_ignore_it() {
     use rustix::process::Signal;
-    // Children inherit what is ignored, and cannot tell who ignores it.
+    // Processes inherit ignored signals from their parent, and a node cannot tell whether its user or this test ignores one.
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
     if u64::from_str_radix(ignored.trim(), 16).unwrap() & 1 == 1 {
@@ -136,7 +137,7 @@ fn a_hangup_ends_a_node_unless_it_was_told_to_ignore_it() {
     assert!(cluster.nodes[0].wait_exit(LIVE_MAX).success());
 }
 
-/// Clients that refresh their map went on asking a node that was gone.
+/// The bug: clients that had refreshed their map went on asking a node that was gone.
 #[test]
 fn a_node_that_is_gone_is_marked_and_keys_are_counted_by_those_that_lead_them() {
     let dir = directory();
@@ -179,7 +180,7 @@ fn a_node_that_is_gone_is_marked_and_keys_are_counted_by_those_that_lead_them() 
             assert!(marked, "node {} says of the one that is gone: {last:?}", at + 1);
         }
     };
-    // One that is stopped keeps its connections.
+    // A node whose process is stopped keeps its connections.
     cluster.nodes[2].signal(rustix::process::Signal::STOP);
     marked(&cluster);
     cluster.nodes[2].signal(rustix::process::Signal::CONT);
@@ -229,7 +230,8 @@ fn redirections_to_ipv6_name_an_address_without_brackets() {
     assert_eq!(Connection::open(address).unwrap().call(&["PING"]).text(), "PONG");
 }
 
-/// A name with addresses of both families was listened on at the first; a client that tries the other was refused.
+/// The bug: a node listened only on the first address of a name; if the name had addresses of both families, a client that
+/// tried the other one was refused.
 #[test]
 fn a_name_is_listened_on_at_all_its_addresses() {
     use std::net::ToSocketAddrs;
@@ -246,7 +248,7 @@ fn a_name_is_listened_on_at_all_its_addresses() {
     }
 }
 
-/// A client that connected while the log was opened waited in silence, for minutes where the log was large.
+/// The bug: a client that connected while the log was being opened got no answer, for minutes if the log was large.
 #[test]
 fn until_the_log_is_open_the_port_is_closed() {
     let dir = directory();

@@ -1,4 +1,4 @@
-//! The RESP fuzz targets' corpora, replayed with seeded changes.
+//! The RESP fuzz targets' corpora, replayed with changes that are the same on every run.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
-//! Damage at rest, from outside: what can be limited costs a node the groups it hit, and nobody else anything; what
-//! cannot be is refused by name.
+//! Damage at rest, from outside: damage that can be limited costs one node the groups that it hit, and the other nodes
+//! nothing; any other damage is refused by name.
 //!
-//! Every region of a log, byte by byte, is the log's own test; this one is what operators and clients see.
+//! The log's own tests damage every byte of a log; these show what operators and clients see.
 
 #![forbid(unsafe_code)]
 
@@ -87,7 +87,7 @@ fn a_damaged_range_fences_its_groups_on_that_node_and_everybody_serves_the_rest(
             assert_eq!(client.put(key, value.as_bytes(), LIVE_MAX), Outcome::Yes);
         }
     }
-    // The last values everywhere: a heartbeat or two later.
+    // A heartbeat or two later the last values are on every node.
     std::thread::sleep(Duration::from_millis(300));
     let status = cluster.nodes[2].stop();
     assert!(status.success(), "stopped with {status}");
@@ -118,8 +118,8 @@ fn a_damaged_range_fences_its_groups_on_that_node_and_everybody_serves_the_rest(
         assert_eq!(client.put(key, b"after", LIVE_MAX), Outcome::Yes, "group {group}");
     }
 
-    // Without the first node, the second and the third are a majority: of all groups but the fenced ones, for which
-    // the third must neither vote nor acknowledge.
+    // Without the first node, the second and the third are a majority for all groups but the fenced ones: of these the
+    // third must neither vote nor acknowledge.
     cluster.nodes[0].kill();
     let mut client = Client::new(&addresses[1..]);
     for (group, key) in (1..).zip(&keys).filter(|(group, _)| !fenced.contains(group)) {
@@ -159,7 +159,7 @@ fn an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() {
             assert!(matches!(outcome, Outcome::Yes), "{outcome:?}");
         }
     }
-    // The last entry of every group is on every disk.
+    // Waits until the last entry of every group is on every disk.
     for key in &keys {
         let last = value(ROUNDS - 1, key);
         let written = |node: &Node| !places_of(node, last.as_bytes()).is_empty();
@@ -170,7 +170,8 @@ fn an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() {
         assert!(status.success(), "stopped with {status}");
     }
 
-    // Entries that were overwritten long since: in batches of their own on every node, so that they cost one group.
+    // The damage hits entries whose values were overwritten long ago, and which are alone in their batches on every node, so
+    // that each costs one group.
     let entries = (1..ROUNDS - 1).flat_map(|round| (1..=GROUPS).map(move |group| (round, group)));
     let mut alone = entries.filter_map(|(round, group)| {
         let needle = value(round, &keys[group - 1]);
@@ -223,8 +224,8 @@ fn an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() {
     }
     let carried = cluster.nodes.iter().map(|node| node.info()["groups"].parse::<usize>().unwrap());
     assert_eq!(carried.collect::<Vec<_>>(), [GROUPS - 2, GROUPS - 2, GROUPS - 1]);
-    // For the two, no node has an answer that is one: no value of theirs, old or new, and nothing taken. Each
-    // node says that nothing happened there.
+    // Of the two halted groups no node gives a value, old or new, and none takes a write. Each node says that
+    // nothing happened there.
     for group in halted {
         let key = &keys[group - 1];
         for _ in 0..20 {
@@ -245,7 +246,7 @@ fn an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() {
         let outcome = client.set(key, b"never", Duration::from_secs(2));
         assert!(matches!(outcome, Outcome::No(_)), "group {group}: {outcome:?}");
     }
-    // The replica that is whole, alone, is found from everywhere, and says that it has no leader.
+    // Every node leads a client to the one replica that is whole, and that one says that it has no leader.
     let key = &keys[on_most - 1];
     for mut at in 0..3 {
         let mut hops = 0;
@@ -261,14 +262,14 @@ fn an_entry_damaged_on_every_node_or_on_most_halts_its_group_and_no_other() {
         let reply = cluster.nodes[at].connect().call(&["GET", key]);
         assert!(matches!(&reply, Reply::Error(e) if e.starts_with("CLUSTERDOWN ")), "{reply:?}");
     }
-    // Nothing of the evidence is gone.
+    // The damaged files are kept as they are.
     for (file, bytes) in &damaged {
         let aside = file.with_extension("corrupt");
         let kept = std::fs::read(file).or_else(|_| std::fs::read(&aside));
         assert!(kept.is_ok_and(|kept| kept == *bytes), "{} has changed", file.display());
     }
 
-    // Nor is anything else: all of them end and start again, and the others have what they took.
+    // All nodes end and start again, and the other groups have the values that they took.
     for node in &mut cluster.nodes {
         let status = node.stop();
         assert!(status.success(), "stopped with {status}");
@@ -311,7 +312,8 @@ fn batches(segment: &Path) -> Vec<Batch> {
     found
 }
 
-/// A batch of a sealed segment that names the fewest groups, but some; not a segment's first, which has a start record.
+/// Of the batches in sealed segments, one that names the fewest groups, but at least one. A segment's first batch is left
+/// out, because it has the start record.
 fn batch_of_few(node: &Node) -> (PathBuf, Batch) {
     let used: Vec<_> =
         node.segments().into_iter().filter(|path| !batches(path).is_empty()).collect();
@@ -323,7 +325,7 @@ fn batch_of_few(node: &Node) -> (PathBuf, Batch) {
     some.min_by_key(|(_, batch)| batch.groups.len()).expect("a batch of a sealed segment")
 }
 
-/// Where some bytes stand on a node, and in whose company.
+/// Where some bytes stand on a node, and which groups their batch names.
 #[derive(Clone, Debug)]
 struct Place {
     file: PathBuf,

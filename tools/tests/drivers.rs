@@ -1,8 +1,8 @@
 //! The start-up line says what the system refuses the log: no io_uring, no registered memory.
 //!
-//! The node runs as a user without rights or a name, whom the kernel can be told to refuse. Needs root to say so, and a
-//! binary that everybody may run; says SKIPPED without. `kernel.io_uring_disabled` is the whole machine's; it is put back
-//! as it was.
+//! The node runs as a user without rights or a name, because the kernel can be told to refuse io_uring to such users. This
+//! needs root, and a binary that every user may run; without them the tests say SKIPPED. `kernel.io_uring_disabled` holds
+//! for the whole machine; it is put back as it was.
 
 #![forbid(unsafe_code)]
 
@@ -43,7 +43,7 @@ fn a_kernel_that_refuses_io_uring_gets_plain_writes_and_the_first_line_says_so()
     cluster.nodes[0].start(&[]);
     assert_eq!(cluster.nodes[0].wait_exit(WITHIN).code(), Some(1));
     assert!(cluster.nodes[0].said().contains("not permitted"), "{}", cluster.nodes[0].said());
-    // Allowed again, the same directory goes on with io_uring.
+    // Once io_uring is allowed again, the same directory goes on with it.
     drop(disabled);
     cluster.nodes[0].set_flag("--driver", "auto");
     cluster.restart();
@@ -76,8 +76,8 @@ fn serves_with(cluster: &mut Cluster) -> String {
     words.join(" ")
 }
 
-/// One node, run as another user, behind other words of command. Each has a user of its own: locked memory is counted
-/// for all processes of one together, and a ring's is counted for a moment longer than its process lives.
+/// Starts one node as another user, with `words` in front of its command line. Each test has a user of its own: locked
+/// memory is counted for all processes of a user together, and a ring's for a moment longer than its process lives.
 fn start_as_stranger(words: &[&str]) -> Result<(tempfile::TempDir, Cluster), String> {
     static USERS: AtomicU32 = AtomicU32::new(0);
     if !rustix::process::geteuid().is_root() {
@@ -130,7 +130,7 @@ impl Drop for Disabled {
 }
 
 const SWITCH: &str = "/proc/sys/kernel/io_uring_disabled";
-/// Below nobody's 65,534, above whom systems make.
+/// With `USERS_MAX` it spans ids that are above the users that systems make, and below `nobody`, 65,534.
 const USER_MIN: u32 = 61_200;
 const USERS_MAX: u32 = 4_000;
 const WITHIN: Duration = Duration::from_secs(30);

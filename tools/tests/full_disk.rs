@@ -1,7 +1,7 @@
-//! No room, on a real kernel: writes are refused by name, votes go on, and it heals by itself (RULES.md W9, W10).
+//! No room, on a real kernel: writes are refused by name, votes go on, and the cluster heals by itself (RULES.md W9, W10).
 //!
-//! Three nodes share a file system that somebody else fills. It is ext4 on a loop device, or memory alone. Mounting
-//! needs root; says SKIPPED without. Last, one node may write no larger files.
+//! Three nodes share a file system that the test fills: ext4 on a loop device, or tmpfs. Mounting needs root; without it
+//! the tests say SKIPPED. In the last test the size of one node's files is limited.
 
 #![deny(unsafe_code)]
 
@@ -74,18 +74,18 @@ fn fill_and_heal(name: &str, logs: &Path, place: &Path) {
     let all_led = eventually(LIVE_MAX, || led(&cluster, &[0, 1, 2]) == GROUPS);
     assert!(all_led, "leaders do not last without room{}", cluster.last_words());
 
-    // Votes are written to what is left: a leader that dies is replaced while there is no room.
+    // Votes are written to the reserve: a leader that dies is replaced while there is no room.
     let (busiest, _) = cluster.leads_most();
     cluster.nodes[busiest].kill();
     let others: Vec<usize> = (0..3).filter(|at| *at != busiest).collect();
     let elected = eventually(LIVE_MAX, || led(&cluster, &others) == GROUPS);
     assert!(elected, "no election without room{}", cluster.last_words());
-    // As at first: a refusal may be late, and a file system may have given something back.
+    // All room is taken once more: a refusal may be late, and a file system may have given something back.
     take_all_room(&cluster, &ballast, &probes);
     for at in &others {
         assert!(cluster.nodes[*at].exited().is_none(), "ended for lack of room");
     }
-    // Nor does a node start without room; it says so, and nothing is changed.
+    // A node does not start without room: it says so, and changes nothing.
     ballast.take_more();
     let output = output_within(cluster.nodes[busiest].command(&[]), LIVE_MAX);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -110,8 +110,8 @@ fn fill_and_heal(name: &str, logs: &Path, place: &Path) {
 }
 
 /// RULES.md W6.
-/// A write behind the limit fails at once with EFBIG, where a full disk would have said so before: no segment is
-/// written that was not made whole. So it is a failed write like any other (rule 17).
+/// A write past the limit fails with EFBIG. A full disk does not fail a write of the log, because each segment is made
+/// whole before it is used. So this is a failed write like any other (rule 17).
 #[test]
 fn a_node_whose_log_write_is_over_its_file_size_limit_ends_and_the_others_serve() {
     let _turn = turn();
@@ -121,7 +121,7 @@ fn a_node_whose_log_write_is_over_its_file_size_limit_ends_and_the_others_serve(
     let prefix = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"];
     cluster.nodes[0].run_behind(prefix.map(str::to_owned).to_vec());
     cluster.init();
-    // A segment that is still in the making fails as on a full disk: the next is ready, none is ordered.
+    // Waits until the next segment is ready and none is being made: one in the making would fail as on a full disk.
     assert!(eventually(LIVE_MAX, || cluster.nodes[0].segment_made() >= 2));
     limit_file_size(cluster.nodes[0].pid(), SEGMENT_BYTES as u64 / 2);
     let addresses = cluster.addresses();
@@ -132,7 +132,7 @@ fn a_node_whose_log_write_is_over_its_file_size_limit_ends_and_the_others_serve(
     load.wait_for_more(100, LIVE_MAX);
     let mut histories = load.finish();
     cluster.restart();
-    // Its disk is needed for a quorum now.
+    // The first node's disk is needed for a quorum now.
     cluster.nodes[1].kill();
     histories.check(&addresses);
     cluster.assert_no_panic();
@@ -144,7 +144,8 @@ fn limit_file_size(pid: u32, bytes: u64) {
     prlimit(pid, Resource::Fsize, Rlimit { current: Some(bytes), maximum: None }).unwrap();
 }
 
-/// Until no group takes a write. Only nodes that run are asked: else the last that was heard may be that one does not.
+/// Takes all room until no group takes a write. Only nodes that run are asked, because the last answer would else often be
+/// that a node does not run.
 fn take_all_room(cluster: &Cluster, ballast: &Ballast, probes: &[String]) {
     let running = cluster.nodes.iter().filter(|node| node.runs());
     let addresses: Vec<_> = running.map(|node| node.client).collect();
@@ -157,15 +158,15 @@ fn take_all_room(cluster: &Cluster, ballast: &Ballast, probes: &[String]) {
     assert!(refused, "a full disk: {last:?}{}", cluster.last_words());
 }
 
-/// Whether no group takes a write, and those say so whose leader has no room. A leader that has room, alone, takes the
-/// write and waits for a quorum's disks; it is not told why they are silent.
+/// Checks that no group takes a write, and that some group says that the disk is full. A leader that alone has room takes
+/// the write and waits for a quorum's disks; it does not know why they are silent.
 fn takes_nothing(addresses: &[std::net::SocketAddr], probes: &[String]) -> Result<(), String> {
     let mut client = Client::impatient(addresses, ASK_MAX);
     let mut outcomes = Vec::new();
     for key in probes {
         match client.set(key, &[b'x'; 8 << 10], ASK_MAX) {
             Outcome::Yes => return Err(format!("the group of {key} took a write")),
-            // Nobody leads it, or its leader waits, or has no room.
+            // The group has no leader, or its leader waits, or has no room.
             outcome => outcomes.push(outcome),
         }
     }
@@ -173,7 +174,7 @@ fn takes_nothing(addresses: &[std::net::SocketAddr], probes: &[String]) -> Resul
         |outcome: &Outcome| matches!(outcome, Outcome::No(why) if why.contains("DISKFULL"));
     match outcomes.iter().any(is_full) {
         true => Ok(()),
-        false => Err(format!("nobody says that it is: {outcomes:?}")),
+        false => Err(format!("no group says that the disk is full: {outcomes:?}")),
     }
 }
 

@@ -48,7 +48,7 @@ fn bad_bytes_on_both_ports_cost_a_connection_and_nothing_else() {
             closed += usize::from(feed(port, &bytes, round % 2 == 0));
         }
     }
-    // Half a request and half a frame, many at once, and their senders stay.
+    // Many connections send half a request or half a frame, and stay open.
     let idle: Vec<TcpStream> = (0..IDLE_CONNECTIONS)
         .flat_map(|_| [(target.client, &b"*3\r\n$3\r\nSE"[..]), (target.peer, &b"LD"[..])])
         .filter_map(|(port, half)| {
@@ -115,7 +115,7 @@ fn a_clients_bad_request_is_answered_behind_the_good_ones_before_it() {
         b"*99999999999999999999999999\r\n",
     ] {
         let mut answer = String::new();
-        // A disk that is slow for a while costs the node its leaderships: then it is asked again.
+        // A disk that is slow for a while costs the node its leaderships: then the requests are sent again.
         support::eventually(LIVE_MAX, || {
             let mut connection = cluster.nodes[0].connect();
             let good = [request(&["SET", "k", "v"]), request(&["GET", "k"])].concat();
@@ -164,7 +164,7 @@ fn a_command_line_that_makes_no_sense_is_refused_with_the_reason() {
         (only(&["--init", "--id", "2", "--dir", home, "--peers", "1=127.0.0.1:15001"]), "2"),
         (only(&["--init", "--id", "1", "--dir", home, "--peers", "1:1"]), "peers"),
         (only(&["--id", "1", "--dir", home, "--peers", "1=127.0.0.1:15001"]), "n1"),
-        // Root may write anywhere, but nobody below a file.
+        // Root may write anywhere, but no user can make a directory below a file.
         (
             only(&["--init", "--id", "1", "--dir", below_file, "--peers", "1=127.0.0.1:15001"]),
             "file",
@@ -192,7 +192,7 @@ fn what_is_in_use_or_not_its_own_is_refused_and_left_as_it_was() {
     let mut client = Client::new(&addresses);
     assert_eq!(client.put("kept", b"value", LIVE_MAX), Outcome::Yes);
 
-    // Two processes on one directory: its ports are others, so that it is the directory that is refused.
+    // A second process on the same directory: its ports are others, so that it is refused because of the directory.
     let ports = free_ports(2);
     let members: Vec<_> = cluster.nodes.iter().map(|node| (node.id, node.peer)).collect();
     let elsewhere = |node: &Node, flags: &[&str]| {
@@ -225,7 +225,7 @@ fn what_is_in_use_or_not_its_own_is_refused_and_left_as_it_was() {
     refused(cluster.nodes[1].command(&[]), &[&port, "in use"]);
     drop(taken);
 
-    // Another's directory, and what was fixed when it was made.
+    // Settings that were fixed when the directory was made, and a directory that is no node's.
     let down = &cluster.nodes[1];
     for (flags, wanted) in [
         (["--id", "3"], "id is 3"),
@@ -259,7 +259,7 @@ fn what_is_in_use_or_not_its_own_is_refused_and_left_as_it_was() {
         assert_eq!(fs::read_to_string(foreign.join("thesis.txt")).unwrap(), "years of work");
     }
 
-    // Nothing of this hurt anyone.
+    // The cluster is none the worse for any of this.
     cluster.restart();
     cluster.nodes[2].kill();
     assert_eq!(client.get("kept", LIVE_MAX).unwrap().as_deref(), Some(&b"value"[..]));
@@ -315,8 +315,8 @@ fn inputs(random: &mut u64, node: &Node) -> Vec<(SocketAddr, Vec<u8>)> {
     all
 }
 
-/// Sends it, and reads what comes. True if the other side closed the connection within a short time; bytes that may be
-/// the start of something good are waited for, and then it is we who hang up.
+/// Sends `bytes`, and reads the answer if it is `patient`. Returns true if the other side closed the connection within a
+/// short time. The other side waits for more after bytes that may begin a sound request; then this side hangs up.
 fn feed(port: SocketAddr, bytes: &[u8], patient: bool) -> bool {
     let mut stream = TcpStream::connect(port).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -339,8 +339,8 @@ fn feed(port: SocketAddr, bytes: &[u8], patient: bool) -> bool {
     }
 }
 
-/// A client that asks for much and takes none of the answers, until it is cut off. How many bytes of requests were taken
-/// of it.
+/// Plays a client that sends requests and reads none of the answers, until it is cut off. Returns its connection, and how
+/// many bytes of requests the node took.
 fn ask_and_read_nothing(address: SocketAddr) -> (TcpStream, usize) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nonblocking(true).unwrap();
@@ -372,8 +372,8 @@ fn settled_bytes(node: &Node) -> u64 {
     last
 }
 
-/// Trial 08: one connection with 4,000 pipelined `CLUSTER INFO` stopped a node for a second, ten cost all its leaderships.
-/// Processor time is measured, for the machine is shared with the other tests.
+/// The bug: one connection with 4,000 pipelined `CLUSTER INFO` stopped a node for a second, and ten cost it all its
+/// leaderships. Processor time is measured, because the machine is shared with the other tests.
 #[test]
 fn what_clients_and_peers_can_make_a_shards_thread_do_at_a_stretch_is_told_and_bounded() {
     let _turn = turn();
@@ -429,7 +429,7 @@ fn what_clients_and_peers_can_make_a_shards_thread_do_at_a_stretch_is_told_and_b
     said(&cluster, "fifty ask CLUSTER SLOTS");
     ask(&cluster, &sets, 100, keys.len(), STRETCH_TIME);
     said(&cluster, "a hundred come with 500 writes each");
-    // A peer that was stopped: all that was sent to it comes at once, and so do its answers.
+    // A peer that was stopped goes on: it gets at once all that was sent to it, and its answers come at once too.
     let stopped = (victim + 1) % 3;
     cluster.nodes[stopped].signal(rustix::process::Signal::STOP);
     ask(&cluster, &sets, 100, keys.len(), STRETCH_TIME);
@@ -477,12 +477,13 @@ const ROUNDS: usize = 6;
 const STRETCH_GROUPS: usize = 1_000;
 const STRETCH_TIME: Duration = Duration::from_secs(1);
 const PIPELINED: usize = 4_000;
-/// Many times what is measured (ARCHITECTURE.md), for the processor's host may take it away for milliseconds unseen.
+/// Many times what is measured (ARCHITECTURE.md), because a virtual machine's host may take the processor away for
+/// milliseconds unseen.
 const STRETCH_US_MAX: u64 = 250_000;
 const IDLE_CONNECTIONS: usize = 150;
-/// 64 MiB, and what sockets hold.
+/// The node's bound of 64 MiB, and as much again for what the sockets hold.
 const GREEDY_BYTES_MAX: usize = 128 << 20;
 const GREEDY_TIME: Duration = Duration::from_secs(20);
-/// Half of what the greedy client may have waiting: its memory goes back, but for what the allocator keeps of it.
+/// Half of what may wait for the greedy client: that memory is given back, except for what the allocator keeps of it.
 const GROWN_BYTES_MAX: u64 = 32 << 20;
 const LIVE_MAX: Duration = Duration::from_secs(30);

@@ -41,7 +41,7 @@ fn the_busiest_leader_is_killed_under_load_and_catches_up_from_sealed_segments()
         busiest + 1
     ));
 
-    // More than the others keep in memory for it, so that what it missed is in sealed segments alone.
+    // The killed node misses more than the others keep in memory for it, so that its entries are in sealed segments alone.
     let other = &cluster.nodes[(busiest + 1) % 3];
     let sealed = other.segments().len();
     let missed = load.acknowledged_bytes() + MISSED_BYTES;
@@ -120,7 +120,7 @@ fn all_nodes_are_killed_at_once_twice_and_nothing_acknowledged_is_lost() {
     }
 }
 
-/// Few, so that what a node missed is more than the others keep in memory of each.
+/// Few groups, so that a node misses more of each than the others keep in memory.
 const GROUPS: usize = 6;
 const SEGMENT_BYTES: usize = 4 << 20;
 /// The engine keeps 4 MiB per group.
@@ -128,5 +128,5 @@ const MISSED_BYTES: u64 = 48 << 20;
 /// An election takes one to two seconds, and a machine under load longer.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(30);
 const LIVE_MAX: Duration = Duration::from_secs(30);
-/// Beside it every single write has its own bound.
+/// Each single write also has a bound of its own.
 const FILL_MAX: Duration = Duration::from_secs(180);

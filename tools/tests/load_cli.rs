@@ -130,7 +130,7 @@ fn whoever_stops_watching_costs_no_results() {
 fn nodes_may_be_known_by_name() {
     let taker = Server::start_as("localhost", |_, _, _| Answer::Say("+OK\r\n"));
     let other = taker.address.port();
-    // Every second write is sent on, to a name as well.
+    // Every second write is redirected, to a name as well.
     let server = Server::start_as("localhost", move |slot, count, _| match count % 2 {
         0 => Answer::Say("+OK\r\n"),
         _ => Answer::Tell(format!("-MOVED {slot} localhost:{other}\r\n")),
@@ -154,7 +154,7 @@ fn a_name_that_cannot_be_looked_up_is_named() {
     let start = format!("logdrive: a node is said to be at no..such..host:{port}, which cannot");
     assert!(errors.starts_with(&start), "{errors}");
 
-    // One that comes up in a run is named at its end.
+    // A name that comes up during a run is named at the run's end.
     let server = Server::start(|slot, count| match count {
         0 => Answer::Say("+OK\r\n"),
         _ => Answer::Tell(format!("-MOVED {slot} no..such..host:1\r\n")),
@@ -257,7 +257,7 @@ fn a_broken_connection_fails_what_was_on_it_and_is_made_again() {
     let (acknowledged, lost) = (run.number("/acknowledged"), run.number("/errors/connection"));
     assert_eq!(acknowledged + lost, 500, "{}", run.json);
     assert!(lost > 0, "{}", run.json);
-    // How much is on it when it breaks depends on the machine, but for a closed loop.
+    // How many writes are on a connection when it breaks depends on the machine, except in a closed loop.
     let run =
         Server::start(rule).run(&["--concurrency", "4", "--duration", "2s", "--warmup", "0s"]);
     let (acknowledged, lost) = (run.number("/acknowledged"), run.number("/errors/connection"));
@@ -286,7 +286,7 @@ fn silence_is_a_timeout() {
     );
 }
 
-/// More are due while nobody answers than the generator holds at once: it forgets none of them.
+/// While the server does not answer, more writes become due than the generator holds at once: none of them is forgotten.
 #[test]
 fn every_write_of_a_long_stall_is_counted() {
     let server = Server::start(|_, count| {
@@ -305,7 +305,7 @@ fn every_write_of_a_long_stall_is_counted() {
     assert_eq!((run.code, run.json["valid"].as_bool()), (Some(1), Some(false)));
 }
 
-/// Large values at a rate that nobody can take came to gigabytes in seconds.
+/// The bug: large values, at a rate that no server can take, filled gigabytes of memory in seconds.
 #[test]
 fn what_waits_for_a_silent_server_is_bounded_by_its_bytes() {
     let server = Server::start_taking(1_000_000, |_, _, _| Answer::Nothing);
@@ -375,7 +375,7 @@ struct Server {
     writes: Arc<std::sync::atomic::AtomicU64>,
 }
 
-/// A server, but for its answers to writes.
+/// Everything about a server except its answers to writes.
 #[derive(Clone, Copy)]
 struct Like {
     host: &'static str,
@@ -416,7 +416,7 @@ impl Server {
         Self::start_as("127.0.0.1", rule)
     }
 
-    /// One that says that its host is `host`.
+    /// A server that says that its host is `host`.
     fn start_as(
         host: &'static str,
         rule: impl Fn(u16, u64, SocketAddr) -> Answer + Send + Sync + 'static,
@@ -424,7 +424,7 @@ impl Server {
         Self::start_like(Like { host, ..Like::default() }, rule)
     }
 
-    /// One that takes values of another size.
+    /// A server that takes values of another size.
     fn start_taking(
         value_bytes: usize,
         rule: impl Fn(u16, u64, SocketAddr) -> Answer + Send + Sync + 'static,
@@ -432,7 +432,7 @@ impl Server {
         Self::start_like(Like { value_bytes: Some(value_bytes), ..Like::default() }, rule)
     }
 
-    /// One that says this of itself, and takes everything.
+    /// A server that answers `INFO` with `info`, and takes all writes.
     fn start_telling(info: &'static str) -> Self {
         let like = Like { value_bytes: None, info, ..Like::default() };
         Self::start_like(like, |_, _, _| Answer::Say("+OK\r\n"))

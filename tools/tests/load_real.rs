@@ -1,7 +1,7 @@
 //! `logdrive load` with servers of its own: its results, and that nothing of a run is left, however it ends.
 //!
-//! The servers are known by the place their directories are in, which is on their command lines. Nothing here is judged
-//! by time: what must come is waited for, and [`GIVE_UP`] only ends a test that waits for what never comes.
+//! The servers are found by the place of their directories, which stands on their command lines. No test here depends on
+//! how long something takes: each waits for it, and [`GIVE_UP`] only ends a test that waits in vain.
 
 #![forbid(unsafe_code)]
 
@@ -25,7 +25,7 @@ use support::{
 #[test]
 fn a_run_gives_every_figure_and_leaves_nothing() {
     let _turn = turn();
-    // A machine that is busy enough moves a leadership, and that is an error of some writes: then once more.
+    // On a busy machine a leadership may move, which is an error for some writes: then there is another run.
     for attempt in 1.. {
         let place = directory();
         let file = place.path().join("run.json");
@@ -110,7 +110,7 @@ fn an_interrupted_run_stops_its_servers_and_removes_its_directory() {
     assert_eq!((&json["interrupted"], &json["valid"]), (&true.into(), &false.into()), "{json}");
 }
 
-/// Nobody is left to remove the directory, but the kernel closes the servers' standard inputs.
+/// No process is left that could remove the directory, but the kernel closes the servers' standard inputs.
 #[test]
 fn the_servers_of_a_run_that_is_killed_end_by_themselves() {
     let _turn = turn();
@@ -131,7 +131,7 @@ fn load(place: &Path, duration: &str) -> Command {
     command
 }
 
-/// Starts it, and waits until its cluster serves and it writes.
+/// Starts a run, and waits until its cluster serves and the run writes.
 fn start(command: &mut Command) -> (Process, BufReader<ChildStderr>) {
     let mut child = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     let mut errors = BufReader::new(child.stderr.take().unwrap());
@@ -144,7 +144,7 @@ fn start(command: &mut Command) -> (Process, BufReader<ChildStderr>) {
     (child, errors)
 }
 
-/// No process, and no file but these.
+/// Checks that a run has left no process, and no file but `files`.
 fn assert_nothing_is_left(place: &Path, files: &[&str]) {
     let servers = servers_in(place);
     assert!(servers.is_empty(), "servers outlived their run: {servers:?}");

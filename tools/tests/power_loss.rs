@@ -37,7 +37,7 @@ fn acknowledged_writes_survive_power_cuts_of_all_nodes() {
             return;
         }
     };
-    // After the disk, so that it goes first: nothing may hold the mount.
+    // Declared after the disk, so that it is dropped first: no process may hold the mount.
     let mut cluster = Cluster::start_logging_to(dir.path(), disk.path(), 48, SEGMENT_BYTES);
     let addresses = cluster.addresses();
     let mut before: Vec<Histories> = Vec::new();
@@ -69,7 +69,7 @@ fn acknowledged_writes_survive_power_cuts_of_all_nodes() {
         for node in &mut cluster.nodes {
             node.set_flag("--driver", driver);
             if driver == "portable" {
-                // The last cut breaks their standard error too; they must end all the same.
+                // Their standard error is on this disk too, and breaks at the last cut; they must end all the same.
                 node.log_to(disk.path());
             }
         }
@@ -134,5 +134,6 @@ const DISK_BYTES: u64 = 768 << 20;
 const LIVE_MAX: Duration = Duration::from_secs(30);
 const EXIT_MAX: Duration = Duration::from_secs(30);
 const LAST_EXIT_MAX: Duration = Duration::from_secs(2);
-/// Large, for a segment's making syncs: all that was written before it would be there without a sync of its own.
+/// Large, so that segments are seldom made: making one syncs, and all that was written before that would survive without a
+/// sync of its own.
 const SEGMENT_BYTES: usize = 8 << 20;

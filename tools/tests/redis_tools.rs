@@ -37,7 +37,7 @@ fn redis_cli_reads_and_writes_through_any_node() {
         assert_eq!(cli(&["PING"]), "PONG");
         assert_eq!(cli(&["GET", "nothing"]), "");
         assert_eq!(cli(&["EXISTS", "{tag}x", "{tag}y", "{tag}z"]), "2");
-        // Where nobody knows whether they are gone, there must be something to delete again.
+        // If the outcome of the deletion is unknown, the keys are set again, so that there is something to delete.
         let deleted = eventually(LIVE_MAX, || {
             let answer = redis_cli_once(node.client.port(), &["DEL", "{tag}x", "{tag}y"]);
             let moves = is_moving(&answer);
@@ -79,7 +79,8 @@ fn redis_benchmark_runs_in_cluster_mode_with_pipelines() {
     let cluster = Cluster::start(dir.path(), 128, 4 << 20);
     let port = cluster.nodes[0].client.port().to_string();
     let mut tries = 0;
-    // It ends at the first error: where leaderships moved, which is no error of the cluster, it begins again.
+    // The tool ends at the first error. If that says that leaderships moved, which is no fault of the cluster, it is run
+    // again.
     let (output, text) = loop {
         tries += 1;
         let output = Command::new("timeout")
@@ -109,7 +110,7 @@ fn redis_benchmark_runs_in_cluster_mode_with_pipelines() {
     cluster.assert_no_panic();
 }
 
-/// For what may be asked twice: again while leaderships move, as they may at any time on a busy machine.
+/// For commands that may be given twice: repeats one while leaderships move, as they may at any time on a busy machine.
 fn redis_cli(port: u16, words: &[&str]) -> String {
     let mut answer = String::new();
     eventually(LIVE_MAX, || {

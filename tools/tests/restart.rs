@@ -22,7 +22,7 @@ fn a_node_starts_at_once_after_it_was_killed() {
     let restarts = std::env::var("LOGDRIVE_RESTARTS")
         .map_or(30, |count| count.parse().expect("LOGDRIVE_RESTARTS is a number"));
     let dir = directory();
-    // Alone, so that nothing but its own start is waited for.
+    // One node alone, so that nothing but its own start is waited for.
     let mut cluster = Cluster::plan(dir.path(), 1, GROUPS, 64 << 10);
     cluster.nodes[0].set_flag("--election-timeout", "300ms");
     cluster.init();
@@ -41,7 +41,7 @@ fn a_node_starts_at_once_after_it_was_killed() {
             assert_eq!(outcome, Outcome::Yes, "{key} in round {round}{}", cluster.last_words());
             last.insert(key, round);
         }
-        // Killed with writes in flight, of a key that nobody reads.
+        // The node is killed with writes in flight, of keys that are not read back.
         let busy = Load::start(&addresses, &busy(round));
         std::thread::sleep(Duration::from_millis(5));
         cluster.nodes[0].kill();
@@ -87,7 +87,7 @@ fn a_stop_under_load_ends_what_is_in_flight_and_succeeds() {
     }
 }
 
-/// As fast as it can, with keys of its own.
+/// A load without pauses, with keys of its own in each round.
 fn busy(round: u32) -> Shape {
     Shape {
         name: format!("busy{round}").leak(),

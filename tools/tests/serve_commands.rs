@@ -35,8 +35,8 @@ fn is_moving(reply: &Reply) -> bool {
     matches!(reply, Reply::Error(text) if words.iter().any(|word| text.starts_with(word)))
 }
 
-/// Tries, with the number of the try, until leaderships stay where they are meanwhile: a try that finds that one moves
-/// gives `None`.
+/// Repeats `attempt`, which is given the number of the try, until no leadership moves during it: a try that finds that one
+/// moves gives `None`.
 fn steadily<T>(what: &str, mut attempt: impl FnMut(u32) -> Option<T>) -> T {
     let (mut number, mut done) = (0, None);
     let is_done = eventually(PATIENCE, || {
@@ -48,7 +48,7 @@ fn steadily<T>(what: &str, mut attempt: impl FnMut(u32) -> Option<T>) -> T {
     done.expect("it is done")
 }
 
-/// That this is the answer, unless a leadership moves.
+/// Asserts that `found` is the wanted answer; gives `None` if it says that a leadership moves.
 fn expect(found: &Reply, wanted: &Reply) -> Option<()> {
     if is_moving(found) {
         return None;
@@ -86,7 +86,7 @@ fn call(cluster: &Cluster, words: &[&str]) -> Reply {
     panic!("{words:?} found no leader");
 }
 
-/// The same for what may be done twice: again where nobody knows whether it happened.
+/// As [`call`], for commands that may be given twice: repeats one whose outcome is unknown.
 fn insist(cluster: &Cluster, words: &[&str]) -> Reply {
     steadily("an answer", |_| Some(call(cluster, words)).filter(|reply| !is_moving(reply)))
 }
@@ -99,7 +99,7 @@ fn leader_of(cluster: &Cluster, key: &str) -> Connection {
     })
 }
 
-/// One cluster for all that does not disturb it: starting processes is what takes time here.
+/// One cluster for all checks that do not disturb it, because starting processes takes most of the time here.
 #[test]
 fn a_cluster_answers_every_command() {
     let dir = directory();
@@ -146,7 +146,7 @@ fn a_node_without_the_group_sends_clients_to_one_with_it() {
     }
 }
 
-/// Seven nodes carry three replicas of each group: whichever is asked first, nobody is sent round in circles.
+/// Seven nodes carry three replicas of each group: whichever is asked first, no client is sent round in a circle.
 #[test]
 fn with_many_more_nodes_than_replicas_every_node_leads_to_the_leader() {
     let dir = directory();
@@ -335,7 +335,7 @@ fn connection_commands(cluster: &Cluster) {
     let mut wire = cluster.nodes[0].connect();
     wire.send(&request(&["ECHO", "last"])).unwrap();
     wire.end_input().unwrap();
-    assert_eq!(wire.read_to_end(), "$4\r\nlast\r\n", "who stops sending is still answered");
+    assert_eq!(wire.read_to_end(), "$4\r\nlast\r\n", "a client that stops sending is answered");
 }
 
 fn server_commands(cluster: &Cluster) {
@@ -434,7 +434,7 @@ fn a_cluster_client_finds_its_way(cluster: &Cluster) {
         assert_eq!(value, n);
     }
     let count: i64 = steadily("delete", |_| {
-        // Again, where nobody knows whether it is gone.
+        // Set anew in each try: the outcome of an earlier deletion may be unknown.
         settled(connection.set::<_, _, ()>("key:0", 0))?;
         settled(connection.del("key:0"))
     });
@@ -447,7 +447,8 @@ fn a_cluster_client_finds_its_way(cluster: &Cluster) {
     assert_eq!(pong, "PONG");
 }
 
-/// The answer that a cluster client got; `None` while leaderships move for longer than it asks again, or nobody knows.
+/// The answer that a cluster client got; `None` if leaderships moved for longer than it asks again, or if the outcome is
+/// unknown.
 fn settled<T>(answer: redis::RedisResult<T>) -> Option<T> {
     match answer {
         Ok(answer) => Some(answer),
@@ -488,7 +489,7 @@ fn hostile_bytes(cluster: &Cluster) {
         ] {
             let mut wire = Connection::open(address).unwrap();
             let _ = wire.send(bytes);
-            // Bytes that are no whole request, and lines that are not commands, keep the connection: end it.
+            // Bytes that are no whole request, and lines that are not commands, leave the connection open: this ends it.
             let _ = wire.send(b"\r\n*1\r\n$4\r\nQUIT\r\n");
             let _ = wire.end_input();
             let reply = wire.read_to_end();

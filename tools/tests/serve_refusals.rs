@@ -91,7 +91,7 @@ fn a_directory_that_is_not_this_nodes_is_refused() {
     refusal(flags(&foreign, peer, client, &["--id", "1"]));
     for entry in fs::read_dir(&foreign).expect("listed") {
         let entry = entry.expect("listed");
-        // To look safely the log takes a lock, and its file stays; nothing else may.
+        // To look into the directory safely the log takes a lock, whose file stays. Nothing else may be made there.
         let made = entry.file_name() != "holiday.jpg" && entry.file_name() != "lock";
         assert!(!made, "{:?} was made", entry.path());
     }
@@ -139,7 +139,7 @@ fn a_node_that_was_made_and_could_not_be_opened_says_how_to_go_on() {
     let home = directory();
     let mut cluster = plan(home.path(), 1);
     let node = &mut cluster.nodes[0];
-    // Nobody can know it before the directory is made, but the node surely fails: no file may have a segment's size.
+    // The node cannot know it before the directory is made, but its open must fail: no file may be as large as a segment.
     let sh = r#"trap '' XFSZ; ulimit -f 2048; exec "$@""#;
     node.run_behind(["sh", "-c", sh, "sh"].map(str::to_owned).to_vec());
     let mut command = node.command(&["--init"]);
@@ -163,7 +163,7 @@ fn what_init_fixed_stays_and_one_process_has_a_directory() {
     let refused = |more: &[&str]| refusal(flags(&dir, peer, 0, &[&["--id", "1"], more].concat()));
 
     refused(&[]); // another process runs on it
-    // It did not disturb the first.
+    // The refused process did not disturb the first.
     let outcome = Client::new(&addresses).put("k", b"v", LIVE_MAX);
     assert_eq!(outcome, Outcome::Yes);
     assert!(cluster.nodes[0].stop().success());

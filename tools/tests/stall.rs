@@ -67,7 +67,7 @@ fn a_followers_slow_disk_holds_up_nobody() {
     let mut cluster = start("auto", dir.path(), &disk);
     let addresses = cluster.addresses();
     let probes = cluster.key_per_group("probe-");
-    // A node that comes back when the others lead everything leads nothing.
+    // The first node is to follow in all groups: a node that comes back while the others lead everything leads nothing.
     let status = cluster.nodes[0].stop();
     assert!(status.success(), "stopped with {status}{}", cluster.last_words());
     let others_lead = || cluster.nodes[1..].iter().map(|node| node.groups_led()).sum::<u64>();
@@ -102,7 +102,8 @@ fn a_followers_slow_disk_holds_up_nobody() {
         "  {swift} writes in {LOOK:?} with a swift follower, {slow} with a slow one; leaders held {resident_before:?} \
          bytes and then {resident_after:?}"
     ));
-    // A machine that is shared is half as fast at times; one that waited for this disk would take two in a hundred.
+    // A machine that is shared is half as fast at times. Leaders that waited for this disk would take two writes in a
+    // hundred.
     assert!(slow > swift / 5, "{slow} writes in {LOOK:?} with a slow follower, {swift} without");
     for (before, after) in resident_before.iter().zip(&resident_after) {
         assert!(*after < before + HELD_BYTES_MAX, "{before} bytes resident, and then {after}");
@@ -110,7 +111,7 @@ fn a_followers_slow_disk_holds_up_nobody() {
     let made = |at: usize| cluster.nodes[at].segment_made() - made_before[at];
     assert!(eventually(LIVE_MAX, || made(1) > made(0) + 1), "its disk is not slow");
     throttle.release();
-    // It is a full member again: the quorum needs it.
+    // The first node is a full member again: with the second one killed, a quorum needs it.
     load.wait_for_more(100, LIVE_MAX);
     cluster.nodes[1].kill();
     cluster.write_to_all(&probes, "after", TAKE_OVER_MAX);
@@ -128,7 +129,8 @@ fn start(driver: &str, dir: &std::path::Path, disk: &Disk) -> Cluster {
     for node in &mut cluster.nodes {
         node.set_flag("--driver", driver);
         node.set_flag("--election-timeout", "500ms");
-        // Given up only where a test says so: what is held back must be over before, however long it takes.
+        // A node is to give up only where a test sets a shorter limit: writes that are held back must be over before,
+        // however long they take on this machine.
         node.set_flag("--stall-fatal", "120s");
     }
     cluster.init();
@@ -153,7 +155,7 @@ fn stall(driver: &str, dir: &std::path::Path, disk: &Disk, throttle: &Throttle) 
 
     throttle.stall();
     let stalled = now();
-    // The others take over while it lives: it is not yet given up, and it answers.
+    // The others take over while the stalled node lives: its process has not given up yet, and answers.
     let gave_way = eventually(TAKE_OVER_MAX, || cluster.nodes[0].groups_led() == 0);
     assert!(gave_way, "a node with a stalled disk still leads{}", cluster.last_words());
     let gave_way = stalled.elapsed();
@@ -172,7 +174,7 @@ fn stall(driver: &str, dir: &std::path::Path, disk: &Disk, throttle: &Throttle) 
     ));
     assert!(eventually(LIVE_MAX, || cluster.nodes[0].said().contains("goes on after a stall")));
 
-    // It is a full member again: the quorum needs it.
+    // The first node is a full member again: with the second one killed, a quorum needs it.
     load.wait_for_more(100, LIVE_MAX);
     cluster.nodes[1].kill();
     cluster.write_to_all(&probes, "after", TAKE_OVER_MAX);
@@ -187,12 +189,12 @@ fn stall(driver: &str, dir: &std::path::Path, disk: &Disk, throttle: &Throttle) 
     throttle.take(cluster.nodes[0].pid());
     throttle.stall();
     let stalled = now();
-    // One of the two is the last word: who writes the first may be late for the process' end.
+    // The node's last line is one of these two: the thread that writes the first may come too late for the process' end.
     let last = ["the process ends", "the node stopped: shard 0: the log's disk has not answered"];
     let fatal = || last.iter().any(|line| cluster.nodes[0].said().contains(line));
     assert!(eventually(FATAL_MAX, fatal), "a stuck node goes on{}", cluster.last_words());
     let fatal = stalled.elapsed();
-    // Its threads may sit in the kernel until the disk answers; once it is silent it stays so meanwhile.
+    // The process' threads may hang in the kernel until the disk answers; once it is silent it must stay silent meanwhile.
     let is_silent = eventually(SILENT_WITHIN, || !cluster.nodes[0].answers());
     let silent = now();
     let stays_silent = !eventually(SILENCE, || cluster.nodes[0].answers());
@@ -215,7 +217,7 @@ const GROUPS: usize = 12;
 const DISK_BYTES: u64 = 256 << 20;
 const SEGMENT_BYTES: usize = 4 << 20;
 const LOOK: Duration = Duration::from_secs(2);
-/// In flight to the slow one: at most 4 MiB a group, of which there are few, and what the connection holds.
+/// Bytes in flight to the slow follower: at most 4 MiB for each of a few groups, and what the connection holds.
 const HELD_BYTES_MAX: u64 = 64 << 20;
 const LIVE_MAX: Duration = Duration::from_secs(30);
 /// Two election timeouts of 500 ms until it gives way, one to four more for an election; the rest is for a busy machine.

@@ -54,7 +54,7 @@ fn of_a_directory_and_its_copies_the_latest_that_its_peers_met_goes_on() {
     let [copy, moved] = ["copy", "moved"].map(|name| dir.path().join(name));
     assert!(cluster.nodes[1].stop().success());
     copy_directory(&own, &copy);
-    // Copied, and the original left: the copy is the node. Moved: the same.
+    // A copy whose original is left alone goes on as the node; so does a directory that was moved.
     std::fs::rename(&own, dir.path().join("left")).unwrap();
     copy_directory(&copy, &own);
     cluster.nodes[1].start(&[]);
@@ -83,7 +83,8 @@ fn of_a_directory_and_its_copies_the_latest_that_its_peers_met_goes_on() {
 }
 
 /// RULES.md P11.
-/// Reported of other systems: the leader takes what a follower's own settings do not hold, and the group stands still there.
+/// Other systems are reported to fail like this: the leader takes a command that a follower's own settings do not hold, and
+/// the group stands still on that follower.
 #[test]
 fn a_node_whose_segments_do_not_hold_its_peers_commands_ends_and_may_come_back_with_larger_ones() {
     let _turn = turn();
@@ -116,8 +117,8 @@ fn a_node_whose_segments_do_not_hold_its_peers_commands_ends_and_may_come_back_w
 }
 
 /// RULES.md P11.
-/// A node that met a peer with larger commands than its segments hold took that number over and ended, so that one node with
-/// too large commands ended all the others, and for good.
+/// The bug: a node that met a peer with larger commands than its segments hold took that number over and ended. So one node
+/// with too large commands ended all the others, for good.
 #[test]
 fn a_node_with_commands_that_fit_no_other_shuts_out_itself_only() {
     let _turn = turn();
@@ -130,7 +131,7 @@ fn a_node_with_commands_that_fit_no_other_shuts_out_itself_only() {
     wait_served(&mut cluster, &[0, 1]);
     let keys = cluster.key_per_group("small-");
     cluster.write_to_all(&keys, "one", LIVE_MAX);
-    // None has kept what the third says: they go on when they are opened again, too.
+    // Neither of them has kept what the third node says: they also go on when they are opened again.
     for at in [0, 1] {
         assert!(cluster.nodes[at].stop().success());
         cluster.nodes[at].start(&[]);
@@ -147,7 +148,7 @@ fn a_node_with_commands_that_fit_no_other_shuts_out_itself_only() {
         };
         assert_eq!(said.lines().filter(is_why).count(), 2, "once in each of its lives:\n{said}");
     }
-    // Nobody has met that directory, so it may be made anew as it should be.
+    // No peer has met that directory, so it may be made anew with the right settings.
     std::fs::remove_dir_all(&cluster.nodes[2].dir).unwrap();
     cluster.nodes[2].set_flag("--segment-bytes", &(64 << 10).to_string());
     cluster.nodes[2].start(&["--init"]);

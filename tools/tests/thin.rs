@@ -1,9 +1,9 @@
 //! A sync that fails once and then claims success, on a real kernel (RULES.md W6, W7, T6).
 //!
-//! The disk is a sparse file on a small file system in memory: the log's blocks are there, then they are taken back and
-//! the memory is filled, so that the next write to them finds no room below a file system that has plenty. With direct
-//! writes the write fails; with cached ones (an encrypted ext4 takes no others) the write succeeds, the sync after it
-//! fails, and every later sync succeeds over lost bytes. Needs root and a loop device; says SKIPPED without.
+//! The disk is a sparse file on a small file system in memory. The log's blocks are punched out of that file and the memory
+//! is filled, so that the next write to them finds no room, below a file system that has plenty. With direct writes the
+//! write fails; with cached ones (an encrypted ext4 takes no others) the write succeeds, the sync after it fails, and every
+//! later sync succeeds over lost bytes. Needs root and a loop device; says SKIPPED without.
 
 #![deny(unsafe_code)]
 
@@ -50,12 +50,12 @@ fn fail_once(writes: Writes, driver: DriverChoice) -> Result<(), String> {
     log.wait_spare();
 
     let (file, durable) = log.active();
-    // The blocks that come next lose their place; those behind them too, for nobody knows how much is in flight.
+    // The next blocks lose their place, and all behind them too, because it is not known how much is in flight.
     take_back(&memory, &file, durable.next_multiple_of(BLOCK_BYTES));
     let ballast = Ballast::fill(memory.path());
     let error = log.run(1_000).expect_err("the disk has no room below the log's blocks");
     assert!(matches!(error, WalError::Io { what: "write", .. }), "{error}");
-    // Today's kernel says so once, and then that all is well: whoever tries again is deceived.
+    // Today's kernel reports the error once, and then that all is well: a log that synced again would be deceived.
     let lies = File::options().write(true).open(&file).unwrap().sync_data().is_ok();
     log.assert_poisoned();
     report(format_args!(
@@ -79,8 +79,8 @@ fn fail_once(writes: Writes, driver: DriverChoice) -> Result<(), String> {
     Ok(())
 }
 
-/// Punches the rest of a file's blocks out of what is below its file system: from `offset` on it reads as zeros there,
-/// and a write must find new room.
+/// Punches a file's blocks, from `offset` on, out of the sparse file that its file system is in: there they are zeros now,
+/// and a write to them must find new room.
 fn take_back(memory: &Memory, file: &Path, offset: u64) {
     let table = run("filefrag", &["-v", "-b1", &file.to_string_lossy()]).unwrap();
     let mut punched = 0;

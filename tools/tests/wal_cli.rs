@@ -156,7 +156,7 @@ fn everything(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, std::time::SystemTime)>
     found
 }
 
-/// A log on real files, with small segments, and somebody who writes to it.
+/// A log on real files that a test writes to.
 struct Writer {
     home: Home,
     wal: Wal,
@@ -174,7 +174,7 @@ impl Writer {
         Self { home, wal, spares, next: 1 }
     }
 
-    /// A batch of two entries of each of eight groups.
+    /// Writes a batch of two entries of each of eight groups.
     fn write(&mut self) {
         let payload = Bytes::from(vec![b'x'; 400]);
         let entry = |index| logdrive_raft::Entry {
@@ -200,7 +200,8 @@ impl Writer {
         self.wal.poll(0, &mut Vec::new()).unwrap();
     }
 
-    /// Until nothing is in flight, and all segments ordered are made: the manifest's newest is so many ahead.
+    /// Waits until nothing is in flight and all segments that were ordered are made: the newest of the manifest is then
+    /// `spares` ahead of the active one.
     fn settle(&mut self) {
         let dir = self.home.shard_dir(0);
         let made = || {
@@ -224,7 +225,7 @@ fn nothing_is_touched_and_no_lock_is_asked_for() {
     (0..200).for_each(|_| writer.write());
     writer.settle();
     let before = everything(&node);
-    // The writer holds the lock all the while.
+    // The writer holds the directory's lock all the while.
     for verb in ["info", "check", "dump"] {
         let (code, stdout, stderr) = output(dir.path(), &[verb, "node"]);
         assert_eq!((code, stderr.as_str()), (0, ""), "{verb}");
@@ -309,7 +310,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A batch on its way is no damage, nor is a segment that is finished, begun or given up meanwhile.
+/// A batch in flight is no damage, nor is a segment that is finished, begun or given up meanwhile.
 #[test]
 fn a_log_that_is_being_written_is_sound() {
     let dir = temp();
@@ -327,20 +328,20 @@ fn a_log_that_is_being_written_is_sound() {
     assert!(writer.wal.metrics().rotations > 2, "no segment was filled");
 }
 
-/// Nor in a copy that was made while it was written.
+/// A copy that is made while the log is written shows no damage either.
 #[test]
 fn a_copy_of_a_log_that_is_being_written_is_sound() {
     let dir = temp();
     let node = dir.path().join("node");
     let mut writer = Writer::new(&node, 32 << 20);
-    // No segment is finished while a copy is made: that one would have to be made again.
+    // No segment may be finished while a copy is made: such a copy would have to be made again.
     writer.settle();
     let before = writer.wal.metrics().rotations;
     for n in 0..6 {
         let copied = dir.path().join(format!("copy{n}"));
         let (from, to) = (node.join("shard-000"), copied.clone());
         let copying = std::thread::Builder::new().spawn(move || copy(&from, &to)).unwrap();
-        // Bounded, for a copy may take long: six times so many batches fit into the segment, whatever they are cut into.
+        // Bounded, because a copy may take long: six times 400 batches fit into the segment, however they are cut.
         for _ in 0..400 {
             if copying.is_finished() {
                 break;

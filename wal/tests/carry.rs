@@ -6,9 +6,9 @@ use common::busy::{Busy, give_back};
 use common::{Sim, entries, read_all, write};
 use logdrive_raft::GroupId;
 
-/// More than a step takes, in bytes: 256 KiB.
+/// Entries of 500 bytes to carry: more than the 256 KiB that one step takes.
 const CARRIED: u64 = 800;
-/// More than a step looks at: 16,384 records.
+/// Records behind them: more than the 16,384 that one step looks at.
 const BEHIND: u64 = 17_000;
 
 #[test]

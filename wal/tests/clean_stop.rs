@@ -1,4 +1,4 @@
-//! A clean stop says that all that was written is durable, whatever was under way when it was asked for.
+//! A log that is closed vouches for everything that was written, also for batches in flight when the close began.
 
 mod common;
 
@@ -11,7 +11,7 @@ use logdrive_wal::SegmentSeq;
 #[test]
 fn a_log_closed_with_batches_in_flight_vouches_for_the_last_of_them() {
     const GROUPS: u64 = 4;
-    // All have been submitted, or the last is still open.
+    // When the log is closed, all batches have been submitted, or the last one is still open.
     for submitted in [GROUPS, GROUPS - 1] {
         let sim = Sim::new(7);
         let (mut wal, _) = sim.open();

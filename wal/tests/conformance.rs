@@ -9,7 +9,7 @@ use logdrive_wal::{Append, Completed, DriverChoice, Recovered, Wal, WalError};
 /// A place to open a log in, again and again.
 struct Place<'a> {
     open: &'a dyn Fn() -> (Wal, Recovered),
-    /// The same, with at most so many bytes of segments.
+    /// Opens the log with a quota of that many bytes.
     open_within: &'a dyn Fn(u64) -> (Wal, Recovered),
     /// Lets some of what is in flight finish.
     drive: &'a dyn Fn(),
@@ -82,7 +82,7 @@ on_every_driver!(
 fn a_disk_that_makes_segments_answers(place: &Place<'_>) {
     let (mut wal, _) = (place.open)();
     place.settle(&mut wal);
-    // Nothing is written: what it answers is the making of the next segments.
+    // Nothing is written: the disk's answers are to the orders to make the next segments.
     let mut looks = 0;
     while wal.disk_answers() == 0 {
         (place.drive)();
@@ -201,7 +201,7 @@ fn what_was_durable_is_there_again(place: &Place<'_>) {
     assert_eq!(recovered.groups.len(), 5);
     assert_eq!(recovered.cut, None);
     assert_eq!(&recovered.groups[2].membership[..], membership);
-    // A commit index past the log's end would be a lie.
+    // Recovery lowers a commit index past the log's end to that end.
     assert_eq!(recovered.groups[2].hard_state, hard_state(7, 2, 140));
     for group in &recovered.groups {
         assert_eq!(group.last, LogIndex(140));
@@ -231,7 +231,7 @@ fn segments_fill_and_are_read_back(place: &Place<'_>) {
                     newest = durable.upto();
                 }
             }
-            // Durable entries are read wherever they are: a file, or the image.
+            // Durable entries are read wherever they are: in a sealed segment's file, or in the image.
             let last = LogIndex((n + 1) * 10);
             for first in [1, last.get() / 2 + 1, last.get()] {
                 let plan = wal.plan_read(GroupId(1), LogIndex(first), last, 3000).unwrap();
@@ -263,17 +263,17 @@ fn a_write_larger_than_a_segment_is_split_and_an_entry_larger_is_refused(place: 
         other => panic!("{other:?}"),
     }
     assert!(!wal.has_work(), "a refused write left something behind");
-    // The largest there is, an empty one, and many segments' worth: one write.
+    // One write holds the largest entry that is allowed, an empty one, and entries for many segments.
     let mut run = vec![entry(1, 1, &vec![b'y'; max]), entry(1, 2, b"")];
     run.extend(entries(1, 2, 3, 300, 1000));
     run.push(entry(2, 303, &vec![b'z'; max]));
     wal.append(&write(1, 5, &run)).unwrap();
     let completed = place.settle(&mut wal);
     let (last, before) = completed.split_last().unwrap();
-    // The write counts when its last part does, not earlier.
+    // The write is reported durable with its last part, not earlier.
     assert!(before.iter().all(|completed| completed.durable.is_empty()));
     assert_eq!(last.durable[0].upto(), WriteId(5));
-    // The other way round: every size at a segment's end.
+    // Many writes of growing sizes, so that records of many sizes meet a segment's end.
     for (n, bytes) in (0..130u64).zip((900..).step_by(37)) {
         wal.append(&write(2, n + 1, &entries(2, 1, n + 1, 1, bytes))).unwrap();
         if n % 7 == 0 {
@@ -327,7 +327,7 @@ fn ten_thousand_groups_share_batches(place: &Place<'_>) {
     for group in 0..10_000u64 {
         let run = entries(group, 1, 1, 1, 1);
         wal.append(&write(group, 1, &run)).unwrap();
-        // The same group again in the same batch: listed once, with the later write.
+        // The same group writes again in the same batch: the batch lists it once, with the later write.
         wal.append(&state(group, 2, hard_state(1, 1, 0))).unwrap();
     }
     let completed = place.settle(&mut wal);
@@ -408,7 +408,7 @@ fn a_log_dropped_with_writes_in_flight_has_them_on_disk() {
 }
 
 /// RULES.md W21.
-/// As tmpfs, whether it takes the flag (since Linux 6.6) or not.
+/// The file system is tmpfs, which takes the flag `O_DIRECT` since Linux 6.6 and refuses it before.
 #[test]
 fn a_file_system_without_direct_writes_is_written_and_read_through_the_page_cache() {
     for driver in [DriverChoice::Uring, DriverChoice::Portable] {
@@ -425,7 +425,7 @@ fn a_file_system_without_direct_writes_is_written_and_read_through_the_page_cach
             settle(&mut wal);
         }
         drop(wal);
-        // Batches that nobody vouches for are written again, each time.
+        // Each open writes again the batches that no later batch vouches for.
         for _ in 0..3 {
             let (wal, recovered) = Wal::open(config(&home, driver)).unwrap();
             assert_eq!(read_all(&wal, &recovered.groups[0]), entries(1, 1, 1, 600, 700));

@@ -60,7 +60,7 @@ impl Random {
     }
 }
 
-/// Seeds per golden stream; `WAL_MUTATIONS` for a longer run.
+/// Random inputs per golden stream; the environment variable `WAL_MUTATIONS` sets another number.
 fn rounds() -> u64 {
     std::env::var("WAL_MUTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(400)
 }
@@ -93,7 +93,7 @@ fn for_random_inputs(rounds: u64, flags: u8, seed: u64, mut run: impl FnMut(&[u8
         for base in 0..GOLDEN.len() {
             let mut bytes = vec![u8::try_from(base).unwrap(), flags];
             for _ in 0..=random.below(3) {
-                // Mostly where something stands: the first blocks, and there the first bytes.
+                // Mostly places that hold something: the first blocks of a file, and the first bytes of each.
                 let block = random.below(8) * 4096;
                 let at = block + [random.below(64), random.below(512)][usize::from(n % 3 == 0)];
                 let at = u16::try_from(at % 65_536).unwrap().to_le_bytes();

@@ -56,14 +56,14 @@ fn run(seed: u64, steps: &[Step]) {
                 let now = model.now.entry(group).or_default();
                 let term = terms.entry(group).or_insert(1);
                 let len = now.entries.len() as u64;
-                // Entries are replaced only by a later term's.
+                // Entries are replaced only by entries of a later term.
                 let from = (len + 1).saturating_sub(back).max(committed + 1);
                 let first = if bump { from } else { len + 1 };
                 *term += u64::from(bump);
                 let mut atoms = Vec::new();
                 if state || bump {
                     atoms.push(Atom::Membership(group, vec![7; bytes % 50]));
-                    // Some cover entries that they come with.
+                    // Some commit indices cover entries of the same write.
                     let commit = (first + count - 1).saturating_sub(back).max(committed);
                     atoms.push(Atom::HardState(group, hard_state(*term, 1 + group, commit)));
                 }
@@ -112,12 +112,12 @@ fn run(seed: u64, steps: &[Step]) {
                     }
                     sim.platter.crash();
                 }
-                // Segments of another size from here on, sometimes.
+                // From here on, new segments may have another size.
                 sim.config.segment_bytes = [64 << 10, 96 << 10, 256 << 10][n % 3];
                 let (again, recovered) = sim.open();
                 wal = again;
                 let found = model.check(&state_of(&wal, &recovered));
-                // Recovering again finds the same, though nothing was written since.
+                // A second recovery, with nothing written in between, finds the same.
                 let twin = sim.fork(n as u64);
                 let (twin_wal, twin_recovered) = twin.open();
                 assert_eq!(twin_recovered.groups, recovered.groups);
@@ -148,10 +148,10 @@ proptest! {
 }
 
 /// RULES.md W2.
-/// One durable batch, then several in flight: every combination of sectors that may have landed.
+/// One durable batch, then two in flight, with every combination of their pieces of 1 KiB that may have landed.
 #[test]
 fn every_subset_of_the_sectors_in_flight_recovers_to_a_prefix() {
-    // Eight pieces over two batches: four of each 4 KiB block.
+    // Each of the two batches is one block of 4 KiB: four pieces each.
     for subset in 0u32..256 {
         let sim = Sim::new(u64::from(subset));
         let (mut wal, _) = sim.open();
@@ -178,7 +178,7 @@ fn every_subset_of_the_sectors_in_flight_recovers_to_a_prefix() {
         if let (Some(cut), false) = (&recovered.cut, subset & 15 == 15) {
             assert_eq!(cut.whole_behind, u64::from(subset >> 4 == 15));
         }
-        // And it stays that way, whatever is written next (the second crash of W2).
+        // What was cut does not come back by a second crash, after more was written (W2).
         drop(wal);
         let (mut wal, _) = sim.open();
         let next = expected + 1;
@@ -281,7 +281,7 @@ fn stale_batches_of_another_segment_are_not_replayed() {
     sim.settle(&mut wal);
     sim.platter.crash();
     drop(wal);
-    // As if the file had been the old segment in an earlier life: its batches behind the new ones.
+    // Old batches are put behind the new ones, as if the file had been the old segment in an earlier life.
     let stale = sim.platter.segment(old);
     let new = *sim
         .platter
@@ -306,7 +306,7 @@ fn the_same_index_in_another_term_is_another_write() {
     let (mut wal, _) = sim.open();
     wal.append(&write(1, 1, &entries(1, 1, 1, 4, 40))).unwrap();
     wal.submit(1).unwrap();
-    // Replaced while the first is in flight.
+    // Entries 2 to 4 are replaced while the write that holds them is in flight.
     wal.append(&write(1, 2, &entries(1, 2, 2, 1, 40))).unwrap();
     wal.submit(2).unwrap();
     let mut completed = Vec::new();
@@ -327,7 +327,7 @@ fn the_same_index_in_another_term_is_another_write() {
 /// RULES.md W5.
 #[test]
 fn durable_is_the_contiguous_prefix_of_finished_writes() {
-    // Completions come in random order; over many seeds a later one comes first.
+    // Completions come in random order; over many seeds, a later write often finishes before an earlier one.
     let mut later_first = 0;
     for seed in 0..200 {
         let sim = Sim::new(seed);

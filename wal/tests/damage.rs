@@ -1,5 +1,6 @@
-//! Damage at rest: every byte of a small log; an error that names file and offset, or groups that are fenced; never
-//! a panic, never silently less than was acknowledged. The cases one by one are in `table.rs`.
+//! Damage at rest: every byte of a small log is flipped. The open ends with an error that names file and offset, or fences
+//! groups, or loses nothing; it never panics, and never loses in silence what was acknowledged. `table.rs` has the cases
+//! one by one.
 
 mod common;
 mod forge;
@@ -13,7 +14,7 @@ use logdrive_wal::{
 use std::collections::BTreeMap;
 
 /// Two incarnations of acknowledged batches of several groups: one that was closed, and one that was sealed and
-/// then wrote once more, so that nobody vouches for its last batch.
+/// then wrote once more, so that no later batch vouches for its last one.
 fn filled() -> Sim {
     let sim = Sim::new(1);
     let (mut wal, _) = sim.open();
@@ -55,13 +56,13 @@ enum Outcome {
     Refused,
     /// These groups are fenced, and no others; the others have all they had.
     Fenced(Vec<GroupId>),
-    /// All is there but what the last batch held.
+    /// The last batch is cut, and the cut is reported; everything before it is there.
     Cut,
-    /// All is there.
+    /// Everything is there.
     Harmless,
 }
 
-/// The oracle: FORMAT.md's drawing of the file, and who vouches for what.
+/// The outcome by FORMAT.md's layout of the file, and by which batch vouches for which.
 fn expected(segment: &SegmentBytes, newest: bool, at: usize) -> Outcome {
     if at < BLOCK {
         return Outcome::Refused;
@@ -71,7 +72,7 @@ fn expected(segment: &SegmentBytes, newest: bool, at: usize) -> Outcome {
         return Outcome::Harmless;
     };
     let batch = &batches[n];
-    // Padding says nothing.
+    // The content of padding is ignored.
     if at >= batch.directory.end {
         return Outcome::Harmless;
     }
@@ -83,7 +84,7 @@ fn expected(segment: &SegmentBytes, newest: bool, at: usize) -> Outcome {
     if is_header || is_start || batch.directory.contains(&at) {
         return Outcome::Refused;
     }
-    // Records: whoever is in the directory may have lost something.
+    // The byte is in the records: every group that the directory names may have lost something.
     let mut groups = batch.groups.clone();
     groups.sort_unstable();
     if groups.is_empty() { Outcome::Harmless } else { Outcome::Fenced(groups) }
@@ -108,9 +109,9 @@ fn a_flip_of_any_byte_of_a_log_is_refused_fenced_or_harmless_as_its_place_says()
     for segment in &used {
         let bytes = SegmentBytes::of(&sim, *segment);
         let end = bytes.batches().last().unwrap().end;
-        // Bytes that were never written are all alike.
+        // Bytes behind the last batch were never written and are all alike, so few of them are tried.
         let mut places = (0..end + 64).chain((end + 64..bytes.0.len()).step_by(509));
-        // Of the payloads, which only have to be large, every 17th.
+        // Of the dots that fill the payloads, every 17th is tried.
         while let Some(at) = places.find(|at| bytes.0[*at] != b'.' || at % 17 == 0) {
             let expected = expected(&bytes, *segment == newest, at);
             let twin = sim.fork(5);
@@ -181,8 +182,8 @@ fn a_flip_of_any_byte_of_the_manifest_is_refused() {
 }
 
 /// RULES.md C1, rules 24, 25.
-/// The damaged segment goes in time, but not before its fences stand elsewhere; and it is kept for
-/// somebody to look at.
+/// The damaged segment is given up in time, but not before its fences stand in another segment; and its file is kept
+/// under another name, so that it can be examined.
 #[test]
 fn a_fence_outlives_the_segment_the_damage_was_in() {
     let sim = filled();
@@ -190,7 +191,7 @@ fn a_fence_outlives_the_segment_the_damage_was_in() {
     let (mut wal, recovered) = sim.open();
     let fenced = recovered.groups.iter().find(|group| group.fenced.is_some()).unwrap();
     let offset = fenced.fenced.as_ref().unwrap().offset;
-    // Everything else in the old segments is let go of, so that giving them up is cheap.
+    // Everything else in the old segments is released, so that giving them up is cheap.
     for group in recovered.groups.iter().filter(|group| group.fenced.is_none()) {
         if let Some(run) = group.runs.last() {
             wal.release(group.group, group.last, run.term).unwrap();
@@ -218,7 +219,7 @@ fn a_fence_outlives_the_segment_the_damage_was_in() {
         assert_eq!(corrupt.file, path(SegmentSeq(1)));
         wal.close().unwrap();
     }
-    // Destroyed, it is fenced no more: it is gone.
+    // A fenced group that is destroyed is not fenced any more, because nothing of it is left.
     let (mut wal, _) = sim.open();
     wal.destroy(fenced.group).unwrap();
     wal.close().unwrap();
@@ -228,7 +229,7 @@ fn a_fence_outlives_the_segment_the_damage_was_in() {
 }
 
 /// RULES.md invariant 18.
-/// The engine never asks for this; a bug of ours must not write behind the damage.
+/// The engine never writes to a fenced group. If a bug makes it try, the log panics and writes nothing behind the damage.
 #[test]
 #[should_panic(expected = "is fenced and must not act")]
 fn a_fenced_group_takes_nothing() {
@@ -272,7 +273,7 @@ fn who_looks_finds_every_bad_batch_of_a_segment() {
     sim.platter.complete_all();
     sim.platter.crash();
     let batches = SegmentBytes::of(&sim, SegmentSeq(1)).batches();
-    // Each knew the one before it durable; of the last nobody does, so it is a torn tail.
+    // Each batch vouches for the one before it. Nothing vouches for the last one, so it counts as a torn tail.
     let bad = [2, 3, 5, 8, 10].map(|n| &batches[n]);
     bad.iter().for_each(|batch| sim.platter.flip(SegmentSeq(1), batch.records.start + 50, 1));
     sim.platter.flip(SegmentSeq(1), batches[7].at + 8, 1);
@@ -297,12 +298,12 @@ fn an_entry_damaged_after_open_is_found_when_it_is_read() {
         Err(ReadError::Corrupt(Corrupt { offset, .. })) => assert_eq!(offset, at as u64),
         other => panic!("{other:?}"),
     }
-    // Its neighbours are whole.
+    // The next entry is whole.
     assert_eq!(read(4).unwrap().as_slice()[0].payload, payload(1, 1, 4, 1000));
 }
 
 /// RULES.md C1.
-/// Nobody is fenced, and nothing cut, on a single bad read.
+/// No group is fenced, and nothing is cut, because of a single bad read.
 #[test]
 fn what_reads_well_the_second_time_is_not_damaged() {
     let sim = filled();
@@ -315,7 +316,7 @@ fn what_reads_well_the_second_time_is_not_damaged() {
         for batch in SegmentBytes::of(&sim, segment).batches() {
             for at in [batch.at + 20, batch.records.start + 20, batch.directory.end - 1] {
                 let twin = sim.fork(5);
-                // The first block of a segment is looked at alone, and before: there it is an error.
+                // The block with the start record is read by itself beforehand, and a misread there is an error.
                 let is_first = batch.at == BLOCK && at < 2 * BLOCK;
                 twin.platter.misread(segment, at);
                 match twin.try_open() {
@@ -328,7 +329,7 @@ fn what_reads_well_the_second_time_is_not_damaged() {
             }
         }
     }
-    // While the log runs.
+    // The same holds for a read while the log runs.
     let (wal, recovered) = sim.open();
     let bytes = sim.platter.segment(SegmentSeq(1));
     let needle = payload(1, 1, 3, 1000);
@@ -338,8 +339,9 @@ fn what_reads_well_the_second_time_is_not_damaged() {
     assert_eq!(plan.run().unwrap().as_slice()[0].payload, needle);
 }
 
-/// RULES.md C2. An open writes again what stood in a short life's segment, and removes that; nothing behind says that it is durable as
-/// long as nothing else is written, and a seal is not always. Its first block says it, which was written last.
+/// RULES.md C2. An open writes again the little that the process before it wrote, and removes the old segment. As long as
+/// nothing else is written, no later batch says that the copy is durable, for a seal is not always written. The first
+/// block of the copy says so, because it is written last.
 #[test]
 fn damage_to_what_an_open_wrote_again_is_no_torn_tail_though_nothing_is_behind() {
     for page_cache in [false, true] {
@@ -394,8 +396,8 @@ fn damage_to_what_an_open_wrote_again_is_no_torn_tail_though_nothing_is_behind()
 /// RULES.md C2.
 ///
 /// 1. The second batch of the last segment is damaged, and the third one says that it was durable.
-/// 2. The header of the third is misread once: the second looks like a torn tail, and the little before it like all there
-///    is of the segment, to be written again.
+/// 2. The header of the third is misread once: the second looks like a torn tail, and the batch before it like all that
+///    counts in the segment, little enough to be written again.
 /// 3. The second reading finds damage, so nothing is written again, and the second batch's group alone is fenced.
 #[test]
 fn a_rewritten_end_is_decided_by_the_reading_that_is_applied() {

@@ -1,4 +1,4 @@
-//! Small histories, and every crash there is: at each point, each combination of what a power cut can keep.
+//! Small histories with every possible crash: at each point, each combination of what a power cut can keep and lose.
 
 mod common;
 
@@ -18,7 +18,7 @@ struct Run {
     /// Second crashes are tried too, at every operation of the recovery after the first.
     twice: bool,
     crashes: u32,
-    /// Disks that were recovered from, with how much was acknowledged.
+    /// The disks whose recovery was checked already, each with the number of acknowledged atoms.
     seen: BTreeSet<(usize, Image)>,
 }
 
@@ -56,7 +56,7 @@ impl Run {
         self.model.acknowledge(&completed);
     }
 
-    /// All that is owed, without looking.
+    /// Finishes all work, without trying crashes on the way.
     fn settle(&mut self) {
         let completed = self.sim.settle(&mut self.wal);
         self.model.acknowledge(&completed);
@@ -64,9 +64,9 @@ impl Run {
         self.wal.poll(0, &mut Vec::new()).unwrap();
     }
 
-    /// Crashes here in every way.
+    /// Tries every possible crash at this point.
     fn explore(&mut self) {
-        // The durable state is there without the log's help (invariants 9, 13, 14).
+        // A reader that shares nothing with the log finds all that was acknowledged (invariants 9, 13, 14).
         self.model.check(&reader::durable_state(&self.sim.platter));
         let Self { sim, model, twice, crashes, seen, .. } = self;
         let mut second = 0;
@@ -83,7 +83,7 @@ impl Run {
         *crashes += second;
     }
 
-    /// One entry after the other until the log goes on in a further segment; the maker does nothing.
+    /// Appends one entry after the other until the log goes on in another segment. The maker takes no step meanwhile.
     fn fill_to_rotation(&mut self, index: &mut u64) {
         let rotations = self.wal.metrics().rotations;
         while self.wal.metrics().rotations == rotations {
@@ -98,7 +98,7 @@ impl Run {
     }
 }
 
-/// Opens, compares with the model and with the bytes, opens again: it is the same.
+/// Opens the log, compares what it finds with the model and with the bytes, and checks that a second open finds the same.
 fn recover(sim: &Sim, model: &Model) -> State {
     let (wal, recovered) = sim.open();
     let found = state_of(&wal, &recovered);
@@ -112,8 +112,8 @@ fn recover(sim: &Sim, model: &Model) -> State {
     found
 }
 
-/// The power fails at every operation of the recovery, in every way; what the next one finds is what the first found
-/// or would have: no more, and nothing acknowledged less.
+/// Lets the power fail at every operation of a recovery, in every way, and checks that the recovery after that finds
+/// `first`, which is what one without a power cut finds. Returns the number of crashes.
 fn crash_during_recovery(
     sim: &Sim,
     model: &Model,
@@ -160,7 +160,7 @@ fn every_subset_of_sectors_at_every_point_of_small_batches_twice() {
     run.submit();
     run.complete(0);
     run.poll();
-    // Two in flight, of two groups; the later one lands first.
+    // Two batches in flight, of two groups; the later one lands first.
     run.append(1, 1, 8, 2, 300);
     run.submit();
     run.append(2, 1, 1, 2, 300);
@@ -209,7 +209,7 @@ fn a_conflict_replaced_at_every_step_also_across_segments() {
     run.submit();
     run.complete(0);
     run.poll();
-    // Replaced while in flight: the same index in another term (ABA), and again.
+    // Entries are replaced while their write is in flight: the same index in another term (ABA), twice.
     run.append(1, 1, 3, 1, 200);
     run.submit();
     run.append(1, 2, 2, 1, 200);
@@ -222,7 +222,7 @@ fn a_conflict_replaced_at_every_step_also_across_segments() {
     run.poll();
     run.complete(0);
     run.poll();
-    // Over several segments, then cut back to the first.
+    // The log grows over several segments; then everything from entry 2 on is replaced, which stands in the first.
     run.twice = false;
     run.append(1, 3, 4, 150, 1000);
     run.settle();
@@ -238,12 +238,12 @@ fn a_conflict_replaced_at_every_step_also_across_segments() {
     assert_eq!(run.model.now[&1].entries.len(), 2);
 }
 
-/// A write whose hard state lands in a batch before its entries': between the two, and after any of them, nothing is
-/// called committed that is not.
+/// A write's hard state lands in an earlier batch than its entries. After a crash between the two, or between two entries,
+/// nothing is called committed that is not.
 #[test]
 fn a_hard_state_lands_before_its_entries_at_every_crash_between_them() {
     let mut run = Run::new(7, false);
-    // 1 to 3 are committed. 4 to 6 of term 2 are not, and are replaced.
+    // Entries 1 to 3 are committed. Entries 4 to 6 of term 2 are not, and are replaced.
     let write = |run: &mut Run, state, entries: Vec<Entry>| {
         let mut atoms = vec![Atom::HardState(1, state)];
         atoms.extend(entries.into_iter().map(|entry| Atom::Entry(1, entry)));
@@ -255,7 +255,7 @@ fn a_hard_state_lands_before_its_entries_at_every_crash_between_them() {
     run.submit();
     run.complete(0);
     run.poll();
-    // Of 12 KiB each: a batch holds one.
+    // The entries have 12 KiB each, so a batch holds one of them.
     write(&mut run, hard_state(4, 2, 6), entries(1, 3, 4, 3, 12 << 10));
     run.wal.submit(0).unwrap();
     while run.sim.platter.writes_in_flight() > 0 {
@@ -278,7 +278,7 @@ fn every_crash_at_every_step_of_a_rotation_twice() {
         let mut run = Run::new(4, false);
         run.settle();
         let mut index = 1;
-        // Into the second segment, whose successor is then ordered; or into that one, before it is made.
+        // The log goes on in the second segment, and the third is ordered; or the log needs the third before it is made.
         run.fill_to_rotation(&mut index);
         if needed {
             run.fill_to_rotation(&mut index);
@@ -288,7 +288,8 @@ fn every_crash_at_every_step_of_a_rotation_twice() {
         let mut steps = 0;
         while run.sim.platter.make_step() {
             steps += 1;
-            // Second crashes cost much; the names of a segment and of the manifest are open here.
+            // Second crashes take much time. They are tried at two steps: the segment's name, and the manifest's, is not
+            // durable there.
             run.twice = needed && matches!(steps, 4 | 8);
             run.explore();
         }
@@ -301,7 +302,7 @@ fn every_crash_at_every_step_of_a_rotation_twice() {
 }
 
 /// RULES.md W3, W11.
-/// The very first open, and one after a torn tail: at each operation, in every way, then once more.
+/// The power fails at each operation of the very first open, in every way.
 #[test]
 fn every_crash_of_a_first_open_leaves_an_empty_log() {
     let model = Model::new(State::new());
@@ -311,7 +312,8 @@ fn every_crash_of_a_first_open_leaves_an_empty_log() {
 }
 
 /// RULES.md W3, rules 8, 19.
-/// Killed, then the power fails: what was read but never synced, what lands late.
+/// A process is killed, the next one opens the log, and then the power fails: bytes that the open read may never have been
+/// synced, and writes of the dead process may land late.
 #[test]
 fn what_a_killed_process_left_survives_every_power_cut_that_follows() {
     for seed in 0..60 {
@@ -346,8 +348,8 @@ fn what_a_killed_process_left_survives_every_power_cut_that_follows() {
 }
 
 /// RULES.md S6, W12, invariant 22.
-/// The vote of an idle group stands in the oldest segment alone, and the entries of a slow one: they are carried, the
-/// manifest moves on, the file goes, and comes back as another segment. Every step of it, in every way.
+/// The oldest segment holds the only vote of an idle group, and the entries of a slow one. They are carried, the manifest
+/// passes the segment, and its file goes and comes back as another segment. Every crash at every step of it is tried.
 #[test]
 fn every_crash_while_a_segment_is_carried_given_up_and_recycled() {
     let mut run = Run::new(6, false);
@@ -373,7 +375,7 @@ fn every_crash_while_a_segment_is_carried_given_up_and_recycled() {
             run.explore();
         }
         run.wal.submit(0).unwrap();
-        // Once the first victim is on its way, a step at a time; recoveries are crashed at two of them.
+        // The maker takes one step at a time; at two of these steps recoveries are crashed too.
         let retired = run.wal.metrics().retired;
         while run.sim.platter.make_step() {
             steps += 1;

@@ -1,4 +1,4 @@
-//! Damage fences its groups, whoever finds it and whenever, and nothing of it is thrown away.
+//! Damage fences its groups, whether an open, a read or carrying finds it, and the damaged bytes are never thrown away.
 
 mod common;
 
@@ -141,7 +141,7 @@ fn fenced(recovered: &Recovered) -> Vec<u64> {
 /// RULES.md C1, rule 24. The history that broke it:
 /// 1. A payload of one group rots in the oldest segment while the log runs.
 /// 2. Carrying finds it, takes it for a read that failed, and keeps the segment.
-/// 3. Nothing of any group is given back any more, until the quota; and the group acts on.
+/// 3. No segment is given back any more, so the log grows up to its quota; and the damaged group acts on.
 #[test]
 fn damage_that_carrying_finds_fences_its_group_and_holds_up_no_other() {
     let sim = Sim::new(31);
@@ -180,8 +180,8 @@ fn damage_that_carrying_finds_fences_its_group_and_holds_up_no_other() {
 }
 
 /// RULES.md C1, invariant 18.
-/// As `damaged_while_running`, and the damage reads well again after the power has failed: the group is whole then, with
-/// all that it ever had, or fenced.
+/// A log as of `damaged_while_running`, whose damage reads well again after the power has failed: the group is then whole,
+/// with all that it ever had, or fenced.
 #[test]
 fn a_group_fenced_while_the_log_runs_is_fenced_or_whole_wherever_the_power_fails() {
     let (mut whole, mut gone) = (0, 0);
@@ -227,8 +227,8 @@ fn a_group_fenced_while_the_log_runs_is_fenced_or_whole_wherever_the_power_fails
 /// RULES.md W9, invariant 18.
 /// The history that broke it:
 /// 1. A log at its quota has less room than a fence's record may take; carrying, which wins room back, takes less.
-/// 2. It finds a group damaged in the oldest segment, past which its scan has come by then: all of the group counts as
-///    dead, and nothing says why.
+/// 2. Carrying finds a group damaged in the oldest segment, whose other records it has dealt with by then: all of the
+///    group counts as dead from now on, and no record says why.
 /// 3. The segment goes, and with it the damage. The next open finds the group whole: a vote, and no entry.
 #[test]
 fn a_group_fenced_without_room_for_its_record_has_one_before_its_segment_goes() {
@@ -247,7 +247,7 @@ fn a_group_fenced_without_room_for_its_record_has_one_before_its_segment_goes() 
         settle(&mut wal);
     }
     busy.release_all(&mut wal).unwrap();
-    // Tombstones go as deep as a fence's record does.
+    // Tombstones may take the same last room as a fence's record, and fill it here.
     let mut strangers = (1000..).map(GroupId);
     while wal.destroy(strangers.next().unwrap()).is_ok() {
         settle(&mut wal);
@@ -288,7 +288,7 @@ fn damage_that_a_read_finds_fences_its_group_once() {
         }
         let read = wal.plan_read(GroupId(3), LogIndex(1), LogIndex(3), 1 << 20).unwrap().run();
         let Err(ReadError::Corrupt(corrupt)) = read else { panic!("{read:?}") };
-        // Something of the group is open.
+        // The open batch holds a write of the group.
         if !is_disk_full {
             wal.append(&write(3, 3, &entries(3, 4, 4, 1, 200))).unwrap();
         }
@@ -298,7 +298,7 @@ fn damage_that_a_read_finds_fences_its_group_once() {
         sim.settle(&mut wal);
         assert_eq!(fenced_by_records(&sim, at), if is_disk_full { vec![] } else { vec![3] });
         if is_disk_full {
-            // There is room again: it is recorded before anything of the group goes.
+            // There is room again: the fence is recorded before a segment goes that holds anything of the group.
             sim.platter.set_segments_left(None);
             idle_turns(&sim, &mut wal, 20);
             busy.release_all(&mut wal).unwrap();
@@ -325,7 +325,7 @@ fn a_record_that_claims_to_reach_past_its_segment_is_damaged() {
     let (wal, _, _) = damaged_while_running(&sim);
     let headers = 40 + 3 * 8;
     let record = find(&sim, SegmentSeq(1), &payload(4, 4, 1, 200)).unwrap() - headers;
-    // A million entries more, and sixteen million bytes.
+    // The record claims a million entries more, and sixteen million bytes more, than it has.
     sim.platter.flip(SegmentSeq(1), record + 34, 0x10);
     sim.platter.flip(SegmentSeq(1), record + 7, 0x01);
     let read = wal.plan_read(GroupId(4), LogIndex(1), LogIndex(3), 1 << 20).unwrap().run();
@@ -333,7 +333,7 @@ fn a_record_that_claims_to_reach_past_its_segment_is_damaged() {
     assert_eq!(corrupt.offset, record as u64, "{corrupt}");
 }
 
-/// The groups that records fence, whatever the damage says.
+/// The groups that fence records name: they are found in a copy of the log in which the damage is undone.
 fn fenced_by_records(sim: &Sim, damage_at: usize) -> Vec<u64> {
     let copy = sim.fork(1);
     copy.platter.set_segments_left(None);
@@ -380,7 +380,7 @@ fn damage_is_kept_wherever_the_power_fails_while_it_is_set_aside() {
     let (mut passed, mut crashes) = (0, 0);
     let look = |crashed: Sim| {
         assert_eq!(first_segment(&crashed), Some(damaged), "after the power cut");
-        // The next life may have to set it aside once more.
+        // The next process may have to set the segment aside once more.
         let (mut wal, recovered) = crashed.open();
         assert!(recovered.groups.iter().any(|group| group.fenced.is_some()), "no fence");
         assert_eq!(first_segment(&crashed), Some(damaged), "after the next open");

@@ -39,7 +39,7 @@ impl Maker {
         wal
     }
 
-    /// Ends all writes in order.
+    /// Completes all writes, and all orders of segments, in their order.
     fn settle(&self, wal: &mut Wal) {
         let mut completed = Vec::new();
         loop {
@@ -52,7 +52,7 @@ impl Maker {
         }
     }
 
-    /// A batch of two groups' entries, and what groups have beside them.
+    /// Writes a batch with entries of two groups, a hard state, and, the first time, a membership.
     fn append(&self, wal: &mut Wal, n: u64, bytes: usize) {
         let membership = Append {
             group: GroupId(1),
@@ -76,12 +76,12 @@ impl Maker {
     }
 }
 
-/// Three batches, closed, and opened and closed again.
+/// A log of three batches that was closed, opened, and closed again.
 fn clean_stop() -> Files {
     stopped_after_three_batches(3000)
 }
 
-/// The same with so little in them that the second segment begins with what the first one held.
+/// The same with such small batches that the second open writes them again at the start of its own segment.
 fn written_again() -> Files {
     stopped_after_three_batches(40)
 }
@@ -99,7 +99,8 @@ fn stopped_after_three_batches(bytes: usize) -> Files {
     maker.files()
 }
 
-/// Two batches acknowledged; of two in flight, `keep` says which sectors land, by their place behind the first.
+/// A log with two acknowledged batches and two in flight when the power fails. `keep` says which sectors of these two
+/// land, by the offset from the first one's start.
 fn power_cut(keep: impl Fn(u64) -> bool) -> Files {
     let mut maker = Maker::new();
     let mut wal = maker.open();
@@ -116,17 +117,17 @@ fn power_cut(keep: impl Fn(u64) -> bool) -> Files {
     maker.files()
 }
 
-/// The first sector of a batch, not the second.
+/// Of the two batches in flight, only the first sector of the first one lands.
 fn torn_tail() -> Files {
     power_cut(|at| at < 512)
 }
 
-/// Nothing of a batch, all of the one behind it.
+/// Of the two batches in flight, nothing of the first one lands, and all of the second.
 fn reordered_tail() -> Files {
     power_cut(|at| at >= 4096)
 }
 
-/// A bit of an entry that a later batch knew durable.
+/// A bit is flipped in an entry that a later batch vouches for.
 fn damaged_body() -> Files {
     let mut maker = Maker::new();
     let mut wal = maker.open();
@@ -167,7 +168,7 @@ fn recycled_bytes() -> Files {
     maker.files()
 }
 
-/// Another group fills segments and needs nothing of them, until the oldest is given up.
+/// Lets another group fill segments and release everything at once, until the oldest segment is given up.
 fn give_up_the_oldest(maker: &Maker, wal: &mut Wal) {
     let oldest = maker.platter().segments()[0];
     let mut next = 1;
@@ -223,7 +224,7 @@ fn fenced() -> Files {
     maker.files()
 }
 
-/// A group that knows that it lacks what it acknowledged, and that mark carried.
+/// A log with a marked replica: its mark stood in the oldest segment and was carried when that was given up.
 fn marked() -> Files {
     let mut maker = Maker::new();
     let mut wal = maker.open();
@@ -237,7 +238,7 @@ fn marked() -> Files {
     maker.files()
 }
 
-/// Makes one of them.
+/// Makes the files of one golden stream.
 type Make = fn() -> Files;
 
 fn makers() -> Vec<(&'static str, Make)> {
@@ -270,7 +271,7 @@ fn the_golden_segments_are_what_this_code_writes() {
     assert!(changed.is_empty(), "the format has changed: {changed:?} (this file says what to do)");
 }
 
-/// The findings in each golden segment: the labels, and the end.
+/// The findings in each golden stream: their labels, the number of batches, how the log ended, and what became of groups.
 #[test]
 fn the_golden_segments_are_read_as_what_they_are() {
     let expected: &[(&str, &[&str], u64)] = &[

@@ -1,9 +1,9 @@
 //! The log against a plain map, over long random histories, each drawn from one seed.
 //!
-//! `LOGDRIVE_WAL_SEEDS=A..B` runs those seeds instead of the few dozen that always run. After every step that
-//! made something durable, what no power cut can take away is read by code that is not the log's, and must be all that
-//! was acknowledged and a prefix of what was written (invariants 9, 11, 13, 14); so it is while segments are given
-//! up (22). A failing seed is named by the panic.
+//! `LOGDRIVE_WAL_SEEDS=A..B` runs those seeds instead of the few dozen that always run. After every step that made
+//! something durable, `common/reader.rs`, which shares no code with the log, reads what no power cut can take away. That
+//! must be the state after a prefix of what was written, one that holds all that was acknowledged (invariants 9, 11, 13,
+//! 14), also while segments are given up (22). The seed of a history that fails is printed.
 
 mod common;
 
@@ -36,7 +36,7 @@ impl Random {
     }
 }
 
-/// The events that histories reached, over all seeds: a history that never gets anywhere proves nothing.
+/// How often the histories of all seeds reached each event: histories that never reach one prove nothing about it.
 #[derive(Debug, Default)]
 pub(crate) struct Reached {
     crashes: u64,
@@ -62,9 +62,9 @@ struct History<'a> {
     /// The highest term each group has seen.
     terms: BTreeMap<u64, u64>,
     plan: Option<CarryPlan>,
-    /// A disk error was ordered: the log may be poisoned by it, once and for all.
+    /// A disk error was ordered, which may poison the log.
     trouble: bool,
-    /// Long lives get further, short ones end in more ways.
+    /// How rarely the process ends: a process that lives long gets further, short lives end in more ways.
     end_once_in: u64,
     trace: u64,
     reached: &'a mut Reached,
@@ -191,7 +191,7 @@ impl<'a> History<'a> {
         let term = *term;
         let large = self.wal().entry_bytes_max();
         let (count, bytes) = match self.random.below(5) {
-            // It fits no segment of another size.
+            // The largest entry that fits: no smaller segment of a later open has room for it.
             _ if self.random.once_in(60) => (1, large),
             0 => (8, 3000),
             1 => (1, 0),
@@ -199,7 +199,7 @@ impl<'a> History<'a> {
         };
         let mut atoms = Vec::new();
         if is_new_term || self.random.once_in(3) {
-            // Half of them cover some of the entries that they come with.
+            // Half of these hard states cover some of the entries of the same write.
             let more = if self.random.once_in(2) { from + count - 1 - committed } else { 0 };
             let commit = committed + self.random.below(more + 1);
             atoms.push(Atom::HardState(group, hard_state(term, 1 + group, commit)));
@@ -229,12 +229,12 @@ impl<'a> History<'a> {
         let Some(group) = self.group() else { return Ok(()) };
         let Some(now) = self.model.now.get(&group) else { return Ok(()) };
         let (index, term) = if self.random.once_in(8) {
-            // State from elsewhere: an entry this log never had.
+            // A release for state that came from elsewhere, up to an entry that this log never had.
             let term = self.terms.entry(group).or_insert(1);
             *term += 1;
             (now.last().forward(1 + self.random.below(5)), Term(*term))
         } else {
-            // Mostly nearly all of it, or nothing is ever given back.
+            // Mostly nearly all entries are released, or no segment would ever be given back.
             let behind = self.random.size(8);
             let Some(entry) = now.entries.iter().rev().nth(behind) else { return Ok(()) };
             (entry.index, entry.term)
@@ -302,14 +302,14 @@ impl<'a> History<'a> {
         Ok(())
     }
 
-    /// The disk will fail somewhere.
+    /// Orders a failure of the disk at one of its next operations.
     fn make_trouble(&mut self) {
         let n = self.random.below(4);
         let fate = match self.random.below(6) {
             0 => WriteFate::Error(ErrorKind::Other),
             1 => WriteFate::ErrorButThere(ErrorKind::Other),
             2 => WriteFate::ErrorThenLies(ErrorKind::Other),
-            // Not an error yet: short, interrupted, and at last whole.
+            // No error: the write is interrupted, then short, and at last whole.
             3 => WriteFate::Answers(vec![
                 Answer::Error(ErrorKind::Interrupted),
                 Answer::Bytes(4096 + 512),
@@ -356,7 +356,7 @@ impl<'a> History<'a> {
             }
             1 if !after_trouble => {
                 self.reached.closes += 1;
-                // Clean, or out of room for what was open: then it ends as a crash does.
+                // The close succeeds, or has no room for the open batch; then the process ends as by a crash.
                 if wal.close().is_err() {
                     self.sim.platter.crash();
                 }
@@ -401,7 +401,7 @@ impl<'a> History<'a> {
         self.wal = Some(wal);
     }
 
-    /// Giving a segment up needs no room.
+    /// Checks that a full disk still lets segments be given up.
     fn give_back_on_a_full_disk(&mut self) {
         if self.trouble {
             return;
@@ -419,7 +419,7 @@ impl<'a> History<'a> {
         }
         for _ in 0..100 {
             self.sim.platter.complete_all();
-            assert_eq!(self.sim.platter.retirements(), 0, "seed {}: no room to give up", self.seed);
+            assert_eq!(self.sim.platter.retirements(), 0, "seed {}: a segment stays", self.seed);
             self.poll().unwrap();
             self.wal().submit(0).unwrap();
             self.maintain().unwrap();
@@ -434,7 +434,8 @@ impl<'a> History<'a> {
         self.note(metrics.bytes);
     }
 
-    /// Peace: there is room, nothing fails; all that was written becomes durable, and is what a last recovery finds.
+    /// Ends the history with room and without failures: all that was written becomes durable, and a last recovery finds
+    /// exactly that. Returns the checksum of the history.
     fn last_words(mut self) -> u64 {
         self.give_back_on_a_full_disk();
         self.sim.platter.set_segments_left(None);
@@ -485,7 +486,7 @@ fn seeds() -> std::ops::Range<u64> {
 fn the_log_is_a_map_that_forgets_nothing() {
     let mut reached = Reached::default();
     for seed in seeds() {
-        // The panic that ends a bad seed does not say which; this does.
+        // A panic does not say which seed it was in; dropping this prints it.
         let named = Named(seed);
         run(seed, 350, &mut reached);
         std::mem::forget(named);

@@ -1,4 +1,4 @@
-//! Writes that go through the page cache: what its pages show may be on no disk.
+//! Writes that go through the page cache, whose pages may show bytes that are on no disk.
 
 mod common;
 
@@ -17,7 +17,8 @@ fn last(recovered: &Recovered) -> LogIndex {
     recovered.groups.first().map_or(LogIndex::ZERO, |group| group.last)
 }
 
-/// A log of ten entries on a disk with a page cache. Large ones are not written again for their number's sake.
+/// A log of ten entries on a disk with a page cache. If they are large, an open does not write them again just because
+/// they are few bytes.
 fn ten_entries(seed: u64, bytes: usize) -> (Sim, Wal) {
     let sim = Sim::new(seed);
     sim.platter.set_page_cache(true);
@@ -33,7 +34,7 @@ fn ten_entries(seed: u64, bytes: usize) -> (Sim, Wal) {
 /// 1. A buffered write fails; the log is poisoned, as it should be.
 /// 2. The process starts again, and the disk is well.
 /// 3. The log reads the failed write out of the page cache, where it is clean, and writes it again before it counts it.
-/// 4. The power fails, and whatever is dirty is written.
+/// 4. The power fails, and every dirty page reaches the disk.
 #[test]
 fn what_an_open_found_in_the_page_cache_is_on_disk() {
     for (bytes, fate) in [
@@ -61,8 +62,8 @@ fn what_an_open_found_in_the_page_cache_is_on_disk() {
 }
 
 /// RULES.md W7.
-/// The write that fails is the one with what is written again: whatever the next open makes of it, nothing is lost that
-/// was acknowledged, and nothing that any open said.
+/// A write fails with which an open writes the last batches again. Whatever the next open makes of it, nothing is lost
+/// that was acknowledged, or that an open reported.
 #[test]
 fn what_is_written_again_may_fail_as_well() {
     for (n, keeps) in (0..3).flat_map(|n| [(n, true), (n, false)]) {
@@ -85,7 +86,7 @@ fn what_is_written_again_may_fail_as_well() {
 }
 
 /// RULES.md W7.
-/// A batch that a later one knew durable is on disk: it stays where it is.
+/// A batch that a later one vouches for is on disk, so an open leaves it where it is.
 #[test]
 fn what_is_vouched_for_is_not_written_again() {
     let (sim, mut wal) = ten_entries(3, 3000);
@@ -107,7 +108,8 @@ fn what_is_vouched_for_is_not_written_again() {
 }
 
 /// RULES.md W7.
-/// Of two buffered writes the error of the first could be told to the second, and the first be acknowledged before.
+/// With two buffered writes in flight, the kernel could report the error of the first to the second, after the log had
+/// acknowledged the first.
 #[test]
 fn buffered_writes_are_in_flight_one_at_a_time() {
     for seed in 0..20 {

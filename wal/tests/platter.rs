@@ -74,12 +74,12 @@ fn the_error_of_a_buffered_write_is_told_to_exactly_one_in_flight() {
     for seed in 0..40 {
         let sim = Sim::new(seed);
         let (mut wal, _) = sim.open();
-        // A log that knew of it would have one write in flight.
+        // Switched on behind the log's back: a log that knew of the page cache would have one write in flight.
         sim.platter.set_page_cache(true);
         sim.platter.fail_write(0);
         put(&mut wal, 1);
         put(&mut wal, 2);
-        // The failed one ends first.
+        // The write that fails ends first.
         sim.platter.complete_nth(0);
         let first = sim.platter.failures();
         sim.platter.complete_nth(0);
@@ -99,7 +99,7 @@ fn a_restored_copied_or_wiped_directory_is_what_it_was_made_of() {
     put(&mut wal, 2);
     sim.settle(&mut wal);
     let later = sim.platter.image();
-    // The process that had it has lost it.
+    // The directory is replaced under the process that had it open: its next write fails.
     sim.platter.restore(&copy);
     put_fails(&mut wal);
     drop(wal);

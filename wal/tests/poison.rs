@@ -1,4 +1,5 @@
-//! A segment that cannot be made for another reason than room ends the log, on real files (RULES.md rule 17, W11).
+//! A segment that cannot be made, for another reason than a full disk, poisons the log: on real files (RULES.md rule 17,
+//! W11).
 //!
 //! Writes and syncs that fail are in `trouble.rs`, and on a real kernel in the tools' `thin.rs` and `power_loss.rs`.
 
@@ -30,7 +31,7 @@ fn a_manifest_that_cannot_be_written_poisons_the_log() {
         dir.join("manifest.tmp")
     }
     fails_in_the_making(
-        // The manifest before this one is kept there.
+        // The manifest before the current one is kept under this name.
         |dir| {
             fs::remove_file(name(dir)).unwrap();
             fs::create_dir(name(dir)).unwrap();
@@ -39,8 +40,9 @@ fn a_manifest_that_cannot_be_written_poisons_the_log() {
     );
 }
 
-/// Appends until the log fails, while `break_it` is in effect: it fails once for what it is, then as poisoned, and says
-/// nothing durable after it. Writes that the log reported before are there when the log is opened again.
+/// Calls `break_it`, and appends until the log fails. The first error must name the cause, all later ones must say that
+/// the log is poisoned, and nothing may be reported durable after the first. Writes that were reported durable before must
+/// be there when the log is opened again.
 fn fails_in_the_making(break_it: impl Fn(&Path), mend: impl Fn(&Path)) {
     for driver in [DriverChoice::Uring, DriverChoice::Portable] {
         let dir = tempfile::tempdir().unwrap();
@@ -54,7 +56,8 @@ fn fails_in_the_making(break_it: impl Fn(&Path), mend: impl Fn(&Path)) {
             }
             Err(error) => panic!("{error}"),
         };
-        // The spare segment is made by now, or what breaks comes before anything is durable. The manifest says so last.
+        // Waits until the spare segment is made, or the log would fail before anything is durable. Making a segment ends
+        // with the manifest that names it.
         let made = || {
             let manifest = fs::read(config.dir.join("manifest")).unwrap();
             u32::from_le_bytes(manifest[44..48].try_into().unwrap())
@@ -80,7 +83,7 @@ fn fails_in_the_making(break_it: impl Fn(&Path), mend: impl Fn(&Path)) {
     }
 }
 
-/// One entry, made durable; `durable` is the last that was said to be.
+/// Appends one entry and waits until it is durable; `durable` keeps the last write that was reported so.
 fn append(wal: &mut Wal, index: u64, durable: &mut u64) -> Result<(), WalError> {
     wal.append(&write(1, index, &entries(1, 1, index, 1, 500)))?;
     while wal.has_work() {

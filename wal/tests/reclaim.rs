@@ -1,5 +1,5 @@
-//! Giving space back where there is none left to write to, or where a read fails: it takes nothing from the votes, and goes
-//! on by itself.
+//! Giving space back on a full disk, at the quota, or while a read fails: it takes no room from the votes, and goes on by
+//! itself once it can.
 
 mod common;
 
@@ -68,9 +68,10 @@ fn a_segment_that_cannot_be_read_is_kept_and_tried_again() {
 
 /// RULES.md C9, W9.
 /// The history that broke it:
-/// 1. A log takes no entries any more: its quota, or its disk, is full.
+/// 1. A log takes no entries any more: it is at its quota, or its disk is full.
 /// 2. Enough is released, but one read of what the oldest segment still holds fails.
-/// 3. It would have been read again once a further segment was full, which needed the room that it held.
+/// 3. The log would read it again only once another segment is full. No segment can become full without the room that the
+///    oldest one holds.
 #[test]
 fn a_read_that_failed_is_tried_again_where_no_segment_can_become_full() {
     for is_disk_full in [false, true] {
@@ -93,7 +94,7 @@ fn a_read_that_failed_is_tried_again_where_no_segment_can_become_full() {
         assert_eq!(wal.room(), refused);
         sim.platter.fail_reads_of(Some(SegmentSeq(1)));
         busy.release_all(&mut wal).unwrap();
-        // Every failure wakes the shard: a turn is no reason to try again.
+        // Every failed read wakes the shard for a turn. A turn alone must not be a reason to read again.
         let reads = idle_turns(&sim, &mut wal, 1000);
         assert!((2..10).contains(&reads), "tried {reads} times in 1000 turns");
         assert_eq!((wal.metrics().retired, wal.room()), (0, refused));
@@ -106,9 +107,9 @@ fn a_read_that_failed_is_tried_again_where_no_segment_can_become_full() {
     }
 }
 
-/// A log of two groups on a disk without room for a further segment. The first group's entries, in `count` writes of
-/// `each` bytes, are all that the first segment holds and never released; the second's filled it up to where nothing is
-/// ahead of the active segment. It has filled `used` bytes of that.
+/// A log of two groups on a disk without room for another segment. Group 2 wrote first, `count` times `each` entries of
+/// `bytes` bytes, and has released none of them. Then group 1, the `Busy` that is returned, wrote until no segment was
+/// left ahead of the active one, and filled `used` bytes of that.
 fn on_a_full_disk(
     sim: &mut Sim,
     segment_bytes: u64,
@@ -143,7 +144,7 @@ fn on_a_full_disk(
     (wal, busy)
 }
 
-/// A vote takes a block; true if it is durable in the end.
+/// Writes a vote, which takes a block; returns whether it becomes durable.
 fn vote(sim: &Sim, wal: &mut Wal, term: u64) -> bool {
     wal.append(&state(3, term, hard_state(term, 1, 0))).unwrap();
     let mut completed = Vec::new();
@@ -160,7 +161,7 @@ fn vote(sim: &Sim, wal: &mut Wal, term: u64) -> bool {
 #[test]
 fn on_a_full_disk_nothing_is_carried_that_cannot_be_carried_to_the_end() {
     let mut sim = Sim::new(21);
-    // Three quarters of the first segment live; an eighth of one is left when entries are refused.
+    // Three quarters of the first segment are live; an eighth of a segment is left when entries are refused.
     let (mut wal, mut busy) = on_a_full_disk(&mut sim, 4 << 20, (30, 1, 100 << 10), 0);
     while busy.write(&mut wal, 1, 60 << 10).is_ok() {
         sim.settle(&mut wal);
@@ -179,17 +180,17 @@ fn on_a_full_disk_nothing_is_carried_that_cannot_be_carried_to_the_end() {
 
 /// RULES.md W9.
 /// The history that broke it:
-/// 1. The disk is full. Carrying begins, as there is room for all of it, with a large record.
-/// 2. While that is read, votes take some of the room.
-/// 3. The record is written again, for the largest part of it into a segment that cannot be made.
-/// 4. The next vote waits behind it.
+/// 1. The disk is full. There is room for all that must be carried, so carrying begins, with a large record.
+/// 2. While the record is read, votes take some of the room.
+/// 3. The record is written again, and the largest part of it waits for a segment that cannot be made.
+/// 4. The next vote waits behind the record.
 #[test]
 fn on_a_full_disk_no_vote_waits_behind_what_is_carried() {
     let mut sim = Sim::new(22);
     let (mut wal, busy) = on_a_full_disk(&mut sim, 4 << 20, (1, 1, 1 << 20), 5 << 19);
     busy.release_all(&mut wal).unwrap();
     let plan =
-        (0..5).find_map(|_| wal.maintain().unwrap()).expect("it is worth it, and there is room");
+        (0..5).find_map(|_| wal.maintain().unwrap()).expect("carrying pays, and there is room");
     for term in 1..150 {
         assert!(vote(&sim, &mut wal, term), "vote {term} waits");
     }
@@ -205,9 +206,9 @@ fn on_a_full_disk_no_vote_waits_behind_what_is_carried() {
 
 /// RULES.md W9.
 /// The history that broke it:
-/// 1. The disk is nearly full. Many small entries live, which take 17 bytes each in the log and count for 41 in memory.
-/// 2. There is room for the first, so they are read; not for the second, so they are dropped.
-/// 3. The answer wakes the shard, and its next turn has them read again.
+/// 1. The disk is nearly full. Many small entries are live, which take 17 bytes each in the log and count for 41 in memory.
+/// 2. Counted as 17 bytes each they have room, so they are read; counted as 41 they have none, so they are dropped.
+/// 3. The finished read wakes the shard, and its next turn reads them again.
 #[test]
 fn small_entries_are_read_once_to_be_carried_with_the_last_room() {
     let mut sim = Sim::new(23);

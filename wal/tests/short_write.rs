@@ -1,8 +1,7 @@
 //! Writes that the kernel cuts short, for real: a limit on file sizes (RLIMIT_FSIZE) in the middle of a batch (W4).
 //!
-//! The limit is the process's, so the test's work is done in a child. The bytes that a write may count for when its
-//! completions are short or would block, one by one, are tested at the driver (`disk/uring.rs`) and on the simulated
-//! disk.
+//! The limit is the process's, so the test's work is done in a child. How a write goes on after each kind of incomplete
+//! answer (short, interrupted, would block) is tested in the driver (`disk/uring.rs`) and on the simulated disk.
 
 mod common;
 
@@ -29,7 +28,7 @@ fn a_write_that_a_limit_cuts_short_goes_on_where_it_was_cut_or_fails_whole() {
     let node = dir.path().join("node");
     let me = std::env::current_exe().unwrap();
     // Beyond the limit the kernel also sends a signal, which ends a process that does not ignore it.
-    // The child waits by asking again and again: a minute of that is a failure.
+    // The child waits by polling without a pause: if that takes a minute of processor time, it hangs.
     let script = r#"trap "" XFSZ; ulimit -t 60; exec "$0" "$@""#;
     let mut child = Command::new("sh");
     child.args(["-c", script]).arg(me).args(["--exact", "--nocapture", NAME]).env(NODE, &node);
@@ -61,7 +60,7 @@ fn write_against_a_limit(node: &Path) {
         }
         Err(error) => panic!("{error}"),
     };
-    // The spare segment is made under no limit.
+    // The spare segment is made before the limit is set.
     while std::fs::read(home.shard_dir(0).join("manifest")).unwrap()[44] < 2 {
         std::thread::yield_now();
     }
@@ -84,7 +83,7 @@ fn write_against_a_limit(node: &Path) {
     assert_ne!(byte(cut - 4000), 0, "nothing is written below the limit");
     assert_eq!((byte(cut + 100), byte(cut + 4096)), (0, 0), "the limit did not hold");
     assert!(wal.durable().offset() == start, "part of a write is durable");
-    // The rest goes in where the first part ended.
+    // Without the limit the rest is written from where the first part ended.
     limit(None);
     let mut completed = Vec::new();
     wal.poll(0, &mut completed).unwrap();
@@ -93,7 +92,7 @@ fn write_against_a_limit(node: &Path) {
     assert_eq!(completed.len(), 1);
     assert_ne!((byte(cut + 100), byte(cut + 4096)), (0, 0));
 
-    // Where the limit stays, what is left of a write fails, and with it all of it, for good.
+    // If the limit stays, the rest of a write fails, and with it the whole write, for good.
     wal.append(&write(1, 3, &entries(1, 1, COUNT + 1, COUNT, 1000))).unwrap();
     limit(Some(u64::from(wal.durable().offset()) + CUT));
     wal.submit(0).unwrap();
@@ -114,7 +113,7 @@ fn write_against_a_limit(node: &Path) {
     assert!(wal.plan_read(GroupId(1), not_there, not_there, 1).is_err());
 }
 
-/// One segment and one batch hold it all.
+/// Settings with which one segment and one batch hold all entries.
 fn large(home: &Home) -> Config {
     let mut config = config(home, DriverChoice::Uring);
     config.segment_bytes = 1 << 20;
@@ -126,7 +125,7 @@ fn limit(bytes: Option<u64>) {
     rustix::process::setrlimit(Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
 }
 
-/// The counter that drivers raise is never read by the log; its next edge is to be seen here.
+/// Resets the counter of wake-ups, which the log itself never reads, so that the next wake-up is seen.
 fn forget_wake_ups(wal: &Wal) {
     let _ = rustix::io::read(wal.readiness().unwrap(), &mut [0u8; 8]);
 }
@@ -145,5 +144,5 @@ fn wait_for_a_wake_up(wal: &Wal) {
 }
 
 const COUNT: u64 = 120;
-/// Into a batch, at a block.
+/// The limit, counted from the start of a batch: a whole number of blocks.
 const CUT: u64 = 10 * 4096;

@@ -97,7 +97,7 @@ fn a_batch_names_a_group_once_that_is_written_to_and_destroyed_in_it_or_before_i
     sim.platter.crash();
     assert_eq!(destroyed(), [3, 4, 5].map(GroupId));
     drop(wal);
-    // Carried at least once, among other groups' records.
+    // The tombstones are carried at least once, among other groups' records.
     let (mut wal, _) = sim.open();
     let mut busy = Busy::new(1);
     while wal.metrics().retired < 3 {
@@ -119,7 +119,7 @@ fn a_recycled_segment_never_replays_old_batches() {
         while wal.metrics().recycled < 2 + seed % 3 {
             turn_over(&sim, &mut wal, &mut busy).unwrap();
         }
-        // Into a recycled segment: some acknowledged, some in flight.
+        // Writes into a recycled segment, some acknowledged and some in flight.
         busy.write(&mut wal, 3, 500).unwrap();
         sim.settle(&mut wal);
         let acked = busy.next - 1;
@@ -155,7 +155,7 @@ fn a_recycled_segment_never_replays_old_batches() {
     assert!(stale_behind > 20, "only {stale_behind} segments had old bytes in them");
 }
 
-/// Fills a log whose groups all release but one, to many times its quota.
+/// Writes many times its quota to a log in which all groups release their entries but one, the laggard.
 fn lag(
     wal: &mut Wal,
     quota: u64,
@@ -210,7 +210,7 @@ fn lag(
         metrics.retired, metrics.recycled, metrics.carried_bytes, metrics.bytes
     );
     assert!(metrics.retired > 10 && metrics.recycled > 5 && metrics.carried > 0, "{metrics:?}");
-    // Three bytes written again for one that died is the most the policy allows.
+    // The policy allows at most three bytes written again for each byte that died.
     assert!(metrics.carried_bytes < 3 * records, "{} for {records}", metrics.carried_bytes);
     // Nothing of the laggard is lost.
     let last = LogIndex(laggard.next - 1);
@@ -255,7 +255,7 @@ fn lag_on_real(driver: DriverChoice) {
     let quota = 16 * config.segment_bytes;
     config.log_bytes_max = Some(quota);
     let shard = home.shard_dir(0);
-    // Everything in the directory, whatever its name.
+    // All files of segments, also temporary and free ones: their names begin with the segment's number.
     let files = || {
         let sizes = std::fs::read_dir(&shard).unwrap().filter_map(|entry| {
             let entry = entry.unwrap();
@@ -267,7 +267,7 @@ fn lag_on_real(driver: DriverChoice) {
     };
     let mut settle = |wal: &mut Wal| {
         common::settle(wal);
-        // Faster than any client: the maker is given its turn.
+        // The test writes faster than any client, so the maker needs a pause to catch up.
         if wal.room() == Room::Behind {
             std::thread::sleep(std::time::Duration::from_millis(1));
             wal.poll(0, &mut Vec::new()).unwrap();
@@ -294,8 +294,8 @@ fn a_lagging_group_keeps_the_log_under_its_quota_on_plain_writes() {
 }
 
 /// RULES.md W9.
-/// The entries that a shard lets wait at once may become one write of one group, and a write that an empty log refused
-/// would wait for ever.
+/// All entries that a shard holds back at one time may become one write of one group. If an empty log refused that write,
+/// it would wait for ever.
 #[test]
 fn the_smallest_quota_has_room_for_a_segment_of_payloads_in_one_write() {
     for payload in [100, 1000, 4096, 16 << 10] {
@@ -325,7 +325,7 @@ fn a_log_at_its_quota_refuses_entries_keeps_votes_going_and_heals() {
             give_back(&sim, &mut wal);
         }
         assert_eq!(wal.room(), Room::Quota);
-        // Somebody who goes on all the same is refused a little later, and nothing is torn.
+        // A writer that goes on all the same is refused a little later, and nothing is torn.
         loop {
             match busy.write(&mut wal, 1, 2000) {
                 Ok(()) => {}
@@ -343,7 +343,7 @@ fn a_log_at_its_quota_refuses_entries_keeps_votes_going_and_heals() {
             assert_eq!(completed[0].durable[0].upto(), WriteId(term));
         }
         assert!(wal.usage().bytes <= quota, "{:?}", wal.usage());
-        // All but the last entry is released: room again, without a word from the disk.
+        // All entries but the last are released: the log has room again, though the disk reports nothing.
         wal.release(GroupId(1), LogIndex(busy.next - 2), Term(1)).unwrap();
         give_back(&sim, &mut wal);
         assert_eq!(wal.room(), Room::Free, "{:?}", wal.usage());
@@ -355,8 +355,8 @@ fn a_log_at_its_quota_refuses_entries_keeps_votes_going_and_heals() {
     assert_eq!(recovered.groups[1].hard_state, hard_state(25, 1, 0));
 }
 
-/// Room for small writes is not room for a large one: a follower whose leader heard that there was room for it was sent it
-/// again at once, and again.
+/// Room for small writes is not room for a large one. The bug: a follower's log refused a large write and still reported
+/// room, so the leader sent the same write again at once, and again.
 /// RULES.md W9.
 #[test]
 fn there_is_no_room_while_entries_that_were_refused_have_none() {
@@ -385,7 +385,7 @@ fn there_is_no_room_while_entries_that_were_refused_have_none() {
     assert!(rooms.contains(&Room::Free), "{rooms:?}");
 }
 
-/// A log of eight segments at most, written to until it takes no more entries; all of them live.
+/// A log of eight segments at most, written to until it takes no more entries; all its entries are live.
 fn full_to_its_quota(seed: u64, segment_bytes: u64) -> (Sim, Wal, Busy) {
     let mut sim = Sim::new(seed);
     sim.config.segment_bytes = segment_bytes;
@@ -398,9 +398,9 @@ fn full_to_its_quota(seed: u64, segment_bytes: u64) -> (Sim, Wal, Busy) {
     (sim, wal, busy)
 }
 
-/// Half a segment of votes, a block each, and at its quota the log took no more of them, for
-/// only the oldest segment is ever given up, and all of it lived. `elect` appends what the election of a term writes, a
-/// batch at a time, of which the vote is group 2's.
+/// The bug: at its quota the log took half a segment of votes, a block each, and then no more, because only the oldest
+/// segment is ever given up and all of that was live. `elect` appends what the election of a term writes, one batch at a
+/// time; the vote is of group 2.
 fn takes_votes_for_ever(segment_bytes: u64, elect: &dyn Fn(&Sim, &mut Wal, u64)) {
     let (sim, mut wal, busy) = full_to_its_quota(2, segment_bytes);
     let quota = sim.config.log_bytes_max.expect("it has one");
@@ -412,7 +412,7 @@ fn takes_votes_for_ever(segment_bytes: u64, elect: &dyn Fn(&Sim, &mut Wal, u64))
             elect(&sim, &mut wal, term);
         }
         assert!(wal.usage().bytes <= quota + restarts * sim.config.segment_bytes);
-        // Without votes nothing is carried for them.
+        // While no votes are written, nothing is carried to win their room back.
         let carried = wal.metrics().carried_bytes;
         idle_turns(&sim, &mut wal, 1000);
         assert_eq!(wal.metrics().carried_bytes, carried);
@@ -440,8 +440,8 @@ fn a_log_at_its_quota_takes_votes_for_ever() {
     });
 }
 
-/// Batches with entries did not count as votes, so a log whose elections were won had no round. The no-ops here replace
-/// each other: one that stays takes its bytes for good.
+/// The bug: batches with entries did not count as votes, so a log whose elections were won had no round for votes. The
+/// no-ops here replace each other, because one that stayed would take its bytes for good.
 /// RULES.md W16.
 #[test]
 fn a_log_at_its_quota_takes_votes_and_the_no_ops_behind_them_for_ever() {
@@ -466,8 +466,8 @@ fn a_log_at_its_quota_takes_votes_and_no_ops_in_one_batch_for_ever() {
     });
 }
 
-/// Copies in batches of half the size were padded twice as often, so a round of a log of many segments lost more than the
-/// votes' reserve, and ended inside a segment for want of room.
+/// The bug: copies in batches of half the size were padded twice as often. So a round for votes, in a log of many segments,
+/// took more room than the votes' reserve, and stopped inside a segment.
 /// RULES.md W16.
 #[test]
 fn a_log_of_many_segments_takes_votes_for_ever_though_its_entries_pad_badly() {
@@ -560,7 +560,7 @@ fn a_log_opened_again_and_again_at_its_quota_can_still_vote_release_and_heal() {
     assert!(wal.usage().bytes <= quota, "{:?}", wal.usage());
 }
 
-/// Short lives, each with a vote: what they take on disk, in segments, after each open.
+/// Opens the log again and again, with a vote each time. Returns how many segments it took on disk each time.
 fn restarts(sim: &Sim, mut wal: Wal) -> Vec<u64> {
     let mut used = Vec::new();
     for term in 1..15 {
@@ -636,8 +636,9 @@ fn a_log_of_which_nothing_is_released_carries_nothing_and_gives_nothing_up() {
     assert!(metrics.segments > 5);
 }
 
-/// The second rule's price. Bytes that live in front of bytes that are dead: no segment of the one kind is cheap, and those
-/// of the other cannot go before it. Round after round, no more is written again than was won.
+/// The price of the second rule of `stream/carry.rs` (carry when at most half of the log is live). Live bytes stand in front
+/// of dead ones: segments of live bytes are not cheap to give up, and those of dead bytes cannot go before them. However
+/// often the log is gone round, no more bytes are written again than were written for the first time.
 #[test]
 fn what_is_written_again_is_no_more_than_what_died_behind_it() {
     for alternating in [false, true] {
@@ -687,7 +688,7 @@ fn a_slow_trickle_under_a_quota_is_packed_before_it_is_refused() {
         give_back(&sim, &mut wal);
     };
     assert!(matches!(refused, WalError::OverQuota), "{refused}");
-    // Blocks of entries that fit seven segments, which is what entries may take.
+    // The number of blocks in seven segments, which is as much as entries may take.
     let unpacked = 7 * (sim.config.segment_bytes / 4096);
     assert!(busy.next > 3 * unpacked / 2, "refused after {}: {:?}", busy.next, wal.metrics());
     assert!(wal.metrics().carried > 0 && wal.metrics().retired > 3, "{:?}", wal.metrics());
@@ -698,8 +699,8 @@ fn a_slow_trickle_under_a_quota_is_packed_before_it_is_refused() {
     assert_eq!(read_all(&wal, &recovered.groups[0]), entries(1, 1, 1, last.get(), 100));
 }
 
-/// Groups with a large membership each, all of it in the first segment; another group's entries fill it, and are
-/// released.
+/// A log whose first segment holds a large membership of each of twenty groups; another group's entries fill the segment
+/// and are released. Returns also how many bytes the memberships have.
 fn many_bytes_in_the_first_segment(sim: &Sim) -> (Wal, u64) {
     let (mut wal, _) = sim.open();
     let membership = vec![7; 40 << 10];
@@ -721,7 +722,7 @@ fn many_bytes_in_the_first_segment(sim: &Sim) -> (Wal, u64) {
 }
 
 /// RULES.md W19.
-/// Segments are given up by a new manifest, for which there would be no room.
+/// A segment is given up by a new manifest, and a full disk has no room for another file.
 #[test]
 fn a_disk_full_to_its_last_block_gives_space_back() {
     let sim = Sim::new(2);
@@ -738,7 +739,7 @@ fn a_disk_full_to_its_last_block_gives_space_back() {
     assert!(wal.metrics().retired > 10, "{:?}", wal.usage());
 }
 
-/// A record that fits no segment of a later open is there like any other, and is carried.
+/// Checks that a record which fits no segment of a later open is there like any other, and is carried.
 fn opens_with_smaller_segments(append: &Append<'_>) {
     let mut sim = Sim::new(5);
     sim.config.segment_bytes = 16 << 20;
@@ -751,9 +752,9 @@ fn opens_with_smaller_segments(append: &Append<'_>) {
     let (mut wal, recovered) = sim.open();
     let first = sim.platter.segments()[0];
     give_back(&sim, &mut wal);
-    assert!(sim.platter.segments()[0] > first, "the large segment is given up");
+    assert!(sim.platter.segments()[0] > first, "the large segment is not given up");
     assert!(wal.usage().bytes < 2 << 20, "{:?}", wal.usage());
-    // Business as usual behind it.
+    // The log goes on behind the large record as usual.
     let mut busy = Busy::new(3);
     busy.write(&mut wal, 100, 1000).unwrap();
     give_back(&sim, &mut wal);
@@ -845,7 +846,7 @@ fn the_index_gives_back_its_memory_when_its_records_are_released() {
         }
     }
     let full = wal.metrics().index_bytes;
-    // A window of some entries from here on.
+    // From here on only a few entries are live at a time.
     for _ in 0..3 {
         busy.release_all(&mut wal).unwrap();
         sim.settle(&mut wal);

@@ -1,4 +1,4 @@
-//! A model of releases, destructions, carrying and crashes beside the log.
+//! The log against a model, over random histories of appends, releases, destructions, carrying and crashes.
 
 mod common;
 
@@ -8,7 +8,7 @@ use logdrive_wal::{Append, CarryPlan, Completed, Recovered, RecoveredGroup, Wal,
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The smallest thing a crash can leave out or in.
+/// The smallest part of a write that a crash can keep or lose by itself.
 #[derive(Clone, Debug)]
 enum Atom {
     Membership(u64, Vec<u8>),
@@ -23,7 +23,7 @@ struct Group {
     membership: Vec<u8>,
     hard_state: HardState,
     released: (LogIndex, Term),
-    /// Behind the released ones.
+    /// The entries behind the released ones.
     entries: Vec<Entry>,
 }
 
@@ -120,7 +120,7 @@ struct Model {
     base: State,
     now: State,
     atoms: Vec<Atom>,
-    /// Every write, with how many atoms were written when it ended.
+    /// Every write, with how many atoms had been written when it ended.
     writes: BTreeMap<WriteId, usize>,
     acked: usize,
     next_write: u64,
@@ -169,7 +169,7 @@ impl Model {
         true
     }
 
-    /// Names all atoms so far by a write of nothing, of a group that nobody destroys.
+    /// Appends an empty write of a group that is never destroyed: once it is acknowledged, so are all atoms so far.
     fn mark(&mut self, wal: &mut Wal) {
         let write = self.next_write();
         match wal.append(&common::write(MARKS, write.0, &[])) {
@@ -203,7 +203,7 @@ impl Model {
     }
 }
 
-/// A group that only marks.
+/// The group of the empty writes.
 const MARKS: u64 = 99;
 
 #[derive(Clone, Copy, Debug)]
@@ -287,7 +287,7 @@ fn run(seed: u64, steps: &[Step], reached: &mut Reached) {
                 *term += u64::from(bump);
                 let mut atoms = Vec::new();
                 if state {
-                    // As far as this log has it, and no entry of this write.
+                    // The commit index covers entries that the log has, and none of this write.
                     let commit = now.last().get().min(first - 1) / 2;
                     atoms.push(Atom::Membership(group, vec![7; bytes % 50]));
                     atoms.push(Atom::HardState(group, hard_state(*term, 1 + group, commit)));
@@ -348,7 +348,7 @@ fn run(seed: u64, steps: &[Step], reached: &mut Reached) {
                 }
             }
             Step::LandLate => sim.platter.land_late(),
-            // In a third of the cases rarely, so that segments come full circle within one process.
+            // In a third of the cases crashes are rare, so that segments are recycled within one process.
             Step::Crash { .. } if seed.is_multiple_of(3) && !n.is_multiple_of(16) => {}
             Step::Crash { power, during_open } => {
                 reached.in_mid_carry += u64::from(plan.take().is_some());
@@ -393,7 +393,7 @@ fn run(seed: u64, steps: &[Step], reached: &mut Reached) {
     note(&wal, limit, reached);
 }
 
-/// The quota; an open at the quota may go over it.
+/// The most bytes that the log may take: its quota, and more if the open was at the quota and went over it.
 fn limit_of(sim: &Sim, wal: &Wal) -> Option<u64> {
     let segment = sim.config.segment_bytes;
     sim.config.log_bytes_max.map(|max| max.max(wal.usage().bytes + 2 * segment))

@@ -1,4 +1,4 @@
-//! Recovery's table, case by case: each label has a test that bears it.
+//! Recovery's table, case by case: for each label there is a test whose name begins with it.
 
 mod common;
 mod forge;
@@ -29,8 +29,8 @@ fn every_label_has_a_test_and_a_row() {
     }
 }
 
-/// Three acknowledged batches of three groups in the first segment, and the process is gone. Nobody vouches for the
-/// third. They are too large to be written again by the next open.
+/// Three acknowledged batches of three groups in the first segment, and the process is gone. No later batch vouches for
+/// the third. Together they are too large to be written again by the next open.
 fn three_batches() -> Sim {
     let sim = Sim::new(1);
     let (mut wal, _) = sim.open();
@@ -94,7 +94,7 @@ fn opened(sim: &Sim) -> Recovered {
     recovered
 }
 
-/// Opening is refused for `case`; nothing is changed. Gives the error's text.
+/// Checks that an open is refused for `case` and changes nothing. Returns the error's text.
 fn refused(sim: &Sim, case: Case) -> String {
     assert_eq!(case.decision(), Decision::Refuse);
     let before = sim.fork(0);
@@ -121,7 +121,7 @@ fn clean_stop_is_known_by_its_footer() {
     assert!(!recovered.closed);
     wal.append(&write(1, 1, &entries(1, 1, 6, 1, 100))).unwrap();
     wal.close().unwrap();
-    // Bytes behind a footer are nobody's, whatever they look like.
+    // Bytes behind a footer count for nothing, whatever they look like.
     let newest = *used(&sim).last().unwrap();
     change(&sim, newest, |bytes| {
         let end = bytes.batches().last().unwrap().end;
@@ -130,7 +130,7 @@ fn clean_stop_is_known_by_its_footer() {
     let (wal, recovered) = sim.open();
     assert!(recovered.closed && recovered.cut.is_none());
     assert_eq!(ends(&recovered), [Some(6), Some(5), Some(5)]);
-    // The footer was of the life before: this one has not ended yet.
+    // That footer was of an earlier process; the one before this open was not closed.
     drop(wal);
     assert!(!sim.open().1.closed);
 }
@@ -221,7 +221,7 @@ fn clean_end_where_the_next_batch_would_begin_though_nothing_behind_can_be_read(
     sim.platter.fail_reads_in(FIRST, end + 2 * BLOCK..end + 3 * BLOCK);
     let recovered = opened(&sim);
     assert_eq!((ends(&recovered), recovered.cut), (vec![Some(5); 3], None));
-    // Where it would begin itself, nobody knows.
+    // If the block where it would begin cannot be read, there may be a batch.
     let sim = three_batches();
     sim.platter.fail_reads_in(FIRST, end..end + BLOCK);
     refused(&sim, Case::UnreadableTail);
@@ -231,7 +231,7 @@ fn clean_end_where_the_next_batch_would_begin_though_nothing_behind_can_be_read(
 
 #[test]
 fn damaged_body_fences_the_groups_of_its_directory() {
-    // Vouched for by a later batch of the segment, or by a later segment.
+    // The damaged batch is vouched for by a later batch of the segment, or by a later segment.
     for (sim, n) in [(three_batches(), 2), (two_segments(), 3)] {
         let place = batch(&sim, n);
         assert_eq!(place.groups, [GroupId(n as u64)]);
@@ -254,7 +254,7 @@ fn damaged_body_of_two_batches_and_a_torn_tail_are_told_apart() {
     for place in [&first, &second, &third] {
         sim.platter.flip(FIRST, place.records.start, 1);
     }
-    // The third knew the second durable; nobody knew the third.
+    // The third batch vouches for the second; nothing vouches for the third.
     let recovered = opened(&sim);
     cut(&recovered, Case::TornTail, third.at);
     assert_eq!(ends(&recovered), [None, None]);
@@ -264,7 +264,7 @@ fn damaged_body_of_two_batches_and_a_torn_tail_are_told_apart() {
 fn unreadable_body_fences_like_a_damaged_one() {
     let sim = Sim::new(1);
     let (mut wal, _) = sim.open();
-    // Larger than a block: its header can be read though its middle cannot.
+    // The batch is larger than a block: its header can be read though its middle cannot.
     wal.append(&write(1, 1, &entries(1, 1, 1, 5, 2000))).unwrap();
     wal.append(&state(2, 1, hard_state(1, 1, 0))).unwrap();
     sim.settle(&mut wal);
@@ -288,7 +288,7 @@ fn damaged_batch_header_cannot_be_limited_and_is_refused() {
     sim.platter.flip(FIRST, place.at + 9, 1);
     let error = refused(&sim, Case::DamagedBatchHeader);
     assert!(error.contains(&format!("byte {}", place.at)), "{error}");
-    // The same for one that cannot be read.
+    // The same for a header that cannot be read.
     let sim = three_batches();
     sim.platter.fail_reads_in(FIRST, place.at..place.at + 1);
     refused(&sim, Case::DamagedBatchHeader);
@@ -311,7 +311,7 @@ fn misdirected_batch_is_refused_where_another_was_durable() {
         bytes.0.copy_within(from, to);
     });
     refused(&sim, Case::MisdirectedBatch);
-    // At the tail nothing is lost by it: it counts for nothing.
+    // At the tail a misdirected batch counts for nothing, and nothing is lost.
     let sim = three_batches();
     change(&sim, FIRST, |bytes| bytes.0.copy_within(third.at..third.end, third.end));
     let recovered = opened(&sim);
@@ -368,7 +368,7 @@ fn a_batch_number_that_no_other_can_follow_is_none() {
 fn senseless_record_in_a_whole_batch_is_refused() {
     type Forgery = fn(&mut SegmentBytes, &BatchPlace);
     let forgeries: [Forgery; 4] = [
-        // A count that is not the records'.
+        // A wrong count of records.
         |bytes, batch| bytes.put(batch.at + 40, &7u32.to_le_bytes()),
         // Entries of a group that the directory does not name.
         |bytes, batch| bytes.put(batch.directory.start, &9u64.to_le_bytes()),
@@ -430,7 +430,7 @@ fn missing_entries_that_no_damage_explains_are_refused() {
     }
     sim.platter.crash();
     drop(wal);
-    // The second batch is made one of another group: the third leaves a hole then.
+    // The second batch is forged into one of another group, so the third one's entries leave a hole.
     let place = batch(&sim, 2);
     change(&sim, FIRST, |bytes| {
         let group = 2u64.to_le_bytes();
@@ -458,7 +458,7 @@ fn damaged_segment_header_is_refused() {
         let error = refused(&sim, Case::DamagedSegmentHeader);
         assert!(error.contains("byte 0:"), "{error}");
     }
-    // Of a segment that was never used, too: it was synced before it had its name.
+    // The same for a segment that was never used: its header was synced before it had its name.
     let sim = two_segments();
     let spare = *sim.platter.segments().last().unwrap();
     assert!(!used(&sim).contains(&spare));
@@ -478,14 +478,14 @@ fn damaged_segment_header_that_cannot_be_read_is_refused() {
 
 #[test]
 fn damaged_start_of_a_segment_in_use_is_refused() {
-    // In the middle of the chain, and at its end, where later batches knew the first one durable.
+    // In the middle of the chain, and at its end, where later batches vouch for the first one.
     for segment in [FIRST, SegmentSeq(3)] {
         let sim = two_segments();
         assert!(used(&sim).contains(&segment), "{:?}", used(&sim));
         sim.platter.flip(segment, BLOCK + HEADER + 20, 1);
         refused(&sim, Case::DamagedStart);
     }
-    // One that continues another log.
+    // A start record that does not continue the segment before it.
     let sim = two_segments();
     change(&sim, SegmentSeq(3), |bytes| {
         let first = bytes.batches()[0].clone();
@@ -598,7 +598,7 @@ fn foreign_file_of_another_cluster_node_store_or_shard_is_refused() {
         change(&mut twin);
         refused(&twin, Case::ForeignFile);
     }
-    // One file of another store among ours.
+    // One file of another store among the log's own.
     let (sim, mut other) = (two_segments(), two_segments());
     change(&sim, FIRST, |bytes| {
         bytes.put(40, &7u128.to_le_bytes());
@@ -628,7 +628,7 @@ fn swapped_segment_is_refused() {
     sim.platter.set_segment(FIRST, Some(second));
     sim.platter.set_segment(SegmentSeq(3), Some(first));
     refused(&sim, Case::SwappedSegment);
-    // One with the right number, but not the one its successor follows.
+    // A segment with the right number, and not with the id that its successor follows.
     let sim = two_segments();
     change(&sim, FIRST, |bytes| {
         bytes.put(24, &[7]);
@@ -660,8 +660,8 @@ fn half_made_segment_is_passed_over_known_to_the_manifest_or_not() {
     let spare = *sim.platter.segments().last().unwrap();
     assert!(!used(&sim).contains(&spare));
     assert_eq!(ends(&opened(&sim)), [Some(5); 4]);
-    assert!(!sim.platter.segments().contains(&spare), "it is made anew");
-    // Named, but the manifest was not replaced yet.
+    assert!(!sim.platter.segments().contains(&spare), "the spare segment is kept");
+    // The segment has its name, but the manifest was not replaced yet.
     let sim = two_segments();
     let older = forge_manifest(&sim, |bytes| bytes[44..48].copy_from_slice(&3u32.to_le_bytes()));
     sim.platter.set_manifest(Some(older));
@@ -673,7 +673,7 @@ fn half_made_segment_with_a_torn_first_batch_is_passed_over() {
     let sim = three_batches();
     let spares = spares(&sim);
     drop(sim.open());
-    // As if the power had failed while the start record was written: what it would void is not gone yet.
+    // As if the power had failed while the start record was written: the segments that it makes void are not gone yet.
     spares.into_iter().for_each(|(seq, bytes)| sim.platter.set_segment(seq, Some(bytes)));
     let newest = *used(&sim).last().unwrap();
     change(&sim, newest, |bytes| bytes.0[BLOCK..BLOCK + 512].fill(0));
@@ -681,7 +681,7 @@ fn half_made_segment_with_a_torn_first_batch_is_passed_over() {
     assert_eq!(ends(&recovered), [Some(5), Some(5), Some(5)]);
 }
 
-/// On real files: a file that was not even named yet.
+/// On real files: a file that still has its temporary name.
 #[test]
 fn half_made_segment_without_its_name_is_removed() {
     let dir = tempfile::tempdir().unwrap();
@@ -696,7 +696,7 @@ fn half_made_segment_without_its_name_is_removed() {
     assert_eq!(recovered.groups[0].last, LogIndex(5));
 }
 
-/// An open that is refused leaves what somebody may look for: a segment that was given up among it.
+/// An open that is refused removes no file, not even a segment that was given up: somebody may still want to examine it.
 #[test]
 fn half_made_segments_stay_where_the_log_is_not_opened() {
     let dir = tempfile::tempdir().unwrap();
@@ -744,7 +744,7 @@ fn passed_over_segments_stay_void_though_their_writes_land_late() {
     drop(wal);
     let late = *used(&sim).last().unwrap();
     let landed = sim.platter.segment(late);
-    // As if nothing of it had landed when the log was recovered.
+    // As if nothing that the second process wrote had landed when the log was recovered.
     spares.into_iter().for_each(|(seq, bytes)| sim.platter.set_segment(seq, Some(bytes)));
     change(&sim, late, |bytes| bytes.0[BLOCK..].fill(0));
     let (mut wal, recovered) = sim.open();
@@ -772,7 +772,7 @@ fn leftover_below_the_first_that_is_needed_is_passed_over_unread() {
     assert!(!sim.platter.segments().contains(&FIRST));
 }
 
-// --- what makes evidence ---
+// --- what vouches for a batch ---
 
 /// RULES.md C2.
 #[test]
@@ -780,7 +780,7 @@ fn a_seal_vouches_for_the_last_batch_and_is_written_once() {
     let sim = Sim::new(1);
     let (mut wal, _) = sim.open();
     wal.append(&write(1, 1, &entries(1, 1, 1, 5, 100))).unwrap();
-    // Not while anything is on its way.
+    // No seal is written while a write is in flight.
     wal.submit(0).unwrap();
     let writes = sim.platter.writes();
     wal.seal(0).unwrap();
@@ -795,8 +795,8 @@ fn a_seal_vouches_for_the_last_batch_and_is_written_once() {
     let place = batch(&sim, 1);
     let sealed = sim.fork(1);
     sealed.platter.flip(FIRST, place.records.start, 1);
-    assert_eq!(ends(&opened(&sealed)), [None], "without a seal this were a torn tail");
-    // Once something was written, there is something to seal again.
+    assert_eq!(ends(&opened(&sealed)), [None], "without a seal this would be a torn tail");
+    // Once something more is written, the log can be sealed again.
     wal.append(&write(1, 2, &entries(1, 1, 6, 1, 100))).unwrap();
     assert!(!wal.is_sealed());
     sim.settle(&mut wal);
@@ -869,7 +869,7 @@ fn recovery_cut_short_anywhere_twice_finds_the_same() {
     assert!(cuts > 100, "only {cuts}");
 }
 
-/// The terms come back with the runs, also where a cut took the newest.
+/// Recovery finds the terms of all entries, also if a cut took those of the newest term.
 #[test]
 fn torn_tail_takes_its_terms_along() {
     let sim = three_batches();

@@ -45,7 +45,7 @@ fn the_first_failed_write_poisons_the_log_for_good() {
     assert_eq!(recovered.groups[0].last, LogIndex(3));
 }
 
-/// One entry in a batch of its own, submitted.
+/// Submits one entry in a batch of its own.
 fn submit_one(wal: &mut Wal, index: u64) {
     wal.append(&write(1, index, &entries(1, 1, index, 1, 9000))).unwrap();
     wal.submit(index).unwrap();
@@ -83,7 +83,7 @@ fn a_write_counts_when_its_last_part_is_written_and_not_before() {
     sim.platter.complete_nth(0);
     wal.poll(0, &mut completed).unwrap();
     assert_eq!(acked(&completed), [1]);
-    // Less than a block, or nothing: it failed.
+    // A write that gets less than a block written, or nothing, has failed.
     for answers in [vec![Answer::Bytes(0)], vec![Answer::Bytes(4096), Answer::Bytes(512)]] {
         let sim = Sim::new(21);
         let (mut wal, _) = sim.open();
@@ -140,7 +140,7 @@ fn any_operation_may_fail_and_the_next_open_finds_all_that_was_acknowledged() {
         }
         let said = acked(&completed).last().copied().unwrap_or(0);
         if failed {
-            // Nothing more is said, though the disk works again.
+            // Nothing more is acknowledged, though the disk works again.
             completed.clear();
             sim.platter.complete_all();
             assert!(matches!(wal.poll(0, &mut completed), Err(WalError::Poisoned { .. })));
@@ -170,7 +170,7 @@ fn what_a_lying_disk_lost_is_known_by_what_was_written_later() {
     assert_eq!(acked(&sim.settle(&mut wal)), [1]);
     assert!(!sim.platter.undurable().is_empty() && sim.platter.damage().is_empty());
     sim.platter.set_lying(false);
-    // This one says that the first is durable.
+    // The second batch vouches for the first.
     submit_one(&mut wal, 2);
     assert_eq!(acked(&sim.settle(&mut wal)), [2]);
     sim.platter.crash_choosing(|_| false);
@@ -254,7 +254,7 @@ fn a_full_disk_refuses_entries_keeps_votes_going_and_heals() {
     wal.poll(0, &mut Vec::new()).unwrap();
     sim.platter.set_segments_left(Some(0));
     assert_eq!(wal.room(), Room::Free);
-    // Until the last segment made is begun, all is well; then entries are to stay away.
+    // The log reports room until it begins the last segment that was made.
     let mut index = 1;
     while wal.room() == Room::Free {
         wal.append(&write(1, index, &entries(1, 1, index, 1, 2000))).unwrap();
@@ -264,7 +264,7 @@ fn a_full_disk_refuses_entries_keeps_votes_going_and_heals() {
         wal.poll(0, &mut Vec::new()).unwrap();
         assert!(index < 100, "never full");
     }
-    // Somebody who goes on all the same is refused before the reserve is used up, and nothing is torn.
+    // A writer that goes on all the same is refused before the reserve is used up, and nothing is torn.
     loop {
         match wal.append(&write(1, index, &entries(1, 1, index, 1, 2000))) {
             Ok(()) => index += 1,
@@ -280,7 +280,7 @@ fn a_full_disk_refuses_entries_keeps_votes_going_and_heals() {
         let completed = sim.settle(&mut wal);
         assert_eq!(completed[0].durable[0].upto(), WriteId(term));
     }
-    // Room again: it heals by itself.
+    // There is room again, and the log heals by itself.
     sim.platter.set_segments_left(None);
     sim.platter.complete_all();
     wal.poll(0, &mut Vec::new()).unwrap();
@@ -297,7 +297,8 @@ fn a_full_disk_refuses_entries_keeps_votes_going_and_heals() {
     assert_eq!(recovered.groups[1].hard_state, hard_state(4, 1, 0));
 }
 
-/// RULES.md W9. Without a quota the votes' reserve does not renew itself: wal/src/stream/space.rs says how many it is for.
+/// RULES.md W9. Without a quota the reserve for votes does not renew itself: wal/src/stream/space.rs says how many batches
+/// of votes it has room for.
 #[test]
 fn a_full_disk_without_a_quota_has_room_for_so_many_batches_of_votes() {
     const REFUSED_BELOW: u64 = 4 * 4096 + 48;
@@ -328,7 +329,7 @@ fn a_full_disk_without_a_quota_has_room_for_so_many_batches_of_votes() {
             assert_eq!(completed[0].durable[0].upto(), WriteId(votes));
             assert!(votes < 10_000, "never refused");
         }
-        assert!(votes >= promised, "seed {seed}: {votes} batches of votes, and not {promised}");
+        assert!(votes >= promised, "seed {seed}: {votes} batches of votes, not {promised}");
     }
 }
 
@@ -393,8 +394,8 @@ fn a_directory_is_opened_once_at_a_time() {
 }
 
 /// RULES.md I10.
-/// The lock was on a file alone: with that gone, or with the directory under another name, a second process came in and
-/// both acknowledged.
+/// The bug: the lock was on a file alone. Once that was removed, or the directory had another name, a second process could
+/// open the directory, and both acknowledged.
 #[test]
 fn a_directory_is_opened_once_at_a_time_whatever_becomes_of_its_lock_and_name() {
     let dir = tempfile::tempdir().unwrap();
@@ -412,7 +413,7 @@ fn a_directory_is_opened_once_at_a_time_whatever_becomes_of_its_lock_and_name() 
     std::fs::remove_file(path.join("lock")).unwrap();
     let opened = second(&path);
     assert!(matches!(opened, Err(HomeError::Locked(_))), "by a link: {opened:?}");
-    // A copy of it whose shard is a link to the same place.
+    // A copy of the directory in which the shard's directory is a link to the original's.
     let copy = dir.path().join("copy");
     std::fs::create_dir(&copy).unwrap();
     for file in ["identity", "openings"] {
@@ -461,7 +462,7 @@ fn a_directory_without_an_identity_is_refused() {
 }
 
 /// RULES.md P6, C7.
-/// The record of the peers outlives the process, and a directory that they refused is opened no more, nor its copies.
+/// The record of the peers outlives the process, and a directory that they refused is never opened again.
 #[test]
 fn a_refused_directory_says_so_for_ever() {
     let dir = tempfile::tempdir().unwrap();
@@ -501,7 +502,7 @@ fn what_is_no_directory_is_called_so() {
     for error in [create(&file), Home::open(&file).unwrap_err(), create(&dangling)] {
         assert!(error.to_string().ends_with("is not a directory"), "{error}");
     }
-    // A link to a directory is one.
+    // A link to a directory counts as a directory.
     std::fs::create_dir(dir.path().join("real")).unwrap();
     let link = dir.path().join("link");
     std::os::unix::fs::symlink("real", &link).unwrap();
@@ -516,7 +517,7 @@ fn the_root_of_a_fresh_volume_can_be_made_a_nodes() {
     std::fs::create_dir(dir.path().join("lost+found")).unwrap();
     assert!(matches!(Home::open(dir.path()), Err(HomeError::Empty(_))));
     let home = new_home(dir.path());
-    // Nobody else looks into it.
+    // No other user may look into it.
     let mode = std::fs::metadata(home.shard_dir(0)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
     drop(home);
@@ -567,7 +568,7 @@ fn a_creation_that_was_cut_short_is_taken_up_again() {
     drop(Home::create(dir.path(), "test", NodeId(3), 2, settings.clone()).unwrap());
     std::fs::remove_file(dir.path().join("identity")).unwrap();
     std::fs::remove_file(dir.path().join("shard-001/manifest")).unwrap();
-    // It was opened, so its peers may know it.
+    // The file of openings says that the node was opened, so its peers may know it.
     let again = Home::create(dir.path(), "test", NodeId(3), 2, settings.clone());
     assert!(matches!(again, Err(HomeError::NotEmpty { .. })));
     std::fs::remove_file(dir.path().join("openings")).unwrap();

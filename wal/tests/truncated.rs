@@ -41,7 +41,7 @@ fn a_mapped_segment_that_is_truncated_ends_the_process_and_is_named_at_the_next_
     }
 }
 
-/// The child's part. Ends by a signal.
+/// The child's part. It is ended by a signal.
 fn read_what_is_gone(node: &Path) {
     let home = new_home(node);
     let (mut wal, _) = Wal::open(config(&home, DriverChoice::Auto)).unwrap();

@@ -69,7 +69,7 @@ fn count(package: &Path, all: bool) -> Result<Table, String> {
         .args(["bench", "--locked", "-p", "logdrive-bench", "--features", "counts"])
         .args(["--bench", "counts", "--", if all { "*" } else { "*::usual::*" }])
         .env("GUNGRAUN_HOME", output.path())
-        // Under `cargo run` it is longer; the bench would inherit that, and with it other places of its stack.
+        // `cargo run` makes this variable longer. The bench would inherit it, and a longer environment moves its stack.
         .env_remove("LD_LIBRARY_PATH")
         .current_dir(package)
         .status()

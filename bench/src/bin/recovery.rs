@@ -59,7 +59,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let home = dir.path().join("node");
     let Args { bytes, groups, payload, run, .. } = *args;
     fill(&home, &Shape { bytes, groups, payload, run })?;
-    // Its peak memory must not be that of filling.
+    // In a process of its own, or its peak memory would be that of filling the log.
     let mut opener = Command::new(std::env::current_exe()?);
     opener.arg("--open").arg(&home).args(args.json.then_some("--json"));
     let status = opener.status()?;

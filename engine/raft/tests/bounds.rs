@@ -20,7 +20,7 @@ fn alone(change: impl Fn(&mut logdrive_raft::Config)) -> Cluster {
 #[test]
 fn a_proposal_over_the_bound_is_refused_whole_and_taken_when_there_is_room() {
     let mut cluster = alone(|config| config.uncommitted_bytes_max = 100);
-    // 32 bytes of overhead each.
+    // Each entry counts for 32 bytes more than its payload.
     cluster.propose(n(1), "0123456789").unwrap();
     cluster.propose(n(1), "0123456789").unwrap();
     let last = cluster.status(n(1)).last_log;
@@ -53,7 +53,7 @@ fn what_is_handed_out_and_not_applied_is_bounded_and_all_of_it_comes() {
         cluster.node(n(1)).applies.iter().map(|batch| batch.cost_bytes()).sum()
     };
     assert!((4 << 20..6 << 20).contains(&waiting(&cluster)), "{}", waiting(&cluster));
-    // Entries that memory let go meanwhile are fetched.
+    // Entries that have left memory meanwhile are fetched from the log.
     assert!(cluster.status(n(1)).applying < LogIndex(31));
     cluster.settle();
     assert!(cluster.trace.contains("for itself"));
@@ -74,13 +74,14 @@ fn no_more_is_in_flight_than_the_window_holds() {
         cluster.propose(n(1), "0123456789").unwrap();
         cluster.collect(n(1));
     }
-    // 42 bytes each.
+    // Each append has 42 bytes.
     assert_eq!(cluster.network.len(), 2);
     cluster.settle();
     assert_eq!(cluster.terms(n(2)).len(), 21);
 }
 
-/// The bytes of entries that 2 is sent in the round in which 1 has read them back and `meanwhile` happened after that.
+/// Replica 1 gets entries that it read back for 2; then `meanwhile` happens, and the round ends. Returns how many bytes
+/// of entries 2 is sent.
 fn sent_after_a_fetch(meanwhile: Option<Event>) -> (Cluster, usize) {
     let mut cluster = Cluster::fetching();
     while cluster.answer_fetch(n(1)) {}
@@ -94,23 +95,23 @@ fn sent_after_a_fetch(meanwhile: Option<Event>) -> (Cluster, usize) {
     (cluster, sent)
 }
 
-/// RULES.md W9. Old entries were sent when they came back from the disk, whatever was heard until the round ended: 31 of the
-/// simulator's invariants, seeds 3001097 and 3004370.
+/// RULES.md W9. The bug: old entries were sent as soon as they came back from the disk, whatever the replica heard before
+/// the round ended. The simulator found it with seeds 3001097 and 3004370, by invariant 31.
 #[test]
 fn what_is_read_back_for_a_peer_leaves_by_what_is_known_when_the_round_ends() {
-    assert!(sent_after_a_fetch(None).1 > 0, "the entries were there to be sent");
+    assert!(sent_after_a_fetch(None).1 > 0, "no entries were there to be sent");
     let full = Event::Room { peer: n(2), has_room: false };
     let (mut cluster, sent) = sent_after_a_fetch(Some(full));
-    assert_eq!(sent, 0, "it has no room:\n{}", cluster.trace);
+    assert_eq!(sent, 0, "2 has no room:\n{}", cluster.trace);
     cluster.settle();
     assert_eq!(cluster.terms(n(2)), [1]);
     cluster.step(n(1), Event::Room { peer: n(2), has_room: true });
     cluster.settle();
-    assert_eq!(cluster.terms(n(2)), [1, 2, 2, 3], "it is sent them when it has room");
+    assert_eq!(cluster.terms(n(2)), [1, 2, 2, 3], "2 is sent the entries when it has room");
     let (mut cluster, sent) = sent_after_a_fetch(Some(Event::Unreachable(n(2))));
-    assert_eq!(sent, 0, "it cannot be reached:\n{}", cluster.trace);
+    assert_eq!(sent, 0, "2 cannot be reached:\n{}", cluster.trace);
     cluster.pass(3, true);
-    assert_eq!(cluster.terms(n(2)), [1, 2, 2, 3], "it is sent them when it is heard");
+    assert_eq!(cluster.terms(n(2)), [1, 2, 2, 3], "2 is sent the entries when it is heard");
     let (cluster, sent) = sent_after_a_fetch(Some(Event::Resign));
     assert_eq!(sent, 0, "1 leads no more:\n{}", cluster.trace);
 }

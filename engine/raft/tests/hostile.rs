@@ -1,6 +1,6 @@
-//! A host that keeps its word and peers that may say anything (RULES.md I5, I7): whatever arrives,
-//! nothing panics, and what must only grow only grows. What lying peers can make true is not asked:
-//! Byzantine faults are out of scope.
+//! A replica with a correct host and with peers that may say anything (RULES.md I5, I7): whatever arrives,
+//! it does not panic, and its term and commit index never fall. Whether lying peers can make it commit
+//! something wrong is not tested: Byzantine faults are out of scope.
 
 mod common;
 
@@ -12,7 +12,7 @@ use logdrive_raft::{
 };
 use proptest::prelude::*;
 
-/// Mostly numbers that mean something, sometimes ones from the edges.
+/// Mostly small numbers, as terms and indices of a short log are, and sometimes very large ones.
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![
         20 => 0..6u64,
@@ -57,7 +57,7 @@ fn message() -> impl Strategy<Value = Message> {
         (term(), log_id(), index(), entries()).prop_map(|(term, prev_log, commit, entries)| {
             Message::AppendEntries(AppendEntries { term, prev_log, commit, entries })
         }),
-        // One that may well be right.
+        // An append that may well be correct.
         (1..6u64, index(), entries()).prop_map(|(term, commit, entries)| {
             let first = entries.first().map_or(LogIndex(1), |entry| entry.index);
             let prev_log = LogId {
@@ -82,7 +82,7 @@ fn message() -> impl Strategy<Value = Message> {
         (term(), index(), log_id()).prop_map(|(term, commit, matched)| {
             Message::Heartbeat(Heartbeat { term, commit, matched })
         }),
-        // One that may well be right.
+        // A heartbeat that may well be correct.
         (2..6u64, 1..4u64, 1..6u64).prop_map(|(term, of, index)| {
             let (term, commit) = (Term(term), LogIndex(1));
             let matched = LogId { term: Term(of), index: LogIndex(index) };
@@ -98,7 +98,7 @@ fn message() -> impl Strategy<Value = Message> {
     ]
 }
 
-/// The next event of a history. The host's own events are made true when they are played.
+/// One event of a history. The events of the host itself are filled in when they are played, so that they are true.
 #[derive(Clone, Debug)]
 enum Deed {
     Say { from: u64, message: Message },
@@ -213,14 +213,14 @@ proptest! {
 #[test]
 fn a_late_fetch_of_entries_the_log_no_longer_has_is_not_sent() {
     let mut cluster = common::Cluster::fetching();
-    // The disk answers with what stood there before: entry 2 of term 1.
+    // The disk answers with the entry that stood there before: entry 2 of term 1.
     let mut entries = EntryBatch::new();
     entries.push(entry(1, 2));
     let fetched = Event::Fetched { purpose: FetchFor::Peer(n(2)), entries };
     cluster.step(n(1), fetched);
     cluster.collect(n(1));
     assert!(cluster.network.iter().all(|packet| packet.to != n(2)), "{:?}", cluster.network);
-    // Asked again, it is answered rightly.
+    // The leader asks again, and the disk answers with the right entries.
     assert_eq!(cluster.node(n(1)).fetches.back().unwrap().purpose, FetchFor::Peer(n(2)));
     while cluster.answer_fetch(n(1)) {}
     cluster.settle();

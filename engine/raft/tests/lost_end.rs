@@ -1,8 +1,8 @@
 //! A replica whose log is shorter than what it acknowledged, under the leader that knows (RULES.md C3, W8).
 //!
-//! A disk said that entries were durable and lost them at the next power cut, and nothing on it tells. The leader's
-//! heartbeat was dropped as one that no correct leader sends; nobody said a line, the replica caught up only if
-//! something new was proposed, and it voted: with its vote entries that were committed are lost.
+//! A disk reports entries as durable, loses them at the next power cut, and keeps no trace of the loss. The bug: the
+//! replica dropped its leader's heartbeat as one that no correct leader sends, and nothing was logged. The replica caught
+//! up only if something new was proposed, and it voted: with its vote, committed entries can be lost.
 
 mod common;
 
@@ -12,7 +12,7 @@ use logdrive_raft::{
     RequestVote, Role, Term,
 };
 
-/// 1 leads; so many entries are everywhere and committed.
+/// A cluster led by 1 in which entries 1 to `last` are on every replica and committed.
 fn with_entries(voters: u64, last: u64) -> Cluster {
     let mut c = Cluster::new(voters);
     c.elect(n(1));
@@ -23,7 +23,8 @@ fn with_entries(voters: u64, last: u64) -> Cluster {
     c
 }
 
-/// A replica dies, all behind its `kept` first entries is lost, and it is back. Its peers hear of it, or do not.
+/// A replica dies and comes back with only the first `kept` entries of its log. With `is_told`, its peers notice that it
+/// was away.
 fn lose_the_end(c: &mut Cluster, id: NodeId, kept: usize, is_told: bool) {
     c.crash(id, 0);
     let disk = &mut c.nodes.get_mut(&id).unwrap().durable;
@@ -52,7 +53,7 @@ fn caught_up(c: &Cluster) {
     assert_eq!(one.role, Role::Leader, "{}", c.trace);
     assert_eq!(three.last_log, one.last_log, "{}", c.trace);
     assert_eq!(three.applied, one.applied, "{}", c.trace);
-    assert!(c.trace.contains("marked"), "it was marked on the way:\n{}", c.trace);
+    assert!(c.trace.contains("marked"), "it was never marked:\n{}", c.trace);
     assert!(!three.marked, "{}", c.trace);
 }
 
@@ -80,7 +81,7 @@ fn with_proposals_it_catches_up() {
     }
 }
 
-/// It is told once, and not again and again of the same.
+/// The replica is told of its loss once, not again and again, and says little itself.
 #[test]
 fn what_it_is_asked_and_asks_is_little() {
     let mut c = with_entries(3, 10);
@@ -91,8 +92,8 @@ fn what_it_is_asked_and_asks_is_little() {
     assert!(said("1->3 AppendEntries") <= 3, "{}", c.trace);
 }
 
-/// Its disk is slow, so the question that its mark has for the leader has not left. The leader's claim, its answer, the probe
-/// that follows and its refusal went round as fast as messages go.
+/// The replica's disk is slow, so its mark is not durable and its `Marked` message has not left. The bug: the leader's
+/// heartbeat, its answer, the probe that followed and its refusal went round as fast as messages travel.
 #[test]
 fn until_its_mark_is_durable_it_is_told_once_in_a_heartbeat() {
     let mut c = with_entries(3, 10);
@@ -117,7 +118,7 @@ fn until_its_mark_is_durable_it_is_told_once_in_a_heartbeat() {
     caught_up(&c);
 }
 
-/// An entry that only 1 and 3 have is committed. 3 loses it, and is told. Whoever then wins has that entry.
+/// Entries that only 1 and 3 have are committed. 3 loses them, and is told. No replica without them is elected.
 #[test]
 fn what_it_is_known_to_have_lost_is_not_lost_by_its_vote() {
     let mut c = with_entries(3, 6);
@@ -144,7 +145,7 @@ fn what_it_is_known_to_have_lost_is_not_lost_by_its_vote() {
     assert!(c.status(n(1)).commit >= LogIndex(10) && !is_marked(&c, n(3)));
 }
 
-/// The end that is lost had replaced another one, which is there again, as long as the one that was acknowledged.
+/// The lost entries had replaced others, which are there again: the log is as long as the one that was acknowledged.
 #[test]
 fn a_log_of_the_same_length_is_no_proof() {
     let mut c = Cluster::empty();
@@ -166,7 +167,7 @@ fn a_log_of_the_same_length_is_no_proof() {
     caught_up(&c);
 }
 
-/// The mark is on its disk before anything that follows from it is said, and outlives a crash.
+/// The mark is on the replica's disk before the replica says anything that follows from it, and outlives a crash.
 #[test]
 fn the_mark_outlives_a_crash() {
     let mut c = with_entries(3, 10);
@@ -177,7 +178,7 @@ fn the_mark_outlives_a_crash() {
     assert_eq!(c.status(n(3)).last_log, c.status(n(1)).last_log, "it takes entries");
     restart(&mut c, n(3));
     assert!(is_marked(&c, n(3)));
-    // Neither its vote nor its candidacy: with 1 away there is no leader.
+    // A marked replica neither votes nor stands: with 1 away there is no leader.
     c.partition(&[1], &[2, 3]);
     c.cut.remove(&(n(3), n(2)));
     c.pass(60, true);
@@ -187,7 +188,7 @@ fn the_mark_outlives_a_crash() {
     c.pass(60, true);
     assert!(!is_marked(&c, n(3)), "{}", c.trace);
     restart(&mut c, n(3));
-    assert!(!is_marked(&c, n(3)), "so does its end");
+    assert!(!is_marked(&c, n(3)), "the mark is back after a crash");
 }
 
 /// 2 may be the candidate that got a vote which 3 has forgotten: without 2's term 3 is not readmitted.
@@ -208,7 +209,7 @@ fn without_the_word_of_every_voter_it_is_not_readmitted() {
     assert!(c.status(n(1)).commit > commit);
 }
 
-/// 3 voted for 2 in term 2, and forgets it with the end of its log. It must not vote for another in that term.
+/// 3 voted for 2 in term 2, and forgets that together with the end of its log. It must not vote for another in that term.
 #[test]
 fn a_forgotten_vote_is_not_given_twice() {
     let mut c = with_entries(3, 10);
@@ -242,14 +243,14 @@ fn a_forgotten_vote_is_not_given_twice() {
     c.collect(n(3));
     c.sync(n(3), usize::MAX);
     assert!(is_marked(&c, n(3)));
-    // 2 states its term, and so 3 is in it, and has voted.
+    // 2 states its term, so 3 takes at least that term before it is readmitted.
     c.cut.clear();
     c.pass(60, true);
     assert!(!is_marked(&c, n(3)), "{}", c.trace);
     assert!(c.nodes[&n(3)].durable.hard_state.term >= Term(2));
 }
 
-/// An acknowledgement from before the loss is still under way when 3 has been marked and readmitted.
+/// An acknowledgement from before the loss is still under way when 3 is marked and all terms are stated.
 #[test]
 fn a_late_acknowledgement_from_before_the_loss_does_not_count() {
     let mut c = with_entries(3, 10);
@@ -284,7 +285,8 @@ fn a_late_acknowledgement_from_before_the_loss_does_not_count() {
     caught_up(&c);
 }
 
-/// With 2 away again a readmitted 3 is the majority's other half, and an entry from before counts, by way of a no-op.
+/// 1 and 2 do not hear each other, so no majority is without 3. Once 3 is readmitted, an entry from before is committed
+/// too, by way of a no-op behind it.
 #[test]
 fn a_readmitted_replica_counts_again() {
     let mut c = with_entries(3, 10);
@@ -297,7 +299,8 @@ fn a_readmitted_replica_counts_again() {
     assert!(c.status(leader).commit >= LogIndex(11), "{}", c.trace);
 }
 
-/// Each pair of answers, "taken" and "accepted", made the log longer by a no-op, as fast as messages go.
+/// The bug: each pair of answers, "taken" and "accepted", made the leader's log longer by a no-op, as fast as messages
+/// travel.
 #[test]
 fn answers_make_the_log_longer_by_one_no_op_in_a_heartbeat() {
     let mut c = with_entries(3, 10);
@@ -324,7 +327,7 @@ fn answers_make_the_log_longer_by_one_no_op_in_a_heartbeat() {
     }
 }
 
-/// Two of three have lost something that 1 knows of, and is committed: they catch up, and nothing is lost.
+/// Two of three replicas have lost committed entries that 1 knows of. They catch up, and nothing is lost.
 #[test]
 fn a_majority_that_is_marked_halts_until_it_has_all_that_is_committed() {
     let mut c = with_entries(3, 10);
@@ -342,7 +345,8 @@ fn a_majority_that_is_marked_halts_until_it_has_all_that_is_committed() {
     assert_eq!(c.status(n(1)).commit, c.status(n(1)).last_log.index);
 }
 
-/// A claim of entries that nobody ever had marks a good replica; nothing that heals it depends on the claim.
+/// A false claim, of entries that no replica ever had, marks a sound replica. Its readmission does not depend on the
+/// claim.
 #[test]
 fn a_false_claim_silences_nobody_for_ever() {
     let mut c = with_entries(3, 10);
@@ -352,7 +356,7 @@ fn a_false_claim_silences_nobody_for_ever() {
     assert!(is_marked(&c, n(3)));
     c.pass(10, true);
     assert!(!is_marked(&c, n(3)), "{}", c.trace);
-    // Nor does one that contradicts what is committed mark anybody.
+    // A claim that contradicts what is committed marks no replica.
     let matched = LogId { term: Term(1), index: LogIndex(10) };
     let claim = Heartbeat {
         term: Term(5),
@@ -368,7 +372,7 @@ fn vote(term: u64) -> Message {
     Message::RequestVote(RequestVote { term: Term(term), last_log })
 }
 
-/// Neither a vote nor a pre-vote, in any term, for however good a log.
+/// A marked replica grants neither a vote nor a pre-vote, in any term, however good the candidate's log is.
 #[test]
 fn a_marked_replica_refuses_its_vote() {
     let mut c = with_entries(3, 10);
@@ -407,7 +411,7 @@ fn a_readmitted_replica_does_not_acknowledge_what_it_had_no_room_for() {
     node.promises.retain(|promises| promises.after() < write);
     c.step(n(3), Event::Withdrawn(write));
     assert_eq!(c.status(n(3)).last_log, has);
-    // The last voter states its term, and nobody gets the entry.
+    // The last voter states its term, and all appends are lost.
     c.restart(n(2));
     for _ in 0..60 {
         c.pass(1, false);

@@ -9,7 +9,7 @@ use logdrive_raft::{
     LogId, LogIndex, Message, PreVoteReply, ProposeError, RequestVote, Role, Term, VoteReply,
 };
 
-/// A cluster of three; replica `id` has a log of `terms[id - 1]`, and has been in `term`.
+/// A cluster in which replica `id` has the log `logs[id - 1]`, and all replicas are in `term`.
 fn with_logs(term: u64, logs: &[&[u64]]) -> Cluster {
     let mut cluster = Cluster::empty();
     for (terms, id) in logs.iter().zip(1..) {
@@ -43,7 +43,7 @@ fn id((term, index): (u64, u64)) -> LogId {
     LogId { term: Term(term), index: LogIndex(index) }
 }
 
-/// The messages under way to `to`, taken from the network.
+/// Takes the messages to `to` from the network.
 fn answers(cluster: &mut Cluster, to: u64) -> Vec<Message> {
     let (taken, left): (Vec<_>, Vec<_>) =
         cluster.network.drain(..).partition(|packet| packet.to == n(to));
@@ -397,7 +397,7 @@ fn a_leader_never_overwrites_or_deletes_its_own_entries_5_3() {
     let mut cluster = with_logs(3, &[&[1, 2, 3], &[1], &[1, 2, 3]]);
     cluster.elect(n(1));
     let before = cluster.node(n(1)).memory().entries;
-    // Nobody may tell a leader of its term what its log is.
+    // A leader does not take an append of its own term from another replica.
     message(&mut cluster, 2, 1, append(4, (1, 1), 0, &[4, 4]));
     let after = cluster.node(n(1)).memory().entries;
     assert_eq!(after, before);
@@ -454,7 +454,7 @@ fn an_older_terms_entry_is_not_committed_by_counting_replicas_5_4_2() {
         cluster.deliver(|_| true);
     }
     assert_eq!(cluster.role(n(1)), Role::Leader);
-    // Entry 2, of term 2, is on two disks of three, and the leader knows.
+    // Entry 2, of term 2, is on two disks of three, and the leader knows it.
     message(&mut cluster, 2, 1, accepted(4, 2));
     assert_eq!(cluster.status(n(1)).commit, LogIndex(0));
     // The no-op commits them all.
@@ -515,7 +515,7 @@ fn a_leader_is_silent_only_for_a_heartbeat_interval_figure_2() {
     cluster.collect(n(1));
     let beats = |p: &common::Packet| matches!(p.message, Message::Heartbeat(_));
     assert_eq!(cluster.network.iter().filter(|p| beats(p)).count(), 2);
-    // An append is word enough.
+    // An append takes the place of a heartbeat.
     cluster.network.clear();
     cluster.pass(2, false);
     // A replica learns the time by events only.
@@ -527,7 +527,8 @@ fn a_leader_is_silent_only_for_a_heartbeat_interval_figure_2() {
     assert!(cluster.network.is_empty(), "{:?}", cluster.network);
 }
 
-/// Each new connection of a first leader asks it to campaign: a candidacy that began anew each time never ended.
+/// The first leader of a new group is asked to campaign with each connection that comes up. The bug: its candidacy began
+/// anew each time, and never ended.
 #[test]
 fn asked_to_campaign_again_a_candidate_keeps_its_votes_and_asks_who_is_silent() {
     let mut cluster = Cluster::new(5);

@@ -1,7 +1,7 @@
 //! Random runs of whole clusters with loss, reordering, duplication, partitions and crashes that
-//! lose what was not durable, whole writes and parts of writes. [`common::ghost`] looks at every
+//! lose what was not durable, whole writes and parts of writes. [`common::ghost`] checks every
 //! event; then faults end and the cluster must come together. A failing run names its seed
-//! (`LOGDRIVE_SEED` replays one, `LOGDRIVE_SEEDS` runs so many).
+//! (`LOGDRIVE_SEED=7` runs that seed alone, `LOGDRIVE_SEEDS=5000` that many seeds).
 
 mod common;
 
@@ -33,15 +33,15 @@ impl Random {
     }
 }
 
-/// Faults of one run, in percent, and sizes: no two runs are tortured alike.
+/// The faults of one run, in percent, and its sizes. They are drawn from the seed, so runs differ.
 struct Swarm {
     voters: u64,
     loss: u64,
     duplicates: u64,
     reorder: u64,
     crashes: u64,
-    /// Turns that the last replica leaves out: it takes more messages in a turn, and one write answers
-    /// them.
+    /// Turns that the last replica leaves out. So it takes more messages in one turn, and answers them after
+    /// one write.
     slow_turns: u64,
     elections: u64,
     /// Entries of the last replica's log, at the beginning, that nobody else has.
@@ -187,7 +187,7 @@ fn maybe_crash_within(cluster: &mut Cluster, random: &mut Random, id: NodeId) {
     }
 }
 
-/// Faults end: one leader, and every replica comes to have and apply all that is committed.
+/// Ends the faults. There must come to be one leader, and every replica must have and apply all that is committed.
 fn heal(cluster: &mut Cluster, seed: u64) {
     cluster.cut.clear();
     for id in cluster.ids() {
@@ -267,7 +267,7 @@ fn clusters_are_safe_under_faults_and_come_together_after_them() {
     let mut terms = 0;
     let count = seeds.end - seeds.start;
     for seed in seeds {
-        // A panic's message does not know the seed.
+        // A panic's message does not name the seed.
         let result = std::panic::catch_unwind(|| run(seed));
         let (commands, term) =
             result.unwrap_or_else(|_| panic!("replay with LOGDRIVE_SEED={seed}"));
@@ -275,7 +275,7 @@ fn clusters_are_safe_under_faults_and_come_together_after_them() {
         terms += term;
     }
     println!("{count} runs: {committed} commands committed, {terms} terms");
-    // The torture must leave something alive, or it tests nothing.
+    // If the faults let nothing be committed, the runs test nothing.
     assert!(count < 100 || committed as u64 > 20 * count, "only {committed} commands committed");
     assert!(count < 100 || terms > 3 * count, "only {terms} terms");
 }

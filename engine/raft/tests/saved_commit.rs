@@ -2,8 +2,8 @@
 //!
 //! The log writes a hard state before the entries that come with it, and may do so in an earlier batch. So:
 //! 1. Entries 8 to 10 of term 2 are on 3's disk; nobody committed them.
-//! 2. 1 leads term 3 and commits 8' to 12' with 2. 3 knows term 3, and is about to get the entries.
-//! 3. 2 leads term 4. The last words of 1 and the first of 2 reach 3 in one turn: one write has the new
+//! 2. 1 leads term 3 and commits other entries, 8' to 12', with 2. 3 knows term 3, and is about to get them.
+//! 3. 2 leads term 4. The last messages of 1 and the first of 2 reach 3 in one turn: one write has the new
 //!    term and the entries, and 3 knows by then that 12 is committed.
 //! 4. The power fails when the hard state is on the disk and the entries are not. If the hard state says
 //!    that 12 is committed, 3 takes its own 8 to 10 for committed and applies them.
@@ -13,7 +13,7 @@ mod common;
 use common::{Cluster, Image, config, log_of, n};
 use logdrive_raft::{Event, HardState, LogIndex, Message, Term, Ticks};
 
-/// Up to the write of the third step, which waits for the disk.
+/// The story up to the write of the third step, which waits for the disk.
 fn story() -> Cluster {
     let mut c = Cluster::empty();
     let term_2 = HardState { term: Term(2), ..HardState::default() };
@@ -39,7 +39,7 @@ fn story() -> Cluster {
         c.deliver(|p| p.from == three);
         c.settle_among(&leaders);
     }
-    // 1 gives way, 2 leads; its requests for votes are late.
+    // 1 gives way, and 2 leads; its requests for votes do not reach 3.
     c.step(n(1), Event::GiveWay);
     c.now = Ticks(30);
     c.step(n(2), Event::Campaign);
@@ -61,7 +61,7 @@ fn a_saved_commit_index_covers_no_entry_of_its_own_write() {
     assert_eq!(saved.commit, LogIndex(7), "all that is on the disk and stays there");
 }
 
-/// The ghost looks at what 3 recovers and applies.
+/// The ghost checks what 3 recovers and applies.
 #[test]
 fn a_crash_anywhere_within_a_write_recovers_nothing_uncommitted_as_committed() {
     for part in [None, Some(0), Some(1), Some(4), Some(5)] {
@@ -69,15 +69,15 @@ fn a_crash_anywhere_within_a_write_recovers_nothing_uncommitted_as_committed() {
         c.crash_within(n(3), 0, part);
         c.restart(n(3));
         c.settle_among(&[n(3)]);
-        // With the others it comes to have what they committed.
+        // Together with the others it comes to have what they committed.
         c.pass(40, true);
         let status = c.status(n(3));
         assert!(status.applied >= LogIndex(12), "{part:?}: {status:?}");
     }
 }
 
-/// Entries that the log has no room for are held: they were handed out, and are on no disk. A hard state that goes
-/// before them must not cover them either.
+/// Entries that were handed to a disk that does not answer are not durable. A hard state of a later write may land
+/// before them, so it must not cover them either.
 #[test]
 fn a_saved_commit_index_covers_no_entry_that_is_not_durable() {
     let mut c = Cluster::new(3);

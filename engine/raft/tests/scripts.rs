@@ -1,4 +1,4 @@
-//! Plays the transcripts in `tests/scripts`: a command and its arguments, `----`, what came of it.
+//! Plays the transcripts in `tests/scripts`: commands with their arguments, `----`, and what they led to.
 //!
 //! Each opens with a paragraph that says what it replays. `LOGDRIVE_REWRITE=1` writes down what
 //! happens instead of comparing; read the difference before you commit it.
@@ -10,20 +10,20 @@
 //! campaign 1                     Event::Campaign;  `resign`, `stand` likewise
 //! propose 1 a b                  commands, in one proposal
 //! pass 10                        ticks for all, one by one; `pass 10 settle`: with all that follows
-//! ready 1                        what is owed
+//! ready 1                        takes and shows the work that replica 1 owes
 //! durable 1 [count]              the oldest writes are on disk
 //! deliver [1->2 [count]]         packets arrive; `*` is any replica
 //! drop 1->2 [count]              packets are lost
 //! cut 1,2 3,4 | heal             links are cut, or all restored
 //! settle [1,2]                   everything happens, among these
 //! lose 1->2                      the link is cut one way
-//! append 2->1 3 1/4 0 2,3        an AppendEntries out of nowhere: term, prev_log, commit, entries
+//! append 2->1 3 1/4 0 2,3        a made-up AppendEntries: term, prev_log, commit, terms of the entries
 //! ack 2->1 3 4                   an AppendReply that accepts: term, match
 //! vote 2->1 3 1/4                a RequestVote: term, last_log;  `pre-vote` likewise
 //! heartbeat 2->1 3 0             a Heartbeat: term, commit, and the matched entry if there is one
 //! quietly <command>              its output is not shown
 //! apply 1 | fetched 1 | fetch-failed 1 | unreachable 1 2 | crash 1 [kept] | restart 1
-//! status | logs | net            what is
+//! status | logs | net            shows the replicas, their logs, the packets under way
 //! ```
 
 mod common;

@@ -21,7 +21,8 @@ impl Drop for Counted {
     }
 }
 
-/// Everything happens. 2 answers at once; 3 acknowledges its first append, and its disk is slow from then on.
+/// Runs the shard until it owes nothing. Peer 2 answers at once; peer 3 acknowledges only its first append, because its
+/// disk is slow from then on.
 fn settle(shard: &mut Shard, acked: &mut HashSet<(NodeId, GroupId)>) {
     use logdrive_raft::{AppendReply, PreVoteReply, VoteReply};
     let mut round = shard.round();
@@ -44,7 +45,7 @@ fn settle(shard: &mut Shard, acked: &mut HashSet<(NodeId, GroupId)>) {
                         let result = AppendResult::Accepted { match_index };
                         Message::AppendReply(AppendReply { term, result })
                     }
-                    // Founded with the same.
+                    // The peer was founded with the same members.
                     Message::Founding(m) => Message::Founding(m),
                     _ => continue,
                 };
@@ -59,7 +60,8 @@ fn settle(shard: &mut Shard, acked: &mut HashSet<(NodeId, GroupId)>) {
     }
 }
 
-/// 500 groups with up to 4 MiB each for the slowest peer came to 1 GiB, which was copied whole at every sealed segment.
+/// The bug: 500 groups, each with up to 4 MiB for the slowest peer, held 1 GiB, and all of it was copied at every sealed
+/// segment.
 #[test]
 fn what_a_slow_follower_makes_a_shard_hold_is_bounded_and_copied_in_parts() {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -113,8 +115,8 @@ fn what_a_slow_follower_makes_a_shard_hold_is_bounded_and_copied_in_parts() {
     assert!(!shard.own_tails(), "copied once more");
 }
 
-/// A command that is counted as waiting is given back whatever its outcome: else a shard that has refused enough
-/// commands takes no more.
+/// A command counts as waiting until it has an outcome, whichever that is: otherwise a shard that has refused enough
+/// commands would take no more.
 #[test]
 fn commands_that_were_refused_or_are_unknown_count_no_more() {
     let mut trio = Trio::new(3);
@@ -133,18 +135,18 @@ fn commands_that_were_refused_or_are_unknown_count_no_more() {
         assert_eq!(seen.len(), count, "{what}");
         seen
     };
-    // Refused by a follower: whoever asked took it for the leader.
+    // Commands that a follower refuses, because its callers took it for the leader.
     let follower = (leader + 1) % 3;
     (0..5).for_each(|_| trio.propose(follower));
     assert_eq!(waiting(&trio, follower), (5, 35));
     let seen = all_answered(&mut trio, 5, "refused");
     assert!(seen.iter().all(Result::is_err));
     assert_eq!(waiting(&trio, follower), (0, 0));
-    // Done.
+    // Commands that are applied.
     (0..5).for_each(|_| trio.propose(leader));
     assert!(all_answered(&mut trio, 5, "done").iter().all(Result::is_ok));
     assert_eq!(waiting(&trio, leader), (0, 0));
-    // Unknown: they entered the log before leadership moved.
+    // Commands whose outcome is unknown: they entered the log before leadership moved.
     trio.nodes[leader].is_stuck = true;
     (0..10).for_each(|_| trio.propose_payload(leader, Bytes::from(vec![7; 1_000])));
     trio.step();

@@ -6,9 +6,9 @@
 //! Source: RULES.md invariants 10 and 17. Herlihy and Wing 1990: a history is linearizable if each key's is.
 //!
 //! The merged log settles what the clients do not know, and gives each key's writes an order. With that order a history
-//! is linearizable exactly if it agrees with real time, which is looked at operation by operation: the k-th write of a
-//! key has rank 2k, a read that found it has rank 2k + 1, one that found nothing has rank 1; whoever began after another
-//! had ended must not have the smaller rank, nor two writes the same.
+//! is linearizable exactly if it agrees with real time, which is checked operation by operation: the k-th write of a
+//! key has rank 2k, a read that found it has rank 2k + 1, one that found nothing has rank 1. An operation that began after
+//! another had ended must not have the smaller rank, and no two writes have the same.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -34,7 +34,7 @@ pub(crate) enum What {
     Written(u64),
     /// Refused: it must not be in the log.
     Refused(u64),
-    /// Nobody said: it may be in the log, once, and take effect whenever it likes.
+    /// No answer came: it may be in the log, once, and take effect at any later time.
     Unknown(u64),
     /// A read's answer.
     Read(Option<u64>),
@@ -50,7 +50,7 @@ pub(crate) struct Logged {
 /// Says everything that is wrong; an empty list is a pass. `log` has each key's writes in the order they were applied.
 pub(crate) fn check(history: &History, log: &[Logged]) -> Vec<String> {
     let mut wrong = Vec::new();
-    // Of each value its key and its place among the key's writes, from 1.
+    // For each value its key, and its place among the key's writes, from 1.
     let mut places: HashMap<u64, (u32, u64)> = HashMap::new();
     let mut writes: HashMap<u32, u64> = HashMap::new();
     for Logged { key, value } in log {
@@ -80,7 +80,7 @@ pub(crate) fn check(history: &History, log: &[Logged]) -> Vec<String> {
                     (What::Refused(_), Some(_)) => {
                         wrong.push(format!("refused and yet applied: {operation:?}"));
                     }
-                    // It was not applied before it was sent, but maybe after everything else.
+                    // The write was not applied before it was sent, but maybe after everything else.
                     (What::Unknown(_), Some(place)) => rank(2 * place, u64::MAX),
                     _ => {}
                 }
@@ -119,7 +119,7 @@ fn against_time(mut by_begin: Vec<Ranked<'_>>, wrong: &mut Vec<String>) {
     by_begin.sort_by_key(|operation| operation.began);
     by_end.sort_by_key(|operation| operation.ended);
     let mut ended = by_end.iter().peekable();
-    // Of all that had ended, who stands last.
+    // Of all operations that had ended, the one with the highest rank.
     let mut last: Option<&Ranked<'_>> = None;
     for later in &by_begin {
         while let Some(earlier) = ended.next_if(|earlier| earlier.ended < later.began) {
@@ -159,7 +159,7 @@ mod tests {
             operation(What::Read(Some(1)), 2, 3),
             operation(What::Unknown(2), 5, 6),
             operation(What::Read(Some(1)), 7, 8),
-            // It took effect long after its client gave up.
+            // The unknown write took effect long after its client gave up.
             operation(What::Read(Some(2)), 20, 21),
             operation(What::Refused(3), 22, 23),
             operation(What::Unknown(4), 24, 25),
@@ -187,15 +187,15 @@ mod tests {
                 vec![1, 2],
             ),
             ("stands before", vec![operation(w(1), 0, 1), operation(r(None), 2, 3)], vec![1]),
-            // Back from what was read once, though its write is unknown.
+            // A read goes back behind an earlier read, though the write that was read is unknown.
             (
                 "stands before",
                 vec![operation(u(1), 0, 1), operation(r(Some(1)), 2, 3), operation(r(None), 4, 5)],
                 vec![1],
             ),
-            // Read before it was sent.
+            // A value is read before it was sent.
             ("stands before", vec![operation(r(Some(1)), 0, 1), operation(u(1), 2, 3)], vec![1]),
-            // Writes in the order they were not made in.
+            // Two writes stand in the log in the opposite of the order in which they were made.
             ("stands before", vec![operation(w(1), 0, 1), operation(w(2), 2, 3)], vec![2, 1]),
         ] {
             let wrong = verdict(&operations, &log);

@@ -54,7 +54,7 @@ fn a_storm_of_restarts_ends_in_calm_and_terms_stay_small() {
     let mut due: Vec<Duration> =
         (0..3).map(|_| Duration::from_millis(random.below(1_500))).collect();
     let mut bounces = 0;
-    // At least so many, however long they take here.
+    // At least `BOUNCES_MIN` restarts, however long they take on this machine.
     while start.elapsed() < length || bounces < BOUNCES_MIN {
         for (at, due) in due.iter_mut().enumerate() {
             if start.elapsed() < *due {
@@ -107,7 +107,7 @@ fn a_minority_left_alone_serves_nothing_and_loses_nothing() {
     }
     let node = &trial.cluster.nodes[left];
     must(STEP_DOWN_MAX, "the last node leads nothing", || node.groups_led() == 0);
-    // Answers that came before are counted a moment later.
+    // Answers that came before that may be counted a moment later.
     std::thread::sleep(ELECTION_TIMEOUT);
     let acknowledged = traffic.acknowledged();
     trial.nothing_is_served(&format!("node {} is alone, led {led} groups", left + 1));
@@ -127,7 +127,7 @@ fn a_node_told_to_stop_stops_whatever_it_is_doing() {
     let mut random = Random::new(seed());
     let mut slowest = Duration::ZERO;
     for round in 0..6 * effort() {
-        // Under load at first; then while it starts, and while its groups look for leaders.
+        // At first the node is told to stop under load; later while it starts, or while its groups look for leaders.
         let node = &mut trial.cluster.nodes[usize::try_from(round).unwrap() % 3];
         let early = !node.runs();
         if early {
@@ -138,7 +138,7 @@ fn a_node_told_to_stop_stops_whatever_it_is_doing() {
         node.signal(Signal::TERM);
         let status = node.wait_exit(STOP_MAX);
         slowest = slowest.max(told.elapsed());
-        // Before it listens for signals it has touched nothing.
+        // A node that does not listen for signals yet is ended by the signal, and has touched nothing.
         let at_once = early && std::os::unix::process::ExitStatusExt::signal(&status) == Some(15);
         assert!(status.success() || at_once, "ended with {status}: {}", node.said());
         if round % 3 == 2 {

@@ -8,8 +8,8 @@
 //! Fails:  with the operation that cannot be explained, or what did not come back in time.
 //!
 //! `trial` sets a cluster up and judges it, `proxy` and `netns` lie between the nodes, `traffic` are the clients,
-//! `merged` reads the logs, `checker` holds the clients' history against them. `life`, `network` and `resources` are the
-//! scenarios.
+//! `merged` reads the logs, `checker` holds the clients' history against them. `life`, `network`, `partition` and
+//! `resources` are the scenarios.
 
 #![forbid(unsafe_code)]
 

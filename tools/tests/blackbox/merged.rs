@@ -75,7 +75,7 @@ fn read_group(wal: &Wal, group: GroupId, last: LogIndex) -> Vec<Entry> {
     entries
 }
 
-/// Holds the logs against each other, and gives the writes of the history they stand for.
+/// Checks the logs against each other, and returns the writes of the history that they agree on.
 pub(crate) fn merge(logs: &[NodeLog]) -> Vec<Logged> {
     let mut writes = Vec::new();
     let groups: Vec<GroupId> = logs.iter().flat_map(|log| log.groups.keys().copied()).collect();
@@ -141,6 +141,6 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// Of the segment that opening begins: small, for it is written before it is used.
+/// Size of the segment that opening begins: small, because it is written whole before it is used.
 const SEGMENT_BYTES: u64 = 1 << 20;
 const READ_BYTES: usize = 1 << 20;

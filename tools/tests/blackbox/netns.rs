@@ -91,7 +91,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // Clients of a test that failed may hold it still.
+        // Clients of a test that failed may still hold this namespace, so it is not dropped with the others.
         self.outside.remove();
     }
 }

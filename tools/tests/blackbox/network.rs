@@ -53,7 +53,7 @@ fn a_follower_that_is_heard_but_hears_nothing_disturbs_nobody() {
     let _turn = turn();
     let mut trial = Trial::proxied(3, GROUPS);
     let traffic = trial.traffic();
-    // Node 1 campaigns for all it is worth, in every group: nobody's messages reach it.
+    // No message reaches node 1, so it stands again and again in every group.
     trial.links().set((2, 1), |rules| rules.open = false);
     trial.links().set((3, 1), |rules| rules.open = false);
     trial.every_group_takes_a_write("node 1 is deaf");
@@ -69,7 +69,8 @@ fn a_follower_that_is_heard_but_hears_nothing_disturbs_nobody() {
     traffic.wait_for_more(50, LIVE_MAX);
     report(format_args!("  groups led by nodes 2 and 3: {before:?}, later {:?}", led(&trial)));
     let verdict = trial.judge(vec![traffic]);
-    // Only what node 1 led had to move. Without pre-votes it would have begun four terms or more in every group.
+    // Only groups that node 1 led had to elect another leader. Without pre-votes node 1 would have begun four terms or more
+    // in every group.
     let mut terms = verdict.terms;
     terms.sort_unstable();
     assert!(terms[terms.len() / 2] <= 2, "terms grew: {terms:?}");
@@ -82,7 +83,7 @@ fn the_hub_of_a_broken_mesh_leads() {
     let mut trial = Trial::proxied(5, GROUPS);
     let traffic = trial.traffic();
     let led = |trial: &Trial, id: usize| trial.cluster.nodes[id - 1].groups_led();
-    // N5. Node 1 reaches the bridge alone, and goes on leading as far as it knows; node 2 is down. The others need the
+    // N5. Node 1 reaches only the bridge, node 5, and still believes that it leads; node 2 is down. The others need the
     // bridge, and the bridge must not take node 1 for a leader for ever.
     trial.cluster.make_lead(0);
     trial.links().only(&[&[1, 5], &[3, 4, 5]]);
@@ -135,7 +136,7 @@ fn a_damaged_frame_ends_its_connection_and_is_not_delivered() {
     trial.links().set_all(|rules| rules.faults = vec![(Fault::Corrupt, 30)]);
     storm(&mut trial, Duration::from_secs(1), |links| links.count(Fault::Corrupt) >= 20);
     all_spoilt_are_refused(trial.links());
-    // A damaged frame's values are in no log: the check at the end would not know them.
+    // No log may hold a value of a damaged frame: the check at the end would not know it.
     trial.judge(vec![traffic]);
 }
 
@@ -193,7 +194,7 @@ fn an_address_that_leads_to_another_node_is_refused() {
     let other = trial.cluster.nodes[2].peer;
     trial.cluster.nodes[0].kill();
     trial.links().set((1, 2), |rules| rules.target = other);
-    // Not waited for: whatever node 1 leads from now on, node 2 knows no leader of.
+    // The start is not waited for: of a group that node 1 leads from now on, node 2 knows no leader.
     trial.cluster.nodes[0].start(&[]);
     let node = &trial.cluster.nodes[0];
     must(LIVE_MAX, "node 1 is told that it reached another node", || {
@@ -203,18 +204,18 @@ fn an_address_that_leads_to_another_node_is_refused() {
     trial.judge(vec![traffic]);
 }
 
-/// Lets the weather last, and until it has done enough: how much passes in a time is up to the machine. Wants every
-/// group to get on in it.
+/// Lets the faults go on for `length`, and then until `enough` holds, because machines differ in how much passes in a time.
+/// Every group must take a write under the faults.
 fn storm(trial: &mut Trial, length: Duration, enough: impl Fn(&Links) -> bool) {
     std::thread::sleep(length * u32::try_from(effort()).unwrap());
     let links = trial.links();
-    assert!(eventually(LIVE_MAX, || enough(links)), "too little weather: {}", links.summary());
+    assert!(eventually(LIVE_MAX, || enough(links)), "too few faults: {}", links.summary());
     trial.every_group_takes_a_write("in the storm");
     report(format_args!("  carried: {}", trial.links().summary()));
     trial.links().set_all(|rules| rules.faults.clear());
 }
 
-/// Every connection on which a frame went out that must not be taken was ended by who got it.
+/// Checks that the acceptor ended every connection on which a frame went out that must not be taken.
 fn all_spoilt_are_refused(links: &Links) {
     must(LIVE_MAX, "a connection with a bad frame on it is ended", || {
         let (spoilt, refused) = links.spoilt_and_refused();
@@ -225,7 +226,7 @@ fn all_spoilt_are_refused(links: &Links) {
     report(format_args!("  {spoilt} connections with a bad frame, all ended by the acceptor"));
 }
 
-/// The ids of a node of three, by its place, and of the others.
+/// The ids of three nodes: first of the one at `place`, then of the two others.
 fn ids_from(place: usize) -> [usize; 3] {
     [place + 1, (place + 1) % 3 + 1, (place + 2) % 3 + 1]
 }

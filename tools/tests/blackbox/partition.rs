@@ -1,6 +1,6 @@
 //! Partitions made by the kernel: a network namespace per node, packets dropped one way or both (RULES.md rows N1 to N3).
 //!
-//! The proxy's partitions keep both kernels happy; here retransmissions, keep-alives and time-outs take part.
+//! In the proxy's partitions both kernels still reach the proxy; here retransmissions, keep-alives and time-outs take part.
 
 use super::{
     netns::Network,

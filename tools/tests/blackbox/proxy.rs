@@ -1,4 +1,4 @@
-//! A fault proxy: every way from one node to another leads through a link here, and each link has its own weather.
+//! A fault proxy: every way from one node to another leads through a link here, and each link has its own faults.
 //!
 //! In:     where the nodes listen; per link its [`Rules`], which may change at any time.
 //! Out:    an address per link for the dialing node's `--peers`; counts of what was done.
@@ -42,9 +42,9 @@ pub(crate) struct Rules {
     pub(crate) open: bool,
     /// Where it leads.
     pub(crate) target: SocketAddr,
-    /// Each frame waits up to so long.
+    /// The longest that a frame waits.
     pub(crate) delay_ms_max: u64,
-    /// At most so many bytes a millisecond; 0 for all at once.
+    /// The most bytes that pass in a millisecond; 0 for no limit.
     pub(crate) drip_bytes: usize,
     /// The faults of frames, each with its chance in a thousand.
     pub(crate) faults: Vec<(Fault, u64)>,
@@ -55,20 +55,20 @@ pub(crate) struct Rules {
 /// A fault that may happen to a frame.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Fault {
-    /// One of its bits is another.
+    /// One of its bits is flipped.
     Corrupt,
     /// It does not arrive, though later ones do.
     Lose,
     /// It arrives twice.
     Repeat,
-    /// An earlier frame of this link arrives before it, with the number of a new one: what it says is old, but nothing
-    /// shows it.
+    /// An earlier frame of this link arrives before it, with the number of a new one: its messages are old, but nothing in
+    /// the frame shows that.
     Replay,
     /// Half of it arrives, then the connection is reset.
     Reset,
     /// Half of it arrives, then the acceptor is told that the dialer left; the dialer is told nothing.
     HalfOpen,
-    /// It and all behind it take a while.
+    /// It and all frames behind it are held up for a while.
     Stall,
 }
 
@@ -98,7 +98,7 @@ struct Counts {
     faults: Mutex<BTreeMap<Fault, u64>>,
     /// Connections on which a frame went out that must not be taken.
     spoilt: AtomicU64,
-    /// Those of them that the acceptor ended.
+    /// How many of the spoilt connections the acceptor ended.
     refused: AtomicU64,
 }
 
@@ -157,7 +157,7 @@ impl Links {
         }
     }
 
-    /// Nothing passes between nodes that are in no common set.
+    /// Lets frames pass only between nodes that are together in one of the sets.
     pub(crate) fn only(&self, together: &[&[usize]]) {
         for (way, link) in &*self.links {
             let open = together.iter().any(|set| set.contains(&way.0) && set.contains(&way.1));
@@ -170,7 +170,7 @@ impl Links {
         self.set_all(|rules| rules.life += 1);
     }
 
-    /// Fair weather on all links, and all of them lead where they should.
+    /// Ends the faults of all links, and lets each lead to its own node again.
     pub(crate) fn heal(&self) {
         for (way, link) in &*self.links {
             let target = self.targets[way];
@@ -181,7 +181,7 @@ impl Links {
         }
     }
 
-    /// How often this was done, on all links.
+    /// How often this fault happened, on all links.
     pub(crate) fn count(&self, fault: Fault) -> u64 {
         let of = |link: &Link| link.counts.faults.lock().unwrap().get(&fault).copied();
         self.links.values().filter_map(of).sum()
@@ -333,7 +333,7 @@ async fn carry(
     if spoilt.load(Ordering::Relaxed) {
         match end {
             End::AcceptorLeft => link.counts.refused.fetch_add(1, Ordering::Relaxed),
-            // The link ended it before the acceptor did: it says nothing.
+            // The link ended the connection before the acceptor could, so this one is not counted.
             End::Reset | End::HalfOpen => link.counts.spoilt.fetch_sub(1, Ordering::Relaxed),
             End::DialerLeft => 0,
         };
@@ -358,7 +358,7 @@ async fn carry(
     }
 }
 
-/// Closing it sends a reset.
+/// Makes the connection's close send a reset.
 fn abort(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
@@ -376,9 +376,9 @@ async fn forward(
     if to.write_all(&hello).await.is_err() {
         return End::AcceptorLeft;
     }
-    // Frames added, by which those behind them are renumbered.
+    // How many frames were added: the numbers of all later frames are raised by as many.
     let mut added = 0;
-    // One was lost: the next that arrives shows it.
+    // Whether a frame was lost: the next one that arrives shows the gap.
     let mut is_gap = false;
     loop {
         let Ok(mut frame) = read_frame(&mut from).await else { return End::DialerLeft };
@@ -519,5 +519,5 @@ const FRAME_BYTES_MAX: u32 = 64 << 20;
 const KEPT_MAX: usize = 32;
 const KEPT_BYTES_MAX: usize = 64 << 10;
 const STALL_TIME: Duration = Duration::from_millis(300);
-/// As long as the product waits for acknowledged bytes would be too long for a test.
+/// Shorter than the product waits for its bytes to be acknowledged, which would be too long for a test.
 const HALF_OPEN_TIME: Duration = Duration::from_millis(700);

@@ -28,7 +28,7 @@ fn a_leader_that_was_paused_answers_nothing_stale() {
         let (busiest, led) = trial.cluster.leads_most();
         trial.cluster.nodes[busiest].signal(Signal::STOP);
         trial.every_group_takes_a_write(&format!("a leader of {led} groups is paused"));
-        // It goes on where it was, a leader for all it knows, and cannot hear at first that it is none.
+        // The node goes on where it was paused: it believes that it leads, and cannot hear at first that it does not.
         let paused = busiest + 1;
         let others: Vec<usize> = (1..=3).filter(|id| *id != paused).collect();
         trial.links().only(&[&others]);
@@ -85,13 +85,13 @@ fn strangers_that_drip_or_stay_silent_keep_no_peer_out() {
     let target = &trial.cluster.nodes[0];
     let (peer, pid) = (target.peer, target.pid());
     let before = (descriptors(pid), target.resident_bytes());
-    // Half of them stay silent, half say one more byte of a good beginning now and then.
+    // Half of the strangers stay silent; half send one more byte of a good beginning now and then.
     let mut strangers: Vec<TcpStream> = Vec::new();
     let mut dripping: Vec<(TcpStream, usize)> = Vec::new();
     let (mut open_max, mut rounds) = (0, 0);
     let start = now();
     let length = Duration::from_secs(2) * u32::try_from(effort()).unwrap();
-    // As many as are needed, however long they take here.
+    // As many strangers as the checks below need, however long they take on this machine.
     while start.elapsed() < length
         || (strangers.len() + dripping.len() <= 2 * STRANGERS_MAX && start.elapsed() < LIVE_MAX)
     {
@@ -128,7 +128,7 @@ fn strangers_that_drip_or_stay_silent_keep_no_peer_out() {
         before.0
     );
     assert!(resident < before.1 + (32 << 20), "resident {resident} bytes, before {}", before.1);
-    // Node 1 is needed: without node 3 there is no majority but with it.
+    // Node 1 is needed: with node 3 down, no majority is without it.
     trial.cluster.nodes[2].kill();
     trial.every_group_takes_a_write("besieged, and one node is down");
     drop((strangers, dripping));
@@ -143,7 +143,7 @@ pub(crate) fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-/// Settled: connections that ended are gone from it.
+/// As [`descriptors`], once the number has stopped changing: connections that ended are closed by then.
 pub(crate) fn settled_descriptors(pid: u32) -> usize {
     let mut last = descriptors(pid);
     eventually(Duration::from_secs(5), || {

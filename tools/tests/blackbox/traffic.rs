@@ -75,7 +75,7 @@ impl Traffic {
         self.shared.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more writes are acknowledged.
+    /// Waits until that many more writes are acknowledged.
     pub(crate) fn wait_for_more(&self, writes: u64, within: Duration) {
         let (start, before) = (now(), self.acknowledged());
         while self.acknowledged() < before + writes {
@@ -116,7 +116,7 @@ fn work(place: &Place, number: u64, shared: &Shared) -> History {
             shared.acknowledged.fetch_add(u64::from(done), Ordering::Relaxed);
             done
         };
-        // A leader is looked for without haste: the machine is small.
+        // After a failed request a client pauses, so that the search for leaders does not load a small machine.
         std::thread::sleep(if done { Duration::from_micros(500) } else { PAUSE });
     }
     recorder.history
@@ -133,7 +133,7 @@ pub(crate) struct Recorder {
     leaders: HashMap<u32, SocketAddr>,
     /// Nodes that gave no answer in time, and until when nobody asks them again.
     silent: HashMap<SocketAddr, Instant>,
-    /// Where to ask next when nobody is known.
+    /// The node that was asked last for a key whose leader is not known.
     next: usize,
     next_value: u64,
 }
@@ -143,7 +143,7 @@ enum Answer {
     Reply(Reply),
     /// The request was refused, or never sent.
     No,
-    /// Nobody knows.
+    /// No answer came, or one that says that the outcome is unknown.
     Silence,
 }
 
@@ -195,7 +195,7 @@ impl Recorder {
         true
     }
 
-    /// Does it again until it is done. False if it was not within the time.
+    /// Repeats `once` until it returns true; false if it did not within the time.
     pub(crate) fn insist(
         &mut self,
         within: Duration,
@@ -255,7 +255,7 @@ impl Recorder {
                 Answer::No
             }
             "CLUSTERDOWN" | "TRYAGAIN" | "DISKFULL" => Answer::No,
-            // A node on its way out.
+            // A node that is stopping.
             "ERR" if error.contains("does not run here") => Answer::No,
             _ => Answer::Reply(reply),
         }

@@ -21,7 +21,7 @@ use super::{
 use rustix::process::Signal;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-/// Dropped from the first field on: processes end before what they stand on goes.
+/// Fields are dropped in their order, so that processes end before the links, networks and directories that they use.
 pub(crate) struct Trial {
     pub(crate) cluster: Cluster,
     pub(crate) links: Option<Links>,
@@ -180,7 +180,7 @@ impl Trial {
         Verdict { terms: terms.into_values().collect() }
     }
 
-    /// All are told before any is waited for, so that nobody is elected meanwhile.
+    /// Tells all nodes to stop before it waits for any, so that none is elected meanwhile.
     fn stop_all(&mut self) {
         for node in &self.cluster.nodes {
             node.signal(Signal::TERM);
@@ -233,15 +233,15 @@ fn number_from(variable: &str) -> u64 {
     text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number"))
 }
 
-/// Waits until it is so, or fails with the words.
+/// Waits until `so` holds, or fails with `what`.
 pub(crate) fn must(within: Duration, what: &str, so: impl FnMut() -> bool) {
     assert!(eventually(within, so), "not within {within:?}: {what}");
 }
 
 pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(400);
-/// A leader that hears no majority steps down within one; the rest is for a machine that is shared.
+/// A leader that hears no majority steps down within one election timeout; the rest is for a machine that is shared.
 pub(crate) const STEP_DOWN_MAX: Duration = ELECTION_TIMEOUT.saturating_mul(10);
-/// Far beyond some elections, on a machine that is shared.
+/// Far longer than a few elections take, also on a machine that is shared.
 pub(crate) const LIVE_MAX: Duration = Duration::from_secs(30);
 const KEYS: u32 = 64;
 const CLIENTS: u64 = 6;

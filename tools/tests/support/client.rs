@@ -4,7 +4,7 @@
 //! Out:    [`Outcome`]: yes, no, or unknown; values read.
 //! Cost:   blocks its thread; one connection per node.
 //! Fails:  a connection that breaks after a request went out makes that request's outcome unknown. Redirections and
-//!         refusals are no outcome: the request is sent again, to whoever leads then, until its time is over.
+//!         refusals are no outcome: the request is sent again, to the leader of that moment, until its time is over.
 //!
 //! Deliberately not the product's own codec: a mistake in it would cancel itself out.
 
@@ -69,7 +69,7 @@ pub(crate) enum Outcome {
     No(String),
     /// It may have happened, or may yet, but not after a later write was acknowledged.
     Unknown(String),
-    /// As `Unknown`, but whoever has the request is alive and may act on it at any time.
+    /// As `Unknown`, but the node that has the request is alive and may act on it at any time.
     Late,
 }
 
@@ -84,7 +84,7 @@ impl Connection {
         Self::within(address, ANSWER_MAX)
     }
 
-    /// One on which nothing takes longer than `patience`.
+    /// A connection on which nothing takes longer than `patience`.
     pub(crate) fn within(address: SocketAddr, patience: Duration) -> std::io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, CONNECT_MAX.min(patience))?;
         stream.set_nodelay(true)?;
@@ -165,7 +165,7 @@ impl Connection {
     pub(crate) fn read_to_end(&mut self) -> String {
         let mut bytes = Vec::new();
         match self.stream.read_to_end(&mut bytes) {
-            // It closed while bytes of ours were on their way.
+            // The server closed the connection while bytes of this client were on their way.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
             ended => drop(ended.expect("the connection stays open")),
         }
@@ -180,7 +180,7 @@ pub(crate) struct Client {
     connections: HashMap<SocketAddr, Connection>,
     /// For each slot, the node that answered for it last.
     leaders: HashMap<u16, SocketAddr>,
-    /// Where to ask next when nobody is known.
+    /// The node that was asked last for a slot whose leader is not known.
     next: usize,
     /// Once it is true, a request that was refused is not sent again.
     stop: Arc<AtomicBool>,
@@ -192,7 +192,7 @@ impl Client {
         Self::until(nodes, Arc::default())
     }
 
-    /// One that gives up once `stop` is set, instead of asking whether there is a leader now.
+    /// A client that gives up once `stop` is set, instead of asking whether there is a leader now.
     pub(crate) fn until(nodes: &[SocketAddr], stop: Arc<AtomicBool>) -> Self {
         Self {
             nodes: nodes.to_vec(),
@@ -204,7 +204,7 @@ impl Client {
         }
     }
 
-    /// One that waits no longer than this for an answer: then the outcome is [`Outcome::Late`].
+    /// A client that waits no longer than this for an answer: then the outcome is [`Outcome::Late`].
     pub(crate) fn impatient(nodes: &[SocketAddr], answer_max: Duration) -> Self {
         Self { answer_max, ..Self::new(nodes) }
     }
@@ -223,8 +223,8 @@ impl Client {
         }
     }
 
-    /// Writes until it is acknowledged, again where nobody knows: leaderships may move at any time on a busy machine.
-    /// For values that may be written twice.
+    /// Writes until the write is acknowledged, again if its outcome is unknown: leaderships may move at any time on a busy
+    /// machine. For values that may be written twice.
     pub(crate) fn put(&mut self, key: &str, value: &[u8], within: Duration) -> Outcome {
         let start = now();
         loop {
@@ -293,7 +293,8 @@ impl Client {
                     let place = parts.nth(1).and_then(|place| place.parse().ok());
                     let place: SocketAddr =
                         place.unwrap_or_else(|| panic!("a redirection to nowhere: {error}"));
-                    // A node that is gone may be named for a while: then somebody else is asked.
+                    // A node that names itself is asked again after a pause. A node that is gone may be named for a
+                    // while: no connection to it comes about, and then another one is asked.
                     if place == node {
                         std::thread::sleep(PAUSE);
                     }
@@ -304,7 +305,7 @@ impl Client {
                     std::thread::sleep(PAUSE);
                 }
                 "UNKNOWN" if repeatable => {}
-                // A node on its way out: its log failed, or it was told to stop.
+                // A node that is stopping: its log failed, or it was told to stop.
                 "ERR" if error.contains("does not run here") => {
                     self.leaders.remove(&slot);
                     std::thread::sleep(PAUSE);

@@ -5,7 +5,7 @@
 //! Cost:   a process and a log per node.
 //! Fails:  by panicking with the last lines the nodes wrote.
 //!
-//! No node outlives its test: dropping kills it, and `--exit-with-stdin` ends it where the test itself was killed.
+//! No node outlives its test: dropping kills it, and `--exit-with-stdin` ends it if the test itself is killed.
 
 use super::{
     client::{Client, Connection, Outcome, Reply, slot_of},
@@ -43,7 +43,7 @@ pub(crate) struct Node {
     pub(crate) dir: PathBuf,
     pub(crate) client: SocketAddr,
     pub(crate) peer: SocketAddr,
-    /// Where its standard streams go: output, of its last life alone, and error.
+    /// The files of its standard streams: output, of its last start alone, and error.
     streams: [PathBuf; 2],
     /// The words that stand before the binary on the node's command line.
     prefix: Vec<String>,
@@ -57,7 +57,7 @@ impl Cluster {
         Self::start_logging_to(dir, dir, groups, segment_bytes)
     }
 
-    /// The same, with what they write to their standard streams in another directory.
+    /// The same, with the files of their standard streams in another directory.
     pub(crate) fn start_logging_to(
         logs: &Path,
         dir: &Path,
@@ -139,7 +139,7 @@ impl Cluster {
     /// Kills all running nodes, one right after the other.
     pub(crate) fn kill_all(&mut self) {
         for node in &mut self.nodes {
-            // All are told before any is waited for.
+            // All are killed before any is waited for.
             if let Some(process) = &mut node.process {
                 process.kill().unwrap();
             }
@@ -157,8 +157,8 @@ impl Cluster {
         self.wait_ready();
     }
 
-    /// The node that leads most groups, by its place in `nodes`, and how many it leads. All must run. Waited for: at a
-    /// single look all leaderships may be on their way.
+    /// The node that leads most groups, by its place in `nodes`, and how many it leads. All must run. Waits until some
+    /// node leads, because at a single look all leaderships may be moving.
     pub(crate) fn leads_most(&self) -> (usize, u64) {
         let mut most = (0, 0);
         let somebody = eventually(READY_MAX, || {
@@ -166,12 +166,12 @@ impl Cluster {
             most = led.max_by_key(|(_, led)| *led).unwrap();
             most.1 > 0
         });
-        assert!(somebody, "nobody leads{}", self.last_words());
+        assert!(somebody, "no node leads{}", self.last_words());
         most
     }
 
-    /// Sees to it that this node leads something, and gives how much: while it does not, whoever leads most is stopped,
-    /// and started again.
+    /// Makes this node lead at least one group, and returns how many it leads: as long as it leads none, the node that
+    /// leads most is stopped and started again.
     pub(crate) fn make_lead(&mut self, at: usize) -> u64 {
         let start = now();
         loop {
@@ -234,7 +234,7 @@ impl Cluster {
             .collect()
     }
 
-    /// Nobody panicked, in any of the processes there were.
+    /// Checks that no process of any node has panicked.
     pub(crate) fn assert_no_panic(&self) {
         for node in &self.nodes {
             let said = node.said();
@@ -311,22 +311,22 @@ impl Node {
         })
     }
 
-    /// How it ended, if it has.
+    /// How its process ended, if it has ended.
     pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
         self.process.as_mut().expect("the node does not run").try_wait().unwrap()
     }
 
-    /// The standard output of the node's last life: the start-up line, once it is there.
+    /// The standard output since the node's last start: the start-up line, once it is there.
     pub(crate) fn printed(&self) -> String {
         text_in(&self.streams[0])
     }
 
-    /// All it wrote to standard error, in all its lives.
+    /// All that it wrote to standard error, in all its processes.
     pub(crate) fn said(&self) -> String {
         text_in(&self.streams[1])
     }
 
-    /// Sets the value of a flag in the node's next lives.
+    /// Sets the value of a flag from the node's next start on.
     pub(crate) fn set_flag(&mut self, flag: &str, value: &str) {
         match self.flags.iter().position(|word| word == flag) {
             Some(at) => self.flags[at + 1] = value.to_owned(),
@@ -334,12 +334,12 @@ impl Node {
         }
     }
 
-    /// Sets the words that the command lines of the node's next lives start with: a program that becomes the node.
+    /// Sets the words that the node's command line begins with from its next start on: a program that becomes the node.
     pub(crate) fn run_behind(&mut self, prefix: Vec<String>) {
         self.prefix = prefix;
     }
 
-    /// Where its next life writes its standard streams to.
+    /// Sets the directory for the files of its standard streams from its next start on.
     pub(crate) fn log_to(&mut self, dir: &Path) {
         self.streams = streams(dir, self.id);
     }
@@ -418,7 +418,7 @@ fn text_in(file: &Path) -> String {
         .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Ports on which nobody listens and which no other test run takes before this process ends: this process holds the UDP
+/// Ports on which no process listens and which no other test run takes before this process ends: this process holds the UDP
 /// port of the same number, which no node uses, as the sign that the TCP port is taken. All are below the range from
 /// which the kernel takes ports for outgoing connections, so that a node that was down finds its own ports free again.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {

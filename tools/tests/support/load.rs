@@ -1,4 +1,4 @@
-//! Writers that remember what they were told, and the check that it is still so.
+//! Writers that remember what they were told, and the check that it still holds.
 //!
 //! In:     the nodes' addresses; how many threads, keys and bytes.
 //! Out:    [`Load`]: runs until told to stop; [`Histories`]: for every key, what may be read now.
@@ -32,7 +32,7 @@ pub(crate) struct Shape {
     pub(crate) threads: usize,
     pub(crate) keys_per_thread: usize,
     pub(crate) value_bytes: usize,
-    /// Between two writes of one thread.
+    /// The pause between two writes of one thread.
     pub(crate) pause: Duration,
 }
 
@@ -77,7 +77,7 @@ impl Load {
         self.shared.acknowledged_bytes.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more writes are acknowledged.
+    /// Waits until that many more writes are acknowledged.
     pub(crate) fn wait_for_more(&self, writes: u64, within: Duration) {
         let (start, goal) = (now(), self.acknowledged() + writes);
         while self.acknowledged() < goal {
@@ -123,7 +123,7 @@ pub(crate) struct Histories {
 struct History {
     /// The last value acknowledged or read; 0 if there is none.
     last: u64,
-    /// Sent after it, outcome unknown.
+    /// Values that were sent after it and whose outcome is unknown.
     unknown: Vec<u64>,
     sent: u64,
     /// A request of this key may still be acted on: nothing more is written to it.
@@ -195,7 +195,7 @@ fn write(mut client: Client, thread: usize, shape: &Shape, shared: &Shared) -> H
         let at = round % keys.len();
         let (key, history) = &mut keys[at];
         if round.is_multiple_of(READ_EVERY) {
-            // Where no leader is found in time there is nothing to check; the end's check waits longer.
+            // If no leader is found in time there is nothing to check; the check at the end waits longer.
             if let Ok(found) = client.get(key, ASK_MAX) {
                 let checked = number_in(key, found.as_deref(), shape.value_bytes)
                     .and_then(|found| history.read(found));
@@ -231,7 +231,7 @@ fn write(mut client: Client, thread: usize, shape: &Shape, shared: &Shared) -> H
     Histories { value_bytes: shape.value_bytes, keys: keys.into_iter().collect() }
 }
 
-/// Names its key and its number, and no byte of it is left to chance.
+/// A value that names its key and its number. These determine every byte of it, so that any change is noticed.
 fn value_of(key: &str, number: u64, bytes: usize) -> Vec<u8> {
     let mut value = format!("{key}#{number}#").into_bytes();
     assert!(value.len() < bytes, "{bytes} bytes are too few for a value");

@@ -1,8 +1,8 @@
 //! A log alone, without a node: groups that append, and remember what was reported durable.
 //!
 //! In:     a directory on the disk under test; a driver.
-//! Out:    [`BareLog`]: appends and waits; after a failure, [`BareLog::check`] reads back what was acknowledged.
-//! Fails:  by panicking when an acknowledged entry is gone or another, or a failed log says or writes anything more.
+//! Out:    [`BareLog`]: appends and waits; after a failure, [`Left::reopen`] reads back what was acknowledged.
+//! Fails:  by panicking when an acknowledged entry is gone or has changed, or a failed log acknowledges anything more.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use crate::support::eventually;
@@ -20,7 +20,7 @@ pub(crate) struct BareLog {
     home: Home,
     driver: DriverChoice,
     wal: Option<Wal>,
-    /// By group: appended, and acknowledged.
+    /// By group: how many entries were appended, and how many acknowledged.
     groups: BTreeMap<u64, (u64, u64)>,
     writes: u64,
 }
@@ -67,7 +67,7 @@ impl BareLog {
         assert!(is_made, "no segment is made ahead");
     }
 
-    /// Appends to every group and waits until it is durable, so often.
+    /// Appends to every group and waits until that is durable, `rounds` times.
     ///
     /// # Errors
     /// The log's; what was acknowledged before is remembered.
@@ -110,7 +110,7 @@ impl BareLog {
         Ok(())
     }
 
-    /// A log that has failed goes on failing, whatever the disk says by now.
+    /// Checks that a log that has failed goes on failing, whatever the disk says by now.
     pub(crate) fn assert_poisoned(&mut self) {
         let before = self.groups.clone();
         for _ in 0..5 {
@@ -182,7 +182,7 @@ impl Left {
     }
 }
 
-/// Says who it is in every byte.
+/// An entry whose payload is its group and index, over and over.
 fn entry(group: u64, index: u64) -> Entry {
     let text = format!("{group}/{index};");
     let payload: Vec<u8> = text.bytes().cycle().take(300).collect();

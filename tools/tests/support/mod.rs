@@ -1,5 +1,5 @@
-//! The one harness of the tests that start processes: clusters of real `logdrive serve` processes, a plain client, and
-//! what it was told.
+//! The one harness of the tests that start processes: clusters of real `logdrive serve` processes, a plain client, and a
+//! record of what clients were told.
 //!
 //! In:     the binary under test, which cargo names.
 //! Out:    [`cluster`] starts, kills and restarts nodes; [`client`] speaks RESP to them; [`load`] writes from several
@@ -25,14 +25,14 @@ pub(crate) fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says why a test was not run. It must never look as if it had passed.
+/// Says why a test was not run: it must not look as if it had passed.
 pub(crate) fn skipped(test: &str, reason: impl std::fmt::Display) {
     use std::io::Write;
-    // Around libtest's capture, which hides what a passing test prints.
+    // Written past libtest's capture, which hides what a passing test prints.
     let _ = writeln!(std::io::stderr().lock(), "SKIPPED: {test}: {reason}");
 }
 
-/// Says what was measured, also where the test passes.
+/// Says what was measured, also if the test passes.
 pub(crate) fn report(line: impl std::fmt::Display) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr().lock(), "{line}");
@@ -44,7 +44,7 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Asks until it is so. False if it was not within the time.
+/// Asks until `so` holds; false if it does not hold within the time.
 pub(crate) fn eventually(within: Duration, mut so: impl FnMut() -> bool) -> bool {
     let start = now();
     loop {

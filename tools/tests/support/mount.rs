@@ -28,11 +28,12 @@ pub(crate) struct Disk {
 /// The fate of direct writes (`O_DIRECT`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Writes {
-    /// They pass the page cache by, so that blocks written before reach the loop device's file without a sync.
+    /// They pass the page cache by: blocks that were written before reach the loop device's file without a sync.
     Direct,
-    /// With its data in its journal, ext4 takes them into the page cache: what nobody syncs is lost.
+    /// They go into the page cache, because ext4 keeps its data in its journal: bytes that are not synced are lost.
     Cached,
-    /// The same, with the data written back to its own place: every file is encrypted with the kernel's test key.
+    /// They go into the page cache, because every file is encrypted with the kernel's test key; the data is written back
+    /// to its own place.
     Encrypted,
 }
 
@@ -97,7 +98,7 @@ impl Disk {
             Writes::Cached => "data=journal",
             Writes::Encrypted => "data=ordered,test_dummy_encryption",
         };
-        // Nothing is written that no test asked for: no commit by the clock, no tables in the background.
+        // The file system writes nothing by itself: no commit by the clock, no tables in the background.
         let options = format!("{data},commit=300,noinit_itable");
         run("mount", &["-t", "ext4", "-o", &options, &self.device, &self.path_text()])?;
         self.mounted = true;

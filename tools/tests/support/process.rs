@@ -22,7 +22,7 @@ impl Process {
         Self(Some(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))))
     }
 
-    /// Waits until it ends, and gives what it wrote to the pipes that nobody took.
+    /// Waits until it ends, and gives what it wrote to the pipes that the test has not taken.
     pub(crate) fn output(mut self) -> Output {
         self.0.take().expect("a child until now").wait_with_output().unwrap()
     }
@@ -65,7 +65,7 @@ pub(crate) fn run(program: &str, words: &[&str]) -> Result<String, String> {
     }
 }
 
-/// Runs a command that must end by itself, and kills it where it does not. Its output must fit into a pipe; its
+/// Runs a command that must end by itself, and kills it if it does not. Its output must fit into a pipe; its
 /// standard input stays open meanwhile.
 pub(crate) fn output_within(mut command: Command, within: Duration) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,4 +1,4 @@
-//! Room on a file system, and its end.
+//! A small file system, and a way to fill one up.
 //!
 //! In:     where; how many bytes.
 //! Out:    [`Memory`]: a small file system in memory; [`Ballast`]: a file that takes all the room there is.
@@ -44,7 +44,7 @@ impl Drop for Memory {
     }
 }
 
-/// Takes the room, and gives it back when dropped.
+/// A file that takes all the room, and gives it back when dropped.
 #[derive(Debug)]
 pub(crate) struct Ballast(PathBuf);
 

@@ -4,8 +4,8 @@
 //! Out:    [`Throttle::slow`], [`Throttle::stall`] and [`Throttle::release`]; writes are neither lost nor failed, only late.
 //! Fails:  making one says why it cannot be (not root, no cgroup of version 1 with blkio); then the test is skipped.
 //!
-//! Direct writes are held as they are submitted, and whoever waits for one sits in the kernel, where no signal reaches
-//! it. Dropping it lets everything through and removes the group.
+//! Direct writes are held as they are submitted, and a thread that waits for one hangs in the kernel, where no signal
+//! reaches it. Dropping the throttle lets everything through and removes the control group.
 
 use crate::support::{eventually, report};
 use std::{fs, path::PathBuf, time::Duration};
@@ -29,7 +29,7 @@ impl Throttle {
         let group = PathBuf::from(BLKIO).join(format!("logdrive-{}-{name}", std::process::id()));
         fs::create_dir(&group).map_err(|error| format!("no blkio control group: {error}"))?;
         let throttle = Self { group, device: number.trim().to_owned() };
-        // Tried at once: a kernel without throttling has no such file.
+        // The limit is tried at once, because a kernel without throttling has no such file.
         throttle.limit("0").map_err(|error| format!("no write throttling: {error}"))?;
         Ok(throttle)
     }
@@ -49,7 +49,7 @@ impl Throttle {
         self.limit("100000").unwrap();
     }
 
-    /// Everything goes through again, what was held back first.
+    /// Lets everything through again, first the writes that were held back.
     pub(crate) fn release(&self) {
         self.limit("0").unwrap();
     }

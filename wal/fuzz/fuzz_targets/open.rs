@@ -1,4 +1,4 @@
-//! Golden streams, changed, and arbitrary bytes as a segment, opened on the simulated disk.
+//! Changed golden streams, and arbitrary bytes in the place of a segment, opened on the simulated disk.
 //!
 //! `cargo fuzz run open -- -malloc_limit_mb=64` in `wal/`; the oracle is `wal/tests/common/mutate.rs`.
 

@@ -1,10 +1,10 @@
-//! A log that is turned over: somebody writes and releases, and what can be given back is.
+//! Helpers that turn a log over: a group writes entries and releases them, and the log gives their segments back.
 
 use super::{Sim, entries, write};
 use logdrive_raft::{GroupId, LogIndex, Term};
 use logdrive_wal::{SegmentSeq, Wal, WalError};
 
-/// Lets the log give back what it will, and everything finish.
+/// Lets the log give back every segment that it will, and lets all operations finish.
 pub(crate) fn give_back(sim: &Sim, wal: &mut Wal) {
     let mut quiet = 0;
     for step in 0.. {
@@ -55,7 +55,7 @@ impl Busy {
     }
 }
 
-/// Fails where the power does.
+/// Writes, releases, and lets the log give back some space. Fails if the simulated power fails meanwhile.
 pub(crate) fn turn_over(sim: &Sim, wal: &mut Wal, busy: &mut Busy) -> Result<(), WalError> {
     busy.write(wal, 10, 1000)?;
     busy.release_all(wal)?;
@@ -76,7 +76,7 @@ pub(crate) fn find(sim: &Sim, segment: SegmentSeq, needle: &[u8]) -> Option<usiz
     bytes.windows(needle.len()).position(|window| window == needle)
 }
 
-/// Turns in which nothing is written; the reads that carrying asked for.
+/// Takes turns in which nothing is written; returns how many reads carrying asked for.
 pub(crate) fn idle_turns(sim: &Sim, wal: &mut Wal, turns: u32) -> u32 {
     let mut reads = 0;
     for _ in 0..turns {

@@ -4,8 +4,8 @@ use logdrive_wal::disk::sim::{SimPlatter, Unsynced};
 use logdrive_wal::{SegmentSeq, checksum};
 use std::collections::BTreeSet;
 
-/// Shows `visit` a platter for each combination of what a power cut now can keep and lose; returns how many.
-/// Sectors that would not change the disk are left out.
+/// Shows `visit` a platter for each combination of what a power cut now can keep and lose; returns their number.
+/// Sectors that hold on the disk already what was written to them are left out.
 pub(crate) fn every_crash(platter: &SimPlatter, mut visit: impl FnMut(SimPlatter)) -> u32 {
     let matter: BTreeSet<_> = platter.undurable().into_iter().collect();
     let mut path: Vec<bool> = Vec::new();
@@ -16,7 +16,7 @@ pub(crate) fn every_crash(platter: &SimPlatter, mut visit: impl FnMut(SimPlatter
         twin.crash_choosing(|what| {
             let matters = match what {
                 Unsynced::Sector(Some(segment), at) => matter.contains(&(segment, at)),
-                // Lost: a file that has its name before it is synced is then a bad one.
+                // Always lost, so that a file that got its name before it was synced is found damaged.
                 Unsynced::Sector(None, _) | Unsynced::Size => false,
                 Unsynced::Name => true,
             };

@@ -1,8 +1,9 @@
 //! Stream directories as text: the golden segments of `wal/tests/golden`, for tests and for fuzzing.
 //!
 //! In:     files, by name; or their text.
-//! Out:    the other of the two. Lines of zeros are left out and equal ones counted, so that a segment costs what is in it.
-//! Fails:  by panicking: the texts are ours.
+//! Out:    the other of the two. Lines of zeros are left out and equal lines counted, so that a text is only as long as
+//!         the segment's content.
+//! Fails:  by panicking, because the texts are this repository's own.
 
 #![allow(dead_code)] // Each user takes its own part.
 

@@ -29,7 +29,7 @@ pub(crate) fn entry(term: u64, index: u64, payload: &[u8]) -> Entry {
     }
 }
 
-/// `count` entries from `first` on, each payload saying who it is, padded to `bytes`.
+/// `count` entries from `first` on. Each payload names its group, term and index, and is padded to `bytes`.
 pub(crate) fn entries(group: u64, term: u64, first: u64, count: u64, bytes: usize) -> Vec<Entry> {
     (first..first + count)
         .map(|index| entry(term, index, &payload(group, term, index, bytes)))
@@ -42,7 +42,7 @@ pub(crate) fn payload(group: u64, term: u64, index: u64, bytes: usize) -> Vec<u8
     payload
 }
 
-/// Marked in every seventh term.
+/// A hard state; a `vote` of 0 means that there is none. It is marked in every seventh term.
 pub(crate) fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
     HardState {
         term: Term(term),
@@ -95,7 +95,7 @@ pub(crate) fn config(home: &Home, driver: DriverChoice) -> Config {
     config
 }
 
-/// Polls until nothing is owed.
+/// Submits and polls until the log has no work left.
 pub(crate) fn settle(wal: &mut Wal) -> Vec<Completed> {
     let mut completed = Vec::new();
     while wal.has_work() {
@@ -127,7 +127,7 @@ impl Sim {
     }
 
     pub(crate) fn try_open(&self) -> Result<(Wal, Recovered), WalError> {
-        // Ids differ from open to open: they depend on what is on the platter.
+        // Segment ids differ from open to open, because they depend on what is on the platter.
         let mut id =
             self.platter.segments().iter().fold(u128::from(self.platter.writes()), |id, s| {
                 id.wrapping_mul(0x1000_0000_01b3).wrapping_add(u128::from(s.0))
@@ -155,7 +155,7 @@ impl Sim {
     }
 }
 
-/// The damage that somebody finds who only looks: its label, and where in its file it is.
+/// The damage that an inspection of the log's files finds: its label, and its offset in the file.
 pub(crate) fn inspected(sim: &Sim) -> Vec<(&'static str, u64)> {
     let dir = tempfile::tempdir().unwrap();
     for segment in sim.platter.segments() {
@@ -196,9 +196,9 @@ pub(crate) fn read_elsewhere(plan: logdrive_wal::ReadPlan) -> logdrive_raft::Ent
     std::thread::scope(|scope| scope.spawn(move || plan.run()).join().unwrap().unwrap())
 }
 
-/// Says why something was not run. It must never look as if it had passed.
+/// Says why a test, or a part of one, was not run: it must not look as if it had passed.
 pub(crate) fn skipped(reason: impl std::fmt::Display) {
     use std::io::Write;
-    // Around libtest's capture, which hides what a passing test prints.
+    // Written past libtest's capture, which hides what a passing test prints.
     let _ = writeln!(std::io::stderr().lock(), "SKIPPED: {reason}");
 }

@@ -5,7 +5,7 @@ use logdrive_raft::{Entry, GroupId, HardState, LogIndex, Term, WriteId};
 use logdrive_wal::{Append, Completed, Recovered, RecoveredGroup, Wal, WalError};
 use std::collections::BTreeMap;
 
-/// The smallest thing a crash can leave out or in.
+/// The smallest part of a write that a crash can keep or lose by itself.
 #[derive(Clone, Debug)]
 pub(crate) enum Atom {
     Membership(u64, Vec<u8>),
@@ -72,13 +72,13 @@ pub(crate) struct Model {
     base: State,
     pub(crate) now: State,
     atoms: Vec<Atom>,
-    /// Per group, its writes: id and how many atoms were written when it ended.
+    /// Per group its writes: the id, and how many atoms had been written when the write ended.
     writes: BTreeMap<u64, Vec<(WriteId, usize)>>,
     acked: usize,
     next_write: u64,
-    /// How far whoever writes has said that each group's log is committed.
+    /// The highest commit index that the writes of each group have stated.
     commits: BTreeMap<u64, LogIndex>,
-    /// The terms of the entries that are: by group and index.
+    /// The terms of the committed entries, by group and index.
     committed: BTreeMap<(u64, LogIndex), Term>,
 }
 
@@ -119,7 +119,7 @@ impl Model {
         self.try_append(wal, group, atoms).unwrap();
     }
 
-    /// Appends; what the log refuses is not written.
+    /// Appends to the log, and to the model unless the log refuses.
     pub(crate) fn try_append(
         &mut self,
         wal: &mut Wal,
@@ -177,7 +177,7 @@ impl Model {
         self.note_committed();
     }
 
-    /// True if everything written is acknowledged, but for what no write says.
+    /// True if every write is acknowledged. Releases and tombstones behind the last write get no acknowledgement.
     pub(crate) fn is_all_acked(&self) -> bool {
         let last = self.writes.values().flatten().map(|(_, atoms)| *atoms).max();
         last.is_none_or(|last| self.acked >= last)
@@ -208,12 +208,13 @@ impl Model {
         }
     }
 
-    /// Checks that `found` is what some prefix of the writes made, at least the acknowledged one. A prefix may end
-    /// within a write, behind its hard state and before its entries; also then nothing is called committed that is not.
+    /// Checks that `found` is the state after some prefix of the writes, one that holds all acknowledged writes. A
+    /// prefix may end within a write, behind its hard state and before its entries; even then `found` must not call an
+    /// entry committed that is not.
     ///
     /// Returns that prefix's state as it was written: a commit index that recovery lowered to the log's end is
-    /// still on disk as it was, and counts again once the entries are there (no other entry can be at that index:
-    /// whoever leads in that term or later has the committed one).
+    /// still on disk as it was, and counts again once the entries are there (no other entry can be at that index,
+    /// because every leader of that term or a later one has the committed entry).
     pub(crate) fn check(&self, found: &State) -> State {
         self.check_commits(found);
         let mut state = self.base.clone();
@@ -235,7 +236,7 @@ impl Model {
         );
     }
 
-    /// Every entry that `found` calls committed is (invariants 7, 12).
+    /// Asserts that every entry that `found` calls committed is committed (invariants 7, 12).
     fn check_commits(&self, found: &State) {
         for (group, state) in found {
             let commit = state.hard_state.commit;
@@ -248,8 +249,8 @@ impl Model {
     }
 }
 
-/// Cuts the hard state of a write to the one that the log saves: its commit index covers no entry of
-/// the write, and none that the log, whose last one is `last`, has not.
+/// Lowers the commit index of a write's hard state to the one that the log saves: it covers no entry of the write
+/// itself, and none behind `last`, the last entry that the log had before.
 fn cover_accepted(atoms: &mut [Atom], last: LogIndex) {
     let first = atoms.iter().find_map(|atom| match atom {
         Atom::Entry(_, entry) => Some(entry.index),
@@ -279,7 +280,7 @@ fn same(a: &State, b: &State) -> bool {
 pub(crate) fn state_of(wal: &Wal, recovered: &Recovered) -> State {
     let group = |group: &RecoveredGroup| {
         let entries = read_all(wal, group);
-        // The runs say the same terms as the entries.
+        // The recovered runs of terms agree with the entries that are read back.
         for entry in &entries {
             let run = group.runs.iter().rev().find(|run| run.first <= entry.index).unwrap();
             assert_eq!(run.term, entry.term, "runs {:?}", group.runs);

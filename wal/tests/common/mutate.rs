@@ -2,8 +2,9 @@
 //!
 //! In:     bytes that say which golden stream, and what is changed in it.
 //! Out:    nothing.
-//! Fails:  by panicking where the log broke a promise: it must not panic, open twice with two results, stop working, or,
-//!         where bytes were only damaged, show anything but what a prefix of its history was.
+//! Fails:  by panicking where the log broke a promise: it must not panic, give two results when it is opened twice, or
+//!         refuse to work once it is open; and where bytes were only damaged it must show the state after some prefix of
+//!         its history.
 
 use super::golden::{Files, GOLDEN, golden, unpack};
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use logdrive_wal::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A golden stream, and what its history was.
+/// A golden stream and its history.
 pub(crate) struct Base {
     files: Files,
     batches: Vec<Batch>,
@@ -79,7 +80,7 @@ impl Base {
         Self { files, batches, states, sound, fenced }
     }
 
-    /// Panics unless what was recovered from `files` is what a prefix of the history was, as long as it must be.
+    /// Panics unless the state recovered from `files` is the state after a prefix of the history that is long enough.
     fn check_prefix(&self, files: &Files, wal: &Wal, recovered: &Recovered) {
         let fenced: BTreeSet<GroupId> = recovered
             .groups
@@ -97,7 +98,7 @@ impl Base {
         assert!(fenced.is_subset(&may_be_fenced), "{fenced:?} fenced, {may_be_fenced:?} damaged");
 
         let untouched = changed.iter().take_while(|changed| !**changed).count();
-        // Batches that a batch still there knew durable must not be cut.
+        // Batches that an unchanged batch vouches for must not be cut.
         let durable = self.batches.iter().zip(&changed).filter(|(_, changed)| !**changed);
         let durable = durable.map(|(batch, _)| batch.durable).max().unwrap_or(Position::ZERO);
         let vouched = self.batches.iter().filter(|batch| batch.position < durable).count();
@@ -191,7 +192,7 @@ fn read(
 /// One input: which golden stream, and what is done to it.
 pub(crate) struct Input<'a> {
     base: usize,
-    /// The checksums are made to hold again: then it is no damage, but a log that somebody wrote so.
+    /// Whether the checksums are made right again: the result is then not damaged, but a log that was written so.
     sealed: bool,
     patches: Vec<(usize, usize, &'a [u8])>,
     /// These bytes instead of the first segment's.
@@ -199,8 +200,9 @@ pub(crate) struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    /// Byte 0: the golden stream, counted round. Byte 1: bit 0 seals, bit 1 says that the rest is a segment. Else the rest is
-    /// patches: a file's number, two bytes of place, a length, and the bytes that are mixed in there.
+    /// Byte 0: the golden stream's number, modulo how many there are. Byte 1: bit 0 makes the checksums right again, bit 1
+    /// says that the rest is a segment. Without bit 1 the rest is patches: a file's number, two bytes of offset, a length,
+    /// and the bytes that are XORed in there.
     pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let [base, flags, rest @ ..] = bytes else { return None };
         let mut input = Self {
@@ -298,7 +300,7 @@ impl Machine {
     }
 }
 
-/// Opens a stream, whatever it is.
+/// Opens a stream of any content. If it opens, it must open again to the same, and work.
 fn open(files: &Files, base: Option<&Base>) {
     let mut machine = Machine::new(files);
     let mut open = || machine.open();
@@ -309,7 +311,7 @@ fn open(files: &Files, base: Option<&Base>) {
     drop(wal);
     let (mut wal, again) = open().expect("it was opened before");
     assert_eq!(recovered.groups, again.groups, "two opens, two results");
-    // It works.
+    // The log works: it takes a hard state, closes, and has the group when it is opened again.
     let group = GroupId(u64::MAX - 1);
     let append = Append {
         group,

@@ -1,6 +1,7 @@
-//! FORMAT.md read a second time: what the durable bytes of a stream say, by code that shares nothing with the log.
+//! A second reader of the format, written from FORMAT.md: it finds the state in the bytes of a stream with code that shares
+//! nothing with the log.
 //!
-//! For streams without damage: what is not whole is the end of what counts.
+//! It is for streams without damage: the first batch that is not whole ends the log.
 
 use super::model::{Group, State};
 use logdrive_raft::{Entry, EntryKind, HardState, LogIndex, NodeId, Term};
@@ -15,8 +16,7 @@ const HEADER: usize = 56;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Found {
     pub(crate) membership: Vec<u8>,
-    /// Term, vote, commit.
-    /// Term, vote, commit index, and whether it is marked.
+    /// Term, vote, commit index, and whether the replica is marked.
     pub(crate) hard_state: (u64, u64, u64, bool),
     /// Index to term, kind and payload.
     pub(crate) entries: BTreeMap<u64, (u64, u8, Vec<u8>)>,
@@ -94,7 +94,7 @@ fn segment(number: u32, bytes: Vec<u8>) -> Segment {
     segment
 }
 
-/// The state that the bytes of a platter say on which nothing is undecided.
+/// The state in the bytes of a platter on which no write is undecided.
 pub(crate) fn read(platter: &SimPlatter) -> Stream {
     let manifest = platter.manifest().expect("a manifest");
     assert_eq!((manifest.len(), &manifest[..8]), (52, &b"LDRVMAN1"[..]));
@@ -268,14 +268,14 @@ fn put_entries(segment: &Segment, record: &[u8], group: &mut Found) {
     assert_eq!(at, record.len(), "a run is longer than its entries");
 }
 
-/// The state in the bytes that no power cut now can take away, as the model has it.
+/// The state that is left, in the model's form, if the power fails now and everything is lost that can be lost.
 pub(crate) fn durable_state(platter: &SimPlatter) -> State {
     let worst = platter.twin();
     worst.crash_choosing(|_| false);
     state(&worst)
 }
 
-/// The state found on the platter, as the model has it.
+/// The state found on the platter, in the model's form.
 pub(crate) fn state(platter: &SimPlatter) -> State {
     let group = |(group, found): (u64, Found)| {
         let (released, released_term) = found.released;

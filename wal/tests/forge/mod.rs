@@ -103,7 +103,7 @@ impl SegmentBytes {
         self.put(BLOCK - 4, &sum.to_le_bytes());
     }
 
-    /// The first batch's start record without its last four bytes, which nothing is said of.
+    /// The first batch's start record without its last four bytes, which no checksum of the record covers.
     pub(crate) fn start_record() -> Range<usize> {
         BLOCK + HEADER..BLOCK + HEADER + START_RECORD - 4
     }
@@ -118,7 +118,7 @@ pub(crate) fn forge_manifest(sim: &Sim, change: impl FnOnce(&mut [u8])) -> Vec<u
     bytes
 }
 
-/// CRC-32C bit by bit; `state` 0 is the plain one, any other is what the initial all ones are replaced by, inverted.
+/// CRC-32C bit by bit. With `state` 0 it starts from all ones, as usual; with another it starts from that one inverted.
 pub(crate) fn crc(state: u32, bytes: &[u8]) -> u32 {
     let mut crc = !state;
     for byte in bytes {

@@ -6,11 +6,11 @@
 //! Fails:  with the first error of the log.
 //!
 //! The loop is closed: a writer has one write outstanding. A writer's wait is therefore that of a proposer
-//! that has nothing else to do. Where writers live matters as much as the log: a call of raft-engine's
-//! blocks, so each of its writers has a thread, and one that is alone leads its own write. This log is told of
-//! completions, so that all writers of a log can live on the thread that owns it, as the groups of a shard and the
-//! connections of their clients do: [`Place::Home`]. To see the log without that, it is measured with a thread for
-//! each writer, too: [`Place::Threads`].
+//! that has nothing else to do. Where writers run matters as much as the log does. A call of raft-engine blocks, so each
+//! of its writers has a thread; of those that wait, one writes for all. This log reports completions, so that all writers
+//! of a log can run on the thread that owns it, as the groups of a shard and the connections of their clients do:
+//! [`Place::Home`]. To see the log without that advantage, it is measured with a thread for each writer, too:
+//! [`Place::Threads`].
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -30,12 +30,12 @@ pub(crate) struct Shape {
     pub(crate) payload: usize,
 }
 
-/// Where writers live.
+/// Where writers run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Place {
     /// A thread for each.
     Threads,
-    /// Where the log has it best.
+    /// Where the log serves them fastest.
     Home,
 }
 
@@ -44,11 +44,11 @@ pub(crate) trait Log: Sync {
     /// The writer that one of several threads writes through, to a group of its own.
     fn writer(&self, group: u64, shape: Shape) -> Box<dyn Writer + Send + '_>;
 
-    /// Runs all writers where the log has them best, group *g* from `next[g - 1]` on; `None` if that is a thread
+    /// Runs all writers where the log serves them fastest, group *g* from `next[g - 1]` on; `None` if that is a thread
     /// for each.
     fn at_home(&self, shape: Shape, seconds: f64, next: &[u64]) -> Option<io::Result<Done>>;
 
-    /// Nobody needs entries below `next[group]` any more: gives their room back.
+    /// Entries of group *g* below `next[g - 1]` are not needed any more: gives their room back.
     fn release(&mut self, next: &[u64]) -> io::Result<()>;
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct Sample {
     pub(crate) p99_us: f64,
 }
 
-/// Runs one round. `next` is the index each group goes on at, and is moved on.
+/// Runs one round. `next` has the index of each group's next entry, and is moved on.
 pub(crate) fn round(
     log: &dyn Log,
     place: Place,
@@ -148,7 +148,7 @@ impl Times {
         Self { began, measured, all: histogram() }
     }
 
-    /// True if a write may begin then.
+    /// True if a write may still begin at `now`.
     pub(crate) fn goes_on(&self, now: Instant) -> bool {
         now < self.measured.end
     }

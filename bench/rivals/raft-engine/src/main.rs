@@ -2,7 +2,7 @@
 //!
 //! In:     a directory on the disk in question.
 //! Out:    a table, and JSON if asked: entries a second, median and 99th percentile of both, and the ratios.
-//! Cost:   about six minutes, and about 1 GiB of disk while it runs.
+//! Cost:   four to five minutes, and about 1 GiB of disk while it runs.
 //! Fails:  with the first error of either log.
 //!
 //! Rounds alternate because what else a machine does changes by the second. A figure is the median of its
@@ -35,7 +35,7 @@ struct Args {
     /// Seconds of one round
     #[arg(long, default_value_t = 0.8)]
     seconds: f64,
-    /// Rounds of each
+    /// Rounds of each log in each shape
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Only shapes whose name has this in it: "64x16x128" is 64 writers x 16 entries x 128 B, "1024K" a large batch
@@ -85,7 +85,7 @@ fn race(args: &Args, dir: &Path, report: &mut Report) -> io::Result<()> {
     let mut ours = Ours::open(&dir.join("logdrive"), args.in_flight)?;
     let groups = WRITERS[WRITERS.len() - 1];
     let (mut rival_next, mut ours_next) = (vec![1; groups], vec![1; groups]);
-    // Until its segments go round, as they do in a log that has run for a while.
+    // Run until this log uses its segments again, as one does that has run for a while.
     load::round(&ours, Place::Home, RUN_IN, RUN_IN_SECONDS, &mut ours_next)?;
     Race::print_head();
     for shape in shapes {

@@ -2,7 +2,7 @@
 //!
 //! In:     a directory.
 //! Out:    a [`Log`].
-//! Cost:   one wake-up call for all writers of an epoch; the log's thread is woken only while a write slot is free.
+//! Cost:   one system call wakes all writers of an epoch; the log's thread is woken only while a write slot is free.
 //! Fails:  with the log's first error, at the writers that wait.
 //!
 //! Writers that hand over in the same *epoch* sleep at the same gate, so that one call wakes them all. An epoch
@@ -89,7 +89,7 @@ impl Log for Ours {
         Some(self.invite(writers, seconds))
     }
 
-    /// The log's thread does it whenever a segment is full.
+    /// Does nothing: the log's thread releases entries whenever a segment is full.
     fn release(&mut self, _next: &[u64]) -> io::Result<()> {
         Ok(())
     }
@@ -143,21 +143,21 @@ impl Writer for OurWriter<'_> {
     }
 }
 
-/// Writers that live on the log's thread: group *g* is the one before place *g*, and goes on at its index.
+/// Writers that run on the log's thread: at position *g* - 1 that of group *g*, with the index of its next entry.
 struct Guests {
     writers: Vec<(Script, u64)>,
     seconds: f64,
     done: SyncSender<io::Result<Done>>,
 }
 
-/// Where writers and the log's thread meet. Bounded by the writers: each has one write here.
+/// Where writers and the log's thread meet. It holds at most one write of each writer.
 struct Desk {
     waiting: Mutex<Waiting>,
     /// The log's thread sleeps, or is about to, and has a free slot: the next writer kicks it.
     wanted: AtomicBool,
-    /// No more writes, or the log has failed.
+    /// No more writes come, or the log has failed.
     ended: AtomicBool,
-    /// Epochs take turns at the gates. A gate shows the newest epoch of its own that is durable.
+    /// The writers of epoch *e* sleep at gate `e % GATES`. A gate shows the newest of its epochs that is durable.
     gates: [Gate; GATES],
     guests: Mutex<Option<Guests>>,
     sleeper: Arc<Sleeper>,
@@ -251,7 +251,7 @@ struct Clerk<'a> {
     completed: Vec<Completed>,
     tenants: Tenants,
     reader: Reader,
-    /// The epoch each group waits in, by its number.
+    /// The epoch each group waits in, by the group's number.
     epochs: Vec<u32>,
     /// Epochs in the log that are not durable, oldest first, with how many of their writes are not.
     open: VecDeque<(u32, usize)>,
@@ -288,7 +288,7 @@ impl<'a> Clerk<'a> {
                 let Guests { mut writers, seconds, done } = guests;
                 let times = self.host(&mut writers, seconds);
                 let ends = writers.into_iter().map(|(_, next)| next).collect();
-                // The writer that waits for it has ended otherwise.
+                // Fails only if the thread that waits for the result has ended.
                 let _ = done.send(times.map(|times| (ends, times)));
             }
             if self.wal.has_slot() {
@@ -331,7 +331,7 @@ impl<'a> Clerk<'a> {
         self.wal.append(&append).map_err(io::Error::other)
     }
 
-    /// Every writer goes on as soon as its write is durable: with the next batch that leaves.
+    /// Runs writers on this thread: as soon as a write is durable, its writer's next one goes into the next batch.
     fn host(&mut self, writers: &mut [(Script, u64)], seconds: f64) -> io::Result<Histogram<u64>> {
         let mut times = Times::start(seconds);
         let mut began = vec![times.began; writers.len()];

@@ -1,14 +1,14 @@
-//! The printed report, and the file.
+//! The report, printed and as a file.
 //!
 //! In:     the rounds of both sides.
 //! Out:    medians, ratios, and how far the rounds lie apart.
-//! Cost:   none to speak of.
+//! Cost:   a few dozen figures are sorted.
 //! Fails:  never.
 
 use crate::load::{Sample, Shape};
 use serde::Serialize;
 
-/// Every round of everything.
+/// Every round of every shape.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) races: Vec<Race>,
@@ -26,7 +26,7 @@ pub(crate) struct Race {
     pub(crate) ours_threads: Vec<Sample>,
 }
 
-/// As `--shape` knows it.
+/// The name that `--shape` is looked for in.
 pub(crate) fn name(shape: Shape) -> String {
     format!("{}x{}x{}", shape.writers, shape.entries, shape.payload)
 }
@@ -89,7 +89,7 @@ impl Large {
         Self { bytes, depth, raw: Vec::new(), ours: Vec::new() }
     }
 
-    /// As `--shape` knows it.
+    /// The name that `--shape` is looked for in.
     pub(crate) fn name(&self) -> String {
         format!("{}K deep {}", self.bytes >> 10, self.depth)
     }
@@ -114,7 +114,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The median, and the ends.
+/// The median, with the lowest and the highest.
 fn spread(figures: Vec<f64>) -> String {
     let ends = figures
         .iter()

@@ -2,10 +2,10 @@
 //!
 //! In:     a directory; the size of a batch, how many are in flight.
 //! Out:    bytes a second: [`Raw::round`], [`Large::round`].
-//! Cost:   a file of 256 MiB; a log of its own for each depth.
+//! Cost:   a file of 256 MiB; a log of its own for each size and depth.
 //! Fails:  with the first error of the file or the log.
 //!
-//! The log is always given one batch more than it may have in flight: an embedder with this much to write
+//! The log is always given two batches more than it may have in flight: an embedder with this much to write
 //! appends while it waits.
 
 use crate::load::noise;
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 /// A file of blocks already written.
 pub(crate) struct Raw {
     file: File,
-    /// A block longer than it need be: a range inside is aligned without unsafe code.
+    /// One block longer than what is written from it: so an aligned range inside is found without unsafe code.
     memory: Vec<u8>,
 }
 
@@ -95,7 +95,7 @@ impl Large {
         let (wal, _) = Wal::open(config).map_err(io::Error::other)?;
         let sleeper = Arc::new(Sleeper::new()?);
         sleeper.watch(&wal)?;
-        // The rest of a block is for the headers: the batch fills its last block.
+        // One block is left for the headers, so that a batch has `bytes` bytes and fills its last block.
         let payload = Bytes::from(noise(2, (bytes - BLOCK_BYTES) / BATCH_ENTRIES));
         let entry = Entry {
             term: Term(1),
@@ -108,7 +108,7 @@ impl Large {
         Ok(Self { wal, sleeper, reader, tenants: Tenants::default(), entry, depth, _home: home })
     }
 
-    /// Appends entry by entry, always so much that two batches wait for a slot: a batch is closed when it is full.
+    /// Appends entry by entry, always so many that two batches wait for a slot: a batch is closed when it is full.
     /// Returns bytes written a second.
     #[expect(clippy::disallowed_methods, reason = "a clock is what a bench is for")]
     pub(crate) fn round(&mut self, seconds: f64) -> io::Result<f64> {
@@ -157,6 +157,6 @@ impl Large {
 }
 
 const FILE_BYTES: u64 = 256 << 20;
-/// As much as one of the log's images.
+/// As many bytes as one of the log's images has.
 const MEMORY_BYTES: usize = 64 << 20;
 const BATCH_ENTRIES: usize = 16;

@@ -42,7 +42,7 @@ impl Sleeper {
     }
 }
 
-/// Nobody reads the eventfds empty: every write to one is an edge.
+/// Edge-triggered: nobody reads the eventfds back to zero, and every write to one is a new edge.
 fn edges() -> epoll::EventFlags {
     epoll::EventFlags::IN | epoll::EventFlags::ET
 }

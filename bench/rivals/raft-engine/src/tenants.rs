@@ -1,8 +1,8 @@
-//! An embedder's work with its groups beside writing: it lets go of durable entries, so that segments go round.
+//! What an embedder does beside writing: it releases durable entries, so that their segments can be used again.
 //!
 //! In:     batches that became durable; a write's id is its last entry's index.
 //! Out:    [`Wal::release`] for every group when a segment is full, [`Wal::maintain`].
-//! Cost:   a record per group and segment; a thread that reads what is to be carried, as a node has one.
+//! Cost:   a record per group and segment; a thread that reads what is to be carried, as in a node.
 //! Fails:  with the log's error.
 
 use crate::sleeper::Sleeper;
@@ -52,7 +52,7 @@ impl Reader {
         Ok(Self { plans, done })
     }
 
-    /// At most one write of each group is still needed of a full segment: it is carried.
+    /// Lets the log carry what a full segment still has that is needed: at most one write of each group.
     pub(crate) fn tidy(&mut self, wal: &mut Wal) -> io::Result<()> {
         if let Ok(done) = self.done.try_recv() {
             wal.carried(done).map_err(io::Error::other)?;

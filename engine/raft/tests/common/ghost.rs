@@ -7,19 +7,20 @@ use logdrive_raft::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// All that ever happened, as far as it must not happen differently again.
+/// Everything that happened in a run and that nothing later may contradict.
 #[derive(Debug, Default)]
 pub(crate) struct Ghost {
     leaders: BTreeMap<Term, NodeId>,
     votes: BTreeMap<(NodeId, Term), NodeId>,
-    /// Every entry ever written, with the term before it: equal ones have equal pasts.
+    /// Every entry ever written, with the term of the entry before it: two entries of the same index and term must have
+    /// the same term before them.
     entries: BTreeMap<(LogIndex, Term), (Entry, Term)>,
     /// The entry that was committed at each index, and the term in which a replica first knew.
     pub(crate) committed: Vec<(Entry, Term)>,
     applied: BTreeMap<NodeId, LogIndex>,
     seen: BTreeMap<NodeId, Status>,
     proposed: BTreeMap<(LogIndex, Term), String>,
-    /// Replicas that have said so.
+    /// Replicas that have said that they are marked.
     marked: BTreeSet<NodeId>,
     /// The terms of each leader's log, as far as it was handed to its disk.
     leader_logs: BTreeMap<Term, Vec<Term>>,
@@ -30,7 +31,7 @@ impl Ghost {
         self.proposed.insert((range.first, range.term), payload.to_owned());
     }
 
-    /// A log that was there before the story began; what it calls committed was.
+    /// Takes note of a log that a replica starts with: the entries up to its saved commit index are committed.
     pub(crate) fn on_image(&mut self, image: &Image) {
         let HardState { term, commit, .. } = image.hard_state;
         for entry in &image.entries {
@@ -84,7 +85,7 @@ impl Ghost {
             self.on_entry(&after, entry);
         }
         if let Some(saved) = write.hard_state {
-            // The log may land it before the entries, or before an entry that went before it.
+            // The log may land this hard state before its own entries, or before entries of an earlier write.
             let first = write.entries.first().map_or(memory.last().next(), |entry| entry.index);
             assert!(saved.commit < first, "[12] {id} saves {saved:?} before entry {first:?}");
             assert_eq!(saved.term, status.term, "{id} saves another term than its own");
@@ -135,7 +136,7 @@ impl Ghost {
                     let at = usize::try_from(match_index.get()).unwrap().checked_sub(1)?;
                     log.get(at)
                 });
-                // A story told by hand may have leaders that do not exist.
+                // A test that makes up messages may have leaders that do not exist.
                 if let Some(term) = leaders {
                     let own = durable.entry(match_index).map(|entry| entry.term);
                     assert_eq!(own, Some(*term), "[9] {id} acknowledges another entry: {m:?}");
@@ -162,7 +163,7 @@ impl Ghost {
         *applied = entry.index;
     }
 
-    /// Looks at what an event did to a replica.
+    /// Checks what an event did to a replica.
     pub(crate) fn after_event(&mut self, id: NodeId, nodes: &BTreeMap<NodeId, Node>) {
         let node = &nodes[&id];
         let Some(status) = node.status() else { return };
@@ -192,8 +193,8 @@ impl Ghost {
         self.check_durable(id, node, &status);
     }
 
-    /// [5] leader completeness. A leader's log at its election is what it has handed to its disk:
-    /// it was handed out before its vote was durable.
+    /// [5] leader completeness. A leader's log at its election is what it has handed to its disk, because
+    /// all of it was handed out before its own vote was durable.
     fn on_elected(&self, id: NodeId, node: &Node, term: Term) {
         let saved = node.durable.hard_state;
         assert_eq!((saved.term, saved.voted_for), (term, Some(id)), "rule 11: not durably its own");
@@ -224,8 +225,8 @@ impl Ghost {
             assert!(nodes.len() > 1 || own, "[8] M12: committed before its own write");
         }
         for index in (1..=commit.get()).map(LogIndex) {
-            // A follower may learn of a commit in the append that brings the entry; that one is
-            // looked at when it is handed to the disk.
+            // A follower may learn of a commit in the append that brings the entry; such an entry is
+            // checked when it is handed to the disk.
             let Some(entry) = memory.entry(index) else { break };
             let at = usize::try_from(index.get()).unwrap() - 1;
             match self.committed.get(at) {

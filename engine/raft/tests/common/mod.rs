@@ -97,7 +97,7 @@ pub(crate) struct Node {
     pub(crate) fetches: VecDeque<Fetch>,
     /// Fetches read from the disk and not yet answered.
     pub(crate) reads: VecDeque<(FetchFor, EntryBatch)>,
-    /// How far the state machine is; it is volatile, as far as a crash is concerned.
+    /// The last entry that the state machine has applied; a crash takes it back to nothing.
     pub(crate) applied: LogIndex,
 }
 
@@ -134,7 +134,7 @@ pub(crate) struct Cluster {
     pub(crate) trace: String,
 }
 
-/// Settings in which nothing is too small to work.
+/// Settings whose bounds are large enough for ordinary tests.
 pub(crate) fn config(id: u64, voters: u64) -> Config {
     Config {
         group: GROUP,
@@ -158,7 +158,7 @@ pub(crate) fn command(payload: &str) -> Command {
     }
 }
 
-/// An entry whose payload says which it is.
+/// An entry whose payload names its term and index.
 pub(crate) fn entry(term: u64, index: u64) -> Entry {
     Entry {
         term: Term(term),
@@ -271,7 +271,7 @@ impl Cluster {
         Ok(range)
     }
 
-    /// Takes what a replica owes: messages to the network, the rest to where it waits.
+    /// Takes the work that a replica owes: messages go to the network, the rest waits in the node's queues.
     pub(crate) fn collect(&mut self, id: NodeId) -> bool {
         let node = self.nodes.get_mut(&id).unwrap();
         let Some(ready) = node.raft.as_mut().and_then(Raft::ready) else { return false };
@@ -299,7 +299,7 @@ impl Cluster {
         true
     }
 
-    /// Makes the oldest `count` writes of a replica durable, one by one, and lets go what waited.
+    /// Makes the oldest `count` writes of a replica durable, one by one, and releases the promises that waited.
     pub(crate) fn sync(&mut self, id: NodeId, count: usize) -> bool {
         let mut any = false;
         for _ in 0..count {
@@ -379,7 +379,7 @@ impl Cluster {
         any
     }
 
-    /// Reads what a replica's oldest fetch wants from its durable log; the answer waits.
+    /// Reads what a replica's oldest fetch wants from its durable log; the answer waits in `reads`.
     pub(crate) fn read_fetch(&mut self, id: NodeId) {
         let node = self.nodes.get_mut(&id).unwrap();
         let Some(fetch) = node.fetches.pop_front() else { return };
@@ -397,7 +397,7 @@ impl Cluster {
         node.reads.push_back((fetch.purpose, entries));
     }
 
-    /// Gives a replica the answer to its oldest fetch, as read when it was read.
+    /// Gives a replica the answer to its oldest fetch: the entries as they stood when they were read.
     pub(crate) fn answer_fetch(&mut self, id: NodeId) -> bool {
         if self.node(id).reads.is_empty() {
             self.read_fetch(id);
@@ -412,7 +412,7 @@ impl Cluster {
         true
     }
 
-    /// Lets everything happen, again and again, among the replicas `among`, until nothing more does.
+    /// Lets everything happen among the replicas `among`, again and again, until nothing is left to happen.
     pub(crate) fn settle_among(&mut self, among: &[NodeId]) {
         for _ in 0..10_000 {
             let mut any = false;
@@ -450,8 +450,8 @@ impl Cluster {
         }
     }
 
-    /// Lets `ticks` pass, a tick at a time, for replicas that want to know; then what follows from it
-    /// happens if `settles`.
+    /// Lets `ticks` pass, one at a time, and tells the replicas whose deadline has come. If `settles`, everything
+    /// that follows happens after each tick.
     pub(crate) fn pass(&mut self, ticks: u64, settles: bool) {
         for _ in 0..ticks {
             self.now = self.now.after(1);
@@ -469,7 +469,7 @@ impl Cluster {
         }
     }
 
-    /// Makes `id` the leader, with everybody's help.
+    /// Makes `id` the leader, with every message delivered.
     pub(crate) fn elect(&mut self, id: NodeId) {
         self.step(id, Event::Campaign);
         self.settle();
@@ -484,13 +484,13 @@ impl Cluster {
             .map(|(id, _)| *id)
     }
 
-    /// The replica dies. Of the writes that are not durable, the oldest `kept` are, after all.
+    /// The replica dies. Of its writes that are not reported durable, the oldest `kept` are on its disk all the same.
     pub(crate) fn crash(&mut self, id: NodeId, kept: usize) {
         self.crash_within(id, kept, None);
     }
 
-    /// As [`Cluster::crash`]; if `part` says so, of the write behind those its hard state and this
-    /// many of its entries are durable, too.
+    /// As [`Cluster::crash`]; with `part`, the hard state of the next write and that many of its entries are on
+    /// the disk too.
     pub(crate) fn crash_within(&mut self, id: NodeId, kept: usize, part: Option<usize>) {
         let node = self.nodes.get_mut(&id).unwrap();
         let mut writes = node.writes.drain(..);

@@ -78,7 +78,7 @@ pub(crate) fn purpose(purpose: FetchFor) -> String {
     }
 }
 
-/// A line for each thing owed.
+/// A line for each piece of work that a replica owes.
 pub(crate) fn ready(node: NodeId, ready: &Ready) -> String {
     let mut text = String::new();
     for out in &ready.messages {
