@@ -88,8 +88,7 @@ fn every_invariant_holds_through_faults_and_everything_heals() {
 fn seeds_that_have_failed_pass() {
     let seeds = [
         3001097, 3001757, 3002344, 3004370, 3006162, 3101598, 3103493, 3104138, 3104788, 3107287,
-        3200799, 4003911, 4009188, 4015169, 9019663, 9032017, 9035060, 9052311,
-        9088330,
+        3200799, 4003911, 4009188, 4015169, 9019663, 9032017, 9035060, 9052311, 9088330,
     ];
     for seed in seeds {
         Cluster::new(seed).run().unwrap_or_else(|failure| panic!("{failure}"));
