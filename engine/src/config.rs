@@ -19,7 +19,9 @@ pub struct Founding {
     pub node: NodeId,
     /// Shard threads, each with its own log. Fixed for the directory's life.
     pub shards: u32,
-    /// Settings of the embedder that must not change either; given back by [`crate::Node::settings`].
+    /// Settings of the embedder that must not change either, and must be the same on all nodes of the cluster: nodes that
+    /// were made with other ones refuse each other ([`crate::Refusal::OtherSettings`]). Given back by
+    /// [`crate::Node::settings`].
     pub settings: BTreeMap<String, String>,
 }
 

@@ -312,6 +312,7 @@ impl Shared {
             shard: u32::try_from(shard).expect("shards are counted in u32"),
             shards: self.identity.shards,
             command_bytes_founded: self.command_bytes_founded,
+            settings: settings_digest(&self.identity.settings),
             lane: Lane::Liveness,
             client_address: self.client_address.clone(),
         }
@@ -505,4 +506,10 @@ fn not_taken(group: GroupId, not: NotTaken) -> GroupError {
 /// No code panics while it holds one of these locks; if one did, its data is still whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Stands for the embedder's settings in handshakes. Neither a key nor a value has a line's end, and no key has a `=`.
+fn settings_digest(settings: &BTreeMap<String, String>) -> u32 {
+    let lines: String = settings.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    crc_fast::crc32_iscsi(lines.as_bytes())
 }

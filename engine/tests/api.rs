@@ -295,6 +295,27 @@ fn a_peer_that_refuses_this_node_is_an_event() {
     other.close().unwrap();
 }
 
+/// The bug: one node of a cluster was made for 100 groups and the others for 300. Each group had the same members on all
+/// nodes, so nothing was refused, and what was written by way of the one could not be found by way of another.
+#[test]
+fn nodes_that_were_founded_with_other_settings_refuse_each_other() {
+    let home = tempfile::tempdir().unwrap();
+    let open = |node: u64, groups: &str, other: (NodeId, String)| {
+        let settings = BTreeMap::from([("groups".to_owned(), groups.to_owned())]);
+        let mut config = config(&home.path().join(node.to_string()));
+        config.peers = BTreeMap::from([(NodeId(node), "127.0.0.1:0".to_owned()), other]);
+        let founding = Founding { node: NodeId(node), settings, ..founding(1) };
+        Node::open_or_init(config, founding).unwrap()
+    };
+    let other = open(2, "300", (NodeId(1), "127.0.0.1:1".to_owned()));
+    let node = open(1, "100", (NodeId(2), other.local_addr().to_string()));
+    let refused = node.events().recv_timeout(PATIENCE).unwrap();
+    let NodeEvent::PeerRefused { peer: NodeId(2), why } = refused else { panic!("{refused:?}") };
+    assert_eq!(why, Refusal::OtherSettings);
+    node.close().unwrap();
+    other.close().unwrap();
+}
+
 /// A machine for the place of a [`Lengths`] that failed: the command that the other failed on is in the log and handed to
 /// this one too, which does not fail on it.
 #[derive(Default)]

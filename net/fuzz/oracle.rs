@@ -168,8 +168,8 @@ fn repair_handshake(message: &mut [u8]) {
     }
     message[..8].copy_from_slice(b"LOGDRIVE");
     message[10..12].copy_from_slice(&u16::try_from(length - 16).unwrap_or(u16::MAX).to_le_bytes());
-    if let Some(name) = message.get(117).map(|name| usize::from(*name))
-        && let Some(name) = message.get(118..118 + name)
+    if let Some(name) = message.get(121).map(|name| usize::from(*name))
+        && let Some(name) = message.get(122..122 + name)
         && let Ok(name) = str::from_utf8(name)
     {
         let id = ClusterId::of(name).0;

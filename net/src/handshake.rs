@@ -27,10 +27,11 @@
 //! 80  u64      its nonce
 //! 88  u128     store of the receiver that remembered it
 //! 104 u32      bytes of the largest command that the node's directory was founded for
-//! 108 u32      shard; in the answer, the shard that will read this connection
-//! 112 u32      shards
-//! 116 u8       lane: 1 liveness, 2 append
-//! 117 u8       length of the cluster's name, then the name
+//! 108 u32      CRC-32C of the settings that the cluster was founded with; both ends must say the same
+//! 112 u32      shard; in the answer, the shard that will read this connection
+//! 116 u32      shards
+//! 120 u8       lane: 1 liveness, 2 append
+//! 121 u8       length of the cluster's name, then the name
 //!     u8       length of the client address, then the address
 //!     u32      CRC-32C of all before it
 //!
@@ -81,6 +82,9 @@ pub struct Hello {
     pub shards: u32,
     /// The largest command that the node's directory was founded for, in bytes: the segments of its peers must hold as much.
     pub command_bytes_founded: u32,
+    /// Stands for the settings that the embedder fixes for the whole cluster: nodes that were founded with others are
+    /// refused.
+    pub settings: u32,
     /// The purpose of the connection.
     pub lane: Lane,
     /// Where the node's clients should go, at most [`CLIENT_ADDRESS_BYTES_MAX`] bytes. May be empty.
@@ -100,6 +104,7 @@ impl Hello {
             shard: 0,
             shards: 1,
             command_bytes_founded: 1 << 20,
+            settings: 7,
             lane: Lane::Append,
             client_address: String::new(),
         }
@@ -157,6 +162,7 @@ impl Hello {
         put_opening(&mut bytes, self.proof.noted);
         bytes.put_u128_le(self.proof.noted_by);
         bytes.put_u32_le(self.command_bytes_founded);
+        bytes.put_u32_le(self.settings);
         bytes.put_u32_le(self.shard);
         bytes.put_u32_le(self.shards);
         bytes.put_u8(self.lane as u8);
@@ -176,6 +182,8 @@ pub enum Refusal {
     Version,
     /// The clusters' names differ.
     Cluster,
+    /// The clusters of that name were founded with other settings of the embedder's.
+    OtherSettings,
     /// The dialer is not among the nodes known here.
     UnknownNode,
     /// The dialer has the acceptor's own node id.
@@ -227,6 +235,7 @@ impl Refusal {
             Self::Copy => 10,
             Self::Forgotten => 11,
             Self::SmallSegments => 12,
+            Self::OtherSettings => 13,
             Self::Other(code) => code,
         }
     }
@@ -244,6 +253,7 @@ impl Refusal {
             10 => Self::Copy,
             11 => Self::Forgotten,
             12 => Self::SmallSegments,
+            13 => Self::OtherSettings,
             code => Self::Other(code),
         }
     }
@@ -254,6 +264,9 @@ impl fmt::Display for Refusal {
         f.write_str(match self {
             Self::Version => "the two nodes have no protocol version in common",
             Self::Cluster => "the cluster names of the two nodes differ",
+            Self::OtherSettings => {
+                "the directories of the two nodes were made with different settings of the cluster"
+            }
             Self::UnknownNode => "the node is not among the peers that the other was given",
             Self::Itself => "the node has the same id as the one it dialled",
             Self::WrongNode => "the address leads to another node",
@@ -387,6 +400,7 @@ pub fn parse(message: &[u8]) -> Result<Said, HandshakeError> {
     let noted_by = u128::from_le_bytes(fields.array()?);
     let proof = Proof { store, nonce, noted: get_opening(&mut &noted[..]), noted_by };
     let command_bytes_founded = u32::from_le_bytes(fields.array()?);
+    let settings = u32::from_le_bytes(fields.array()?);
     let shard = u32::from_le_bytes(fields.array()?);
     let shards = u32::from_le_bytes(fields.array()?);
     let [lane] = fields.array()?;
@@ -405,6 +419,7 @@ pub fn parse(message: &[u8]) -> Result<Said, HandshakeError> {
         shard,
         shards,
         command_bytes_founded,
+        settings,
         lane,
         client_address,
     };
@@ -431,6 +446,9 @@ pub fn judge(me: &Hello, known: &[NodeId], hello: &Hello, to: NodeId) -> Result<
     }
     if !known.contains(&hello.node) {
         return Err(Refusal::UnknownNode);
+    }
+    if hello.settings != me.settings {
+        return Err(Refusal::OtherSettings);
     }
     Ok(())
 }
@@ -478,6 +496,9 @@ pub fn judge_answer(me: &Hello, peer: NodeId, answer: &[u8]) -> Result<Answer, N
     }
     if hello.node != peer || to != me.node {
         return Err(NetError::Refused(Refusal::WrongNode));
+    }
+    if hello.settings != me.settings {
+        return Err(NetError::Refused(Refusal::OtherSettings));
     }
     if hello.lane != me.lane {
         return Err(HandshakeError::Field("lane").into());
@@ -605,11 +626,11 @@ pub const CLIENT_ADDRESS_BYTES_MAX: usize = 255;
 pub const SHARDS_MAX: u32 = 1024;
 
 const MAGIC: [u8; 8] = *b"LOGDRIVE";
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 const PREFIX_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 4;
 const PROOF_BYTES: usize = 2 * 16 + 3 * 8;
-const HELLO_FIXED_BYTES: usize = PREFIX_BYTES + 4 * 8 + PROOF_BYTES + 3 * 4 + 3 + CHECKSUM_BYTES;
+const HELLO_FIXED_BYTES: usize = PREFIX_BYTES + 4 * 8 + PROOF_BYTES + 4 * 4 + 3 + CHECKSUM_BYTES;
 const _: () = assert!(
     HELLO_FIXED_BYTES + CLUSTER_NAME_BYTES_MAX + CLIENT_ADDRESS_BYTES_MAX <= HANDSHAKE_BYTES_MAX
 );
@@ -671,16 +692,16 @@ mod tests {
         let bytes = hello().encode(NodeId(9));
         // CRC-64/NVME of "123456789", as published: the hash of the name is this and no other.
         assert_eq!(ClusterId::of("123456789"), ClusterId(0xae8b_1486_0a79_9888));
-        let fixed = "4c4f474452495645 01 00 7c00 0300 0300 0900000000000000".replace(' ', "");
+        let fixed = "4c4f474452495645 01 00 8000 0400 0400 0900000000000000".replace(' ', "");
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         assert_eq!(hex(&bytes[..24]), fixed);
         let fixed = "0200000000000000 0500000000000000 07000000000000000000000000000000 \
                      0800000000000000 0400000000000000 0900000000000000 \
-                     0a000000000000000000000000000000 00001000 \
+                     0a000000000000000000000000000000 00001000 07000000 \
                      01000000 04000000 02 04 626c7565 0d"
             .replace(' ', "");
-        assert_eq!(hex(&bytes[32..123]), fixed);
-        assert_eq!(bytes.len(), 16 + 0x7c);
+        assert_eq!(hex(&bytes[32..127]), fixed);
+        assert_eq!(bytes.len(), 16 + 0x80);
     }
 
     #[test]
@@ -707,8 +728,8 @@ mod tests {
     #[test]
     fn other_versions_are_refused_and_ranges_that_meet_are_not() {
         let bytes = hello().encode(NodeId(9));
-        let error = forged(bytes.clone(), 12, &[4, 0, 9, 0]).expect_err("versions 4 to 9");
-        assert_eq!(error, HandshakeError::Version { low: 4, high: 9 });
+        let error = forged(bytes.clone(), 12, &[5, 0, 9, 0]).expect_err("versions 5 to 9");
+        assert_eq!(error, HandshakeError::Version { low: 5, high: 9 });
         assert_eq!(refusal_of(&error), Some(Refusal::Version));
         assert!(forged(bytes, 12, &[1, 0, 9, 0]).is_ok());
     }
@@ -722,12 +743,12 @@ mod tests {
         };
         assert_eq!(field(24, &[0; 8]), "cluster name");
         assert_eq!(field(32, &[0; 8]), "node");
-        assert_eq!(field(108, &[4]), "shard");
-        assert_eq!(field(112, &[0; 4]), "shard");
-        assert_eq!(field(112, &[0xff; 4]), "shard");
-        assert_eq!(field(116, &[3]), "lane");
-        assert_eq!(field(117, &[200]), "cluster name");
-        assert_eq!(field(123, b"\n"), "client address");
+        assert_eq!(field(112, &[4]), "shard");
+        assert_eq!(field(116, &[0; 4]), "shard");
+        assert_eq!(field(116, &[0xff; 4]), "shard");
+        assert_eq!(field(120, &[3]), "lane");
+        assert_eq!(field(121, &[200]), "cluster name");
+        assert_eq!(field(127, b"\n"), "client address");
         assert_eq!(forged(bytes.clone(), 8, &[4]), Err(HandshakeError::Kind(4)));
         assert!(matches!(forged(bytes.clone(), 10, &[0, 2]), Err(HandshakeError::Length(528))));
         assert!(matches!(forged(bytes.clone(), 10, &[0, 0]), Err(HandshakeError::Length(16))));
@@ -744,6 +765,8 @@ mod tests {
         assert_eq!(judged(&Hello { node: NodeId(4), ..hello() }, 9), Err(Refusal::UnknownNode));
         let red = Hello { cluster: ClusterId::of("red"), cluster_name: "red".into(), ..hello() };
         assert_eq!(judged(&red, 9), Err(Refusal::Cluster));
+        let other = Hello { settings: 8, ..hello() };
+        assert_eq!(judged(&other, 9), Err(Refusal::OtherSettings));
     }
 
     #[test]
@@ -777,6 +800,8 @@ mod tests {
         assert_eq!(introduced.expect("the peer"), Answer::Introduced(hello()));
         let red = Hello { cluster: ClusterId::of("red"), cluster_name: "red".into(), ..hello() };
         assert!(matches!(judged(&red, 9), Err(NetError::Refused(Refusal::Cluster))));
+        let other = Hello { settings: 8, ..hello() };
+        assert!(matches!(judged(&other, 9), Err(NetError::Refused(Refusal::OtherSettings))));
         assert!(matches!(judged(&hello(), 8), Err(NetError::Refused(Refusal::WrongNode))));
         let other = Hello { node: NodeId(3), ..hello() };
         assert!(matches!(judged(&other, 9), Err(NetError::Refused(Refusal::WrongNode))));

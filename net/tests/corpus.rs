@@ -66,6 +66,7 @@ fn handshakes_are_read_as_they_were_written_or_refused() {
             noted_by: 10,
         },
         command_bytes_founded: 1 << 20,
+        settings: 7,
         shard: 1,
         shards: 4,
         lane: Lane::Append,

@@ -55,6 +55,7 @@ fn hello(node: NodeId) -> Hello {
         shard: 0,
         shards: 1,
         command_bytes_founded: 1 << 20,
+        settings: 7,
         lane: Lane::Append,
         client_address: format!("node-{node}:6379"),
     }

@@ -23,6 +23,7 @@ fn hello(node: NodeId, incarnation: u64) -> Hello {
         shard: 0,
         shards: 1,
         command_bytes_founded: 1 << 20,
+        settings: 7,
         lane: Lane::Liveness,
         client_address: String::new(),
     }
