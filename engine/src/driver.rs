@@ -106,9 +106,11 @@ fn live(setup: Setup, started: &dyn Fn(Started)) {
     });
     started(Ok((recovered, description)));
     runtime.block_on(driver.clone().live(setup.listener));
-    drop(runtime); // Tasks end here, with the connections they own.
-    here::set(None);
     node.pulses[setup.index].end();
+    // Tasks end here, with the connections they own. A name that is still being looked up may take half a minute and holds up
+    // nothing; a save that is still under way keeps the directory locked until it is done.
+    runtime.shutdown_timeout(BLOCKING_END);
+    here::set(None);
     drop(setup.home);
 }
 
@@ -127,6 +129,8 @@ fn stay_on(core: usize) {
     }
 }
 
+/// The end of a shard waits so long for what its runtime does on threads that may block.
+const BLOCKING_END: Duration = Duration::from_secs(1);
 /// Task polls between two looks at the sockets and the ring.
 const EVENT_INTERVAL: u32 = 31;
 
