@@ -42,6 +42,7 @@ mod wal;
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -75,11 +76,21 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // `eprintln!` panics where standard error is broken, and then the exit code would be another.
-            let _ = writeln!(std::io::stderr(), "logdrive: {}", one_line(error.as_ref()));
+            say_at_last(format!("logdrive: {}", one_line(error.as_ref())));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The last line on standard error, which the end waits for a second at most: nobody may be reading.
+fn say_at_last(line: String) {
+    let (written, is_written) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // `eprintln!` panics where standard error is broken.
+        let _ = writeln!(std::io::stderr(), "{line}");
+        let _ = written.send(());
+    });
+    let _ = is_written.recv_timeout(Duration::from_secs(1));
 }
 
 /// The error and what caused it, outermost first. A cause its parent already printed is not printed twice.

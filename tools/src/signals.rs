@@ -1,6 +1,6 @@
 //! The signals that ask a program to end.
 //!
-//! In:     SIGINT, SIGTERM; SIGHUP, unless it was ignored when the program started, as under `nohup`.
+//! In:     SIGINT, SIGTERM; SIGXFSZ, which ends nothing; SIGHUP, unless it was ignored when the program started, as under `nohup`.
 //! Out:    [`Signals::wait`] ends with each.
 //! Cost:   a task that waits. Must be made on a runtime's thread.
 //! Fails:  with the system's error, if it takes no handler.
@@ -13,6 +13,9 @@ pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Option<Signal>,
+    /// Never waited for. With the handler a write past the limit of a file's size (`ulimit -f`) is an error, which says what
+    /// is wrong; without it the process ends without a word.
+    _too_large: Signal,
 }
 
 impl Signals {
@@ -25,6 +28,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup,
+            _too_large: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 

@@ -19,6 +19,24 @@ use support::{
     eventually, report, skipped,
 };
 
+/// The bug: a line for a pipe that was full stood still, with the thread that had something to say: one dead peer, of which
+/// a line is logged now and then, ended every other node in the end.
+#[test]
+fn a_standard_error_that_nobody_reads_holds_up_nothing() {
+    let dir = directory();
+    let mut cluster = Cluster::plan(dir.path(), 1, 4, 64 << 10);
+    // A pipe that is full from the beginning. The node has something to say when it stops, at the latest.
+    let full = "exec 2> >(exec sleep 60); head -c 65536 /dev/zero >&2; \
+                export LOGDRIVE_LOG=debug; exec \"$@\"";
+    cluster.nodes[0].run_behind(["bash", "-c", full, "bash"].map(str::to_owned).to_vec());
+    cluster.init();
+    let mut client = Client::new(&cluster.addresses());
+    for n in 0..100 {
+        assert_eq!(client.put(&format!("k{n}"), &[b'v'; 2_000], LIVE_MAX), Outcome::Yes, "{n}");
+    }
+    assert!(cluster.nodes[0].stop().success());
+}
+
 /// The bug: idle clients took all descriptors; then the log's next file could not be made, and the node ended.
 #[test]
 fn idle_clients_leave_the_log_its_descriptors() {

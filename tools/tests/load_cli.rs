@@ -47,6 +47,32 @@ fn bad_flags_are_usage_errors_that_name_the_flag() {
 }
 
 #[test]
+fn a_run_that_could_measure_nothing_or_lose_a_result_does_not_begin() {
+    for (args, part) in [
+        (["--duration", "0s", "--warmup", "0s"], "duration: must be more"),
+        (["--timeout", "0s", "--warmup", "0s"], "timeout: must be more"),
+        (["--json", "/nonexistent/x", "--hgrm", "/nonexistent/x"], "json and hgrm name the same"),
+    ] {
+        let output = load(&args).args(["--endpoints", "127.0.0.1:1"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(text(&output.stderr).contains(part), "{args:?}: {}", text(&output.stderr));
+    }
+}
+
+/// The bug: the results were gone, and the exit code was 0.
+#[test]
+fn results_that_standard_output_does_not_take_are_a_failure() {
+    let server = Server::start(|_, _| Answer::Say("+OK\r\n"));
+    let endpoint = server.address.to_string();
+    let mut command = load(&["--endpoints", &endpoint, "--duration", "200ms", "--warmup", "0s"]);
+    command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("cannot write standard output: No space left"), "{said}");
+}
+
+#[test]
 fn help_states_the_default_pace() {
     let output = load(&["--help"]).output().unwrap();
     assert!(output.status.success());

@@ -111,6 +111,10 @@ pub(crate) enum LoadError {
     Uncovered { covered: usize },
     #[error("value-size: this cluster takes values of at most {max} bytes")]
     Value { max: usize },
+    #[error("{key}: must be more than no time at all")]
+    Nothing { key: &'static str },
+    #[error("json and hgrm name the same file: one would replace the other")]
+    OneFile,
     #[error("cannot write {file}: {error}")]
     File { file: PathBuf, error: io::Error },
     #[error("{0}")]
@@ -132,6 +136,14 @@ async fn session(args: Args) -> Result<(), LoadError> {
     // The signals are set up first of all, so that from here on a signal ends the run in order.
     let mut signals = Signals::new()?;
     let mut stop = tokio::spawn(async move { signals.wait().await });
+    for (key, time) in [("duration", args.duration), ("timeout", args.timeout)] {
+        if time.0.is_zero() {
+            return Err(LoadError::Nothing { key });
+        }
+    }
+    if args.json.is_some() && args.json == args.hgrm {
+        return Err(LoadError::OneFile);
+    }
     // The files are opened before the run, so that a bad path costs no run.
     let json = args.json.clone().map(Output::open).transpose()?;
     let hgrm = args.hgrm.clone().map(Output::open).transpose()?;
@@ -188,9 +200,15 @@ async fn session(args: Args) -> Result<(), LoadError> {
     };
     let report = Report::new(&generator.recorder, &facts);
     if generator.recorder.sent > 0 {
-        // A reader of the output that went away is not an error of the run.
         let mut out = io::stdout().lock();
-        let _ = writeln!(out, "{}\n{}", report.text(), report.waterfall(&infos));
+        let text = format!("{}\n{}\n", report.text(), report.waterfall(&infos));
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            // A reader of the output that went away is not an error of the run; a full disk is.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe && ended.is_ok() => {
+                ended = Err(LoadError::File { file: "standard output".into(), error });
+            }
+            _ => {}
+        }
     }
     if let Some(text) = &generator.first_other {
         say(format_args!("warning: an error reply was: {text}"));

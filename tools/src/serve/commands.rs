@@ -1,7 +1,7 @@
 //! The commands: which there are, what they take, and those that a node answers by itself.
 //!
 //! In:     one parsed request.
-//! Out:    for SET, GET, DEL and EXISTS a slot and a command for its group's log; for the others the reply.
+//! Out:    for SET, GET, DEL, UNLINK, EXISTS and TOUCH a slot and a command for its group's log; for the others the reply.
 //! Cost:   SET and GET are told apart before the table is looked at.
 //! Fails:  [`Refusal`]: an error reply; the connection stays.
 //! Source: Redis 7 command reference, for names, arities and the shapes of replies.
@@ -89,7 +89,7 @@ pub(crate) enum Data {
     Other,
 }
 
-/// Encodes SET, GET, DEL and EXISTS for a group's log.
+/// Encodes SET, GET, DEL, UNLINK, EXISTS and TOUCH for a group's log.
 pub(crate) fn data(request: &Request, encoder: &mut Encoder) -> Data {
     let name = request.arg(0);
     let encoded = if name.eq_ignore_ascii_case(b"SET") {
@@ -105,6 +105,11 @@ pub(crate) fn data(request: &Request, encoder: &mut Encoder) -> Data {
         keys(request, "del").map(|(slot, keys)| (slot, encoder.del(keys)))
     } else if name.eq_ignore_ascii_case(b"EXISTS") {
         keys(request, "exists").map(|(slot, keys)| (slot, encoder.exists(keys)))
+    } else if name.eq_ignore_ascii_case(b"UNLINK") {
+        // Clients choose it by the version of Redis that this server names. The value is gone at once here as there.
+        keys(request, "unlink").map(|(slot, keys)| (slot, encoder.del(keys)))
+    } else if name.eq_ignore_ascii_case(b"TOUCH") {
+        keys(request, "touch").map(|(slot, keys)| (slot, encoder.exists(keys)))
     } else {
         return Data::Other;
     };
@@ -598,6 +603,14 @@ const COMMANDS: &[Spec] = &[
         Keys::First,
         "Sets a key's value; acknowledged once a majority has it on disk.",
     ),
+    row(
+        "touch",
+        -2,
+        &["readonly", "fast"],
+        Keys::All,
+        "Is EXISTS: nothing here has a last access.",
+    ),
+    row("unlink", -2, &["write", "fast"], Keys::All, "Is DEL."),
 ];
 
 const CLIENT_NAME_BYTES_MAX: usize = 256;
@@ -638,6 +651,10 @@ mod tests {
             sorted(&["Del", "{foo}1", "{foo}2"]),
             Ok(Some((12_182, encoder.del([&b"{foo}1"[..], b"{foo}2"].into_iter()))))
         );
+        for (name, same) in [("unlink", "del"), ("touch", "exists")] {
+            let [as_said, as_known] = [name, same].map(|name| sorted(&[name, "{foo}1", "{foo}2"]));
+            assert!(matches!(as_said, Ok(Some(_))) && as_said == as_known, "{name}: {as_said:?}");
+        }
         assert_eq!(sorted(&["ping"]), Ok(None));
         assert_eq!(sorted(&["settle"]), Ok(None));
     }
@@ -648,6 +665,7 @@ mod tests {
             (&["set", "k"][..], "ERR wrong number of arguments for 'set' command"),
             (&["get"], "ERR wrong number of arguments for 'get' command"),
             (&["get", "a", "b"], "ERR wrong number of arguments for 'get' command"),
+            (&["unlink"], "ERR wrong number of arguments for 'unlink' command"),
             (&["del"], "ERR wrong number of arguments for 'del' command"),
             (&["exists"], "ERR wrong number of arguments for 'exists' command"),
             (&["set", "k", "v", "nx", "xx"], "ERR syntax error"),
@@ -664,7 +682,7 @@ mod tests {
     #[test]
     fn the_table_is_sorted_and_names_every_data_command() {
         assert!(COMMANDS.is_sorted_by_key(|spec| spec.name));
-        for name in ["set", "get", "del", "exists"] {
+        for name in ["set", "get", "del", "exists", "unlink", "touch"] {
             assert!(COMMANDS.iter().any(|spec| spec.name == name && spec.keys != Keys::None));
         }
     }

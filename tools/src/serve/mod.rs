@@ -15,6 +15,7 @@ mod commands;
 mod connection;
 mod info;
 mod listener;
+mod log_output;
 mod machine;
 mod options;
 mod slots;
@@ -24,13 +25,14 @@ pub(crate) use options::{Args, OptionsError, host_port};
 
 use crate::signals::Signals;
 use cluster::{Carried, Cluster};
+use log_output::LogOutput;
 use logdrive::{Bootstrap, Config, Founding, GroupError, Node, NodeError, OpenError, SpawnError};
 use machine::KeyValue;
 use options::Options;
 use slots::{Placement, group_id};
 use std::{
     collections::BTreeSet,
-    io::{IsTerminal, Read, Write},
+    io::{Read, Write},
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     process,
     sync::{
@@ -137,7 +139,7 @@ impl Server {
 pub(crate) fn run(args: Args) -> Result<(), ServeError> {
     let options = Options::new(args)?;
     let stops = stops(options.exit_with_stdin)?;
-    log_to_stderr();
+    let mut log_output = LogOutput::begin()?;
 
     // Before the directory is made: with an address in use the same command must be possible again. Nobody is listened
     // to yet: a client would wait for as long as the log takes to open.
@@ -152,7 +154,8 @@ pub(crate) fn run(args: Args) -> Result<(), ServeError> {
         .map_err(|source| made(&options, source.into()))?;
 
     let place = Place { sockets, port: local.port(), advertise };
-    let served = serve(&options, &node, placement, place, &seats, &stops);
+    let served = serve(&options, &node, placement, place, &seats)
+        .and_then(|()| wait(&node, &stops, &mut log_output));
     let closed = node.close();
     served?;
     Ok(closed?)
@@ -196,13 +199,13 @@ fn found(options: &Options, clients: &[socket2::Socket]) -> Result<Founding, Ser
     Ok(Node::founding(&options.dir)?)
 }
 
+/// Starts the groups, and then listens to clients.
 fn serve(
     options: &Options,
     node: &Node,
     placement: Placement,
     place: Place,
     seats: &Seats,
-    stops: &Receiver<Stop>,
 ) -> Result<(), ServeError> {
     let Place { sockets, port, advertise } = place;
     let groups = start_groups(node, &placement)?;
@@ -245,8 +248,7 @@ fn serve(
     // The process that started this one may have closed its end of the pipe; that is no reason to stop.
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
-    drop(stdout);
-    wait(node, stops)
+    Ok(())
 }
 
 /// Creates this node's groups, or resumes those the log holds; a crash in between left some of each. One that is
@@ -471,8 +473,9 @@ fn watch_parent(sender: SyncSender<Stop>) -> Result<(), ServeError> {
 }
 
 /// Blocks until there is a reason to stop, and looks now and then whether the node stopped by itself.
-fn wait(node: &Node, stops: &Receiver<Stop>) -> Result<(), ServeError> {
+fn wait(node: &Node, stops: &Receiver<Stop>, log_output: &mut LogOutput) -> Result<(), ServeError> {
     loop {
+        log_output.report_lost_lines();
         match stops.recv_timeout(FAILURE_LOOK) {
             Ok(stop) => {
                 tracing::info!(?stop, "told to stop: the node closes");
@@ -488,20 +491,6 @@ fn wait(node: &Node, stops: &Receiver<Stop>) -> Result<(), ServeError> {
             }
         }
     }
-}
-
-fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LOGDRIVE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // A file is read by other programs: nothing but text there.
-        .with_ansi(std::io::stderr().is_terminal())
-        // They would go to the same standard error with a macro that panics where it is broken.
-        .log_internal_errors(false);
-    // Fails only where a subscriber is set already, and then that one is wanted.
-    let _ = subscriber.try_init();
 }
 
 /// How many connections there may be, by the limit of open files.

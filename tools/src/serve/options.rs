@@ -81,8 +81,8 @@ pub(crate) struct Keys {
     /// Size of the log's segment files, in bytes [default: 67108864]
     #[arg(long, value_name = "BYTES")]
     segment_bytes: Option<u64>,
-    /// The most bytes that the log's files may take, at least six segments per shard. Once there, writes are refused
-    /// for good, because nothing is released yet [default: no bound]
+    /// The most bytes that the log's files may take, at least six segments per shard. Once there, writes and
+    /// reads are refused for good, because reads go through the log and nothing is released yet [default: no bound]
     #[arg(long, value_name = "BYTES")]
     log_quota: Option<u64>,
     /// How the log reaches the disk: auto, io_uring or portable [default: auto]
@@ -136,7 +136,7 @@ pub(crate) struct Fixed {
 /// A setting that is missing, unreadable or impossible. Nothing was touched.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct OptionsError(String);
+pub(crate) struct OptionsError(pub(super) String);
 
 fn fail<T>(why: impl Into<String>) -> Result<T, OptionsError> {
     Err(OptionsError(why.into()))
