@@ -70,6 +70,7 @@ mod home;
 mod image;
 mod index;
 pub mod inspect;
+mod judge;
 #[cfg(feature = "sim")]
 pub mod landed;
 mod ledger;
@@ -90,5 +91,6 @@ pub use image::{Frozen, Image, ImageWriter};
 pub use metrics::{Description, Metrics};
 pub use openings::PEERS_BYTES_MAX;
 pub use read::ReadPlan;
-pub use recovery::{Case, CutTail, Decision, Recovered, RecoveredGroup};
+pub use judge::{Case, CutTail, Decision};
+pub use recovery::{Recovered, RecoveredGroup};
 pub use stream::{Append, CarryDone, CarryPlan, Completed, FrozenRun, Room, Usage, Wal};
