@@ -52,7 +52,8 @@
 //! (`bug!`, `reached!`), which compile to nothing in a release.
 //!
 //! Where to go on: [`format_document`] has every byte on disk, `recovery.rs` the table of cases by which a log is opened,
-//! [`inspect`] the same judgement for a log that is only looked at, and [`disk`] the interface to the drivers.
+//! `judge.rs` the judgement itself, [`inspect`] the same judgement for a log that is only looked at, and [`disk`] the
+//! interface to the drivers.
 
 #![deny(unsafe_code)]
 
@@ -71,14 +72,15 @@ mod home;
 mod image;
 mod index;
 pub mod inspect;
+mod judge;
 #[cfg(feature = "sim")]
 pub mod landed;
 mod ledger;
-mod mapped;
 mod metrics;
 mod openings;
 mod read;
 mod recovery;
+mod sealed;
 mod stream;
 
 pub use checksum::checksum;
@@ -91,5 +93,6 @@ pub use image::{Frozen, Image, ImageWriter};
 pub use metrics::{Description, Metrics};
 pub use openings::PEERS_BYTES_MAX;
 pub use read::ReadPlan;
-pub use recovery::{Case, CutTail, Decision, Recovered, RecoveredGroup};
+pub use judge::{Case, CutTail, Decision};
+pub use recovery::{Recovered, RecoveredGroup};
 pub use stream::{Append, CarryDone, CarryPlan, Completed, FrozenRun, Room, Usage, Wal};
