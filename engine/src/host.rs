@@ -15,30 +15,31 @@
 
 use crate::{
     GroupId, NodeError, NodeId, Outcome, ProposeError, Replies, StateMachine, apply,
+    clock::Nanos,
     inbox::{Arrivals, Control},
     limits,
     links::Links,
     panics,
     pulse::Silence,
     reads::{ReadDone, ReadTask},
-    shard::{Answer, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
+    shard::{
+        Answer, Cost, FetchJob, Founded, Round, Shard, ShardOf, Stamps, WriteJob, is_withdrawn,
+    },
     shared::{Shared, lock},
     status::{Question, ShardCounters},
 };
 use hashbrown::{HashMap, HashSet};
 use logdrive_net::{Lane, LaneStats};
-use logdrive_raft::{
-    ConfigError, EntryBatch, EntryKind, FetchFor, LogIndex, Message, Ticks, WriteId,
-};
+use logdrive_raft::{ConfigError, EntryBatch, EntryKind, FetchFor, LogIndex, Message, WriteId};
 use logdrive_wal::{Append, Completed, Corrupt, Position, ReadError, Room, Wal, WalError};
 use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 /// However busy the disk, owed work leaves after this long, or after a heartbeat's time if that is less. If it were held up
 /// for an election timeout, a leader would lose its leadership.
-const GIVE_OUT_NS_MAX: u64 = 20_000_000;
+const GIVE_OUT_MAX: Nanos = Nanos::from_millis(20);
 
 /// A log with nothing to write for one to two of these is sealed: it gets an end mark (RULES.md rule 22).
-pub(crate) const SEAL_LOOK_NS: u64 = 5_000_000;
+pub(crate) const SEAL_LOOK: Nanos = Nanos::from_millis(5);
 
 /// The services that a turn needs of the world.
 pub(crate) trait Outside {
@@ -46,8 +47,8 @@ pub(crate) trait Outside {
     fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool;
     /// Reads old entries; gives the task back if there is no room now.
     fn read(&self, task: ReadTask) -> Result<(), ReadTask>;
-    /// The clock, ns.
-    fn now(&self) -> u64;
+    /// The clock.
+    fn now(&self) -> Nanos;
     /// Takes a task or a connection that is for this thread, not for its groups.
     fn take(&self, control: Control);
     /// The counts of the connections to peers.
@@ -66,7 +67,7 @@ pub(crate) trait Outside {
 /// The duties of the thread after a turn.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Turned {
-    /// Another turn is due after [`SEAL_LOOK_NS`], whatever arrives: the log is not sealed yet, and may be idle by then.
+    /// Another turn is due after [`SEAL_LOOK`], whatever arrives: the log is not sealed yet, and may be idle by then.
     pub(crate) looks_again: bool,
     /// That was the last one: nothing is promised any more, and everyone has been answered.
     pub(crate) has_stopped: bool,
@@ -96,14 +97,13 @@ pub(crate) struct ShardHost {
     /// The read of live entries that the log wants to carry forward, so that their segment can be given up; here while
     /// there is no room for it.
     carry: Option<ReadTask>,
-    given_out_at: u64,
+    given_out_at: Nanos,
     /// How long owed work may wait for a write slot.
-    give_out_ns: u64,
-    /// Where the unsealed log ended when it was last looked at, and when that was.
-    idle: (Position, u64),
+    give_out_after: Nanos,
+    idle: IdleLook,
     disk_silence: Silence,
     /// A silence of the disk after which the groups here lead nothing.
-    resign_ns: u64,
+    resign_after: Nanos,
     /// Writes that wait, in order within each group: any write while a segment is being made, and hard states without
     /// entries while there is no room. Nothing is promised on them before they are durable.
     held: VecDeque<WriteJob>,
@@ -115,6 +115,13 @@ pub(crate) struct ShardHost {
     fenced: HashMap<GroupId, Corrupt>,
 }
 
+/// A look at the log, for whether it is idle.
+struct IdleLook {
+    /// Where the unsealed log ended.
+    end: Position,
+    at: Nanos,
+}
+
 impl ShardHost {
     /// Hosts shard `index` of a node over its log. `seed` draws the election timeouts.
     pub(crate) fn new(
@@ -124,14 +131,15 @@ impl ShardHost {
         wal: Wal,
         seed: u64,
     ) -> Self {
+        let own = ShardOf {
+            shard: u32::try_from(index).expect("shards are counted in u32"),
+            shards: u32::try_from(node.inboxes.len()).expect("shards are counted in u32"),
+        };
         let shard = Shard::new(node.me, &node.nodes(), node.timing, seed)
             .with_limits(node.limits.of_group)
-            .at(
-                u32::try_from(index).expect("shards are counted in u32"),
-                u32::try_from(node.inboxes.len()).expect("shards are counted in u32"),
-            )
+            .at(own)
             .with_entry_bytes_max(wal.entry_bytes_max());
-        let (heartbeat_ns, resign_ns) = (node.heartbeat_ns, node.stall_limits.resign_ns);
+        let (heartbeat, resign_after) = (node.heartbeat, node.stall_limits.resign);
         Self {
             index,
             node,
@@ -148,11 +156,11 @@ impl ShardHost {
             replies: Replies::default(),
             reads: VecDeque::new(),
             carry: None,
-            given_out_at: 0,
-            give_out_ns: GIVE_OUT_NS_MAX.min(heartbeat_ns),
-            idle: (Position::ZERO, 0),
-            disk_silence: Silence::new(resign_ns, 0),
-            resign_ns,
+            given_out_at: Nanos::ZERO,
+            give_out_after: GIVE_OUT_MAX.min(heartbeat),
+            idle: IdleLook { end: Position::ZERO, at: Nanos::ZERO },
+            disk_silence: Silence::new(resign_after, Nanos::ZERO),
+            resign_after,
             held: VecDeque::new(),
             withdrawn: HashSet::new(),
             held_groups: HashMap::new(),
@@ -236,8 +244,7 @@ impl ShardHost {
         arrivals.inbox().drop_controls();
         while arrivals.next_read().is_some() {}
         arrivals.take_submissions(|late| {
-            let (commands, bytes) = late.commands.cost();
-            arrivals.inbox().answered(commands, bytes);
+            arrivals.inbox().answered(late.commands.cost());
             late.refuse(&ProposeError::Stopped(self.node.stop_cause()));
         });
         Turned { looks_again: false, has_stopped: true }
@@ -245,7 +252,7 @@ impl ShardHost {
 
     fn take_in(&mut self, outside: &impl Outside) -> Result<(), WalError> {
         let now = outside.now();
-        self.shard.set_clock(Ticks(now / self.node.tick_ns()));
+        self.shard.set_clock(self.node.ticks_at(now));
         if logdrive_raft::bug!("timers_before_frames") {
             self.shard.fire_timers();
         }
@@ -307,8 +314,8 @@ impl ShardHost {
         let group = founded.group;
         let slot = self.shard.add(founded)?;
         assert!(
-            slot as usize == self.machines.len(),
-            "slot {slot} after {} machines",
+            slot.at() == self.machines.len(),
+            "{slot:?} after {} machines",
             self.machines.len()
         );
         self.machines.push(machine);
@@ -324,7 +331,7 @@ impl ShardHost {
     fn restart(&mut self, group: GroupId, applied: LogIndex, machine: Box<dyn StateMachine>) {
         match self.shard.restart(group, applied) {
             Ok(slot) => {
-                panics::drop_machine(std::mem::replace(&mut self.machines[slot as usize], machine));
+                panics::drop_machine(std::mem::replace(&mut self.machines[slot.at()], machine));
             }
             Err(error) => {
                 panics::drop_machine(machine);
@@ -344,25 +351,25 @@ impl ShardHost {
             }
             Question::Counters(giver) => {
                 let Some(wal) = &self.wal else { return };
-                let (waiting_commands, waiting_bytes) = self.arrivals.inbox().waiting();
+                let waiting = self.arrivals.inbox().waiting();
                 giver.give(ShardCounters {
                     log: wal.metrics(),
                     log_usage: wal.usage(),
                     lanes: outside.lanes(),
                     inbound: self.node.inbound_stats(),
-                    waiting_commands,
-                    waiting_bytes,
+                    waiting_commands: waiting.commands,
+                    waiting_bytes: waiting.bytes,
                 });
             }
         }
     }
 
     /// Takes in the writes that have finished.
-    fn take_completions(&mut self, now: u64) -> Result<(), WalError> {
+    fn take_completions(&mut self, now: Nanos) -> Result<(), WalError> {
         let Some(wal) = &mut self.wal else { return Ok(()) };
-        wal.poll(now, &mut self.completed)?;
+        wal.poll(now.get(), &mut self.completed)?;
         for completed in self.completed.drain(..) {
-            let stamps = Stamps { submitted: completed.stamp, durable: now };
+            let stamps = Stamps { submitted: Nanos(completed.stamp), durable: now };
             for durable in completed.durable {
                 self.shard.durable(durable, stamps);
             }
@@ -376,14 +383,8 @@ impl ShardHost {
         if self.shard.own_tails() {
             self.arrivals.inbox().wake();
         }
-        let room = match wal.room() {
-            // While a write is held for want of room, smaller writes must wait too, or they would overtake it for ever.
-            Room::Free if !self.held.is_empty() => held_for(&self.held),
-            room => room,
-        };
-        // Near the quota, room depends on space that the log is giving back, which may fail: nothing may queue for it.
-        let behind_bytes_max = if wal.is_near_quota() { 0 } else { limits::BEHIND_BYTES_MAX };
-        self.shard.set_log_room(room, behind_bytes_max);
+        let waiting = self.held.iter().map(|job| job.waits_for);
+        self.shard.set_log_room(wal.room(), wal.is_near_quota(), waiting);
         let (awaits_disk, answers) = (wal.awaits_disk(), wal.disk_answers());
         self.disk_silence.look(now, awaits_disk || self.awaits_segment(), answers);
         let is_stalled_beside = self.node.is_stalled_beside(self.index);
@@ -425,10 +426,9 @@ impl ShardHost {
         let told = answers.iter().filter(|answer| answer.sink.is_some());
         let moments = told.filter_map(|answer| answer.moments.as_ref());
         lock(&self.node.stages[self.index]).record(moments, replied);
-        let count = answers.iter().map(|answer| answer.commands).sum();
-        let bytes = answers.iter().map(|answer| answer.bytes).sum();
-        self.arrivals.inbox().answered(count, bytes);
-        let mut run: Vec<(u64, Outcome)> = Vec::with_capacity(count);
+        let cost: Cost = answers.iter().map(|answer| answer.cost).sum();
+        self.arrivals.inbox().answered(cost);
+        let mut run: Vec<(u64, Outcome)> = Vec::with_capacity(cost.commands);
         let mut left = answers.drain(..).peekable();
         while let Some(Answer { sink, token, outcome, .. }) = left.next() {
             let Some(sink) = sink else { continue };
@@ -460,7 +460,7 @@ impl ShardHost {
 
     /// The disk of this shard's log has been silent for too long to lead anything.
     fn is_stalled(&self) -> bool {
-        self.disk_silence.ns() >= self.resign_ns
+        self.disk_silence.time() >= self.resign_after
     }
 
     /// Writes wait for a segment that is being made: the disk owes it.
@@ -509,17 +509,17 @@ impl ShardHost {
     }
 
     /// Seals the log once nothing was written for a while, so that damage to its last batch is not taken for a
-    /// torn tail. True while there is something to seal, and room for it: look again after [`SEAL_LOOK_NS`].
-    fn seal_when_idle(&mut self, now: u64) -> Result<bool, WalError> {
+    /// torn tail. True while there is something to seal, and room for it: look again after [`SEAL_LOOK`].
+    fn seal_when_idle(&mut self, now: Nanos) -> Result<bool, WalError> {
         let Some(wal) = &mut self.wal else { return Ok(false) };
         if wal.is_sealed() {
             return Ok(false);
         }
-        if now.saturating_sub(self.idle.1) >= SEAL_LOOK_NS {
-            if wal.durable() == self.idle.0 {
-                wal.seal(now)?;
+        if now.since(self.idle.at) >= SEAL_LOOK {
+            if wal.durable() == self.idle.end {
+                wal.seal(now.get())?;
             }
-            self.idle = (wal.durable(), now);
+            self.idle = IdleLook { end: wal.durable(), at: now };
         }
         // Every event that makes room is followed by a turn.
         Ok(wal.room() == Room::Free)
@@ -528,9 +528,9 @@ impl ShardHost {
     /// Whether to give out now, or to let more come together: while every write slot is taken, nothing
     /// new could be written, and each turn costs its system calls however little it does. Every
     /// freed slot is followed by a turn. A stuck disk must not stop votes and heartbeats.
-    fn is_due(&mut self, now: u64) -> bool {
+    fn is_due(&mut self, now: Nanos) -> bool {
         let due = self.wal.as_ref().is_none_or(Wal::has_slot)
-            || now.saturating_sub(self.given_out_at) >= self.give_out_ns;
+            || now.since(self.given_out_at) >= self.give_out_after;
         if due {
             self.given_out_at = now;
         }
@@ -554,11 +554,11 @@ impl ShardHost {
                 }
                 if !submitted {
                     submitted = true;
-                    wal.submit(outside.now())?;
+                    wal.submit(outside.now().get())?;
                 }
             }
         }
-        if submitted { Ok(()) } else { wal.submit(outside.now()) }
+        if submitted { Ok(()) } else { wal.submit(outside.now().get()) }
     }
 
     /// Writes that wait are tried again.
@@ -589,9 +589,7 @@ impl ShardHost {
         if job.waits_for == Room::Free {
             return Ok(());
         }
-        let has_entries = !job.write.entries.is_empty();
-        let is_kept = logdrive_raft::bug!("entries_held_for_want_of_room");
-        if has_entries && job.waits_for != Room::Behind && !is_kept {
+        if is_withdrawn(job.waits_for, !job.write.entries.is_empty()) {
             if before.is_some() {
                 self.drop_held(job.group, job.write.id);
             }
@@ -634,7 +632,7 @@ impl ShardHost {
             if self.shard.is_stopped(job.slot) {
                 continue;
             }
-            let machine = &mut *self.machines[job.slot as usize];
+            let machine = &mut *self.machines[job.slot.at()];
             match apply::run(machine, &job, &mut self.replies) {
                 Ok(()) => {
                     let replies = &mut self.replies.drain();
@@ -725,12 +723,6 @@ impl ShardHost {
             Err(error) => tracing::error!(%error, "the log failed while it fenced a damaged group"),
         }
     }
-}
-
-/// The state of the log that new writes meet while others wait: no room if one of those waits for room, else behind.
-fn held_for(held: &VecDeque<WriteJob>) -> Room {
-    let mut reasons = held.iter().map(|job| job.waits_for);
-    reasons.find(|why| *why != Room::Behind).unwrap_or(Room::Behind)
 }
 
 /// Appends one group's part, or the first entries of it; [`Room::Free`] if the log has all of it now, else why not.

@@ -38,7 +38,7 @@ const TAKE_OVER_TICKS: u64 = RESIGN_TICKS + RESIGN_TICKS / 8 + 4 * TIMING.electi
 
 #[derive(Default)]
 struct Said {
-    now: u64,
+    now: Nanos,
     messages: Vec<(NodeId, Message)>,
     reads: Vec<ReadTask>,
 }
@@ -55,13 +55,17 @@ impl Outside for RefCell<Said> {
         Ok(())
     }
 
-    fn now(&self) -> u64 {
+    fn now(&self) -> Nanos {
         self.borrow().now
     }
 
     fn take(&self, _: Control) {
         unreachable!("no tasks and no connections here");
     }
+}
+
+fn cost(commands: usize, bytes: usize) -> Cost {
+    Cost { commands, bytes }
 }
 
 struct Forgetful;
@@ -168,7 +172,7 @@ impl Trio {
                     }
                 }
             }
-            node.outside.borrow_mut().now = self.now * TICK_NS;
+            node.outside.borrow_mut().now = Nanos(self.now * TICK_NS);
             for task in std::mem::take(&mut node.outside.borrow_mut().reads) {
                 assert!(
                     node.arrivals.reads().push(task.run()).is_ok(),
@@ -224,11 +228,10 @@ impl Trio {
             sink: self.outcomes.clone(),
             token: 0,
             commands: Commands::One(Command { checksum, payload }),
-            at: 1,
+            at: Nanos(1),
         };
         let inbox = self.nodes[at].arrivals.inbox();
-        let (commands, bytes) = submission.commands.cost();
-        inbox.admit(commands, bytes).expect("few wait");
+        inbox.admit(submission.commands.cost()).expect("few wait");
         inbox.submit(submission).expect("few wait");
     }
 
@@ -495,11 +498,11 @@ fn a_log_without_room_is_not_looked_at_to_be_sealed() {
     assert!(wal(&trio, &|wal| wal.room() == Room::Reserve && !wal.is_sealed()));
     let seal =
         |trio: &mut Trio, now| trio.nodes[full].host.as_mut().unwrap().seal_when_idle(now).unwrap();
-    let now = trio.now * TICK_NS;
+    let now = Nanos(trio.now * TICK_NS);
     assert!(!seal(&mut trio, now), "it cannot be sealed");
     trio.nodes[full].platter.set_segments_left(None);
     trio.until("room", 500, |trio| wal(trio, &|wal| wal.room() == Room::Free && !wal.is_sealed()));
-    let now = trio.now * TICK_NS;
+    let now = Nanos(trio.now * TICK_NS);
     assert!(seal(&mut trio, now), "it can be sealed");
 }
 

@@ -265,7 +265,7 @@ impl Judge {
                 Decision::Cut => return Ok(end.cut(case, file, flaw.what, bytes.whole_behind(at))),
                 Decision::Fence => {
                     let batch = flaw.limited_to.expect("the directory says which groups");
-                    if !logdrive_raft::bug!("damage_passed_over") {
+                    if crate::rules::damage_fences() {
                         let directory = batch.header.directory(batch.body, file.seed);
                         let groups: Vec<_> = directory.expect("it holds").collect();
                         let fault = file.fault(case, at, flaw.what.0);
@@ -403,7 +403,7 @@ impl Judge {
             }
             Record::HardState { group, state } => {
                 let known = self.groups.get(group).is_some_and(|g| g.hard_state.term > Term::ZERO);
-                if logdrive_raft::bug!("recovery_keeps_the_first_vote") && known {
+                if !crate::rules::later_hard_state_counts(known) {
                     return Ok(());
                 }
                 self.set(*group, place, Small::HardState(*state))?;

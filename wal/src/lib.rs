@@ -80,6 +80,7 @@ mod metrics;
 mod openings;
 mod read;
 mod recovery;
+mod rules;
 mod sealed;
 mod stream;
 

@@ -19,34 +19,46 @@
 //! ```
 //!
 //! It is not claimed that the bytes between durable and submitted are not on disk yet.
+//!
+//! The parts, each with its invariants at the head of its file: [`Contents`] (what the log holds), [`Chain`] (its full
+//! segments), [`Tail`] (where it grows), [`Pipeline`] (batches on their way to the disk), [`Space`] (what fits, and the
+//! segments to come), [`Carrying`] (the oldest segment, given back).
 
 mod append;
 mod carry;
+mod chain;
+mod contents;
 mod fence;
 mod first;
+mod pipeline;
 mod plan;
 mod seal;
 mod space;
+mod supply;
+mod tail;
 
-use crate::checksum::{Seed, Sum};
-use crate::disk::{Disk, DiskEvent, SegmentOrigin, SegmentReader, WriteSegment, is_no_space};
+use crate::checksum::Seed;
+use crate::disk::{Disk, DiskEvent, is_no_space};
 use crate::error::WalError;
 use crate::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, DIRECTORY_ENTRY_BYTES, ENTRIES_HEAD_BYTES,
-    ENTRY_HEADER_BYTES, FIRST_BATCH_AT, Position, SegmentSeq, Start, decode_entry_header,
+    BATCH_HEADER_BYTES, BLOCK_BYTES, DIRECTORY_ENTRY_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES,
+    FIRST_BATCH_AT, Position, SegmentSeq, decode_entry_header,
 };
-use crate::group::{Group, Groups};
 use crate::image::{Frozen, Image, ImageWriter};
-use crate::index::Placed;
-use crate::ledger::{Ledger, Tombstones};
 use crate::metrics::{Description, Metrics};
 use crate::recovery::{Recovered, replay};
-use crate::{Config, disk};
+use crate::{Config, disk, rules};
 use bytes::Bytes;
 use logdrive_raft::{Durable, Entry, GroupId, HardState, LogIndex, Term, WriteId};
-use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+
+use carry::Carrying;
+use chain::{Chain, Sealed};
+use contents::Contents;
+use pipeline::{InFlight, Pipeline};
+use space::Space;
+use supply::{Spare, Supply};
+use tail::{Link, RunPlace, Segment, Tail};
 
 pub use carry::{CarryDone, CarryPlan};
 pub use space::Usage;
@@ -132,143 +144,17 @@ pub enum Room {
 pub struct Wal {
     disk: Box<dyn Disk>,
     config: Config,
-    entropy: Box<dyn FnMut() -> u128>,
-    groups: Groups,
-    tombstones: Tombstones,
-    ledger: Ledger,
-    /// Full segments, all on disk, oldest first.
-    sealed: VecDeque<Sealed>,
-    /// The sum of the sealed segments' file sizes.
-    sealed_bytes: u64,
-    /// The quota, or more if the log was over its quota when it was opened.
-    bytes_limit: Option<u64>,
-    /// Full segments with batches not yet durable, oldest first.
-    closing: VecDeque<Segment>,
-    active: Segment,
-    open: OpenBatch,
-    /// Segments ordered for later, oldest first.
-    spares: VecDeque<Spare>,
-    /// All segments up to this one have their file.
-    made: SegmentSeq,
-    /// True if the maker of segments reported no room, and has not yet succeeded again.
-    no_space: bool,
-    /// The bytes that refused entries needed; 0 once there was that much room.
-    refused: u64,
-    carry: carry::Carry,
-    /// Bytes that copies of the victim's records have taken so far.
-    carry_taken: u64,
-    /// Bytes that batches without copies have taken since the last round for votes began, less their records of
-    /// entries: a round wins back what stands beside a new leader's no-op as it wins back a vote.
-    small_bytes: u64,
-    /// The round for votes goes on up to this segment.
-    round_end: SegmentSeq,
-    /// The bytes of each file that is being given up, in order: they count until the file is gone.
-    leaving: VecDeque<u64>,
-    /// The number of files of given-up segments that are kept to be made into new ones.
-    free_segments: usize,
-    waiting: VecDeque<ClosedBatch>,
-    in_flight: VecDeque<InFlight>,
-    durable: Position,
-    /// The place behind the newest seal.
-    sealed_upto: Position,
-    /// True if some group is fenced.
-    has_fences: bool,
-    next_batch: u64,
-    prev_crc: u32,
-    /// True if the open batch was submitted while no slot was free: the batch is written when one is.
-    submit_wanted: bool,
-    /// See [`Wal::disk_answers`].
-    disk_answers: u64,
-    /// The disk's count of chunks written to segments in the making, as it was when last read.
-    chunks_made: u64,
-    seal_pending: bool,
+    contents: Contents,
+    chain: Chain,
+    tail: Tail,
+    pipeline: Pipeline,
+    space: Space,
+    carrying: Carrying,
+    /// The first failure, if there was one.
     poisoned: Option<String>,
+    /// Kept for its memory.
     events: Vec<DiskEvent>,
     metrics: Metrics,
-}
-
-struct Sealed {
-    seq: SegmentSeq,
-    seed: Seed,
-    bytes: u64,
-    reader: Arc<dyn SegmentReader>,
-    /// True if recovery read the segment: its file is never used again, because a killed process may still write to it
-    /// (rule 8).
-    inherited: bool,
-    /// True if bytes in the segment are not the ones that were written: its file is set aside, not removed (rule 25).
-    damaged: bool,
-}
-
-struct Segment {
-    seq: SegmentSeq,
-    id: u128,
-    seed: Seed,
-    image: ImageWriter,
-    /// The offset behind the last closed batch.
-    closed: usize,
-    /// The stream's first unwritten place when the segment was full.
-    end: Position,
-}
-
-struct Spare {
-    seq: SegmentSeq,
-    id: u128,
-    bytes: u64,
-}
-
-/// The batch at the tail.
-struct OpenBatch {
-    /// The offset of the next record in the active image. If it is right behind the batch's header, or before that, the
-    /// batch has no records.
-    tail: usize,
-    /// The checksum of the body up to `summed`, taken early so that little is left to do once a slot is free.
-    sum: Sum,
-    summed: usize,
-    records: u32,
-    /// The groups that have something in the batch, each once.
-    directory: Vec<GroupId>,
-    writes: Vec<Durable>,
-    runs: Vec<RunPlace>,
-    copies: Vec<Copied>,
-    /// Bytes of the batch's records of entries.
-    entry_bytes: u64,
-    /// True if something in the batch was written again to give space back.
-    carries: bool,
-}
-
-/// Carried entries: the index finds them at `to` once the batch is durable.
-struct Copied {
-    group: GroupId,
-    from: Position,
-    to: Placed,
-}
-
-struct RunPlace {
-    group: GroupId,
-    first: LogIndex,
-    term: Term,
-    count: u32,
-    /// The record's offset from the batch's start.
-    offset: usize,
-}
-
-struct ClosedBatch {
-    seq: u64,
-    position: Position,
-    bytes: Frozen,
-    /// The part that is still to be written: the whole batch, or only the first block of the batch that an open begins
-    /// with.
-    unwritten: Frozen,
-    padding: usize,
-    writes: Vec<Durable>,
-    runs: Vec<RunPlace>,
-    copies: Vec<Copied>,
-}
-
-struct InFlight {
-    batch: ClosedBatch,
-    stamp: u64,
-    done: bool,
 }
 
 /// The statement of the batch that lists `write`, once that batch is on disk; until then nobody sees the statement.
@@ -344,65 +230,28 @@ impl Wal {
                 damaged: link.damaged,
             })
             .collect();
-        let mut wal = Self {
-            active: Segment {
-                seq,
-                id,
-                seed: Seed::of(id),
-                image,
-                closed: FIRST_BATCH_AT as usize,
-                end: Position::ZERO,
-            },
-            disk,
-            entropy,
-            groups: replayed.groups,
-            tombstones: replayed.tombstones,
-            ledger: replayed.ledger,
-            bytes_limit: None,
-            sealed_bytes: replayed.chain.iter().map(|link| link.bytes).sum(),
-            sealed,
-            closing: VecDeque::new(),
-            open: OpenBatch {
-                tail: 0,
-                sum: Seed::of(id).sum(),
-                summed: 0,
-                records: 0,
-                directory: Vec::new(),
-                writes: Vec::new(),
-                runs: Vec::new(),
-                copies: Vec::new(),
-                entry_bytes: 0,
-                carries: false,
-            },
-            spares: VecDeque::new(),
-            made: SegmentSeq(seq.0 - 1),
-            no_space: false,
-            refused: 0,
-            carry: carry::Carry::default(),
-            carry_taken: 0,
-            small_bytes: 0,
-            round_end: SegmentSeq(0),
-            leaving: VecDeque::new(),
-            free_segments: 0,
-            waiting: VecDeque::new(),
-            in_flight: VecDeque::new(),
-            durable: replayed.start.end,
-            sealed_upto: Position::ZERO,
-            has_fences: replayed.recovered.groups.iter().any(|group| group.fenced.is_some()),
-            next_batch: replayed.next_batch,
+        let link = Link {
+            seq: replayed.next_batch,
             prev_crc: replayed.start.prev_crc,
-            submit_wanted: false,
-            disk_answers: 0,
-            chunks_made: 0,
-            seal_pending: false,
+            durable: replayed.start.end,
+        };
+        let supply = Supply::new(entropy, SegmentSeq(seq.0 - 1));
+        let mut wal = Self {
+            disk,
+            contents: Contents::new(replayed.groups, replayed.tombstones, replayed.ledger),
+            chain: Chain::new(sealed),
+            tail: Tail::new(Segment::new(seq, id, image)),
+            pipeline: Pipeline::new(in_flight_max, link),
+            space: Space::new(&config, supply),
+            carrying: Carrying::new(),
             poisoned: None,
             events: Vec::new(),
             metrics: Metrics::default(),
             config,
         };
         wal.metrics.rotations = 1;
-        wal.order(seq, id, bytes, true);
-        wal.begin_segment(&replayed.start);
+        wal.order(Spare { seq, id, bytes }, true);
+        wal.tail.begin(&replayed.start);
         wal.take_over(moved);
         // The start record is durable before anything else happens (rule 23).
         wal.write_first_batch()?;
@@ -412,7 +261,7 @@ impl Wal {
             let removed = wal.disk.remove(void);
             removed.map_err(|source| wal.fail(void, "remove", source))?;
         }
-        wal.set_bytes_limit();
+        wal.space.set_bytes_limit(wal.used());
         wal.keep_spares(0);
         Ok((wal, replayed.recovered))
     }
@@ -424,7 +273,7 @@ impl Wal {
     /// [`WalError::Io`] if the write could not be started, [`WalError::Poisoned`].
     pub fn submit(&mut self, stamp: u64) -> Result<(), WalError> {
         self.check_poisoned()?;
-        self.submit_wanted |= self.has_open();
+        self.submit_open();
         self.pump(stamp)
     }
 
@@ -438,7 +287,7 @@ impl Wal {
         self.check_poisoned()?;
         let mut events = std::mem::take(&mut self.events);
         if let Err(source) = self.disk.poll(&mut events) {
-            return Err(self.fail(self.active.seq, "collecting finished writes", source));
+            return Err(self.fail(self.tail.seq(), "collecting finished writes", source));
         }
         let mut failed = None;
         for event in events.drain(..) {
@@ -449,12 +298,7 @@ impl Wal {
         self.events = events;
         let before = completed.len();
         self.complete(completed);
-        self.disk_answers += (completed.len() - before) as u64;
-        let chunks = self.disk.chunks_made();
-        if self.in_flight.is_empty() {
-            self.disk_answers += chunks - self.chunks_made;
-        }
-        self.chunks_made = chunks;
+        self.pipeline.count_answers(completed.len() - before, self.disk.chunks_made());
         if let Some(error) = failed {
             return Err(error);
         }
@@ -471,20 +315,21 @@ impl Wal {
     /// True if a batch submitted now would go to the disk at once.
     #[must_use]
     pub fn has_slot(&self) -> bool {
-        self.waiting.is_empty() && self.in_flight.len() < self.config.in_flight_max
+        self.pipeline.waiting() == 0 && self.pipeline.has_slot()
     }
 
     /// True if writes are in flight, or batches wait for a slot or to be submitted.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.in_flight.is_empty() || !self.waiting.is_empty() || self.has_open()
+        self.pipeline.in_flight() > 0 || self.pipeline.waiting() > 0 || self.tail.has_open()
     }
 
     /// True if the disk owes an answer: a write is in flight, or waits for a segment that is being made. A write that
     /// waits for lack of room does not count: the lack is reported, and passes by itself.
     #[must_use]
     pub fn awaits_disk(&self) -> bool {
-        !self.in_flight.is_empty() || (!self.waiting.is_empty() && !self.no_space)
+        self.pipeline.in_flight() > 0
+            || (self.pipeline.waiting() > 0 && !self.space.supply().is_disk_full())
     }
 
     /// The number of the disk's answers, which stands still while a disk that owes one ([`Wal::awaits_disk`]) is
@@ -493,7 +338,7 @@ impl Wal {
     /// excused by such chunks.
     #[must_use]
     pub fn disk_answers(&self) -> u64 {
-        self.disk_answers
+        self.pipeline.disk_answers()
     }
 
     /// The largest payload an entry may have, and the largest membership, in bytes.
@@ -516,10 +361,10 @@ impl Wal {
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         Metrics {
-            in_flight: self.in_flight.len(),
-            waiting: self.waiting.len(),
-            segments: self.sealed.len() + self.closing.len() + 1,
-            index_bytes: self.groups.values().map(Group::heap_bytes).sum(),
+            in_flight: self.pipeline.in_flight(),
+            waiting: self.pipeline.waiting(),
+            segments: self.chain.len() + 1,
+            index_bytes: self.contents.groups().map(|(_, group)| group.heap_bytes()).sum(),
             ..self.metrics
         }
     }
@@ -527,7 +372,7 @@ impl Wal {
     /// Everything before this place is on disk.
     #[must_use]
     pub fn durable(&self) -> Position {
-        self.durable
+        self.pipeline.durable()
     }
 
     /// Submits the open batch, waits for all writes, and ends the log with a footer. Blocks.
@@ -547,7 +392,7 @@ impl Wal {
         let mut completed = Vec::new();
         self.poll(0, &mut completed)?;
         while self.has_work() {
-            if self.in_flight.is_empty() && self.no_space {
+            if self.pipeline.in_flight() == 0 && self.space.supply().is_disk_full() {
                 return Err(WalError::NoSpace);
             }
             self.wait()?;
@@ -558,87 +403,37 @@ impl Wal {
 
     // --- batches and segments ---
 
-    fn has_open(&self) -> bool {
-        self.open.records > 0 || !self.open.writes.is_empty()
+    /// True if the segment has its file, so that it can be written.
+    #[inline]
+    fn is_made(&self, segment: SegmentSeq) -> bool {
+        self.space.supply().is_made(segment)
     }
 
-    fn tail_position(&self) -> Position {
-        Position::new(self.active.seq, offset_u32(self.active.closed))
+    /// The open batch is to be written once a slot is free, if there is something in it.
+    #[inline]
+    fn submit_open(&mut self) {
+        if self.tail.has_open() {
+            self.pipeline.want_submit();
+        }
     }
 
-    /// Puts a segment's start record at its tail.
-    fn begin_segment(&mut self, start: &Start) {
-        self.begin_batch();
-        let record = start.encode(self.active.seed);
-        self.tail(record.len()).copy_from_slice(&record);
-        self.advance(record.len());
-    }
-
-    /// Closes the open batch: header, checksums, padding; from here on its bytes never change.
+    /// Closes the open batch, if there is something in it.
+    #[inline]
     fn close_batch(&mut self) {
-        if self.has_open() {
+        if self.tail.has_open() {
             self.close_open();
         }
     }
 
     /// Closes the open batch, even if there is nothing in it.
     fn close_open(&mut self) {
-        let start = self.active.closed;
-        let body_at = start + BATCH_HEADER_BYTES;
-        let records_end = self.open.tail;
-        let mut directory = std::mem::take(&mut self.open.directory);
-        let tail = records_end + directory.len() * DIRECTORY_ENTRY_BYTES;
-        let image = self.active.image.tail_mut(records_end..tail);
-        for (id, group) in image.chunks_exact_mut(DIRECTORY_ENTRY_BYTES).zip(&directory) {
-            id.copy_from_slice(&group.get().to_le_bytes());
-        }
-        let end = tail.next_multiple_of(BLOCK_BYTES);
-        let position = self.tail_position();
-        self.active.image.tail_mut(tail..end).fill(0);
-        self.sum_upto(tail);
-        let header = BatchHeader {
-            seq: self.next_batch,
-            position,
-            durable: self.durable,
-            body_bytes: offset_u32(tail - body_at),
-            body_crc: self.open.sum.finish(),
-            records: self.open.records,
-            prev_crc: self.prev_crc,
-            groups: offset_u32(directory.len()),
-            directory_crc: self.active.seed.checksum(self.active.image.bytes(records_end..tail)),
-        };
-        let taken = (end - start) as u64;
-        if self.open.carries {
-            self.carry_taken += taken;
-        } else {
-            self.small_bytes += taken - self.open.entry_bytes;
-        }
-        let (bytes, crc) = header.encode(self.active.seed);
-        self.active.image.tail_mut(start..body_at).copy_from_slice(&bytes);
-        self.active.image.freeze(end);
-        self.waiting.push_back(ClosedBatch {
-            seq: self.next_batch,
-            position,
-            bytes: self.active.image.share(start..end),
-            unwritten: self.active.image.share(start..end),
-            padding: end - tail,
-            writes: take_list(&mut self.open.writes),
-            runs: take_list(&mut self.open.runs),
-            copies: std::mem::take(&mut self.open.copies),
-        });
-        self.prev_crc = crc;
-        self.next_batch += 1;
+        let closed = self.tail.close(self.pipeline.link());
+        self.space.count(closed.taken);
         // The maker of segments pauses between its writes until the next segment is needed soon.
-        let half = self.active.image.len() / 2;
-        if start < half && end >= half && self.ready_spares() == 0 {
+        if closed.passes_middle && self.space.supply().ready() == 0 {
             self.disk.hurry();
         }
-        self.active.closed = end;
-        // The list is kept for its memory.
-        directory.clear();
-        self.open.directory = directory;
-        self.begin_batch();
-        self.submit_wanted = false;
+        self.pipeline.push(closed.batch, closed.crc);
     }
 
     /// Goes on in the next segment's image. The segment's file may still be in the making: writes wait for the file.
@@ -646,35 +441,23 @@ impl Wal {
     fn next_segment(&mut self, least: u64) -> Result<(), WalError> {
         // A batch of writes without records still belongs to the segment before.
         self.close_batch();
-        if self.spares.is_empty() {
+        if self.space.supply().ahead() == 0 {
             // The caller, which appends, has checked before that there is room.
             self.order_spare(least);
         }
-        let spare = self.spares.pop_front().expect("ordered above");
+        let spare = self.space.supply_mut().take().expect("ordered above");
         let image = image(self.disk.as_mut(), &self.config, spare.bytes)
-            .map_err(|source| self.fail(self.active.seq, "getting memory for an image", source))?;
-        let end = self.tail_position();
-        let start = Start { end, id: self.active.id, prev_crc: self.prev_crc, cut: false };
-        let next = Segment {
-            seq: spare.seq,
-            id: spare.id,
-            seed: Seed::of(spare.id),
-            image,
-            closed: FIRST_BATCH_AT as usize,
-            end: Position::ZERO,
-        };
-        let mut full = std::mem::replace(&mut self.active, next);
-        full.end = end;
-        self.closing.push_back(full);
-        self.ledger.end(end.offset());
-        self.ledger.begin(self.active.seq);
+            .map_err(|source| self.fail(self.tail.seq(), "getting memory for an image", source))?;
+        let end = self.tail.position();
+        let next = Segment::new(spare.seq, spare.id, image);
+        self.chain.close(self.tail.go_on(next, self.pipeline.link().prev_crc));
+        self.contents.go_on(end.offset(), spare.seq);
         self.metrics.rotations += 1;
         logdrive_raft::reached!("segment changed");
-        if !self.is_made(self.active.seq) {
+        if !self.is_made(spare.seq) {
             self.disk.hurry();
         }
         self.keep_spares(least);
-        self.begin_segment(&start);
         self.seal_finished();
         Ok(())
     }
@@ -683,27 +466,13 @@ impl Wal {
 
     /// Fills free write slots: closed batches first, then the open batch if it was submitted.
     fn pump(&mut self, stamp: u64) -> Result<(), WalError> {
-        while self.in_flight.len() < self.config.in_flight_max {
-            if self.waiting.is_empty() && self.submit_wanted {
+        while self.pipeline.has_slot() {
+            if self.pipeline.wants_open() {
                 self.close_batch();
             }
-            let Some(batch) = self.waiting.front() else { break };
-            let segment = batch.position.segment();
-            // A segment's first write is started only when all writes before it are durable: so a bad batch in a
-            // segment that has a successor is damage, never a torn tail (rule 8).
-            let first = batch.position.offset() == FIRST_BATCH_AT;
-            let early = logdrive_raft::bug!("segment_before_the_last_is_durable");
-            if (first && !early && !self.in_flight.is_empty()) || !self.is_made(segment) {
-                break;
-            }
-            let batch = self.waiting.pop_front().expect("looked at above");
-            let write = WriteSegment {
-                token: batch.seq,
-                segment,
-                offset: u64::from(batch.position.offset()),
-                bytes: batch.unwritten.clone(),
-            };
-            self.in_flight.push_back(InFlight { batch, stamp, done: false });
+            let is_made = |segment| self.space.supply().is_made(segment);
+            let Some(write) = self.pipeline.start(stamp, is_made) else { break };
+            let segment = write.segment;
             if let Err(source) = self.disk.write(write) {
                 return Err(self.fail(segment, "write", source));
             }
@@ -714,49 +483,23 @@ impl Wal {
     fn on_event(&mut self, event: DiskEvent) -> Result<(), WalError> {
         match event {
             DiskEvent::Written { token, result } => {
-                if logdrive_raft::bug!("durable_by_any_completion")
-                    && self.in_flight.front().is_none_or(|first| token < first.batch.seq)
-                {
-                    return Ok(());
-                }
-                let first = self.in_flight.front().expect("an event of a write in flight");
-                let at = usize::try_from(token - first.batch.seq).expect("a write in flight");
-                let segment = self.in_flight[at].batch.position.segment();
-                match result {
-                    Ok(()) => {
-                        if at > 0 {
-                            logdrive_raft::reached!("writes finished out of order");
-                        }
-                        self.in_flight[at].done = true;
-                    }
-                    Err(_) if logdrive_raft::bug!("failed_write_taken_for_done") => {
-                        self.in_flight[at].done = true;
-                    }
-                    Err(_)
-                        if logdrive_raft::bug!("sync_retried")
-                            && self.disk.sync(segment).is_ok() =>
-                    {
-                        self.in_flight[at].done = true;
-                    }
+                let Some(segment) = self.pipeline.segment_of(token) else { return Ok(()) };
+                match rules::outcome_of_write(result, || self.disk.sync(segment)) {
+                    Ok(()) => self.pipeline.finish(token),
                     Err(source) => return Err(self.fail(segment, "write", source)),
                 }
             }
             DiskEvent::Made { segment, result } => match result {
                 Ok(origin) => {
-                    assert!(segment > self.made, "{segment:?} was made twice");
-                    self.made = segment;
-                    self.no_space = false;
-                    if origin == SegmentOrigin::Recycled {
+                    if self.space.supply_mut().on_made(segment, origin) {
                         logdrive_raft::reached!("segment made of one given back");
                         self.metrics.recycled += 1;
-                        self.free_segments -= 1;
                     }
                 }
                 Err(source) if is_no_space(&source) => {
-                    if !self.no_space {
+                    if self.space.supply_mut().on_disk_full() {
                         tracing::warn!(?segment, %source, "the disk has no room for the log's next segment: entries are refused until it has");
                     }
-                    self.no_space = true;
                 }
                 Err(source) => return Err(self.fail(segment, "making", source)),
             },
@@ -770,54 +513,29 @@ impl Wal {
 
     /// Hands out the contiguous prefix of finished writes.
     fn complete(&mut self, completed: &mut Vec<Completed>) {
-        let any = logdrive_raft::bug!("durable_by_any_completion")
-            && self.in_flight.iter().any(|write| write.done);
-        while self.in_flight.front().is_some_and(|write| write.done || any) {
-            let InFlight { batch, stamp, .. } = self.in_flight.pop_front().expect("looked at");
-            let bytes = batch.bytes.len();
-            let end = Position::new(
-                batch.position.segment(),
-                batch.position.offset() + offset_u32(bytes),
-            );
-            assert!(end > self.durable, "durable would move back from {:?}", self.durable);
-            self.durable = end;
+        for _ in 0..self.pipeline.finished() {
+            let InFlight { batch, stamp, .. } = self.pipeline.pop();
             self.metrics.batches += 1;
-            self.metrics.bytes += bytes as u64;
+            self.metrics.bytes += batch.bytes.len() as u64;
             self.metrics.padding_bytes += batch.padding as u64;
-            self.relocate(batch.copies);
+            self.contents.relocate(batch.copies);
             self.seal_finished();
             completed.push(Completed {
                 stamp,
                 durable: batch.writes,
                 frozen: freeze_runs(batch.bytes, batch.runs),
-                sealed: std::mem::take(&mut self.seal_pending),
+                sealed: self.chain.take_news(),
             });
         }
     }
 
     /// Full segments whose last batch is durable are read from their files from now on.
     fn seal_finished(&mut self) {
-        while let Some(segment) = self.closing.pop_front() {
-            if segment.end > self.durable {
-                self.closing.push_front(segment);
-                return;
-            }
-            let reader = self.disk.reader(segment.seq);
-            self.sealed.push_back(Sealed {
-                seq: segment.seq,
-                seed: segment.seed,
-                bytes: segment.image.len() as u64,
-                reader,
-                inherited: false,
-                damaged: false,
-            });
-            self.sealed_bytes += segment.image.len() as u64;
-            self.seal_pending = true;
-        }
+        self.chain.seal_upto(self.pipeline.durable(), |segment| self.disk.reader(segment));
     }
 
     fn wait(&mut self) -> Result<(), WalError> {
-        self.disk.wait().map_err(|source| self.fail(self.active.seq, "waiting for writes", source))
+        self.disk.wait().map_err(|source| self.fail(self.tail.seq(), "waiting for writes", source))
     }
 
     fn check_poisoned(&self) -> Result<(), WalError> {
@@ -842,12 +560,6 @@ impl Wal {
         self.poisoned = Some(error.to_string());
         error
     }
-}
-
-/// Takes a list out and leaves an empty one with as much room: a batch mostly has as many parts as the one before.
-fn take_list<T>(list: &mut Vec<T>) -> Vec<T> {
-    let room = list.len();
-    std::mem::replace(list, Vec::with_capacity(room))
 }
 
 /// Memory for a segment of `bytes`, which may be larger than the others.

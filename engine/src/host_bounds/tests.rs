@@ -27,9 +27,9 @@ fn settle(shard: &mut Shard, acked: &mut HashSet<(NodeId, GroupId)>) {
     use logdrive_raft::{AppendReply, PreVoteReply, VoteReply};
     let mut round = shard.round();
     while shard.is_dirty() {
-        shard.gather(1, &mut round);
+        shard.gather(Nanos(1), &mut round);
         for job in round.writes.drain(..) {
-            let stamps = Stamps { submitted: 1, durable: 1 };
+            let stamps = Stamps { submitted: Nanos(1), durable: Nanos(1) };
             shard.durable(Durable::new(job.group, job.write.id), stamps);
         }
         for (peer, lanes) in [NodeId(2), NodeId(3)].into_iter().zip(&mut round.outbox) {
@@ -54,7 +54,7 @@ fn settle(shard: &mut Shard, acked: &mut HashSet<(NodeId, GroupId)>) {
         }
         for job in round.applies.drain(..) {
             let replies = &mut std::iter::repeat_n(Bytes::new(), job.entries.len());
-            shard.applied(&job, replies, 1, &mut Vec::new());
+            shard.applied(&job, replies, Nanos(1), &mut Vec::new());
         }
         round.answers.clear();
     }
@@ -85,7 +85,7 @@ fn what_a_slow_follower_makes_a_shard_hold_is_bounded_and_copied_in_parts() {
         });
         let commands = Commands::Many(commands.collect());
         let sink: Arc<Outcomes> = Arc::default();
-        shard.submit(Submission { group, sink, token: 0, commands, at: 1 }, &mut Vec::new());
+        shard.submit(Submission { group, sink, token: 0, commands, at: Nanos(1) }, &mut Vec::new());
         settle(&mut shard, &mut acked);
         let status = shard.status(group).unwrap();
         assert_eq!((status.role, status.applied), (Role::Leader, status.last_log.index));
@@ -138,23 +138,23 @@ fn commands_that_were_refused_or_are_unknown_count_no_more() {
     // Commands that a follower refuses, because its callers took it for the leader.
     let follower = (leader + 1) % 3;
     (0..5).for_each(|_| trio.propose(follower));
-    assert_eq!(waiting(&trio, follower), (5, 35));
+    assert_eq!(waiting(&trio, follower), cost(5, 35));
     let seen = all_answered(&mut trio, 5, "refused");
     assert!(seen.iter().all(Result::is_err));
-    assert_eq!(waiting(&trio, follower), (0, 0));
+    assert_eq!(waiting(&trio, follower), Cost::default());
     // Commands that are applied.
     (0..5).for_each(|_| trio.propose(leader));
     assert!(all_answered(&mut trio, 5, "done").iter().all(Result::is_ok));
-    assert_eq!(waiting(&trio, leader), (0, 0));
+    assert_eq!(waiting(&trio, leader), Cost::default());
     // Commands whose outcome is unknown: they entered the log before leadership moved.
     trio.nodes[leader].is_stuck = true;
     (0..10).for_each(|_| trio.propose_payload(leader, Bytes::from(vec![7; 1_000])));
     trio.step();
-    assert_eq!((trio.outcomes().len(), waiting(&trio, leader)), (0, (10, 10_000)));
+    assert_eq!((trio.outcomes().len(), waiting(&trio, leader)), (0, cost(10, 10_000)));
     let dead: Vec<_> = (0..3).filter(|at| *at != leader).collect();
     dead.iter().for_each(|at| trio.nodes[*at].host = None);
     let seen = all_answered(&mut trio, 10, "unknown");
     let unknown = |outcome: &Outcome| matches!(outcome, Err(ProposeError::OutcomeUnknown(_)));
     assert!(seen.iter().all(unknown), "{seen:?}");
-    assert_eq!(waiting(&trio, leader), (0, 0));
+    assert_eq!(waiting(&trio, leader), Cost::default());
 }

@@ -5,13 +5,18 @@
 
 mod core;
 mod founding;
+mod log_room;
 mod proposals;
 mod replica;
 mod room;
 mod round;
+mod slot;
 mod timers;
 
 pub(crate) use self::core::{Founded, Shard, Timing};
-pub(crate) use proposals::{Answer, Commands, Stamps, Submission};
+pub(crate) use log_room::is_withdrawn;
+pub(crate) use proposals::{Answer, Commands, Cost, Stamps, Submission};
 pub(crate) use replica::GroupView;
+pub(crate) use room::ShardOf;
 pub(crate) use round::{ApplyJob, FetchJob, Round, WriteJob};
+pub(crate) use slot::Slot;

@@ -5,7 +5,7 @@
 //! Cost:   one queue per group in log order: no search, no map.
 //! Fails:  an entry answered out of order panics.
 
-use crate::{Applied, Completions, Outcome, ProposeError, stages::Moments};
+use crate::{Applied, Completions, Outcome, ProposeError, clock::Nanos, stages::Moments};
 use bytes::Bytes;
 use logdrive_raft::{
     Command, Entry, EntryKind, GroupId, LogId, LogIndex, LogRange, Term, Ticks, WriteId,
@@ -19,16 +19,36 @@ pub(crate) struct Submission {
     /// The token of the first command; the others follow it.
     pub(crate) token: u64,
     pub(crate) commands: Commands,
-    /// When it was submitted, ns.
-    pub(crate) at: u64,
+    /// When it was submitted.
+    pub(crate) at: Nanos,
 }
 
 impl Submission {
     /// Answers every command of it with `error`.
     pub(crate) fn refuse(self, error: &ProposeError) {
-        let (commands, _) = self.commands.cost();
-        let tokens = self.token..self.token + commands as u64;
+        let tokens = self.token..self.token + self.commands.cost().commands as u64;
         self.sink.complete(&mut tokens.map(|token| (token, Err(error.clone()))).collect());
+    }
+}
+
+/// What commands take of their shard's budget.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Cost {
+    pub(crate) commands: usize,
+    pub(crate) bytes: usize,
+}
+
+impl std::ops::Add for Cost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { commands: self.commands + other.commands, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl std::iter::Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), |sum, cost| sum + cost)
     }
 }
 
@@ -40,12 +60,13 @@ pub(crate) enum Commands {
 
 impl Commands {
     /// How many, and the sum of their bytes.
-    pub(crate) fn cost(&self) -> (usize, usize) {
+    pub(crate) fn cost(&self) -> Cost {
         match self {
-            Self::One(command) => (1, command.payload.len()),
-            Self::Many(commands) => {
-                (commands.len(), commands.iter().map(|c| c.payload.len()).sum())
-            }
+            Self::One(command) => Cost { commands: 1, bytes: command.payload.len() },
+            Self::Many(commands) => Cost {
+                commands: commands.len(),
+                bytes: commands.iter().map(|command| command.payload.len()).sum(),
+            },
         }
     }
 }
@@ -56,8 +77,7 @@ pub(crate) struct Answer {
     pub(crate) sink: Option<Arc<dyn Completions>>,
     pub(crate) token: u64,
     /// The room to give back to the budget: the command and its bytes, or nothing yet.
-    pub(crate) commands: usize,
-    pub(crate) bytes: usize,
+    pub(crate) cost: Cost,
     pub(crate) outcome: Outcome,
     /// When it passed through its stages, if it did.
     pub(crate) moments: Option<Moments>,
@@ -69,18 +89,18 @@ struct Waiter {
     sink: Option<Arc<dyn Completions>>,
     token: u64,
     bytes: usize,
-    at: u64,
+    at: Nanos,
     /// The entry it waits for; zero while pending.
     entry: LogId,
 }
 
-/// Moments of one batch's life that only the driver knows, ns.
+/// Moments of one batch's life that only the driver knows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamps {
     /// When its log write was submitted.
-    pub(crate) submitted: u64,
+    pub(crate) submitted: Nanos,
     /// When it was known durable.
-    pub(crate) durable: u64,
+    pub(crate) durable: Nanos,
 }
 
 /// Entries that entered the log together, and when.
@@ -89,11 +109,11 @@ struct Span {
     last: LogIndex,
     /// `None` until the write that carries them is handed out.
     write: Option<WriteId>,
-    proposed: u64,
+    proposed: Nanos,
     /// The same in the shard's time, of which pauses are left out.
     proposed_at: Ticks,
-    submitted: u64,
-    durable: u64,
+    submitted: Nanos,
+    durable: Nanos,
 }
 
 /// One group's waiting proposals.
@@ -133,7 +153,7 @@ impl Proposals {
     }
 
     /// The pending commands are in the log at `range`.
-    pub(super) fn entered(&mut self, range: LogRange, now: u64, at: Ticks) {
+    pub(super) fn entered(&mut self, range: LogRange, now: Nanos, at: Ticks) {
         let entries = range.first.get()..=range.last.get();
         assert!(
             range.first.prev().entries_until(range.last) == self.pending_waiters.len() as u64,
@@ -150,8 +170,8 @@ impl Proposals {
             write: None,
             proposed: now,
             proposed_at: at,
-            submitted: 0,
-            durable: 0,
+            submitted: Nanos::ZERO,
+            durable: Nanos::ZERO,
         });
     }
 
@@ -168,7 +188,7 @@ impl Proposals {
             if span.write.is_none_or(|write| write > upto) {
                 break;
             }
-            if span.durable == 0 {
+            if span.durable == Nanos::ZERO {
                 span.submitted = stamps.submitted;
                 span.durable = stamps.durable;
             }
@@ -210,7 +230,8 @@ impl Proposals {
             let why = "it was not committed in time";
             let (sink, token) = (waiter.sink.take(), waiter.token);
             let outcome = Err(ProposeError::OutcomeUnknown(why));
-            answers.push(Answer { sink, token, commands: 0, bytes: 0, outcome, moments: None });
+            let cost = Cost::default();
+            answers.push(Answer { sink, token, cost, outcome, moments: None });
         }
     }
 
@@ -224,9 +245,9 @@ impl Proposals {
 
     /// Commands and bytes that count in the budget though their clients were told that the outcome is unknown.
     #[cfg(feature = "testing")]
-    pub(super) fn told(&self) -> (usize, usize) {
+    pub(super) fn told(&self) -> Cost {
         let told = self.in_log.iter().filter(|waiter| waiter.sink.is_none());
-        told.fold((0, 0), |(commands, bytes), waiter| (commands + 1, bytes + waiter.bytes))
+        told.map(|waiter| Cost { commands: 1, bytes: waiter.bytes }).sum()
     }
 
     /// Nothing will be applied here any more.
@@ -265,8 +286,8 @@ impl Proposals {
         &mut self,
         entries: &[Entry],
         replies: &mut dyn Iterator<Item = Bytes>,
-        committed: u64,
-        applied: u64,
+        committed: Nanos,
+        applied: Nanos,
         answers: &mut Vec<Answer>,
     ) {
         for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Command) {
@@ -307,8 +328,7 @@ impl Waiter {
         Answer {
             sink: self.sink,
             token: self.token,
-            commands: 1,
-            bytes: self.bytes,
+            cost: Cost { commands: 1, bytes: self.bytes },
             outcome,
             moments,
         }

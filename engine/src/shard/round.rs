@@ -6,10 +6,11 @@
 //! Fails:  never.
 //! Source: RULES.md A4.
 
-use super::Answer;
+use super::{Answer, Slot};
+use crate::clock::Nanos;
 use bytes::Bytes;
 use logdrive_net::Lane;
-use logdrive_raft::{EntryBatch, Fetch, GroupId, Message, Write};
+use logdrive_raft::{EntryBatch, Fetch, GroupId, Message, NodeId, Write};
 use logdrive_wal::Room;
 
 /// Lanes to each peer, in the order of [`Lane::ALL`]: liveness (votes, heartbeats), then appends.
@@ -29,12 +30,19 @@ pub(crate) struct WriteJob {
 
 /// Committed entries for one group's machine. Answer with [`Shard::applied`].
 pub(crate) struct ApplyJob {
-    pub(crate) slot: u32,
+    pub(crate) slot: Slot,
     pub(crate) entries: EntryBatch,
     /// Someone waits for replies.
     pub(crate) wanted: bool,
-    /// When the entries were known committed, ns.
-    pub(crate) committed: u64,
+    /// When the entries were known committed.
+    pub(crate) committed: Nanos,
+}
+
+/// A message of a group to a peer, beside those that its Raft sends.
+pub(super) struct Notice {
+    pub(super) peer: NodeId,
+    pub(super) group: GroupId,
+    pub(super) message: Message,
 }
 
 /// Old entries wanted from the log. Answer with [`Shard::fetched`].

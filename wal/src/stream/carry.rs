@@ -41,7 +41,9 @@
 //!
 //! The index finds an entry in its old place until the copy is durable.
 
-use super::{Copied, Sealed, Wal};
+use super::Wal;
+use super::chain::Sealed;
+use super::space::Wanted;
 use crate::disk::{Fate, RetireSegment};
 use crate::error::{Corrupt, ReadError, WalError};
 use crate::format::{
@@ -50,6 +52,7 @@ use crate::format::{
 };
 use crate::group::Small;
 use crate::read::Span;
+use crate::rules;
 use logdrive_raft::{Entry, GroupId, LogIndex};
 use std::sync::Arc;
 
@@ -92,26 +95,46 @@ struct Part {
     entries: Vec<Entry>,
 }
 
+/// The carrying of the oldest segment, which is its victim. One step at a time is on its way.
+pub(super) struct Carrying {
+    state: Carry,
+    /// The round for votes goes on up to this segment.
+    round_end: SegmentSeq,
+}
+
 /// Where the carrying is.
-#[derive(Debug, Default)]
-pub(super) enum Carry {
-    #[default]
+#[derive(Debug)]
+enum Carry {
     Idle,
     /// Looks at the victim.
     Scanning(Cursor),
     /// A plan is out; then scanning goes on at `next`. Its step began at `begun`.
-    Reading { begun: Cursor, next: Cursor },
+    Reading {
+        begun: Cursor,
+        next: Cursor,
+    },
     /// Everything is written; durable below this place.
     Landing(Position),
     /// The step that begins here failed; tried again after so many rotations, or calls of [`Wal::maintain`].
-    Stuck { begun: Cursor, rotations: u64, calls: u32 },
+    Stuck {
+        begun: Cursor,
+        rotations: u64,
+        calls: u32,
+    },
 }
 
 /// A place in the victim: its `group`-th group, and that one's entries from `from` on.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Cursor {
+struct Cursor {
     group: usize,
     from: LogIndex,
+}
+
+impl Carrying {
+    /// Nothing is carried.
+    pub(super) fn new() -> Self {
+        Self { state: Carry::Idle, round_end: SegmentSeq(0) }
+    }
 }
 
 impl CarryPlan {
@@ -144,18 +167,17 @@ impl Wal {
     /// [`WalError::Io`] for image memory, [`WalError::Poisoned`].
     pub fn maintain(&mut self) -> Result<Option<CarryPlan>, WalError> {
         self.check_poisoned()?;
-        self.forget_refusal();
-        if let Carry::Landing(upto) = self.carry
-            && (self.durable >= upto || logdrive_raft::bug!("space_before_its_copies_are_durable"))
+        self.space.forget_refusal(self.used());
+        if let Carry::Landing(upto) = self.carrying.state
+            && rules::may_give_up(self.pipeline.durable(), upto)
         {
             self.retire();
         }
-        match &mut self.carry {
+        match &mut self.carrying.state {
             Carry::Idle => {
-                if self.begins_round() {
+                if self.space.begins_round(self.used()) {
                     logdrive_raft::reached!("log carried round for votes");
-                    self.round_end = self.active.seq;
-                    self.small_bytes = 0;
+                    self.carrying.round_end = self.tail.seq();
                 }
                 if self.is_worth_carrying() && self.has_carry_room() {
                     return self.scan(Cursor::default());
@@ -182,7 +204,7 @@ impl Wal {
     /// wakes the shard, so a retry at its next turn would be one for ever.
     fn be_stuck(&mut self, begun: Cursor) {
         let rotations = self.metrics.rotations + 1;
-        self.carry = Carry::Stuck { begun, rotations, calls: STUCK_CALLS };
+        self.carrying.state = Carry::Stuck { begun, rotations, calls: STUCK_CALLS };
     }
 
     /// Takes in what a plan read, and writes again what of it is still live. A group that has lost something is fenced
@@ -192,8 +214,8 @@ impl Wal {
     /// As [`Wal::maintain`]. A failed read is no error of the log: the segment that was read stays.
     pub fn carried(&mut self, done: CarryDone) -> Result<Vec<(GroupId, Corrupt)>, WalError> {
         self.check_poisoned()?;
-        let Carry::Reading { begun, next } = self.carry else {
-            panic!("entries were carried while the log was {:?}", self.carry);
+        let Carry::Reading { begun, next } = self.carrying.state else {
+            panic!("entries were carried while the log was {:?}", self.carrying.state);
         };
         let CarryDone { parts, damaged, failed } = done;
         let mut fenced = Vec::new();
@@ -205,8 +227,8 @@ impl Wal {
         if let Some(error) = failed {
             tracing::error!(%error, "the oldest segment cannot be read: it is kept, and its space is not given back");
             self.be_stuck(begun);
-        } else if !self.is_made(self.active.seq) {
-            self.carry = Carry::Scanning(begun);
+        } else if !self.is_made(self.tail.seq()) {
+            self.carrying.state = Carry::Scanning(begun);
         } else if !self.has_room_to_land(&parts) {
             // A record with much in it that died is larger than its part of the live bytes says.
             self.be_stuck(begun);
@@ -214,15 +236,15 @@ impl Wal {
             for part in &parts {
                 self.append_copies(part)?;
             }
-            self.submit_wanted |= self.has_open();
-            self.carry = Carry::Scanning(next);
+            self.submit_open();
+            self.carrying.state = Carry::Scanning(next);
         }
         Ok(fenced)
     }
 
     /// Writes again what of a part still stands where it was read: not replaced, released or destroyed since.
     fn append_copies(&mut self, part: &Part) -> Result<(), WalError> {
-        let Some(state) = self.groups.get(&part.group) else { return Ok(()) };
+        let Some(state) = self.contents.group(part.group) else { return Ok(()) };
         let (Some(first), Some(last)) = (part.entries.first(), part.entries.last()) else {
             return Ok(());
         };
@@ -239,15 +261,16 @@ impl Wal {
 
     /// The victim: the oldest segment, once it is full and on disk.
     fn victim(&self) -> Option<&Sealed> {
-        let oldest = self.ledger.oldest().seq;
-        self.sealed.front().filter(|sealed| sealed.seq == oldest)
+        let oldest = self.contents.oldest().seq;
+        self.chain.oldest().filter(|sealed| sealed.seq == oldest)
     }
 
     /// True if room is being won back, or is about to be.
     pub(super) fn is_giving_back(&self) -> bool {
-        match self.carry {
+        match self.carrying.state {
             Carry::Idle => {
-                !self.leaving.is_empty() || (self.is_worth_carrying() && self.has_step_capacity())
+                self.space.supply().is_leaving()
+                    || (self.is_worth_carrying() && self.has_step_capacity())
             }
             Carry::Scanning(_) => self.has_step_capacity(),
             Carry::Reading { .. } | Carry::Landing(_) => true,
@@ -263,7 +286,7 @@ impl Wal {
     /// The price of writing again all that still lives of the victim: its bytes, and the headers and padding of as
     /// many batches as there are steps, of which two together take more than a batch holds.
     fn price_of_the_rest(&self) -> u64 {
-        let oldest = self.ledger.oldest();
+        let oldest = self.contents.oldest();
         let batches =
             2 * oldest.live / self.step_bytes() + (oldest.groups.len() / STEP_GROUPS) as u64;
         oldest.live + batches * BATCH_PADDING_BYTES + STEP_SLACK_BYTES
@@ -276,29 +299,31 @@ impl Wal {
 
     fn is_worth_carrying(&self) -> bool {
         let Some(victim) = self.victim() else { return false };
-        let oldest = self.ledger.oldest();
-        let (live, written) = (self.ledger.live(), self.ledger.written());
+        let oldest = self.contents.oldest();
+        let (live, written) = (self.contents.live(), self.contents.written());
         let is_cheap =
             oldest.live * 4 <= u64::from(oldest.used) || u64::from(oldest.used) * 4 <= victim.bytes;
-        let half_is_dead = self.sealed.len() >= CHAIN_MIN && live * 2 <= written;
-        let is_urgent = self.is_short_of_room() && live * 4 <= written * 3;
-        let is_for_votes = oldest.seq <= self.round_end && self.is_short_for_votes();
+        let half_is_dead = self.chain.sealed() >= CHAIN_MIN && live * 2 <= written;
+        let used = self.used();
+        let is_urgent = self.space.is_short_of_room(used) && live * 4 <= written * 3;
+        let is_for_votes =
+            oldest.seq <= self.carrying.round_end && self.space.is_short_for_votes(used);
         is_cheap || half_is_dead || is_urgent || is_for_votes
     }
 
     /// Whether a step can be taken now. It must not pile up in memory behind a segment in the making. On a full disk
     /// what is begun must come to its end: a part of the victim frees nothing, and what it took was the votes'.
     fn has_carry_room(&self) -> bool {
-        self.is_made(self.active.seq) && self.has_step_capacity()
+        self.is_made(self.tail.seq()) && self.has_step_capacity()
     }
 
     fn has_step_capacity(&self) -> bool {
-        let needed = if self.no_space {
+        let needed = if self.space.supply().is_disk_full() {
             self.price_of_the_rest()
         } else {
-            self.ledger.oldest().live.min(self.step_bytes()) + STEP_SLACK_BYTES
+            self.contents.oldest().live.min(self.step_bytes()) + STEP_SLACK_BYTES
         };
-        self.capacity() >= needed
+        self.space.capacity(self.used()) >= needed
     }
 
     /// Whether what was read can be written again. On a full disk not into a segment that cannot be made: all later
@@ -308,25 +333,29 @@ impl Wal {
         let payloads: usize = entries().map(|entry| entry.payload.len() + ENTRY_HEADER_BYTES).sum();
         let bytes = payloads + parts.len() * (ENTRIES_HEAD_BYTES + RECORD_ALIGN_BYTES);
         let largest = entries().map(|entry| entry.payload.len()).max().unwrap_or(0);
-        match self.no_space {
-            true => largest <= self.entry_bytes_max() && self.fits_made(bytes, largest),
-            false => self.capacity() >= bytes as u64 + STEP_SLACK_BYTES,
+        let used = self.used();
+        match self.space.supply().is_disk_full() {
+            true => {
+                largest <= self.entry_bytes_max()
+                    && self.space.fits_made(Wanted { bytes, largest }, used)
+            }
+            false => self.space.capacity(used) >= bytes as u64 + STEP_SLACK_BYTES,
         }
     }
 
     fn scan(&mut self, begun: Cursor) -> Result<Option<CarryPlan>, WalError> {
-        self.carry = Carry::Scanning(begun);
+        self.carrying.state = Carry::Scanning(begun);
         if !self.has_carry_room() {
             return Ok(None);
         }
-        let victim = self.ledger.oldest().seq;
-        let groups = self.ledger.oldest().groups.len();
+        let victim = self.contents.oldest().seq;
+        let groups = self.contents.oldest().groups.len();
         let mut at = begun;
         let mut step = Step::default();
         let bytes_max = self.step_bytes();
         while at.group < groups && at.group - begun.group < STEP_GROUPS && step.takes(1, bytes_max)
         {
-            let group = self.ledger.oldest().groups[at.group];
+            let group = self.contents.oldest().groups[at.group];
             step.bytes += self.carry_small(group, victim)?;
             if let Some(rest) = self.plan_copies(group, victim, at.from, &mut step) {
                 at.from = rest;
@@ -334,42 +363,36 @@ impl Wal {
             }
             at = Cursor { group: at.group + 1, from: LogIndex::ZERO };
         }
-        self.submit_wanted |= self.has_open();
+        self.submit_open();
         if !step.parts.is_empty() {
-            self.carry = Carry::Reading { begun, next: at };
+            self.carrying.state = Carry::Reading { begun, next: at };
             return Ok(Some(CarryPlan { parts: step.parts }));
         }
-        self.carry = if at.group < groups {
+        self.carrying.state = if at.group < groups {
             Carry::Scanning(at)
         } else {
             self.write_missing_fences()?;
             // All that made the victim's records dead stands below this place, too.
             self.close_batch();
-            Carry::Landing(self.tail_position())
+            Carry::Landing(self.tail.position())
         };
         Ok(None)
     }
 
     /// Writes a group's small records again if their latest stand in the victim; returns their bytes.
     fn carry_small(&mut self, group: GroupId, victim: SegmentSeq) -> Result<u64, WalError> {
-        if self.tombstones.get(&group) == Some(&victim) {
-            if logdrive_raft::bug!("tombstone_dropped_early") {
-                return Ok(0);
-            }
+        if self.contents.is_tombstone_in(group, victim) && rules::tombstones_are_carried() {
             self.append_tombstone(group)?;
-            self.open.carries = true;
+            self.tail.note_carried();
             return Ok(TOMBSTONE_RECORD_BYTES as u64);
         }
         let mut bytes = 0;
-        let Some(state) = self.groups.get(&group) else { return Ok(bytes) };
-        for small in state.small_in(victim) {
-            if logdrive_raft::bug!("space_without_carrying_the_vote") {
-                break;
-            }
+        let Some(state) = self.contents.group(group) else { return Ok(bytes) };
+        for small in rules::small_records_to_carry(state.small_in(victim)) {
             logdrive_raft::reached!("hard state or membership carried forward");
             bytes += small.record_bytes() as u64;
             self.append_small(group, small)?;
-            self.open.carries = true;
+            self.tail.note_carried();
         }
         Ok(bytes)
     }
@@ -377,15 +400,7 @@ impl Wal {
     /// A group that was fenced after the scan had passed it, when there was no room for its record, counts as dead: its
     /// record must not come after the segment has gone.
     fn write_missing_fences(&mut self) -> Result<(), WalError> {
-        if !self.has_fences {
-            return Ok(());
-        }
-        let fence = |group: &GroupId| {
-            let state = self.groups.get(group).filter(|state| !state.fence_recorded)?;
-            state.fence.map(|damage| (*group, damage))
-        };
-        let missing: Vec<_> = self.ledger.oldest().groups.iter().filter_map(fence).collect();
-        for (group, damage) in missing {
+        for (group, damage) in self.contents.missing_fences() {
             self.append_small(group, Small::Fence(damage))?;
         }
         Ok(())
@@ -399,7 +414,7 @@ impl Wal {
         from: LogIndex,
         step: &mut Step,
     ) -> Option<LogIndex> {
-        let index = &self.groups.get(&group)?.index;
+        let index = &self.contents.group(group)?.index;
         for piece in index.pieces_from(from) {
             let is_here = piece.place.segment() == victim;
             let bytes = if is_here { u64::from(piece.bytes) + RECORD_SLACK_BYTES } else { 0 };
@@ -415,35 +430,23 @@ impl Wal {
         None
     }
 
-    /// Copies that are durable are found there from now on.
-    pub(super) fn relocate(&mut self, copies: Vec<Copied>) {
-        for Copied { group, from, to } in copies {
-            if let Some(state) = self.groups.get_mut(&group) {
-                state.index.relocate(from, to, &mut self.ledger);
-            }
-        }
-    }
-
     /// Nothing in the victim is needed any more, and what replaces it is durable.
     fn retire(&mut self) {
-        let victim = self.sealed.pop_front().expect("the victim is sealed");
-        self.ledger.retire(victim.seq);
-        self.sealed_bytes -= victim.bytes;
+        let victim = self.chain.retire();
+        self.contents.retire(victim.seq);
         // A reader may still have the file open: then its bytes must stay what they were.
         let is_free = !victim.inherited
             && victim.bytes == self.config.segment_bytes
             && Arc::strong_count(&victim.reader) == 1;
         let fate = match () {
             () if victim.damaged => Fate::SetAside,
-            () if is_free && self.free_segments < FREE_MAX => Fate::Recycle,
+            () if is_free && self.space.supply().may_keep() => Fate::Recycle,
             () => Fate::Remove,
         };
-        // One that is kept counts among the free ones at once.
-        self.free_segments += usize::from(fate == Fate::Recycle);
-        self.leaving.push_back(if fate == Fate::Recycle { 0 } else { victim.bytes });
-        self.carry = Carry::Idle;
-        self.carry_taken = 0;
-        let first = self.ledger.oldest().seq;
+        self.space.supply_mut().give_up(victim.bytes, fate);
+        self.space.forget_copies();
+        self.carrying.state = Carry::Idle;
+        let first = self.contents.oldest().seq;
         self.disk.retire(RetireSegment { segment: victim.seq, first, bytes: victim.bytes, fate });
     }
 
@@ -451,7 +454,7 @@ impl Wal {
         tracing::debug!(?segment, "a segment was given up");
         logdrive_raft::reached!("segment given back");
         self.metrics.retired += 1;
-        self.leaving.pop_front().expect("an order was given");
+        self.space.supply_mut().on_given_up();
         self.keep_spares(0);
     }
 }
@@ -476,5 +479,3 @@ const BATCH_PADDING_BYTES: u64 = (BLOCK_BYTES + 2 * BATCH_HEADER_BYTES) as u64;
 const RECORD_SLACK_BYTES: u64 = (RECORD_ALIGN_BYTES + DIRECTORY_ENTRY_BYTES) as u64;
 /// A shorter log is left alone by the second rule.
 const CHAIN_MIN: usize = 4;
-/// Files kept to be made new segments.
-const FREE_MAX: usize = 2;

@@ -25,28 +25,23 @@ impl Wal {
     pub fn fence(&mut self, group: GroupId, corrupt: &Corrupt) -> Result<bool, WalError> {
         self.check_poisoned()?;
         let Some(segment) = self.segment_of(corrupt) else { return Ok(false) };
-        let Some(state) = self.groups.get_mut(&group).filter(|state| state.fence.is_none()) else {
-            return Ok(false);
-        };
         let offset = u32::try_from(corrupt.offset).expect("segments are below 4 GiB");
         let damage = Position::new(segment, offset);
-        state.fence(damage, &mut self.ledger);
-        self.has_fences = true;
-        if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.seq == segment) {
-            sealed.damaged = true;
+        if !self.contents.fence(group, damage) {
+            return Ok(false);
         }
+        self.chain.mark_damaged(segment);
         tracing::error!(group = group.get(), %corrupt, "durable entries of this group are damaged: it is fenced on this node");
         if self.check_room_to_release(FENCE_RECORD_BYTES).is_ok() {
             self.append_small(group, Small::Fence(damage))?;
-            self.submit_wanted = true;
+            self.pipeline.want_submit();
         }
         Ok(true)
     }
 
     /// The segment that is damaged, if the log still has it.
     fn segment_of(&self, corrupt: &Corrupt) -> Option<SegmentSeq> {
-        let sealed = self.sealed.iter().map(|sealed| sealed.seq);
-        let images = self.closing.iter().chain([&self.active]).map(|segment| segment.seq);
-        sealed.chain(images).find(|seq| self.disk.path(*seq) == corrupt.file)
+        let mut segments = self.chain.numbers().chain([self.tail.seq()]);
+        segments.find(|seq| self.disk.path(*seq) == corrupt.file)
     }
 }

@@ -16,6 +16,7 @@ use crate::disk::{DiskEvent, WriteSegment};
 use crate::error::WalError;
 use crate::format::{BLOCK_BYTES, FIRST_BATCH_AT, encode_filler};
 use crate::recovery::{MOVED_AT, Moved};
+use crate::rules;
 
 impl Wal {
     /// Puts records behind the start record. Where they are, recovery has told the index.
@@ -23,23 +24,20 @@ impl Wal {
         if moved.count == 0 {
             return;
         }
-        let filler = MOVED_AT - self.open.tail;
-        encode_filler(self.tail(filler));
-        self.advance(filler);
-        self.tail(moved.records.len()).copy_from_slice(&moved.records);
-        self.open.tail += moved.records.len();
-        self.open.records += moved.count;
-        self.open.directory = moved.groups;
+        let filler = MOVED_AT - self.tail.offset();
+        encode_filler(self.tail.out(filler));
+        self.tail.advance(filler);
+        self.tail.take_over(moved);
     }
 
     /// Writes the first batch into its segment. Blocks.
     pub(super) fn write_first_batch(&mut self) -> Result<(), WalError> {
-        let segment = self.active.seq;
+        let segment = self.tail.seq();
         let mut completed = Vec::new();
         while !self.is_made(segment) {
             self.poll(0, &mut completed)?;
             if !self.is_made(segment) {
-                if self.no_space {
+                if self.space.supply().is_disk_full() {
                     return Err(WalError::NoSpace);
                 }
                 self.wait()?;
@@ -47,9 +45,9 @@ impl Wal {
         }
         self.close_batch();
         self.write_behind_first_block()?;
-        while self.durable < self.tail_position() {
+        while self.pipeline.durable() < self.tail.position() {
             self.poll(0, &mut completed)?;
-            if self.durable < self.tail_position() {
+            if self.pipeline.durable() < self.tail.position() {
                 self.wait()?;
             }
         }
@@ -57,19 +55,17 @@ impl Wal {
     }
 
     fn write_behind_first_block(&mut self) -> Result<(), WalError> {
-        let segment = self.active.seq;
+        let segment = self.tail.seq();
         let start = FIRST_BATCH_AT as usize;
-        let rest = start + BLOCK_BYTES..self.active.closed;
-        if rest.is_empty() || logdrive_raft::bug!("start_record_before_what_it_moves") {
+        let rest = start + BLOCK_BYTES..self.tail.closed();
+        if !rules::start_record_waits_for(&rest) {
             return Ok(());
         }
-        let batch = self.waiting.front_mut().expect("it was closed");
-        batch.unwritten = self.active.image.share(start..rest.start);
         let write = WriteSegment {
-            token: batch.seq,
+            token: self.pipeline.split_first(self.tail.share(start..rest.start)),
             segment,
             offset: rest.start as u64,
-            bytes: self.active.image.share(rest),
+            bytes: self.tail.share(rest),
         };
         self.disk.write(write).map_err(|source| self.fail(segment, "write", source))?;
         loop {

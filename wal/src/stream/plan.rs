@@ -30,7 +30,7 @@ impl Wal {
         last: LogIndex,
         bytes_max: usize,
     ) -> Result<ReadPlan, ReadError> {
-        let index = &self.groups.get(&group).ok_or(ReadError::UnknownGroup(group))?.index;
+        let index = &self.contents.group(group).ok_or(ReadError::UnknownGroup(group))?.index;
         let end = index.last();
         if first <= index.released().0 || first > last || last > end {
             return Err(ReadError::OutOfRange { group, first, last, end });
@@ -40,7 +40,7 @@ impl Wal {
         let last = last.min(first.forward(entries_max as u64));
         let mut spans = Vec::new();
         for piece in index.pieces(first, last) {
-            if piece.place >= self.durable {
+            if piece.place >= self.pipeline.durable() {
                 break;
             }
             spans.push(self.span(&piece));
@@ -67,14 +67,13 @@ impl Wal {
 
     /// Where durable bytes of a segment are read, and how many it can have.
     fn source(&self, seq: SegmentSeq) -> (Arc<dyn SegmentReader>, Seed, u64) {
-        if let Ok(at) = self.sealed.binary_search_by_key(&seq, |sealed| sealed.seq) {
-            let sealed = &self.sealed[at];
+        if let Some(sealed) = self.chain.find_sealed(seq) {
             return (Arc::clone(&sealed.reader), sealed.seed, sealed.bytes);
         }
-        let segment =
-            self.closing.iter().find(|segment| segment.seq == seq).unwrap_or(&self.active);
-        assert!(segment.seq == seq, "the index points into {seq:?}, which is no segment");
-        let closed = segment.image.share(0..segment.closed);
-        (Arc::new(closed), segment.seed, segment.closed as u64)
+        let segment = self.chain.find_closing(seq).unwrap_or(self.tail.segment());
+        assert!(segment.seq() == seq, "the index points into {seq:?}, which is no segment");
+        let closed = segment.share();
+        let bytes = closed.len() as u64;
+        (Arc::new(closed), segment.seed(), bytes)
     }
 }

@@ -26,28 +26,23 @@ impl Wal {
         // A segment begun for this has a start record, which says the same.
         self.reserve(0)?;
         self.close_open();
-        self.sealed_upto = self.tail_position();
+        self.pipeline.seal_upto(self.tail.position());
         self.pump(stamp)
     }
 
     /// True if a seal would say nothing new.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
-        self.sealed_upto == self.tail_position() && !self.has_open()
+        self.pipeline.sealed_upto() == self.tail.position() && !self.tail.has_open()
     }
 
     /// Puts a footer in a batch of its own behind everything durable.
     pub(super) fn append_footer(&mut self) -> Result<(), WalError> {
         if self.fits_soon(FOOTER_RECORD_BYTES) {
             self.reserve(FOOTER_RECORD_BYTES)?;
-            let used = encode_footer(self.tail(FOOTER_RECORD_BYTES));
-            self.advance(used);
+            let used = encode_footer(self.tail.out(FOOTER_RECORD_BYTES));
+            self.tail.advance(used);
         }
         Ok(())
-    }
-
-    /// Whether a record of `bytes` can be written without waiting for a segment to be made.
-    fn fits_soon(&self, bytes: usize) -> bool {
-        self.end_with(bytes) <= self.active.image.len() || self.ready_spares() > 0
     }
 }

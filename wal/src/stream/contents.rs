@@ -1,0 +1,209 @@
+//! What the log holds: each group's entries and small records, the groups that are gone, and an account of each segment.
+//!
+//! In:     records, as they are encoded at the tail; releases, destructions and fences; copies that became durable.
+//! Out:    what is known of a group; the account of the oldest segment.
+//! Cost:   one look-up of the group for each record; `index.rs` and `ledger.rs` say the rest.
+//! Fails:  entries that would leave a hole in their group's log are a broken invariant.
+//! Source: RULES.md rules 24 (a batch names its groups), 28 (what must be carried); M7.
+//!
+//! Invariants:
+//! * a segment's account names every group that has a record in the segment, each once;
+//! * of a destroyed group there is a tombstone and nothing else;
+//! * `has_fences` is true if some group is fenced.
+
+use super::tail::Copied;
+use crate::format::{Position, SegmentSeq};
+use crate::group::{Group, Groups, Small};
+use crate::index::Placed;
+use crate::ledger::{Account, Ledger, Tombstones, tombstone};
+use logdrive_raft::GroupId;
+
+/// The content of the log, by group and by segment.
+pub(super) struct Contents {
+    groups: Groups,
+    tombstones: Tombstones,
+    ledger: Ledger,
+    has_fences: bool,
+}
+
+/// The place of the tail: the open batch, and its segment.
+#[derive(Clone, Copy)]
+pub(super) struct Newest {
+    pub(super) batch: u64,
+    pub(super) segment: SegmentSeq,
+}
+
+/// The place of a group's write in the open batch's list.
+pub(super) struct Listed {
+    /// True if the batch does not name the group yet.
+    pub(super) is_new: bool,
+    pub(super) place: u32,
+}
+
+impl Contents {
+    /// As recovery found it.
+    pub(super) fn new(groups: Groups, tombstones: Tombstones, ledger: Ledger) -> Self {
+        let has_fences = groups.values().any(|group| group.fence.is_some());
+        Self { groups, tombstones, ledger, has_fences }
+    }
+
+    /// What is known of a group; `None` if the log holds nothing of it.
+    #[inline]
+    pub(super) fn group(&self, group: GroupId) -> Option<&Group> {
+        self.groups.get(&group)
+    }
+
+    /// All groups, in no order.
+    pub(super) fn groups(&self) -> impl Iterator<Item = (GroupId, &Group)> {
+        self.groups.iter().map(|(id, group)| (*id, group))
+    }
+
+    #[inline]
+    pub(super) fn is_destroyed(&self, group: GroupId) -> bool {
+        !self.tombstones.is_empty() && self.tombstones.contains_key(&group)
+    }
+
+    #[inline]
+    pub(super) fn is_fenced(&self, group: GroupId) -> bool {
+        self.has_fences && self.groups.get(&group).is_some_and(|state| state.fence.is_some())
+    }
+
+    /// True if the segment holds the group's tombstone.
+    pub(super) fn is_tombstone_in(&self, group: GroupId, segment: SegmentSeq) -> bool {
+        self.tombstones.get(&group) == Some(&segment)
+    }
+
+    /// The account of the oldest segment.
+    pub(super) fn oldest(&self) -> &Account {
+        self.ledger.oldest()
+    }
+
+    /// Record bytes in all segments.
+    pub(super) fn written(&self) -> u64 {
+        self.ledger.written()
+    }
+
+    /// Those among them that replay would miss.
+    pub(super) fn live(&self) -> u64 {
+        self.ledger.live()
+    }
+
+    /// A group's small record stands at the tail. True if the open batch does not name the group yet.
+    #[inline]
+    pub(super) fn set(&mut self, group: GroupId, small: Small, at: Newest) -> bool {
+        let state = self.groups.entry(group).or_default();
+        let is_new = enlist(state, group, at, &mut self.ledger);
+        state.set(small, at.segment, &mut self.ledger);
+        is_new
+    }
+
+    /// A record of new entries stands at the tail. True if the open batch does not name the group yet.
+    #[inline]
+    pub(super) fn put(&mut self, group: GroupId, placed: Placed, at: Newest) -> bool {
+        self.ledger.write(at.segment, u64::from(placed.bytes));
+        let state = self.groups.entry(group).or_default();
+        let is_new = enlist(state, group, at, &mut self.ledger);
+        let index = &mut state.index;
+        let end = index.last();
+        assert!(
+            index.follows(placed.first),
+            "entries from {:?} leave a hole behind {end:?}",
+            placed.first
+        );
+        index.put(placed, &mut self.ledger);
+        is_new
+    }
+
+    /// A record of carried entries stands at the tail; the index finds them there once they are durable
+    /// ([`Self::relocate`]). True if the open batch does not name the group yet.
+    pub(super) fn copy(&mut self, group: GroupId, bytes: u32, at: Newest) -> bool {
+        self.ledger.write(at.segment, u64::from(bytes));
+        let state = self.groups.entry(group).or_default();
+        enlist(state, group, at, &mut self.ledger)
+    }
+
+    /// The place of the group's write in the open batch's list, which has `listed` writes: a further place if the group
+    /// has none there.
+    #[inline]
+    pub(super) fn list_write(&mut self, group: GroupId, listed: u32, at: Newest) -> Listed {
+        let state = self.groups.entry(group).or_default();
+        let is_new = enlist(state, group, at, &mut self.ledger);
+        let place = *state.write.get_or_insert(listed);
+        Listed { is_new, place }
+    }
+
+    /// A group's tombstone stands at the tail. True if the open batch does not name the group yet.
+    pub(super) fn set_tombstone(&mut self, group: GroupId, at: Newest) -> bool {
+        // A group whose tombstone is carried has no state, and nothing else in a batch this late.
+        let is_new = self.groups.get(&group).is_none_or(|state| state.batch != at.batch);
+        tombstone(&mut self.tombstones, group, at.segment, &mut self.ledger);
+        is_new
+    }
+
+    /// Of a destroyed group nothing is needed any more but its tombstone.
+    pub(super) fn bury(&mut self, group: GroupId) {
+        if let Some(group) = self.groups.remove(&group) {
+            group.bury(&mut self.ledger);
+        }
+        if self.groups.capacity() > (4 * self.groups.len()).max(GROUPS_CAPACITY_MIN) {
+            self.groups.shrink_to(2 * self.groups.len());
+        }
+    }
+
+    /// Fences a group for the damage at `damage`. False if the log holds nothing of the group, or it is fenced already.
+    pub(super) fn fence(&mut self, group: GroupId, damage: Position) -> bool {
+        let state = self.groups.get_mut(&group).filter(|state| state.fence.is_none());
+        let Some(state) = state else { return false };
+        state.fence(damage, &mut self.ledger);
+        self.has_fences = true;
+        true
+    }
+
+    /// The fenced groups with records in the oldest segment of which no record says so yet, each with its damage.
+    pub(super) fn missing_fences(&self) -> Vec<(GroupId, Position)> {
+        if !self.has_fences {
+            return Vec::new();
+        }
+        let fence = |group: &GroupId| {
+            let state = self.groups.get(group).filter(|state| !state.fence_recorded)?;
+            state.fence.map(|damage| (*group, damage))
+        };
+        self.ledger.oldest().groups.iter().filter_map(fence).collect()
+    }
+
+    /// Copies that are durable are found there from now on.
+    #[inline]
+    pub(super) fn relocate(&mut self, copies: Vec<Copied>) {
+        for Copied { group, from, to } in copies {
+            if let Some(state) = self.groups.get_mut(&group) {
+                state.index.relocate(from, to, &mut self.ledger);
+            }
+        }
+    }
+
+    /// The newest segment ended at byte `used`, and `next` follows it.
+    pub(super) fn go_on(&mut self, used: u32, next: SegmentSeq) {
+        self.ledger.end(used);
+        self.ledger.begin(next);
+    }
+
+    /// The oldest segment is given up. Panics if something in it is live.
+    pub(super) fn retire(&mut self, segment: SegmentSeq) {
+        self.ledger.retire(segment);
+    }
+}
+
+/// Notes that the open batch has something of a group; true if it had nothing of it before.
+#[inline]
+fn enlist(state: &mut Group, group: GroupId, at: Newest, ledger: &mut Ledger) -> bool {
+    let is_new = state.batch != at.batch;
+    if is_new {
+        state.batch = at.batch;
+        state.write = None;
+        state.enlist(group, at.segment, ledger);
+    }
+    is_new
+}
+
+/// The log keeps memory for this many groups, however few it has.
+const GROUPS_CAPACITY_MIN: usize = 256;

@@ -1,0 +1,233 @@
+//! The batches between the tail and durability: closed ones that wait, and writes in flight.
+//!
+//! In:     closed batches, in log order; the ends of writes, in any order.
+//! Out:    writes to start, while there are free slots; batches that became durable, in log order.
+//! Cost:   O(1) for each batch, and a look at the few writes in flight.
+//! Fails:  the end of a write that is not in flight, or a durable prefix that would move back, is a broken invariant.
+//! Source: RULES.md rules 8, 9, 10; W5.
+//!
+//! Invariants:
+//! * batches are numbered without a gap: those in flight, those that wait, and `next_batch`, which is the open one's;
+//! * at most `in_flight_max` writes are in flight;
+//! * everything before `durable` is on disk, and `durable` never moves back.
+
+use super::offset_u32;
+use super::tail::{Copied, Link, RunPlace};
+use crate::disk::WriteSegment;
+use crate::format::{Position, SegmentSeq};
+use crate::image::Frozen;
+use crate::rules;
+use logdrive_raft::Durable;
+use std::collections::VecDeque;
+
+/// The batches that are on their way.
+pub(super) struct Pipeline {
+    in_flight_max: usize,
+    waiting: VecDeque<ClosedBatch>,
+    in_flight: VecDeque<InFlight>,
+    durable: Position,
+    /// The place behind the newest seal.
+    sealed_upto: Position,
+    next_batch: u64,
+    prev_crc: u32,
+    /// True if the open batch was submitted while no slot was free: the batch is written when one is.
+    submit_wanted: bool,
+    /// See [`super::Wal::disk_answers`].
+    disk_answers: u64,
+    /// The disk's count of chunks written to segments in the making, as it was when last read.
+    chunks_made: u64,
+}
+
+/// A batch whose bytes do not change any more.
+pub(super) struct ClosedBatch {
+    pub(super) seq: u64,
+    pub(super) position: Position,
+    pub(super) bytes: Frozen,
+    /// The part that is still to be written: the whole batch, or only the first block of the batch that an open begins
+    /// with.
+    pub(super) unwritten: Frozen,
+    pub(super) padding: usize,
+    pub(super) writes: Vec<Durable>,
+    pub(super) runs: Vec<RunPlace>,
+    pub(super) copies: Vec<Copied>,
+}
+
+/// A batch that was handed to the disk.
+pub(super) struct InFlight {
+    pub(super) batch: ClosedBatch,
+    pub(super) stamp: u64,
+    done: bool,
+}
+
+impl Pipeline {
+    /// Nothing is on its way, and everything before `link.durable` is on disk; the next batch has `link.seq`.
+    pub(super) fn new(in_flight_max: usize, link: Link) -> Self {
+        Self {
+            in_flight_max,
+            waiting: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            durable: link.durable,
+            sealed_upto: Position::ZERO,
+            next_batch: link.seq,
+            prev_crc: link.prev_crc,
+            submit_wanted: false,
+            disk_answers: 0,
+            chunks_made: 0,
+        }
+    }
+
+    /// Everything before this place is on disk.
+    #[inline]
+    pub(super) fn durable(&self) -> Position {
+        self.durable
+    }
+
+    /// The number of the open batch.
+    #[inline]
+    pub(super) fn next_batch(&self) -> u64 {
+        self.next_batch
+    }
+
+    /// What the header of the open batch will say.
+    #[inline]
+    pub(super) fn link(&self) -> Link {
+        Link { seq: self.next_batch, prev_crc: self.prev_crc, durable: self.durable }
+    }
+
+    /// The number of writes in flight.
+    #[inline]
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// The number of closed batches that wait for a slot, or for their segment.
+    #[inline]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    #[inline]
+    pub(super) fn has_slot(&self) -> bool {
+        self.in_flight.len() < self.in_flight_max
+    }
+
+    /// The open batch is to be written once a slot is free.
+    #[inline]
+    pub(super) fn want_submit(&mut self) {
+        self.submit_wanted = true;
+    }
+
+    /// True if the open batch was submitted, and no closed batch comes before it.
+    #[inline]
+    pub(super) fn wants_open(&self) -> bool {
+        self.waiting.is_empty() && self.submit_wanted
+    }
+
+    /// The open batch was closed; `crc` is its header's checksum.
+    #[inline]
+    pub(super) fn push(&mut self, batch: ClosedBatch, crc: u32) {
+        self.waiting.push_back(batch);
+        self.prev_crc = crc;
+        self.next_batch += 1;
+        self.submit_wanted = false;
+    }
+
+    /// The next write, which is in flight from now on; `None` if none may start.
+    #[inline]
+    pub(super) fn start(
+        &mut self,
+        stamp: u64,
+        is_made: impl FnOnce(SegmentSeq) -> bool,
+    ) -> Option<WriteSegment> {
+        let position = self.waiting.front()?.position;
+        if !rules::may_start(position, self.in_flight.len()) || !is_made(position.segment()) {
+            return None;
+        }
+        let batch = self.waiting.pop_front().expect("looked at above");
+        let write = WriteSegment {
+            token: batch.seq,
+            segment: position.segment(),
+            offset: u64::from(position.offset()),
+            bytes: batch.unwritten.clone(),
+        };
+        self.in_flight.push_back(InFlight { batch, stamp, done: false });
+        Some(write)
+    }
+
+    /// The first batch of all, which waits alone, is written in two parts: this is left of it once the other part is
+    /// on disk. Returns the batch's number.
+    pub(super) fn split_first(&mut self, unwritten: Frozen) -> u64 {
+        let batch = self.waiting.front_mut().expect("it was closed");
+        batch.unwritten = unwritten;
+        batch.seq
+    }
+
+    /// The segment that the write called `token` goes to; `None` if the write counts as durable already.
+    #[inline]
+    pub(super) fn segment_of(&self, token: u64) -> Option<SegmentSeq> {
+        let oldest = self.in_flight.front().map(|write| write.batch.seq);
+        if rules::counted_before_its_end(token, oldest) {
+            return None;
+        }
+        Some(self.in_flight[self.place(token)].batch.position.segment())
+    }
+
+    /// The write called `token` is on disk.
+    #[inline]
+    pub(super) fn finish(&mut self, token: u64) {
+        let at = self.place(token);
+        if at > 0 {
+            logdrive_raft::reached!("writes finished out of order");
+        }
+        self.in_flight[at].done = true;
+    }
+
+    #[inline]
+    fn place(&self, token: u64) -> usize {
+        let first = self.in_flight.front().expect("an event of a write in flight");
+        usize::try_from(token - first.batch.seq).expect("a write in flight")
+    }
+
+    /// The number of batches that became durable: the contiguous prefix of finished writes.
+    #[inline]
+    pub(super) fn finished(&self) -> usize {
+        rules::durable_prefix(self.in_flight.iter().map(|write| write.done))
+    }
+
+    /// Takes the oldest batch in flight, which is one of [`Self::finished`]: it is durable.
+    #[inline]
+    pub(super) fn pop(&mut self) -> InFlight {
+        let oldest = self.in_flight.pop_front().expect("it was counted");
+        let position = oldest.batch.position;
+        let end = position.offset() + offset_u32(oldest.batch.bytes.len());
+        let end = Position::new(position.segment(), end);
+        assert!(end > self.durable, "durable would move back from {:?}", self.durable);
+        self.durable = end;
+        oldest
+    }
+
+    /// Counts the disk's answers: batches that became durable, and while no write is in flight the chunks of segments
+    /// in the making, of which the disk has counted `chunks`.
+    #[inline]
+    pub(super) fn count_answers(&mut self, batches: usize, chunks: u64) {
+        self.disk_answers += batches as u64;
+        if self.in_flight.is_empty() {
+            self.disk_answers += chunks - self.chunks_made;
+        }
+        self.chunks_made = chunks;
+    }
+
+    pub(super) fn disk_answers(&self) -> u64 {
+        self.disk_answers
+    }
+
+    /// The place behind the newest seal.
+    pub(super) fn sealed_upto(&self) -> Position {
+        self.sealed_upto
+    }
+
+    /// A seal stands before this place.
+    pub(super) fn seal_upto(&mut self, place: Position) {
+        self.sealed_upto = place;
+    }
+}

@@ -1,0 +1,151 @@
+//! Segment files to come and to go: those ordered ahead of the active one, and those being given up.
+//!
+//! In:     the maker's word: a segment is made, could not be made, or is given up.
+//! Out:    which segments have their file; the next segment; the bytes of files that hold nothing of the log.
+//! Cost:   a look at the few segments ahead.
+//! Fails:  a segment that is made twice, and one that is given up without an order, are broken invariants.
+//! Source: RULES.md rules 7, 8; W9, W19.
+//!
+//! Invariants:
+//! * segments are ordered, made and begun by number: each one up to `made` has its file, and no later one;
+//! * `leaving` has one number for each order to give a segment up that is not carried out;
+//! * at most [`FREE_MAX`] files are kept to become segments again.
+
+use crate::disk::{Fate, SegmentOrigin};
+use crate::format::SegmentSeq;
+use std::collections::VecDeque;
+
+/// The files beside those that hold the log.
+pub(super) struct Supply {
+    /// Draws the random ids of segments.
+    entropy: Box<dyn FnMut() -> u128>,
+    /// Segments ordered for later, oldest first.
+    spares: VecDeque<Spare>,
+    /// All segments up to this one have their file.
+    made: SegmentSeq,
+    /// True if the maker of segments reported no room, and has not yet succeeded again.
+    is_disk_full: bool,
+    /// The bytes of each file that is being given up, in order: they count until the file is gone.
+    leaving: VecDeque<u64>,
+    /// The number of files of given-up segments that are kept to be made into new ones.
+    free: usize,
+}
+
+/// A segment that was ordered.
+#[derive(Clone, Copy)]
+pub(super) struct Spare {
+    pub(super) seq: SegmentSeq,
+    pub(super) id: u128,
+    pub(super) bytes: u64,
+}
+
+impl Supply {
+    /// No segment was ordered, and those up to `made` have their file.
+    pub(super) fn new(entropy: Box<dyn FnMut() -> u128>, made: SegmentSeq) -> Self {
+        Self {
+            entropy,
+            spares: VecDeque::new(),
+            made,
+            is_disk_full: false,
+            leaving: VecDeque::new(),
+            free: 0,
+        }
+    }
+
+    /// True if the segment has its file, so that it can be written.
+    #[inline]
+    pub(super) fn is_made(&self, segment: SegmentSeq) -> bool {
+        segment <= self.made
+    }
+
+    /// The number of segments ahead that can be written.
+    #[inline]
+    pub(super) fn ready(&self) -> usize {
+        self.spares.iter().filter(|spare| self.is_made(spare.seq)).count()
+    }
+
+    /// The number of segments ahead, made or not.
+    #[inline]
+    pub(super) fn ahead(&self) -> usize {
+        self.spares.len()
+    }
+
+    /// The bytes of the segments ahead.
+    #[inline]
+    pub(super) fn ahead_bytes(&self) -> u64 {
+        self.spares.iter().map(|spare| spare.bytes).sum()
+    }
+
+    /// The bytes of files that are being given up.
+    #[inline]
+    pub(super) fn leaving_bytes(&self) -> u64 {
+        self.leaving.iter().sum()
+    }
+
+    /// True if some file is being given up.
+    pub(super) fn is_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// The number of files that are kept to become segments, and that no order waits for; `active` is the active
+    /// segment.
+    pub(super) fn kept(&self, active: SegmentSeq) -> usize {
+        let ordered = self.spares.len() - self.ready() + usize::from(!self.is_made(active));
+        self.free.saturating_sub(ordered)
+    }
+
+    /// True if the disk has no room for the next segment.
+    #[inline]
+    pub(super) fn is_disk_full(&self) -> bool {
+        self.is_disk_full
+    }
+
+    /// Adds a segment of `bytes` bytes behind those ahead, and behind `active`: it is to be ordered.
+    pub(super) fn add(&mut self, active: SegmentSeq, bytes: u64) -> Spare {
+        let newest = self.spares.back().map_or(active, |spare| spare.seq);
+        let seq = SegmentSeq(newest.0.checked_add(1).expect("segment numbers are used up"));
+        let spare = Spare { seq, id: (self.entropy)(), bytes };
+        self.spares.push_back(spare);
+        spare
+    }
+
+    /// The next segment, which becomes the active one.
+    pub(super) fn take(&mut self) -> Option<Spare> {
+        self.spares.pop_front()
+    }
+
+    /// The next segment has its file. True if it is one that was given up before.
+    pub(super) fn on_made(&mut self, segment: SegmentSeq, origin: SegmentOrigin) -> bool {
+        assert!(segment > self.made, "{segment:?} was made twice");
+        self.made = segment;
+        self.is_disk_full = false;
+        let is_recycled = origin == SegmentOrigin::Recycled;
+        self.free -= usize::from(is_recycled);
+        is_recycled
+    }
+
+    /// The disk has no room for the next segment. True if it had room before.
+    pub(super) fn on_disk_full(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_disk_full, true)
+    }
+
+    /// True if one more file can be kept to become a segment.
+    pub(super) fn may_keep(&self) -> bool {
+        self.free < FREE_MAX
+    }
+
+    /// A segment of `bytes` bytes is ordered to be given up.
+    pub(super) fn give_up(&mut self, bytes: u64, fate: Fate) {
+        // One that is kept counts among the free ones at once.
+        self.free += usize::from(fate == Fate::Recycle);
+        self.leaving.push_back(if fate == Fate::Recycle { 0 } else { bytes });
+    }
+
+    /// The oldest order to give a segment up was carried out.
+    pub(super) fn on_given_up(&mut self) {
+        self.leaving.pop_front().expect("an order was given");
+    }
+}
+
+/// Files kept to be made new segments.
+const FREE_MAX: usize = 2;
