@@ -371,7 +371,8 @@ impl Inbound for Ingress {
         }
         let error = NodeError::Refused { by: peer, why: refusal };
         // The directory is marked before anything else can happen, so that a later start of the node is refused too.
-        if let Err(error) = driver.home.refuse(&error.to_string()) {
+        let mark = || driver.home.refuse(&error.to_string());
+        if let Err(error) = driver.node.saves.run(mark) {
             tracing::error!(%error, "peers refused this directory for good, and it could not be marked so");
         }
         driver.node.fail(error);

@@ -16,7 +16,7 @@ use crate::{
     life::{Bootstrap, Groups},
     limits::Limits,
     membership,
-    pulse::{Pulse, StallLimits},
+    pulse::{Pulse, Saves, StallLimits},
     shard::{Founded, GroupView, Timing},
     silence::Silence,
     stages::Stages,
@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     processes_version: AtomicU64,
     /// Peers with larger commands than the segments here hold, and their largest.
     too_large: Mutex<BTreeMap<NodeId, u32>>,
+    /// Changes of the directory's file of openings.
+    pub(crate) saves: Saves,
     /// A lane to a peer has come up.
     has_reached: AtomicBool,
     silence: Silence,
@@ -143,6 +145,7 @@ impl Shared {
             inbound: Mutex::default(),
             processes_version: AtomicU64::new(0),
             too_large: Mutex::default(),
+            saves: Saves::default(),
             has_reached: AtomicBool::new(false),
             silence: Silence::of(config.peers.keys().copied()),
             entrance: None,
@@ -462,7 +465,7 @@ impl Shared {
         }
         drop(failure);
         if is_first {
-            if let NodeError::Stalled { .. } = error {
+            if error.is_stall() {
                 // A thread may never take another turn, and nobody must wait for its answers.
                 for inbox in &self.inboxes {
                     inbox.stop(&error.to_string());
@@ -476,7 +479,7 @@ impl Shared {
 
     /// The node has stalled for good: nothing of it is waited for any more.
     pub(crate) fn is_given_up(&self) -> bool {
-        matches!(self.failed(), Some(NodeError::Stalled { .. }))
+        self.failed().is_some_and(|error| error.is_stall())
     }
 
     /// True once the node cannot go on.
