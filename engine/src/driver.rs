@@ -165,10 +165,13 @@ impl Driver {
             let node = self.node.clone();
             let known = node.nodes();
             let (stores, settings) = (node.stores.clone(), node.net_settings.clone());
-            let hand_over = move |accepted: Accepted| node.hand_over(accepted);
+            let hand_over = Box::new(move |accepted: Accepted| node.hand_over(accepted));
+            let node = self.node.clone();
+            let turned_away = Box::new(move |peer, why| node.turned_away(peer, why, now_ns()));
             let node = self.node.clone();
             panics::spawn(async move {
-                let end = listener.run(me, known, stores, settings, Box::new(hand_over)).await;
+                let listening = listener.run(me, known, stores, settings, hand_over, turned_away);
+                let end = listening.await;
                 node.fail(NodeError::Thread(format!("peers cannot be accepted any more: {end}")));
             });
         }
@@ -376,6 +379,10 @@ impl Inbound for Ingress {
             tracing::error!(%error, "peers refused this directory for good, and it could not be marked so");
         }
         driver.node.fail(error);
+    }
+
+    fn turned_away(&self, peer: NodeId, refusal: Refusal) {
+        self.driver().node.turned_away(peer, refusal, now_ns());
     }
 }
 

@@ -162,6 +162,26 @@ fn a_node_whose_file_of_openings_is_never_written_fails_and_names_it() {
     });
 }
 
+/// Whoever says that it is a peer may come as often as it likes.
+#[test]
+fn refusals_of_a_peer_are_told_once_a_second_and_those_of_others_beside_them() {
+    use crate::{NodeEvent, Refusal};
+    let trio = Trio::new(1);
+    let node = &trio.nodes[0].shared;
+    let mut events = node.news.follow();
+    let ms = 1_000_000;
+    for (peer, at) in [(2, 5), (2, 6), (2, 900), (3, 901), (2, 1005), (3, 1006), (2, 1900)] {
+        node.turned_away(NodeId(peer), Refusal::Copy, at * ms);
+    }
+    let told: Vec<_> = std::iter::from_fn(|| events.try_recv())
+        .map(|event| match event {
+            NodeEvent::PeerTurnedAway { peer, why: Refusal::Copy } => peer.get(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [2, 3, 2]);
+}
+
 /// RULES.md P11.
 #[test]
 fn a_node_ends_of_peers_commands_only_if_the_peers_it_hears_are_no_majority_and_it_serves_nothing()

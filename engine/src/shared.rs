@@ -23,7 +23,7 @@ use crate::{
 };
 use bytes::Bytes;
 use logdrive_net::{
-    Accepted, ClusterId, Hello, InboundMeter, InboundStats, Lane,
+    Accepted, ClusterId, Hello, InboundMeter, InboundStats, Lane, Refusal,
     stores::{Acquaintances, Proof},
 };
 use logdrive_raft::{Durable, HardState, Restored};
@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     processes_version: AtomicU64,
     /// Peers with larger commands than the segments here hold, and their largest.
     too_large: Mutex<BTreeMap<NodeId, u32>>,
+    /// When the node last told that it refused a peer, ns.
+    turned_away: Mutex<BTreeMap<NodeId, u64>>,
     /// Changes of the directory's file of openings.
     pub(crate) saves: Saves,
     /// A lane to a peer has come up.
@@ -86,6 +88,9 @@ pub(crate) struct Shared {
     pub(crate) failure: Mutex<Option<NodeError>>,
     pub(crate) failed: Condvar,
 }
+
+/// Between two events of the same peer that this node refuses.
+const TURNED_AWAY_NS: u64 = 1_000_000_000;
 
 /// The connections that one peer has open to this node.
 #[derive(Default)]
@@ -145,6 +150,7 @@ impl Shared {
             inbound: Mutex::default(),
             processes_version: AtomicU64::new(0),
             too_large: Mutex::default(),
+            turned_away: Mutex::default(),
             saves: Saves::default(),
             has_reached: AtomicBool::new(false),
             silence: Silence::of(config.peers.keys().copied()),
@@ -421,6 +427,19 @@ impl Shared {
             return;
         }
         self.fail(NodeError::SmallSegments { by: by_largest, theirs: largest, ours });
+    }
+
+    /// This node has refused a peer, at the time `now` in ns. Whoever says that it is the peer may come as often as it
+    /// likes, and must not push other events out: one is told in [`TURNED_AWAY_NS`].
+    pub(crate) fn turned_away(&self, peer: NodeId, why: Refusal, now: u64) {
+        let mut told = lock(&self.turned_away);
+        let is_soon = |at: &u64| now.saturating_sub(*at) < TURNED_AWAY_NS;
+        if told.get(&peer).is_some_and(is_soon) {
+            return;
+        }
+        told.insert(peer, now);
+        drop(told);
+        self.news.tell(|| NodeEvent::PeerTurnedAway { peer, why });
     }
 
     /// True if a lane to a peer has come up since the node was opened, or a group has a leader.

@@ -273,7 +273,7 @@ fn events_tell_of_leaders_and_stopped_groups_in_order_and_end_with_the_node() {
 }
 
 #[test]
-fn a_peer_that_refuses_this_node_is_an_event() {
+fn a_peer_that_refuses_this_node_is_an_event_on_both_sides() {
     let home = tempfile::tempdir().unwrap();
     let nowhere = "127.0.0.1:1".to_owned();
     let open = |node: u64, cluster: &str, other: (NodeId, String)| {
@@ -285,11 +285,16 @@ fn a_peer_that_refuses_this_node_is_an_event() {
     };
     let other = open(2, "theirs", (NodeId(1), nowhere));
     let node = open(1, "ours", (NodeId(2), other.local_addr().to_string()));
-    let mut events = node.events();
+    let (mut events, mut others) = (node.events(), other.events());
     let refused = events.recv_timeout(PATIENCE).unwrap();
     assert!(
         matches!(refused, NodeEvent::PeerRefused { peer: NodeId(2), why: Refusal::Cluster }),
         "{refused:?}"
+    );
+    let refuses = others.recv_timeout(PATIENCE).unwrap();
+    assert!(
+        matches!(refuses, NodeEvent::PeerTurnedAway { peer: NodeId(1), why: Refusal::Cluster }),
+        "{refuses:?}"
     );
     node.close().unwrap();
     other.close().unwrap();

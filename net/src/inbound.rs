@@ -34,6 +34,9 @@ pub trait Inbound {
     /// `peer` refused a lane of ours, and will be asked again. After a refusal that is for good
     /// ([`Refusal::is_for_good`]) the node must end, and its directory be used no more.
     fn refused(&self, peer: NodeId, refusal: Refusal);
+
+    /// This node has dialled `peer` and refused what it heard; it will dial again.
+    fn turned_away(&self, peer: NodeId, refusal: Refusal);
 }
 
 /// A peer's connection after the handshake, on its way to the shard that will read it.
@@ -153,6 +156,7 @@ mod tests {
         fn down(&self, _: NodeId, _: Lane) {}
 
         fn refused(&self, _: NodeId, _: Refusal) {}
+        fn turned_away(&self, _: NodeId, _: Refusal) {}
     }
 
     fn hello() -> Hello {
