@@ -8,7 +8,7 @@
 //! Source: RULES.md A3: a runtime on the shard's thread, the ring's readiness in it.
 
 use crate::{
-    GroupId, NodeError, NodeEvent, NodeId, OpenError,
+    GroupId, MachineError, NodeError, NodeEvent, NodeId, OpenError, StateMachine,
     clock::now_ns,
     here,
     host::{Outside, SEAL_LOOK_NS, ShardHost, Turned},
@@ -317,6 +317,18 @@ impl Outside for Driver {
 
     fn lanes(&self) -> Vec<(NodeId, Lane, LaneStats)> {
         self.outbound.get().expect("started").stats().collect()
+    }
+
+    fn drop_machine(&self, machine: Box<dyn StateMachine>) {
+        let spawn = || {
+            let thread = std::thread::Builder::new().name("logdrive-drop".to_owned());
+            let started = thread.spawn(move || panics::drop_machine(machine));
+            // If there is no thread, the machine was dropped on this one, with the closure.
+            started.map(drop).map_err(|error| MachineError(error.to_string()))
+        };
+        if let Err(error) = panics::caught(spawn) {
+            tracing::warn!(%error, "no thread could be started to drop a state machine on: its shard waited for that");
+        }
     }
 
     fn take(&self, control: Control) {

@@ -61,6 +61,10 @@ pub(crate) trait Outside {
     fn withdrew(&self, _job: &WriteJob, _last: LogIndex) {}
     /// Tells the simulator's checkers of a message that has come; `shard` says whether its group takes it in.
     fn received(&self, _shard: &Shard, _from: NodeId, _group: GroupId, _message: &Message) {}
+    /// Drops the machine of a group that has ended or has another one. That is the embedder's code, and may take long.
+    fn drop_machine(&self, machine: Box<dyn StateMachine>) {
+        panics::drop_machine(machine);
+    }
 }
 
 /// The duties of the thread after a turn.
@@ -256,7 +260,9 @@ impl ShardHost {
                 Control::Run(founded, machine) => {
                     self.add(*founded, machine).expect("checked before it was sent here");
                 }
-                Control::Restart(group, applied, machine) => self.restart(group, applied, machine),
+                Control::Restart(group, applied, machine) => {
+                    self.restart(group, applied, machine, outside);
+                }
                 Control::Ask(question) => self.answer(question, outside),
                 control => outside.take(control),
             }
@@ -321,13 +327,20 @@ impl ShardHost {
     }
 
     /// Another machine for a group whose machine has failed.
-    fn restart(&mut self, group: GroupId, applied: LogIndex, machine: Box<dyn StateMachine>) {
+    fn restart(
+        &mut self,
+        group: GroupId,
+        applied: LogIndex,
+        machine: Box<dyn StateMachine>,
+        outside: &impl Outside,
+    ) {
         match self.shard.restart(group, applied) {
             Ok(slot) => {
-                panics::drop_machine(std::mem::replace(&mut self.machines[slot as usize], machine));
+                let failed = std::mem::replace(&mut self.machines[slot as usize], machine);
+                outside.drop_machine(failed);
             }
             Err(error) => {
-                panics::drop_machine(machine);
+                outside.drop_machine(machine);
                 tracing::error!(group = group.get(), %error, "the group cannot be restarted");
                 self.shard.end_restart(group);
             }

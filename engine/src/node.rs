@@ -297,8 +297,8 @@ impl Node {
     /// machine is handed everything behind the place that its `open` tells: one that lives in memory gets all commands
     /// again, the one that the other machine failed on among them. All handles of the group work again from the shard's
     /// next turn on; the group follows first, and leads again when it is elected. Proposals that waited were answered when it stopped.
-    /// Opens the machine and waits as [`Self::create`]. The machine that failed is dropped on the shard's thread after that,
-    /// and must not hold what the new one needs to open, a lock of a file for example.
+    /// Opens the machine and waits as [`Self::create`]. The machine that failed is dropped after that, on a thread of its own
+    /// that nobody waits for, and must not hold what the new one needs to open, a lock of a file for example.
     ///
     /// # Errors
     /// [`GroupError`]: the group is as it was. [`GroupError::Running`] if it runs, or another call is restarting it;

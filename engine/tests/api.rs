@@ -300,6 +300,49 @@ fn a_peer_that_refuses_this_node_is_an_event_on_both_sides() {
     other.close().unwrap();
 }
 
+/// Fails on its first command, and cannot be dropped before it is told to.
+struct Clinging(std::sync::mpsc::Receiver<()>);
+
+impl StateMachine for Clinging {
+    fn apply(&mut self, _: &Committed<'_>, _: &mut Replies) -> Result<(), MachineError> {
+        Err(MachineError("told to fail".to_owned()))
+    }
+}
+
+impl Drop for Clinging {
+    fn drop(&mut self) {
+        let _ = self.0.recv();
+    }
+}
+
+/// A failed machine was dropped on its shard's thread: one that closes files or joins threads held up every group there.
+#[test]
+fn a_failed_machine_that_takes_long_to_drop_holds_up_nobody() {
+    let home = tempfile::tempdir().unwrap();
+    let node = open(&home.path().join("node"), 1);
+    let (let_go, told) = std::sync::mpsc::channel();
+    let group = node.create(GROUP, alone(), Box::new(Clinging(told))).unwrap();
+    let other = node.create(GroupId(8), alone(), Box::new(Lengths(0))).unwrap();
+    group.wait_for_leader(PATIENCE).unwrap();
+    other.wait_for_leader(PATIENCE).unwrap();
+    assert!(group.propose("four").wait().is_err());
+    node.restart(GROUP, Box::new(Lengths(0))).unwrap();
+    assert_eq!(
+        sum(&other.propose("four").wait_timeout(PATIENCE).ok().expect("held up").unwrap().reply),
+        4
+    );
+    while group.state() != GroupState::Running {
+        std::thread::yield_now();
+    }
+    group.wait_for_leader(PATIENCE).unwrap();
+    assert_eq!(
+        sum(&group.propose("four").wait_timeout(PATIENCE).ok().expect("held up").unwrap().reply),
+        8
+    );
+    let_go.send(()).unwrap();
+    node.close().unwrap();
+}
+
 /// The command that the other machine failed on is in the log, and handed to this one too.
 #[derive(Default)]
 struct Mended(Lengths);
