@@ -2,8 +2,8 @@
 //!
 //! In:     the inbox (other threads), sockets (net), finished writes (the ring), the clock.
 //! Out:    log batches, frames, machines run, answers delivered.
-//! Cost:   one turn per wake-up, over whatever arrived meanwhile, and one whenever too many frames wait for it; a lone
-//!         proposal waits for nothing.
+//! Cost:   one turn per wake-up, over whatever arrived meanwhile; a lone proposal waits for nothing. Between two turns that
+//!         end at their bound the thread's other tasks run and its sockets are looked at.
 //! Fails:  the log's first error stops the node (RULES.md rule 17); a panic of ours aborts it.
 //! Source: RULES.md A3: a runtime on the shard's thread, the ring's readiness in it.
 
@@ -13,7 +13,7 @@ use crate::{
     here,
     host::{Outside, SEAL_LOOK_NS, ShardHost, Turned},
     inbox::{Arrivals, Control},
-    links::LaneChange,
+    links::{LaneChange, PeerProcess},
     panics,
     reads::ReadTask,
     shared::Shared,
@@ -240,6 +240,7 @@ impl Driver {
         }
     }
 
+    /// Takes turns, one whenever the shard is woken.
     async fn turns(self: Rc<Self>) {
         loop {
             self.arrivals.inbox().wait().await;
@@ -249,6 +250,11 @@ impl Driver {
             }
             if turned.looks_again && !self.seal_look.replace(true) {
                 panics::spawn(self.clone().look_at_idle_log());
+            }
+            if turned.leaves_work {
+                // The shard is woken already. Without this the thread would take turn after turn, and look at no socket
+                // meanwhile.
+                tokio::task::yield_now().await;
             }
         }
         // A stuck log is not closed, because closing waits for its writes. The other tasks of this thread, such as the
@@ -355,27 +361,29 @@ impl Ingress {
 }
 
 impl Inbound for Ingress {
-    fn deliver(&self, from: NodeId, messages: Vec<(GroupId, Message)>) {
+    fn has_room(&self) -> bool {
+        // The task that takes the turns is woken as long as frames wait.
+        !self.driver().arrivals.has_many_frames()
+    }
+
+    fn deliver(&self, from: &Hello, messages: Vec<(GroupId, Message)>) {
         let driver = self.driver();
-        driver.node.frame_came(from);
-        let frame = || driver.arrivals.frame(from, messages, driver.index, &driver.node.inboxes);
-        let mut has_many = panics::guarded(frame);
-        while has_many {
-            // The task that takes the turns has been woken by the frame, and takes one of its own.
-            driver.turn();
-            has_many = driver.arrivals.has_many_frames();
-        }
+        driver.node.frame_came(from.node);
+        let from = PeerProcess { node: from.node, incarnation: from.incarnation };
+        panics::guarded(|| {
+            driver.arrivals.frame(from, messages, driver.index, &driver.node.inboxes);
+        });
     }
 
     fn up(&self, peer: NodeId, lane: Lane, hello: &Hello) {
         let driver = self.driver();
         driver.node.note_client_address(peer, &hello.client_address);
         driver.node.reached();
-        driver.arrivals.lane(LaneChange { peer, lane, up: Some(hello.incarnation) });
+        driver.arrivals.lane(LaneChange { peer, lane, up: true });
     }
 
     fn down(&self, peer: NodeId, lane: Lane) {
-        self.driver().arrivals.lane(LaneChange { peer, lane, up: None });
+        self.driver().arrivals.lane(LaneChange { peer, lane, up: false });
     }
 
     fn refused(&self, peer: NodeId, refusal: Refusal) {

@@ -69,8 +69,6 @@ pub(crate) struct Shared {
     pub(crate) news: Arc<News>,
     /// By peer: its connections to this node.
     inbound: Mutex<BTreeMap<NodeId, InboundOf>>,
-    /// Changes whenever another process of a peer is let in than before.
-    processes_version: AtomicU64,
     /// Peers with larger commands than the segments here hold, and their largest.
     too_large: Mutex<BTreeMap<NodeId, u32>>,
     /// When the node last told that it refused a peer, ns.
@@ -96,7 +94,7 @@ const TURNED_AWAY_NS: u64 = 1_000_000_000;
 #[derive(Default)]
 struct InboundOf {
     open: usize,
-    /// The peer's process that was let in last.
+    /// The peer's latest process that was let in.
     incarnation: u64,
 }
 
@@ -148,7 +146,6 @@ impl Shared {
             map_version: Arc::default(),
             news: Arc::default(),
             inbound: Mutex::default(),
-            processes_version: AtomicU64::new(0),
             too_large: Mutex::default(),
             turned_away: Mutex::default(),
             saves: Saves::default(),
@@ -353,12 +350,13 @@ impl Shared {
         let of = inbound.entry(from).or_default();
         of.open += 1;
         let is_first = of.open == 1;
-        let is_other = std::mem::replace(&mut of.incarnation, incarnation) != incarnation;
+        // A connection of an earlier process may come late, through the queue of another shard.
+        let is_later = incarnation > of.incarnation;
+        of.incarnation = of.incarnation.max(incarnation);
         drop(inbound);
-        if is_other {
+        if is_later {
             // Its commands are not too large, or not any more.
             lock(&self.too_large).remove(&from);
-            self.processes_version.fetch_add(1, Ordering::Release);
         }
         // A handshake is a sign of life.
         if self.silence.heard(from) || is_first {
@@ -390,16 +388,6 @@ impl Shared {
     /// True if `peer` has a connection open to us.
     pub(crate) fn hears(&self, peer: NodeId) -> bool {
         lock(&self.inbound).get(&peer).is_some_and(|of| of.open > 0)
-    }
-
-    /// Differs from what it was before if [`Self::processes`] does.
-    pub(crate) fn processes_version(&self) -> u64 {
-        self.processes_version.load(Ordering::Acquire)
-    }
-
-    /// The incarnation of each peer that was let in last.
-    pub(crate) fn processes(&self) -> Vec<(NodeId, u64)> {
-        lock(&self.inbound).iter().map(|(peer, of)| (*peer, of.incarnation)).collect()
     }
 
     /// A lane to a peer has come up.

@@ -85,9 +85,13 @@ struct Shard {
 }
 
 impl Inbound for Shard {
-    fn deliver(&self, from: NodeId, messages: Vec<(GroupId, Message)>) {
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn deliver(&self, from: &Hello, messages: Vec<(GroupId, Message)>) {
         self.frames.set(self.frames.get() + 1);
-        let messages = messages.into_iter().map(|(group, message)| (from, group, message));
+        let messages = messages.into_iter().map(|(group, message)| (from.node, group, message));
         self.delivered.borrow_mut().extend(messages);
     }
 
