@@ -26,7 +26,7 @@ use crate::{
     host::{Outside, ShardHost},
     inbox::{Arrivals, Control},
     limits::{self, Limits, OfShard},
-    links::LaneChange,
+    links::{LaneChange, PeerProcess},
     reads::ReadTask,
     shard::{Commands, Founded, GroupView, Submission},
     shared::Shared,
@@ -194,7 +194,7 @@ impl Trio {
             for peer in ids.iter().filter(|peer| **peer != node.shared.me) {
                 node.shared.inbound_opened(*peer, 1);
                 for lane in Lane::ALL {
-                    node.arrivals.lane(LaneChange { peer: *peer, lane, up: Some(1) });
+                    node.arrivals.lane(LaneChange { peer: *peer, lane, up: true });
                 }
             }
         }
@@ -346,6 +346,7 @@ impl Node {
                     left = rest;
                     while let Some(body) = reader.next_body().expect("what the writer made") {
                         let messages = codec::decode(body).expect("what encode made");
+                        let from = PeerProcess { node: from, incarnation: 1 };
                         self.arrivals.frame(from, messages, 0, &self.shared.inboxes);
                     }
                 }

@@ -2,18 +2,18 @@
 //!
 //! In:     the inbox (other threads), sockets (net), finished writes (the ring), the clock.
 //! Out:    log batches, frames, machines run, answers delivered.
-//! Cost:   one turn per wake-up, over whatever arrived meanwhile, and one whenever too many frames wait for it; a lone
-//!         proposal waits for nothing.
+//! Cost:   one turn per wake-up, over whatever arrived meanwhile; a lone proposal waits for nothing. Between two turns that
+//!         end at their bound the thread's other tasks run and its sockets are looked at.
 //! Fails:  the log's first error stops the node (RULES.md rule 17); a panic of ours aborts it.
 //! Source: RULES.md A3: a runtime on the shard's thread, the ring's readiness in it.
 
 use crate::{
-    GroupId, NodeError, NodeEvent, NodeId, OpenError,
+    GroupId, MachineError, NodeError, NodeEvent, NodeId, OpenError, StateMachine,
     clock::{self, Nanos},
     here,
     host::{Outside, SEAL_LOOK, ShardHost, Turned},
     inbox::{Arrivals, Control},
-    links::LaneChange,
+    links::{LaneChange, PeerProcess},
     panics,
     reads::ReadTask,
     shared::Shared,
@@ -169,10 +169,13 @@ impl Driver {
             let node = self.node.clone();
             let known = node.nodes();
             let (stores, settings) = (node.stores.clone(), node.net_settings.clone());
-            let hand_over = move |accepted: Accepted| node.hand_over(accepted);
+            let hand_over = Box::new(move |accepted: Accepted| node.hand_over(accepted));
+            let node = self.node.clone();
+            let turned_away = Box::new(move |peer, why| node.turned_away(peer, why, now_ns()));
             let node = self.node.clone();
             panics::spawn(async move {
-                let end = listener.run(me, known, stores, settings, Box::new(hand_over)).await;
+                let listening = listener.run(me, known, stores, settings, hand_over, turned_away);
+                let end = listening.await;
                 node.fail(NodeError::Thread(format!("peers cannot be accepted any more: {end}")));
             });
         }
@@ -241,6 +244,7 @@ impl Driver {
         }
     }
 
+    /// Takes turns, one whenever the shard is woken.
     async fn turns(self: Rc<Self>) {
         loop {
             self.arrivals.inbox().wait().await;
@@ -250,6 +254,11 @@ impl Driver {
             }
             if turned.looks_again && !self.seal_look.replace(true) {
                 panics::spawn(self.clone().look_at_idle_log());
+            }
+            if turned.leaves_work {
+                // The shard is woken already. Without this the thread would take turn after turn, and look at no socket
+                // meanwhile.
+                tokio::task::yield_now().await;
             }
         }
         // A stuck log is not closed, because closing waits for its writes. The other tasks of this thread, such as the
@@ -320,6 +329,18 @@ impl Outside for Driver {
         self.outbound.get().expect("started").stats().collect()
     }
 
+    fn drop_machine(&self, machine: Box<dyn StateMachine>) {
+        let spawn = || {
+            let thread = std::thread::Builder::new().name("logdrive-drop".to_owned());
+            let started = thread.spawn(move || panics::drop_machine(machine));
+            // If there is no thread, the machine was dropped on this one, with the closure.
+            started.map(drop).map_err(|error| MachineError(error.to_string()))
+        };
+        if let Err(error) = panics::caught(spawn) {
+            tracing::warn!(%error, "no thread could be started to drop a state machine on: its shard waited for that");
+        }
+    }
+
     fn take(&self, control: Control) {
         match control {
             Control::Spawn(task) => drop(spawn_local(async move { task().await })),
@@ -344,27 +365,29 @@ impl Ingress {
 }
 
 impl Inbound for Ingress {
-    fn deliver(&self, from: NodeId, messages: Vec<(GroupId, Message)>) {
+    fn has_room(&self) -> bool {
+        // The task that takes the turns is woken as long as frames wait.
+        !self.driver().arrivals.has_many_frames()
+    }
+
+    fn deliver(&self, from: &Hello, messages: Vec<(GroupId, Message)>) {
         let driver = self.driver();
-        driver.node.frame_came(from);
-        let frame = || driver.arrivals.frame(from, messages, driver.index, &driver.node.inboxes);
-        let mut has_many = panics::guarded(frame);
-        while has_many {
-            // The task that takes the turns has been woken by the frame, and takes one of its own.
-            driver.turn();
-            has_many = driver.arrivals.has_many_frames();
-        }
+        driver.node.frame_came(from.node);
+        let from = PeerProcess { node: from.node, incarnation: from.incarnation };
+        panics::guarded(|| {
+            driver.arrivals.frame(from, messages, driver.index, &driver.node.inboxes);
+        });
     }
 
     fn up(&self, peer: NodeId, lane: Lane, hello: &Hello) {
         let driver = self.driver();
         driver.node.note_client_address(peer, &hello.client_address);
         driver.node.reached();
-        driver.arrivals.lane(LaneChange { peer, lane, up: Some(hello.incarnation) });
+        driver.arrivals.lane(LaneChange { peer, lane, up: true });
     }
 
     fn down(&self, peer: NodeId, lane: Lane) {
-        self.driver().arrivals.lane(LaneChange { peer, lane, up: None });
+        self.driver().arrivals.lane(LaneChange { peer, lane, up: false });
     }
 
     fn refused(&self, peer: NodeId, refusal: Refusal) {
@@ -375,10 +398,15 @@ impl Inbound for Ingress {
         }
         let error = NodeError::Refused { by: peer, why: refusal };
         // The directory is marked before anything else can happen, so that a later start of the node is refused too.
-        if let Err(error) = driver.home.refuse(&error.to_string()) {
+        let mark = || driver.home.refuse(&error.to_string());
+        if let Err(error) = driver.node.saves.run(mark) {
             tracing::error!(%error, "peers refused this directory for good, and it could not be marked so");
         }
         driver.node.fail(error);
+    }
+
+    fn turned_away(&self, peer: NodeId, refusal: Refusal) {
+        self.driver().node.turned_away(peer, refusal, now_ns());
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::limits::least_segment_bytes;
 use logdrive_raft::{GroupId, NodeId};
 use logdrive_wal::Corrupt;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 // Answers are moved by the million: a larger error would make each of them larger.
 const _: () = assert!(size_of::<ProposeError>() <= 40);
@@ -243,6 +243,15 @@ pub enum NodeError {
         /// For how long.
         time: Duration,
     },
+    /// A change of the file `openings`, by which the directory knows its peers, was not on disk after
+    /// [`crate::Config::stall_fatal`]. The process ends a second after this was said.
+    #[error("the file {} has not been written for {time:.1?}", file.display())]
+    StalledFile {
+        /// The file.
+        file: PathBuf,
+        /// For how long.
+        time: Duration,
+    },
     /// A thread of the node could not go on.
     #[error("{0}")]
     Thread(String),
@@ -273,6 +282,13 @@ pub enum NodeError {
         /// The largest that this node's segments hold, in bytes.
         ours: u32,
     },
+}
+
+impl NodeError {
+    /// True if a thread of the node may sit in the kernel for ever.
+    pub(crate) fn is_stall(&self) -> bool {
+        matches!(self, Self::Stalled { .. } | Self::StalledFile { .. })
+    }
 }
 
 /// Why [`crate::Node::spawn_on`] dropped a task. The task did not run.

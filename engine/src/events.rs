@@ -1,4 +1,5 @@
-//! The events of a node, for those that follow them: leaders that change, groups that stop, peers that refuse this node.
+//! The events of a node, for those that follow them: leaders that change, groups that stop, peers that refuse this node or
+//! that it refuses.
 //!
 //! In:     events, from shards' threads and others.
 //! Out:    the same, in order, to each [`Events`]: awaited, polled, or waited for with a time-out.
@@ -42,12 +43,21 @@ pub enum NodeEvent {
         /// The group.
         group: GroupId,
     },
-    /// A peer refused a connection of this node. It is asked again, so this may come again, once or twice a second for each lane. A
-    /// peer that this node itself refuses is told of in the log only.
+    /// A peer refused a connection of this node. It is asked again, so this may come again, once or twice a second for each
+    /// lane. [`Self::PeerTurnedAway`] is the other way round.
     PeerRefused {
         /// The peer.
         peer: NodeId,
         /// Its reason.
+        why: Refusal,
+    },
+    /// This node refused a connection that a peer had made, or closed one of its own because of what the peer said of
+    /// itself. Both ends try again, so this may come again, at most once a second for each peer. Nothing proves that the
+    /// other end is that peer: it says so, by the id of a node that this one knows. Other strangers are told of in the log.
+    PeerTurnedAway {
+        /// The peer.
+        peer: NodeId,
+        /// This node's reason.
         why: Refusal,
     },
     /// The node has stopped by itself; so have all its groups.

@@ -18,7 +18,7 @@ use crate::{
     clock::Nanos,
     inbox::{Arrivals, Control},
     limits,
-    links::Links,
+    links::{LinkChange, Links, PeerProcess},
     panics,
     pulse::Silence,
     reads::{ReadDone, ReadTask},
@@ -32,7 +32,7 @@ use hashbrown::{HashMap, HashSet};
 use logdrive_net::{Lane, LaneStats};
 use logdrive_raft::{ConfigError, EntryBatch, EntryKind, FetchFor, LogIndex, Message, WriteId};
 use logdrive_wal::{Append, Completed, Corrupt, Position, ReadError, Room, Wal, WalError};
-use std::{collections::VecDeque, rc::Rc, sync::Arc};
+use std::{cmp::Ordering, collections::VecDeque, rc::Rc, sync::Arc};
 
 /// However busy the disk, owed work leaves after this long, or after a heartbeat's time if that is less. If it were held up
 /// for an election timeout, a leader would lose its leadership.
@@ -61,7 +61,11 @@ pub(crate) trait Outside {
     /// again.
     fn withdrew(&self, _job: &WriteJob, _last: LogIndex) {}
     /// Tells the simulator's checkers of a message that has come; `shard` says whether its group takes it in.
-    fn received(&self, _shard: &Shard, _from: NodeId, _group: GroupId, _message: &Message) {}
+    fn received(&self, _shard: &Shard, _from: PeerProcess, _group: GroupId, _message: &Message) {}
+    /// Drops the machine of a group that has ended or has another one. That is the embedder's code, and may take long.
+    fn drop_machine(&self, machine: Box<dyn StateMachine>) {
+        panics::drop_machine(machine);
+    }
 }
 
 /// The duties of the thread after a turn.
@@ -69,6 +73,8 @@ pub(crate) trait Outside {
 pub(crate) struct Turned {
     /// Another turn is due after [`SEAL_LOOK`], whatever arrives: the log is not sealed yet, and may be idle by then.
     pub(crate) looks_again: bool,
+    /// The turn ended at its bound of work. Another one is due, after whatever else the thread has to do.
+    pub(crate) leaves_work: bool,
     /// That was the last one: nothing is promised any more, and everyone has been answered.
     pub(crate) has_stopped: bool,
 }
@@ -80,8 +86,6 @@ pub(crate) struct ShardHost {
     node: Arc<Shared>,
     arrivals: Rc<Arrivals>,
     links: Links,
-    /// [`Shared::processes_version`] when it was last looked at.
-    processes_seen: u64,
     has_stopped: bool,
     shard: Shard,
     /// `None` once closed.
@@ -145,7 +149,6 @@ impl ShardHost {
             node,
             arrivals,
             links: Links::default(),
-            processes_seen: 0,
             has_stopped: false,
             round: shard.round(),
             shard,
@@ -197,7 +200,8 @@ impl ShardHost {
     /// The sequence, which is defined only here:
     /// 1. finished writes are taken in, so that what comes next is judged by the room there is now;
     /// 2. new groups, peers that went, frames, peers that came, commands, old entries that were read;
-    /// 3. timers that have run out: after the frames, for a leader that has just been heard is not silent;
+    /// 3. timers that have run out: after the frames, for a leader that has just been heard is not silent; and with more
+    ///    patience while frames are left for the next turn;
     /// 4. what is owed leaves: the first frame, the own write, the other frames; machines are run;
     /// 5. an idle log is sealed;
     /// 6. if the node has failed or is closed, whoever waits gets an answer now: there is no later turn;
@@ -207,7 +211,9 @@ impl ShardHost {
         if self.has_stopped {
             return self.turn_after_the_end();
         }
-        let worked = self.take_in(outside).and_then(|()| {
+        let mut leaves_work = false;
+        let worked = self.take_in(outside).and_then(|has_taken_all| {
+            leaves_work = !has_taken_all;
             if self.node.has_failed() {
                 return Ok(false); // Another shard's log has failed: the node promises nothing more (invariant 19).
             }
@@ -234,7 +240,7 @@ impl ShardHost {
         } else if is_behind {
             self.arrivals.inbox().wake();
         }
-        Turned { looks_again, has_stopped: self.has_stopped }
+        Turned { looks_again, leaves_work, has_stopped: self.has_stopped }
     }
 
     /// A shard that has stopped does nothing more: what arrives is dropped, and commands among it are answered.
@@ -247,14 +253,15 @@ impl ShardHost {
             arrivals.inbox().answered(late.commands.cost());
             late.refuse(&ProposeError::Stopped(self.node.stop_cause()));
         });
-        Turned { looks_again: false, has_stopped: true }
+        Turned { has_stopped: true, ..Turned::default() }
     }
 
-    fn take_in(&mut self, outside: &impl Outside) -> Result<(), WalError> {
+    /// Takes in what has arrived; false if some is left for the next turn.
+    fn take_in(&mut self, outside: &impl Outside) -> Result<bool, WalError> {
         let now = outside.now();
         self.shard.set_clock(self.node.ticks_at(now));
         if logdrive_raft::bug!("timers_before_frames") {
-            self.shard.fire_timers();
+            self.shard.fire_timers(true);
         }
         self.take_completions(now)?;
         let arrivals = self.arrivals.clone();
@@ -263,7 +270,9 @@ impl ShardHost {
                 Control::Run(founded, machine) => {
                     self.add(*founded, machine).expect("checked before it was sent here");
                 }
-                Control::Restart(group, applied, machine) => self.restart(group, applied, machine),
+                Control::Restart(group, applied, machine) => {
+                    self.restart(group, applied, machine, outside);
+                }
                 Control::Ask(question) => self.answer(question, outside),
                 control => outside.take(control),
             }
@@ -273,35 +282,46 @@ impl ShardHost {
                 self.shard.link(change);
             }
         });
-        arrivals.take_turns_frames(|from, group, message| {
-            self.look_for_restarts();
+        let mut heard = None;
+        let has_read_all = arrivals.take_turns_frames(|from, group, message| {
+            // Only another process's message can change it, so that a frame is looked up once.
+            let is_heard = match heard {
+                Some((last, is_heard)) if last == from => is_heard,
+                _ => self.hears(from),
+            };
+            heard = Some((from, is_heard));
+            if !is_heard {
+                return 1;
+            }
             outside.received(&self.shard, from, group, &message);
-            self.shard.receive(from, group, message)
+            self.shard.receive(from.node, group, message)
         });
         // After the frames: a peer that comes up may start an election, but not where a leader was just heard.
         let risen = self.links.risen(|peer| self.node.hears(peer));
         risen.into_iter().for_each(|change| self.shard.link(change));
-        arrivals.take_turns_submissions(|submission| {
+        let has_taken_all = arrivals.take_turns_submissions(|submission| {
             self.shard.submit(submission, &mut self.answers);
         });
         while let Some(read) = arrivals.next_read() {
             self.finish_read(read);
         }
-        self.shard.fire_timers();
+        self.shard.fire_timers(has_read_all);
         self.shard.tell_overdue(&mut self.answers);
-        Ok(())
+        Ok(has_read_all && has_taken_all)
     }
 
-    /// Notes peers that have restarted, before any frame of their new process is taken in: another thread may have let that
-    /// process in since this turn began.
-    fn look_for_restarts(&mut self) {
-        let version = self.node.processes_version();
-        if std::mem::replace(&mut self.processes_seen, version) == version {
-            return;
-        }
-        for (peer, incarnation) in self.node.processes() {
-            if let Some(change) = self.links.let_in(peer, incarnation) {
-                self.shard.link(change);
+    /// True unless something of a later process of the peer was taken in before (RULES.md M14). The first message of such a
+    /// process tells of the peer's restart.
+    fn hears(&mut self, process: PeerProcess) -> bool {
+        match self.links.meet(process) {
+            Ordering::Equal => true,
+            Ordering::Greater => {
+                self.shard.link(LinkChange::Restarted(process.node));
+                true
+            }
+            Ordering::Less => {
+                logdrive_raft::reached!("frame of an earlier process dropped");
+                logdrive_raft::bug!("earlier_processes_frames_heard")
             }
         }
     }
@@ -328,13 +348,20 @@ impl ShardHost {
     }
 
     /// Another machine for a group whose machine has failed.
-    fn restart(&mut self, group: GroupId, applied: LogIndex, machine: Box<dyn StateMachine>) {
+    fn restart(
+        &mut self,
+        group: GroupId,
+        applied: LogIndex,
+        machine: Box<dyn StateMachine>,
+        outside: &impl Outside,
+    ) {
         match self.shard.restart(group, applied) {
             Ok(slot) => {
-                panics::drop_machine(std::mem::replace(&mut self.machines[slot.at()], machine));
+                let failed = std::mem::replace(&mut self.machines[slot.at()], machine);
+                outside.drop_machine(failed);
             }
             Err(error) => {
-                panics::drop_machine(machine);
+                outside.drop_machine(machine);
                 tracing::error!(group = group.get(), %error, "the group cannot be restarted");
                 self.shard.end_restart(group);
             }

@@ -139,6 +139,49 @@ fn a_message_for_a_group_that_does_not_run_here_makes_nothing() {
     }
 }
 
+/// RULES.md rule 18.
+#[test]
+fn a_node_whose_file_of_openings_is_never_written_fails_and_names_it() {
+    let trio = Trio::new(1);
+    let node = &trio.nodes[0].shared;
+    let mut watchdog = crate::watchdog::Watchdog::new(node);
+    let look_ns = node.stall_limits.look_ns();
+    let looks = node.stall_limits.fatal_ns / look_ns + 2;
+    let mut at = 0;
+    let mut look = || {
+        at += look_ns;
+        watchdog.look(at, node).len()
+    };
+    assert_eq!((0..looks).map(|_| look()).sum::<usize>(), 0, "nothing is owed");
+    node.saves.run(|| {
+        let said: usize = (0..looks).map(|_| look()).sum();
+        assert_eq!(said, 2, "once that it is late, and once that the node has failed");
+        let failed = node.failed();
+        assert!(matches!(failed, Some(crate::NodeError::StalledFile { .. })), "{failed:?}");
+        assert!(node.is_given_up(), "nobody may wait for the thread that writes it");
+    });
+}
+
+/// Whoever says that it is a peer may come as often as it likes.
+#[test]
+fn refusals_of_a_peer_are_told_once_a_second_and_those_of_others_beside_them() {
+    use crate::{NodeEvent, Refusal};
+    let trio = Trio::new(1);
+    let node = &trio.nodes[0].shared;
+    let mut events = node.news.follow();
+    let ms = 1_000_000;
+    for (peer, at) in [(2, 5), (2, 6), (2, 900), (3, 901), (2, 1005), (3, 1006), (2, 1900)] {
+        node.turned_away(NodeId(peer), Refusal::Copy, at * ms);
+    }
+    let told: Vec<_> = std::iter::from_fn(|| events.try_recv())
+        .map(|event| match event {
+            NodeEvent::PeerTurnedAway { peer, why: Refusal::Copy } => peer.get(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [2, 3, 2]);
+}
+
 /// RULES.md P11.
 #[test]
 fn a_node_ends_of_peers_commands_only_if_the_peers_it_hears_are_no_majority_and_it_serves_nothing()

@@ -7,17 +7,19 @@ use super::*;
 use crate::{
     Committed, Completions, Config, MachineError, Outcome,
     limits::Limits,
-    links::LaneChange,
+    links::{LaneChange, PeerProcess},
     shard::{Commands, GroupView, Submission, Timing},
 };
 use bytes::Bytes;
 use logdrive_net::stores::Acquaintances;
 use logdrive_raft::{
-    AppendResult, Command, Durable, HardState, Heartbeat, LogId, LogIndex, Role, Status, Term,
+    AppendResult, Command, Durable, FoundingNotice, HardState, Heartbeat, HeartbeatReply, LogId,
+    LogIndex, Role, Status, Term,
 };
 use logdrive_wal::{Identity, SegmentSeq, disk::sim::SimPlatter};
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Mutex,
     time::Duration,
@@ -110,12 +112,30 @@ struct Node {
     said: Vec<(u64, Message)>,
 }
 
+impl Node {
+    /// A frame of a peer's process arrives, for the next turn.
+    fn hear(&self, from: PeerProcess, messages: Vec<Message>) {
+        let messages = messages.into_iter().map(|message| (GROUP, message)).collect();
+        self.arrivals.frame(from, messages, SHARD, &self.shared.inboxes);
+    }
+}
+
 impl Trio {
     fn new(seed: u64) -> Self {
         Self::with_quota(seed, None)
     }
 
+    /// Turns take in so many steps of messages.
+    fn with_turns_of(seed: u64, turn_steps_max: usize) -> Self {
+        let of_shard = limits::OfShard { turn_steps_max, ..limits::OfShard::REAL };
+        Self::with(seed, None, Limits { of_shard, ..Limits::REAL })
+    }
+
     fn with_quota(seed: u64, log_bytes_max: Option<u64>) -> Self {
+        Self::with(seed, log_bytes_max, Limits::REAL)
+    }
+
+    fn with(seed: u64, log_bytes_max: Option<u64>, limits: Limits) -> Self {
         let ids = [1, 2, 3].map(NodeId);
         let nodes = ids.map(|id| {
             let identity = Identity {
@@ -128,7 +148,7 @@ impl Trio {
             };
             let platter = SimPlatter::new(seed ^ id.get(), &identity, 0);
             let wal = open_with_quota(&platter, &identity, log_bytes_max).0;
-            let shared = shared(&ids, &identity);
+            let shared = shared_with(&ids, &identity, limits);
             let arrivals = Rc::new(Arrivals::new(shared.inboxes[SHARD].clone()));
             let mut host = ShardHost::new(shared.clone(), SHARD, arrivals.clone(), wal, seed);
             let founded = founded(GROUP, &ids, id == ids[0]);
@@ -136,7 +156,7 @@ impl Trio {
             for peer in ids.iter().filter(|peer| **peer != id) {
                 shared.inbound_opened(*peer, 1);
                 for lane in Lane::ALL {
-                    arrivals.lane(LaneChange { peer: *peer, lane, up: Some(1) });
+                    arrivals.lane(LaneChange { peer: *peer, lane, up: true });
                 }
             }
             Node {
@@ -160,6 +180,8 @@ impl Trio {
     fn step(&mut self) {
         self.now += 1;
         let arriving = std::mem::take(&mut self.under_way);
+        let process = |node: &Node| (node.id, node.identity.incarnation);
+        let processes: BTreeMap<NodeId, u64> = self.nodes.iter().map(process).collect();
         for node in &mut self.nodes {
             let Some(host) = &mut node.host else { continue };
             match node.ticks_per_making_step {
@@ -180,12 +202,9 @@ impl Trio {
                 );
             }
             for (from, _, message) in arriving.iter().filter(|(_, to, _)| *to == node.id) {
-                node.arrivals.frame(
-                    *from,
-                    vec![(GROUP, message.clone())],
-                    SHARD,
-                    &node.shared.inboxes,
-                );
+                let from = PeerProcess { node: *from, incarnation: processes[from] };
+                let messages = vec![(GROUP, message.clone())];
+                node.arrivals.frame(from, messages, SHARD, &node.shared.inboxes);
             }
             if host.turn(&node.outside).has_stopped {
                 node.host = None;
@@ -257,6 +276,10 @@ fn founded(group: GroupId, members: &[NodeId], first_leader: bool) -> Founded {
 
 /// A node of two shards, of which [`SHARD`] is hosted here.
 fn shared(ids: &[NodeId], identity: &Identity) -> Arc<Shared> {
+    shared_with(ids, identity, Limits::REAL)
+}
+
+fn shared_with(ids: &[NodeId], identity: &Identity, limits: Limits) -> Arc<Shared> {
     let peers = ids.iter().map(|id| (*id, String::new())).collect();
     let mut config = Config::new(Path::new("sim"), peers);
     config.tick = Duration::from_nanos(TICK_NS);
@@ -264,13 +287,7 @@ fn shared(ids: &[NodeId], identity: &Identity) -> Arc<Shared> {
     config.heartbeat = config.tick * u32::try_from(TIMING.heartbeat_ticks).unwrap();
     config.proposals_max = 10_000;
     let stores = Arc::new(Acquaintances::forgetful(0, 1, ids));
-    Arc::new(Shared::new(
-        &config,
-        identity.clone(),
-        config.founds_command_bytes(),
-        stores,
-        Limits::REAL,
-    ))
+    Arc::new(Shared::new(&config, identity.clone(), config.founds_command_bytes(), stores, limits))
 }
 
 fn open(platter: &SimPlatter, identity: &Identity) -> (Wal, logdrive_wal::Recovered) {
@@ -565,7 +582,7 @@ fn a_follower_whose_disk_is_stuck_holds_up_nobody_and_promises_nothing() {
 #[test]
 fn a_peer_that_was_restarted_is_heard_once_it_has_said_again_what_its_group_was_founded_with() {
     is_heard_once_it_has_said_it_again(|node, peer| {
-        for (lane, up) in Lane::ALL.into_iter().flat_map(|lane| [(lane, None), (lane, Some(2))]) {
+        for (lane, up) in Lane::ALL.into_iter().flat_map(|lane| [(lane, false), (lane, true)]) {
             node.arrivals.lane(LaneChange { peer, lane, up });
         }
     });
@@ -575,17 +592,50 @@ fn a_peer_that_was_restarted_is_heard_once_it_has_said_again_what_its_group_was_
 /// A restarted peer may dial before it is dialled. The bug: until it had answered a dial, its messages were heard as if it
 /// had agreed.
 #[test]
-fn a_peer_that_was_restarted_and_let_in_is_heard_once_it_has_said_again_what_its_group_was_founded_with()
+fn a_peer_that_was_restarted_and_dials_is_heard_once_it_has_said_again_what_its_group_was_founded_with()
  {
-    is_heard_once_it_has_said_it_again(|node, peer| node.shared.inbound_opened(peer, 2));
+    is_heard_once_it_has_said_it_again(|_, _| {});
 }
 
+/// RULES.md M14. The history that broke it:
+/// 1. A peer's process says what its group was founded with. The frame waits here, read from its connection.
+/// 2. The peer's next process, which has created the group again with other members, answers a dial or is heard.
+/// 3. The frame is taken in, and what the next process says is heard as if it had agreed.
+#[test]
+fn an_old_agreement_that_waited_while_its_peer_restarted_agrees_to_nothing() {
+    let old_agreement = |node: &Node, peer| {
+        let digest = node.said.iter().find_map(|(_, message)| match message {
+            Message::Founding(notice) => Some(notice.digest),
+            _ => None,
+        });
+        let agreed = FoundingNotice { digest: digest.expect("it said so"), asks: false };
+        (PeerProcess { node: peer, incarnation: 1 }, Message::Founding(agreed))
+    };
+    is_heard_once_it_has_said_it_again(|node, peer| {
+        node.arrivals.lane(LaneChange { peer, lane: Lane::ALL[0], up: true });
+        let (earlier, agreed) = old_agreement(node, peer);
+        node.hear(earlier, vec![agreed]);
+    });
+    // Or another shard has read that frame, and it is taken in after one of the new process.
+    is_heard_once_it_has_said_it_again(|node, peer| {
+        let word = Message::HeartbeatReply(HeartbeatReply { term: Term(0) });
+        node.hear(PeerProcess { node: peer, incarnation: 2 }, vec![word]);
+        let (earlier, agreed) = old_agreement(node, peer);
+        assert!(node.arrivals.inbox().forward((earlier, vec![(GROUP, agreed)]), 50));
+    });
+}
+
+/// A peer, which leads, is restarted; `restart` tells one node of it. That node does not hear the peer's next process
+/// before both have compared what the group was founded with, and does so after it.
 fn is_heard_once_it_has_said_it_again(restart: impl FnOnce(&Node, NodeId)) {
     let mut trio = Trio::new(4);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let leader = trio.leader().unwrap();
     let (peer, other) = (trio.nodes[leader].id, (leader + 1) % 3);
+    trio.under_way.retain(|(from, _, _)| *from != peer);
     restart(&trio.nodes[other], peer);
+    trio.nodes[leader].identity.incarnation = 2;
+    trio.step();
     // A message from that peer may now be of a group that was created again there, with other members.
     let term = trio.status(other).unwrap().term;
     let stranger =
@@ -599,6 +649,42 @@ fn is_heard_once_it_has_said_it_again(restart: impl FnOnce(&Node, NodeId)) {
         commit > LogIndex(1) && trio.status(other).unwrap().commit == commit
     });
     assert_eq!(trio.leader(), Some(leader));
+}
+
+/// RULES.md D5. The history that broke it:
+/// 1. A peer sends a follower more than a turn takes in, for longer than an election timeout.
+/// 2. The leader's heartbeats wait behind that, read and not taken in.
+/// 3. At the end of each turn the follower's timers ran out all the same, and it stood against a leader that it had heard.
+#[test]
+fn a_follower_does_not_stand_while_its_leaders_heartbeats_wait_unread() {
+    for seed in 0..20 {
+        let mut trio = Trio::with_turns_of(seed, 4);
+        trio.until("a leader", 100, |trio| trio.leader().is_some());
+        let leader = trio.leader().unwrap();
+        let follower = (leader + 1) % 3;
+        let idle = (leader + 2) % 3;
+        let (peer, term) = (trio.nodes[idle].id, trio.status(leader).unwrap().term);
+        let process = PeerProcess { node: peer, incarnation: 1 };
+        // Words of no use, for as many turns as a follower waits for its leader at most.
+        let word = || Message::HeartbeatReply(HeartbeatReply { term: Term(0) });
+        let turns = 2 * TIMING.election_ticks - 6;
+        trio.nodes[follower].hear(process, (0..4 * turns).map(|_| word()).collect());
+        let stands = |trio: &Trio| trio.status(follower).is_some_and(|s| s.role != Role::Follower);
+        for _ in 0..2 * turns {
+            trio.step();
+            assert!(!stands(&trio), "seed {seed}: it stands at {}", trio.now);
+        }
+        let status = trio.status(leader).unwrap();
+        assert_eq!((status.role, status.term), (Role::Leader, term), "seed {seed}");
+        // Words without end keep nobody from standing, once the leader is gone.
+        trio.nodes[leader].host = None;
+        let left_at = trio.now;
+        while !stands(&trio) {
+            trio.nodes[follower].hear(process, (0..20).map(|_| word()).collect());
+            trio.step();
+            assert!(trio.now - left_at < 4 * TIMING.election_ticks, "seed {seed}: it never stands");
+        }
+    }
 }
 
 /// RULES.md D1.

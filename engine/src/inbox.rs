@@ -7,10 +7,10 @@
 //! Fails:  full: a submission is `Overloaded`, a frame is dropped (Raft repeats it), a control waits.
 
 use crate::{
-    GroupId, LogIndex, NodeId, ProposeError, StateMachine, StopCause,
+    GroupId, LogIndex, ProposeError, StateMachine, StopCause,
     later::{self, Giver, Later},
     limits::{self, OfShard},
-    links::LaneChange,
+    links::{LaneChange, PeerProcess},
     reads::ReadDone,
     shard::{Cost, Founded, Submission},
     status::Question,
@@ -31,12 +31,12 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// A peer's messages, as one frame brought them.
-pub(crate) type Frame = (NodeId, Vec<(GroupId, Message)>);
+/// The messages of a peer's process, as one frame brought them.
+pub(crate) type Frame = (PeerProcess, Vec<(GroupId, Message)>);
 
 /// A frame, or the rest of one, that waits for a turn, and the bytes that it keeps in memory.
 struct Waiting {
-    from: NodeId,
+    from: PeerProcess,
     messages: std::vec::IntoIter<(GroupId, Message)>,
     bytes: usize,
 }
@@ -127,11 +127,14 @@ impl Arrivals {
     /// their groups. Gives true once so many frames wait that a turn is due at once.
     pub(crate) fn frame(
         &self,
-        from: NodeId,
+        from: PeerProcess,
         messages: Vec<(GroupId, Message)>,
         here: usize,
         inboxes: &[Arc<Inbox>],
     ) -> bool {
+        if self.inbox.stopped.get().is_some() {
+            return false; // Nobody takes it out any more.
+        }
         let bytes: usize = messages.iter().map(|(_, message)| encoded_bytes(message)).sum();
         let owner = |group: GroupId| shard_of(group, inboxes.len());
         let is_own = |(group, _): &(GroupId, Message)| owner(*group) == here;
@@ -167,11 +170,12 @@ impl Arrivals {
         self.has_many_frames()
     }
 
-    /// True if so many frames wait that a turn is due at once.
+    /// True if so many frames wait that a turn is due before any other is read. Never of a shard that has stopped.
     pub(crate) fn has_many_frames(&self) -> bool {
         let limits = &self.inbox.limits;
-        self.frames.borrow().len() >= limits.frames_max
-            || self.frame_bytes.get() >= limits.frame_bytes_max
+        let are_many = self.frames.borrow().len() >= limits.frames_max
+            || self.frame_bytes.get() >= limits.frame_bytes_max;
+        are_many && self.inbox.stopped.get().is_none()
     }
 
     /// Drops every frame there is, of a shard that has stopped.
@@ -180,11 +184,11 @@ impl Arrivals {
     }
 
     /// Takes as many messages as one turn may have: of this shard's connections, then those that others forwarded. `take`
-    /// gives the steps that a message took, at least one. The shard is woken for those that are left.
+    /// gives the steps that a message took, at least one. True if that were all; else the shard is woken for the rest.
     pub(crate) fn take_turns_frames(
         &self,
-        mut take: impl FnMut(NodeId, GroupId, Message) -> usize,
-    ) {
+        mut take: impl FnMut(PeerProcess, GroupId, Message) -> usize,
+    ) -> bool {
         let mut steps = 0;
         while let Some(mut frame) = self.next_frame() {
             let before = frame.messages.len();
@@ -199,9 +203,11 @@ impl Arrivals {
                 self.frame_bytes.update(|before| before + frame.bytes);
                 self.rest.set(Some(frame));
                 self.forwarded_first.update(|is_first| !is_first);
-                return self.inbox.wake();
+                self.inbox.wake();
+                return false;
             }
         }
+        true
     }
 
     fn next_frame(&self) -> Option<Waiting> {
@@ -240,12 +246,12 @@ impl Arrivals {
         }
     }
 
-    /// Takes as many submissions as one turn may have. The shard is woken for those that are left.
-    pub(crate) fn take_turns_submissions(&self, mut take: impl FnMut(Submission)) {
+    /// Takes as many submissions as one turn may have. True if those were all; else the shard is woken for the rest.
+    pub(crate) fn take_turns_submissions(&self, mut take: impl FnMut(Submission)) -> bool {
         let mut taken = Cost::default();
         let OfShard { turn_commands_max, turn_bytes_max, .. } = self.inbox.limits;
         while taken.commands < turn_commands_max && taken.bytes < turn_bytes_max {
-            let Some(submission) = self.next_submission() else { return };
+            let Some(submission) = self.next_submission() else { return true };
             taken = taken + submission.commands.cost();
             take(submission);
         }
@@ -254,6 +260,7 @@ impl Arrivals {
             drop(self.next_submission());
         }
         self.inbox.wake();
+        false
     }
 
     fn next_submission(&self) -> Option<Submission> {
@@ -489,6 +496,11 @@ pub(crate) enum NotTaken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::NodeId;
+
+    fn peer(id: u64) -> PeerProcess {
+        PeerProcess { node: NodeId(id), incarnation: 1 }
+    }
 
     fn cost(commands: usize, bytes: usize) -> Cost {
         Cost { commands, bytes }
@@ -520,7 +532,7 @@ mod tests {
         });
         // As large as frames may be.
         let bytes = 16 << 20;
-        let forward = || inbox.forward((NodeId(2), vec![(GroupId(1), beat.clone())]), bytes);
+        let forward = || inbox.forward((peer(2), vec![(GroupId(1), beat.clone())]), bytes);
         for _ in 0..2 {
             let taken = (0..2 * limits::FORWARDED_FRAMES_MAX).filter(|_| forward()).count();
             assert!((1..=2).contains(&taken), "{} MiB wait for one shard", (taken * bytes) >> 20);
@@ -582,18 +594,19 @@ mod tests {
         let reply = Message::HeartbeatReply(HeartbeatReply { term: Term(1) });
         let frame = |groups: std::ops::Range<u64>| {
             let messages = groups.map(|group| (GroupId(group), reply.clone())).collect();
-            arrivals.frame(NodeId(2), messages, 0, &inboxes)
+            arrivals.frame(peer(2), messages, 0, &inboxes)
         };
         assert!(!frame(0..2) && frame(2..12), "the second is over the bound of bytes");
-        arrivals.inbox().forward((NodeId(3), vec![(GroupId(12), reply.clone()); 2]), 50);
+        arrivals.inbox().forward((peer(3), vec![(GroupId(12), reply.clone()); 2]), 50);
         let turn = |steps: usize| {
             arrivals.inbox().look();
             let mut taken = Vec::new();
-            arrivals.take_turns_frames(|_, group, _| {
+            let were_all = arrivals.take_turns_frames(|_, group, _| {
                 taken.push(group.get());
                 steps
             });
-            (taken, arrivals.inbox().woken.load(Ordering::Relaxed))
+            assert_ne!(arrivals.inbox().woken.load(Ordering::Relaxed), were_all);
+            (taken, !were_all)
         };
         assert_eq!(turn(1), (vec![0, 1, 2, 3, 4], true));
         frame(20..22);
@@ -607,6 +620,23 @@ mod tests {
         );
     }
 
+    /// Nobody takes frames from a shard that has stopped: its connections must not wait for room.
+    #[test]
+    fn a_stopped_shard_keeps_no_frames_and_has_room_for_any() {
+        use logdrive_raft::{HeartbeatReply, Term};
+        let limits = limits::OfShard { frames_max: 2, ..limits::OfShard::REAL };
+        let arrivals = Arrivals::new(Arc::new(Inbox::new(1, 1, limits)));
+        let inboxes = [arrivals.inbox().clone()];
+        let reply = Message::HeartbeatReply(HeartbeatReply { term: Term(1) });
+        let frame = || arrivals.frame(peer(2), vec![(GroupId(1), reply.clone())], 0, &inboxes);
+        assert!(!frame() && frame() && arrivals.has_many_frames());
+        arrivals.inbox().stop("disk on fire");
+        assert!(!arrivals.has_many_frames());
+        arrivals.drop_frames();
+        assert!(!frame());
+        assert!(arrivals.take_turns_frames(|_, _, _| panic!("it was kept")));
+    }
+
     /// A shard whose own connections were always busy never came to the frames that others had forwarded.
     #[test]
     fn forwarded_frames_are_heard_however_many_frames_of_its_own_a_shard_has() {
@@ -616,16 +646,16 @@ mod tests {
         let inboxes = [arrivals.inbox().clone()];
         let reply = Message::HeartbeatReply(HeartbeatReply { term: Term(1) });
         for _ in 0..4 {
-            arrivals.inbox().forward((NodeId(3), vec![(GroupId(1), reply.clone())]), 50);
+            arrivals.inbox().forward((peer(3), vec![(GroupId(1), reply.clone())]), 50);
         }
         let mut heard = 0;
         for _ in 0..12 {
             for _ in 0..3 {
                 let messages = vec![(GroupId(2), reply.clone()); 4];
-                arrivals.frame(NodeId(2), messages, 0, &inboxes);
+                arrivals.frame(peer(2), messages, 0, &inboxes);
             }
             arrivals.take_turns_frames(|from, _, _| {
-                heard += u64::from(from == NodeId(3));
+                heard += u64::from(from == peer(3));
                 1
             });
         }

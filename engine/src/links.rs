@@ -1,24 +1,35 @@
-//! Which peers a shard can talk to, both ways.
+//! Which peers a shard can talk to, both ways, and which process of each peer it hears.
 //!
-//! In:     outbound lanes that come up and go down; whether a peer has a connection open to this node, and which process of
-//!         the peer made it.
-//! Out:    a peer is up once all its lanes are and it is heard, and down as soon as one lane is. It is told when another
-//!         process of the peer answers or is let in than before.
-//! Cost:   a map entry per peer.
+//! In:     outbound lanes that come up and go down; whether a peer has a connection open to this node; the process that each
+//!         frame is of.
+//! Out:    a peer is up once all its lanes are and it is heard, and down as soon as one lane is; how a frame's process
+//!         compares with the latest one of its peer that was heard.
+//! Cost:   a map entry per peer, looked up once per frame.
 //! Fails:  never.
-//! Source: RULES.md N2, N3 (links that carry one way), N10 (flaps).
+//! Source: RULES.md N2, N3 (links that carry one way), N10 (flaps), N8, M14 (restarts).
+//!
+//! Frames of two processes of a peer may wait at the same time, on connections that several threads read, and be taken in
+//! in any order. The front door lets in no earlier process after a later one, so the incarnations of what it let in tell
+//! which is later. An answer to a dial tells nothing here: it may be of a directory that the door would refuse.
 
 use crate::NodeId;
 use logdrive_net::Lane;
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
+
+/// A process of a peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct PeerProcess {
+    pub(crate) node: NodeId,
+    /// Of the peer's directory, as it said itself when it connected.
+    pub(crate) incarnation: u64,
+}
 
 /// An outbound lane to a peer that came up or went down.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LaneChange {
     pub(crate) peer: NodeId,
     pub(crate) lane: Lane,
-    /// The incarnation of the peer that answered; `None` if the lane went down.
-    pub(crate) up: Option<u64>,
+    pub(crate) up: bool,
 }
 
 /// One shard's links. In the order of their ids, so that the same changes have the same consequences.
@@ -30,16 +41,8 @@ struct Link {
     /// In the order of [`Lane::ALL`].
     lanes: [bool; Lane::ALL.len()],
     is_up: bool,
-    /// The incarnation that answered or was let in last.
-    incarnation: Option<u64>,
-}
-
-impl Link {
-    /// The peer's process is this one. True if it was another before.
-    fn is_of(&mut self, incarnation: Option<u64>) -> bool {
-        let before = std::mem::replace(&mut self.incarnation, incarnation);
-        before.is_some() && before != incarnation
-    }
+    /// The latest incarnation that was heard.
+    heard: Option<u64>,
 }
 
 /// A peer that can be talked to from now on, or whose connection broke.
@@ -47,28 +50,27 @@ impl Link {
 pub(crate) enum LinkChange {
     Up(NodeId),
     Down(NodeId),
-    /// Another process of the peer is there than before.
+    /// A later process of the peer is heard than before.
     Restarted(NodeId),
 }
 
 impl Links {
-    /// A lane came up or went down. Gives the peer's fall, with which what was in flight on the lane is lost, or its
-    /// restart.
+    /// A lane came up or went down. Gives the peer's fall, with which what was in flight on the lane is lost.
     pub(crate) fn change(&mut self, change: LaneChange) -> Option<LinkChange> {
         let LaneChange { peer, lane, up } = change;
         let link = self.0.entry(peer).or_default();
-        link.lanes[place(lane)] = up.is_some();
-        link.is_up &= up.is_some();
-        if up.is_none() {
-            return Some(LinkChange::Down(peer));
-        }
-        link.is_of(up).then_some(LinkChange::Restarted(peer))
+        link.lanes[place(lane)] = up;
+        link.is_up &= up;
+        (!up).then_some(LinkChange::Down(peer))
     }
 
-    /// A connection of this incarnation of a peer was let in. Gives the peer's restart.
-    pub(crate) fn let_in(&mut self, peer: NodeId, incarnation: u64) -> Option<LinkChange> {
-        let link = self.0.entry(peer).or_default();
-        link.is_of(Some(incarnation)).then_some(LinkChange::Restarted(peer))
+    /// A message of this process is to be taken in: how it compares with the latest process of the peer that was heard
+    /// before. An earlier one must not be heard, and a later one only after the peer's restart was told.
+    pub(crate) fn meet(&mut self, process: PeerProcess) -> Ordering {
+        let heard = &mut self.0.entry(process.node).or_default().heard;
+        let before = *heard.get_or_insert(process.incarnation);
+        *heard = Some(before.max(process.incarnation));
+        process.incarnation.cmp(&before)
     }
 
     /// Peers that have come up since: all their lanes are, and they are heard.
@@ -96,7 +98,7 @@ mod tests {
     const PEER: NodeId = NodeId(2);
 
     fn change(links: &mut Links, lane: Lane, is_up: bool) -> Option<LinkChange> {
-        links.change(LaneChange { peer: PEER, lane, up: is_up.then_some(1) })
+        links.change(LaneChange { peer: PEER, lane, up: is_up })
     }
 
     /// RULES.md N2, N3.
@@ -111,32 +113,16 @@ mod tests {
         assert_eq!(links.risen(|_| true), [], "it is told once");
     }
 
+    /// RULES.md M14, N8.
     #[test]
-    fn a_restart_is_told_once_by_whichever_way_it_is_seen_first() {
+    fn a_restart_is_told_once_and_what_an_earlier_process_said_is_not_heard_after_it() {
         let mut links = Links::default();
-        let restarted = Some(LinkChange::Restarted(PEER));
-        let up = |incarnation| LaneChange { peer: PEER, lane: Lane::Append, up: Some(incarnation) };
-        assert_eq!(links.let_in(PEER, 3), None, "nothing was heard of it before");
-        assert_eq!([links.change(up(3)), links.let_in(PEER, 3)], [None; 2]);
-        assert_eq!(links.let_in(PEER, 4), restarted);
-        assert_eq!(links.change(up(4)), None);
-        assert_eq!(links.change(up(5)), restarted);
-        assert_eq!(links.let_in(PEER, 5), None);
-    }
-
-    #[test]
-    fn a_restart_is_told_once_whether_or_not_the_fall_was() {
-        let mut links = Links::default();
-        let mut up = |lane, incarnation| {
-            links.change(LaneChange { peer: PEER, lane, up: Some(incarnation) })
-        };
-        let [one, two] = Lane::ALL;
-        assert_eq!([up(one, 3), up(two, 3), up(one, 3)], [None; 3]);
-        assert_eq!(up(two, 4), Some(LinkChange::Restarted(PEER)));
-        assert_eq!(up(one, 4), None);
-        assert_eq!(change(&mut links, one, false), Some(LinkChange::Down(PEER)));
-        let again = links.change(LaneChange { peer: PEER, lane: one, up: Some(5) });
-        assert_eq!(again, Some(LinkChange::Restarted(PEER)));
+        let mut meet = |incarnation| links.meet(PeerProcess { node: PEER, incarnation });
+        assert!(meet(3).is_eq(), "nothing was heard of it before");
+        assert!(meet(3).is_eq() && meet(4).is_gt() && meet(4).is_eq());
+        assert!(meet(3).is_lt() && meet(4).is_eq() && meet(7).is_gt() && meet(6).is_lt());
+        let other = PeerProcess { node: NodeId(3), incarnation: 1 };
+        assert!(links.meet(other).is_eq(), "each peer counts its own");
     }
 
     /// RULES.md N10.

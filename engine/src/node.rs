@@ -14,6 +14,7 @@ use crate::{
     inbox::{Control, NotTaken, Task},
     later,
     limits::Limits,
+    pulse::Saves,
     shared::{Shared, lock},
     stages::Stages,
     status::Question,
@@ -137,6 +138,7 @@ impl Node {
             let stores = Arc::new(stores);
             let mut shared = Shared::new(&config, identity.clone(), founded, stores, Limits::REAL);
             shared.entrance = Some(entrance);
+            shared.saves = Saves::of(home.openings_file());
             shared
         });
         let seed = if config.seed == 0 { seed_from_system()? } else { config.seed };
@@ -295,8 +297,8 @@ impl Node {
     /// machine is handed everything behind the place that its `open` tells: one that lives in memory gets all commands
     /// again, the one that the other machine failed on among them. All handles of the group work again from the shard's
     /// next turn on; the group follows first, and leads again when it is elected. Proposals that waited were answered when it stopped.
-    /// Opens the machine and waits as [`Self::create`]. The machine that failed is dropped on the shard's thread after that,
-    /// and must not hold what the new one needs to open, a lock of a file for example.
+    /// Opens the machine and waits as [`Self::create`]. The machine that failed is dropped after that, on a thread of its own
+    /// that nobody waits for, and must not hold what the new one needs to open, a lock of a file for example.
     ///
     /// # Errors
     /// [`GroupError`]: the group is as it was. [`GroupError::Running`] if it runs, or another call is restarting it;
@@ -599,14 +601,12 @@ fn save_to(home: &Arc<Home>, node: Weak<Shared>) -> Save {
     const { assert!(PEER_STORES_BYTES_MAX <= PEERS_BYTES_MAX, "a directory has room for all") };
     let home = Arc::downgrade(home);
     Box::new(move |peers| {
-        let Some(home) = home.upgrade() else {
+        let (Some(home), Some(node)) = (home.upgrade(), node.upgrade()) else {
             return Err(std::io::Error::other("the node is closed"));
         };
-        home.keep_peers(peers).map_err(|error| {
+        node.saves.run(|| home.keep_peers(peers)).map_err(|error| {
             let what = error.to_string();
-            if let Some(node) = node.upgrade() {
-                node.fail(NodeError::Thread(what.clone()));
-            }
+            node.fail(NodeError::Thread(what.clone()));
             std::io::Error::other(what)
         })
     })
@@ -623,7 +623,7 @@ fn on_too_large(home: &Arc<Home>, node: Weak<Shared>, held: u32, is_first: bool)
         if !node.has_served()
             && !stays_founded.swap(true, Ordering::Relaxed)
             && let Some(home) = home.upgrade()
-            && let Err(error) = home.found_command_bytes(0)
+            && let Err(error) = node.saves.run(|| home.found_command_bytes(0))
         {
             tracing::error!(%error, "the largest command of the directory stays founded");
         }

@@ -1,6 +1,6 @@
-//! A shard thread's signs of life, and how long somebody has owed an answer.
+//! A shard thread's signs of life, those of changes to a node's file of openings, and how long somebody has owed an answer.
 //!
-//! In:     a beat per turn; the answers of a disk, counted; how long turns took.
+//! In:     a beat per turn; the answers of a disk, counted; how long turns took; changes of the file.
 //! Out:    whether the shard has stalled; a silence in nanoseconds; the longest turn.
 //! Cost:   four relaxed stores a turn.
 //! Fails:  never.
@@ -8,6 +8,7 @@
 
 use crate::clock::Nanos;
 use std::{
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
@@ -118,6 +119,43 @@ impl Pulse {
     /// The thread has begun to take turns, and has not ended.
     pub(crate) fn is_alive(&self) -> bool {
         self.turns() > 0 && !self.ended.load(Ordering::Relaxed)
+    }
+}
+
+/// Changes of the file that says what a node and its peers know of each other. Peers whose processes have not met wait for
+/// them, and so does each later change.
+#[derive(Debug, Default)]
+pub(crate) struct Saves {
+    file: PathBuf,
+    begun: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Saves {
+    pub(crate) fn of(file: PathBuf) -> Self {
+        Self { file, ..Self::default() }
+    }
+
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Makes a change, by `save`, which waits for the disk.
+    pub(crate) fn run<T>(&self, save: impl FnOnce() -> T) -> T {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        let saved = save();
+        self.done.fetch_add(1, Ordering::Relaxed);
+        saved
+    }
+
+    /// Changes that ended, well or not.
+    pub(crate) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// A change has begun that has not ended.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) != self.done()
     }
 }
 

@@ -17,14 +17,14 @@ use crate::{
     life::{Bootstrap, Groups},
     limits::Limits,
     membership,
-    pulse::{Pulse, StallLimits},
+    pulse::{Pulse, Saves, StallLimits},
     shard::{Founded, GroupView, Timing},
     silence::Silence,
     stages::Stages,
 };
 use bytes::Bytes;
 use logdrive_net::{
-    Accepted, ClusterId, Hello, InboundMeter, InboundStats, Lane,
+    Accepted, ClusterId, Hello, InboundMeter, InboundStats, Lane, Refusal,
     stores::{Acquaintances, Proof},
 };
 use logdrive_raft::{Durable, HardState, Restored, Ticks};
@@ -70,10 +70,12 @@ pub(crate) struct Shared {
     pub(crate) news: Arc<News>,
     /// By peer: its connections to this node.
     inbound: Mutex<BTreeMap<NodeId, InboundOf>>,
-    /// Changes whenever another process of a peer is let in than before.
-    processes_version: AtomicU64,
     /// Peers with larger commands than the segments here hold, and their largest.
     too_large: Mutex<BTreeMap<NodeId, u32>>,
+    /// When the node last told that it refused a peer, ns.
+    turned_away: Mutex<BTreeMap<NodeId, u64>>,
+    /// Changes of the directory's file of openings.
+    pub(crate) saves: Saves,
     /// A lane to a peer has come up.
     has_reached: AtomicBool,
     silence: Silence,
@@ -86,11 +88,14 @@ pub(crate) struct Shared {
     pub(crate) failed: Condvar,
 }
 
+/// Between two events of the same peer that this node refuses.
+const TURNED_AWAY_NS: u64 = 1_000_000_000;
+
 /// The connections that one peer has open to this node.
 #[derive(Default)]
 struct InboundOf {
     open: usize,
-    /// The peer's process that was let in last.
+    /// The peer's latest process that was let in.
     incarnation: u64,
 }
 
@@ -142,8 +147,9 @@ impl Shared {
             map_version: Arc::default(),
             news: Arc::default(),
             inbound: Mutex::default(),
-            processes_version: AtomicU64::new(0),
             too_large: Mutex::default(),
+            turned_away: Mutex::default(),
+            saves: Saves::default(),
             has_reached: AtomicBool::new(false),
             silence: Silence::of(config.peers.keys().copied()),
             entrance: None,
@@ -347,12 +353,13 @@ impl Shared {
         let of = inbound.entry(from).or_default();
         of.open += 1;
         let is_first = of.open == 1;
-        let is_other = std::mem::replace(&mut of.incarnation, incarnation) != incarnation;
+        // A connection of an earlier process may come late, through the queue of another shard.
+        let is_later = incarnation > of.incarnation;
+        of.incarnation = of.incarnation.max(incarnation);
         drop(inbound);
-        if is_other {
+        if is_later {
             // Its commands are not too large, or not any more.
             lock(&self.too_large).remove(&from);
-            self.processes_version.fetch_add(1, Ordering::Release);
         }
         // A handshake is a sign of life.
         if self.silence.heard(from) || is_first {
@@ -386,16 +393,6 @@ impl Shared {
         lock(&self.inbound).get(&peer).is_some_and(|of| of.open > 0)
     }
 
-    /// Differs from what it was before if [`Self::processes`] does.
-    pub(crate) fn processes_version(&self) -> u64 {
-        self.processes_version.load(Ordering::Acquire)
-    }
-
-    /// The incarnation of each peer that was let in last.
-    pub(crate) fn processes(&self) -> Vec<(NodeId, u64)> {
-        lock(&self.inbound).iter().map(|(peer, of)| (*peer, of.incarnation)).collect()
-    }
-
     /// A lane to a peer has come up.
     pub(crate) fn reached(&self) {
         self.has_reached.store(true, Ordering::Release);
@@ -421,6 +418,19 @@ impl Shared {
             return;
         }
         self.fail(NodeError::SmallSegments { by: by_largest, theirs: largest, ours });
+    }
+
+    /// This node has refused a peer, at the time `now` in ns. Whoever says that it is the peer may come as often as it
+    /// likes, and must not push other events out: one is told in [`TURNED_AWAY_NS`].
+    pub(crate) fn turned_away(&self, peer: NodeId, why: Refusal, now: u64) {
+        let mut told = lock(&self.turned_away);
+        let is_soon = |at: &u64| now.saturating_sub(*at) < TURNED_AWAY_NS;
+        if told.get(&peer).is_some_and(is_soon) {
+            return;
+        }
+        told.insert(peer, now);
+        drop(told);
+        self.news.tell(|| NodeEvent::PeerTurnedAway { peer, why });
     }
 
     /// True if a lane to a peer has come up since the node was opened, or a group has a leader.
@@ -465,7 +475,7 @@ impl Shared {
         }
         drop(failure);
         if is_first {
-            if let NodeError::Stalled { .. } = error {
+            if error.is_stall() {
                 // A thread may never take another turn, and nobody must wait for its answers.
                 for inbox in &self.inboxes {
                     inbox.stop(&error.to_string());
@@ -479,7 +489,7 @@ impl Shared {
 
     /// The node has stalled for good: nothing of it is waited for any more.
     pub(crate) fn is_given_up(&self) -> bool {
-        matches!(self.failed(), Some(NodeError::Stalled { .. }))
+        self.failed().is_some_and(|error| error.is_stall())
     }
 
     /// True once the node cannot go on.

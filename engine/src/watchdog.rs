@@ -1,6 +1,6 @@
-//! Stalls: a disk that does not answer, a shard's thread that takes no turn, and what follows.
+//! Stalls: a disk that does not answer, a shard's thread that takes no turn, a file that is not written, and what follows.
 //!
-//! In:     each shard's [`Pulse`], which its thread beats once a turn.
+//! In:     each shard's [`Pulse`], which its thread beats once a turn; the changes of the file of openings ([`Saves`]).
 //! Out:    over `stall_warn` one line; over two election timeouts the shards of the node lead nothing and stand for
 //!         nothing until the disk answers; over `stall_fatal` the node fails, and a second later the process ends.
 //! Cost:   one thread per node that looks a few times a second; four relaxed stores a turn.
@@ -18,7 +18,7 @@
 use crate::{
     NodeError,
     clock::{self, Nanos},
-    pulse::{Pulse, Silence, StallLimits},
+    pulse::{Pulse, Saves, Silence, StallLimits},
     shared::Shared,
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -29,19 +29,19 @@ pub(crate) fn run(node: &Shared, stop: &Receiver<()>) {
     let mut watchdog = Watchdog::new(node);
     let pause = Duration::from(node.stall_limits.look_distance());
     while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(pause) {
-        for (shard, Finding { stage, what, time }) in watchdog.look(clock::now(), node) {
+        for (whose, Finding { stage, what, time }) in watchdog.look(clock::now(), node) {
             let time = Duration::from(time);
             match stage {
-                Stage::Quiet => tell(format!("shard {shard} goes on after a stall: {what}")),
-                Stage::Slow => tell(format!("shard {shard}: {what} for {time:.1?}")),
+                Stage::Quiet => tell(format!("{whose} goes on after a stall: {what}")),
+                Stage::Slow => tell(format!("{whose}: {what} for {time:.1?}")),
                 Stage::Resigned => {
-                    tell(format!("shard {shard}: {what} for {time:.1?}: this node leads no group"));
+                    tell(format!("{whose}: {what} for {time:.1?}: this node leads no group"));
                 }
                 Stage::Fatal if !node.stall_ends_process => {
-                    tell(format!("shard {shard}: {what} for {time:.1?}: the node has failed"));
+                    tell(format!("{whose}: {what} for {time:.1?}: the node has failed"));
                 }
                 Stage::Fatal => {
-                    tell(format!("shard {shard}: {what} for {time:.1?}: the process ends"));
+                    tell(format!("{whose}: {what} for {time:.1?}: the process ends"));
                     end()
                 }
             }
@@ -49,19 +49,36 @@ pub(crate) fn run(node: &Shared, stop: &Receiver<()>) {
     }
 }
 
-/// Looks at all shards of a node, and decides what a silence costs. The simulator runs the same code.
-pub(crate) struct Watchdog(Vec<Watch>);
+/// Looks at all shards of a node and at its file of openings, and decides what a silence costs. The simulator runs the same
+/// code.
+pub(crate) struct Watchdog {
+    shards: Vec<Watch>,
+    saves: SavesWatch,
+}
 
 impl Watchdog {
     pub(crate) fn new(node: &Shared) -> Self {
-        Self(node.pulses.iter().map(|_| Watch::new(&node.stall_limits)).collect())
+        let limits = &node.stall_limits;
+        Self {
+            shards: node.pulses.iter().map(|_| Watch::new(limits)).collect(),
+            saves: SavesWatch { silence: Watch::silence(limits), stage: Stage::Quiet },
+        }
     }
 
-    /// Looks at every shard; what is new, by shard. A shard that has been silent for too long leads nothing, and at
-    /// last the node has failed.
-    pub(crate) fn look(&mut self, now: Nanos, node: &Shared) -> Vec<(usize, Finding)> {
+    /// Looks at everything; what is new, and whose it is. A shard that has been silent for too long leads nothing, and at
+    /// last the node has failed. A file that is not written costs no leadership, for the logs may be well, but at last the
+    /// node too: peers whose processes it has not met wait for that file.
+    pub(crate) fn look(&mut self, now: Nanos, node: &Shared) -> Vec<(String, Finding)> {
         let mut found = Vec::new();
-        for (shard, (watch, pulse)) in self.0.iter_mut().zip(&node.pulses).enumerate() {
+        if let Some(finding) = self.saves.look(now, &node.saves, &node.stall_limits) {
+            let file = node.saves.file();
+            if finding.stage == Stage::Fatal {
+                let time = Duration::from(finding.time);
+                node.fail(NodeError::StalledFile { file: file.to_owned(), time });
+            }
+            found.push((format!("the file {}", file.display()), finding));
+        }
+        for (shard, (watch, pulse)) in self.shards.iter_mut().zip(&node.pulses).enumerate() {
             let Some(finding) = watch.look(now, pulse, &node.stall_limits) else { continue };
             if finding.stage == Stage::Resigned {
                 pulse.set_stalled();
@@ -71,7 +88,7 @@ impl Watchdog {
                 let number = u32::try_from(shard).expect("shards are counted in u32");
                 node.fail(NodeError::Stalled { shard: number, what: finding.what, time });
             }
-            found.push((shard, finding));
+            found.push((format!("shard {shard}"), finding));
         }
         found
     }
@@ -126,10 +143,58 @@ impl Finding {
     }
 }
 
+impl Stage {
+    /// A silence of that length. Gives the new finding, if there is one.
+    fn enter(
+        &mut self,
+        time: Nanos,
+        what: Said,
+        limits: &StallLimits,
+        resigns: bool,
+    ) -> Option<Finding> {
+        let stage = match time {
+            _ if time >= limits.fatal => Self::Fatal,
+            _ if time >= limits.resign && resigns => Self::Resigned,
+            _ if time >= limits.warn => Self::Slow,
+            _ => Self::Quiet,
+        };
+        let was = std::mem::replace(self, stage);
+        (stage > was || (stage == Self::Quiet && was > stage)).then_some(Finding {
+            stage,
+            what: if stage == Self::Quiet { what.ended } else { what.silent },
+            time,
+        })
+    }
+}
+
+/// A silence and its end in words.
+struct Said {
+    silent: &'static str,
+    ended: &'static str,
+}
+
+/// The file of openings, as the watchdog sees it.
+struct SavesWatch {
+    silence: Silence,
+    stage: Stage,
+}
+
+impl SavesWatch {
+    fn look(&mut self, now: Nanos, saves: &Saves, limits: &StallLimits) -> Option<Finding> {
+        let time = self.silence.look(now, saves.is_owed(), saves.done());
+        let said = Said { silent: NOT_WRITTEN, ended: WRITTEN };
+        self.stage.enter(time, said, limits, false)
+    }
+}
+
 impl Watch {
     fn new(limits: &StallLimits) -> Self {
-        let silence = || Silence::new(limits.least(), limits.look_distance());
+        let silence = || Self::silence(limits);
         Self { disk: silence(), thread: silence(), stage: Stage::Quiet }
+    }
+
+    fn silence(limits: &StallLimits) -> Silence {
+        Silence::new(limits.least(), limits.look_distance())
     }
 
     /// The new finding, if there is one.
@@ -138,24 +203,15 @@ impl Watch {
         let owed = is_alive && pulse.is_owed();
         let disk = self.disk.look(now, owed, pulse.answers());
         let thread = self.thread.look(now, is_alive, pulse.turns());
-        let (time, what) = if thread >= disk { (thread, NO_TURN) } else { (disk, NO_ANSWER) };
-        let stage = match time {
-            _ if time >= limits.fatal => Stage::Fatal,
-            _ if time >= limits.resign => Stage::Resigned,
-            _ if time >= limits.warn => Stage::Slow,
-            _ => Stage::Quiet,
-        };
-        let was = std::mem::replace(&mut self.stage, stage);
-        (stage > was || (stage == Stage::Quiet && was > stage)).then_some(Finding {
-            stage,
-            what: if stage == Stage::Quiet { ANSWERS_AGAIN } else { what },
-            time,
-        })
+        let (time, silent) = if thread >= disk { (thread, NO_TURN) } else { (disk, NO_ANSWER) };
+        self.stage.enter(time, Said { silent, ended: ANSWERS_AGAIN }, limits, true)
     }
 }
 
 const NO_ANSWER: &str = "the log's disk has not answered";
 const NO_TURN: &str = "its thread has taken no turn";
+const NOT_WRITTEN: &str = "it has not been written";
+const WRITTEN: &str = "it is written";
 const ANSWERS_AGAIN: &str = "its disk and its thread answer again";
 
 /// Between the node's failure and the end of its process: for the answers, the line, and an embedder's last words.
@@ -248,6 +304,31 @@ mod tests {
         assert_eq!(watch(&mut shard, &pulse, 1_000_000, 3), []);
         pulse.beat(8, true, false);
         assert_eq!(watch(&mut shard, &pulse, 1_000_030, 5), []);
+    }
+
+    /// RULES.md rule 18. A save that never ended was seen by nobody, and all peers that had restarted waited for it for ever.
+    #[test]
+    fn a_file_that_is_never_written_is_said_and_ends_with_the_process_and_costs_no_leadership() {
+        let saves = Saves::default();
+        let mut file = SavesWatch { silence: Watch::silence(&LIMITS), stage: Stage::Quiet };
+        let mut look = |ms: u64| {
+            let found = file.look(ms * MS, &saves, &LIMITS)?;
+            Some((ms, found.stage, found.what))
+        };
+        assert!((1..=200).all(|n| look(n * 10).is_none()), "nothing is owed");
+        saves.run(|| {
+            let stages: Vec<_> = (201..=220).filter_map(|n| look(n * 10)).collect();
+            assert_eq!(stages, [(2160, Stage::Slow, NOT_WRITTEN)]);
+        });
+        assert_eq!(look(2210), Some((2210, Stage::Quiet, WRITTEN)));
+        saves.run(|| {
+            // A later change waits for the first, and ends no silence.
+            saves.run(|| {
+                let stages: Vec<_> = (222..=400).filter_map(|n| look(n * 10)).collect();
+                let expected = [(2370, Stage::Slow), (3810, Stage::Fatal)];
+                assert_eq!(stages, expected.map(|(at, stage)| (at, stage, NOT_WRITTEN)));
+            });
+        });
     }
 
     #[test]

@@ -273,7 +273,7 @@ fn events_tell_of_leaders_and_stopped_groups_in_order_and_end_with_the_node() {
 }
 
 #[test]
-fn a_peer_that_refuses_this_node_is_an_event() {
+fn a_peer_that_refuses_this_node_is_an_event_on_both_sides() {
     let home = tempfile::tempdir().unwrap();
     let nowhere = "127.0.0.1:1".to_owned();
     let open = |node: u64, cluster: &str, other: (NodeId, String)| {
@@ -285,11 +285,16 @@ fn a_peer_that_refuses_this_node_is_an_event() {
     };
     let other = open(2, "theirs", (NodeId(1), nowhere));
     let node = open(1, "ours", (NodeId(2), other.local_addr().to_string()));
-    let mut events = node.events();
+    let (mut events, mut others) = (node.events(), other.events());
     let refused = events.recv_timeout(PATIENCE).unwrap();
     assert!(
         matches!(refused, NodeEvent::PeerRefused { peer: NodeId(2), why: Refusal::Cluster }),
         "{refused:?}"
+    );
+    let refuses = others.recv_timeout(PATIENCE).unwrap();
+    assert!(
+        matches!(refuses, NodeEvent::PeerTurnedAway { peer: NodeId(1), why: Refusal::Cluster }),
+        "{refuses:?}"
     );
     node.close().unwrap();
     other.close().unwrap();
@@ -314,6 +319,49 @@ fn nodes_that_were_founded_with_other_settings_refuse_each_other() {
     assert_eq!(why, Refusal::OtherSettings);
     node.close().unwrap();
     other.close().unwrap();
+}
+
+/// Fails on its first command, and cannot be dropped before it is told to.
+struct Clinging(std::sync::mpsc::Receiver<()>);
+
+impl StateMachine for Clinging {
+    fn apply(&mut self, _: &Committed<'_>, _: &mut Replies) -> Result<(), MachineError> {
+        Err(MachineError("told to fail".to_owned()))
+    }
+}
+
+impl Drop for Clinging {
+    fn drop(&mut self) {
+        let _ = self.0.recv();
+    }
+}
+
+/// A failed machine was dropped on its shard's thread: one that closes files or joins threads held up every group there.
+#[test]
+fn a_failed_machine_that_takes_long_to_drop_holds_up_nobody() {
+    let home = tempfile::tempdir().unwrap();
+    let node = open(&home.path().join("node"), 1);
+    let (let_go, told) = std::sync::mpsc::channel();
+    let group = node.create(GROUP, alone(), Box::new(Clinging(told))).unwrap();
+    let other = node.create(GroupId(8), alone(), Box::new(Lengths(0))).unwrap();
+    group.wait_for_leader(PATIENCE).unwrap();
+    other.wait_for_leader(PATIENCE).unwrap();
+    assert!(group.propose("four").wait().is_err());
+    node.restart(GROUP, Box::new(Lengths(0))).unwrap();
+    assert_eq!(
+        sum(&other.propose("four").wait_timeout(PATIENCE).ok().expect("held up").unwrap().reply),
+        4
+    );
+    while group.state() != GroupState::Running {
+        std::thread::yield_now();
+    }
+    group.wait_for_leader(PATIENCE).unwrap();
+    assert_eq!(
+        sum(&group.propose("four").wait_timeout(PATIENCE).ok().expect("held up").unwrap().reply),
+        8
+    );
+    let_go.send(()).unwrap();
+    node.close().unwrap();
 }
 
 /// A machine for the place of a [`Lengths`] that failed: the command that the other failed on is in the log and handed to

@@ -49,6 +49,8 @@ pub enum Greeted {
 pub struct Turned {
     /// Why.
     pub error: NetError,
+    /// The node that the dialer says it is, if its message could be read. Nothing proves it.
+    pub dialer: Option<NodeId>,
     /// The message that the dialer must be sent first; nothing if the dialer would not understand an answer.
     pub answer: Option<Vec<u8>>,
 }
@@ -97,7 +99,7 @@ impl Door {
         };
         match handshake::judge(&self.me, &self.known, &hello, to) {
             Ok(()) => Ok(hello),
-            Err(refusal) => Err(self.turned(NetError::Refused(refusal))),
+            Err(refusal) => Err(self.turned(Some(hello.node), NetError::Refused(refusal))),
         }
     }
 
@@ -110,7 +112,7 @@ impl Door {
         hello: Hello,
         met: Result<Meeting, NetError>,
     ) -> Result<Greeted, Turned> {
-        let meeting = met.map_err(|error| self.turned(error))?;
+        let meeting = met.map_err(|error| self.turned(Some(hello.node), error))?;
         let shard = hello.shard % self.me.shards;
         let answer = self.stores.present(&self.me, hello.node);
         let answer = Hello { shard, lane: hello.lane, ..answer };
@@ -119,7 +121,8 @@ impl Door {
         }
         // A later life may have been let in since the meeting.
         if self.places.has_seen_later(&hello) {
-            return Err(self.turned(NetError::Refused(Refusal::EarlierLife)));
+            let error = NetError::Refused(Refusal::EarlierLife);
+            return Err(self.turned(Some(hello.node), error));
         }
         let answer = answer.encode(hello.node);
         let (lease, ended) = self.places.take(&hello);
@@ -128,18 +131,19 @@ impl Door {
 
     /// The end of a connection whose hello could not be read.
     pub fn unreadable(&self, error: HandshakeError) -> Turned {
-        self.turned(match handshake::refusal_of(&error) {
+        let error = match handshake::refusal_of(&error) {
             Some(refusal) => NetError::Refused(refusal),
             None => NetError::Handshake(error),
-        })
+        };
+        self.turned(None, error)
     }
 
-    fn turned(&self, error: NetError) -> Turned {
+    fn turned(&self, dialer: Option<NodeId>, error: NetError) -> Turned {
         let answer = match &error {
             NetError::Refused(refusal) => Some(refusal.encode(self.me.proof.store)),
             _ => None,
         };
-        Turned { error, answer }
+        Turned { error, dialer, answer }
     }
 }
 
@@ -223,8 +227,9 @@ mod tests {
 
     fn refused(door: &mut Door, message: &[u8]) -> Refusal {
         match door.greet(message) {
-            Err(Turned { error: NetError::Refused(refusal), answer }) => {
+            Err(Turned { error: NetError::Refused(refusal), dialer, answer }) => {
                 assert_eq!(answer, Some(refusal.encode(0)));
+                assert_eq!(dialer.is_none(), refusal == Refusal::Malformed);
                 refusal
             }
             other => panic!("{other:?}"),
@@ -277,7 +282,9 @@ mod tests {
         assert_eq!(refused(&mut door, &hello(4).encode(NodeId(9))), Refusal::UnknownNode);
         assert_eq!(refused(&mut door, &Refusal::Cluster.encode(0)), Refusal::Malformed);
         let silent = door.greet(b"GET / HTTP/1.1\r\n\r\n");
-        let Err(Turned { error, answer: None }) = silent else { panic!("{silent:?}") };
+        let Err(Turned { error, dialer: None, answer: None }) = silent else {
+            panic!("{silent:?}")
+        };
         assert!(matches!(error, NetError::Handshake(HandshakeError::Magic)));
         assert_eq!(let_in(&mut door, &hello(1)).1, [first]);
     }

@@ -1,8 +1,9 @@
 //! A connection a peer made to us, read on the thread of the shard it was handed to.
 //!
 //! In:     an [`Accepted`] connection from the listener.
-//! Out:    [`Inbound::deliver`], one call per frame.
-//! Cost:   one read call per wake-up while the socket has no more than fits; memory as `receiver` says.
+//! Out:    [`Inbound::deliver`], one call per frame, as long as [`Inbound::has_room`].
+//! Cost:   one read call per wake-up while the socket has no more than fits; memory as `receiver` says. While there is no
+//!         room, one look at it each time that the thread's other tasks have run.
 //! Fails:  the first bad byte ends the connection; nothing of its frame is delivered (see `receiver`).
 //! Source: RULES.md N8, N9, I1, I3, I5.
 
@@ -16,14 +17,20 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 /// A shard's handling of its peers' messages, and of its lanes' comings and goings. The methods are called on the
 /// shard's thread, outside of any call of ours: they may send.
 pub trait Inbound {
-    /// All messages of one frame, decoded and checked, in the frame's order. Whether `from` may speak
-    /// for a group is for the group to say.
-    fn deliver(&self, from: NodeId, messages: Vec<(GroupId, Message)>);
+    /// True if another frame may be delivered. Asked before each; while it is false the other tasks of the thread run,
+    /// among them the one that makes room.
+    fn has_room(&self) -> bool;
+
+    /// All messages of one frame, decoded and checked, in the frame's order. `from` is what the peer's process said of
+    /// itself when it connected. Whether the peer may speak for a group is for the group to say, and whether this process
+    /// of it still counts is for whoever keeps the messages: a later one may be let in before they are looked at.
+    fn deliver(&self, from: &Hello, messages: Vec<(GroupId, Message)>);
 
     /// An outbound lane to `peer` is up; `hello` is what the peer said of itself.
     fn up(&self, peer: NodeId, lane: Lane, hello: &Hello);
@@ -34,6 +41,9 @@ pub trait Inbound {
     /// `peer` refused a lane of ours, and will be asked again. After a refusal that is for good
     /// ([`Refusal::is_for_good`]) the node must end, and its directory be used no more.
     fn refused(&self, peer: NodeId, refusal: Refusal);
+
+    /// This node has dialled `peer` and refused what it heard; it will dial again.
+    fn turned_away(&self, peer: NodeId, refusal: Refusal);
 }
 
 /// A peer's connection after the handshake, on its way to the shard that will read it.
@@ -104,6 +114,9 @@ async fn read_frames(
             Err(error) => return NetError::Io(error),
         }
         loop {
+            while !inbound.has_room() {
+                yield_now().await;
+            }
             let messages = match receiver.next(|| lease.has_changed().is_err()) {
                 Ok(Some(messages)) => messages,
                 Ok(None) => break,
@@ -112,7 +125,7 @@ async fn read_frames(
             add(&meter.frames, 1);
             add(&meter.messages, messages.len() as u64);
             began = None;
-            inbound.deliver(hello.node, messages);
+            inbound.deliver(hello, messages);
         }
         if !receiver.is_inside_frame() {
             began = None;
@@ -134,15 +147,22 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::io::Write;
 
-    /// Takes the frames, and replaces their connection after so many.
+    /// Takes the frames that it has room for, and replaces their connection after so many.
     struct Taker {
+        room: Cell<u32>,
         lease: RefCell<Option<watch::Sender<()>>>,
         delivered: Cell<u32>,
         replaces_at: u32,
     }
 
     impl Inbound for Taker {
-        fn deliver(&self, _: NodeId, _: Vec<(GroupId, Message)>) {
+        fn has_room(&self) -> bool {
+            self.room.get() > 0
+        }
+
+        fn deliver(&self, from: &Hello, _: Vec<(GroupId, Message)>) {
+            assert_eq!(*from, hello());
+            self.room.update(|before| before - 1);
             self.delivered.update(|before| before + 1);
             if self.delivered.get() == self.replaces_at {
                 self.lease.take();
@@ -153,6 +173,7 @@ mod tests {
         fn down(&self, _: NodeId, _: Lane) {}
 
         fn refused(&self, _: NodeId, _: Refusal) {}
+        fn turned_away(&self, _: NodeId, _: Refusal) {}
     }
 
     fn hello() -> Hello {
@@ -166,7 +187,8 @@ mod tests {
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let (sender, lease) = watch::channel(());
-        let taker = Taker { lease: Some(sender).into(), delivered: Cell::new(0), replaces_at };
+        let (room, delivered) = (Cell::new(u32::MAX), Cell::new(0));
+        let taker = Taker { room, lease: Some(sender).into(), delivered, replaces_at };
         let accepted = Accepted { hello: hello(), stream, lease, meter: Arc::default() };
         (peer, accepted, Rc::new(taker))
     }
@@ -201,6 +223,37 @@ mod tests {
             let end = receive(accepted, &Settings::default(), taker.clone()).await;
             assert!(matches!(end, NetError::Replaced), "{end:?}");
             assert_eq!(taker.delivered.get(), 2);
+        });
+    }
+
+    /// A reader delivered all that a read had brought, and the shard took turn after turn for it in between: the thread's
+    /// other tasks had to wait until all was done.
+    #[test]
+    fn a_reader_without_room_lets_other_tasks_run_and_delivers_the_rest_later() {
+        run(async {
+            let (mut peer, accepted, taker) = connection(u32::MAX);
+            taker.room.set(2);
+            peer.write_all(&frames(5)).unwrap();
+            drop(peer);
+            let inbound = taker.clone();
+            let reading = tokio::task::spawn_local(async move {
+                receive(accepted, &Settings::default(), inbound).await
+            });
+            while taker.delivered.get() < 2 {
+                yield_now().await;
+            }
+            for _ in 0..100 {
+                yield_now().await;
+            }
+            assert_eq!(taker.delivered.get(), 2, "no more than there is room for");
+            taker.room.set(2);
+            while taker.delivered.get() < 4 {
+                yield_now().await;
+            }
+            taker.room.set(2);
+            let end = reading.await.unwrap();
+            assert!(matches!(end, NetError::Closed), "{end:?}");
+            assert_eq!((taker.delivered.get(), taker.room.get()), (5, 1));
         });
     }
 

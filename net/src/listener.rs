@@ -10,7 +10,7 @@ use crate::door::{Door, Greeted, LeaseId, Turned, Welcome};
 use crate::metrics::{InboundMeter, LogLimit, add};
 use crate::saving::saved;
 use crate::stores::Acquaintances;
-use crate::{AbortOnPanic, Accepted, Hello, NetError, Settings, peer};
+use crate::{AbortOnPanic, Accepted, Hello, NetError, Refusal, Settings, peer};
 use logdrive_raft::NodeId;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::cell::RefCell;
@@ -66,7 +66,8 @@ impl Listener {
 
     /// Accepts for ever, and hands over every connection of a node in `known`; that is for shard
     /// `hello.shard % me.shards`. `me.lane` and `me.shard` do not matter; `stores` is what all of the node's threads know
-    /// of its peers' directories. Returns only if the socket cannot be waited on.
+    /// of its peers' directories. `turned_away` is told of each dialer that said it is a node in `known` and was refused.
+    /// Returns only if the socket cannot be waited on.
     ///
     /// The connections handed over live as long as this: when it is dropped, they end.
     pub async fn run(
@@ -76,6 +77,7 @@ impl Listener {
         stores: Arc<Acquaintances>,
         settings: Settings,
         hand_over: Box<dyn Fn(Accepted)>,
+        turned_away: Box<dyn Fn(NodeId, Refusal)>,
     ) -> NetError {
         let socket = match TcpListener::from_std(self.socket) {
             Ok(socket) => socket,
@@ -83,11 +85,13 @@ impl Listener {
         };
         let meter = self.meter;
         let entrance = Rc::new(Entrance {
-            door: RefCell::new(Door::new(me, known, Arc::clone(&stores))),
+            door: RefCell::new(Door::new(me, known.clone(), Arc::clone(&stores))),
+            known,
             stores,
             leases: RefCell::default(),
             settings,
             hand_over,
+            turned_away,
             meter: Arc::clone(&meter),
             log: LogLimit::new(Duration::from_secs(1)),
         });
@@ -171,11 +175,13 @@ impl Strangers {
 /// The state that all handshakes share.
 struct Entrance {
     door: RefCell<Door>,
+    known: Vec<NodeId>,
     stores: Arc<Acquaintances>,
     /// Dropping a sender ends the connection that holds its receiver.
     leases: RefCell<HashMap<LeaseId, watch::Sender<()>>>,
     settings: Settings,
     hand_over: Box<dyn Fn(Accepted)>,
+    turned_away: Box<dyn Fn(NodeId, Refusal)>,
     meter: Arc<InboundMeter>,
     log: LogLimit,
 }
@@ -209,7 +215,12 @@ impl Entrance {
                 stream.write_all(&answer).await?;
                 return Ok(());
             }
-            Err(Turned { error, answer }) => {
+            Err(Turned { error, dialer, answer }) => {
+                if let (NetError::Refused(refusal), Some(dialer)) = (&error, dialer)
+                    && self.known.contains(&dialer)
+                {
+                    (self.turned_away)(dialer, *refusal);
+                }
                 if let Some(answer) = answer {
                     stream.write_all(&answer).await?;
                 }

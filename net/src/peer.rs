@@ -55,8 +55,10 @@ impl Dialer {
                     let refused =
                         matches!(error, NetError::Refused(_) | NetError::RefusedByPeer(_));
                     self.link.count_failure(refused);
-                    if let NetError::RefusedByPeer(refusal) = error {
-                        self.inbound.refused(peer, refusal);
+                    match error {
+                        NetError::RefusedByPeer(refusal) => self.inbound.refused(peer, refusal),
+                        NetError::Refused(refusal) => self.inbound.turned_away(peer, refusal),
+                        _ => {}
                     }
                     (error, backoff.after_failure(refused))
                 }

@@ -82,12 +82,17 @@ struct Shard {
     frames: Cell<u64>,
     told: RefCell<Vec<Told>>,
     refused: RefCell<Vec<Refusal>>,
+    turned_away: RefCell<Vec<(NodeId, Refusal)>>,
 }
 
 impl Inbound for Shard {
-    fn deliver(&self, from: NodeId, messages: Vec<(GroupId, Message)>) {
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn deliver(&self, from: &Hello, messages: Vec<(GroupId, Message)>) {
         self.frames.set(self.frames.get() + 1);
-        let messages = messages.into_iter().map(|(group, message)| (from, group, message));
+        let messages = messages.into_iter().map(|(group, message)| (from.node, group, message));
         self.delivered.borrow_mut().extend(messages);
     }
 
@@ -102,6 +107,10 @@ impl Inbound for Shard {
 
     fn refused(&self, _: NodeId, refusal: Refusal) {
         self.refused.borrow_mut().push(refusal);
+    }
+
+    fn turned_away(&self, peer: NodeId, refusal: Refusal) {
+        self.turned_away.borrow_mut().push((peer, refusal));
     }
 }
 
@@ -149,9 +158,10 @@ impl Node {
                 ends.borrow_mut().push(end);
             });
         });
-        let its = Arc::clone(&stores);
+        let (its, turned) = (Arc::clone(&stores), Rc::clone(&shard));
+        let turned_away = Box::new(move |peer, refusal| turned.turned_away(peer, refusal));
         let task = spawn_local(async move {
-            listener.run(me, vec![A, B], its, settings, hand_over).await;
+            listener.run(me, vec![A, B], its, settings, hand_over, turned_away).await;
         });
         Self { address, shard, meter, ends, accepted, stores, task }
     }
@@ -336,7 +346,8 @@ fn an_accepted_connection_is_read_on_another_threads_runtime() {
         let hand_over: Box<dyn Fn(Accepted)> =
             Box::new(move |accepted| shards.try_send(accepted).expect("room for both lanes"));
         let task = spawn_local(async move {
-            listener.run(hello(B), vec![A], stores(), settings(), hand_over).await;
+            let turned_away = Box::new(|_, _| {});
+            listener.run(hello(B), vec![A], stores(), settings(), hand_over, turned_away).await;
         });
         until(|| dialer.is_finished() && reader.is_finished()).await;
         task.abort();
@@ -667,6 +678,9 @@ fn a_peer_with_commands_that_the_segments_here_do_not_hold_comes_up_on_no_lane()
         assert!(shard.refused.borrow().iter().all(|refusal| *refusal == Refusal::SmallSegments));
         assert!(shard.told.borrow().is_empty() && b.meter.stats().authenticated == 0);
         assert!(told.lock().unwrap().iter().all(|said| *said == (A, 1 << 20)));
+        let turned_away = b.shard.turned_away.borrow();
+        assert!(turned_away.len() > 2);
+        assert!(turned_away.iter().all(|said| *said == (A, Refusal::SmallSegments)));
         drop(outbound);
         // The dialer's segments are too small.
         let (small, told) = holding((1 << 20) - 1);
@@ -675,6 +689,9 @@ fn a_peer_with_commands_that_the_segments_here_do_not_hold_comes_up_on_no_lane()
         until(|| stats(&outbound, Lane::Append).refusals > 2).await;
         assert!(shard.told.borrow().is_empty() && shard.refused.borrow().is_empty());
         assert!(told.lock().unwrap().iter().all(|said| *said == (B, 1 << 20)));
+        let turned_away = shard.turned_away.borrow();
+        assert!(turned_away.len() > 2);
+        assert!(turned_away.iter().all(|said| *said == (B, Refusal::SmallSegments)));
         drop(outbound);
         let (enough, _) = holding(1 << 20);
         let (outbound, _) = dial(&enough, &b);

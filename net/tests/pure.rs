@@ -76,7 +76,7 @@ impl Acceptor {
                 }
                 Ok(Greeted::Introduced { answer }) => (answer, None),
                 Err(Turned { answer: Some(answer), .. }) => (answer, None),
-                Err(Turned { error, answer: None }) => return Err(error),
+                Err(Turned { error, answer: None, .. }) => return Err(error),
             };
             let heard = stores.hear(me, B, &in_pieces(&said))?;
             let (Heard::Introduced(acceptor) | Heard::Up(acceptor)) = &heard;

@@ -239,6 +239,12 @@ impl Home {
         shard_dir(&self.dir, shard)
     }
 
+    /// The file that [`Self::keep_peers`], [`Self::found_command_bytes`] and [`Self::refuse`] write.
+    #[must_use]
+    pub fn openings_file(&self) -> PathBuf {
+        OpeningsFile::path(&self.dir)
+    }
+
     /// The bytes that [`Self::keep_peers`] kept last; empty if there are none.
     #[must_use]
     pub fn peers(&self) -> Vec<u8> {

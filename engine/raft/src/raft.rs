@@ -26,6 +26,10 @@ use bytes::Bytes;
 pub enum Event {
     /// Time has passed; see [`Raft::deadline`].
     Tick,
+    /// As [`Self::Tick`], while messages that have arrived wait unread, a leader's perhaps among them. So its silence counts
+    /// only once it has lasted an election timeout longer; after that it does, or messages without end would keep this
+    /// replica from ever standing. A leader is no more patient than usual: without a majority it must be silent.
+    TickUnread,
     /// A message arrived.
     Message {
         /// The sender.
@@ -214,7 +218,8 @@ impl Raft {
     pub fn step(&mut self, now: Ticks, event: Event) {
         self.now = self.now.max(now);
         match event {
-            Event::Tick => self.on_tick(),
+            Event::Tick => self.on_tick(0),
+            Event::TickUnread => self.on_tick(self.config.election_ticks),
             Event::Message { from, message } => self.on_message(from, message),
             Event::Durable(durable) => self.on_durable(durable),
             Event::Applied(index) => self.log.applied_to(index),
@@ -362,13 +367,14 @@ impl Raft {
         self.log.forget(LogIndex::ZERO, bytes_max);
     }
 
-    fn on_tick(&mut self) {
+    /// `patience` are the ticks that a leader's silence must last longer than usual.
+    fn on_tick(&mut self, patience: u64) {
         if self.apply_fetch_at.is_some_and(|at| at <= self.now) {
             self.apply_fetch_at = None;
         }
         if matches!(self.state, State::Leader(_)) {
             self.on_leader_tick();
-        } else if self.now >= self.election_at {
+        } else if self.now >= self.election_at.after(patience) {
             self.campaign();
         }
     }

@@ -144,6 +144,37 @@ fn ticks_before_the_deadline_do_nothing_and_a_late_one_is_one() {
     assert!(cluster.node(n(1)).raft.as_ref().unwrap().deadline() > cluster.now);
 }
 
+/// RULES.md D5.
+#[test]
+fn unread_messages_make_a_replica_patient_with_its_leader_for_an_election_timeout_and_no_leader_with_its_followers()
+ {
+    let asks = |unread: bool, late: u64| {
+        let mut cluster = Cluster::new(3);
+        let deadline = cluster.node(n(1)).raft.as_ref().unwrap().deadline();
+        cluster.now = deadline.after(late);
+        cluster.step(n(1), if unread { Event::TickUnread } else { Event::Tick });
+        cluster.collect(n(1));
+        !cluster.network.is_empty()
+    };
+    let patience = config(1, 3).election_ticks;
+    assert!(asks(false, 0) && !asks(true, 0));
+    assert!(!asks(true, patience - 1) && asks(true, patience));
+
+    let mut cluster = Cluster::new(3);
+    cluster.elect(n(1));
+    cluster.pass(20, true);
+    let tick_unread = |cluster: &mut Cluster, ticks: u64| {
+        cluster.now = cluster.now.after(ticks);
+        cluster.step(n(1), Event::TickUnread);
+        cluster.collect(n(1));
+    };
+    cluster.network.clear();
+    tick_unread(&mut cluster, config(1, 3).heartbeat_ticks);
+    assert_eq!(cluster.network.len(), 2, "its heartbeats leave");
+    tick_unread(&mut cluster, patience);
+    assert_ne!(cluster.role(n(1)), Role::Leader, "it has heard no majority");
+}
+
 #[test]
 fn a_group_of_one_wants_no_ticks() {
     let cluster = alone(|_| {});

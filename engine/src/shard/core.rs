@@ -536,9 +536,9 @@ impl Shard {
         self.now = self.now.after(elapsed);
     }
 
-    /// Groups whose timers have run out act on it. To be called once everything that has arrived was taken in: a
-    /// leader that was heard just now is not silent.
-    pub(crate) fn fire_timers(&mut self) {
+    /// Groups whose timers have run out act on it. To be called once what has arrived was taken in: a leader that was heard
+    /// just now is not silent. Unless `has_read_all`, some of it is left for the next turn, perhaps a leader's heartbeat.
+    pub(crate) fn fire_timers(&mut self, has_read_all: bool) {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.now, &mut due);
         for slot in due.drain(..) {
@@ -548,7 +548,7 @@ impl Shard {
             }
             replica.wake_at = Ticks(u64::MAX);
             if replica.raft.deadline() <= self.now {
-                self.step(slot, Event::Tick);
+                self.step(slot, if has_read_all { Event::Tick } else { Event::TickUnread });
             } else {
                 self.mark(slot);
             }

@@ -195,6 +195,11 @@ pub const ALL: &[Bug] = &[
         "frames of a replaced connection are delivered beside those of the new one (N8)",
     ),
     bug(
+        "earlier_processes_frames_heard",
+        200,
+        "a frame that waited while its peer restarted is heard after one of the new process (M14, N8)",
+    ),
+    bug(
         "commit_saved_past_its_entries",
         500,
         "a saved commit index covers entries that land later than it does (B1)",

@@ -11,7 +11,7 @@
 //! still arrive, beside the first frames of the next process.
 
 use super::{invariants::Broken, random::Random};
-use crate::{GroupId, NodeId};
+use crate::{GroupId, NodeId, links::PeerProcess};
 use logdrive_net::{
     Backoff, Door, Greeted, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Refusal, Sent,
     Settings, Turned,
@@ -28,8 +28,8 @@ use std::{
 
 /// Something that the network did to a process.
 pub(super) enum Effect {
-    /// An outbound lane to this incarnation of the peer came up, or one went down.
-    Lane { node: NodeId, shard: u32, peer: NodeId, lane: Lane, up: Option<u64> },
+    /// An outbound lane came up or went down.
+    Lane { node: NodeId, shard: u32, peer: NodeId, lane: Lane, up: bool },
     /// A connection of this incarnation of `from` was let in.
     Opened { node: NodeId, from: NodeId, incarnation: u64 },
     /// A connection of `from` that had been let in has ended.
@@ -37,7 +37,7 @@ pub(super) enum Effect {
     /// `by` refused a lane for good: the directory must not be used any more.
     Refused { node: NodeId, by: NodeId, refusal: Refusal },
     /// A frame for the shard that reads its connection.
-    Arrived { node: NodeId, shard: usize, from: NodeId, messages: Vec<(GroupId, Message)> },
+    Arrived { node: NodeId, shard: usize, from: PeerProcess, messages: Vec<(GroupId, Message)> },
 }
 
 /// When what leaves now from one node to another arrives; `None` if the connection breaks instead.
@@ -325,11 +325,10 @@ impl Connections {
                 };
                 match heard {
                     Ok(stores::Heard::Up(hello)) => {
-                        let up = Some(hello.incarnation);
                         end.queue.set_up(hello);
                         end.state = State::Up { connection: id, since: now };
                         let lane = Lane::ALL[at];
-                        effects.push(Effect::Lane { node, shard, peer, lane, up });
+                        effects.push(Effect::Lane { node, shard, peer, lane, up: true });
                     }
                     Ok(stores::Heard::Introduced(_)) => {
                         logdrive_raft::reached!("opening introduced");
@@ -367,7 +366,7 @@ impl Connections {
                     let pause = steps(end.backoff.after_loss(lasted));
                     end.state = State::Down { dial_at: now + pause };
                     let lane = Lane::ALL[at];
-                    effects.push(Effect::Lane { node, shard, peer, lane, up: None });
+                    effects.push(Effect::Lane { node, shard, peer, lane, up: false });
                 }
             }
         }
@@ -611,7 +610,8 @@ impl Connection {
                             Ok(Some(messages)) => {
                                 process.delivers(id, self.key, self.incarnation);
                                 heard.deliver(node, from, &self.line);
-                                let shard = *shard;
+                                let (shard, incarnation) = (*shard, self.incarnation);
+                                let from = PeerProcess { node: from, incarnation };
                                 effects.push(Effect::Arrived { node, shard, from, messages });
                             }
                             Ok(None) => break,

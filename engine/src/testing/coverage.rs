@@ -28,6 +28,7 @@ pub const PLACES: &[(&str, &str)] = &[
     ("entry of an earlier term not committed by counting", "engine/raft/src/leader.rs"),
     ("entry put back while its first write is under way", "engine/src/testing/ghost.rs"),
     ("frame of a replaced connection dropped", "engine/src/testing/connections.rs"),
+    ("frame of an earlier process dropped", "engine/src/host.rs"),
     ("first leader campaigns at once", "engine/src/shard/core.rs"),
     ("frame refused by a full queue", "engine/src/testing/node.rs"),
     ("forwarded frame dropped", "engine/src/inbox.rs"),

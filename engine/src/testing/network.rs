@@ -12,7 +12,7 @@ use super::{
     random::Random,
     shape::Weather,
 };
-use crate::{GroupId, NodeId};
+use crate::{GroupId, NodeId, links::PeerProcess};
 use bytes::{Bytes, BytesMut};
 use logdrive_net::Lane;
 use logdrive_raft::{AppendReply, AppendResult, Message};
@@ -21,7 +21,7 @@ use std::ops::Range;
 
 /// A frame that has arrived.
 pub(super) struct Arrival {
-    pub(super) from: NodeId,
+    pub(super) from: PeerProcess,
     /// The shard that sent it.
     pub(super) shard: u32,
     pub(super) to: NodeId,
@@ -30,7 +30,7 @@ pub(super) struct Arrival {
 
 #[derive(Clone)]
 struct Frame {
-    from: NodeId,
+    from: PeerProcess,
     shard: u32,
     to: NodeId,
     body: Bytes,
@@ -66,8 +66,8 @@ pub(super) struct Network {
     nothing_but_appends_to: Option<(NodeId, Range<u64>)>,
     /// Acknowledgements arrive again at whoever leads a later term, up to a step.
     echo_until: u64,
-    /// The highest of each, by who sent it to whom of which group, with its term.
-    echoes: BTreeMap<(NodeId, NodeId, GroupId), Message>,
+    /// The highest of each, by who sent it to whom of which group, with its term and the process that said it.
+    echoes: BTreeMap<(NodeId, NodeId, GroupId), (PeerProcess, Message)>,
     /// Frames of the past, to be repeated.
     past: VecDeque<Frame>,
 }
@@ -103,7 +103,7 @@ impl Network {
         &mut self,
         now: u64,
         random: &mut Random,
-        (from, shard): (NodeId, u32),
+        (from, shard): (PeerProcess, u32),
         to: NodeId,
         lane: Lane,
         messages: &mut Vec<(GroupId, Message)>,
@@ -114,7 +114,7 @@ impl Network {
         // A staged fault loses some messages on the way. The lane may refuse the others: then all are left.
         let lost = self.take_lost(now, to, messages);
         if let Some(connections) = &mut self.connections {
-            let sent = connections.send((from, shard), to, lane, messages);
+            let sent = connections.send((from.node, shard), to, lane, messages);
             if sent.is_err() {
                 messages.extend(lost);
             }
@@ -133,10 +133,10 @@ impl Network {
         for _ in 0..copies {
             let lost = random.once_in(weather.lose_once_in);
             let mut at = now + 1 + random.below(weather.delay_max);
-            if let Some(clog) = find(&self.clogged, from, to, now) {
+            if let Some(clog) = find(&self.clogged, from.node, to, now) {
                 at = at.max(clog.until + random.below(3));
             }
-            if !lost && find(&self.cut, from, to, now).is_none() {
+            if !lost && find(&self.cut, from.node, to, now).is_none() {
                 self.put(at, frame.clone());
             }
         }
@@ -205,8 +205,8 @@ impl Network {
             connections.break_all(now, random, node);
         }
         self.frames.retain(|_, frame| {
-            let is_of = frame.from == node || frame.to == node;
-            !is_of || (frame.from == node && random.once_in(2))
+            let is_of = frame.from.node == node || frame.to == node;
+            !is_of || (frame.from.node == node && random.once_in(2))
         });
     }
 
@@ -244,7 +244,7 @@ impl Network {
         &mut self,
         now: u64,
         random: &mut Random,
-        (from, shard): (NodeId, u32),
+        (from, shard): (PeerProcess, u32),
         to: NodeId,
         messages: &[(GroupId, Message)],
     ) {
@@ -252,22 +252,22 @@ impl Network {
             match message {
                 Message::AppendReply(reply) => {
                     let AppendResult::Accepted { match_index } = reply.result else { continue };
-                    let kept = self.echoes.entry((from, to, *group));
-                    let kept = kept.or_insert_with(|| message.clone());
-                    if let Message::AppendReply(AppendReply { term, result }) = kept
+                    let kept = self.echoes.entry((from.node, to, *group));
+                    let kept = kept.or_insert_with(|| (from, message.clone()));
+                    if let Message::AppendReply(AppendReply { term, result }) = &kept.1
                         && let AppendResult::Accepted { match_index: highest } = result
                         && (reply.term, match_index) > (*term, *highest)
                     {
-                        *kept = message.clone();
+                        *kept = (from, message.clone());
                     }
                 }
                 Message::AppendEntries(append) => {
-                    let of = |key: &(NodeId, NodeId, GroupId), said: &Message| {
-                        key.1 == from && key.2 == *group && said.term() < append.term
+                    let of = |key: &(NodeId, NodeId, GroupId), said: &(PeerProcess, Message)| {
+                        key.1 == from.node && key.2 == *group && said.1.term() < append.term
                     };
                     let old: Vec<_> =
                         self.echoes.extract_if(.., |key, said| of(key, said)).collect();
-                    for ((sender, leader, group), said) in old {
+                    for ((_, leader, group), (sender, said)) in old {
                         let mut body = BytesMut::new();
                         logdrive_net::codec::encode(&mut body, group, &said);
                         let frame = Frame { from: sender, shard, to: leader, body: body.freeze() };

@@ -23,6 +23,7 @@ use crate::{
     here,
     host::{Outside, ShardHost, Turned},
     inbox::{Arrivals, Control, Frame, shard_of},
+    links::PeerProcess,
     reads::{ReadDone, ReadTask},
     shard::{Shard, WriteJob},
     shared::{Shared, lock},
@@ -127,13 +128,15 @@ pub(super) struct SimShard {
 }
 
 struct SimOutside {
-    id: NodeId,
+    me: PeerProcess,
     shard: u32,
     world: Rc<RefCell<World>>,
     reads: RefCell<VecDeque<ReadTask>>,
     reads_max: usize,
     /// The node's own, in ticks.
     clock: Cell<u64>,
+    /// The latest process of each peer of which the shard has taken something in.
+    heard: RefCell<BTreeMap<NodeId, u64>>,
 }
 
 impl Outside for SimOutside {
@@ -145,7 +148,7 @@ impl Outside for SimOutside {
             message: message.clone(),
         };
         let all: Vec<Seen> = messages.iter().map(said).collect();
-        match network.send(*now, random, (self.id, self.shard), peer, lane, messages) {
+        match network.send(*now, random, (self.me, self.shard), peer, lane, messages) {
             Ok(()) => {
                 seen.extend(all);
                 true
@@ -190,7 +193,16 @@ impl Outside for SimOutside {
         self.world.borrow_mut().seen.push(Seen::Withdrew { group, from, accepted, last });
     }
 
-    fn received(&self, shard: &Shard, from: NodeId, group: GroupId, message: &Message) {
+    fn received(&self, shard: &Shard, from: PeerProcess, group: GroupId, message: &Message) {
+        let PeerProcess { node: from, incarnation } = from;
+        let before = self.heard.borrow_mut().insert(from, incarnation);
+        if before > Some(incarnation) {
+            let me = self.me.node;
+            let what = format!(
+                "{me:?} takes in a message of life {incarnation} of {from:?}, after one of life {before:?}"
+            );
+            Broken { invariant: "28 connection order".to_owned(), what }.throw();
+        }
         if !shard.takes_in(from, group, message) {
             return;
         }
@@ -341,12 +353,13 @@ impl SimNode {
             let seed = seed.wrapping_add(index as u64);
             let host = ShardHost::new(node.clone(), index, arrivals.clone(), wal, seed);
             let outside = SimOutside {
-                id: self.id,
+                me: PeerProcess { node: self.id, incarnation: self.identity.incarnation },
                 shard: u32::try_from(index).expect("a few shards"),
                 world: world.clone(),
                 reads: RefCell::default(),
                 reads_max: shape.reads_max,
                 clock: Cell::new(self.clock(now, shape)),
+                heard: RefCell::default(),
             };
             shards.push(SimShard {
                 arrivals,

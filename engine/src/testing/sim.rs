@@ -262,7 +262,7 @@ impl<'a> Sim<'a> {
             if shard.linked.remove(&lost_peer) {
                 node.inbound_closed(lost_peer);
                 for lane in Lane::ALL {
-                    shard.arrivals.lane(LaneChange { peer: lost_peer, lane, up: None });
+                    shard.arrivals.lane(LaneChange { peer: lost_peer, lane, up: false });
                 }
             }
         }
@@ -287,11 +287,7 @@ impl<'a> Sim<'a> {
                     shard.linked.insert(*peer);
                     node.inbound_opened(*peer, *incarnation);
                     for lane in Lane::ALL {
-                        shard.arrivals.lane(LaneChange {
-                            peer: *peer,
-                            lane,
-                            up: Some(*incarnation),
-                        });
+                        shard.arrivals.lane(LaneChange { peer: *peer, lane, up: true });
                     }
                 }
             }
