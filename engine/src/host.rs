@@ -261,11 +261,9 @@ impl ShardHost {
                 control => outside.take(control),
             }
         }
-        arrivals.take_lanes(|lane| {
-            if let Some(change) = self.links.change(lane) {
-                self.shard.link(change);
-            }
-        });
+        let mut changes = Vec::new();
+        arrivals.take_lanes(|lane| self.links.change_within_turn(lane, &mut changes));
+        changes.into_iter().for_each(|change| self.shard.link(change));
         arrivals.take_turns_frames(|from, group, message| {
             self.look_for_restarts();
             outside.received(&self.shard, from, group, &message);

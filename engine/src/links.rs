@@ -65,6 +65,16 @@ impl Links {
         link.is_of(up).then_some(LinkChange::Restarted(peer))
     }
 
+    /// The same for each lane that changed since the last turn. However often the lanes of a peer flap in that time, its fall
+    /// and its restart are told once: each costs a look at all groups, and two in a row change no more than one.
+    pub(crate) fn change_within_turn(&mut self, change: LaneChange, told: &mut Vec<LinkChange>) {
+        if let Some(change) = self.change(change)
+            && !told.contains(&change)
+        {
+            told.push(change);
+        }
+    }
+
     /// A connection of this incarnation of a peer was let in. Gives the peer's restart.
     pub(crate) fn let_in(&mut self, peer: NodeId, incarnation: u64) -> Option<LinkChange> {
         let link = self.0.entry(peer).or_default();
@@ -153,6 +163,21 @@ mod tests {
         change(&mut links, Lane::Append, true);
         assert_eq!(links.risen(|_| true), []);
         change(&mut links, Lane::Liveness, true);
+        assert_eq!(links.risen(|_| true), [LinkChange::Up(PEER)]);
+    }
+    /// Between two turns a peer may break and make its connections as often as it likes.
+    #[test]
+    fn lanes_that_flap_within_a_turn_cost_two_looks_at_all_groups() {
+        let mut links = Links::default();
+        let mut told = Vec::new();
+        for incarnation in 1..1_000 {
+            for lane in Lane::ALL {
+                for up in [None, Some(incarnation)] {
+                    links.change_within_turn(LaneChange { peer: PEER, lane, up }, &mut told);
+                }
+            }
+        }
+        assert_eq!(told, [LinkChange::Down(PEER), LinkChange::Restarted(PEER)]);
         assert_eq!(links.risen(|_| true), [LinkChange::Up(PEER)]);
     }
 }
