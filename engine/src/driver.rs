@@ -171,7 +171,7 @@ impl Driver {
             let (stores, settings) = (node.stores.clone(), node.net_settings.clone());
             let hand_over = Box::new(move |accepted: Accepted| node.hand_over(accepted));
             let node = self.node.clone();
-            let turned_away = Box::new(move |peer, why| node.turned_away(peer, why, now_ns()));
+            let turned_away = Box::new(move |peer, why| node.turned_away(peer, why, clock::now()));
             let node = self.node.clone();
             panics::spawn(async move {
                 let listening = listener.run(me, known, stores, settings, hand_over, turned_away);
@@ -406,7 +406,7 @@ impl Inbound for Ingress {
     }
 
     fn turned_away(&self, peer: NodeId, refusal: Refusal) {
-        self.driver().node.turned_away(peer, refusal, now_ns());
+        self.driver().node.turned_away(peer, refusal, clock::now());
     }
 }
 

@@ -277,11 +277,9 @@ impl ShardHost {
                 control => outside.take(control),
             }
         }
-        arrivals.take_lanes(|lane| {
-            if let Some(change) = self.links.change(lane) {
-                self.shard.link(change);
-            }
-        });
+        let mut changes = Vec::new();
+        arrivals.take_lanes(|lane| self.links.change_within_turn(lane, &mut changes));
+        changes.into_iter().for_each(|change| self.shard.link(change));
         let mut heard = None;
         let has_read_all = arrivals.take_turns_frames(|from, group, message| {
             // Only another process's message can change it, so that a frame is looked up once.

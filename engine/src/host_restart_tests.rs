@@ -1,10 +1,12 @@
-//! A group whose machine failed gets another one, on simulated disks and between two healthy peers.
+//! A group whose machine failed gets another one, on simulated disks and between two healthy peers; a node goes on from what
+//! a power cut left on its disk.
 //!
-//! In:     where and when a machine fails, how long it is away, what happens meanwhile.
+//! In:     where and when a machine fails, how long it is away, what happens meanwhile; which writes have landed.
 //! Out:    what the other machine was handed, and what the group does with it.
 
 use super::*;
 use crate::shard::Slot;
+use logdrive_raft::{AppendEntries, Entry};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Notes the entries whose commands it is handed, and fails when it is told to.
@@ -202,4 +204,121 @@ fn a_group_whose_machines_have_all_failed_goes_on_with_others() {
             others.iter().map(|other| other.seen.lock().unwrap().clone()).collect();
         assert!(seen[0].len() >= 2 && seen[1..].iter().all(|other| *other == seen[0]), "{seen:?}");
     }
+}
+
+/// Notes the term and the index of every command that it is handed.
+#[derive(Clone, Default)]
+struct Terms(Arc<Mutex<Vec<(u64, u64)>>>);
+
+impl StateMachine for Terms {
+    fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
+        for command in batch.commands() {
+            self.0.lock().unwrap().push((command.term.get(), command.index.get()));
+            replies.push(Bytes::new());
+        }
+        Ok(())
+    }
+}
+
+/// A node's process begins again on what its disk holds, which is returned.
+fn reopen(trio: &mut Trio, at: usize, machine: &Terms) -> logdrive_wal::RecoveredGroup {
+    let ids = [1, 2, 3].map(NodeId);
+    let node = &mut trio.nodes[at];
+    node.host = None;
+    let (wal, recovered) = open(&node.platter, &node.identity);
+    let found = recovered.groups.into_iter().find(|found| found.group == GROUP).unwrap();
+    node.shared = shared(&ids, &node.identity);
+    node.arrivals = Rc::new(Arrivals::new(node.shared.inboxes[SHARD].clone()));
+    let mut host = ShardHost::new(node.shared.clone(), SHARD, node.arrivals.clone(), wal, 1);
+    let restored = Founded {
+        membership: None,
+        hard_state: found.hard_state,
+        runs: found.runs.clone(),
+        last: found.last,
+        durable: found.durable,
+        ..founded(GROUP, &ids, false)
+    };
+    host.add(restored, Box::new(machine.clone())).unwrap();
+    node.host = Some(host);
+    found
+}
+
+/// Commands of one term, one for each payload's size.
+fn append_of(term: Term, prev_log: LogId, commit: u64, sizes: &[usize]) -> AppendEntries {
+    let entry = |(bytes, index): (&usize, u64)| {
+        let payload = Bytes::from(vec![7; *bytes]);
+        let (index, checksum) = (LogIndex(index), logdrive_wal::checksum(&payload));
+        Entry { term, index, kind: EntryKind::Command, checksum, payload }
+    };
+    let entries = sizes.iter().zip(prev_log.index.get() + 1..).map(entry).collect();
+    let entries = EntryBatch::from_entries(entries).unwrap();
+    AppendEntries { term, prev_log, commit: LogIndex(commit), entries }
+}
+
+/// RULES.md B1. The history that broke it:
+/// 1. One follower has three entries that nobody committed, and knows a later term.
+/// 2. The leader of that term has committed five others in their place. Its append, and a heartbeat of a yet later leader,
+///    arrive in one turn. The first of the five does not fit the segment, so the hard state is in the batch before it.
+/// 3. That batch lands, and the power fails.
+#[test]
+fn what_nobody_committed_is_not_applied_after_a_power_cut_between_a_hard_state_and_its_entries() {
+    let mut trio = Trio::new(1);
+    succeed(&mut trio, None);
+    trio.until("all are even", 500, is_even);
+    let one = trio.leader().unwrap();
+    let (two, three) = ((one + 1) % 3, (one + 2) % 3);
+    let ids = [one, two, three].map(|at| trio.nodes[at].id);
+    let (status, first) = (trio.status(three).unwrap(), trio.status(three).unwrap().last_log);
+    let term = |later: u64| Term(status.term.get() + later);
+    let last = first.index.get();
+    // 3 hears only what this test says.
+    (trio.nodes[one].host, trio.nodes[two].host) = (None, None);
+    let say = |trio: &mut Trio, messages: Vec<(NodeId, Message)>, steps: usize| {
+        trio.under_way = messages.into_iter().map(|(from, m)| (from, ids[2], m)).collect();
+        (0..steps).for_each(|_| trio.step());
+    };
+    let heartbeat = |later: u64| {
+        let (term, commit, matched) = (term(later), LogIndex::ZERO, LogId::ZERO);
+        Message::Heartbeat(Heartbeat { term, commit, matched })
+    };
+
+    let old = append_of(term(0), first, last, &[20; 3]);
+    say(&mut trio, vec![(ids[0], Message::AppendEntries(old))], 8);
+    say(&mut trio, vec![(ids[1], heartbeat(1))], 8);
+    let status = trio.status(three).unwrap();
+    let ends = (status.last_log.index.get(), status.durable.get(), status.commit.get());
+    assert_eq!((status.term, ends), (term(1), (last + 3, last + 3, last)));
+
+    let sizes = [50 << 10, 20, 20, 20, 20];
+    let new = append_of(term(1), first, last + 5, &sizes);
+    trio.nodes[three].is_stuck = true;
+    let both = vec![(ids[1], Message::AppendEntries(new.clone())), (ids[0], heartbeat(2))];
+    say(&mut trio, both, 1);
+    assert_eq!(trio.status(three).unwrap().commit, LogIndex(last + 5));
+    trio.nodes[three].platter.complete_nth(0);
+    trio.nodes[three].platter.crash_choosing(|_| false);
+    let machine = Terms::default();
+    let found = reopen(&mut trio, three, &machine);
+    // Of that write the hard state has landed, and none of the entries.
+    assert_eq!((found.hard_state.term, found.last), (term(2), LogIndex(last + 3)));
+
+    trio.nodes[three].is_stuck = false;
+    (0..8).for_each(|_| trio.step());
+    let behind = |machine: &Terms| -> Vec<_> {
+        machine.0.lock().unwrap().iter().copied().filter(|(_, index)| *index > last).collect()
+    };
+    assert_eq!(behind(&machine), [], "applied, by term and index");
+    // The leader of the last term says what the group was founded with, finds where the logs meet, and sends what was
+    // committed.
+    let mut append = new;
+    append.term = term(2);
+    say(&mut trio, vec![(ids[0], heartbeat(2))], 1);
+    let asked = trio.under_way.iter().find_map(|(_, to, message)| {
+        let is_founding = *to == ids[0] && matches!(message, Message::Founding(_));
+        is_founding.then(|| message.clone())
+    });
+    let answer = asked.expect("3 asks what the group was founded with");
+    say(&mut trio, vec![(ids[0], answer), (ids[0], Message::AppendEntries(append))], 8);
+    let committed: Vec<_> = (last + 1..=last + 5).map(|index| (term(1).get(), index)).collect();
+    assert_eq!(behind(&machine), committed);
 }

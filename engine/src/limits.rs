@@ -1,6 +1,7 @@
 //! Every bound of a shard, with the arithmetic that relates them.
 //!
-//! A shard holds no more than this for others, beside its machines and the log's images, whatever peers and clients do:
+//! A shard holds no more than this for others, beside its machines and the log's images, whatever clients do, and peers that
+//! keep to these bounds:
 //!
 //! * commands without an answer: `proposal_bytes_max` (256 MiB unless set), of which a turn takes [`TURN_BYTES_MAX`];
 //! * frames: its own connections' [`FRAME_BYTES_MAX`] and one frame, forwarded ones [`FORWARDED_BYTES_MAX`] and one frame
@@ -15,6 +16,25 @@
 //! memory in what the reader has read: [`READS_MAX`] tasks ask for [`APPEND_BYTES_MAX`] each and one entry more, and at most
 //! 2 * [`READS_MAX`] + 2 answers wait (130 MiB), which the next turn encodes into the lane or drops. With 1,000 groups the
 //! peer may so be owed 4 GiB that it has not acknowledged, of which 64 + 256 + 130 MiB are held here.
+//!
+//! Entries on their way to machines add nothing to that, though each group may have 4 MiB of them out
+//! (`HANDED_OUT_BYTES_MAX` of the protocol's crate) and there is no bound over all groups: an entry is handed out as a
+//! reference, to bytes that wait in a tail because it was not applied, or to bytes that the reader has read; and the turn
+//! that hands it out applies it. Only the lists of such references are new, some 72 bytes for each entry, gone before the
+//! turn ends.
+//!
+//! The entries of a shard that are not applied are, where it leads, commands without an answer, and where it follows, those
+//! of its leaders: of each peer's shard `proposal_bytes_max` at most, as long as that peer keeps to its own bounds. A peer that
+//! does not, and sends entries that it never commits, makes its followers hold what their disks take of them.
+//!
+//! All shards of a node together, and the connections of its peers, come to what `node_bytes_max` adds up, below. Each peer has
+//! an outbound and an inbound connection per lane with each shard that it or this node has. Beside that:
+//!
+//! * connections that have not said who they are: `strangers_max`, with one hello each;
+//! * clients of the database: 256 MiB of requests and 128 KiB for each connection, 256 MiB of replies and 16 KiB for each
+//!   connection, and the replies of requests that were running at the bound (`tools/src/serve/connection.rs`, for the whole
+//!   node);
+//! * the machines, and the images and the index of each log, which the size of the data and of the segments decides.
 //!
 //! A turn is bounded by work as well, so that its thread looks at the clock, its sockets and its disk in time: by
 //! [`TURN_STEPS_MAX`] for peers, [`TURN_COMMANDS_MAX`] for callers.
@@ -133,7 +153,35 @@ const _: () = assert!(INFLIGHT_BYTES_MAX <= TAIL_BYTES_MAX);
 const _: () = assert!(TAIL_BYTES_MAX < TAILS_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX < UNCOMMITTED_BYTES_MAX);
 
+/// The bytes that a node of so many shards, with so many peers of as many shards, holds for others at most: the sum of the
+/// bounds of all shards and connections. The list at the head of this file says what is not among them.
+#[cfg(test)]
+fn node_bytes_max(shards: usize, peers: usize, proposal_bytes_max: usize) -> usize {
+    let net = logdrive_net::Settings::default();
+    let frame = net.frame_bytes_max as usize;
+    let frames = (FRAME_BYTES_MAX + frame) + FORWARDED_BYTES_MAX + (shards - 1) * frame;
+    let answers = (2 * READS_MAX + 2) * APPEND_BYTES_MAX;
+    let not_applied = (1 + peers) * proposal_bytes_max;
+    let shard = not_applied + frames + 2 * TAILS_BYTES_MAX + answers;
+    let lanes = net.append_lane_bytes_max + net.liveness_lane_bytes_max;
+    let inbound = logdrive_net::Lane::ALL.len() * frame;
+    shards * (shard + peers * (lanes + inbound))
+}
+
 /// Segments that surely hold a command of so many bytes.
 pub(crate) fn least_segment_bytes(command_bytes: u32) -> u64 {
     (u64::from(command_bytes) * 4).next_power_of_two()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ARCHITECTURE.md states these sums. With commands over the default of 1 MiB an answer of the reader is one command.
+    #[test]
+    fn the_bounds_of_a_node_come_to_what_is_written_of_them() {
+        let mib = |shards, peers| node_bytes_max(shards, peers, 256 << 20) >> 20;
+        assert_eq!(mib(1, 2), 3 * 256 + (4 + 16) + 16 + 256 + 130 + 2 * (64 + 4 + 2 * 16));
+        assert_eq!([mib(1, 2), mib(2, 2), mib(4, 4)], [1_390, 2_812, 8_600]);
+    }
 }

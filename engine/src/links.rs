@@ -73,6 +73,16 @@ impl Links {
         process.incarnation.cmp(&before)
     }
 
+    /// The same for each lane that changed since the last turn. However often the lanes of a peer flap in that time, its fall
+    /// is told once: that costs a look at all groups, and two in a row change no more than one.
+    pub(crate) fn change_within_turn(&mut self, change: LaneChange, told: &mut Vec<LinkChange>) {
+        if let Some(change) = self.change(change)
+            && !told.contains(&change)
+        {
+            told.push(change);
+        }
+    }
+
     /// Peers that have come up since: all their lanes are, and they are heard.
     pub(crate) fn risen(&mut self, is_heard: impl Fn(NodeId) -> bool) -> Vec<LinkChange> {
         let down =
@@ -139,6 +149,21 @@ mod tests {
         change(&mut links, Lane::Append, true);
         assert_eq!(links.risen(|_| true), []);
         change(&mut links, Lane::Liveness, true);
+        assert_eq!(links.risen(|_| true), [LinkChange::Up(PEER)]);
+    }
+    /// Between two turns a peer may break and make its connections as often as it likes.
+    #[test]
+    fn lanes_that_flap_within_a_turn_cost_two_looks_at_all_groups() {
+        let mut links = Links::default();
+        let mut told = Vec::new();
+        for incarnation in 1..1_000 {
+            for lane in Lane::ALL {
+                for up in [None, Some(incarnation)] {
+                    links.change_within_turn(LaneChange { peer: PEER, lane, up }, &mut told);
+                }
+            }
+        }
+        assert_eq!(told, [LinkChange::Down(PEER), LinkChange::Restarted(PEER)]);
         assert_eq!(links.risen(|_| true), [LinkChange::Up(PEER)]);
     }
 }

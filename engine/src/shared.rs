@@ -89,7 +89,7 @@ pub(crate) struct Shared {
 }
 
 /// Between two events of the same peer that this node refuses.
-const TURNED_AWAY_NS: u64 = 1_000_000_000;
+const TURNED_AWAY: Nanos = Nanos(1_000_000_000);
 
 /// The connections that one peer has open to this node.
 #[derive(Default)]
@@ -422,9 +422,9 @@ impl Shared {
 
     /// This node has refused a peer, at the time `now` in ns. Whoever says that it is the peer may come as often as it
     /// likes, and must not push other events out: one is told in [`TURNED_AWAY_NS`].
-    pub(crate) fn turned_away(&self, peer: NodeId, why: Refusal, now: u64) {
+    pub(crate) fn turned_away(&self, peer: NodeId, why: Refusal, now: Nanos) {
         let mut told = lock(&self.turned_away);
-        let is_soon = |at: &u64| now.saturating_sub(*at) < TURNED_AWAY_NS;
+        let is_soon = |at: &Nanos| now.since(*at) < TURNED_AWAY;
         if told.get(&peer).is_some_and(is_soon) {
             return;
         }

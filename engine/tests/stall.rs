@@ -1,4 +1,5 @@
-//! A shard's thread that is stuck ends its process, and the embedder hears of it first (RULES.md D3, rule 18).
+//! A shard's thread that is stuck ends its process, unless the embedder wants otherwise, and the embedder hears of it first
+//! (RULES.md D3, D7, rule 18).
 //!
 //! The process that ends is this very binary, started again for one test. A task that sleeps blocks the
 //! thread: from outside, it looks like a thread that hangs in the kernel.
@@ -8,38 +9,74 @@
 use logdrive::{Config, Founding, Node, NodeError, NodeId};
 use std::{
     collections::BTreeMap,
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 
 /// Longer than a busy machine keeps a thread or a write waiting.
 const STALL_FATAL: Duration = Duration::from_secs(4);
+/// Longer than the process of a failed node has left, if it ends.
+const OUTLIVED: Duration = Duration::from_secs(5);
 const CHILD_DIR: &str = "LOGDRIVE_STALL_CHILD";
 
 /// RULES.md D3.
 #[test]
 fn a_stuck_thread_fails_its_node_and_then_ends_the_process() {
     if let Some(dir) = std::env::var_os(CHILD_DIR) {
-        return be_stuck(dir.as_ref());
+        return be_stuck(dir.as_ref(), true);
     }
     let dir = tempfile::tempdir().unwrap();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["a_stuck_thread_fails_its_node_and_then_ends_the_process", "--exact", "--nocapture"])
-        .env(CHILD_DIR, dir.path().join("node"))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let node = dir.path().join("node");
+    let (code, said) =
+        run_as_child("a_stuck_thread_fails_its_node_and_then_ends_the_process", &node);
     assert!(said.contains("heard: shard 0: its thread has taken no turn"), "{said}");
     assert!(said.contains("closed at once"), "{said}");
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    // The library itself says why the process ends, though nobody takes its lines.
+    assert!(tells(&said, ": the process ends"), "{said}");
+    assert_eq!(code, Some(1), "{said}");
     assert!(!said.contains("outlived"), "{said}");
     // The process left nothing that keeps the node from starting again.
-    let node = Node::open(config(&dir.path().join("node"))).unwrap();
+    let node = Node::open(config(&node)).unwrap();
     node.close().unwrap();
 }
 
-fn config(dir: &std::path::Path) -> Config {
+/// RULES.md D7.
+/// A state machine that never came back cost the embedder's whole process, and nothing could be set against it.
+#[test]
+fn a_process_may_outlive_its_node_whose_thread_is_stuck() {
+    if let Some(dir) = std::env::var_os(CHILD_DIR) {
+        return be_stuck(dir.as_ref(), false);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let node = dir.path().join("node");
+    let (code, said) = run_as_child("a_process_may_outlive_its_node_whose_thread_is_stuck", &node);
+    assert!(said.contains("closed at once"), "{said}");
+    assert!(tells(&said, ": the node has failed") && !tells(&said, ": the process ends"), "{said}");
+    assert!(said.contains("its directory is in use"), "{said}");
+    assert!(said.contains("outlived"), "{said}");
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// Runs one test of this binary in a process of its own, over a directory: its exit code, and what it said.
+fn run_as_child(test: &str, dir: &Path) -> (Option<i32>, String) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(CHILD_DIR, dir)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// True if the watchdog has said a line on the standard error that ends so.
+fn tells(said: &str, end: &str) -> bool {
+    let is_its_own =
+        |line: &str| line.starts_with("logdrive: shard 0: its thread has taken no turn");
+    said.lines().any(|line| is_its_own(line) && line.ends_with(end))
+}
+
+fn config(dir: &Path) -> Config {
     let mut config = Config::new(dir, BTreeMap::from([(NodeId(1), "127.0.0.1:0".to_owned())]));
     config.election_timeout = Duration::from_millis(150);
     config.heartbeat = Duration::from_millis(50);
@@ -49,7 +86,7 @@ fn config(dir: &std::path::Path) -> Config {
     config
 }
 
-fn be_stuck(dir: &std::path::Path) {
+fn be_stuck(dir: &Path, ends_process: bool) {
     let founding = Founding {
         cluster: "stall".to_owned(),
         node: NodeId(1),
@@ -57,7 +94,9 @@ fn be_stuck(dir: &std::path::Path) {
         settings: BTreeMap::new(),
     };
     Node::init(dir, founding).unwrap();
-    let node = Node::open(config(dir)).unwrap();
+    let mut config = config(dir);
+    config.stall_ends_process = ends_process;
+    let node = Node::open(config.clone()).unwrap();
     let idle = STALL_FATAL + Duration::from_millis(100);
     assert!(node.failure(idle).is_none(), "an idle node does not stall");
     node.spawn_on(0, async || std::thread::sleep(Duration::from_secs(120))).unwrap();
@@ -65,6 +104,12 @@ fn be_stuck(dir: &std::path::Path) {
     eprintln!("heard: {failure}");
     assert!(matches!(node.close(), Err(NodeError::Stalled { shard: 0, .. })));
     eprintln!("closed at once");
-    std::thread::sleep(Duration::from_secs(20));
+    if !ends_process {
+        // The stuck thread may still write there.
+        let refusal = Node::open(config).err().map(|error| error.to_string());
+        assert!(refusal.as_ref().is_some_and(|said| said.contains("in use")), "{refusal:?}");
+        eprintln!("its directory is in use");
+    }
+    std::thread::sleep(if ends_process { 4 * OUTLIVED } else { OUTLIVED });
     eprintln!("outlived its end");
 }

@@ -301,6 +301,32 @@ fn an_entry_replicated_on_a_majority_is_committed_and_applied_5_3() {
     assert_eq!(cluster.node(n(1)).applied, LogIndex(2));
 }
 
+/// RULES.md D2. Thesis §10.2.1.
+#[test]
+fn a_leader_with_a_slow_disk_commits_by_the_disks_of_a_majority_of_others_10_2_1() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(n(1));
+    cluster.propose(n(1), "x").unwrap();
+    cluster.collect(n(1));
+    for follower in [2, 3] {
+        // One other disk is no majority, for the leader's own has nothing yet.
+        assert_eq!(cluster.status(n(1)).commit, LogIndex(1));
+        cluster.deliver(|packet| packet.to == n(follower));
+        while cluster.collect(n(follower)) | cluster.sync(n(follower), usize::MAX) {}
+        cluster.deliver(|packet| packet.to == n(1));
+    }
+    let status = cluster.status(n(1));
+    assert_eq!((status.commit, status.durable), (LogIndex(2), LogIndex(1)));
+    // The leader applies, and so answers, only what its own disk has.
+    cluster.collect(n(1));
+    cluster.apply(n(1));
+    assert_eq!(cluster.node(n(1)).applied, LogIndex(1));
+    cluster.sync(n(1), usize::MAX);
+    cluster.collect(n(1));
+    cluster.apply(n(1));
+    assert_eq!(cluster.node(n(1)).applied, LogIndex(2));
+}
+
 #[test]
 fn an_entry_on_a_minority_is_not_committed_5_3() {
     let mut cluster = Cluster::new(5);
@@ -411,6 +437,48 @@ fn a_late_append_does_not_take_back_what_followed_it_5_3() {
     message(&mut cluster, 2, 1, append(1, (0, 0), 0, &[1]));
     assert_eq!(cluster.terms(n(1)), [1, 1, 1]);
     assert_eq!(answers(&mut cluster, 2), [accepted(1, 3), accepted(1, 1)]);
+}
+
+// Thesis §9.6 Pre-vote
+
+/// RULES.md M8.
+#[test]
+fn a_refused_pre_vote_tells_the_term_so_that_the_longer_log_wins_9_6() {
+    let mut cluster = Cluster::empty();
+    for (id, term, terms) in [(1, 9, &[1][..]), (2, 3, &[1, 1, 2]), (3, 3, &[1, 1, 2])] {
+        let hard_state = HardState { term: Term(term), ..HardState::default() };
+        cluster.add(config(id, 3), Image { hard_state, entries: log_of(terms) });
+    }
+    // 2 needs the vote of 1.
+    cluster.crash(n(3), 0);
+    let terms = |cluster: &Cluster| [1, 2].map(|id| cluster.status(n(id)).term.get());
+    cluster.step(n(1), Event::Campaign);
+    cluster.settle();
+    assert_eq!((cluster.leader(), terms(&cluster)), (None, [9, 3]), "1 cannot win with its log");
+    cluster.step(n(2), Event::Campaign);
+    cluster.settle();
+    assert_eq!((cluster.leader(), terms(&cluster)), (None, [9, 9]), "2 learns the term");
+    cluster.elect(n(2));
+    assert_eq!((terms(&cluster), cluster.terms(n(1))), ([10, 10], vec![1, 1, 2, 10]));
+}
+
+/// RULES.md N6. 1 and 3 do not hear each other, and 2 hears both.
+#[test]
+fn a_follower_that_hears_its_leader_helps_no_other_end_of_a_chain_to_depose_it_9_6() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(n(3));
+    cluster.partition(&[1], &[3]);
+    for round in 0..10 {
+        cluster.propose(n(3), "x").unwrap();
+        // An election timeout and more.
+        cluster.pass(30, true);
+        assert_eq!(cluster.leader(), Some(n(3)), "round {round}");
+        let heard = [1, 2].map(|id| (cluster.status(n(id)).term, cluster.status(n(id)).leader));
+        assert_eq!(heard, [(Term(1), None), (Term(1), Some(n(3)))], "round {round}");
+        assert_eq!(cluster.node(n(2)).applied, LogIndex(2 + round), "round {round}");
+    }
+    // It did try.
+    assert_eq!(cluster.role(n(1)), Role::PreCandidate);
 }
 
 // §5.4 Safety
