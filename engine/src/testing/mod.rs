@@ -37,6 +37,7 @@ mod machine;
 mod machine_disk;
 mod network;
 mod node;
+mod peace;
 #[cfg(test)]
 mod power_tests;
 mod random;
