@@ -125,7 +125,7 @@ impl ShardHost {
         seed: u64,
     ) -> Self {
         let shard = Shard::new(node.me, &node.nodes(), node.timing, seed)
-            .with_limits(node.limits.of_group)
+            .with_limits(&node.limits)
             .at(
                 u32::try_from(index).expect("shards are counted in u32"),
                 u32::try_from(node.inboxes.len()).expect("shards are counted in u32"),

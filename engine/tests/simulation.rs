@@ -77,7 +77,7 @@ fn every_invariant_holds_through_faults_and_everything_heals() {
 /// durable; a run ended before a client that waits in a group that serves nobody must be told, and then wanted its budget
 /// back; entries read back for a peer left after the peer had said that it has no room; what a marked peer has was
 /// counted as on its way to it; a log that had lost its end carried forward a commit index past what
-/// it has.
+/// it has. Without the faults that were added since, their numbers being 1000 and more, each is as it was then.
 #[test]
 fn seeds_that_have_failed_pass() {
     let seeds = [
@@ -85,7 +85,8 @@ fn seeds_that_have_failed_pass() {
         3200799, 4003911, 4009188, 4015169,
     ];
     for seed in seeds {
-        Cluster::new(seed).run().unwrap_or_else(|failure| panic!("{failure}"));
+        let as_it_was = Cluster::new(seed).only((0..1000).collect());
+        as_it_was.run().unwrap_or_else(|failure| panic!("{failure}"));
     }
 }
 

@@ -85,7 +85,11 @@ impl Sim<'_> {
             let replicas = alive.entry(*group).or_default();
             for node in self.nodes.iter().filter(|node| !node.lost) {
                 let replica = (node.id, *group);
-                if self.broken.contains(&replica) || self.judge.ghost.fenced.contains(&replica) {
+                let ghost = &self.judge.ghost;
+                if self.broken.contains(&replica)
+                    || ghost.fenced.contains(&replica)
+                    || ghost.apart.contains_key(&replica)
+                {
                     continue;
                 }
                 // A node that has just started gives its groups their machines one after the other.
@@ -133,7 +137,9 @@ impl Sim<'_> {
             let ghost = &self.judge.ghost;
             let must_run = |node: &&SimNode| {
                 let replica = (node.id, *group);
-                let is_excused = self.broken.contains(&replica) || ghost.fenced.contains(&replica);
+                let is_excused = self.broken.contains(&replica)
+                    || ghost.fenced.contains(&replica)
+                    || ghost.apart.contains_key(&replica);
                 !node.lost && !is_excused && !node.has_refused.contains(group)
             };
             let missing = self.nodes.iter().filter(must_run);

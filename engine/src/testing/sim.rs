@@ -69,6 +69,8 @@ pub(super) struct Sim<'a> {
     /// The acts that faults have still to do, and when.
     pub(super) later: Vec<(u64, Later)>,
     pub(super) answers: Arc<Answers>,
+    /// Of replicas that were founded otherwise than the others.
+    pub(super) answers_apart: Arc<Answers>,
     /// Since when votes wait at a shard's quota, or when none did.
     votes_wait: BTreeMap<(NodeId, usize), u64>,
 }
@@ -87,6 +89,12 @@ pub(super) enum Later {
     Honest(usize),
     /// The writes that dead processes had under way reach its disk.
     Land(usize),
+    /// It hears nobody for so many steps.
+    Deafen(usize, u64),
+    /// Its power fails, and its disk has lost so many batches; it is down for so many steps.
+    LoseEnd(usize, u64, u64),
+    /// A group there whose machine has failed gets another one.
+    RestartGroup(usize, GroupId),
     /// Its directory becomes this copy; it starts after so many steps.
     Restore(usize, Box<Directory>, u64),
 }
@@ -137,6 +145,7 @@ impl<'a> Sim<'a> {
             quiet: 0..0,
             later: Vec::new(),
             answers: Arc::default(),
+            answers_apart: Arc::default(),
         }
     }
 
@@ -311,7 +320,11 @@ impl<'a> Sim<'a> {
         // New commands leave disks half of their time for what they are behind.
         let round = 2 * self.write_steps(self.shape.groups.len() as u64);
         self.shape.propose_once_in = self.shape.propose_once_in.clamp(4, 6).max(round);
+        let without_machine = self.groups_to_restart();
         self.calm();
+        for (at, group) in without_machine {
+            self.restart_group(at, group);
+        }
         self.healed_at = Some(self.calls.len());
     }
 
@@ -510,7 +523,8 @@ impl<'a> Sim<'a> {
     pub(super) fn check_budgets(&self, at: usize) {
         let node = &self.nodes[at];
         let Some(process) = &node.process else { return };
-        let unjudged = &self.judge.ghost.unjudged;
+        let mut unjudged = self.judge.ghost.unjudged.clone();
+        unjudged.extend(self.shape.groups.iter().filter(|group| self.is_apart(node.id, **group)));
         let inboxes = process.node.inboxes.iter().zip(&process.shards);
         let held = inboxes.map(|(inbox, thread)| {
             let told = unjudged.iter().map(|group| thread.host.shard().told(*group));
@@ -628,6 +642,7 @@ impl<'a> Sim<'a> {
             }
         }
         self.check_quota(at, shard);
+        self.check_held(at, shard);
         let now = self.world.borrow().now;
         let is_at_work = now >= self.nodes[at].stalled_until;
         let in_flight = self.nodes[at].logs[shard].platter.writes_in_flight();
@@ -667,7 +682,9 @@ impl<'a> Sim<'a> {
             }
             // A shard that has stopped does not do what its groups have decided.
             for group in machines.keys().filter(|_| !turned.has_stopped) {
-                if self.judge.ghost.fenced.contains(&(node, *group)) {
+                let ghost = &self.judge.ghost;
+                let replica = (node, *group);
+                if ghost.fenced.contains(&replica) || ghost.apart.contains_key(&replica) {
                     continue;
                 }
                 // Another shard's, or of a turn whose log has failed, which takes no group in.
@@ -685,6 +702,7 @@ impl<'a> Sim<'a> {
             }
         }
         self.take_answers();
+        self.take_answers_apart();
     }
 
     /// An action of a fault that has come to its end.
