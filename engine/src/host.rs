@@ -140,7 +140,7 @@ impl ShardHost {
             shards: u32::try_from(node.inboxes.len()).expect("shards are counted in u32"),
         };
         let shard = Shard::new(node.me, &node.nodes(), node.timing, seed)
-            .with_limits(node.limits.of_group)
+            .with_limits(&node.limits)
             .at(own)
             .with_entry_bytes_max(wal.entry_bytes_max());
         let (heartbeat, resign_after) = (node.heartbeat, node.stall_limits.resign);

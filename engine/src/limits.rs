@@ -46,6 +46,7 @@ pub(crate) struct OfGroup {
     pub(crate) inflight_bytes_max: usize,
     pub(crate) append_bytes_max: usize,
     pub(crate) uncommitted_bytes_max: usize,
+    pub(crate) tail_bytes_max: usize,
 }
 
 impl OfGroup {
@@ -54,6 +55,7 @@ impl OfGroup {
         inflight_bytes_max: INFLIGHT_BYTES_MAX,
         append_bytes_max: APPEND_BYTES_MAX,
         uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
+        tail_bytes_max: TAIL_BYTES_MAX,
     };
 }
 
@@ -77,6 +79,7 @@ pub(crate) struct OfShard {
     pub(crate) forwarded_frames_max: usize,
     pub(crate) forwarded_bytes_max: usize,
     pub(crate) reads_max: usize,
+    pub(crate) tails_bytes_max: usize,
     pub(crate) turn_steps_max: usize,
     pub(crate) turn_commands_max: usize,
     pub(crate) turn_bytes_max: usize,
@@ -90,6 +93,7 @@ impl OfShard {
         forwarded_frames_max: FORWARDED_FRAMES_MAX,
         forwarded_bytes_max: FORWARDED_BYTES_MAX,
         reads_max: READS_MAX,
+        tails_bytes_max: TAILS_BYTES_MAX,
         turn_steps_max: TURN_STEPS_MAX,
         turn_commands_max: TURN_COMMANDS_MAX,
         turn_bytes_max: TURN_BYTES_MAX,

@@ -73,7 +73,7 @@ pub(crate) struct Shared {
     /// Peers with larger commands than the segments here hold, and their largest.
     too_large: Mutex<BTreeMap<NodeId, u32>>,
     /// When the node last told that it refused a peer, ns.
-    turned_away: Mutex<BTreeMap<NodeId, u64>>,
+    turned_away: Mutex<BTreeMap<NodeId, Nanos>>,
     /// Changes of the directory's file of openings.
     pub(crate) saves: Saves,
     /// A lane to a peer has come up.

@@ -84,6 +84,9 @@ fn every_invariant_holds_through_faults_and_everything_heals() {
 /// 7. A fence was expected of a log that had lost the damaged bytes together with its end.
 /// 8. The end of a log was taken from a segment whose name a disk that lies had lost.
 /// 9. A leader counted as heard although another message of the same turn told of a later term.
+///
+/// They run without the faults that were added to the simulator since, whose numbers are 1000 and more: so each is as it was
+/// then.
 #[test]
 fn seeds_that_have_failed_pass() {
     let seeds = [
@@ -91,7 +94,8 @@ fn seeds_that_have_failed_pass() {
         3200799, 4003911, 4009188, 4015169, 9019663, 9032017, 9035060, 9052311, 9088330,
     ];
     for seed in seeds {
-        Cluster::new(seed).run().unwrap_or_else(|failure| panic!("{failure}"));
+        let as_it_was = Cluster::new(seed).only((0..1000).collect());
+        as_it_was.run().unwrap_or_else(|failure| panic!("{failure}"));
     }
 }
 

@@ -53,7 +53,7 @@
 //! Cost:   none for a replica that is not marked; else a question per heartbeat's time to each voter without an answer.
 //! Source: RULES.md C3, W8, rule 24 (Alagappan et al. 2018, "Protocol-Aware Recovery for Consensus-Based Storage").
 
-use crate::{LogIndex, Marked, Message, NodeId, Raft, Term, TermStated, Ticks};
+use crate::{LogIndex, Marked, Message, NodeId, Raft, Term, TermStated, Ticks, rules};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -177,12 +177,12 @@ impl Raft {
     /// Rule 4.
     fn is_readmitted_under(&self, leader: NodeId) -> bool {
         let Some(mark) = &self.mark else { return false };
-        let have_answered = self.peers().all(|peer| mark.answer_of(peer).is_some());
+        let stated = self.peers().filter(|peer| mark.answer_of(*peer).is_some()).count();
         let floor = mark.answers.iter().map(|answer| answer.term).max();
         let of_leader = mark.answer_of(leader).filter(|answer| answer.term == self.term);
         let wanted = of_leader.map_or(LogIndex::ZERO, |answer| answer.commit);
         let commit = self.log.commit();
-        have_answered
+        rules::have_all_stated(self.config.voters.len(), stated)
             && floor.is_none_or(|floor| floor <= self.term)
             && commit >= wanted
             && commit <= self.log.durable()

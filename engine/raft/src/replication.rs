@@ -163,7 +163,7 @@ impl Raft {
             State::Leader(leader) => leader.matched(),
             _ => LogIndex(u64::MAX),
         };
-        self.log.forget(matched, self.config.tail_bytes_max);
+        self.log.forget(matched, rules::tail_bytes_kept(&self.config));
     }
 }
 

@@ -196,6 +196,13 @@ pub(crate) fn window_bytes(messages: usize, bytes: usize, config: &Config) -> Op
     (left > 0).then(|| left.min(config.append_bytes_max))
 }
 
+/// Bytes of entries that a replica keeps in memory. Those that are durable and handed to the machine are kept for peers
+/// alone, so a slow peer is sent what stands in the log (RULES.md B3).
+#[inline]
+pub(crate) fn tail_bytes_kept(config: &Config) -> usize {
+    if crate::bug!("tail_kept_for_a_slow_peer") { usize::MAX } else { config.tail_bytes_max }
+}
+
 /// A leader's uncommitted bytes are bounded. However large, a proposal is taken by a leader that has nothing uncommitted:
 /// else a proposal over the bound could never be made (RULES.md I8).
 #[inline]
@@ -205,6 +212,14 @@ pub(crate) fn may_take_proposal(uncommitted: usize, bytes: usize, config: &Confi
         false => config.uncommitted_bytes_max,
     };
     uncommitted < bytes_max && (uncommitted == 0 || uncommitted + bytes <= bytes_max)
+}
+
+// The mark (RULES.md B6).
+
+/// A marked replica is readmitted only when every other voter has stated its term (RULES.md B6): a vote that the replica
+/// lost may be of any term that one of them knows.
+pub(crate) fn have_all_stated(voters: usize, stated: usize) -> bool {
+    stated + 1 >= voters || crate::bug!("readmitted_without_every_word")
 }
 
 // Rules about durability (thesis §3.8, §10.2.1).

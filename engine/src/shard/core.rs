@@ -75,6 +75,8 @@ pub(crate) struct Shard {
     /// The groups here lead and stand: their log's disk answers.
     stands: bool,
     limits: limits::OfGroup,
+    /// See [`limits::TAILS_BYTES_MAX`].
+    tails_bytes_max: usize,
     /// Bytes of entries that all groups hold in memory, as of their last gathering.
     tail_bytes: usize,
     /// Groups in slots below this one borrow nothing from a sealed image.
@@ -105,6 +107,7 @@ impl Shard {
             overdue_at: now,
             stands: true,
             limits: limits::OfGroup::REAL,
+            tails_bytes_max: limits::TAILS_BYTES_MAX,
             tail_bytes: 0,
             owned: 0,
         }
@@ -123,8 +126,9 @@ impl Shard {
     }
 
     /// Other bounds for the groups that are added from now on.
-    pub(crate) fn with_limits(mut self, limits: limits::OfGroup) -> Self {
-        self.limits = limits;
+    pub(crate) fn with_limits(mut self, limits: &limits::Limits) -> Self {
+        self.limits = limits.of_group;
+        self.tails_bytes_max = limits.of_shard.tails_bytes_max;
         self
     }
 
@@ -158,7 +162,7 @@ impl Shard {
             inflight_messages_max: self.limits.inflight_messages_max,
             inflight_bytes_max: self.limits.inflight_bytes_max,
             append_bytes_max: self.limits.append_bytes_max,
-            tail_bytes_max: limits::TAIL_BYTES_MAX,
+            tail_bytes_max: self.limits.tail_bytes_max,
             uncommitted_bytes_max: self.limits.uncommitted_bytes_max,
         };
         let raft = Raft::new(config, Restored { hard_state, runs, last, applied }, self.now)?;
@@ -209,6 +213,20 @@ impl Shard {
     pub(crate) fn told(&self, group: GroupId) -> super::Cost {
         let slot = self.slots.get(&group);
         slot.map(|slot| self.replicas[slot.at()].proposals.told()).unwrap_or_default()
+    }
+
+    /// The bytes of entries that a group which runs holds in memory, and its cursors.
+    #[cfg(feature = "testing")]
+    pub(crate) fn held(&self, group: GroupId) -> Option<(usize, logdrive_raft::Status)> {
+        let replica = &self.replicas[*self.slots.get(&group)? as usize];
+        (!replica.stopped).then(|| (replica.raft.tail_bytes(), replica.raft.status()))
+    }
+
+    /// True if a group has said that a peer was founded with other members.
+    #[cfg(feature = "testing")]
+    pub(crate) fn says_otherwise(&self, group: GroupId) -> bool {
+        let slot = self.slots.get(&group);
+        slot.is_some_and(|slot| self.replicas[*slot as usize].founding.says_otherwise())
     }
 
     /// A group's role and cursors.
@@ -506,8 +524,10 @@ impl Shard {
         let replica = &mut self.replicas[slot.at()];
         let others = self.tail_bytes - replica.tail_bytes;
         replica.tail_bytes = replica.raft.tail_bytes();
-        if others + replica.tail_bytes > limits::TAILS_BYTES_MAX {
-            replica.raft.trim_tail(limits::TAILS_BYTES_MAX / groups);
+        if others + replica.tail_bytes > self.tails_bytes_max
+            && !logdrive_raft::bug!("tails_of_all_groups_unbounded")
+        {
+            replica.raft.trim_tail(self.tails_bytes_max / groups);
             replica.tail_bytes = replica.raft.tail_bytes();
         }
         self.tail_bytes = others + replica.tail_bytes;

@@ -58,6 +58,12 @@ impl Founding {
         self.differing.len() >= self.members.len() - others
     }
 
+    /// True once it was said that a peer was founded with other members.
+    #[cfg(feature = "testing")]
+    pub(super) fn says_otherwise(&self) -> bool {
+        self.has_said
+    }
+
     /// True if what `peer` says counts.
     pub(super) fn hears(&self, peer: NodeId) -> bool {
         self.agreed.contains(&peer)
@@ -72,7 +78,8 @@ impl Founding {
 
     /// A peer says what it was founded with. True if that was not known of it.
     fn is_told(&mut self, peer: NodeId, digest: u32) -> bool {
-        let (same, other) = match digest == self.digest {
+        let is_same = digest == self.digest || logdrive_raft::bug!("foundings_not_compared");
+        let (same, other) = match is_same {
             true => (&mut self.agreed, &mut self.differing),
             false => (&mut self.differing, &mut self.agreed),
         };

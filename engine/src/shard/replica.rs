@@ -285,7 +285,9 @@ impl Replica {
         self.wake_at = Ticks(u64::MAX);
         self.leads = false;
         self.leader = None;
-        self.view.set_running();
+        if !logdrive_raft::bug!("restarted_group_refuses_commands") {
+            self.view.set_running();
+        }
     }
 
     /// It serves no more: its handles say so.

@@ -192,7 +192,8 @@ impl Rooms {
 
     /// Asks each log that is full, once in a heartbeat.
     pub(super) fn ask(&mut self, now: Ticks, heartbeat_ticks: u64) {
-        if self.full.is_empty() || now < self.ask_at {
+        let is_asked = !logdrive_raft::bug!("full_peer_not_asked_again");
+        if self.full.is_empty() || now < self.ask_at || !is_asked {
             return;
         }
         self.ask_at = now.after(heartbeat_ticks);

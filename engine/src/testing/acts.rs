@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{GroupId, NodeId, shared::lock};
 use logdrive_wal::Identity;
-use std::sync::{Arc, Mutex, atomic::Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A leader that has said its last word pauses for so much longer than the disk it said it to.
 const LAST_WORD_STEPS: u64 = 20;
@@ -25,6 +25,12 @@ const NEWS_TIMEOUTS: u64 = 8;
 
 /// A node that is back takes a turn within so many steps, most of the time.
 const NEWS_STEPS: u64 = 2;
+
+/// A replica that has lost something is told, and readmitted, within so many election timeouts.
+const TOLD_TIMEOUTS: u64 = 8;
+
+/// A node that is back hears a leader within so many steps.
+const TOLD_STEPS: u64 = 30;
 
 /// As many segments left stand for a disk without room for a block.
 const FULL_TO_THE_LAST_BLOCK: u64 = 2;
@@ -242,6 +248,36 @@ impl Sim<'_> {
         self.crash(at, 1);
     }
 
+    /// A follower's disk loses its last batches with the power after a while, and the follower is back at once; nobody is
+    /// given a command from then on. Way 1: of the others one is away and cannot say its term, and when the follower was
+    /// told of its loss it hears nobody. Way 2: entries reach no other node, and are proposed for a while longer.
+    pub(super) fn lose_and_tell(
+        &mut self,
+        group: usize,
+        to: u64,
+        after: u64,
+        batches: u64,
+        way: u64,
+    ) {
+        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let (now, timeout, id) = (self.now(), self.shape.election_ticks, self.nodes[follower].id);
+        let end = after + TOLD_TIMEOUTS * timeout;
+        self.world.borrow_mut().network.gust(now, Weather::FAIR, end);
+        // An odd number: after an even one the fault has a leader pause.
+        self.in_a_while(after, Later::LoseEnd(follower, batches | 1, 1));
+        let mut last = after;
+        if way == 2 {
+            self.world.borrow_mut().network.appends_only_to(now, id, end);
+            last += TOLD_STEPS;
+        }
+        (self.eager_until, self.quiet) = (now + last, now + last..now + end);
+        let other = (0..self.nodes.len()).find(|at| ![leader, follower].contains(at));
+        if let Some(other) = other.filter(|_| way == 1) {
+            self.in_a_while(after, Later::Pause(other, 5 * timeout));
+            self.in_a_while(after + TOLD_STEPS, Later::Deafen(follower, 3 * timeout));
+        }
+    }
+
     /// Something happens after so many steps, unless all faults have ended by then.
     pub(super) fn in_a_while(&mut self, after: u64, what: Later) {
         self.later.push((self.now() + after, what));
@@ -402,17 +438,21 @@ impl Sim<'_> {
         }
     }
 
-    /// The next command of a group's machine on a node fails.
-    pub(super) fn break_machine(&mut self, at: usize, group: usize) {
-        let (id, group) = (self.nodes[at].id, self.shape.groups[group]);
-        if !self.may_lose_replica(at, group) {
-            return;
+    /// The next batch of a group's machine on a node fails, in some way ([`super::machine::Broken`]). False if it must not.
+    pub(super) fn break_machine(&mut self, at: usize, group: GroupId, way: u64) -> bool {
+        let id = self.nodes[at].id;
+        if self.is_apart(id, group) {
+            return false;
         }
-        if let Some(process) = &self.nodes[at].process {
-            let Some((_, broken)) = process.machines.get(&group) else { return };
-            broken.store(true, Ordering::Relaxed);
-            self.broken.insert((id, group));
+        if !self.may_lose_replica(at, group) || self.broken.contains(&(id, group)) {
+            return false;
         }
+        let process = self.nodes[at].process.as_ref();
+        let Some((_, broken)) = process.and_then(|process| process.machines.get(&group)) else {
+            return false;
+        };
+        broken.set(way);
+        self.broken.insert((id, group))
     }
 
     /// The process of a node ends within an operation of a machine, after so many others; it starts again after

@@ -86,6 +86,31 @@ pub const ALL: &[Bug] = &[
         "a failed machine stops every group of its shard (P9)",
     ),
     bug(
+        "restarted_where_the_failed_machine_was",
+        120,
+        "a group with another machine goes on where the failed one was, not where that one opens (P9)",
+    ),
+    bug(
+        "restarted_group_refuses_commands",
+        120,
+        "the handles of a group with another machine still say that it has stopped (P9)",
+    ),
+    bug(
+        "foundings_not_compared",
+        120,
+        "replicas that were founded with other members take each other for members (M14)",
+    ),
+    bug(
+        "tail_kept_for_a_slow_peer",
+        120,
+        "a group keeps all that a slow peer lacks in memory (B3)",
+    ),
+    bug(
+        "tails_of_all_groups_unbounded",
+        120,
+        "each group keeps as much for slow peers as if it were alone on its shard (B3)",
+    ),
+    bug(
         "reopened_machine_starts_over",
         60,
         "a machine that is durable by itself is given the commands before its place again",
@@ -111,6 +136,21 @@ pub const ALL: &[Bug] = &[
         "full_follower_fed",
         60,
         "a follower that has said that it has no room is sent entries (W9)",
+    ),
+    bug(
+        "full_peer_not_asked_again",
+        600,
+        "a peer whose word that it has room again is lost is sent nothing more (B2)",
+    ),
+    bug(
+        "full_maker_tells_once",
+        600,
+        "a disk that fills up again does not tell of it: writes wait for a segment that cannot be made (W9)",
+    ),
+    bug(
+        "segments_of_one_size",
+        600,
+        "what a larger segment held is carried into a segment that is too small for it (W18)",
     ),
     bug(
         "withdrawn_without_the_leadership",
@@ -162,6 +202,11 @@ pub const ALL: &[Bug] = &[
         "marked_replica_votes",
         600,
         "a replica that knows it lost what it acknowledged votes (C3)",
+    ),
+    bug(
+        "readmitted_without_every_word",
+        200,
+        "a marked replica is readmitted before every other voter has stated its term (B6)",
     ),
     bug("recovery_keeps_the_first_vote", 60, "recovery takes the first hard state, not the last"),
     bug(
@@ -233,6 +278,16 @@ pub const OF_THE_LOG: &[Bug] = &[
         "manifest_takes_room",
         200,
         "giving a segment up takes room for a new manifest, of which a full disk has none (W9)",
+    ),
+    bug(
+        "votes_reserve_not_renewed",
+        60,
+        "votes at a quota end once they have taken their reserve (W16)",
+    ),
+    bug(
+        "restart_keeps_its_segment",
+        60,
+        "every open takes a segment for good, however little the last life wrote (W17)",
     ),
     bug("directory_not_synced", 200, "the maker skips the directory's sync (rule 7)"),
     bug("new_file_not_synced", 200, "the maker skips the sync of files it makes (rule 7)"),

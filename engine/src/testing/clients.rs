@@ -53,6 +53,11 @@ impl Sim<'_> {
             let Some(handle) = process.node.groups.running(group).filter(|_| self.proposing) else {
                 continue;
             };
+            if self.is_apart(node.id, group) {
+                let id = node.id;
+                self.propose_apart(id, group, &handle);
+                continue;
+            }
             let leads =
                 node.status(group).is_some_and(|status: Status| status.role == Role::Leader);
             let chance = match leads {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 pub const PLACES: &[(&str, &str)] = &[
     ("a turn's commands at their bound", "engine/src/inbox.rs"),
     ("a turn's messages at their bound", "engine/src/inbox.rs"),
+    ("acknowledged by one that was founded alone", "engine/src/testing/apart.rs"),
     ("acknowledgement merged", "engine/raft/src/follower.rs"),
     ("acknowledgement of an earlier term not counted", "engine/raft/src/raft.rs"),
     ("append refused", "engine/raft/src/follower.rs"),
@@ -38,6 +39,7 @@ pub const PLACES: &[(&str, &str)] = &[
     ("shard resigned by the watchdog", "engine/src/testing/node.rs"),
     ("group fenced", "engine/src/testing/sim.rs"),
     ("group stopped by its machine", "engine/src/testing/ghost.rs"),
+    ("group has another machine", "engine/src/testing/restarts.rs"),
     ("group fenced while its log runs", "engine/src/testing/sim.rs"),
     ("hard state or membership carried forward", "wal/src/stream/carry.rs"),
     ("impossible message ignored", "engine/raft/src/raft.rs"),

@@ -33,16 +33,35 @@ impl Sim<'_> {
             return;
         }
         self.kill(at, 5);
+        self.damage_batch(at, batch, bit, decay, false);
+    }
+
+    /// A batch that a later one knows durable decays; `is_read`: one of a full segment, which is read from its file. Gives
+    /// a group that has entries in it; `None` if none was damaged, or there is no such group.
+    pub(super) fn damage_batch(
+        &mut self,
+        at: usize,
+        batch: u64,
+        bit: u64,
+        decay: &Decay,
+        is_read: bool,
+    ) -> Option<GroupId> {
         let (node, mut random) = (&self.nodes[at], Random::new(batch));
         let log = random.pick(&node.logs);
-        let vouched = log.vouched_batches();
+        let mut vouched = log.vouched_batches();
+        if is_read {
+            let newest = log.platter.segments().last().copied();
+            vouched.retain(|batch| {
+                Some(batch.position.segment()) < newest && batch.group_of_entries().is_some()
+            });
+        }
         if vouched.is_empty() {
-            return;
+            return None;
         }
         let hit = *random.pick(&vouched);
         let spare = self.spare();
         if !self.losses.batch(node.id, hit, spare) {
-            return;
+            return None;
         }
         let segment = hit.position.segment();
         let byte = u64::from(hit.position.offset()) + bit / 8 % hit.bytes;
@@ -62,6 +81,7 @@ impl Sim<'_> {
                 log.platter.misdirect_reads(segment, sector, segment, 0);
             }
         }
+        hit.group_of_entries()
     }
 
     /// A disk says that everything is durable and keeps none of it safe, for so many steps; after some honest ones its

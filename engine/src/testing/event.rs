@@ -79,6 +79,10 @@ pub(super) enum Event<'a> {
     Reached { node: NodeId, group: GroupId, at: LogIndex, digest: Option<u64>, durable: LogIndex },
     /// A machine has failed: its replica serves no more in this incarnation.
     Stopped { node: NodeId, group: GroupId },
+    /// A group whose machine has failed gets another one: it serves again, from where that one opens.
+    Restarted { node: NodeId, group: GroupId },
+    /// A replica that was founded otherwise than the others has answered a command with success.
+    AnsweredApart { node: NodeId, group: GroupId },
     /// A node's log has given up a segment; this is what its disk would leave of a group if the power failed now.
     /// `None` if the group would be fenced.
     GivenBack { node: NodeId, group: GroupId, state: Option<&'a LogState> },
@@ -111,9 +115,39 @@ impl Event<'_> {
             | Event::Applied { group, .. }
             | Event::Reached { group, .. }
             | Event::Stopped { group, .. }
+            | Event::Restarted { group, .. }
+            | Event::AnsweredApart { group, .. }
             | Event::GivenBack { group, .. } => Some(group),
             Event::Answered { serial, .. } => Some(commands[serial_place(serial)].group),
             Event::Loaded { .. }
+            | Event::Impostor { .. }
+            | Event::Poisoned { .. }
+            | Event::Down { .. }
+            | Event::End { .. } => None,
+        }
+    }
+
+    /// The replica that did this, or that this happened to, if it is of one alone.
+    pub(super) fn replica(&self) -> Option<(NodeId, GroupId)> {
+        match *self {
+            Event::Recovered { node, group, .. }
+            | Event::Fenced { node, group, .. }
+            | Event::Written { node, group, .. }
+            | Event::Landed { node, group, .. }
+            | Event::Withdrawn { node, group, .. }
+            | Event::Sent { node, group, .. }
+            | Event::Arrived { node, group, .. }
+            | Event::Turned { node, group, .. }
+            | Event::Opened { node, group, .. }
+            | Event::Given { node, group, .. }
+            | Event::Applied { node, group, .. }
+            | Event::Reached { node, group, .. }
+            | Event::Stopped { node, group }
+            | Event::Restarted { node, group }
+            | Event::GivenBack { node, group, .. } => Some((node, group)),
+            Event::AnsweredApart { .. }
+            | Event::Answered { .. }
+            | Event::Loaded { .. }
             | Event::Impostor { .. }
             | Event::Poisoned { .. }
             | Event::Down { .. }
@@ -140,6 +174,19 @@ pub(super) struct AtEnd {
     pub(super) terms_before: BTreeMap<GroupId, Term>,
     /// Commands acknowledged since the healing began.
     pub(super) served: BTreeMap<GroupId, u64>,
+    /// Replicas that were founded otherwise, and must know by then.
+    pub(super) apart: Vec<ApartAtEnd>,
+}
+
+/// A replica that was founded otherwise than the others, when all has healed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ApartAtEnd {
+    pub(super) node: NodeId,
+    pub(super) group: GroupId,
+    /// It serves no more, and says why.
+    pub(super) has_stopped: bool,
+    /// It and the group's leader have each said that the other was founded otherwise.
+    pub(super) both_say: bool,
 }
 
 /// A client's knowledge of its command.

@@ -81,6 +81,14 @@ pub(super) struct SinceMark {
     pub(super) stated: BTreeSet<NodeId>,
 }
 
+/// A replica that was founded with other members than the others.
+#[derive(Debug)]
+pub(super) struct Apart {
+    pub(super) members: Vec<NodeId>,
+    /// The nodes that have told this incarnation what they were founded with.
+    pub(super) told: BTreeSet<NodeId>,
+}
+
 /// One replica, as seen from outside.
 #[derive(Debug, Default)]
 pub(super) struct Replica {
@@ -185,6 +193,8 @@ pub(super) struct Ghost {
     pub(super) stopped: BTreeSet<(NodeId, GroupId)>,
     /// Logs that said they take no entries: the node that heard it, its shard, the node whose log it is, and that shard.
     pub(super) full: BTreeSet<(NodeId, usize, NodeId, u32)>,
+    /// Replicas that were founded otherwise than the others: they are judged by invariant 36 alone.
+    pub(super) apart: BTreeMap<(NodeId, GroupId), Apart>,
     /// Groups of which nobody can say any more what must hold: see [`super::excuses`].
     pub(super) unjudged: BTreeSet<GroupId>,
     pub(super) counts: Counts,
@@ -215,6 +225,7 @@ impl Ghost {
             fenced: BTreeSet::new(),
             stopped: BTreeSet::new(),
             full: BTreeSet::new(),
+            apart: BTreeMap::new(),
             unjudged: BTreeSet::new(),
             counts: Counts::default(),
         }
@@ -285,6 +296,21 @@ impl Ghost {
 
     pub(super) fn replica(&self, node: NodeId, group: GroupId) -> &Replica {
         &self.replicas[&(node, group)]
+    }
+
+    /// Remembers what happened to a replica that was founded otherwise: what its log says of its room, which is the log's
+    /// own word, whether it is fenced, and whether it was told.
+    pub(super) fn remember_apart(&mut self, event: &Event<'_>) {
+        match *event {
+            Event::Arrived { message: Message::Room(_), .. } | Event::Fenced { .. } => {
+                self.remember(event);
+            }
+            Event::Arrived { node, from, group, message: Message::Founding(_) } => {
+                let apart = self.apart.get_mut(&(node, group)).expect("one of them");
+                apart.told.insert(from);
+            }
+            _ => {}
+        }
     }
 
     /// Remembers what happened.
@@ -495,6 +521,15 @@ impl Ghost {
                 logdrive_raft::reached!("group stopped by its machine");
                 self.stopped.insert((node, group));
             }
+            Event::Restarted { node, group } => {
+                self.stopped.remove(&(node, group));
+                let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
+                (replica.opened, replica.applied) = (LogIndex::ZERO, None);
+                // The commands before the other machine's place are handed out once more.
+                if let Some(status) = &mut replica.status {
+                    (status.applying, status.applied) = (LogIndex::ZERO, LogIndex::ZERO);
+                }
+            }
             Event::Poisoned { node, shard } => {
                 self.poisoned.insert((node, shard));
             }
@@ -502,6 +537,8 @@ impl Ghost {
                 self.counts.crashes += 1;
                 self.stopped.retain(|(of, _)| *of != node);
                 self.full.retain(|(of, ..)| *of != node);
+                let own = self.apart.iter_mut().filter(|((of, _), _)| *of == node);
+                own.for_each(|(_, apart)| apart.told.clear());
                 // A client that proposed there never hears.
                 let commands = self.commands.iter_mut();
                 for command in commands.filter(|c| c.node == node && c.known == Known::Waiting) {
@@ -510,6 +547,7 @@ impl Ghost {
                 }
             }
             Event::Loaded { .. }
+            | Event::AnsweredApart { .. }
             | Event::GivenBack { .. }
             | Event::Impostor { .. }
             | Event::End { .. } => {}

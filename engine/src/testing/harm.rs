@@ -45,6 +45,11 @@ impl Stored {
         }
     }
 
+    /// A group of which it holds entries.
+    pub(super) fn group_of_entries(&self) -> Option<GroupId> {
+        self.entries.first().map(|(group, ..)| *group)
+    }
+
     fn has(&self, segment: SegmentSeq, damaged: &Range<u64>) -> bool {
         let at = u64::from(self.position.offset());
         self.position.segment() == segment && overlap(&(at..at + self.bytes), damaged)

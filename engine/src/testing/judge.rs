@@ -21,6 +21,9 @@ impl Judge {
     /// Checks an event against every invariant, then remembers it.
     pub(super) fn see(&mut self, event: &Event<'_>) {
         self.trace.see(event, &self.ghost.commands);
+        if event.replica().is_some_and(|replica| self.ghost.apart.contains_key(&replica)) {
+            return self.ghost.remember_apart(event);
+        }
         let group = event.group(&self.ghost.commands);
         let is_judged = group.is_none_or(|group| !self.ghost.unjudged.contains(&group));
         for invariant in invariants::ALL.iter().filter(|_| is_judged) {

@@ -15,7 +15,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -71,12 +71,41 @@ impl Ledger {
     }
 }
 
+/// Whether a machine's next batch fails, and in which way: as the run says it to the machine.
+#[derive(Clone, Default)]
+pub(super) struct Broken(Arc<AtomicU64>);
+
+impl Broken {
+    /// The next batch fails: before any of it, in the middle or at its end, and by an error or a panic.
+    pub(super) fn set(&self, way: u64) {
+        self.0.store(1 + way, Ordering::Relaxed);
+    }
+
+    fn way(&self) -> Option<u64> {
+        self.0.load(Ordering::Relaxed).checked_sub(1)
+    }
+}
+
 /// Somebody's machine, and who watches it.
 pub(super) struct Watched {
     pub(super) machine: Box<dyn StateMachine>,
     pub(super) ledger: Ledger,
-    /// Its next command fails.
-    pub(super) broken: Arc<AtomicBool>,
+    pub(super) broken: Broken,
+}
+
+impl Watched {
+    /// Fails within a batch. A machine that is durable by itself may have saved what it has applied of it.
+    fn fail(&mut self, way: u64, entries: &[Entry], last: LogIndex) -> Result<(), MachineError> {
+        let applied = entries.len() * usize::try_from(way % 3).expect("small") / 2;
+        if applied > 0 {
+            self.ledger.lock().deeds.push(Deed::Given { last });
+            self.machine.apply(&Committed::new(&entries[..applied]), &mut Replies::keeping())?;
+        }
+        if way >= 3 {
+            std::panic::resume_unwind(Box::new("the simulation broke it"));
+        }
+        Err(MachineError("the simulation broke it".to_owned()))
+    }
 }
 
 impl StateMachine for Watched {
@@ -89,11 +118,11 @@ impl StateMachine for Watched {
 
     fn apply(&mut self, batch: &Committed<'_>, replies: &mut Replies) -> Result<(), MachineError> {
         self.ledger.lock().failed = true;
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(MachineError("the simulation broke it".to_owned()));
+        let entries: Vec<Entry> = batch.entries().iter().map(without_serial).collect();
+        if let Some(way) = self.broken.way() {
+            return self.fail(way, &entries, batch.last());
         }
         self.ledger.lock().deeds.push(Deed::Given { last: batch.last() });
-        let entries: Vec<Entry> = batch.entries().iter().map(without_serial).collect();
         // Every reply is wanted here, so that all nodes' replies can be compared.
         let mut kept = Replies::keeping();
         self.machine.apply(&Committed::new(&entries), &mut kept)?;

@@ -12,6 +12,7 @@
 
 mod acts;
 mod answers;
+mod apart;
 #[cfg(feature = "bug-bank")]
 pub mod bugs;
 mod caught;
@@ -29,6 +30,7 @@ mod ghost;
 #[cfg(test)]
 mod ghost_tests;
 mod harm;
+mod held;
 mod invariants;
 mod judge;
 mod linearizable;
@@ -37,9 +39,11 @@ mod machine;
 mod machine_disk;
 mod network;
 mod node;
+mod peace;
 #[cfg(test)]
 mod power_tests;
 mod random;
+mod restarts;
 mod run;
 mod schedule;
 mod setup;

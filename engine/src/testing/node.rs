@@ -10,7 +10,7 @@ use super::{
     harm::Harm,
     invariants::Broken,
     log::{SimLog, mark, read_back},
-    machine::{Ledger, Watched},
+    machine::{Broken as BrokenMachine, Ledger, Watched},
     machine_disk::MachineDisks,
     network::Network,
     random::Random,
@@ -18,7 +18,7 @@ use super::{
     shape::Shape,
 };
 use crate::{
-    Bootstrap, Config, GroupError, GroupId, NodeId,
+    Bootstrap, Config, GroupError, GroupId, NodeId, StateMachine,
     clock::Nanos,
     here,
     host::{Outside, ShardHost, Turned},
@@ -42,7 +42,7 @@ use std::{
     ops::Range,
     path::PathBuf,
     rc::Rc,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex},
 };
 
 /// A step, in the nanoseconds of the simulated clock.
@@ -97,6 +97,8 @@ pub(super) struct SimNode {
     pub(super) is_another: bool,
     /// Groups whose machine is further than the log, which has lost its end.
     pub(super) has_refused: BTreeSet<GroupId>,
+    /// Groups that are created otherwise here than elsewhere.
+    pub(super) founded: BTreeMap<GroupId, Bootstrap>,
     /// The record of the node's peers that the directory keeps.
     pub(super) peers: Arc<Mutex<Vec<u8>>>,
     /// Its openings and those of the directory that it is a copy of.
@@ -108,7 +110,7 @@ pub(super) struct Process {
     /// The state that all its threads share.
     pub(super) node: Arc<Shared>,
     pub(super) shards: Vec<SimShard>,
-    pub(super) machines: BTreeMap<GroupId, (Ledger, Arc<AtomicBool>)>,
+    pub(super) machines: BTreeMap<GroupId, (Ledger, BrokenMachine)>,
     /// Groups that have no machine yet, and when they get one.
     to_resume: Vec<(u64, GroupId)>,
     watchdog: Watchdog,
@@ -211,6 +213,13 @@ impl Outside for SimOutside {
     }
 }
 
+/// A machine, watched.
+fn watched(machine: Box<dyn StateMachine>) -> (Box<dyn StateMachine>, (Ledger, BrokenMachine)) {
+    let (ledger, broken) = (Ledger::default(), BrokenMachine::default());
+    let watch = (ledger.clone(), broken.clone());
+    (Box::new(Watched { machine, ledger, broken }), watch)
+}
+
 /// A write with so many of its entries.
 fn change(job: &WriteJob, entries: &[Entry]) -> Change {
     Change {
@@ -276,6 +285,7 @@ impl SimNode {
             has_lost_end: false,
             is_another: false,
             has_refused: BTreeSet::new(),
+            founded: BTreeMap::new(),
             peers: Arc::default(),
             line: Line::default(),
         }
@@ -390,23 +400,23 @@ impl SimNode {
         let is_due = |(at, _): &mut (u64, GroupId)| *at <= now;
         let due: Vec<_> = process.to_resume.extract_if(.., is_due).collect();
         for (_, group) in due {
-            let (ledger, broken) = (Ledger::default(), Arc::default());
-            let machine = Box::new(Watched {
-                machine: factory(self.id, group, self.machine_disks.open(group)),
-                ledger: ledger.clone(),
-                broken: Arc::clone(&broken),
-            });
+            let machine = factory(self.id, group, self.machine_disks.open(group));
+            let (machine, watch) = watched(machine);
             let waits = process.node.groups.waiting().contains(&group);
             let started = if waits {
                 process.node.resume(group, machine)
             } else {
-                let (members, first_leader) = (shape.nodes.clone(), shape.first_leader);
-                process.node.create(group, Bootstrap::New { members, first_leader }, machine)
+                let of_all = || Bootstrap::New {
+                    members: shape.nodes.clone(),
+                    first_leader: shape.first_leader,
+                };
+                let founded = self.founded.get(&group).cloned().unwrap_or_else(of_all);
+                process.node.create(group, founded, machine)
             };
             match started {
                 Ok(_) => {
                     self.machine_disks.opened(group);
-                    process.machines.insert(group, (ledger, broken));
+                    process.machines.insert(group, watch);
                 }
                 // The log has found it damaged since, or the node has failed.
                 Err(GroupError::Fenced { .. } | GroupError::Stopped(_)) => {}
@@ -424,6 +434,23 @@ impl SimNode {
                 }
             }
         }
+    }
+
+    /// Gives a group whose machine has failed another one, as an embedder does.
+    ///
+    /// # Errors
+    /// The group is as it was.
+    pub(super) fn restart_group(
+        &mut self,
+        group: GroupId,
+        factory: &MachineFactory,
+    ) -> Result<(), GroupError> {
+        let process = self.process.as_mut().expect("it runs");
+        let machine = factory(self.id, group, self.machine_disks.open(group));
+        let (machine, watch) = watched(machine);
+        process.node.restart(group, machine)?;
+        process.machines.insert(group, watch);
+        Ok(())
     }
 
     /// The settings of its processes.
@@ -489,6 +516,12 @@ impl SimNode {
     pub(super) fn status(&self, group: GroupId) -> Option<Status> {
         let shards = &self.process.as_ref()?.shards;
         shards[shard_of(group, shards.len())].host.shard().status(group)
+    }
+
+    /// True if the group's replica, which runs, has said that a peer was founded otherwise.
+    pub(super) fn says_otherwise(&self, group: GroupId) -> bool {
+        let Some(Process { shards, .. }) = &self.process else { return false };
+        shards[shard_of(group, shards.len())].host.shard().says_otherwise(group)
     }
 
     /// Its own clock, in ticks.

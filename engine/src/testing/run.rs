@@ -47,7 +47,7 @@ pub(super) struct Finished {
 /// The schedule a setup's seed draws, without the faults it leaves out.
 pub(super) fn schedule_of(setup: &Setup) -> Vec<Planned> {
     let shape = setup.shape();
-    let mut schedule = draw_schedule(setup.seed, &shape, STORM_STEPS);
+    let mut schedule = draw_schedule(setup.seed, &shape, STORM_STEPS, setup.only.as_deref());
     if let Some(only) = &setup.only {
         schedule.retain(|planned| only.contains(&planned.number));
     }
@@ -127,6 +127,7 @@ impl<'a> Run<'a> {
         }
         end.alive = self.sim.alive();
         end.served = self.sim.served();
+        end.apart = self.sim.apart_at_end();
         self.sim.judge.see(&Event::End { at: &end });
         (0..self.sim.nodes.len()).for_each(|at| self.sim.check_budgets(at));
         self.sim.excuse_halted_groups();
@@ -156,6 +157,9 @@ impl<'a> Run<'a> {
                 Later::LandInPart(at, batches) => self.sim.land_in_part(at, batches),
                 Later::Honest(at) => self.sim.be_honest(at),
                 Later::Land(at) => self.sim.land_now(at),
+                Later::Deafen(at, steps) => self.sim.deafen(at, steps),
+                Later::LoseEnd(at, batches, down) => self.sim.lose_end(at, batches, down),
+                Later::RestartGroup(at, group) => self.sim.restart_group(at, group),
                 Later::Restore(at, copy, down) => self.sim.restore(at, &copy, down),
             }
         }

@@ -6,7 +6,7 @@
 //!         all of them hides.
 
 use super::{
-    faults::{self, Fault},
+    faults::{self, Fault, When},
     random::Random,
     shape::Shape,
 };
@@ -21,8 +21,16 @@ pub(super) struct Planned {
     pub(super) args: faults::Args,
 }
 
-/// All faults of a run, by time.
-pub(super) fn draw_schedule(seed: u64, shape: &Shape, steps: u64) -> Vec<Planned> {
+/// The number of the first added fault: the others have lower ones.
+const ADDED_FROM: usize = 1000;
+
+/// All faults of a run, by time. If `only` some are kept, a stage that is not leaves no others out.
+pub(super) fn draw_schedule(
+    seed: u64,
+    shape: &Shape,
+    steps: u64,
+    only: Option<&[usize]>,
+) -> Vec<Planned> {
     let mut random = Random::stream(seed, 2);
     let stage = Stage::draw(&mut random, shape, steps);
     let mut planned = stage.planned.clone();
@@ -44,7 +52,49 @@ pub(super) fn draw_schedule(seed: u64, shape: &Shape, steps: u64) -> Vec<Planned
     for (number, planned) in planned.iter_mut().enumerate() {
         planned.number = number;
     }
+    let is_kept = |number| only.is_none_or(|only| only.contains(&number));
+    add(seed, shape, steps, &is_kept, &mut planned);
     planned
+}
+
+/// Adds the faults that have a stream of their own ([`faults::ADDED`]).
+fn add(
+    seed: u64,
+    shape: &Shape,
+    steps: u64,
+    is_kept: &dyn Fn(usize) -> bool,
+    planned: &mut Vec<Planned>,
+) {
+    let mut random = Random::stream(seed, 6);
+    let (mut number, mut free_from) = (ADDED_FROM, 0);
+    for added in faults::ADDED {
+        let strikes = random.once_in(added.once_in) && (added.strikes)(shape);
+        let fault = &added.fault;
+        let times = random.between(1, fault.often);
+        // A source for each, so that how often one strikes changes nothing for the next.
+        let mut random = Random::new(random.any());
+        if !strikes {
+            continue;
+        }
+        let times = if matches!(added.when, When::Anytime) { times } else { 1 };
+        for _ in 0..times {
+            let args = (fault.draw)(&mut random, shape);
+            let step = match added.when {
+                When::First => 0,
+                When::Anytime => free_from + random.below(steps - free_from),
+                When::Staged(_) if free_from > 0 => continue,
+                When::Staged(lasts) => {
+                    let before = 3 * shape.election_ticks;
+                    free_from = (before + lasts(args, shape)).min(2 * steps / 3);
+                    planned.retain(|planned| planned.step >= free_from || !is_kept(number));
+                    before
+                }
+            };
+            planned.push(Planned { number, step, fault, args });
+            number += 1;
+        }
+    }
+    planned.sort_by_key(|planned| planned.step);
 }
 
 /// Steps in which one fault, that takes several things in a row, is let alone: all else has passed before it, and a

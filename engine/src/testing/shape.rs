@@ -126,6 +126,7 @@ impl Shape {
             inflight_bytes_max: *random.pick(&[real.inflight_bytes_max, 64 << 10, 4 << 10]),
             append_bytes_max: *random.pick(&[real.append_bytes_max, 64 << 10, 8 << 10]),
             uncommitted_bytes_max: *random.pick(&[real.uncommitted_bytes_max, 256 << 10, 64 << 10]),
+            tail_bytes_max: real.tail_bytes_max,
         };
         shape.refuse_once_in = *random.pick(&[0, 0, 50, 10]);
         shape.reads_max = *random.pick(&[1, 2, 64]);

@@ -121,6 +121,8 @@ impl Trace {
             Event::Down { node } => self.words(&[13, node.get()]),
             Event::Stopped { node, group } => self.words(&[14, node.get(), group.get()]),
             Event::GivenBack { node, group, .. } => self.words(&[15, node.get(), group.get()]),
+            Event::Restarted { node, group } => self.words(&[24, node.get(), group.get()]),
+            Event::AnsweredApart { node, group } => self.words(&[25, node.get(), group.get()]),
             Event::End { .. } => self.words(&[16]),
         }
     }
@@ -271,6 +273,12 @@ fn text(event: &Event<'_>, commands: &[Proposed], describe: &Describe) -> Option
         Event::Fenced { node, group, .. } => format!("{} {} is fenced", name(node), of(group)),
         Event::Down { node } => format!("{} is down", name(node)),
         Event::Stopped { node, group } => format!("{} {} machine failed", name(node), of(group)),
+        Event::Restarted { node, group } => {
+            format!("{} {} another machine", name(node), of(group))
+        }
+        Event::AnsweredApart { node, group } => {
+            format!("{} {} acknowledges, founded otherwise", name(node), of(group))
+        }
         Event::GivenBack { node, group, .. } => {
             format!("{} {} looked at: a segment was given back", name(node), of(group))
         }

@@ -99,6 +99,8 @@ struct Sum {
     counts: Counts,
     excuses: BTreeMap<&'static str, u64>,
     coverage: Coverage,
+    /// Seeds that reached each place.
+    reached_by: BTreeMap<&'static str, u64>,
     failures: Vec<Failure>,
 }
 
@@ -118,6 +120,7 @@ fn many(first: u64, args: &Args) -> Result<(), Box<dyn Error>> {
         counts: Counts::default(),
         excuses: EXCUSES.iter().map(|excuse| (excuse.name, 0)).collect(),
         coverage: Coverage::default(),
+        reached_by: BTreeMap::new(),
         failures: Vec::new(),
     });
     let lock = || sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -133,6 +136,9 @@ fn many(first: u64, args: &Args) -> Result<(), Box<dyn Error>> {
             Ok(report) => {
                 sum.counts.add(&report.counts);
                 sum.coverage.add(&report.coverage);
+                for place in report.coverage.0.keys() {
+                    *sum.reached_by.entry(place).or_default() += 1;
+                }
                 for (name, count) in report.excuses {
                     *sum.excuses.entry(name).or_default() += count;
                 }
@@ -169,7 +175,7 @@ fn report(
     cpu: Duration,
 ) -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout().lock();
-    let Sum { seeds, counts, excuses, coverage, failures } = sum;
+    let Sum { seeds, counts, excuses, coverage, reached_by, failures } = sum;
     let hours = counts.steps as f64 / 3_600_000.0;
     writeln!(
         out,
@@ -197,10 +203,11 @@ fn report(
         let (name, what) = (excuse.name, excuse.what);
         writeln!(out, "  {:>10}  {name}: {what}", excuses[name])?;
     }
-    writeln!(out, "reached:")?;
+    writeln!(out, "reached, and by how many seeds:")?;
     for (place, count) in &coverage.0 {
         let file = PLACES.iter().find(|(name, _)| name == place).map_or("", |(_, file)| file);
-        writeln!(out, "  {count:>10}  {place}  ({file})")?;
+        let by = reached_by.get(place).copied().unwrap_or(0);
+        writeln!(out, "  {count:>10} {by:>8}  {place}  ({file})")?;
     }
     let holes = coverage.holes(*seeds);
     for hole in &holes {

@@ -77,6 +77,10 @@ impl Shard {
         if !replica.awaits_machine {
             return Err(gone());
         }
+        let applied = match logdrive_raft::bug!("restarted_where_the_failed_machine_was") {
+            true => replica.raft.status().applied,
+            false => applied,
+        };
         if !replica.raft.replace_machine(applied) {
             let most = replica.raft.status().applying;
             return Err(MachineError(format!(

@@ -7,5 +7,8 @@ pub(super) const FAULT: Fault = Fault {
     name: "failing machine",
     often: 1,
     draw: |random, shape| [shape.any_node(random), random.below(shape.groups.len() as u64), 0],
-    inject: |run, [at, group, _]| run.break_machine(node(at), node(group)),
+    inject: |run, [at, group, _]| {
+        let group = run.shape.groups[node(group)];
+        run.break_machine(node(at), group, 0);
+    },
 };

@@ -4,8 +4,9 @@
 //! Out:    the run with the fault in it; each ends by itself, by step or by a restart.
 //! Source: RULES.md, the rows of faults.
 //!
-//! To add one: a file with a `FAULT`, and its line in [`ALL`]. The act of a fault depends only on its
-//! arguments and the run, so that a schedule with others left out still makes sense.
+//! To add one: a file with a `FAULT`, and its line in [`ADDED`]. A line in [`ALL`] would change what every seed draws
+//! after it. The act of a fault depends only on its arguments and the run, so that a schedule with others left out
+//! still makes sense.
 
 mod bad_sector;
 mod broken_machine;
@@ -20,6 +21,7 @@ mod failing_operation;
 mod false_success;
 mod flap;
 mod forgetful_leader;
+mod full_followers;
 mod gust;
 mod kill;
 mod last_word;
@@ -29,18 +31,24 @@ mod lying_disk;
 mod metadata;
 mod old_frames;
 mod one_way;
+mod other_founding;
 mod partition;
 mod pause;
 mod pause_leaders;
 mod power_loss;
+mod replaced_machine;
 mod restored_directory;
+mod rot_at_work;
 mod short_write;
 mod shuffle;
 mod slow_disk;
+mod small_memory;
 mod stray_read;
 mod stray_write;
 mod stuck_thread;
 mod swap;
+mod told_loss;
+mod votes_at_the_quota;
 mod wipe;
 mod wiped_member;
 mod write_error;
@@ -129,6 +137,51 @@ pub(super) fn staged(nodes: usize) -> &'static [Staged] {
         _ => &[],
     }
 }
+
+/// A fault that is drawn beside all others, from a stream of its own: runs that it does not strike have the histories
+/// that they had before there was such a fault.
+pub(super) struct Added {
+    pub(super) fault: Fault,
+    /// It strikes one run in so many, of those whose shape allows it.
+    pub(super) once_in: u64,
+    pub(super) strikes: fn(&Shape) -> bool,
+    pub(super) when: When,
+}
+
+/// When an added fault strikes.
+pub(super) enum When {
+    /// Before the first step.
+    First,
+    /// At any step, up to [`Fault::often`] times.
+    Anytime,
+    /// It has the stage for so many steps, at the beginning of the run: faults of the schedule that would come before its
+    /// end are left out. A run has one such fault at most.
+    Staged(fn(Args, &Shape) -> u64),
+}
+
+/// Those that have the stage come first: the others come behind it.
+pub(super) static ADDED: &[Added] = &[
+    told_loss::ADDED,
+    votes_at_the_quota::ADDED,
+    Added {
+        fault: shuffle::FAULT,
+        once_in: 2,
+        strikes: |shape| shape.nodes.len() == 5,
+        when: When::Staged(shuffle::STAGED.steps),
+    },
+    Added {
+        fault: forgetful_leader::FAULT,
+        once_in: 12,
+        strikes: |shape| [3, 4].contains(&shape.nodes.len()),
+        when: When::Staged(forgetful_leader::STAGED.steps),
+    },
+    other_founding::ADDED,
+    small_memory::ADDED,
+    replaced_machine::ADDED,
+    rot_at_work::ADDED,
+    full_followers::ADDED,
+    Added { fault: stray_write::FAULT, once_in: 6, strikes: |_| true, when: When::Anytime },
+];
 
 /// A node's place, from an argument.
 fn node(at: u64) -> usize {

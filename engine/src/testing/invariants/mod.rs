@@ -13,6 +13,7 @@ mod committed_immutable;
 mod durable_ack;
 mod election_safety;
 mod fence;
+mod foundings;
 mod gc_safety;
 mod group_isolation;
 mod identity;
@@ -75,6 +76,7 @@ pub(super) const ALL: &[Invariant] = &[
     leader_without_quorum::INVARIANT,
     patience::INVARIANT,
     liveness::INVARIANT,
+    foundings::INVARIANT,
 ];
 
 /// An invariant that does not hold. Ends the run by unwinding: nothing after it means anything.

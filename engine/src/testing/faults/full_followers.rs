@@ -1,0 +1,25 @@
+//! The disks of all nodes but a leader's have no room for further segments, for a while: that leader's own log takes
+//! commands, and no majority does (RULES.md W10, B2). Arguments: the group, for how long.
+
+use super::{Added, Fault, When, node};
+
+const FAULT: Fault = Fault {
+    name: "full followers",
+    often: 1,
+    draw: |random, shape| {
+        [random.below(shape.groups.len() as u64), *random.pick(&[100, 150, 200]), 0]
+    },
+    inject: |sim, [group, steps, _]| {
+        let Some(leader) = sim.newest_leader(node(group)) else { return };
+        for at in (0..sim.nodes.len()).filter(|at| *at != leader) {
+            sim.fill_disk(at, 0, steps);
+        }
+    },
+};
+
+pub(super) const ADDED: Added = Added {
+    fault: FAULT,
+    once_in: 6,
+    strikes: |shape| shape.nodes.len() >= 3,
+    when: When::Anytime,
+};

@@ -1,0 +1,26 @@
+//! A follower's disk loses the end of a log with the power, and the follower is back before anything else has changed: the
+//! leader that counted it tells it, and it is marked and readmitted (RULES.md C3, W8). In one of three ways it hears nobody
+//! for a while, and would stand for election if it were not marked; in another it alone gets entries, so that its leader
+//! owes it a no-op. Arguments: the group and the node beside its leader, steps until the power fails, and three times
+//! the batches that are lost, plus the way.
+
+use super::{Added, Fault, When, node};
+
+const FAULT: Fault = Fault {
+    name: "told loss",
+    often: 1,
+    draw: |random, shape| {
+        let whom = random.below(shape.groups.len() as u64 * 8);
+        [whom, random.between(20, 40), 3 * random.between(3, 8) + random.below(3)]
+    },
+    inject: |sim, [whom, after, lost]| {
+        sim.lose_and_tell(node(whom / 8), whom % 8, after, lost / 3, lost % 3);
+    },
+};
+
+pub(super) const ADDED: Added = Added {
+    fault: FAULT,
+    once_in: 6,
+    strikes: |shape| shape.nodes.len() >= 3,
+    when: When::Staged(|[_, after, _], shape| after + 8 * shape.election_ticks),
+};

@@ -1,0 +1,205 @@
+//! The end of a run: how long peace may take, who must serve by then, and what must be on the disks.
+//!
+//! In:     a simulation whose faults are over.
+//! Out:    the replicas that must serve; when all is quiet; the last look at every disk.
+//! Fails:  invariants 10 and 26.
+//! Source: RULES.md T1.
+
+use super::{
+    event::{AtEnd, Known},
+    excuses::NO_MAJORITY_WHOLE,
+    invariants::Broken,
+    node::SimNode,
+    shape::Shape,
+    sim::Sim,
+};
+use crate::{GroupId, NodeId, limits};
+use logdrive_raft::{Role, Status};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Of an entry on disk besides its payload's padding, about: headers, the serial, a register's operation.
+const ENTRY_BYTES_MORE: u64 = 128;
+
+impl Sim<'_> {
+    /// How long the slowest disk writes, at most, until its node has what any node has: a vote waits behind all that,
+    /// and a candidate whose own vote waits for longer than an election's timeout has moved on when it is there. In
+    /// peace at most half of a disk's time goes to new commands, so it takes twice as long as the writes alone.
+    pub(super) fn backlog_steps(&self) -> u64 {
+        let missing_on = |node: &SimNode| {
+            let missing = |group: &GroupId| {
+                let logs = self.judge.ghost.replicas.iter().filter(|((_, of), _)| of == group);
+                let longest = logs.map(|(_, replica)| replica.state.log.len()).max().unwrap_or(0);
+                let own = self.judge.ghost.replicas.get(&(node.id, *group));
+                longest.saturating_sub(own.map_or(0, |replica| replica.durable.log.len())) as u64
+            };
+            self.shape.groups.iter().map(missing).sum()
+        };
+        let missing = self.nodes.iter().filter(|node| !node.lost).map(missing_on).max();
+        2 * self.write_steps(missing.unwrap_or(0))
+    }
+
+    /// How long a disk takes in peace for so many entries, at most: it finishes a write in every step, and a segment's
+    /// making takes another.
+    pub(super) fn write_steps(&self, entries: u64) -> u64 {
+        let entry_bytes = self.shape.payload_max + ENTRY_BYTES_MORE;
+        let per_batch = (u64::from(self.shape.batch_bytes_max) / entry_bytes).max(1);
+        entries.div_ceil(per_batch) + (entries * entry_bytes).div_ceil(self.shape.segment_bytes)
+    }
+
+    /// Commands of each group acknowledged since the healing began, or applied when their client had been told that it
+    /// takes too long: with small windows, and disks that have much to catch up with, eight election timeouts are short.
+    pub(super) fn served(&self) -> BTreeMap<GroupId, u64> {
+        let healed_at = self.healed_at.expect("it was healed");
+        let mut served: BTreeMap<GroupId, u64> =
+            self.alive().into_keys().map(|group| (group, 0)).collect();
+        let ghost = &self.judge.ghost;
+        let calls = self.calls.iter().zip(&ghost.commands).enumerate().skip(healed_at);
+        for (place, (call, command)) in calls {
+            let is_applied = || ghost.applied_serials.contains(&(place as u64));
+            if let Some(served) = served.get_mut(&call.group) {
+                let is_served = match command.known {
+                    Known::Yes => true,
+                    Known::Unknown => *served == 0 && is_applied(),
+                    _ => false,
+                };
+                *served += u64::from(is_served);
+            }
+        }
+        served
+    }
+
+    /// Replicas that must serve: their node is up, and nothing was taken from them. Only of groups that have a
+    /// majority of such: the others must halt, safely.
+    pub(super) fn alive(&self) -> BTreeMap<GroupId, Vec<(NodeId, Status)>> {
+        let mut alive = self.replicas();
+        let ghost = &self.judge.ghost;
+        alive.retain(|group, replicas| {
+            replicas.len() >= ghost.majority() && !ghost.unjudged.contains(group)
+        });
+        alive
+    }
+
+    fn replicas(&self) -> BTreeMap<GroupId, Vec<(NodeId, Status)>> {
+        let mut alive: BTreeMap<GroupId, Vec<(NodeId, Status)>> = BTreeMap::new();
+        for group in &self.shape.groups {
+            let replicas = alive.entry(*group).or_default();
+            for node in self.nodes.iter().filter(|node| !node.lost) {
+                let replica = (node.id, *group);
+                let ghost = &self.judge.ghost;
+                if self.broken.contains(&replica)
+                    || ghost.fenced.contains(&replica)
+                    || ghost.apart.contains_key(&replica)
+                {
+                    continue;
+                }
+                // A node that has just started gives its groups their machines one after the other.
+                replicas.extend(node.status(*group).map(|status| (node.id, status)));
+            }
+        }
+        alive
+    }
+
+    /// After the last answer the power of all nodes fails at once: what was acknowledged is on a majority of disks.
+    pub(super) fn scan_durability(&mut self) {
+        for at in 0..self.nodes.len() {
+            self.see_landed(at);
+            self.crash(at, 0);
+        }
+        for at in 0..self.nodes.len() {
+            self.start(at);
+        }
+        let ghost = &self.judge.ghost;
+        let acknowledged = ghost.acknowledged.iter();
+        for ((group, index), serial) in
+            acknowledged.filter(|((group, _), _)| !ghost.unjudged.contains(group))
+        {
+            let has = |node: &&SimNode| {
+                let replica = ghost.replicas.get(&(node.id, *group));
+                let log = replica.map(|replica| &replica.durable.log);
+                log.is_some_and(|log| log.len() as u64 >= index.get())
+            };
+            let harmed = self.losses.harmed_of(*group);
+            let whole = self.nodes.iter().filter(|node| !harmed.contains(&node.id));
+            let (all, having) = (whole.clone().count(), whole.filter(has).count());
+            if all >= ghost.majority() && having + harmed.len() < ghost.majority() {
+                let what = format!(
+                    "command {serial}, acknowledged at {index:?} of {group:?}, is on {having} of {all} whole disks"
+                );
+                Broken { invariant: "10 client durability".to_owned(), what }.throw();
+            }
+        }
+    }
+
+    /// Groups that had to halt are excused, once each; every other replica that nothing was taken from is there.
+    pub(super) fn excuse_halted_groups(&mut self) {
+        let unjudged = self.judge.ghost.unjudged.clone();
+        for group in self.shape.groups.iter().filter(|group| !unjudged.contains(group)) {
+            let ghost = &self.judge.ghost;
+            let must_run = |node: &&SimNode| {
+                let replica = (node.id, *group);
+                let is_excused = self.broken.contains(&replica)
+                    || ghost.fenced.contains(&replica)
+                    || ghost.apart.contains_key(&replica);
+                !node.lost && !is_excused && !node.has_refused.contains(group)
+            };
+            let missing = self.nodes.iter().filter(must_run);
+            let missing = missing.map(|node| (node.id, node.status(*group)));
+            if let Some((id, _)) = missing.into_iter().find(|(_, status)| status.is_none()) {
+                let what = format!("{group:?} does not run on {id:?} in peace");
+                Broken { invariant: "26 liveness".to_owned(), what }.throw();
+            }
+        }
+        for (group, replicas) in self.replicas() {
+            if unjudged.contains(&group) {
+                continue;
+            }
+            if replicas.len() < self.judge.ghost.majority() && !self.excuses.make(NO_MAJORITY_WHOLE)
+            {
+                let what = format!("{group:?} has no majority of whole replicas: {replicas:?}");
+                Broken { invariant: "26 liveness".to_owned(), what }.throw();
+            }
+        }
+    }
+
+    /// The number of entries that all replicas that can have applied, together.
+    pub(super) fn applied(&self) -> u64 {
+        self.alive().values().flatten().map(|(_, status)| status.applied.get()).sum()
+    }
+
+    /// True if a client waits for its answer.
+    pub(super) fn waits(&self) -> bool {
+        self.judge.ghost.commands.iter().any(|command| command.known == Known::Waiting)
+    }
+
+    /// Steps within which everybody is answered whose group serves nobody, by the slowest clock: what is checked in
+    /// every turn ("32 answers"), and the turn in which it is.
+    pub(super) fn answer_steps(&self) -> u64 {
+        let Shape { election_ticks, heartbeat_ticks, clock_rates, .. } = &self.shape;
+        let ticks = (limits::ANSWER_ELECTIONS + 1) * election_ticks + heartbeat_ticks + 1;
+        let slowest = clock_rates.iter().min().expect("some nodes");
+        (ticks * 1000).div_ceil(*slowest) + 1
+    }
+
+    /// True if all replicas that can have applied all there is.
+    pub(super) fn is_quiet(&self) -> bool {
+        let has_all = |(_, s): &(NodeId, Status)| {
+            s.applied == s.last_log.index
+                && s.role != Role::Candidate
+                && s.role != Role::PreCandidate
+        };
+        self.alive().values().all(|replicas| {
+            let ends: BTreeSet<_> = replicas.iter().map(|(_, status)| status.applied).collect();
+            ends.len() == 1 && replicas.iter().all(has_all)
+        })
+    }
+
+    pub(super) fn terms(&self) -> BTreeMap<GroupId, logdrive_raft::Term> {
+        let highest = |replicas: &[(NodeId, Status)]| replicas.iter().map(|r| r.1.term).max();
+        self.alive().iter().filter_map(|(group, r)| Some((*group, highest(r)?))).collect()
+    }
+
+    /// The facts that the run knows when the last proposal has been made.
+    pub(super) fn at_end(&self) -> AtEnd {
+        AtEnd { terms_before: self.terms(), ..AtEnd::default() }
+    }
+}
