@@ -41,17 +41,80 @@ fn the_first_write_or_sync_that_fails_ends_the_log_and_what_it_acknowledged_is_t
     }
 }
 
+/// RULES.md W7.
+/// A process that starts again after the failure reads the failed write out of the page cache, where it is clean. What it
+/// finds it promises, so it has to survive the power cut that follows. A short log is written again as a whole, and of a
+/// longer one only what nothing vouches for.
+#[test]
+fn what_an_open_finds_after_a_failed_sync_is_there_after_a_power_cut() {
+    for rounds in [50, 400] {
+        for driver in [DriverChoice::Uring, DriverChoice::Portable] {
+            if let Err(why) = fail_then_cut_power(rounds, driver) {
+                skipped(
+                    "what_an_open_finds_after_a_failed_sync_is_there_after_a_power_cut",
+                    format_args!("{driver:?}: {why}"),
+                );
+            }
+        }
+    }
+}
+
+fn fail_then_cut_power(rounds: u64, driver: DriverChoice) -> Result<(), String> {
+    let dir = directory();
+    let memory = Memory::new(dir.path(), MEMORY_BYTES)?;
+    let mut disk = Disk::with(memory.path(), DISK_BYTES, Writes::Encrypted)?;
+    let (log, ballast) = failed(&memory, &disk, Writes::Encrypted, driver, rounds);
+    let left = log.leave();
+    let acknowledged = left.acknowledged();
+    drop(ballast);
+    let log = left.reopen();
+    disk.cut_power();
+    let left = log.leave();
+    let found = left.acknowledged();
+    assert!(found > acknowledged, "nothing of the failed write was found: the test shows nothing");
+    disk.power_on(Writes::Encrypted);
+    // All that was found is there, and nothing else.
+    let mut log = left.reopen();
+    log.run(10).unwrap();
+    let left = log.leave();
+    disk.power_on(Writes::Encrypted);
+    left.reopen().leave();
+    report(format_args!("  thin, {driver:?}: {acknowledged} acknowledged, {found} found and kept"));
+    Ok(())
+}
+
 fn fail_once(writes: Writes, driver: DriverChoice) -> Result<(), String> {
     let dir = directory();
     let memory = Memory::new(dir.path(), MEMORY_BYTES)?;
     let mut disk = Disk::with(memory.path(), DISK_BYTES, writes)?;
-    let mut log = BareLog::create(&disk.path().join("log"), driver);
+    let (log, ballast) = failed(&memory, &disk, writes, driver, 50);
+    let left = log.leave();
+    assert!(left.acknowledged() >= 250, "{} entries acknowledged", left.acknowledged());
+    drop(ballast);
+    disk.power_on(writes);
+    let mut log = left.reopen();
     log.run(50).unwrap();
+    let left = log.leave();
+    disk.power_on(writes);
+    left.reopen().leave();
+    Ok(())
+}
+
+/// A log that is poisoned: so many rounds were acknowledged, and then its disk had no room below the next blocks.
+fn failed(
+    memory: &Memory,
+    disk: &Disk,
+    writes: Writes,
+    driver: DriverChoice,
+    rounds: u64,
+) -> (BareLog, Ballast) {
+    let mut log = BareLog::create(&disk.path().join("log"), driver);
+    log.run(rounds).unwrap();
     log.wait_spare();
 
     let (file, durable) = log.active();
     // The next blocks lose their place, and all behind them too, because it is not known how much is in flight.
-    take_back(&memory, &file, durable.next_multiple_of(BLOCK_BYTES));
+    take_back(memory, &file, durable.next_multiple_of(BLOCK_BYTES));
     let ballast = Ballast::fill(memory.path());
     let error = log.run(1_000).expect_err("the disk has no room below the log's blocks");
     assert!(matches!(error, WalError::Io { what: "write", .. }), "{error}");
@@ -66,17 +129,7 @@ fn fail_once(writes: Writes, driver: DriverChoice) -> Result<(), String> {
     if matches!(writes, Writes::Encrypted) {
         assert!(lies, "the kernel told the truth twice: this test no longer shows what it is for");
     }
-
-    let left = log.leave();
-    assert!(left.acknowledged() >= 250, "{} entries acknowledged", left.acknowledged());
-    drop(ballast);
-    disk.power_on(writes);
-    let mut log = left.reopen();
-    log.run(50).unwrap();
-    let left = log.leave();
-    disk.power_on(writes);
-    left.reopen().leave();
-    Ok(())
+    (log, ballast)
 }
 
 /// Punches a file's blocks, from `offset` on, out of the sparse file that its file system is in: there they are zeros now,

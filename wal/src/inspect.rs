@@ -345,8 +345,8 @@ impl Visitor for Looker<'_> {
         Ok(())
     }
 
-    fn read_again(&mut self, file: &judge::Segment, bytes: usize) -> io::Result<Box<dyn Scan>> {
-        self.files.segment(file.seq(), bytes as u64)
+    fn read_again(&mut self, segment: SegmentSeq, bytes: usize) -> io::Result<Box<dyn Scan>> {
+        self.files.segment(segment, bytes as u64)
     }
 
     /// Nothing if the segment was given up, an error if permission is missing, else a finding.

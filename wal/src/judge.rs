@@ -51,7 +51,7 @@ pub(crate) trait Visitor {
     fn read(&mut self, segment: SegmentSeq, out: &mut [u8]) -> io::Result<()>;
 
     /// Reads the first `bytes` bytes of a segment once more: no decision rests on a single bad read.
-    fn read_again(&mut self, file: &Segment, bytes: usize) -> io::Result<Box<dyn Scan>>;
+    fn read_again(&mut self, segment: SegmentSeq, bytes: usize) -> io::Result<Box<dyn Scan>>;
 
     /// Where a record stands on the disk that the groups' state has at `place`.
     fn stands(&self, place: Position) -> Position {
@@ -252,7 +252,7 @@ impl Judge {
             let case = if self.closed { Case::CleanStop } else { bytes.case(at, &flaw, sealed) };
             if is_first && !matches!(case, Case::CleanStop | Case::CleanEnd) {
                 let known = V::IS_LIVE.then(|| bytes.known_durable_behind(at));
-                let mut again = visitor.read_again(file, bytes.len());
+                let mut again = visitor.read_again(file.seq(), bytes.len());
                 let scanned = match first_of(&mut again) {
                     Ok(scanned) => scanned,
                     Err(source) => return self.unread(file, end, source, visitor),

@@ -172,7 +172,7 @@ pub(crate) fn replay(
         let is_first = !survey.is_doubtful;
         let mut scanned = scanned;
         if survey.is_doubtful {
-            again = replay.read_again(file, bytes.len());
+            again = replay.read_again(file.seq(), bytes.len());
             scanned = first_of(&mut again).map_err(|source| unread(file, source))?;
             bytes = SegmentBytes::new(file, scanned);
             survey = moved::survey(&mut bytes, file.seed, file.follows());
@@ -275,8 +275,8 @@ impl Visitor for Replay<'_> {
         self.disk.read(segment, 0, out)
     }
 
-    fn read_again(&mut self, file: &Segment, bytes: usize) -> io::Result<Box<dyn Scan>> {
-        self.disk.scan(vec![ScanFile { segment: file.seq(), bytes: bytes as u64 }])
+    fn read_again(&mut self, segment: SegmentSeq, bytes: usize) -> io::Result<Box<dyn Scan>> {
+        self.disk.scan(vec![ScanFile { segment, bytes: bytes as u64 }])
     }
 
     fn stands(&self, place: Position) -> Position {

@@ -2,7 +2,7 @@
 //!
 //! In:     the manifest's bytes, and the segment files that a directory lists.
 //! Out:    the chain, oldest first; the segments made ahead; the files that hold nothing.
-//! Cost:   two blocks of each segment.
+//! Cost:   two blocks of each segment, read twice if no log begins in them.
 //! Fails:  a file that is missing, foreign, damaged or there twice is a [`Fault`]. If the visitor goes on, the chain goes
 //!         on at the next segment below that was in use.
 //! Source: RULES.md rules 8, 23, 26-28; C4-C8, W11, W12.
@@ -225,13 +225,15 @@ impl Judge {
             visitor.fault(truncated("a segment file of less than the least size"))?;
             return Ok(Err(None));
         }
-        let mut blocks = Box::new([0u8; 2 * BLOCK_BYTES]);
-        if let Err(source) = visitor.read(file.segment, blocks.as_mut_slice()) {
-            visitor.unread(file.segment, source)?;
-            return Ok(Err(None));
-        }
-        let (block, first) = blocks.split_at(BLOCK_BYTES);
-        let header = match SegmentHeader::decode(block.try_into().expect("one block")) {
+        let blocks = match read_blocks(file.segment, visitor) {
+            Ok(blocks) => blocks,
+            Err(source) => {
+                visitor.unread(file.segment, source)?;
+                return Ok(Err(None));
+            }
+        };
+        let (block, first) = split(&blocks);
+        let header = match SegmentHeader::decode(block) {
             Ok(header) => header,
             Err(Bad(what)) => {
                 visitor.fault(fault(Case::DamagedSegmentHeader, what))?;
@@ -374,6 +376,32 @@ impl Judge {
         }
         Ok(())
     }
+}
+
+/// A segment's first two blocks. No decision rests on a single bad read: unless a header and a start record are found,
+/// the blocks are read once more, past the page cache where that is possible. Without the second look a segment in use
+/// could be taken for one that was only made.
+fn read_blocks<V: Visitor>(segment: SegmentSeq, visitor: &mut V) -> std::io::Result<Box<Blocks>> {
+    let mut blocks: Box<Blocks> = Box::new([0; 2 * BLOCK_BYTES]);
+    let read = visitor.read(segment, blocks.as_mut_slice());
+    let (block, first) = split(&blocks);
+    let is_whole = |header: SegmentHeader| header.seq == segment && begun(&header, first).is_some();
+    if read.is_err() || !SegmentHeader::decode(block).is_ok_and(is_whole) {
+        let mut again = visitor.read_again(segment, blocks.len())?;
+        let again = again.next()?;
+        if !again.is_readable(0..blocks.len()) {
+            return read.map(|()| blocks);
+        }
+        blocks.copy_from_slice(again.bytes());
+    }
+    Ok(blocks)
+}
+
+type Blocks = [u8; 2 * BLOCK_BYTES];
+
+/// The header's block, and the first block of the first batch.
+fn split(blocks: &Blocks) -> (&[u8; BLOCK_BYTES], &[u8]) {
+    blocks.split_first_chunk().expect("two blocks")
 }
 
 /// The header of a segment's first batch and its start record, if both hold in the batch's first block.
