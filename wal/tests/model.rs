@@ -504,7 +504,8 @@ impl<'a> History<'a> {
                 self.work();
                 taken.is_ok()
             });
-            assert!(is_taken, "seed {}: no more votes: {:?}", self.seed, self.wal().usage());
+            let usage = self.wal().usage();
+            assert!(is_taken, "seed {}: no more votes: {usage:?}", self.seed);
         }
     }
 
