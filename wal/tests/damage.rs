@@ -180,6 +180,32 @@ fn a_flip_of_any_byte_of_the_manifest_is_refused() {
     }
 }
 
+/// RULES.md C8.
+/// A manifest that has become large is not read into memory: it is damaged, whatever its length.
+#[test]
+fn a_manifest_of_any_length_is_refused_by_its_first_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = new_home(&dir.path().join("node"));
+    let manifest = home.shard_dir(0).join("manifest");
+    let file = std::fs::File::options().write(true).open(&manifest).unwrap();
+    file.set_len(256 << 20).unwrap();
+    // All that this thread reads, from wherever.
+    let read = || {
+        let counts = std::fs::read_to_string("/proc/thread-self/io").ok()?;
+        counts.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse::<u64>().ok())
+    };
+    let Some(before) = read() else { return skipped("the kernel does not count what is read") };
+    match Wal::open(config(&home, DriverChoice::Auto)).map(|_| ()) {
+        Err(WalError::Corrupt(Corrupt { file, what, .. })) => {
+            assert_eq!(file, manifest);
+            assert!(what.contains("[damaged_manifest]"), "{what}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let bytes = read().unwrap() - before;
+    assert!(bytes < 64 << 10, "{bytes} bytes were read");
+}
+
 /// RULES.md C1, rules 24, 25.
 /// The damaged segment goes in time, but not before its fences stand elsewhere; and it is kept for
 /// somebody to look at.
@@ -302,31 +328,28 @@ fn an_entry_damaged_after_open_is_found_when_it_is_read() {
 }
 
 /// RULES.md C1.
-/// Nobody is fenced, and nothing cut, on a single bad read.
+/// Nobody is fenced, nothing cut and nothing refused on a single bad read.
 #[test]
 fn what_reads_well_the_second_time_is_not_damaged() {
     let sim = filled();
     let (wal, recovered) = sim.fork(1).open();
     let whole = found(&wal, &recovered);
     drop(wal);
-    let used = sim.platter.segments().into_iter();
-    let used = used.filter(|segment| SegmentBytes::of(&sim, *segment).is_used());
-    for segment in used.collect::<Vec<_>>() {
+    let misread = |segment, at| {
+        let twin = sim.fork(5);
+        twin.platter.misread(segment, at);
+        let (wal, recovered) =
+            twin.try_open().unwrap_or_else(|error| panic!("{segment:?} at {at}: {error}"));
+        assert_eq!(found(&wal, &recovered), whole, "{segment:?} at {at}");
+        assert_eq!(recovered.cut, None);
+    };
+    for segment in sim.platter.segments() {
+        // The segment's header, and a byte of its first batch, also if there is none.
+        let mut places = vec![20, BLOCK - 1, BLOCK + 20];
         for batch in SegmentBytes::of(&sim, segment).batches() {
-            for at in [batch.at + 20, batch.records.start + 20, batch.directory.end - 1] {
-                let twin = sim.fork(5);
-                // The first block of a segment is looked at alone, and before: there it is an error.
-                let is_first = batch.at == BLOCK && at < 2 * BLOCK;
-                twin.platter.misread(segment, at);
-                match twin.try_open() {
-                    Ok((wal, recovered)) => {
-                        assert_eq!(found(&wal, &recovered), whole, "{segment:?} at {at}");
-                        assert_eq!(recovered.cut, None);
-                    }
-                    Err(error) => assert!(is_first, "{segment:?} at {at}: {error}"),
-                }
-            }
+            places.extend([batch.at + 20, batch.records.start + 20, batch.directory.end - 1]);
         }
+        places.into_iter().for_each(|at| misread(segment, at));
     }
     // While the log runs.
     let (wal, recovered) = sim.open();
@@ -336,6 +359,29 @@ fn what_reads_well_the_second_time_is_not_damaged() {
     sim.platter.misread(SegmentSeq(1), at + 100);
     let plan = wal.plan_read(GroupId(1), LogIndex(3), recovered.groups[0].last, 1500).unwrap();
     assert_eq!(plan.run().unwrap().as_slice()[0].payload, needle);
+}
+
+/// RULES.md C1.
+///
+/// 1. The last segment has one batch, which was acknowledged. Nothing behind it says that it was durable.
+/// 2. The first block of that batch is misread once. A segment without a start record is one that was only made, and it
+///    was removed, with the batch.
+#[test]
+fn a_segment_in_use_is_not_taken_for_a_new_one_on_a_single_bad_read() {
+    let sim = Sim::new(4);
+    let (mut wal, _) = sim.open();
+    wal.append(&write(1, 1, &entries(1, 1, 1, 9, 1000))).unwrap();
+    sim.settle(&mut wal);
+    sim.platter.crash();
+    drop(wal);
+    let last =
+        *sim.platter.segments().iter().find(|s| SegmentBytes::of(&sim, **s).is_used()).unwrap();
+    for at in (BLOCK..BLOCK + 112).step_by(3) {
+        let twin = sim.fork(5);
+        twin.platter.misread(last, at);
+        let (wal, recovered) = twin.open();
+        assert_eq!(read_all(&wal, &recovered.groups[0]), entries(1, 1, 1, 9, 1000), "at {at}");
+    }
 }
 
 /// RULES.md C2. An open writes again what stood in a short life's segment, and removes that; nothing behind says that it is durable as

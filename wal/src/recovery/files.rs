@@ -2,7 +2,7 @@
 //!
 //! In:     what a [`Disk`] lists.
 //! Out:    the chain, oldest first; the files that hold nothing; or a refusal that names a file.
-//! Cost:   two blocks of each segment.
+//! Cost:   two blocks of each segment, read twice if no log begins in them.
 //! Fails:  if a file is missing, foreign, damaged or there twice; nothing is changed.
 //! Source: RULES.md rules 8, 23, 26-28; C4-C8, W11, W12.
 
@@ -191,14 +191,12 @@ fn read_header(
         let what = "a segment file of less than the least size";
         return Err(refuse_corrupt(Case::TruncatedSegment, path, file.bytes, what));
     }
-    let mut blocks = Box::new([0u8; 2 * BLOCK_BYTES]);
-    disk.read(file.segment, 0, blocks.as_mut_slice()).map_err(|source| WalError::Io {
+    let blocks = read_blocks(disk, file.segment).map_err(|source| WalError::Io {
         file: path.clone(),
         what: "read",
         source,
     })?;
-    let (block, first) = blocks.split_at(BLOCK_BYTES);
-    let block = block.try_into().expect("one block");
+    let (block, first) = split(&blocks);
     let header = SegmentHeader::decode(block)
         .map_err(|bad| refuse_corrupt(Case::DamagedSegmentHeader, path.clone(), 0, bad.0))?;
     check_version(&path, "a segment of version", header.version)?;
@@ -216,14 +214,45 @@ fn read_header(
         return Err(refuse_corrupt(Case::TruncatedSegment, path, file.bytes, what));
     }
     let seed = Seed::of(header.id);
-    let position = Position::new(header.seq, FIRST_BATCH_AT);
     let written = first.iter().any(|byte| *byte != 0);
-    let begun = BatchHeader::decode(first, seed, position, header.bytes)
-        .and_then(|(batch, _)| Ok((batch, Start::decode(&first[BATCH_HEADER_BYTES..], seed)?)))
-        .ok();
+    let begun = begun(&header, first);
     let is_moved = begun.as_ref().is_some_and(|(batch, _)| moved::is_moved(batch, first));
     let first = begun.map(|(batch, start)| (batch.seq, start));
     Ok(Segment { path, header, seed, first, is_moved, written })
+}
+
+/// A segment's first two blocks. No decision rests on a single bad read: unless a header and a start record are found,
+/// the blocks are read once more, past the page cache where that is possible. Without the second look a segment in use
+/// could be taken for one that was only made.
+fn read_blocks(disk: &mut dyn Disk, segment: SegmentSeq) -> std::io::Result<Box<Blocks>> {
+    let mut blocks: Box<Blocks> = Box::new([0; 2 * BLOCK_BYTES]);
+    let read = disk.read(segment, 0, blocks.as_mut_slice());
+    let (block, first) = split(&blocks);
+    let is_whole = |header: SegmentHeader| header.seq == segment && begun(&header, first).is_some();
+    if read.is_err() || !SegmentHeader::decode(block).is_ok_and(is_whole) {
+        let bytes = blocks.len();
+        let mut again = disk.scan(vec![ScanFile { segment, bytes: bytes as u64 }])?;
+        let again = again.next()?;
+        if !again.is_readable(0..bytes) {
+            return read.map(|()| blocks);
+        }
+        blocks.copy_from_slice(again.bytes());
+    }
+    Ok(blocks)
+}
+
+type Blocks = [u8; 2 * BLOCK_BYTES];
+
+/// The header's block, and the first block of the first batch.
+fn split(blocks: &Blocks) -> (&[u8; BLOCK_BYTES], &[u8]) {
+    blocks.split_first_chunk().expect("two blocks")
+}
+
+/// The header and the start record of a segment's first batch, by the first block of it.
+fn begun(header: &SegmentHeader, first: &[u8]) -> Option<(BatchHeader, Start)> {
+    let (seed, position) = (Seed::of(header.id), Position::new(header.seq, FIRST_BATCH_AT));
+    let (batch, _) = BatchHeader::decode(first, seed, position, header.bytes).ok()?;
+    Some((batch, Start::decode(&first[BATCH_HEADER_BYTES..], seed).ok()?))
 }
 
 /// The segments that hold the log, oldest first; refuses a stream with holes.
