@@ -3,6 +3,7 @@
 //! In:     where; how many bytes.
 //! Out:    [`Memory`]: a small file system in memory; [`Ballast`]: a file that takes all the room there is.
 //! Fails:  as [`crate::mount::Disk`] does.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use crate::support::{process::run, report};
 use std::{
@@ -18,11 +19,16 @@ pub(crate) struct Memory(PathBuf);
 impl Memory {
     /// Mounts it below `dir`.
     pub(crate) fn new(dir: &Path, bytes: u64) -> Result<Self, String> {
+        let place = dir.join("memory");
+        fs::create_dir(&place).map_err(|error| error.to_string())?;
+        Self::at(place, bytes)
+    }
+
+    /// Mounts it at a directory that is there.
+    pub(crate) fn at(place: PathBuf, bytes: u64) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("only root can mount a file system".to_owned());
         }
-        let place = dir.join("memory");
-        fs::create_dir(&place).map_err(|error| error.to_string())?;
         let size = format!("size={bytes}");
         run("mount", &["-t", "tmpfs", "-o", &size, "logdrive-test", &place.to_string_lossy()])?;
         Ok(Self(place))
@@ -56,13 +62,28 @@ impl Ballast {
         ballast
     }
 
-    /// Takes what has become free since.
-    pub(crate) fn take_more(&self) {
+    /// The same where a file system finds blocks only when it writes them, and sets aside more than it needs until then.
+    pub(crate) fn fill_to_the_last_block(dir: &Path) -> Self {
+        let ballast = Self::fill(dir);
+        loop {
+            File::open(&ballast.0).unwrap().sync_all().unwrap();
+            if ballast.take_more() == 0 {
+                return ballast;
+            }
+        }
+    }
+
+    /// Takes what has become free since; returns how many bytes at least.
+    pub(crate) fn take_more(&self) -> usize {
         let mut file = File::options().create(true).append(true).open(&self.0).unwrap();
+        let mut taken = 0;
         for bytes in [1 << 20, 4 << 10] {
             let block = vec![0xBA; bytes];
-            while file.write_all(&block).is_ok() {}
+            while file.write_all(&block).is_ok() {
+                taken += bytes;
+            }
         }
+        taken
     }
 }
 
