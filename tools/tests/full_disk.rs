@@ -228,6 +228,43 @@ fn ask_all(clients: &mut [Connection], keys: &[String]) -> Result<Vec<Told>, Str
     Ok(told)
 }
 
+/// RULES.md rule 27.
+/// A node keeps what it has met of a peer before it hears the peer, in room that its directory has had from the start. So
+/// a node whose disk is full to its last block hears a peer that was restarted; here the two are all that is left.
+#[test]
+fn a_node_on_a_full_disk_hears_a_peer_that_was_restarted() {
+    let _turn = turn();
+    let dir = directory();
+    let place = dir.path().join("n3");
+    fs::create_dir(&place).unwrap();
+    let memory = match Memory::at(place, FOLLOWER_BYTES) {
+        Ok(memory) => memory,
+        Err(why) => {
+            skipped("a_node_on_a_full_disk_hears_a_peer_that_was_restarted", why);
+            return;
+        }
+    };
+    let mut cluster = Cluster::start(dir.path(), GROUPS, SEGMENT_BYTES);
+    let keys = cluster.key_per_group("met-");
+    cluster.write_to_all(&keys, "before", LIVE_MAX);
+    // While no segment is in the making, nothing gives room back.
+    assert!(eventually(LIVE_MAX, || cluster.nodes[2].segment_made() >= 2));
+    let ballast = Ballast::fill(memory.path());
+    fs::write(memory.path().join("more"), [1; 4096]).expect_err("there is room");
+    let before = cluster.nodes[2].openings();
+    cluster.nodes[0].kill();
+    cluster.nodes[1].kill();
+    cluster.nodes[0].start(&[]);
+    cluster.wait_ready();
+    cluster.write_to_all(&keys, "met", LIVE_MAX);
+    assert_ne!(cluster.nodes[2].openings(), before, "the full node has kept nothing of it");
+    fs::write(memory.path().join("more"), [1; 4096]).expect_err("there is room");
+    drop(ballast);
+    cluster.restart();
+    cluster.write_to_all(&keys, "after", LIVE_MAX);
+    cluster.assert_no_panic();
+}
+
 /// RULES.md W6.
 /// A write behind the limit fails at once with EFBIG, where a full disk would have said so before: no segment is
 /// written that was not made whole. So it is a failed write like any other (rule 17).

@@ -397,6 +397,11 @@ impl Node {
         u32::from_le_bytes(manifest[44..48].try_into().unwrap())
     }
 
+    /// The content of the file that keeps what it has met of its peers.
+    pub(crate) fn openings(&self) -> Vec<u8> {
+        fs::read(self.dir.join("openings")).unwrap()
+    }
+
     /// Its log's segment files, oldest first.
     pub(crate) fn segments(&self) -> Vec<PathBuf> {
         let mut segments: Vec<PathBuf> = fs::read_dir(self.dir.join("shard-000"))
