@@ -1,4 +1,4 @@
-//! The start-up line says what the system refuses the log: no io_uring, no registered memory.
+//! What the system refuses the log is said at the start: no io_uring, no registered memory, no disk below it.
 //!
 //! The node runs as a user without rights or a name, whom the kernel can be told to refuse. Needs root to say so, and a
 //! binary that everybody may run; says SKIPPED without. `kernel.io_uring_disabled` is the whole machine's; it is put back
@@ -61,6 +61,28 @@ fn a_process_that_may_lock_no_memory_writes_without_registering_it_and_says_so()
             "a_process_that_may_lock_no_memory_writes_without_registering_it_and_says_so",
             why,
         ),
+    }
+}
+
+/// In memory all that was acknowledged is gone when the machine stops, whatever was synced.
+#[test]
+fn a_node_whose_log_is_in_memory_says_so_and_no_other_does() {
+    let _turn = turn();
+    let Ok(memory) = tempfile::tempdir_in("/dev/shm") else {
+        skipped("a_node_whose_log_is_in_memory_says_so_and_no_other_does", "no /dev/shm");
+        return;
+    };
+    for dir in [memory, directory()] {
+        let is_memory = rustix::fs::statfs(dir.path()).unwrap().f_type == TMPFS_MAGIC;
+        let mut cluster = Cluster::plan(dir.path(), 1, 4, 1 << 20);
+        cluster.init();
+        let said = cluster.nodes[0].said();
+        let is_why = |line: &&str| {
+            line.contains("WARN")
+                && line.contains("the log is lost when the machine stops")
+                && line.contains(&*dir.path().to_string_lossy())
+        };
+        assert_eq!(said.lines().filter(is_why).count(), usize::from(is_memory), "{said}");
     }
 }
 
@@ -129,6 +151,8 @@ impl Drop for Disabled {
     }
 }
 
+/// Of statfs(2).
+const TMPFS_MAGIC: i64 = 0x0102_1994;
 const SWITCH: &str = "/proc/sys/kernel/io_uring_disabled";
 /// Below nobody's 65,534, above whom systems make.
 const USER_MIN: u32 = 61_200;

@@ -121,6 +121,27 @@ fn files_that_are_not_what_they_must_be_are_named() {
     }
 }
 
+/// A first start that was cut short is repeated, so there is nothing to warn of.
+#[test]
+fn a_directory_whose_making_was_cut_short_is_no_damaged_one() {
+    let dir = temp();
+    let node = dir.path().join("node");
+    drop(Home::create(&node, "test", logdrive::NodeId(1), 2, BTreeMap::new()).unwrap());
+    for left in ["identity", "openings", "shard-001/manifest"] {
+        fs::remove_file(node.join(left)).unwrap();
+    }
+    let (code, stdout, stderr) = output(dir.path(), &["check", "node"]);
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    assert!(stdout.contains("note half_made_directory: node"), "{stdout}");
+    assert!(stdout.contains("damaged places 0, notes 1"), "{stdout}");
+    // Of a directory that was in use nothing may be missing.
+    let used = dir.path().join("used");
+    Writer::new(&used, 1 << 20).settle();
+    fs::remove_file(used.join("identity")).unwrap();
+    let (code, stdout, _) = output(dir.path(), &["check", "used"]);
+    assert!(code == 1 && !stdout.contains("half_made_directory"), "{code}: {stdout}");
+}
+
 #[test]
 fn a_dump_shows_one_group_and_a_range_of_it() {
     let dir = temp();
