@@ -31,8 +31,10 @@ fn a_directory_made_anew_under_a_known_id_costs_no_acknowledged_write() {
     let said = cluster.nodes[1].said();
     assert!(said.contains("node 3 refused this node"), "{said}");
     assert!(said.contains("known with another directory"), "{said}");
+    assert!(said.contains(TO_DO), "{said}");
     // Nor does it come back by being started again, or by being made once more.
     assert_refused_at_once(&mut cluster, 1, &[], "must not be used any more");
+    assert_refused_at_once(&mut cluster, 1, &[], TO_DO);
     assert_refused_at_once(&mut cluster, 1, &["--init"], "is a node's directory already");
     cluster.nodes[0].start(&[]);
     cluster.wait_ready();
@@ -73,6 +75,7 @@ fn of_a_directory_and_its_copies_the_latest_that_its_peers_met_goes_on() {
     assert!(!cluster.nodes[1].wait_exit(LIVE_MAX).success());
     let said = cluster.nodes[1].said();
     assert!(said.contains("known with a later state of its directory"), "{said}");
+    assert!(said.contains(TO_DO), "{said}");
     assert_refused_at_once(&mut cluster, 1, &[], "must not be used any more");
     // The node itself is not shut out by that.
     cluster.nodes[1].set_flag("--dir", moved.to_str().unwrap());
@@ -180,4 +183,7 @@ fn copy_directory(from: &Path, to: &Path) {
     assert!(copied.unwrap().success());
 }
 
+/// Tells the owner of a directory that was refused what there is to do today.
+const TO_DO: &str = "The other nodes go on without it; it cannot be repaired, and its replicas cannot be replaced \
+                     before membership changes exist";
 const LIVE_MAX: Duration = Duration::from_secs(30);
