@@ -145,11 +145,11 @@ fn a_node_whose_file_of_openings_is_never_written_fails_and_names_it() {
     let trio = Trio::new(1);
     let node = &trio.nodes[0].shared;
     let mut watchdog = crate::watchdog::Watchdog::new(node);
-    let look_ns = node.stall_limits.look_ns();
-    let looks = node.stall_limits.fatal_ns / look_ns + 2;
-    let mut at = 0;
+    let distance = node.stall_limits.look_distance();
+    let looks = node.stall_limits.fatal.get() / distance.get() + 2;
+    let mut at = Nanos::ZERO;
     let mut look = || {
-        at += look_ns;
+        at = at.after(distance);
         watchdog.look(at, node).len()
     };
     assert_eq!((0..looks).map(|_| look()).sum::<usize>(), 0, "nothing is owed");
@@ -169,9 +169,8 @@ fn refusals_of_a_peer_are_told_once_a_second_and_those_of_others_beside_them() {
     let trio = Trio::new(1);
     let node = &trio.nodes[0].shared;
     let mut events = node.news.follow();
-    let ms = 1_000_000;
     for (peer, at) in [(2, 5), (2, 6), (2, 900), (3, 901), (2, 1005), (3, 1006), (2, 1900)] {
-        node.turned_away(NodeId(peer), Refusal::Copy, at * ms);
+        node.turned_away(NodeId(peer), Refusal::Copy, Nanos::from_millis(at));
     }
     let told: Vec<_> = std::iter::from_fn(|| events.try_recv())
         .map(|event| match event {

@@ -151,9 +151,9 @@ impl ManyGroups {
         let arriving = std::mem::take(&mut self.under_way);
         for (at, shard) in self.shards.iter_mut().enumerate() {
             let me = NodeId(at as u64 + 1);
-            shard.set_clock(Ticks(self.now));
+            shard.set_clock(logdrive_raft::Ticks(self.now));
             let room = if self.full == Some(at) { Room::Reserve } else { Room::Free };
-            shard.set_log_room(room, 0);
+            shard.set_log_room(room, false, std::iter::empty());
             for (from, _, group, message) in arriving.iter().filter(|(_, to, ..)| *to == me) {
                 shard.receive(*from, *group, message.clone());
             }
@@ -179,7 +179,8 @@ impl ManyGroups {
     fn propose(&mut self, group: u64) {
         let commands = Commands::One(Command { checksum: 0, payload: Bytes::from_static(b"x") });
         let sink: Arc<Outcomes> = Arc::default();
-        let submission = Submission { group: GroupId(group), sink, token: 0, commands, at: Nanos(1) };
+        let submission =
+            Submission { group: GroupId(group), sink, token: 0, commands, at: Nanos(1) };
         self.shards[0].submit(submission, &mut Vec::new());
     }
 

@@ -117,13 +117,13 @@ pub use logdrive_net::{InboundStats, Lane, LaneStats};
 /// The network's error that an [`OpenError`] may carry, and the reason that a [`NodeError::Refused`] gives.
 pub use logdrive_net::{NetError, Refusal};
 pub use logdrive_raft::{GroupId, LogIndex, NodeId, Term};
-pub use logdrive_wal::{Corrupt, DriverChoice, HomeError, WalError};
 /// The bounds of [`Config::segment_bytes`], its unit and its usual value; of [`Config::log_bytes_max`], in segments per
 /// shard; and of a node's number of shards.
 pub use logdrive_wal::{
     BLOCK_BYTES, QUOTA_SEGMENTS_MIN, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
     SHARDS_MAX,
 };
+pub use logdrive_wal::{Corrupt, DriverChoice, HomeError, WalError};
 /// The counts of a log, and the space it takes.
 pub use logdrive_wal::{Metrics as LogMetrics, Usage as LogUsage};
 pub use machine::{AppliedAt, CommandRef, Committed, CommittedBuf, Replies, StateMachine};

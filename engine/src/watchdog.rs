@@ -312,7 +312,7 @@ mod tests {
         let saves = Saves::default();
         let mut file = SavesWatch { silence: Watch::silence(&LIMITS), stage: Stage::Quiet };
         let mut look = |ms: u64| {
-            let found = file.look(ms * MS, &saves, &LIMITS)?;
+            let found = file.look(Nanos::from_millis(ms), &saves, &LIMITS)?;
             Some((ms, found.stage, found.what))
         };
         assert!((1..=200).all(|n| look(n * 10).is_none()), "nothing is owed");

@@ -3,9 +3,9 @@
 #![forbid(unsafe_code)]
 
 use logdrive::{
-    AppliedAt, Bootstrap, Bytes, Committed, CommittedBuf, Config, Founding, Gone, GroupError,
-    GroupId, GroupState, LogIndex, MachineError, Node, NodeEvent, NodeId, OpenError, ProposeError,
-    Refusal, Replies, StateMachine, StopCause,
+    AppliedAt, Bootstrap, Bytes, Committed, CommittedBuf, Config, Founding, Gone, Group,
+    GroupError, GroupId, GroupState, LogIndex, MachineError, Node, NodeEvent, NodeId, OpenError,
+    ProposeError, Refusal, Replies, StateMachine, StopCause,
 };
 use std::{collections::BTreeMap, path::Path, sync::mpsc::RecvTimeoutError, time::Duration};
 
@@ -341,25 +341,23 @@ impl Drop for Clinging {
 fn a_failed_machine_that_takes_long_to_drop_holds_up_nobody() {
     let home = tempfile::tempdir().unwrap();
     let node = open(&home.path().join("node"), 1);
-    let (let_go, told) = std::sync::mpsc::channel();
+    let (let_go, told) = std::sync::mpsc::sync_channel(1);
     let group = node.create(GROUP, alone(), Box::new(Clinging(told))).unwrap();
     let other = node.create(GroupId(8), alone(), Box::new(Lengths(0))).unwrap();
     group.wait_for_leader(PATIENCE).unwrap();
     other.wait_for_leader(PATIENCE).unwrap();
     assert!(group.propose("four").wait().is_err());
     node.restart(GROUP, Box::new(Lengths(0))).unwrap();
-    assert_eq!(
-        sum(&other.propose("four").wait_timeout(PATIENCE).ok().expect("held up").unwrap().reply),
-        4
-    );
+    let four = |group: &Group| match group.propose("four").wait_timeout(PATIENCE) {
+        Ok(outcome) => sum(&outcome.unwrap().reply),
+        Err(_) => panic!("{:?} is held up", group.id()),
+    };
+    assert_eq!(four(&other), 4);
     while group.state() != GroupState::Running {
         std::thread::yield_now();
     }
     group.wait_for_leader(PATIENCE).unwrap();
-    assert_eq!(
-        sum(&group.propose("four").wait_timeout(PATIENCE).ok().expect("held up").unwrap().reply),
-        8
-    );
+    assert_eq!(four(&group), 8);
     let_go.send(()).unwrap();
     node.close().unwrap();
 }

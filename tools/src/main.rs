@@ -84,13 +84,15 @@ fn main() -> ExitCode {
 
 /// The last line on standard error, which the end waits for a second at most: nobody may be reading.
 fn say_at_last(line: String) {
-    let (written, is_written) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
+    let (written, is_written) = std::sync::mpsc::sync_channel(1);
+    let writing = std::thread::Builder::new().name("last line".to_owned()).spawn(move || {
         // `eprintln!` panics where standard error is broken.
         let _ = writeln!(std::io::stderr(), "{line}");
         let _ = written.send(());
     });
-    let _ = is_written.recv_timeout(Duration::from_secs(1));
+    if writing.is_ok() {
+        let _ = is_written.recv_timeout(Duration::from_secs(1));
+    }
 }
 
 /// The error and what caused it, outermost first. A cause its parent already printed is not printed twice.

@@ -311,18 +311,15 @@ fn take_all_room(cluster: &Cluster, ballast: &Ballast, probes: &[String]) {
     assert!(refused, "a full disk: {last:?}{}", cluster.last_words());
 }
 
-//! Three nodes share a file system that the test fills: ext4 on a loop device, or tmpfs. Or the followers alone have no room,
-//! each on a file system of its own. Mounting needs root; without it the tests say SKIPPED. In the last test the size of one
-//! node's files is limited.
+/// Checks that no group takes a write, and that some group says that the disk is full. A leader that alone has room takes
+/// the write, and answers late that its outcome is unknown; the client here asks again before that.
 fn takes_nothing(addresses: &[std::net::SocketAddr], probes: &[String]) -> Result<(), String> {
     let mut client = Client::impatient(addresses, ASK_MAX);
     let mut outcomes = Vec::new();
     for key in probes {
         match client.set(key, &[b'x'; 8 << 10], ASK_MAX) {
             Outcome::Yes => return Err(format!("the group of {key} took a write")),
-//! Three nodes share a file system that the test fills: ext4 on a loop device, or tmpfs. Or the followers alone have no room,
-//! each on a file system of its own. Mounting needs root; without it the tests say SKIPPED. In the last test the size of one
-//! node's files is limited.
+            // The group has no leader, or its leader has no room, or does not know yet that its followers have none.
             outcome => outcomes.push(outcome),
         }
     }

@@ -218,7 +218,7 @@ impl Shard {
     /// The bytes of entries that a group which runs holds in memory, and its cursors.
     #[cfg(feature = "testing")]
     pub(crate) fn held(&self, group: GroupId) -> Option<(usize, logdrive_raft::Status)> {
-        let replica = &self.replicas[*self.slots.get(&group)? as usize];
+        let replica = &self.replicas[self.slots.get(&group)?.at()];
         (!replica.stopped).then(|| (replica.raft.tail_bytes(), replica.raft.status()))
     }
 
@@ -226,7 +226,7 @@ impl Shard {
     #[cfg(feature = "testing")]
     pub(crate) fn says_otherwise(&self, group: GroupId) -> bool {
         let slot = self.slots.get(&group);
-        slot.is_some_and(|slot| self.replicas[*slot as usize].founding.says_otherwise())
+        slot.is_some_and(|slot| self.replicas[slot.at()].founding.says_otherwise())
     }
 
     /// A group's role and cursors.

@@ -361,17 +361,18 @@ mod tests {
     fn enter(proposals: &mut Proposals, index: u64) {
         let commands = Commands::One(Command { checksum: 0, payload: Bytes::new() });
         let (group, sink) = (GroupId(1), Arc::new(Nobody));
-        proposals.push(Submission { group, sink, token: index, commands, at: 1 });
+        proposals.push(Submission { group, sink, token: index, commands, at: Nanos(1) });
         proposals.pending.clear();
         let index = LogIndex(index);
         let range = LogRange { term: Term(1), first: index, last: index };
-        proposals.entered(range, index.get(), Ticks(1));
+        proposals.entered(range, Nanos(index.get()), Ticks(1));
         proposals.written_by(WriteId(index.get()));
     }
 
     /// The log's write of this number is durable, at the moment of this number.
     fn land(proposals: &mut Proposals, write: u64) {
-        proposals.durable(WriteId(write), Stamps { submitted: write, durable: write });
+        proposals
+            .durable(WriteId(write), Stamps { submitted: Nanos(write), durable: Nanos(write) });
     }
 
     /// Entries from `first` to `last` are applied. When each was durable.
@@ -386,8 +387,9 @@ mod tests {
         let entries: Vec<_> = (first..=last).map(entry).collect();
         let mut answers = Vec::new();
         let replies = &mut std::iter::repeat_n(Bytes::new(), entries.len());
-        proposals.applied(&entries, replies, 1, 1, &mut answers);
-        answers.iter().map(|answer| answer.moments.as_ref().expect("applied").durable).collect()
+        proposals.applied(&entries, replies, Nanos(1), Nanos(1), &mut answers);
+        let moments = answers.iter().map(|answer| answer.moments.as_ref().expect("applied"));
+        moments.map(|moments| moments.durable.get()).collect()
     }
 
     /// With a majority that is slow each write that was done cost a look at every span that was not applied: with
