@@ -1,4 +1,4 @@
-//! A stream's directory, read by one that must not change it, and judged by recovery's own judge.
+//! A stream's directory, judged by the judge that recovery has, for a reader that must not change it.
 //!
 //! In:     a path: the directory of a stopped node's stream, of a running node's, or a copy, also on a read-only file
 //!         system.

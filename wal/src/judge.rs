@@ -32,7 +32,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// One that has a stream judged: it reads the files, hears what the judge finds, and decides whether the judge goes on.
+/// The reader for whom a stream is judged: it reads the files, hears what the judge finds, and decides whether the judge
+/// goes on.
 pub(crate) trait Visitor {
     /// Why the judge stopped.
     type Stop;

@@ -1,5 +1,5 @@
-//! A sealed segment that somebody else cuts short while the log is open: whoever reads what is gone is told so by name,
-//! the log goes on, and the next open refuses the file by name.
+//! A sealed segment that somebody else cuts short while the log is open: a read of what is gone is an error that names the
+//! file, the log goes on, and the next open refuses the file by name.
 
 mod common;
 
