@@ -22,7 +22,7 @@ mod record;
 use crate::checksum::Seed;
 use crate::format::{Manifest, Position, SegmentSeq, Start};
 use crate::home::Identity;
-use crate::recovery::{Case, Decision};
+use crate::judge::{Case, Decision};
 use files::Dir;
 use ledger::Ledger;
 use logdrive_raft::{GroupId, NodeId};

@@ -70,6 +70,7 @@ mod home;
 mod image;
 mod index;
 pub mod inspect;
+mod judge;
 #[cfg(feature = "sim")]
 pub mod landed;
 mod ledger;
@@ -87,8 +88,9 @@ pub use error::{Corrupt, ReadError, WalError};
 pub use format::{BLOCK_BYTES, Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentSeq};
 pub use home::{Home, HomeError, Identity};
 pub use image::{Frozen, Image, ImageWriter};
+pub use judge::{Case, CutTail, Decision};
 pub use metrics::{Description, Metrics};
 pub use openings::PEERS_BYTES_MAX;
 pub use read::ReadPlan;
-pub use recovery::{Case, CutTail, Decision, Recovered, RecoveredGroup};
+pub use recovery::{Recovered, RecoveredGroup};
 pub use stream::{Append, CarryDone, CarryPlan, Completed, FrozenRun, Room, Usage, Wal};

@@ -1,6 +1,6 @@
 //! Recovery of a stream from its files after a restart: replayed, cut, fenced, or refused.
 //!
-//! In:     the files a [`Disk`] finds.
+//! In:     the files a [`Disk`] finds, as the one judge of bytes (`judge.rs`) finds them.
 //! Out:    every group's state, and where the stream ends.
 //! Cost:   one pass over the segments, read ahead; memory for two segments and the groups.
 //! Fails:  as the table below decides. Recovery changes nothing on disk.
@@ -48,30 +48,25 @@
 //! leads to the same end (W3). The start record may state an earlier end than recovery found: what stood behind the
 //! earlier end is then written again in the start record's own batch (`moved.rs`).
 
-mod batches;
-mod case;
-mod files;
 mod moved;
 
-pub(crate) use batches::{Named, claimed_position, is_of_earlier_life};
-pub use case::{Case, Decision};
-pub(crate) use moved::{Moved, is_moved};
+pub(crate) use moved::Moved;
 
 use crate::Config;
 use crate::checksum::Seed;
-use crate::disk::{Disk, Scan, ScanFile, Scanned};
+use crate::disk::{Disk, Scan, ScanFile, Scanned, first_of};
 use crate::error::{Corrupt, WalError};
-use crate::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, Bad, FIRST_BATCH_AT, Position, Record, RecordKind, Records,
-    SegmentSeq, Start, UNKNOWN_KIND,
+use crate::format::{BLOCK_BYTES, FIRST_BATCH_AT, Position, Record, SegmentSeq, Start};
+use crate::group::{Group, Groups};
+use crate::judge::{
+    Batch, Bytes as SegmentBytes, Case, CutTail, Decision, End, Fault, Found, Judge, Owner,
+    Segment, Visitor, What,
 };
-use crate::group::{Group, Groups, Small};
 use crate::ledger::{Ledger, Tombstones};
-use batches::{Batch, Bytes as SegmentBytes, Flaw};
 use bytes::Bytes;
-use files::Segment;
 use hashbrown::{HashMap, HashSet};
 use logdrive_raft::{Durable, GroupId, HardState, LogIndex, Term, TermRun, WriteId};
+use std::io;
 use std::path::PathBuf;
 
 /// The state that a log found on its disk.
@@ -81,6 +76,8 @@ pub struct Recovered {
     pub groups: Vec<RecoveredGroup>,
     /// Groups that were destroyed, in order of id: a destroyed group never lives again.
     pub destroyed: Vec<GroupId>,
+    /// Where the log ended: the place behind the last batch that counts.
+    pub end: Position,
     /// The torn tail that was cut off, if there was one; it was never acknowledged.
     pub cut: Option<CutTail>,
     /// True if the log was closed: its last record is a footer.
@@ -113,21 +110,6 @@ pub struct RecoveredGroup {
     pub fenced: Option<Corrupt>,
     /// States that everything in this struct is on disk ([`WriteId::ZERO`]).
     pub durable: Durable,
-}
-
-/// A tail that was not whole.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct CutTail {
-    /// The case that the tail was taken for.
-    pub case: Case,
-    /// The file.
-    pub file: PathBuf,
-    /// Where the log was cut.
-    pub position: Position,
-    /// A description of the fault there.
-    pub what: String,
-    /// Batches behind the cut that were whole but had not been acknowledged.
-    pub whole_behind: u64,
 }
 
 /// The state that the stream goes on from.
@@ -166,48 +148,49 @@ pub(crate) fn replay(
     config: &Config,
     next_seed: Seed,
 ) -> Result<Replayed, WalError> {
-    let mut found = files::find(disk, config)?;
-    let mut scan = disk.scan(found.to_scan()).map_err(|source| WalError::Io {
+    let is_direct = disk.info().direct_io;
+    let mut judge = Judge::new(Owner::of(&config.identity, config.shard));
+    let mut replay = Replay::new(disk);
+    let (mut found, next) = replay.find(&mut judge)?;
+    let mut scan = replay.disk.scan(to_scan(&found)).map_err(|source| WalError::Io {
         file: config.dir.clone(),
         what: "starting to read",
         source,
     })?;
-    let is_direct = disk.info().direct_io;
-    let mut replay = Replay::new(disk);
     let mut end = End { position: Position::ZERO, cut: None };
     let last = found.chain.last().copied();
-    for (file, sealed_at) in found.chain() {
+    for (file, _, sealed) in found.chain() {
         let scanned = scan.next().map_err(|source| unread(file, source))?;
         if Some(file.seq()) != last {
-            end = replay.segment(file, scanned, sealed_at, None, true)?;
+            end = replay.segment(&mut judge, file, scanned, sealed, true)?;
             continue;
         }
         // The records to be written again are chosen on the same bytes from which they are taken.
         let mut bytes = SegmentBytes::new(file, scanned);
-        let follows = (file.first_batch(), file.start().prev_crc);
-        let mut survey = moved::survey(&mut bytes, file.seed, follows);
+        let mut survey = moved::survey(&mut bytes, file.seed, file.follows());
         let mut again;
         let is_first = !survey.is_doubtful;
         let mut scanned = scanned;
         if survey.is_doubtful {
-            again = replay.read_again(file, bytes.len())?;
-            scanned = again.next().map_err(|source| unread(file, source))?;
+            again = replay.read_again(file, bytes.len());
+            scanned = first_of(&mut again).map_err(|source| unread(file, source))?;
             bytes = SegmentBytes::new(file, scanned);
-            survey = moved::survey(&mut bytes, file.seed, follows);
+            survey = moved::survey(&mut bytes, file.seed, file.follows());
         }
-        let moved_from = moved::moved_from(&bytes, &survey, config.segment_bytes, is_direct);
-        end = replay.segment(file, scanned, sealed_at, moved_from, is_first)?;
+        replay.moved_from = moved::moved_from(&bytes, &survey, config.segment_bytes, is_direct);
+        end = replay.segment(&mut judge, file, scanned, sealed, is_first)?;
     }
-    let last = last.map(|seq| found.segment(seq));
+    let last = last.map(|seq| &found.segments[&seq]);
     if let Some(last) = last {
-        replay.write_again(last, found.next, next_seed)?;
+        replay.write_again(&mut judge, last, next, next_seed)?;
     } else {
-        replay.ledger.begin(found.next);
+        judge.ledger.begin(next);
     }
-    replay.check_whole(found.chain.first().copied())?;
+    judge.check_whole(found.chain.first().copied(), &mut replay)?;
     for file in found.spares() {
         let scanned = scan.next().map_err(|source| unread(file, source))?;
-        replay.judge_spare(file, scanned, end.position)?;
+        let claims = SegmentBytes::new(file, scanned);
+        judge.judge_spare(file, claims.claims(), end.position, &mut replay)?;
     }
     drop(scan);
     // The bytes that were read may be in the page cache only (rule 19). Earlier segments were synced before later ones
@@ -226,45 +209,43 @@ pub(crate) fn replay(
         None => Start {
             end: end.position,
             id: last.map_or(0, |file| file.header.id),
-            prev_crc: replay.follows.map_or(0, |(_, crc)| crc),
+            prev_crc: judge.follows.map_or(0, |(_, crc)| crc),
             cut: end.cut.is_some(),
         },
     };
+    let mut void: Vec<SegmentSeq> = found.void.iter().map(|(seq, _)| *seq).collect();
     // Nothing counts any more in a segment that is written again as a whole.
     if let Some(last) = last.map(Segment::seq).filter(|last| start.end.segment() < *last) {
         found.chain.pop();
-        found.void.push(last);
+        void.push(last);
     }
-    let link = |(file, _): (&Segment, _)| Link {
+    let link = |(file, ..): (&Segment, u64, bool)| Link {
         seq: file.seq(),
         seed: file.seed,
         bytes: file.header.bytes,
         damaged: replay.damaged.contains(&file.seq()),
     };
     let chain = found.chain().map(link).collect();
-    Ok(replay.finish(end.cut, start, chain, found.void, found.next))
+    Ok(replay.finish(judge, end, start, chain, void, next))
 }
 
-/// Where a segment's batches end.
-struct End {
-    position: Position,
-    cut: Option<CutTail>,
+/// The files that have to be read, in this order: the segments of the chain, as far as they count; then the spares as
+/// a whole.
+fn to_scan(found: &Found) -> Vec<ScanFile> {
+    let chain = found.chain().map(|(file, bytes, _)| ScanFile { segment: file.seq(), bytes });
+    let spares =
+        found.spares().map(|file| ScanFile { segment: file.seq(), bytes: file.header.bytes });
+    chain.chain(spares).collect()
 }
 
+/// The part of a recovery that is not the judge's.
 struct Replay<'a> {
     disk: &'a mut dyn Disk,
-    groups: Groups,
-    tombstones: Tombstones,
-    ledger: Ledger,
     /// The damage that this recovery found, by the group that lost something in it.
     damage: HashMap<GroupId, Corrupt>,
     damaged: HashSet<SegmentSeq>,
-    /// The groups that the current batch's directory names.
-    named: Named,
-    /// The number and the predecessor's checksum that the next batch must have; `None` before the first.
-    follows: Option<(u64, u32)>,
-    /// True if a footer was the last record.
-    closed: bool,
+    /// The batches of the last segment from this byte on are kept, to be written again.
+    moved_from: Option<usize>,
     /// The start record that ends the stream before the records that are written again, and the number of the first
     /// batch behind that end; `None` as long as there are no such records.
     ended: Option<(Start, u64)>,
@@ -275,132 +256,52 @@ struct Replay<'a> {
     bytes: u64,
 }
 
-impl<'a> Replay<'a> {
-    fn new(disk: &'a mut dyn Disk) -> Self {
-        Self {
-            disk,
-            groups: HashMap::new(),
-            tombstones: HashMap::new(),
-            ledger: Ledger::default(),
-            damage: HashMap::new(),
-            damaged: HashSet::new(),
-            named: Named::default(),
-            follows: None,
-            closed: false,
-            ended: None,
-            tail: moved::Tail::default(),
-            moved: Moved::default(),
-            batches: 0,
-            bytes: 0,
-        }
+impl Visitor for Replay<'_> {
+    type Stop = WalError;
+
+    const IS_LIVE: bool = false;
+
+    fn path(&self, segment: SegmentSeq) -> PathBuf {
+        self.disk.path(segment)
     }
 
-    /// Replays one segment; `sealed_at` is where the next segment says that this one ended. The batches from
-    /// `moved_from` on are kept, to be written again. `is_first`: the bytes come from the first read of the segment,
-    /// which may be read once more.
-    fn segment(
-        &mut self,
-        file: &Segment,
-        scanned: &Scanned,
-        sealed_at: Option<Position>,
-        moved_from: Option<usize>,
-        is_first: bool,
-    ) -> Result<End, WalError> {
-        self.begin(file)?;
-        if moved_from != Some(FIRST_BATCH_AT as usize) {
-            self.ledger.begin(file.seq());
-        }
-        let first = FIRST_BATCH_AT as usize;
-        let end = self.batches_of(file, scanned, sealed_at, moved_from, first, is_first)?;
-        if moved_from != Some(FIRST_BATCH_AT as usize) {
-            let ended = self.ended.map_or(end.position, |(start, _)| start.end);
-            self.ledger.end(ended.offset());
-        }
-        Ok(end)
+    fn manifest_path(&self) -> PathBuf {
+        self.disk.manifest_path()
     }
 
-    /// Replays the batches from byte `at` on. No decision rests on a single bad read: after the first read, the segment
-    /// is read once more.
-    fn batches_of(
-        &mut self,
-        file: &Segment,
-        scanned: &Scanned,
-        sealed_at: Option<Position>,
-        moved_from: Option<usize>,
-        mut at: usize,
-        is_first: bool,
-    ) -> Result<End, WalError> {
-        let mut bytes = SegmentBytes::new(file, scanned);
-        loop {
-            let position = file.position(at);
-            if self.ended.is_none() && moved_from.is_some_and(|from| from <= at) {
-                self.end_before(file, at);
-            }
-            if at == bytes.len() {
-                return Ok(End { position, cut: None });
-            }
-            let flaw = match self.in_order(bytes.batch(at)) {
-                Ok(batch) => {
-                    self.batch(file, at, &batch)?;
-                    at += self.behind(&batch);
-                    continue;
-                }
-                Err(flaw) => flaw,
-            };
-            let case = if self.closed {
-                Case::CleanStop
-            } else {
-                bytes.case(at, &flaw, sealed_at.is_some())
-            };
-            if is_first && !matches!(case, Case::CleanStop | Case::CleanEnd) {
-                let mut again = self.read_again(file, bytes.len())?;
-                let scanned = again.next().map_err(|source| unread(file, source))?;
-                return self.batches_of(file, scanned, sealed_at, moved_from, at, false);
-            }
-            match case.decision() {
-                Decision::End => return Ok(End { position, cut: None }),
-                Decision::Cut => {
-                    let whole_behind = bytes.whole_behind(at);
-                    let (file, what) = (file.path.clone(), flaw.what.0.to_owned());
-                    let cut = CutTail { case, file, position, what, whole_behind };
-                    return Ok(End { position, cut: Some(cut) });
-                }
-                Decision::Fence => {
-                    let batch = flaw.limited_to.expect("the directory says which groups");
-                    if !logdrive_raft::bug!("damage_passed_over") {
-                        self.fence_batch(file, at, &batch, case, flaw.what);
-                    }
-                    at += self.behind(&batch);
-                }
-                Decision::Refuse => {
-                    return Err(refuse_corrupt(case, file.path.clone(), at as u64, flaw.what.0));
-                }
-                Decision::PassOver => unreachable!("{case:?} is no case of a batch"),
-            }
+    fn read(&mut self, segment: SegmentSeq, out: &mut [u8]) -> io::Result<()> {
+        self.disk.read(segment, 0, out)
+    }
+
+    fn read_again(&mut self, file: &Segment, bytes: usize) -> io::Result<Box<dyn Scan>> {
+        self.disk.scan(vec![ScanFile { segment: file.seq(), bytes: bytes as u64 }])
+    }
+
+    fn unread(&mut self, segment: SegmentSeq, source: io::Error) -> Result<(), WalError> {
+        Err(WalError::Io { file: self.disk.path(segment), what: "read", source })
+    }
+
+    /// The groups of a damaged batch, which have lost something in it, are fenced (rule 24). Every other fault is refused.
+    fn fault(&mut self, fault: Fault) -> Result<bool, WalError> {
+        if fault.case.decision() != Decision::Fence {
+            return Err(refusal(fault));
         }
-    }
-
-    fn read_again(&mut self, file: &Segment, bytes: usize) -> Result<Box<dyn Scan>, WalError> {
-        let again = vec![ScanFile { segment: file.seq(), bytes: bytes as u64 }];
-        self.disk.scan(again).map_err(|source| unread(file, source))
-    }
-
-    /// Checks how a segment begins: the first batch of the chain says where it stands in the stream, and the first
-    /// batch of every other segment follows the batch before it.
-    fn begin(&mut self, file: &Segment) -> Result<(), WalError> {
-        let says = (file.first_batch(), file.start().prev_crc);
-        if *self.follows.get_or_insert(says) != says {
-            let what = "segment does not continue the one before it";
-            let (path, at) = (file.path.clone(), u64::from(FIRST_BATCH_AT));
-            return Err(refuse_corrupt(Case::DamagedStart, path, at, what));
+        let Fault { case, segment, file, offset, what, groups } = fault;
+        let corrupt = Corrupt { file, offset, what: format!("{what} [{}]", case.label()) };
+        for group in &groups {
+            self.damage.entry(*group).or_insert_with(|| corrupt.clone());
         }
-        self.closed = false;
-        Ok(())
+        self.damaged.extend(segment);
+        tracing::error!(%corrupt, groups = groups.len(), "a durable batch is damaged: its groups are fenced on this node");
+        Ok(true)
     }
 
-    /// Ends the stream before byte `at` of the last segment: the batches from there on are written again.
-    fn end_before(&mut self, file: &Segment, at: usize) {
-        let (next_batch, prev_crc) = self.follows.expect("set where the segment began");
+    /// Ends the stream at the first batch that is written again.
+    fn reach(&mut self, file: &Segment, at: usize, follows: Option<(u64, u32)>) {
+        if self.ended.is_some() || self.moved_from.is_none_or(|from| from > at) {
+            return;
+        }
+        let (next_batch, prev_crc) = follows.expect("set where the segment began");
         let start = if at == FIRST_BATCH_AT as usize {
             file.start()
         } else {
@@ -409,24 +310,104 @@ impl<'a> Replay<'a> {
         self.ended = Some((start, next_batch));
     }
 
+    fn batch(&mut self, _: &Segment, batch: &Batch<'_>, _: &[GroupId]) -> Result<(), WalError> {
+        self.batches += 1;
+        self.bytes += batch.header.padded_bytes() as u64;
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        _: &Segment,
+        at: usize,
+        record: &Record<'_>,
+        bytes: &[u8],
+    ) -> Result<bool, WalError> {
+        let is_kept = self.ended.is_some() && record.group().is_some();
+        if is_kept {
+            self.tail.push(record, bytes, at);
+        }
+        Ok(is_kept)
+    }
+}
+
+impl<'a> Replay<'a> {
+    fn new(disk: &'a mut dyn Disk) -> Self {
+        Self {
+            disk,
+            damage: HashMap::new(),
+            damaged: HashSet::new(),
+            moved_from: None,
+            ended: None,
+            tail: moved::Tail::default(),
+            moved: Moved::default(),
+            batches: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Sorts out the files of the stream. Returns with them the number of the next segment, which is above the number of
+    /// every segment ever made.
+    fn find(&mut self, judge: &mut Judge) -> Result<(Found, SegmentSeq), WalError> {
+        let file = self.disk.manifest_path();
+        let failed = |what, source| WalError::Io { file: file.clone(), what, source };
+        let bytes = self.disk.manifest().map_err(|source| failed("read", source))?;
+        let manifest = judge.manifest(bytes, self)?.expect("every fault of a manifest is refused");
+        let listed = self.disk.segments();
+        let listed = listed.map_err(|source| failed("listing the directory", source))?;
+        let found = judge.files(&listed, Some(&manifest), self)?;
+        for (seq, case) in &found.void {
+            assert!(case.decision() == Decision::PassOver, "{case:?} is void");
+            tracing::debug!(?seq, case = case.label(), "the segment holds nothing that counts");
+        }
+        let newest = listed.iter().map(|file| file.segment).max().unwrap_or(SegmentSeq(0));
+        let next = newest.max(manifest.made).0.checked_add(1).map(SegmentSeq);
+        let next =
+            next.ok_or_else(|| WalError::Config("segment numbers are used up".to_owned()))?;
+        Ok((found, next))
+    }
+
+    /// Replays one segment.
+    fn segment(
+        &mut self,
+        judge: &mut Judge,
+        file: &Segment,
+        scanned: &Scanned,
+        sealed: bool,
+        is_first: bool,
+    ) -> Result<End, WalError> {
+        judge.begin(file, self)?;
+        let is_moved = self.moved_from == Some(FIRST_BATCH_AT as usize);
+        if !is_moved {
+            judge.ledger.begin(file.seq());
+        }
+        let end = judge.batches(file, scanned, sealed, is_first, self)?;
+        if !is_moved {
+            let ended = self.ended.map_or(end.position, |(start, _)| start.end);
+            judge.ledger.end(ended.offset());
+        }
+        Ok(end)
+    }
+
     /// Takes in the records that were kept of the last segment, as records of the next segment, into which they are
     /// written again.
     fn write_again(
         &mut self,
+        judge: &mut Judge,
         last: &Segment,
         next: SegmentSeq,
         seed: Seed,
     ) -> Result<(), WalError> {
-        self.ledger.begin(next);
+        judge.ledger.begin(next);
         let tail = std::mem::take(&mut self.tail);
         let mut moved = Moved::default();
         let mut groups = HashSet::new();
         for (record, bytes, at) in tail.records(last.seed) {
             let place = MOVED_AT + moved.push(&record, bytes, seed);
             let place = u32::try_from(place).expect("segments are below 4 GiB");
-            self.apply(&record, Position::new(next, place), 0, 0).map_err(|bad| {
-                refuse_corrupt(Case::SenselessRecord, last.path.clone(), at as u64, bad.0)
-            })?;
+            judge
+                .apply(&record, Position::new(next, place), 0, 0)
+                .map_err(|bad| refusal(last.fault(Case::SenselessRecord, at, bad.0)))?;
             let group = record.group().expect("only records of groups are kept");
             if groups.insert(group) {
                 moved.groups.push(group);
@@ -436,206 +417,6 @@ impl<'a> Replay<'a> {
             logdrive_raft::reached!("end of the log written again");
         }
         self.moved = moved;
-        Ok(())
-    }
-
-    /// Refuses a batch whose header and directory hold but which is not the next one.
-    fn in_order<'b>(&self, found: Result<Batch<'b>, Flaw<'b>>) -> Result<Batch<'b>, Flaw<'b>> {
-        let header = match &found {
-            Ok(batch) | Err(Flaw { limited_to: Some(batch), .. }) => batch.header,
-            Err(_) => return found,
-        };
-        if self.follows == Some((header.seq, header.prev_crc)) {
-            found
-        } else {
-            Err(Flaw::out_of_order())
-        }
-    }
-
-    /// Notes that the next batch to be read follows `batch`; returns the size of `batch` on disk.
-    fn behind(&mut self, batch: &Batch<'_>) -> usize {
-        self.follows = Some((batch.header.seq + 1, batch.crc));
-        batch.header.padded_bytes()
-    }
-
-    fn batch(&mut self, file: &Segment, at: usize, batch: &Batch<'_>) -> Result<(), WalError> {
-        let senseless = |offset: usize, bad: Bad| {
-            refuse_corrupt(Case::SenselessRecord, file.path.clone(), offset as u64, bad.0)
-        };
-        if self.closed {
-            return Err(senseless(at, Bad("a batch behind a footer")));
-        }
-        let body_at = at + BATCH_HEADER_BYTES;
-        let (header, body) = (&batch.header, batch.body);
-        let directory = header.directory(body, file.seed).map_err(|bad| senseless(at, bad))?;
-        self.named.set(directory);
-        let mut records = 0u32;
-        for (offset, record) in Records::new(&body[..header.records_bytes()], file.seed) {
-            let place = body_at + offset;
-            let record = match record {
-                Err(bad) if bad == UNKNOWN_KIND => {
-                    let (found, known) = (body[offset].into(), RecordKind::Footer as u32);
-                    let (file, what) = (file.path.clone(), "a record of kind");
-                    return Err(WalError::Version { file, what, found, known });
-                }
-                record => record.map_err(|bad| senseless(place, bad))?,
-            };
-            if record.group().is_some_and(|group| !self.named.has(group)) {
-                return Err(senseless(place, Bad("a record of a group its batch does not name")));
-            }
-            if self.ended.is_some() && record.group().is_some() {
-                self.tail.push(&record, &body[offset..], place);
-            } else {
-                self.apply(&record, file.position(place), at, offset)
-                    .map_err(|bad| senseless(place, bad))?;
-            }
-            records += 1;
-        }
-        if records != header.records {
-            return Err(senseless(at, Bad("batch has not the records its header counts")));
-        }
-        self.batches += 1;
-        self.bytes += header.padded_bytes() as u64;
-        Ok(())
-    }
-
-    fn apply(
-        &mut self,
-        record: &Record<'_>,
-        place: Position,
-        batch_at: usize,
-        offset: usize,
-    ) -> Result<(), Bad> {
-        match record {
-            Record::Start(_) if batch_at == FIRST_BATCH_AT as usize && offset == 0 => {}
-            Record::Start(_) => return Err(Bad("a start record where none belongs")),
-            Record::Membership { group, bytes } => {
-                self.set(*group, place, Small::Membership(Bytes::copy_from_slice(bytes)))?;
-            }
-            Record::HardState { group, state } => {
-                let known = self.groups.get(group).is_some_and(|g| g.hard_state.term > Term::ZERO);
-                if logdrive_raft::bug!("recovery_keeps_the_first_vote") && known {
-                    return Ok(());
-                }
-                self.set(*group, place, Small::HardState(*state))?;
-            }
-            Record::Release { group, release } => {
-                self.set(*group, place, Small::Release(*release))?;
-            }
-            Record::Fence { group, position } => self.fence(*group, *position, place),
-            Record::Entries(head) => {
-                if let Some((group, ledger)) = self.group(head.group, place)? {
-                    group.put(head, place, false, ledger)?;
-                }
-            }
-            Record::Carried(head) => {
-                if let Some((group, ledger)) = self.group(head.group, place)? {
-                    group.put(head, place, true, ledger)?;
-                }
-            }
-            Record::Tombstone { group } => {
-                let segment = place.segment();
-                if let Some(group) = self.groups.remove(group) {
-                    group.bury(&mut self.ledger);
-                }
-                crate::ledger::tombstone(&mut self.tombstones, *group, segment, &mut self.ledger);
-            }
-            Record::Footer => self.closed = true,
-            Record::Optional => {}
-        }
-        Ok(())
-    }
-
-    /// The group, which is to take in a record at `place`; `None` if the group is fenced: then nothing more of it is
-    /// kept.
-    fn group(
-        &mut self,
-        id: GroupId,
-        place: Position,
-    ) -> Result<Option<(&mut Group, &mut Ledger)>, Bad> {
-        if self.tombstones.contains_key(&id) {
-            return Err(Bad("a record of a group that was destroyed before"));
-        }
-        let group = self.groups.entry(id).or_default();
-        if group.fence.is_some() {
-            return Ok(None);
-        }
-        group.enlist(id, place.segment(), &mut self.ledger);
-        Ok(Some((group, &mut self.ledger)))
-    }
-
-    fn set(&mut self, id: GroupId, place: Position, small: Small) -> Result<(), Bad> {
-        if let Some((group, ledger)) = self.group(id, place)? {
-            group.set(small, place.segment(), ledger);
-        }
-        Ok(())
-    }
-
-    /// Fences a group that lost something at `damage`: nothing of the group may be relied on, so only the place of the
-    /// damage is kept. `place` is where a fence record says so, or the damage itself; in the latter case a fence record
-    /// is written before a segment with records of the group is given up.
-    fn fence(&mut self, id: GroupId, damage: Position, place: Position) {
-        // A destroyed group has nothing to lose.
-        if self.tombstones.contains_key(&id) {
-            return;
-        }
-        let group = self.groups.entry(id).or_default();
-        let recorded = damage != place;
-        let damage = group.fence.unwrap_or(damage);
-        std::mem::take(group).bury(&mut self.ledger);
-        group.enlist(id, place.segment(), &mut self.ledger);
-        group.set(Small::Fence(damage), place.segment(), &mut self.ledger);
-        group.fence_recorded = recorded;
-    }
-
-    /// Checks that no group's log has a hole: an entry that was given up with its segment was released, or stands in
-    /// another segment.
-    fn check_whole(&self, first: Option<SegmentSeq>) -> Result<(), WalError> {
-        let whole = self.groups.iter().filter(|(_, group)| group.fence.is_none());
-        let holes = whole.filter_map(|(id, group)| Some((*id, group.index.hole()?)));
-        // The group with the lowest id is named: the same log is refused with the same words every time.
-        let Some((id, (index, behind))) = holes.min_by_key(|(id, _)| *id) else { return Ok(()) };
-        let first = first.map_or(Position::ZERO, |seq| Position::new(seq, 0));
-        let at = behind.unwrap_or(first);
-        let what = format!("entry {} of group {} is missing", index.get(), id.get());
-        let (file, offset) = (self.disk.path(at.segment()), u64::from(at.offset()));
-        Err(refuse_corrupt(Case::MissingEntries, file, offset, &what))
-    }
-
-    /// Fences the groups of a damaged batch, which have lost something in it (rule 24).
-    fn fence_batch(&mut self, file: &Segment, at: usize, batch: &Batch<'_>, case: Case, what: Bad) {
-        let what = format!("{} [{}]", what.0, case.label());
-        let corrupt = Corrupt { file: file.path.clone(), offset: at as u64, what };
-        let directory = batch.header.directory(batch.body, file.seed);
-        for group in directory.expect("it holds, or the case were another") {
-            self.fence(group, file.position(at), file.position(at));
-            self.damage.entry(group).or_insert_with(|| corrupt.clone());
-        }
-        self.damaged.insert(file.seq());
-        tracing::error!(%corrupt, groups = batch.header.groups, "a durable batch is damaged: its groups are fenced on this node");
-    }
-
-    /// Checks a segment above the last used one: it holds nothing that was acknowledged, or the log is damaged, since
-    /// batches in the segment state how far the log was durable.
-    fn judge_spare(
-        &self,
-        file: &Segment,
-        scanned: &Scanned,
-        end: Position,
-    ) -> Result<(), WalError> {
-        let first = file.position(FIRST_BATCH_AT as usize);
-        for (_, header) in SegmentBytes::new(file, scanned).headers(FIRST_BATCH_AT as usize) {
-            if header.durable > first {
-                let what = "the segment's first batch was durable and cannot be read";
-                let (path, at) = (file.path.clone(), u64::from(FIRST_BATCH_AT));
-                return Err(refuse_corrupt(Case::DamagedStart, path, at, what));
-            }
-            if header.durable > end {
-                let what = "batches that were durable cannot be read";
-                let (path, at) = (self.disk.path(end.segment()), u64::from(end.offset()));
-                return Err(refuse_corrupt(Case::DamagedBatchHeader, path, at, what));
-            }
-        }
         Ok(())
     }
 
@@ -664,31 +445,40 @@ impl<'a> Replay<'a> {
     }
 
     fn finish(
-        mut self,
-        cut: Option<CutTail>,
+        self,
+        mut judge: Judge,
+        end: End,
         start: Start,
         chain: Vec<Link>,
         void: Vec<SegmentSeq>,
         next_segment: SegmentSeq,
     ) -> Replayed {
-        for group in self.groups.values_mut() {
+        for group in judge.groups.values_mut() {
             // A disk that has lost the end of the log may have kept a carried hard state without the entries under its
             // commit index. A hard state that is carried from here on states no more than this one does now.
             group.hard_state.commit = group.hard_state.commit.min(group.index.last());
         }
-        let groups = self.groups.iter();
+        let groups = judge.groups.iter();
         let mut found: Vec<_> =
             groups.map(|(id, group)| self.recovered_group(*id, group)).collect();
         found.sort_unstable_by_key(|group| group.group);
-        let mut destroyed: Vec<GroupId> = self.tombstones.keys().copied().collect();
+        let mut destroyed: Vec<GroupId> = judge.tombstones.keys().copied().collect();
         destroyed.sort_unstable();
-        let (closed, bytes, batches) = (self.closed, self.bytes, self.batches);
-        let next_batch = self.follows.map_or(1, |(next, _)| next);
+        let next_batch = judge.follows.map_or(1, |(next, _)| next);
+        let recovered = Recovered {
+            groups: found,
+            destroyed,
+            end: end.position,
+            cut: end.cut,
+            closed: judge.closed,
+            bytes: self.bytes,
+            batches: self.batches,
+        };
         Replayed {
-            recovered: Recovered { groups: found, destroyed, cut, closed, bytes, batches },
-            groups: self.groups,
-            tombstones: self.tombstones,
-            ledger: self.ledger,
+            recovered,
+            groups: judge.groups,
+            tombstones: judge.tombstones,
+            ledger: judge.ledger,
             chain,
             void,
             next_segment,
@@ -703,22 +493,25 @@ impl<'a> Replay<'a> {
 /// record.
 pub(crate) const MOVED_AT: usize = FIRST_BATCH_AT as usize + BLOCK_BYTES;
 
-fn unread(file: &Segment, source: std::io::Error) -> WalError {
+fn unread(file: &Segment, source: io::Error) -> WalError {
     WalError::Io { file: file.path.clone(), what: "read", source }
 }
 
-/// The error of a case that is about a file.
-fn refuse(case: Case, file: PathBuf, what: &str) -> WalError {
+/// The error of a fault for which the log is not opened.
+fn refusal(fault: Fault) -> WalError {
+    let Fault { case, file, offset, what, .. } = fault;
     assert!(case.decision() == Decision::Refuse, "{case:?} is refused");
-    let what = format!("{what} [{}]", case.label());
+    let what = match what {
+        What::Version { what, found, known } => {
+            return WalError::Version { file, what, found, known };
+        }
+        What::Text(what) => format!("{what} [{}]", case.label()),
+    };
     match case {
         Case::MissingSegment | Case::MissingManifest => WalError::Missing { file, what },
-        _ => WalError::Foreign { file, what },
+        Case::ForeignFile | Case::DuplicateSegment | Case::SwappedSegment => {
+            WalError::Foreign { file, what }
+        }
+        _ => Corrupt { file, offset, what }.into(),
     }
-}
-
-/// The error of a case that is about bytes.
-fn refuse_corrupt(case: Case, file: PathBuf, offset: u64, what: &str) -> WalError {
-    assert!(case.decision() == Decision::Refuse, "{case:?} is refused");
-    Corrupt { file, offset, what: format!("{what} [{}]", case.label()) }.into()
 }

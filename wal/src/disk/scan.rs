@@ -31,7 +31,7 @@ impl Scanned {
     ///
     /// # Errors
     /// There is none.
-    pub(super) fn with_capacity(capacity: usize) -> io::Result<Self> {
+    pub(crate) fn with_capacity(capacity: usize) -> io::Result<Self> {
         let mut image = Image::new(capacity.max(BLOCK_BYTES))?;
         let image = ImageWriter::claim(&mut image).expect("a new image has one owner");
         Ok(Self { image, len: 0, unreadable: Vec::new() })
@@ -39,7 +39,7 @@ impl Scanned {
 
     /// Fills it with `len` bytes through `read`, in chunks. A chunk that fails is read again block by block; blocks that
     /// fail again are zeros, and noted.
-    pub(super) fn fill(
+    pub(crate) fn fill(
         &mut self,
         len: usize,
         mut read: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
@@ -90,6 +90,14 @@ pub trait Scan {
     /// # Panics
     /// If there is no further one.
     fn next(&mut self) -> io::Result<&Scanned>;
+}
+
+/// The first file of a read that may have failed already.
+pub(crate) fn first_of(read: &mut io::Result<Box<dyn Scan>>) -> io::Result<&Scanned> {
+    match read {
+        Ok(scan) => scan.next(),
+        Err(error) => Err(std::mem::replace(error, io::ErrorKind::Other.into())),
+    }
 }
 
 /// Reads ahead on a thread of its own.

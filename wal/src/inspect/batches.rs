@@ -14,7 +14,7 @@ use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, Bad, BatchHeader, FIRST_BATCH_AT, Position, SegmentSeq,
     UNKNOWN_KIND,
 };
-use crate::recovery::{Case, Named, claimed_position, is_of_earlier_life};
+use crate::judge::{Case, Named, claimed_position, is_of_earlier_life};
 use logdrive_raft::GroupId;
 use std::collections::BTreeMap;
 use std::io;

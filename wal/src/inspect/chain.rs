@@ -16,7 +16,7 @@ use crate::format::{
     Position, SEGMENT_BYTES_MIN, SegmentHeader, SegmentSeq, Start, is_segment_file_bytes,
 };
 use crate::home::Identity;
-use crate::recovery::{Case, is_moved};
+use crate::judge::{Case, is_moved};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;

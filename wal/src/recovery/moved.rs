@@ -14,13 +14,9 @@
 //! that no later batch states as durable may not be on the disk: its write may have failed, and its pages count as
 //! clean all the same, so a sync would prove nothing.
 
-use super::batches::{Bytes, Flaw};
-use super::{Case, Decision};
 use crate::checksum::Seed;
-use crate::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, FIRST_BATCH_AT, RECORD_ALIGN_BYTES,
-    RECORD_HEADER_BYTES, Record, RecordKind, Records, START_RECORD_BYTES, encode_filler, u32_at,
-};
+use crate::format::{FIRST_BATCH_AT, RECORD_ALIGN_BYTES, Record, RecordKind, Records, u32_at};
+use crate::judge::{Bytes, Case, Decision, Flaw};
 use hashbrown::HashMap;
 use logdrive_raft::GroupId;
 
@@ -82,20 +78,6 @@ impl Moved {
         }
         at
     }
-}
-
-/// Whether a segment's first batch, whose first block is given, holds what an open wrote again. That block is written
-/// when everything behind it in the batch is durable (`stream/first.rs`), so a first block that can be read vouches for
-/// its batch. In that block only the batch's header and the start record have checksums of their own, so either the
-/// filler's header or the zeros behind that header are enough: no other batch of several blocks has either there, and
-/// one bad sector does not take both.
-pub(crate) fn is_moved(header: &BatchHeader, first_block: &[u8]) -> bool {
-    let at = BATCH_HEADER_BYTES + START_RECORD_BYTES;
-    let mut filler = [0; BLOCK_BYTES];
-    encode_filler(&mut filler[at..]);
-    let (head, zeros) = filler[at..].split_at(RECORD_HEADER_BYTES);
-    let found = &first_block[at..BLOCK_BYTES];
-    header.padded_bytes() > BLOCK_BYTES && (found.starts_with(head) || found.ends_with(zeros))
 }
 
 /// The result of a first look at the last segment's batches.

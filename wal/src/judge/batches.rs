@@ -3,40 +3,69 @@
 //! In:     a segment's bytes; where the next segment, if there is one, says that this one ended.
 //! Out:    batches that hold; a [`Case`] for one that does not.
 //! Cost:   one checksum over every byte; one look at each block behind the last segment's last batch.
-//! Fails:  never; the caller decides by the case.
+//! Fails:  never; the judge decides by the case.
 //! Source: RULES.md rules 5, 20-22; C1-C3, C9, C10, W2, W12.
 
-use super::Case;
-use super::files::Segment;
+use super::{Case, Segment};
 use crate::disk::Scanned;
 use crate::format::{
     BATCH_HEADER_BYTES, BATCH_MAGIC, BLOCK_BYTES, Bad, BatchHeader, FIRST_BATCH_AT, Position,
     SegmentSeq, u32_at,
 };
 use logdrive_raft::GroupId;
+use std::path::PathBuf;
+
+/// Where a segment's batches end.
+pub(crate) struct End {
+    pub(crate) position: Position,
+    pub(crate) cut: Option<CutTail>,
+}
+
+impl End {
+    pub(super) fn cut(self, case: Case, file: &Segment, what: Bad, whole_behind: u64) -> Self {
+        let Self { position, .. } = self;
+        let (file, what) = (file.path.clone(), what.0.to_owned());
+        Self { position, cut: Some(CutTail { case, file, position, what, whole_behind }) }
+    }
+}
+
+/// A tail that was not whole.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CutTail {
+    /// The case that the tail was taken for.
+    pub case: Case,
+    /// The file.
+    pub file: PathBuf,
+    /// Where the log was cut.
+    pub position: Position,
+    /// A description of the fault there.
+    pub what: String,
+    /// Batches behind the cut that were whole but had not been acknowledged.
+    pub whole_behind: u64,
+}
 
 /// A batch whose header holds.
-pub(super) struct Batch<'a> {
-    pub(super) header: BatchHeader,
+pub(crate) struct Batch<'a> {
+    pub(crate) header: BatchHeader,
     /// The header's checksum, which names the batch.
-    pub(super) crc: u32,
+    pub(crate) crc: u32,
     /// Records and directory.
-    pub(super) body: &'a [u8],
+    pub(crate) body: &'a [u8],
 }
 
 /// Why a batch does not hold.
-pub(super) struct Flaw<'a> {
-    pub(super) what: Bad,
+pub(crate) struct Flaw<'a> {
+    pub(crate) what: Bad,
     /// False if the device could not read the part that does not hold.
     readable: bool,
     /// The batch, if its header and directory hold all the same: then its groups and its end are known.
-    pub(super) limited_to: Option<Batch<'a>>,
+    pub(crate) limited_to: Option<Batch<'a>>,
     part: Part,
 }
 
 impl Flaw<'_> {
     /// The flaw of a whole batch that is not the one that should stand at its place.
-    pub(super) fn out_of_order() -> Self {
+    pub(crate) fn out_of_order() -> Self {
         let what = Bad("batch does not follow the one before it");
         Self { what, readable: true, limited_to: None, part: Part::Place }
     }
@@ -53,7 +82,7 @@ enum Part {
 }
 
 /// A segment with the bytes that were read of it.
-pub(super) struct Bytes<'a> {
+pub(crate) struct Bytes<'a> {
     file: &'a Segment,
     scanned: &'a Scanned,
     /// The highest place that the batches behind the first bad one state as durable; `None` until it is first needed.
@@ -61,11 +90,24 @@ pub(super) struct Bytes<'a> {
 }
 
 impl<'a> Bytes<'a> {
-    pub(super) fn new(file: &'a Segment, scanned: &'a Scanned) -> Self {
-        Self { file, scanned, known_durable: None }
+    pub(crate) fn new(file: &'a Segment, scanned: &'a Scanned) -> Self {
+        Self::knowing(file, scanned, None)
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// The segment's bytes, judged by what an earlier read said is durable, if that is given.
+    pub(super) fn knowing(
+        file: &'a Segment,
+        scanned: &'a Scanned,
+        known_durable: Option<Position>,
+    ) -> Self {
+        Self { file, scanned, known_durable }
+    }
+
+    pub(super) fn file(&self) -> &'a Segment {
+        self.file
+    }
+
+    pub(crate) fn len(&self) -> usize {
         self.scanned.bytes().len()
     }
 
@@ -76,7 +118,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// The batch at `at`, if all of it holds: header, directory and body.
-    pub(super) fn batch(&self, at: usize) -> Result<Batch<'a>, Flaw<'a>> {
+    pub(crate) fn batch(&self, at: usize) -> Result<Batch<'a>, Flaw<'a>> {
         let bytes = self.scanned.bytes();
         let flaw = |part, what, range| Flaw {
             what,
@@ -122,7 +164,7 @@ impl<'a> Bytes<'a> {
 
     /// Judges what stands at `at`, which is no whole batch: returns its case in the table. `sealed`: a later segment
     /// says that the log goes on behind this one.
-    pub(super) fn case(&mut self, at: usize, flaw: &Flaw<'_>, sealed: bool) -> Case {
+    pub(crate) fn case(&mut self, at: usize, flaw: &Flaw<'_>, sealed: bool) -> Case {
         let is_vouched_for = sealed
             || (self.file.is_moved && at == FIRST_BATCH_AT as usize)
             || self.known_durable_behind(at) > self.file.position(at);
@@ -162,7 +204,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// The offset up to which the segment was durable, as its batches state; 0 if none of them states any.
-    pub(super) fn vouched_for(&self) -> usize {
+    pub(crate) fn vouched_for(&self) -> usize {
         let known = self.headers(0).map(|(_, header)| header.durable);
         let here = known.filter(|known| known.segment() == self.file.seq());
         let known = here.map(|known| known.offset() as usize).max().unwrap_or(0);
@@ -175,7 +217,7 @@ impl<'a> Bytes<'a> {
 
     /// The highest place that the batches behind `at` state as durable. A batch that states a place behind `at` as
     /// durable stands behind `at` itself, so the answer for the first bad batch serves for all later ones.
-    fn known_durable_behind(&mut self, at: usize) -> Position {
+    pub(super) fn known_durable_behind(&mut self, at: usize) -> Position {
         if let Some(known) = self.known_durable {
             return known;
         }
@@ -189,8 +231,18 @@ impl<'a> Bytes<'a> {
         behind.map(|(at, _)| u64::from(self.batch(at).is_ok())).sum()
     }
 
+    /// The first place behind the bad batch at `at` where a batch header holds.
+    pub(super) fn header_behind(&self, at: usize) -> Option<usize> {
+        self.headers(at + BLOCK_BYTES).next().map(|(at, _)| at)
+    }
+
+    /// The places that the segment's batches state as durable.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = Position> + '_ {
+        self.headers(FIRST_BATCH_AT as usize).map(|(_, header)| header.durable)
+    }
+
     /// Batch headers that hold, at block boundaries from `from` on.
-    pub(super) fn headers(&self, from: usize) -> impl Iterator<Item = (usize, BatchHeader)> + '_ {
+    fn headers(&self, from: usize) -> impl Iterator<Item = (usize, BatchHeader)> + '_ {
         let places = (from..self.len()).step_by(BLOCK_BYTES);
         places.filter_map(|at| self.header(at).ok().map(|(header, _)| (at, header)))
     }
@@ -206,6 +258,10 @@ pub(crate) struct Named {
 }
 
 impl Named {
+    pub(super) fn groups(&self) -> &[GroupId] {
+        &self.groups
+    }
+
     pub(crate) fn set(&mut self, groups: impl Iterator<Item = GroupId>) {
         self.groups.clear();
         self.groups.extend(groups);

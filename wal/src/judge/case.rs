@@ -4,9 +4,9 @@
 //! Out:    its label and its [`Decision`].
 //! Cost:   none.
 //! Fails:  never.
-//! Source: RULES.md rules 20-25, 27, 30; C1-C10, P8, W2, W11, W12. The parent module's header gives the reasons.
+//! Source: RULES.md rules 20-25, 27, 30; C1-C10, P8, W2, W11, W12. The header of `recovery.rs` gives the reasons.
 
-/// A case that recovery can find.
+/// A case that can be found in a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Case {
