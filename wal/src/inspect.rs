@@ -1,36 +1,35 @@
-//! A stream's directory, read and judged as recovery would judge it, by a reader that must not change it.
+//! A stream's directory, judged by the judge that recovery has, for a reader that must not change it.
 //!
 //! In:     a path: the directory of a stopped node's stream, of a running node's, or a copy, also on a read-only file
 //!         system.
 //! Out:    every batch and record in order, every fault with its place, and the totals.
-//! Cost:   one pass; memory for one batch and the [`Group`]s. Nothing is opened for writing, no lock is taken.
+//! Cost:   one pass; memory for one or two segments, and for what recovery would know of the groups. Nothing is opened
+//!         for writing, no lock is taken.
 //! Fails:  a fault of the log is a [`Finding`], and the scan goes on behind it as far as it can; [`InspectError`] is
 //!         only for files that cannot be looked at.
-//! Source: RULES.md rules 19-25; `recovery.rs` has the table of cases.
+//! Source: RULES.md rules 19-25; `judge.rs`; `recovery.rs` has the table of cases.
 //!
-//! A running node writes while a scan reads. So the scan looks for evidence of damage first, and after that once more
-//! at the place that the evidence is against, before it reports damage there. A segment that the node gives up
-//! meanwhile is passed over.
+//! A running node writes while a scan reads. So where the judge finds a fault, the segment is read once more, and only
+//! what the first read said is durable is evidence against the second one. A segment that the node gives up meanwhile
+//! is passed over.
+//!
+//! There is one thing that a scan looks at and an open does not: whether each entry's payload has the checksum that it
+//! travels with. An open leaves that to the reads of the entries.
 
-mod batches;
-mod chain;
 mod files;
-mod ledger;
 mod node;
 mod record;
 
-use crate::checksum::Seed;
-use crate::format::{Manifest, Position, SegmentSeq, Start};
+use crate::disk::{Scan, SegmentFile, first_of, is_nearly_a_segments};
+use crate::format::{self, BLOCK_BYTES, Manifest, Position, SegmentSeq};
 use crate::home::Identity;
-use crate::judge::{Case, Decision};
-use files::Dir;
-use ledger::Ledger;
-use logdrive_raft::{GroupId, NodeId};
+use crate::judge::{self, Case, CutTail, Decision, End, Fault, Found, Judge, Visitor};
+use files::{Dir, Files, Listing};
+use logdrive_raft::{GroupId, HardState, LogIndex, NodeId, Term};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use ledger::Group;
 pub use logdrive_raft::EntryKind;
 pub use node::{Node, Stream};
 pub use record::{EntryView, Record, Run};
@@ -116,21 +115,41 @@ pub struct Segment {
     pub batches: u64,
     /// Bytes of entries that are still needed.
     pub live_bytes: u64,
-    seed: Seed,
-    /// The number of the segment's first batch, and the start record in it; `None` if they cannot be read.
-    first: Option<(u64, Start)>,
-    /// True if the first batch holds what an open wrote again: that batch was durable as a whole.
-    is_moved: bool,
-    /// True if something was written where the segment's first batch would stand.
-    written: bool,
-    owner: Owner,
 }
 
-impl Segment {
-    /// The start record in the segment's first batch, which describes the stream before the segment. Panics for a
-    /// segment that is not of the chain.
-    fn start(&self) -> Start {
-        self.first.expect("chain members are used").1
+/// One group, as the log has it.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    /// Entries up to this one were released; the group's log begins behind it.
+    pub released: LogIndex,
+    /// The group's newest entry.
+    pub last: LogIndex,
+    /// The term of the newest entry, also where the entry is released; [`Term::ZERO`] if there was none.
+    pub last_term: Term,
+    /// The latest hard state.
+    pub hard_state: HardState,
+    /// The size of the latest membership, in bytes.
+    pub membership_bytes: usize,
+    /// True if the group was destroyed.
+    pub destroyed: bool,
+    /// Where the group lost something; a fenced group must not act.
+    pub fenced: Option<Position>,
+}
+
+impl Group {
+    fn new(group: &crate::group::Group) -> Self {
+        let last = group.index.last();
+        let (released, released_term) = group.index.released();
+        let newest = group.index.terms().last().filter(|_| last > released);
+        Self {
+            released,
+            last,
+            last_term: newest.map_or(released_term, |run| run.term),
+            hard_state: HardState { commit: group.hard_state.commit.min(last), ..group.hard_state },
+            membership_bytes: group.membership.len(),
+            destroyed: false,
+            fenced: group.fence,
+        }
     }
 }
 
@@ -203,8 +222,30 @@ pub fn scan(
     owner: Option<(&Identity, u32)>,
     visit: &mut dyn FnMut(Event<'_>) -> io::Result<()>,
 ) -> Result<Report, InspectError> {
+    look(&mut Dir::new(dir), dir, owner, visit)
+}
+
+/// As [`scan`], of a stream on a disk that nothing writes to: the simulated one.
+///
+/// # Errors
+/// Any [`InspectError`].
+#[cfg(feature = "sim")]
+pub fn scan_disk(
+    disk: &mut dyn crate::disk::Disk,
+    owner: Option<(&Identity, u32)>,
+    visit: &mut dyn FnMut(Event<'_>) -> io::Result<()>,
+) -> Result<Report, InspectError> {
+    let dir = disk.manifest_path();
+    look(&mut files::OnDisk(disk), &dir, owner, visit)
+}
+
+fn look(
+    files: &mut dyn Files,
+    dir: &Path,
+    owner: Option<(&Identity, u32)>,
+    visit: &mut dyn FnMut(Event<'_>) -> io::Result<()>,
+) -> Result<Report, InspectError> {
     let dir_error = |source| InspectError::Io { file: dir.to_owned(), source };
-    let files = Dir::new(dir);
     // The manifest is read before the listing: every segment that it says was made is then in the listing, unless the
     // segment is given up meanwhile.
     let manifest = files.manifest().map_err(dir_error)?;
@@ -212,127 +253,317 @@ pub fn scan(
     if manifest.is_none() && listing.segments.is_empty() {
         return Err(InspectError::NoLog(dir.to_owned()));
     }
-    let mut scan = Scan {
-        dir: files,
+    let owner = owner.map(|(identity, shard)| judge::Owner::of(identity, shard));
+    let mut judge = Judge::new(owner.unwrap_or_default());
+    let mut looker = Looker {
+        files,
         visit,
         report: Report::default(),
-        ledger: Ledger::default(),
-        follows: None,
-        known_durable: Position::ZERO,
-        blind: false,
+        first: None,
+        beginnings: BTreeMap::new(),
+        whole: BTreeMap::new(),
     };
-    let manifest = scan.manifest(manifest, owner)?;
-    scan.other_files(&listing)?;
-    let mut segments = scan.headers(&listing, manifest.as_ref())?;
-    let chain = scan.chain(&mut segments, manifest.as_ref())?;
-    scan.spares(&segments)?;
-    for (n, seq) in chain.iter().enumerate() {
-        let newer = chain.get(n + 1).map(|next| segments[next].start().end);
-        let segment = segments.get_mut(seq).expect("chain members are segments");
-        scan.segment(segment, newer)?;
+    let manifest = judge.manifest(manifest, &mut looker)?;
+    looker.first = manifest.map(|manifest| manifest.first);
+    looker.other_files(&listing)?;
+    let listed = looker.read_beginnings(&listing);
+    let found = judge.files(&listed, manifest.as_ref(), &mut looker)?;
+    for (seq, case) in found.void.iter().filter(|(_, case)| *case == Case::Leftover) {
+        let file = looker.files.path(*seq);
+        looker.find(*case, file, 0, "the manifest has passed it")?;
     }
-    scan.finish(segments)
+    // What batches in spares state as durable is read before the chain, which a running node may write to as well.
+    let mut claims = Vec::new();
+    for file in found.spares() {
+        let mut whole = looker.files.segment(file.seq(), file.header.bytes);
+        match first_of(&mut whole) {
+            Ok(scanned) => {
+                let found: Vec<_> = judge::Bytes::new(file, scanned).claims().collect();
+                claims.push((file, found));
+            }
+            Err(source) => looker.unread(file.seq(), source)?,
+        }
+    }
+    let mut end = Position::ZERO;
+    for (file, bytes, sealed) in found.chain() {
+        judge.begin(file, &mut looker)?;
+        judge.ledger.begin(file.seq());
+        let mut whole = looker.files.segment(file.seq(), bytes);
+        let ended = match first_of(&mut whole) {
+            Ok(scanned) => judge.batches(file, scanned, sealed, true, &mut looker)?,
+            Err(source) => {
+                let end = End { position: end, cut: None };
+                judge.unread(file, end, source, &mut looker)?
+            }
+        };
+        judge.ledger.end(ended.position.offset());
+        end = ended.position;
+        if let Some(cut) = ended.cut {
+            looker.cut(cut)?;
+        }
+    }
+    for (file, claims) in claims {
+        // This is no damage if the node has begun to use the segment since the scan read its header.
+        if !looker.now_begins(file) {
+            judge.judge_spare(file, claims, end, &mut looker)?;
+        }
+    }
+    judge.check_whole(found.chain.first().copied(), &mut looker)?;
+    looker.report.end = end;
+    Ok(looker.finish(judge, &found, &listed))
 }
 
-/// A scan in progress.
-struct Scan<'a> {
-    dir: Dir,
+/// The visitor that looks at everything and changes nothing.
+struct Looker<'a> {
+    files: &'a mut dyn Files,
     visit: &'a mut dyn FnMut(Event<'_>) -> io::Result<()>,
     report: Report,
-    ledger: Ledger,
-    /// The number of the next batch, and the checksum of the one before; `None` if they are not known.
-    follows: Option<(u64, u32)>,
-    /// The highest place that batches in spares state as durable.
-    known_durable: Position,
-    /// True if records were lost of groups that are not known: a hole in a group's log then proves nothing any more.
-    blind: bool,
+    /// The oldest segment that was needed when the scan began; `None` if that is not known.
+    first: Option<SegmentSeq>,
+    /// The first blocks of the segments, until the judge has looked at them.
+    beginnings: BTreeMap<SegmentSeq, io::Result<Vec<u8>>>,
+    /// Whole batches of each segment, and their bytes.
+    whole: BTreeMap<SegmentSeq, (u64, u64)>,
 }
 
-impl Scan<'_> {
-    fn finish(
-        mut self,
-        mut segments: BTreeMap<SegmentSeq, Segment>,
-    ) -> Result<Report, InspectError> {
-        let (end, case) = (self.report.end, Case::DamagedBatchHeader);
-        if self.known_durable > end && !self.blind {
-            let (file, at) = (self.dir.path(end.segment()), u64::from(end.offset()));
-            self.find(case, &file, at, "batches that were durable cannot be read")?;
+impl Visitor for Looker<'_> {
+    type Stop = InspectError;
+
+    const IS_LIVE: bool = true;
+
+    fn path(&self, segment: SegmentSeq) -> PathBuf {
+        self.files.path(segment)
+    }
+
+    fn manifest_path(&self) -> PathBuf {
+        self.files.manifest_path()
+    }
+
+    fn read(&mut self, segment: SegmentSeq, out: &mut [u8]) -> io::Result<()> {
+        let beginning = self.beginnings.remove(&segment).expect("every listed segment was read");
+        out.copy_from_slice(&beginning?);
+        Ok(())
+    }
+
+    fn read_again(&mut self, file: &judge::Segment, bytes: usize) -> io::Result<Box<dyn Scan>> {
+        self.files.segment(file.seq(), bytes as u64)
+    }
+
+    /// Nothing if the segment was given up, an error if permission is missing, else a finding.
+    fn unread(&mut self, segment: SegmentSeq, source: io::Error) -> Result<(), InspectError> {
+        let file = self.files.path(segment);
+        match source.kind() {
+            io::ErrorKind::NotFound if self.is_given_up(segment) => Ok(()),
+            io::ErrorKind::PermissionDenied => Err(InspectError::Io { file, source }),
+            _ => self.find(Case::DamagedSegmentHeader, file, 0, source.to_string()),
         }
-        let holed = self.ledger.finish();
-        if !holed.is_empty() && !self.blind {
-            let finding = Finding {
-                groups: holed,
-                ..self.case(
-                    Case::MissingEntries,
-                    self.dir.path(self.report.end.segment()),
-                    u64::from(self.report.end.offset()),
-                    "groups whose entries have a hole",
-                )
-            };
-            self.tell(finding)?;
+    }
+
+    fn fault(&mut self, fault: Fault) -> Result<bool, InspectError> {
+        let Fault { case, segment, file, offset, what, groups } = fault;
+        let is_past = segment.is_some_and(|segment| match case {
+            Case::OlderManifest => self.manifest_now().is_some_and(|now| segment <= now.made),
+            _ => self.is_given_up(segment),
+        });
+        if !is_past {
+            let finding = Finding::new(case, file, offset, what.to_string());
+            self.tell(Finding { groups, ..finding })?;
         }
-        for (segment, bytes) in self.ledger.live_bytes() {
-            if let Some(segment) = segments.get_mut(&segment) {
-                segment.live_bytes = bytes;
+        Ok(!is_past)
+    }
+
+    fn batch(
+        &mut self,
+        file: &judge::Segment,
+        batch: &judge::Batch<'_>,
+        groups: &[GroupId],
+    ) -> Result<(), InspectError> {
+        let header = &batch.header;
+        let batch = Batch {
+            position: header.position,
+            number: header.seq,
+            durable: header.durable,
+            bytes: header.padded_bytes() as u64,
+            records: header.records,
+            groups: groups.to_vec(),
+        };
+        let (batches, bytes) = self.whole.entry(file.seq()).or_default();
+        *batches += 1;
+        *bytes += batch.bytes;
+        self.report.batches += 1;
+        self.report.durable = header.durable;
+        (self.visit)(Event::Batch(&batch)).map_err(InspectError::Stopped)
+    }
+
+    fn record(
+        &mut self,
+        file: &judge::Segment,
+        at: usize,
+        record: &format::Record<'_>,
+        bytes: &[u8],
+    ) -> Result<bool, InspectError> {
+        let record = Record::new(record, bytes);
+        let position = file.position(at);
+        (self.visit)(Event::Record(position, record)).map_err(InspectError::Stopped)?;
+        if let Record::Entries(run) | Record::Carried(run) = record {
+            self.report.entries += u64::from(run.count);
+            if run.entries().any(|entry| !entry.is_whole()) {
+                self.tell(Finding {
+                    label: "damaged_payload",
+                    damage: true,
+                    file: file.path.clone(),
+                    offset: at as u64,
+                    groups: vec![run.group],
+                    what: "an entry's payload fails the checksum it travels with".to_owned(),
+                })?;
             }
         }
-        self.report.segments = segments.into_values().collect();
-        self.report.groups = self.ledger.groups;
-        Ok(self.report)
+        Ok(false)
+    }
+}
+
+impl Looker<'_> {
+    fn other_files(&mut self, listing: &Listing) -> Result<(), InspectError> {
+        for file in &listing.temporary {
+            let what = "in the making, or to be used again";
+            self.find(Case::HalfMadeSegment, file.clone(), 0, what)?;
+        }
+        let strange = |label, damage, file: &PathBuf, what: &str| {
+            let (file, what) = (file.clone(), what.to_owned());
+            Finding { label, damage, file, offset: 0, groups: Vec::new(), what }
+        };
+        for file in &listing.set_aside {
+            let what = "a damaged segment, given up or about to be; its groups are fenced";
+            self.tell(strange("set_aside", false, file, what))?;
+        }
+        for file in &listing.others {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            self.tell(match is_nearly_a_segments(&name) {
+                true => strange("strange_file", true, file, "not a segment's name"),
+                false => strange("strange_file", false, file, "not the log's: passed over"),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Reads the first blocks of every needed segment, of the newest first: an older segment is then complete up to
+    /// where the newer one follows it. Returns the segments that are there, in order.
+    fn read_beginnings(&mut self, listing: &Listing) -> Vec<SegmentFile> {
+        let mut listed = Vec::new();
+        for (segment, bytes) in listing.segments.iter().rev() {
+            if self.first.is_none_or(|first| first <= *segment) {
+                match self.files.beginning(*segment) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    beginning => drop(self.beginnings.insert(*segment, beginning)),
+                }
+            }
+            listed.push(SegmentFile { segment: *segment, bytes: *bytes });
+        }
+        listed.reverse();
+        listed
+    }
+
+    /// Whether the segment's start record can be read by now.
+    fn now_begins(&mut self, file: &judge::Segment) -> bool {
+        self.files
+            .beginning(file.seq())
+            .is_ok_and(|blocks| file.begins_with(&blocks[BLOCK_BYTES..]))
     }
 
     /// True if a running node has given up this segment since the scan began.
-    fn given_up(&self, seq: SegmentSeq) -> bool {
-        self.manifest_now().is_some_and(|manifest| seq < manifest.first)
+    fn is_given_up(&mut self, seq: SegmentSeq) -> bool {
+        let then = self.first;
+        let is_below = |first| then.is_some_and(|then| then < first) && seq < first;
+        self.manifest_now().is_some_and(|manifest| is_below(manifest.first))
     }
 
-    fn manifest_now(&self) -> Option<Manifest> {
-        let bytes = self.dir.manifest().ok().flatten()?;
+    fn manifest_now(&mut self) -> Option<Manifest> {
+        let bytes = self.files.manifest().ok().flatten()?;
         Manifest::decode(&bytes).ok()
     }
 
-    /// Judges a failed read: nothing if the segment was given up, an error if permission is missing, else a finding.
-    fn unreadable(
-        &mut self,
-        segment: &Segment,
-        case: Case,
-        at: u64,
-        source: io::Error,
-    ) -> Result<(), InspectError> {
-        match source.kind() {
-            io::ErrorKind::NotFound if self.given_up(segment.segment) => Ok(()),
-            io::ErrorKind::PermissionDenied => {
-                Err(InspectError::Io { file: segment.file.clone(), source })
-            }
-            _ => self.find(case, &segment.file, at, source.to_string()),
+    fn cut(&mut self, cut: CutTail) -> Result<(), InspectError> {
+        let CutTail { case, file, position, mut what, whole_behind } = cut;
+        if case == Case::ReorderedTail {
+            what = format!("{what}; {whole_behind} whole batches behind it");
         }
+        self.find(case, file, u64::from(position.offset()), what)
     }
 
     fn find(
         &mut self,
         case: Case,
-        file: &Path,
+        file: PathBuf,
         offset: u64,
         what: impl Into<String>,
     ) -> Result<(), InspectError> {
-        let finding = self.case(case, file.to_owned(), offset, what);
-        self.tell(finding)
-    }
-
-    fn case(&self, case: Case, file: PathBuf, offset: u64, what: impl Into<String>) -> Finding {
-        Finding {
-            label: case.label(),
-            damage: matches!(case.decision(), Decision::Fence | Decision::Refuse),
-            file,
-            offset,
-            groups: Vec::new(),
-            what: what.into(),
-        }
+        self.tell(Finding::new(case, file, offset, what.into()))
     }
 
     fn tell(&mut self, finding: Finding) -> Result<(), InspectError> {
         let count = if finding.damage { &mut self.report.damage } else { &mut self.report.notes };
         *count += 1;
         (self.visit)(Event::Finding(&finding)).map_err(InspectError::Stopped)
+    }
+
+    fn finish(mut self, judge: Judge, found: &Found, listed: &[SegmentFile]) -> Report {
+        let mut live_bytes: BTreeMap<SegmentSeq, u64> = BTreeMap::new();
+        for (id, group) in &judge.groups {
+            self.report.groups.insert(*id, Group::new(group));
+            for piece in group.index.pieces_from(LogIndex(1)) {
+                *live_bytes.entry(piece.place.segment()).or_default() += u64::from(piece.bytes);
+            }
+        }
+        for id in judge.tombstones.keys() {
+            self.report.groups.insert(*id, Group { destroyed: true, ..Group::default() });
+        }
+        let (store, node, shard) = judge.owner.ids.unwrap_or_default();
+        let cluster = judge.owner.cluster.unwrap_or_default();
+        self.report.owner = Owner { cluster, node, store, shard };
+        self.report.closed = judge.closed;
+        for SegmentFile { segment, bytes } in listed {
+            let Some((role, header)) = found.role(*segment) else { continue };
+            let (batches, used_bytes) = self.whole.get(segment).copied().unwrap_or_default();
+            self.report.segments.push(Segment {
+                segment: *segment,
+                file: self.files.path(*segment),
+                bytes: *bytes,
+                role,
+                id: header.map_or(0, |header| header.id),
+                incarnation: header.map_or(0, |header| header.incarnation),
+                used_bytes,
+                batches,
+                live_bytes: live_bytes.get(segment).copied().unwrap_or(0),
+            });
+        }
+        self.report
+    }
+}
+
+impl Found {
+    /// The role of a segment file, and the file's header, if that holds; `None` for a leftover.
+    fn role(&self, seq: SegmentSeq) -> Option<(Role, Option<&format::SegmentHeader>)> {
+        if let Some(header) = self.damaged.get(&seq) {
+            return Some((Role::Damaged, header.as_ref()));
+        }
+        let header = &self.segments.get(&seq)?.header;
+        let last = self.chain.last();
+        let role = if last == Some(&seq) {
+            Role::Active
+        } else if self.chain.contains(&seq) {
+            Role::Sealed
+        } else if last.is_some_and(|last| seq < *last) {
+            Role::Void
+        } else {
+            Role::Spare
+        };
+        Some((role, Some(header)))
+    }
+}
+
+impl Finding {
+    fn new(case: Case, file: PathBuf, offset: u64, what: String) -> Self {
+        let damage = matches!(case.decision(), Decision::Fence | Decision::Refuse);
+        Self { label: case.label(), damage, file, offset, groups: Vec::new(), what }
     }
 }

@@ -13,9 +13,9 @@ mod case;
 mod files;
 
 pub use batches::CutTail;
-pub(crate) use batches::{Batch, Bytes, End, Flaw, Named, claimed_position, is_of_earlier_life};
+pub(crate) use batches::{Batch, Bytes, End, Flaw};
 pub use case::{Case, Decision};
-pub(crate) use files::{Found, Segment, is_moved};
+pub(crate) use files::{Found, Segment};
 
 use crate::disk::{Scan, Scanned, first_of};
 use crate::format::{
@@ -25,6 +25,7 @@ use crate::format::{
 use crate::group::{Group, Groups, Small};
 use crate::home::Identity;
 use crate::ledger::{Ledger, Tombstones};
+use batches::Named;
 use bytes::Bytes as Payload;
 use logdrive_raft::{GroupId, NodeId, Term};
 use std::fmt;

@@ -1,19 +1,39 @@
 //! A stream's directory, read and never changed.
 //!
 //! In:     a path.
-//! Out:    the files in the directory; bytes of the files, in windows.
-//! Cost:   one window of memory per file read, at least [`WINDOW_BYTES`], at most one batch.
+//! Out:    the files in the directory; segments, as a whole or their first blocks.
+//! Cost:   memory for each segment that is read.
 //! Fails:  with the file system's error and the file's name.
 //! Source: RULES.md C9 (a place that cannot be read is damage, not a reason to give up).
 
-use crate::disk::{CORRUPT_SUFFIX, MANIFEST_NAME, is_temporary, segment_name, segment_of};
-use crate::format::SegmentSeq;
+use crate::disk::{
+    CORRUPT_SUFFIX, MANIFEST_NAME, Scan, Scanned, is_temporary, segment_name, segment_of,
+};
+use crate::format::{BLOCK_BYTES, SegmentSeq};
 use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+/// The files of one stream.
+pub(super) trait Files {
+    fn manifest_path(&self) -> PathBuf;
+
+    fn path(&self, segment: SegmentSeq) -> PathBuf;
+
+    /// The manifest's bytes, as many as a manifest can have; `None` if there is no manifest.
+    fn manifest(&mut self) -> io::Result<Option<Vec<u8>>>;
+
+    fn list(&mut self) -> io::Result<Listing>;
+
+    /// The first two blocks of a segment.
+    fn beginning(&mut self, segment: SegmentSeq) -> io::Result<Vec<u8>>;
+
+    /// The first `bytes` bytes of a segment.
+    fn segment(&mut self, segment: SegmentSeq, bytes: u64) -> io::Result<Box<dyn Scan>>;
+}
 
 /// One stream's directory.
 pub(super) struct Dir(PathBuf);
@@ -35,17 +55,18 @@ impl Dir {
     pub(super) fn new(dir: &Path) -> Self {
         Self(dir.to_owned())
     }
+}
 
-    pub(super) fn manifest_path(&self) -> PathBuf {
+impl Files for Dir {
+    fn manifest_path(&self) -> PathBuf {
         self.0.join(MANIFEST_NAME)
     }
 
-    pub(super) fn path(&self, segment: SegmentSeq) -> PathBuf {
+    fn path(&self, segment: SegmentSeq) -> PathBuf {
         self.0.join(segment_name(segment))
     }
 
-    /// The manifest's bytes, as many as a manifest can have; `None` if there is no manifest.
-    pub(super) fn manifest(&self) -> io::Result<Option<Vec<u8>>> {
+    fn manifest(&mut self) -> io::Result<Option<Vec<u8>>> {
         let file = match open(&self.manifest_path()) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -56,7 +77,21 @@ impl Dir {
         Ok(Some(bytes))
     }
 
-    pub(super) fn list(&self) -> io::Result<Listing> {
+    fn beginning(&mut self, segment: SegmentSeq) -> io::Result<Vec<u8>> {
+        let mut blocks = vec![0; 2 * BLOCK_BYTES];
+        open(&self.path(segment))?.read_exact_at(&mut blocks, 0)?;
+        Ok(blocks)
+    }
+
+    fn segment(&mut self, segment: SegmentSeq, bytes: u64) -> io::Result<Box<dyn Scan>> {
+        let file = open(&self.path(segment))?;
+        let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mut scanned = Scanned::with_capacity(bytes)?;
+        scanned.fill(bytes, |at, out| file.read_exact_at(out, at))?;
+        Ok(Box::new(Whole(scanned)))
+    }
+
+    fn list(&mut self) -> io::Result<Listing> {
         let mut found = Listing::default();
         for entry in std::fs::read_dir(&self.0)? {
             let entry = entry?;
@@ -98,50 +133,48 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// A file's bytes, of which the part that was last asked for is kept in memory.
-pub(super) struct Window {
-    file: File,
-    bytes: u64,
-    start: u64,
-    held: Vec<u8>,
-}
+/// The bytes of one segment.
+struct Whole(Scanned);
 
-impl Window {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = open(path)?;
-        let bytes = file.metadata()?.len();
-        Ok(Self { file, bytes, start: 0, held: Vec::new() })
-    }
-
-    /// Bytes `at..at + len`; an error where the file is shorter.
-    pub(super) fn get(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
-        let end = at.checked_add(len as u64).filter(|end| *end <= self.bytes);
-        let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-        if at < self.start || end > self.start + self.held.len() as u64 {
-            let left = usize::try_from(self.bytes - at).unwrap_or(usize::MAX);
-            let wanted = len.max(WINDOW_BYTES.min(left));
-            // Where a wide read fails, the bytes that are asked for may still be readable.
-            self.fill(at, wanted).or_else(|_| self.fill(at, len))?;
-        }
-        let from = usize::try_from(at - self.start).expect("inside the window");
-        Ok(&self.held[from..from + len])
-    }
-
-    fn fill(&mut self, at: u64, len: usize) -> io::Result<()> {
-        self.held.resize(len, 0);
-        self.start = at;
-        let read = self.file.read_exact_at(&mut self.held, at);
-        if read.is_err() {
-            self.held.clear();
-        }
-        read
-    }
-
-    /// Forgets what was read, so that the file is read anew: another process may have written it.
-    pub(super) fn forget(&mut self) {
-        self.held.clear();
+impl Scan for Whole {
+    fn next(&mut self) -> io::Result<&Scanned> {
+        Ok(&self.0)
     }
 }
 
-const WINDOW_BYTES: usize = 1 << 20;
+/// A disk, read and never changed.
+#[cfg(feature = "sim")]
+pub(super) struct OnDisk<'a>(pub(super) &'a mut dyn crate::disk::Disk);
+
+#[cfg(feature = "sim")]
+impl Files for OnDisk<'_> {
+    fn manifest_path(&self) -> PathBuf {
+        self.0.manifest_path()
+    }
+
+    fn path(&self, segment: SegmentSeq) -> PathBuf {
+        self.0.path(segment)
+    }
+
+    fn manifest(&mut self) -> io::Result<Option<Vec<u8>>> {
+        self.0.manifest()
+    }
+
+    fn list(&mut self) -> io::Result<Listing> {
+        let segments = self.0.segments()?;
+        let segments = segments.into_iter().map(|file| (file.segment, file.bytes)).collect();
+        Ok(Listing { segments, ..Listing::default() })
+    }
+
+    fn beginning(&mut self, segment: SegmentSeq) -> io::Result<Vec<u8>> {
+        let mut blocks = vec![0; 2 * BLOCK_BYTES];
+        self.0.read(segment, 0, &mut blocks)?;
+        Ok(blocks)
+    }
+
+    fn segment(&mut self, segment: SegmentSeq, bytes: u64) -> io::Result<Box<dyn Scan>> {
+        self.0.scan(vec![crate::disk::ScanFile { segment, bytes }])
+    }
+}
+
 const MANIFEST_READ_MAX: u64 = 4096;

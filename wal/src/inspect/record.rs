@@ -3,13 +3,10 @@
 //! In:     a batch's body whose checksum holds.
 //! Out:    [`Record`]s; the entries of a run one by one, their payloads where they stand.
 //! Cost:   no allocation.
-//! Fails:  where the decoding of a record fails.
+//! Fails:  never: the records were decoded before.
 
-use crate::checksum::{Seed, checksum};
-use crate::format::{
-    self, Bad, ENTRY_HEADER_BYTES, EntriesHead, Position, RECORD_ALIGN_BYTES, Records,
-    decode_entry_header,
-};
+use crate::checksum::checksum;
+use crate::format::{self, ENTRY_HEADER_BYTES, EntriesHead, Position, decode_entry_header};
 use logdrive_raft::{EntryKind, GroupId, HardState, LogIndex, Term};
 
 /// A record of the log.
@@ -69,7 +66,33 @@ pub enum Record<'a> {
     Optional,
 }
 
-impl Record<'_> {
+impl<'a> Record<'a> {
+    /// A view of a decoded record, with which `bytes` begin.
+    pub(super) fn new(record: &format::Record<'a>, bytes: &'a [u8]) -> Self {
+        let run = |head: &EntriesHead| Run::new(head, &bytes[..head.record_bytes as usize]);
+        match record {
+            format::Record::Start(start) => Self::Start { end: start.end, cut: start.cut },
+            format::Record::Membership { group, bytes } => {
+                Self::Membership { group: *group, bytes }
+            }
+            format::Record::HardState { group, state } => {
+                Self::HardState { group: *group, state: *state }
+            }
+            format::Record::Entries(head) => Self::Entries(run(head)),
+            format::Record::Carried(head) => Self::Carried(run(head)),
+            format::Record::Release { group, release } => {
+                let format::Release { index, term, last } = *release;
+                Self::Release { group: *group, index, term, last }
+            }
+            format::Record::Tombstone { group } => Self::Tombstone { group: *group },
+            format::Record::Fence { group, position } => {
+                Self::Fence { group: *group, position: *position }
+            }
+            format::Record::Footer => Self::Footer,
+            format::Record::Optional => Self::Optional,
+        }
+    }
+
     /// The group that the record belongs to, if it belongs to a single group.
     #[must_use]
     pub fn group(&self) -> Option<GroupId> {
@@ -127,12 +150,6 @@ impl<'a> Run<'a> {
         self.first.forward(u64::from(self.count) - 1)
     }
 
-    /// The size of the record on disk.
-    #[must_use]
-    pub fn record_bytes(&self) -> u64 {
-        self.bytes.len().next_multiple_of(RECORD_ALIGN_BYTES) as u64
-    }
-
     /// The entries in order.
     pub fn entries(&self) -> impl Iterator<Item = EntryView<'a>> + use<'a> {
         let (headers, mut payloads) = self.bytes.split_at(self.headers_bytes);
@@ -168,30 +185,4 @@ impl EntryView<'_> {
     pub fn is_whole(&self) -> bool {
         checksum(self.payload) == self.checksum
     }
-}
-
-/// The records of a batch, each with its offset in `bytes`.
-pub(super) fn records(
-    bytes: &[u8],
-    seed: Seed,
-) -> impl Iterator<Item = (usize, Result<Record<'_>, Bad>)> {
-    Records::new(bytes, seed).map(move |(at, record)| {
-        let run = |head: EntriesHead| Run::new(&head, &bytes[at..at + head.record_bytes as usize]);
-        let record = record.map(|record| match record {
-            format::Record::Start(start) => Record::Start { end: start.end, cut: start.cut },
-            format::Record::Membership { group, bytes } => Record::Membership { group, bytes },
-            format::Record::HardState { group, state } => Record::HardState { group, state },
-            format::Record::Entries(head) => Record::Entries(run(head)),
-            format::Record::Carried(head) => Record::Carried(run(head)),
-            format::Record::Release { group, release } => {
-                let format::Release { index, term, last } = release;
-                Record::Release { group, index, term, last }
-            }
-            format::Record::Tombstone { group } => Record::Tombstone { group },
-            format::Record::Fence { group, position } => Record::Fence { group, position },
-            format::Record::Footer => Record::Footer,
-            format::Record::Optional => Record::Optional,
-        });
-        (at, record)
-    })
 }

@@ -250,7 +250,7 @@ impl<'a> Bytes<'a> {
 
 /// The groups that a batch's directory names.
 #[derive(Debug, Default)]
-pub(crate) struct Named {
+pub(super) struct Named {
     groups: Vec<GroupId>,
     sorted: Vec<GroupId>,
     /// The place in `groups` of the group that was last found there.
@@ -262,7 +262,7 @@ impl Named {
         &self.groups
     }
 
-    pub(crate) fn set(&mut self, groups: impl Iterator<Item = GroupId>) {
+    pub(super) fn set(&mut self, groups: impl Iterator<Item = GroupId>) {
         self.groups.clear();
         self.groups.extend(groups);
         self.sorted.clone_from(&self.groups);
@@ -272,7 +272,7 @@ impl Named {
 
     /// Whether the directory names `group`. A batch's records stand nearly in the directory's order, so mostly the
     /// group is the one that was found last, or the next one.
-    pub(crate) fn has(&mut self, group: GroupId) -> bool {
+    pub(super) fn has(&mut self, group: GroupId) -> bool {
         let near = [self.at, self.at + 1];
         if let Some(at) = near.into_iter().find(|at| self.groups.get(*at) == Some(&group)) {
             self.at = at;
@@ -284,7 +284,7 @@ impl Named {
 
 /// True if `bytes` begin with the header of a batch of the same place in an earlier segment: the file was that segment
 /// once.
-pub(crate) fn is_of_earlier_life(bytes: &[u8], here: Position) -> bool {
+fn is_of_earlier_life(bytes: &[u8], here: Position) -> bool {
     claimed_position(bytes).is_some_and(|claimed| {
         claimed.offset() == here.offset()
             && (SegmentSeq(1)..here.segment()).contains(&claimed.segment())
@@ -292,7 +292,7 @@ pub(crate) fn is_of_earlier_life(bytes: &[u8], here: Position) -> bool {
 }
 
 /// The position that a batch header states, whether its checksum holds or not.
-pub(crate) fn claimed_position(bytes: &[u8]) -> Option<Position> {
+fn claimed_position(bytes: &[u8]) -> Option<Position> {
     if bytes.len() < BATCH_HEADER_BYTES || u32_at(bytes, 0) != BATCH_MAGIC {
         return None;
     }

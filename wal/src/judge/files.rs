@@ -59,6 +59,11 @@ impl Segment {
         }
     }
 
+    /// Whether the segment is in use by now, if its first batch's first block is `first`.
+    pub(crate) fn begins_with(&self, first: &[u8]) -> bool {
+        begun(&self.header, first).is_some()
+    }
+
     pub(crate) fn seq(&self) -> SegmentSeq {
         self.header.seq
     }
@@ -389,7 +394,7 @@ fn version_of(what: &'static str, found: u32) -> What {
 /// its batch. In that block only the batch's header and the start record have checksums of their own, so either the
 /// filler's header or the zeros behind that header are enough: no other batch of several blocks has either there, and
 /// one bad sector does not take both.
-pub(crate) fn is_moved(header: &BatchHeader, first_block: &[u8]) -> bool {
+fn is_moved(header: &BatchHeader, first_block: &[u8]) -> bool {
     let at = BATCH_HEADER_BYTES + START_RECORD_BYTES;
     let mut filler = [0; BLOCK_BYTES];
     encode_filler(&mut filler[at..]);
