@@ -2,10 +2,8 @@
 
 mod common;
 
-use common::golden::{GOLDEN, unpack};
-use common::mutate::{Base, Input, Machine};
-use logdrive_wal::WalError;
-use logdrive_wal::inspect::{self, Event};
+use common::golden::GOLDEN;
+use common::mutate::{Base, Input};
 use std::path::{Path, PathBuf};
 
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
@@ -104,72 +102,4 @@ fn for_random_inputs(rounds: u64, flags: u8, seed: u64, mut run: impl FnMut(&[u8
             run(&bytes);
         }
     }
-}
-
-/// An inspection comes to recovery's own verdict: the same case at the same place, the same groups lost, and where
-/// nothing is wrong the same state.
-#[test]
-fn who_only_looks_judges_as_recovery_does() {
-    let bases = Base::all();
-    let (mut refused, mut fenced, mut cut, mut sound) = (0, 0, 0, 0);
-    for_random_inputs(rounds() / 4, 0, 3, |bytes| {
-        let files = Input::parse(bytes).unwrap().apply(&bases);
-        let dir = tempfile::tempdir().unwrap();
-        unpack(&files, dir.path());
-        let mut findings = Vec::new();
-        let report = inspect::scan(dir.path(), None, &mut |event| {
-            if let Event::Finding(finding) = event {
-                findings.push(finding.clone());
-            }
-            Ok(())
-        });
-        let report = report.unwrap();
-        let at = |label: &str, offset: Option<u64>| {
-            findings.iter().any(|finding| {
-                finding.label == label && offset.is_none_or(|offset| finding.offset == offset)
-            })
-        };
-        let label = |what: &str| what.rsplit_once('[').unwrap().1.trim_end_matches(']').to_owned();
-        match Machine::new(&files).open().map(|(_, recovered)| recovered) {
-            Err(WalError::Corrupt(corrupt)) => {
-                let (label, offset) = (label(&corrupt.what), corrupt.offset);
-                assert!(at(&label, Some(offset)), "{bytes:02x?}: {corrupt} not in {findings:?}");
-                refused += 1;
-            }
-            Err(WalError::Missing { what, .. } | WalError::Foreign { what, .. }) => {
-                assert!(at(&label(&what), None), "{bytes:02x?}: {what} not in {findings:?}");
-                refused += 1;
-            }
-            Err(error) => panic!("{bytes:02x?}: {error}"),
-            Ok(recovered) => {
-                for group in &recovered.groups {
-                    let seen = &report.groups[&group.group];
-                    let found = (group.released, group.last, group.hard_state);
-                    let fence = group.fenced.is_some();
-                    assert_eq!(seen.fenced.is_some(), fence, "{bytes:02x?}: {findings:?}");
-                    assert!(fence || found == (seen.released, seen.last, seen.hard_state));
-                    if let Some(corrupt) = group.fenced.as_ref().filter(|it| it.what.contains('['))
-                    {
-                        assert!(at(&label(&corrupt.what), Some(corrupt.offset)), "{bytes:02x?}");
-                    }
-                }
-                let living = report.groups.values().filter(|group| !group.destroyed).count();
-                assert_eq!(living, recovered.groups.len(), "{bytes:02x?}");
-                let losses = findings.iter().filter(|finding| finding.damage);
-                let limited = losses.clone().all(|it| it.label == "damaged_body");
-                assert!(limited, "{bytes:02x?}: {findings:?}");
-                fenced += usize::from(losses.count() > 0);
-                match &recovered.cut {
-                    Some(tail) => {
-                        let offset = u64::from(tail.position.offset());
-                        assert!(at(tail.case.label(), Some(offset)), "{bytes:02x?}: {findings:?}");
-                        cut += 1;
-                    }
-                    None => sound += 1,
-                }
-            }
-        }
-    });
-    println!("{refused} refused, {fenced} fenced, {cut} cut, {sound} not cut");
-    assert!(refused > 50 && fenced > 50 && cut > 50 && sound > 50);
 }

@@ -258,8 +258,8 @@ impl<'a> Input<'a> {
 
 /// A machine with these files on its disk.
 pub(crate) struct Machine {
-    platter: SimPlatter,
-    config: Config,
+    pub(crate) platter: SimPlatter,
+    pub(crate) config: Config,
     opens: u128,
 }
 

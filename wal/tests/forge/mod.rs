@@ -78,6 +78,11 @@ impl SegmentBytes {
         self.put(batch.at + 52, &directory.to_le_bytes());
         let body = self.seeded(&self.0[batch.records.start..batch.directory.end]);
         self.put(batch.at + 36, &body.to_le_bytes());
+        self.sign_batch_header(batch);
+    }
+
+    /// Makes the checksum of a batch's header right again.
+    pub(crate) fn sign_batch_header(&mut self, batch: &BatchPlace) {
         let header = self.seeded(&self.0[batch.at + 8..batch.at + HEADER]);
         self.put(batch.at + 4, &header.to_le_bytes());
     }
