@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 const UNSAFE_HOMES: &[&str] = &[
     "wal/src/disk/uring.rs",
     "wal/src/image.rs",
-    "wal/src/mapped.rs",
     "tools/tests/support/ioctl.rs", // the one raw ioctl of the power loss test
 ];
 

@@ -74,11 +74,11 @@ mod judge;
 #[cfg(feature = "sim")]
 pub mod landed;
 mod ledger;
-mod mapped;
 mod metrics;
 mod openings;
 mod read;
 mod recovery;
+mod sealed;
 mod stream;
 
 pub use checksum::checksum;

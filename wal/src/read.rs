@@ -1,13 +1,14 @@
 //! Old entries back from the log: planned on the shard's thread, read on another, verified on the copy.
 //!
-//! In:     places from the index; a segment's map, or its image while it is active.
+//! In:     places from the index; a segment's file, or its image while it is active.
 //! Out:    [`EntryBatch`], contiguous, every payload checked against the checksum it travels with.
 //! Cost:   planning is a search and a few bytes per record; reading copies each payload once.
-//! Fails:  bytes that are not what was written are a [`ReadError::Corrupt`] with file and offset.
+//! Fails:  bytes that are not what was written, or that cannot be read any more, are a [`ReadError::Corrupt`] with file and
+//!         offset.
 //! Source: RULES.md rules 4, 34, 35.
 
 use crate::checksum::{Seed, checksum};
-use crate::disk::SegmentReader;
+use crate::disk::{SegmentReader, is_unreadable};
 use crate::error::{Corrupt, ReadError};
 use crate::format::{
     Bad, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, EntriesHead, EntryHead, Position,
@@ -54,7 +55,8 @@ impl ReadPlan {
         let mut entries = Vec::new();
         for span in &self.spans {
             span.source.ahead(u64::from(span.place.offset()));
-            if !span.read(self.group, &mut left, &mut entries)? {
+            let read = span.read(self.group, &mut left, &mut entries);
+            if !read.map_err(|error| span.lost(error))? {
                 break;
             }
         }
@@ -70,8 +72,8 @@ impl ReadPlan {
 }
 
 impl Span {
-    /// Reads what fits into `left`; false if it did not all fit. A damaged record is read once more, from the
-    /// device: a group is fenced for such damage.
+    /// Reads what fits into `left`; false if it did not all fit. A record that is damaged, or that the device cannot
+    /// read, is read once more, from the device: a group is fenced for such damage.
     pub(crate) fn read(
         &self,
         group: GroupId,
@@ -80,8 +82,8 @@ impl Span {
     ) -> Result<bool, ReadError> {
         let (left_before, entries_before) = (*left, entries.len());
         match self.read_from(&|at, out| self.source.read(at, out), group, left, entries) {
-            Err(ReadError::Corrupt(corrupt)) => {
-                tracing::warn!(%corrupt, "a read gave damaged bytes: read once more");
+            Err(error) if is_doubtful(&error) => {
+                tracing::warn!(%error, "a read gave damaged bytes, or none: read once more");
                 *left = left_before;
                 entries.truncate(entries_before);
                 self.read_from(&|at, out| self.source.read_again(at, out), group, left, entries)
@@ -157,6 +159,19 @@ impl Span {
         Ok(fits == wanted.len())
     }
 
+    /// For a reader of entries, a place that the device cannot read after a second look is the same as a failed checksum
+    /// (C9), and so is a place behind the end of a file that somebody has cut short (C12).
+    fn lost(&self, error: ReadError) -> ReadError {
+        match error {
+            ReadError::Io { file, source } if is_lost(&source) => ReadError::Corrupt(Corrupt {
+                file,
+                offset: u64::from(self.place.offset()),
+                what: format!("the entries cannot be read: {source}"),
+            }),
+            error => error,
+        }
+    }
+
     fn copy(&self, source: &Source<'_>, behind: usize, out: &mut [u8]) -> Result<(), ReadError> {
         source(u64::from(self.place.offset()) + behind as u64, out)
             .map_err(|source| ReadError::Io { file: self.file.clone(), source })
@@ -169,6 +184,19 @@ impl Span {
             what: bad.0.to_owned(),
         })
     }
+}
+
+/// Whether a second look may find other bytes.
+fn is_doubtful(error: &ReadError) -> bool {
+    match error {
+        ReadError::Corrupt(_) => true,
+        ReadError::Io { source, .. } => is_lost(source),
+        _ => false,
+    }
+}
+
+fn is_lost(error: &io::Error) -> bool {
+    is_unreadable(error) || error.kind() == io::ErrorKind::UnexpectedEof
 }
 
 /// Part of the active segment, read where it is.

@@ -301,6 +301,28 @@ fn an_entry_damaged_after_open_is_found_when_it_is_read() {
     assert_eq!(read(4).unwrap().as_slice()[0].payload, payload(1, 1, 4, 1000));
 }
 
+/// RULES.md C9.
+#[test]
+fn an_entry_that_cannot_be_read_after_open_is_the_same_as_a_damaged_one() {
+    let sim = filled();
+    let (wal, recovered) = sim.open();
+    let bytes = sim.platter.segment(SegmentSeq(1));
+    let needle = payload(1, 1, 10, 1000);
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    let last = recovered.groups[0].last;
+    let read = |first: u64| wal.plan_read(GroupId(1), LogIndex(first), last, 1000).unwrap().run();
+    sim.platter.fail_reads_in(SegmentSeq(1), at..at + 1);
+    match read(10) {
+        Err(ReadError::Corrupt(Corrupt { offset, what, .. })) => {
+            assert!(offset <= at as u64 && what.contains("cannot be read"), "{what} at {offset}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(read(2).unwrap().as_slice()[0].payload, payload(1, 1, 2, 1000));
+    sim.platter.fail_reads_of(None);
+    assert_eq!(read(10).unwrap().as_slice()[0].payload, needle);
+}
+
 /// RULES.md C1.
 /// Nobody is fenced, and nothing cut, on a single bad read.
 #[test]

@@ -6,9 +6,10 @@
 //! Fails:  with the file system's error; a half-made segment keeps its temporary name.
 //! Source: RULES.md rules 7 (pre-writing), 26 (directory syncs), W11.
 
-use super::{Fate, MakeSegment, SegmentFile, is_no_space, steps};
+use super::{Fate, MakeSegment, SegmentFile, SegmentReader, is_no_space, steps};
 use crate::format::{BLOCK_BYTES, Manifest, SegmentSeq};
 use crate::image::{Image, ImageWriter};
+use crate::sealed::{LastRead, SealedSegment};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, StatxFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -16,6 +17,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// One stream's directory.
 #[derive(Clone, Debug)]
@@ -27,6 +29,7 @@ pub(super) struct Files {
     direct: bool,
     /// Direct writes go past the page cache.
     past_cache: bool,
+    last_read: Arc<LastRead>,
 }
 
 impl Files {
@@ -52,7 +55,8 @@ impl Files {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {
                 let (dir, place) = (dir.to_owned(), place_of(dir)?);
-                Ok(Self { dir, place, direct, past_cache: direct && past_cache })
+                let past_cache = direct && past_cache;
+                Ok(Self { dir, place, direct, past_cache, last_read: Arc::default() })
             }
         }
     }
@@ -128,6 +132,11 @@ impl Files {
         let mut flags = OFlags::RDONLY | OFlags::CLOEXEC;
         flags.set(OFlags::DIRECT, self.direct);
         Ok(File::from(rustix::fs::open(self.path(segment), flags, Mode::empty())?))
+    }
+
+    /// A reader of a sealed segment.
+    pub(super) fn reader(&self, segment: SegmentSeq) -> Arc<dyn SegmentReader> {
+        Arc::new(SealedSegment::new(segment, self.path(segment), Arc::clone(&self.last_read)))
     }
 
     pub(super) fn sync(&self, segment: SegmentSeq) -> io::Result<()> {

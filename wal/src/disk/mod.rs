@@ -31,7 +31,7 @@ pub(crate) use files::{
     CORRUPT_SUFFIX, MANIFEST_NAME, atomic_write, is_nearly_a_segments, is_temporary, segment_name,
     segment_of, sync_dir,
 };
-pub(crate) use scan::first_of;
+pub(crate) use scan::{first_of, is_unreadable};
 pub use scan::{Scan, Scanned};
 
 /// Which driver writes the log.

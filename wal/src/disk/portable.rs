@@ -15,7 +15,6 @@ use super::{
 };
 use crate::format::SegmentSeq;
 use crate::image::{ImagePool, ImageWriter};
-use crate::mapped::MappedSegment;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fs::File;
 use std::io;
@@ -226,7 +225,7 @@ impl Disk for PortableDisk {
     }
 
     fn reader(&self, segment: SegmentSeq) -> Arc<dyn SegmentReader> {
-        Arc::new(MappedSegment::new(self.files.path(segment)))
+        self.files.reader(segment)
     }
 }
 

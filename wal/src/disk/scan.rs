@@ -181,7 +181,7 @@ fn pieces(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>
 }
 
 /// True for what a device says of sectors it cannot give back.
-fn is_unreadable(error: &io::Error) -> bool {
+pub(crate) fn is_unreadable(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let known = [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::BADMSG, Errno::REMOTEIO];
     Errno::from_io_error(error).is_some_and(|errno| known.contains(&errno))

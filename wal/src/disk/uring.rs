@@ -26,7 +26,6 @@ use super::{
 };
 use crate::format::SegmentSeq;
 use crate::image::{Frozen, Image, ImagePool, ImageWriter};
-use crate::mapped::MappedSegment;
 use hashbrown::HashMap;
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 use std::fs::File;
@@ -408,7 +407,7 @@ impl Disk for UringDisk {
     }
 
     fn reader(&self, segment: SegmentSeq) -> Arc<dyn SegmentReader> {
-        Arc::new(MappedSegment::new(self.files.path(segment)))
+        self.files.reader(segment)
     }
 }
 
