@@ -7,6 +7,7 @@
 //! Fails:  an event with an error; the log decides that it is final. A driver never retries what failed.
 //! Source: RULES.md rules 9 (several writes in flight), 17 (no retry).
 
+mod driver;
 mod files;
 #[cfg(feature = "sim")]
 pub mod forgetful;
@@ -31,8 +32,8 @@ pub(crate) use files::{
     CORRUPT_SUFFIX, MANIFEST_NAME, atomic_write, is_nearly_a_segments, is_temporary, segment_name,
     segment_of, sync_dir,
 };
-pub(crate) use scan::{first_of, is_unreadable};
 pub use scan::{Scan, Scanned};
+pub(crate) use scan::{first_of, is_unreadable};
 
 /// Which driver writes the log.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -304,9 +305,8 @@ pub(crate) fn open(
     choice: DriverChoice,
 ) -> io::Result<Box<dyn Disk>> {
     let files = files::Files::probe(dir)?;
-    let images = uring::IMAGES_KEPT;
     if choice != DriverChoice::Portable {
-        match uring::UringDisk::open(files.clone(), segment_bytes, in_flight_max, images) {
+        match uring::open(files.clone(), segment_bytes, in_flight_max) {
             Ok(disk) => return Ok(Box::new(disk)),
             Err(error) if choice == DriverChoice::Uring => return Err(error),
             Err(error) => {
@@ -314,7 +314,7 @@ pub(crate) fn open(
             }
         }
     }
-    Ok(Box::new(portable::PortableDisk::open(files, segment_bytes, in_flight_max, images)?))
+    Ok(Box::new(portable::open(files, segment_bytes, in_flight_max)?))
 }
 
 /// True for errors that mean "no room now", which may pass.

@@ -10,47 +10,33 @@
 //! Source: RULES.md rule 9, W4, W15; io_uring_setup(2), io_uring_register(2).
 //!
 //! The `unsafe` here is sound for these reasons: the kernel reads a write's bytes until its completion is reaped.
-//! [`UringDisk::in_flight`] owns them (a [`Frozen`], which never changes and pins its image) from before
+//! [`UringWriter::in_flight`] owns them (a [`Frozen`], which never changes and pins its image) from before
 //! the submission until the completion, and the file descriptor stays open as long. `Drop` waits for all of
 //! them, all of which the ring knows; if the ring itself fails it leaks them instead. A registered image stays registered until the
-//! ring is gone, and the pool, which owns it, is dropped after the ring.
+//! ring is gone, and the driver's pool, which owns it, is dropped after its writer ([`Driver`]).
 
 #![allow(unsafe_code)]
 
+use super::driver::{Driver, IMAGES_KEPT, Writer};
 use super::files::Files;
-use super::maker::{Made, Maker, Signal};
-use super::scan::ReadAhead;
-use super::{
-    Disk, DiskEvent, DriverInfo, MakeSegment, Progress, RetireSegment, Scan, ScanFile, SegmentFile,
-    SegmentReader, WriteSegment, is_no_space, progress,
-};
+use super::maker::Signal;
+use super::{DiskEvent, DriverInfo, Progress, WriteSegment, progress};
 use crate::format::SegmentSeq;
-use crate::image::{Frozen, Image, ImagePool, ImageWriter};
+use crate::image::{Frozen, Image};
 use hashbrown::HashMap;
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, RawFd};
 
-/// The io_uring driver.
-pub(super) struct UringDisk {
-    // Fields drop in order: the ring goes before what it may have registered.
+/// Writes through a ring.
+pub(super) struct UringWriter {
     ring: IoUring,
     in_flight: HashMap<u64, InFlight>,
     open: Vec<OpenFile>,
-    pool: ImagePool,
     /// Per place in the pool: whether that image is registered under the same number.
     registered: Vec<bool>,
     sparse: bool,
-    maker: Maker,
-    orders: usize,
-    image_ordered: bool,
-    events: Vec<DiskEvent>,
-    signal: Arc<Signal>,
-    files: Files,
-    segment_bytes: usize,
 }
 
 struct OpenFile {
@@ -64,6 +50,8 @@ struct InFlight {
     segment: SegmentSeq,
     offset: u64,
     bytes: Frozen,
+    /// The number under which the image of the bytes is registered, if it is.
+    place: Option<u16>,
     /// Bytes already written by earlier, short attempts.
     from: usize,
 }
@@ -80,14 +68,17 @@ fn can_write(probe: Option<&Probe>) -> io::Result<()> {
     }
 }
 
-impl UringDisk {
-    pub(super) fn open(
-        files: Files,
-        segment_bytes: u64,
-        in_flight_max: usize,
-        images: usize,
-    ) -> io::Result<Self> {
-        let segment_bytes = usize::try_from(segment_bytes).expect("segments fit memory");
+/// The io_uring driver.
+pub(super) fn open(
+    files: Files,
+    segment_bytes: u64,
+    in_flight_max: usize,
+) -> io::Result<Driver<UringWriter>> {
+    Driver::open(files, segment_bytes, |signal| UringWriter::new(in_flight_max, signal))
+}
+
+impl UringWriter {
+    fn new(in_flight_max: usize, signal: &Signal) -> io::Result<Self> {
         let entries = u32::try_from(in_flight_max).expect("bounded").next_power_of_two().max(8);
         let ring = IoUring::builder()
             .setup_coop_taskrun()
@@ -100,64 +91,16 @@ impl UringDisk {
         let mut probe = Probe::new();
         let asked = ring.submitter().register_probe(&mut probe);
         can_write(asked.is_ok().then_some(&probe))?;
-        let signal = Signal::new()?;
         ring.submitter().register_eventfd(signal.fd().as_raw_fd())?;
         let sparse = ring
             .submitter()
-            .register_buffers_sparse(u32::try_from(images).expect("a few images"))
+            .register_buffers_sparse(u32::try_from(IMAGES_KEPT).expect("a few images"))
             .is_ok();
         if let Err(error) = ring.submitter().register_files_sparse(FILE_SLOTS.cast_unsigned()) {
             tracing::debug!(%error, "the ring has no table of files: writes name them by descriptor");
         }
-        let maker = Maker::start(files.clone(), Arc::clone(&signal))?;
-        let mut disk = Self {
-            ring,
-            in_flight: HashMap::with_capacity(in_flight_max),
-            open: Vec::new(),
-            pool: ImagePool::new(segment_bytes, images),
-            registered: Vec::with_capacity(images),
-            sparse,
-            maker,
-            orders: 0,
-            image_ordered: false,
-            events: Vec::new(),
-            signal,
-            files,
-            segment_bytes,
-        };
-        // The first image is waited for: open takes its time so that no write later pays for a cold one.
-        let image = Image::new(segment_bytes)?;
-        image.warm();
-        disk.add_image(image);
-        disk.order_image();
-        Ok(disk)
-    }
-
-    /// Pools a warm image and registers it under its place in the pool.
-    fn add_image(&mut self, image: Arc<Image>) {
-        let (base, len) = image.raw_parts();
-        let Some(place) = self.pool.add(image) else { return };
-        assert_eq!(place, self.registered.len(), "images are registered as they are pooled");
-        let iovec = libc::iovec { iov_base: base.cast(), iov_len: len };
-        let place = u32::try_from(place).expect("a few images");
-        let registered = self.sparse
-            && {
-                // SAFETY: `iovec` is one whole map, which the pool owns; the pool outlives the ring.
-                let update =
-                    unsafe { self.ring.submitter().register_buffers_update(place, &[iovec], None) };
-                if let Err(error) = &update {
-                    tracing::warn!(%error, "an image cannot be registered with the ring (RLIMIT_MEMLOCK?): it is written with plain writes");
-                }
-                update.is_ok()
-            };
-        self.registered.push(registered);
-    }
-
-    fn order_image(&mut self) {
-        if !self.image_ordered && self.pool.wants_another() {
-            self.image_ordered = true;
-            self.maker.warm_image(self.segment_bytes);
-        }
+        let in_flight = HashMap::with_capacity(in_flight_max);
+        Ok(Self { ring, in_flight, open: Vec::new(), registered: Vec::new(), sparse })
     }
 
     /// Queues the rest of write `token` for the kernel. If that fails, the kernel knows nothing of it.
@@ -170,19 +113,15 @@ impl UringDisk {
         let rest = &write.bytes[write.from..];
         let len = u32::try_from(rest.len()).expect("batches are below 4 GiB");
         let offset = write.offset + write.from as u64;
-        let place = self.pool.place(&write.bytes).filter(|place| self.registered[*place]);
         let (fd, flags) = match open.slot {
             Some(slot) => (types::Fd(slot), squeue::Flags::FIXED_FILE),
             None => (types::Fd(open.file.as_raw_fd()), squeue::Flags::empty()),
         };
-        let entry = match place {
-            Some(place) => {
-                let place = u16::try_from(place).expect("a few images");
-                opcode::WriteFixed::new(fd, rest.as_ptr(), len, place)
-                    .offset(offset)
-                    .rw_flags(libc::RWF_DSYNC)
-                    .build()
-            }
+        let entry = match write.place {
+            Some(place) => opcode::WriteFixed::new(fd, rest.as_ptr(), len, place)
+                .offset(offset)
+                .rw_flags(libc::RWF_DSYNC)
+                .build(),
             None => opcode::Write::new(fd, rest.as_ptr(), len)
                 .offset(offset)
                 .rw_flags(libc::RWF_DSYNC)
@@ -193,14 +132,6 @@ impl UringDisk {
         // bytes and lets go only in `reap`, and a file is closed only when no write to it is in flight.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         pushed.map_err(|_| io::Error::other("submission queue is full"))
-    }
-
-    /// Keeps a segment's file, in the ring's table if there is a place.
-    fn keep(&mut self, segment: SegmentSeq, file: File) {
-        let is_free = |slot: &i32| self.open.iter().all(|open| open.slot != Some(*slot));
-        let slot = (0..FILE_SLOTS).find(is_free);
-        let slot = slot.filter(|slot| self.set_slot(*slot, file.as_raw_fd()).is_ok());
-        self.open.push(OpenFile { segment, file, slot });
     }
 
     /// Closes the files of segments before `segment` that no write in flight needs.
@@ -231,11 +162,11 @@ impl UringDisk {
     }
 
     /// Takes completions off the ring.
-    fn reap(&mut self) -> io::Result<()> {
+    fn reap(&mut self, events: &mut Vec<DiskEvent>) -> io::Result<()> {
         let mut again = Vec::new();
         for completion in self.ring.completion() {
             let (token, result) = (completion.user_data(), completion.result());
-            if goes_on(&mut self.in_flight, &mut self.events, token, result) {
+            if goes_on(&mut self.in_flight, events, token, result) {
                 again.push(token);
             }
         }
@@ -246,118 +177,65 @@ impl UringDisk {
             if let Err(error) = self.queue(token) {
                 // The ring must know every write that counts as in flight, or its answer would never come.
                 self.in_flight.remove(&token);
-                self.events.push(DiskEvent::Written { token, result: Err(error) });
+                events.push(DiskEvent::Written { token, result: Err(error) });
             }
         }
         self.submit()
-    }
-
-    fn on_made(&mut self, made: Made) {
-        match made {
-            Made::Image(image) => {
-                self.image_ordered = false;
-                self.add_image(image);
-                self.order_image();
-            }
-            Made::Segment(segment, result) => {
-                let result = result.map(|(file, origin)| {
-                    self.keep(segment, file);
-                    origin
-                });
-                if !matches!(&result, Err(error) if is_no_space(error)) {
-                    self.orders -= 1;
-                }
-                self.events.push(DiskEvent::Made { segment, result });
-            }
-            Made::Retired(segment, result) => {
-                self.orders -= 1;
-                self.events.push(DiskEvent::Retired { segment, result });
-            }
-        }
     }
 }
 
-impl Disk for UringDisk {
-    fn info(&self) -> DriverInfo {
-        DriverInfo {
-            driver: "io_uring",
-            direct_io: self.files.past_cache(),
-            registered_buffers: !self.registered.is_empty() && self.registered.iter().all(|r| *r),
-        }
+impl Writer for UringWriter {
+    fn info(&self, direct_io: bool) -> DriverInfo {
+        let registered_buffers =
+            !self.registered.is_empty() && self.registered.iter().all(|registered| *registered);
+        DriverInfo { driver: "io_uring", direct_io, registered_buffers }
     }
 
-    fn path(&self, segment: SegmentSeq) -> PathBuf {
-        self.files.path(segment)
+    /// Keeps a segment's file, in the ring's table if there is a place.
+    fn keep(&mut self, segment: SegmentSeq, file: File) {
+        let is_free = |slot: &i32| self.open.iter().all(|open| open.slot != Some(*slot));
+        let slot = (0..FILE_SLOTS).find(is_free);
+        let slot = slot.filter(|slot| self.set_slot(*slot, file.as_raw_fd()).is_ok());
+        self.open.push(OpenFile { segment, file, slot });
     }
 
-    fn manifest_path(&self) -> PathBuf {
-        self.files.manifest_path()
+    /// Registers the image under its place in the pool.
+    fn register(&mut self, image: &Image, place: usize) {
+        let (base, len) = image.raw_parts();
+        assert_eq!(place, self.registered.len(), "images are registered as they are pooled");
+        let iovec = libc::iovec { iov_base: base.cast(), iov_len: len };
+        let place = u32::try_from(place).expect("a few images");
+        let registered = self.sparse
+            && {
+                // SAFETY: `iovec` is one whole map, which the driver's pool owns; the pool outlives the ring.
+                let update =
+                    unsafe { self.ring.submitter().register_buffers_update(place, &[iovec], None) };
+                if let Err(error) = &update {
+                    tracing::warn!(%error, "an image cannot be registered with the ring (RLIMIT_MEMLOCK?): it is written with plain writes");
+                }
+                update.is_ok()
+            };
+        self.registered.push(registered);
     }
 
-    fn manifest(&mut self) -> io::Result<Option<Vec<u8>>> {
-        self.files.manifest()
-    }
-
-    fn segments(&mut self) -> io::Result<Vec<SegmentFile>> {
-        self.files.segments()
-    }
-
-    fn read(&mut self, segment: SegmentSeq, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.files.read(segment, offset, out)
-    }
-
-    fn scan(&mut self, wanted: Vec<ScanFile>) -> io::Result<Box<dyn Scan>> {
-        Ok(Box::new(ReadAhead::start(self.files.clone(), wanted)?))
-    }
-
-    fn sync(&mut self, segment: SegmentSeq) -> io::Result<()> {
-        self.files.sync(segment)
-    }
-
-    fn remove(&mut self, segment: SegmentSeq) -> io::Result<()> {
-        self.files.remove(segment)
-    }
-
-    fn remove_temporary(&mut self) -> io::Result<()> {
-        self.files.remove_temporary()
-    }
-
-    fn make(&mut self, make: MakeSegment, urgent: bool) {
-        self.orders += 1;
-        self.maker.make(make, urgent);
-    }
-
-    fn retire(&mut self, retire: RetireSegment) {
-        self.orders += 1;
-        self.maker.retire(retire);
-    }
-
-    fn hurry(&mut self) {
-        self.maker.hurry();
-    }
-
-    fn chunks_made(&self) -> u64 {
-        self.maker.chunks_made()
-    }
-
-    fn image(&mut self) -> io::Result<ImageWriter> {
-        let image = self.pool.take();
-        self.order_image();
-        image
-    }
-
-    fn write(&mut self, write: WriteSegment) -> io::Result<()> {
+    fn write(&mut self, write: WriteSegment, place: Option<usize>) -> io::Result<()> {
         // Segments are written in order: those before this one are done with.
         self.close_before(write.segment);
-        let in_flight =
-            InFlight { segment: write.segment, offset: write.offset, bytes: write.bytes, from: 0 };
-        let before = self.in_flight.insert(write.token, in_flight);
-        assert!(before.is_none(), "token {} is in flight already", write.token);
-        if let Err(error) = self.queue(write.token) {
-            self.in_flight.remove(&write.token);
+        let WriteSegment { token, segment, offset, bytes } = write;
+        let place = place.filter(|place| self.registered[*place]);
+        let place = place.map(|place| u16::try_from(place).expect("a few images"));
+        let in_flight = InFlight { segment, offset, bytes, place, from: 0 };
+        let before = self.in_flight.insert(token, in_flight);
+        assert!(before.is_none(), "token {token} is in flight already");
+        if let Err(error) = self.queue(token) {
+            self.in_flight.remove(&token);
             return Err(error);
         }
         self.submit()
+    }
+
+    fn is_writing(&self) -> bool {
+        !self.in_flight.is_empty()
     }
 
     fn poll(&mut self, events: &mut Vec<DiskEvent>) -> io::Result<()> {
@@ -377,48 +255,21 @@ impl Disk for UringDisk {
                 _ => {}
             }
         }
-        self.reap()?;
-        while let Some(made) = self.maker.take() {
-            self.on_made(made);
+        self.reap(events)
+    }
+
+    fn wait(&mut self, events: &mut Vec<DiskEvent>) -> io::Result<()> {
+        match self.ring.submit_and_wait(1) {
+            Err(error) if !is_transient(&error) => Err(error),
+            _ => self.reap(events),
         }
-        events.append(&mut self.events);
-        Ok(())
-    }
-
-    fn wait(&mut self) -> io::Result<()> {
-        while self.events.is_empty() {
-            if !self.in_flight.is_empty() {
-                match self.ring.submit_and_wait(1) {
-                    Err(error) if !is_transient(&error) => return Err(error),
-                    _ => self.reap()?,
-                }
-            } else if self.orders > 0 {
-                let made = self.maker.wait()?;
-                self.on_made(made);
-            } else {
-                return Err(io::Error::other("nothing to wait for"));
-            }
-        }
-        Ok(())
-    }
-
-    fn readiness(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.signal.fd().as_fd())
-    }
-
-    fn reader(&self, segment: SegmentSeq) -> Arc<dyn SegmentReader> {
-        self.files.reader(segment)
     }
 }
 
-impl Drop for UringDisk {
+impl Drop for UringWriter {
     fn drop(&mut self) {
-        while !self.in_flight.is_empty() {
-            let waited = match self.ring.submit_and_wait(1) {
-                Err(error) if !is_transient(&error) => Err(error),
-                _ => self.reap(),
-            };
-            if let Err(error) = waited {
+        while self.is_writing() {
+            if let Err(error) = self.wait(&mut Vec::new()) {
                 // The kernel may still read them: better lost than given away.
                 tracing::error!(%error, "the ring failed while it was closed: the memory of writes in flight is leaked, for the kernel may still read it");
                 std::mem::forget(std::mem::take(&mut self.in_flight));
@@ -463,11 +314,10 @@ const ENTER_GETEVENTS: u32 = 1;
 /// The active segment, those before it with writes in flight, and the spares.
 const FILE_SLOTS: i32 = 8;
 const NO_FILE: RawFd = -1;
-/// Images kept warm: one active, one closing, one still borrowed from.
-pub(super) const IMAGES_KEPT: usize = 3;
 
 #[cfg(test)]
 mod tests {
+    use super::super::Disk;
     use super::*;
     use std::io::{PipeReader, Read};
 
@@ -478,9 +328,9 @@ mod tests {
 
     /// A driver whose one segment is a pipe: a write to it ends short when it fills, and waits while it is full.
     /// `None`, said aloud, without io_uring.
-    fn on_a_pipe(dir: &std::path::Path) -> Option<(UringDisk, PipeReader)> {
+    fn on_a_pipe(dir: &std::path::Path) -> Option<(Driver<UringWriter>, PipeReader)> {
         let files = Files::probe(dir).unwrap();
-        let mut disk = match UringDisk::open(files, BYTES as u64, 2, IMAGES_KEPT) {
+        let mut disk = match open(files, BYTES as u64, 2) {
             Ok(disk) => disk,
             Err(error) => {
                 println!("SKIPPED: io_uring: {error}");
@@ -488,7 +338,7 @@ mod tests {
             }
         };
         let (reader, writer) = std::io::pipe().unwrap();
-        disk.keep(SegmentSeq(1), File::from(std::os::fd::OwnedFd::from(writer)));
+        disk.writer.keep(SegmentSeq(1), File::from(std::os::fd::OwnedFd::from(writer)));
         Some((disk, reader))
     }
 
@@ -501,7 +351,7 @@ mod tests {
     }
 
     /// Starts a write of a whole image; returns what it writes.
-    fn start(disk: &mut UringDisk) -> Vec<u8> {
+    fn start(disk: &mut Driver<UringWriter>) -> Vec<u8> {
         let mut image = disk.image().unwrap();
         for (word, at) in image.tail_mut(0..BYTES).chunks_exact_mut(4).zip(0u32..) {
             word.copy_from_slice(&at.to_le_bytes());
@@ -515,28 +365,33 @@ mod tests {
     }
 
     /// Waits for the next completion.
-    fn complete_one(disk: &mut UringDisk) {
+    fn complete_one(disk: &mut Driver<UringWriter>) {
         let patience = types::Timespec::new().sec(30);
         let patience = types::SubmitArgs::new().timespec(&patience);
-        disk.ring.submitter().submit_with_args(1, &patience).expect("a completion");
-        assert_eq!(disk.ring.completion().len(), 1);
+        disk.writer.ring.submitter().submit_with_args(1, &patience).expect("a completion");
+        assert_eq!(disk.writer.ring.completion().len(), 1);
+    }
+
+    fn reap(disk: &mut Driver<UringWriter>) {
+        let Driver { writer, events, .. } = disk;
+        writer.reap(events).unwrap();
     }
 
     /// Takes in the next completion; returns how far the write has come, while it is under way.
-    fn reap_one(disk: &mut UringDisk) -> Option<usize> {
+    fn reap_one(disk: &mut Driver<UringWriter>) -> Option<usize> {
         complete_one(disk);
-        disk.reap().unwrap();
-        disk.in_flight.get(&TOKEN).map(|write| write.from)
+        reap(disk);
+        disk.writer.in_flight.get(&TOKEN).map(|write| write.from)
     }
 
     /// Makes the kernel answer the write, which waits for room in the pipe, at once, with an error: it has written
     /// nothing since its last answer.
-    fn interrupt(disk: &mut UringDisk) {
+    fn interrupt(disk: &mut Driver<UringWriter>) {
         let write = types::CancelBuilder::user_data(TOKEN);
-        disk.ring.submitter().register_sync_cancel(None, write).unwrap();
+        disk.writer.ring.submitter().register_sync_cancel(None, write).unwrap();
     }
 
-    fn outcome(disk: &mut UringDisk) -> io::Result<()> {
+    fn outcome(disk: &mut Driver<UringWriter>) -> io::Result<()> {
         let mut events = Vec::new();
         disk.poll(&mut events).unwrap();
         match (events.pop(), events.pop()) {
@@ -557,12 +412,12 @@ mod tests {
         for errno in [libc::EINTR, libc::EAGAIN] {
             interrupt(&mut disk);
             complete_one(&mut disk);
-            let completion = disk.ring.completion().next().unwrap();
+            let completion = disk.writer.ring.completion().next().unwrap();
             assert_eq!((completion.user_data(), completion.result()), (TOKEN, -libc::ECANCELED));
-            assert!(goes_on(&mut disk.in_flight, &mut disk.events, TOKEN, -errno));
-            assert_eq!(disk.in_flight[&TOKEN].from, PIPE_BYTES);
-            disk.queue(TOKEN).unwrap();
-            disk.submit().unwrap();
+            assert!(goes_on(&mut disk.writer.in_flight, &mut disk.events, TOKEN, -errno));
+            assert_eq!(disk.writer.in_flight[&TOKEN].from, PIPE_BYTES);
+            disk.writer.queue(TOKEN).unwrap();
+            disk.writer.submit().unwrap();
         }
         let (mut found, mut parts, mut before) = (vec![0; 20 << 10], 1, PIPE_BYTES);
         reader.read_exact(&mut found).unwrap();
@@ -612,7 +467,7 @@ mod tests {
         // If this fails, its drop is what waits.
         let mut disk = std::mem::ManuallyDrop::new(disk);
         let (mut other, writer) = std::io::pipe().unwrap();
-        disk.keep(SegmentSeq(2), File::from(std::os::fd::OwnedFd::from(writer)));
+        disk.writer.keep(SegmentSeq(2), File::from(std::os::fd::OwnedFd::from(writer)));
         start(&mut disk);
         let mut image = disk.image().unwrap();
         image.freeze(BYTES);
@@ -621,11 +476,11 @@ mod tests {
         disk.write(second).unwrap();
         let patience = types::Timespec::new().sec(30);
         let patience = types::SubmitArgs::new().timespec(&patience);
-        disk.ring.submitter().submit_with_args(2, &patience).expect("both end short");
-        disk.open.retain(|open| open.segment != SegmentSeq(1));
-        disk.reap().unwrap();
+        disk.writer.ring.submitter().submit_with_args(2, &patience).expect("both end short");
+        disk.writer.open.retain(|open| open.segment != SegmentSeq(1));
+        reap(&mut disk);
         assert!(matches!(&disk.events[..], [DiskEvent::Written { token: TOKEN, result: Err(_) }]));
-        assert_eq!(disk.in_flight.keys().collect::<Vec<_>>(), [&(TOKEN + 1)]);
+        assert_eq!(disk.writer.in_flight.keys().collect::<Vec<_>>(), [&(TOKEN + 1)]);
         drop(reader);
         let found = std::thread::scope(|scope| {
             let read = scope.spawn(move || {
