@@ -51,7 +51,8 @@
 //! the proof that a write is on disk, which only this crate makes.
 //!
 //! Where to go on: [`format_document`] has every byte on disk, `recovery.rs` the table of cases by which a log is opened,
-//! [`inspect`] the same judgement for a log that is only looked at, and [`disk`] the interface to the drivers.
+//! `judge.rs` the judgement itself, [`inspect`] the same judgement for a log that is only looked at, and [`disk`] the
+//! interface to the drivers.
 
 #![deny(unsafe_code)]
 
