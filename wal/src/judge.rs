@@ -54,6 +54,11 @@ pub(crate) trait Visitor {
     /// Reads the first `bytes` bytes of a segment once more: no decision rests on a single bad read.
     fn read_again(&mut self, file: &Segment, bytes: usize) -> io::Result<Box<dyn Scan>>;
 
+    /// Where a record stands on the disk that the groups' state has at `place`.
+    fn stands(&self, place: Position) -> Position {
+        place
+    }
+
     /// Hears of a segment file that could not be read.
     fn unread(&mut self, segment: SegmentSeq, source: io::Error) -> Result<(), Self::Stop>;
 
@@ -489,7 +494,7 @@ impl Judge {
             return Ok(());
         };
         let first = first.map_or(Position::ZERO, |seq| Position::new(seq, 0));
-        let at = behind.unwrap_or(first);
+        let at = behind.map_or(first, |place| visitor.stands(place));
         let what = format!("entry {} of group {} is missing", index.get(), id.get());
         let file = visitor.path(at.segment());
         let fault = Fault::new(Case::MissingEntries, None, file, what).at(at.offset() as usize);

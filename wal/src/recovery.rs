@@ -252,6 +252,8 @@ struct Replay<'a> {
     /// The records that are written again.
     tail: moved::Tail,
     moved: Moved,
+    /// Where each of these records will stand, and where it stands now, in order.
+    moved_places: Vec<(Position, Position)>,
     batches: u64,
     bytes: u64,
 }
@@ -275,6 +277,11 @@ impl Visitor for Replay<'_> {
 
     fn read_again(&mut self, file: &Segment, bytes: usize) -> io::Result<Box<dyn Scan>> {
         self.disk.scan(vec![ScanFile { segment: file.seq(), bytes: bytes as u64 }])
+    }
+
+    fn stands(&self, place: Position) -> Position {
+        let moved = self.moved_places.binary_search_by_key(&place, |(then, _)| *then);
+        moved.map_or(place, |n| self.moved_places[n].1)
     }
 
     fn unread(&mut self, segment: SegmentSeq, source: io::Error) -> Result<(), WalError> {
@@ -341,6 +348,7 @@ impl<'a> Replay<'a> {
             ended: None,
             tail: moved::Tail::default(),
             moved: Moved::default(),
+            moved_places: Vec::new(),
             batches: 0,
             bytes: 0,
         }
@@ -405,9 +413,11 @@ impl<'a> Replay<'a> {
         for (record, bytes, at) in tail.records(last.seed) {
             let place = MOVED_AT + moved.push(&record, bytes, seed);
             let place = u32::try_from(place).expect("segments are below 4 GiB");
+            let place = Position::new(next, place);
             judge
-                .apply(&record, Position::new(next, place), 0, 0)
+                .apply(&record, place, 0, 0)
                 .map_err(|bad| refusal(last.fault(Case::SenselessRecord, at, bad.0)))?;
+            self.moved_places.push((place, last.position(at)));
             let group = record.group().expect("only records of groups are kept");
             if groups.insert(group) {
                 moved.groups.push(group);
