@@ -42,7 +42,7 @@ pub(crate) struct Span {
 }
 
 /// Fills memory from a byte of a segment on.
-type Source<'a> = dyn Fn(u64, &mut [u8]) -> io::Result<()> + 'a;
+type Source<'a> = dyn FnMut(u64, &mut [u8]) -> io::Result<()> + 'a;
 
 impl ReadPlan {
     /// Reads. Gives at least one entry, and stops before [`Entry::cost_bytes`] of them pass `bytes_max`. May
@@ -81,12 +81,15 @@ impl Span {
         entries: &mut Vec<Entry>,
     ) -> Result<bool, ReadError> {
         let (left_before, entries_before) = (*left, entries.len());
-        match self.read_from(&|at, out| self.source.read(at, out), group, left, entries) {
+        let mut window = Window::default();
+        let mut source = |at, out: &mut [u8]| window.read(self, at, out);
+        match self.read_from(&mut source, group, left, entries) {
             Err(error) if is_doubtful(&error) => {
                 tracing::warn!(%error, "a read gave damaged bytes, or none: read once more");
                 *left = left_before;
                 entries.truncate(entries_before);
-                self.read_from(&|at, out| self.source.read_again(at, out), group, left, entries)
+                let mut source = |at, out: &mut [u8]| self.source.read_again(at, out);
+                self.read_from(&mut source, group, left, entries)
             }
             read => read,
         }
@@ -94,7 +97,7 @@ impl Span {
 
     fn read_from(
         &self,
-        source: &Source<'_>,
+        source: &mut Source<'_>,
         group: GroupId,
         left: &mut usize,
         entries: &mut Vec<Entry>,
@@ -172,7 +175,12 @@ impl Span {
         }
     }
 
-    fn copy(&self, source: &Source<'_>, behind: usize, out: &mut [u8]) -> Result<(), ReadError> {
+    fn copy(
+        &self,
+        source: &mut Source<'_>,
+        behind: usize,
+        out: &mut [u8],
+    ) -> Result<(), ReadError> {
         source(u64::from(self.place.offset()) + behind as u64, out)
             .map_err(|source| ReadError::Io { file: self.file.clone(), source })
     }
@@ -183,6 +191,37 @@ impl Span {
             offset: u64::from(self.place.offset()) + behind as u64,
             what: bad.0.to_owned(),
         })
+    }
+}
+
+/// The beginning of a record, of which a reader of files loads more than it was asked for: most records are small, and one
+/// system call is then enough for a record's head, its entries' headers and their payloads.
+#[derive(Default)]
+struct Window {
+    start: u64,
+    held: Vec<u8>,
+}
+
+impl Window {
+    fn read(&mut self, span: &Span, at: u64, out: &mut [u8]) -> io::Result<()> {
+        let is_first = self.held.is_empty() && self.start == 0;
+        let left = usize::try_from(span.segment_bytes.saturating_sub(at)).unwrap_or(usize::MAX);
+        let wanted = span.source.window_bytes().min(left);
+        if is_first && out.len() < wanted {
+            self.start = at;
+            self.held.resize(wanted, 0);
+            // The bytes behind the record may be unreadable where the record is not.
+            if span.source.read(at, &mut self.held).is_err() {
+                self.held.clear();
+            }
+        }
+        let from = at.checked_sub(self.start).and_then(|from| usize::try_from(from).ok());
+        let held = from.and_then(|from| self.held.get(from..)?.get(..out.len()));
+        match held {
+            Some(held) => out.copy_from_slice(held),
+            None => span.source.read(at, out)?,
+        }
+        Ok(())
     }
 }
 

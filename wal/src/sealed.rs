@@ -3,11 +3,11 @@
 //!
 //! In:     a sealed segment's file, opened when it is read.
 //! Out:    copies.
-//! Cost:   a system call per read, which may wait for the disk: on the reading thread, never on a shard's. Of all sealed
-//!         segments of a stream, the one that was read last stays open. A read loads only the pages it needs, because the
-//!         kernel's read-around is switched off: it may be megabytes, and the disk would serve those before the log's own
-//!         writes. If a reader says that it will read on ([`SegmentReader::ahead`]), as for a follower that catches up, the
-//!         next one to two mebibytes are loaded ahead.
+//! Cost:   a system call per read, which may wait for the disk: on the reading thread, never on a shard's. A record of less
+//!         than a block takes one. Of all sealed segments of a stream, the one that was read last stays open. A read loads
+//!         only the pages it needs, because the kernel's read-around is switched off: it may be megabytes, and the disk
+//!         would serve those before the log's own writes. If a reader says that it will read on
+//!         ([`SegmentReader::ahead`]), as for a follower that catches up, the next one to two mebibytes are loaded ahead.
 //! Fails:  with the file system's error, also where the device cannot read, and where somebody else has cut the file short.
 //! Source: RULES.md rules 32-35, C9, C12.
 
@@ -92,6 +92,10 @@ impl SegmentReader for SealedSegment {
         File::from(file).read_exact_at(image.tail_mut(blocks), from as u64)?;
         out.copy_from_slice(image.bytes(start - from..end - from));
         Ok(())
+    }
+
+    fn window_bytes(&self) -> usize {
+        BLOCK_BYTES
     }
 
     /// Asks the kernel to load the pages from `offset` to the end of the next window, and does not wait for them.

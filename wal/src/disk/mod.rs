@@ -191,6 +191,11 @@ pub trait SegmentReader: Send + Sync {
         self.read(offset, out)
     }
 
+    /// The number of bytes that are worth reading at once where fewer are needed; 0 if each read costs what it reads.
+    fn window_bytes(&self) -> usize {
+        0
+    }
+
     /// Says that the reader will read on from `offset` in order. The reader of the segment may use it to load ahead,
     /// or not.
     fn ahead(&self, _offset: u64) {}
