@@ -677,7 +677,7 @@ fn a_peer_with_commands_that_the_segments_here_do_not_hold_comes_up_on_no_lane()
         assert!(shard.refused.borrow().iter().all(|refusal| *refusal == Refusal::SmallSegments));
         assert!(shard.told.borrow().is_empty() && b.meter.stats().authenticated == 0);
         assert!(told.lock().unwrap().iter().all(|said| *said == (A, 1 << 20)));
-        let turned_away = b.shard.turned_away.borrow();
+        let turned_away = b.shard.turned_away.borrow().clone();
         assert!(turned_away.len() > 2);
         assert!(turned_away.iter().all(|said| *said == (A, Refusal::SmallSegments)));
         drop(outbound);
@@ -688,7 +688,7 @@ fn a_peer_with_commands_that_the_segments_here_do_not_hold_comes_up_on_no_lane()
         until(|| stats(&outbound, Lane::Append).refusals > 2).await;
         assert!(shard.told.borrow().is_empty() && shard.refused.borrow().is_empty());
         assert!(told.lock().unwrap().iter().all(|said| *said == (B, 1 << 20)));
-        let turned_away = shard.turned_away.borrow();
+        let turned_away = shard.turned_away.borrow().clone();
         assert!(turned_away.len() > 2);
         assert!(turned_away.iter().all(|said| *said == (B, Refusal::SmallSegments)));
         drop(outbound);
