@@ -241,7 +241,7 @@ pub const ALL: &[Bug] = &[
     ),
     bug(
         "earlier_processes_frames_heard",
-        200,
+        60,
         "a frame that waited while its peer restarted is heard after one of the new process (M14, N8)",
     ),
     bug(
