@@ -215,6 +215,14 @@ impl Platter {
 
     /// Counts an operation of the process of `era`: it may be the one that fails, or the power may have.
     pub(super) fn operate(&mut self, era: u64) -> io::Result<()> {
+        let fails = self.operation_fails_in == Some(0);
+        let operated = self.look(era);
+        self.failures += u64::from(fails && self.operation_fails_in.is_none());
+        operated
+    }
+
+    /// An operation whose failure costs the process nothing, because it tries once more: it is not counted as one.
+    pub(super) fn look(&mut self, era: u64) -> io::Result<()> {
         if era != self.era || !self.count_power() {
             return Err(io::Error::other("the power has failed"));
         }
@@ -222,7 +230,6 @@ impl Platter {
             Some(0) => {
                 logdrive_raft::reached!("operation failed");
                 self.operation_fails_in = None;
-                self.failures += 1;
                 Err(io::Error::other("simulated input/output error"))
             }
             Some(left) => {

@@ -54,7 +54,7 @@ impl Disk for SimDisk {
 
     fn read(&mut self, segment: SegmentSeq, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut platter = self.platter.lock();
-        platter.operate(self.era)?;
+        platter.look(self.era)?;
         let inode = platter.inode(Name::Segment(segment)).ok_or(io::ErrorKind::NotFound)?;
         platter.read(inode, offset, out)
     }
