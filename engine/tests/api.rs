@@ -320,7 +320,7 @@ impl Drop for Clinging {
 fn a_failed_machine_that_takes_long_to_drop_holds_up_nobody() {
     let home = tempfile::tempdir().unwrap();
     let node = open(&home.path().join("node"), 1);
-    let (let_go, told) = std::sync::mpsc::channel();
+    let (let_go, told) = std::sync::mpsc::sync_channel(1);
     let group = node.create(GROUP, alone(), Box::new(Clinging(told))).unwrap();
     let other = node.create(GroupId(8), alone(), Box::new(Lengths(0))).unwrap();
     group.wait_for_leader(PATIENCE).unwrap();
@@ -328,7 +328,7 @@ fn a_failed_machine_that_takes_long_to_drop_holds_up_nobody() {
     assert!(group.propose("four").wait().is_err());
     node.restart(GROUP, Box::new(Lengths(0))).unwrap();
     assert_eq!(
-        sum(&other.propose("four").wait_timeout(PATIENCE).ok().expect("held up").unwrap().reply),
+        sum(&other.propose("four").wait_timeout(PATIENCE).expect("held up").unwrap().reply),
         4
     );
     while group.state() != GroupState::Running {
@@ -336,7 +336,7 @@ fn a_failed_machine_that_takes_long_to_drop_holds_up_nobody() {
     }
     group.wait_for_leader(PATIENCE).unwrap();
     assert_eq!(
-        sum(&group.propose("four").wait_timeout(PATIENCE).ok().expect("held up").unwrap().reply),
+        sum(&group.propose("four").wait_timeout(PATIENCE).expect("held up").unwrap().reply),
         8
     );
     let_go.send(()).unwrap();
