@@ -88,12 +88,11 @@ pub(crate) fn outcome_of_write(
     result: io::Result<()>,
     sync: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
-    if result.is_err()
-        && (bug!("failed_write_taken_for_done") || (bug!("sync_retried") && sync().is_ok()))
-    {
-        return Ok(());
+    match result {
+        Err(_) if bug!("failed_write_taken_for_done") => Ok(()),
+        Err(_) if bug!("sync_retried") && sync().is_ok() => Ok(()),
+        outcome => outcome,
     }
-    result
 }
 
 /// How many of the writes in flight, oldest first, are durable: the contiguous prefix of those that are done, because a
