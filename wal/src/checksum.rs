@@ -7,6 +7,7 @@
 //! Fails:  never.
 //! Source: RFC 3720 §12.1 (the polynomial); the seed is RULES.md rule 2.
 
+use crate::rules;
 use crc_fast::{CrcAlgorithm, Digest};
 
 /// CRC-32C of `bytes`: the checksum an entry carries from its proposer to every log and state machine.
@@ -23,10 +24,7 @@ pub(crate) struct Seed(u32);
 impl Seed {
     /// The seed of the segment called `id`.
     pub(crate) fn of(id: u128) -> Self {
-        if logdrive_raft::bug!("no_segment_id_in_the_checksum") {
-            return Self(!0);
-        }
-        Self(checksum(&id.to_le_bytes()))
+        Self(rules::checksum_seed(id))
     }
 
     /// The checksum of `bytes` in this segment.

@@ -78,6 +78,7 @@ mod metrics;
 mod openings;
 mod read;
 mod recovery;
+mod rules;
 mod stream;
 
 pub use checksum::checksum;

@@ -47,7 +47,7 @@ use crate::format::{
 use crate::image::{Frozen, Image, ImageWriter};
 use crate::metrics::{Description, Metrics};
 use crate::recovery::{Recovered, replay};
-use crate::{Config, disk};
+use crate::{Config, disk, rules};
 use bytes::Bytes;
 use logdrive_raft::{Durable, Entry, GroupId, HardState, LogIndex, Term, WriteId};
 use std::os::fd::BorrowedFd;
@@ -484,17 +484,8 @@ impl Wal {
         match event {
             DiskEvent::Written { token, result } => {
                 let Some(segment) = self.pipeline.segment_of(token) else { return Ok(()) };
-                match result {
+                match rules::outcome_of_write(result, || self.disk.sync(segment)) {
                     Ok(()) => self.pipeline.finish(token),
-                    Err(_) if logdrive_raft::bug!("failed_write_taken_for_done") => {
-                        self.pipeline.finish(token);
-                    }
-                    Err(_)
-                        if logdrive_raft::bug!("sync_retried")
-                            && self.disk.sync(segment).is_ok() =>
-                    {
-                        self.pipeline.finish(token);
-                    }
                     Err(source) => return Err(self.fail(segment, "write", source)),
                 }
             }

@@ -18,6 +18,7 @@ use crate::format::{
 };
 use crate::group::Small;
 use crate::index::Placed;
+use crate::rules;
 use bytes::Bytes;
 use logdrive_raft::{Entry, GroupId, HardState, LogIndex, Term, WriteId};
 
@@ -58,21 +59,14 @@ impl Wal {
         if let Some(membership) = append.membership {
             self.append_small(group, Small::Membership(Bytes::copy_from_slice(membership)))?;
         }
-        if let Some(state) = append.hard_state
-            && !logdrive_raft::bug!("hard_state_behind_its_entries")
-        {
-            let commit = match logdrive_raft::bug!("commit_saved_past_its_entries") {
-                true => state.commit,
-                false => state.commit.min(self.accepted(append)),
-            };
+        if let Some(state) = append.hard_state.filter(|_| rules::hard_state_goes_first()) {
+            let commit = rules::commit_to_save(state.commit, self.accepted(append));
             self.append_small(group, Small::HardState(HardState { commit, ..state }))?;
         }
         for run in append.entries.chunk_by(|a, b| a.term == b.term) {
             self.append_run(group, run, None)?;
         }
-        if let Some(state) = append.hard_state
-            && logdrive_raft::bug!("hard_state_behind_its_entries")
-        {
+        if let Some(state) = append.hard_state.filter(|_| !rules::hard_state_goes_first()) {
             self.append_small(group, Small::HardState(state))?;
         }
         self.metrics.entries += append.entries.len() as u64;

@@ -51,6 +51,7 @@ use crate::format::{
 };
 use crate::group::Small;
 use crate::read::Span;
+use crate::rules;
 use logdrive_raft::{Entry, GroupId, LogIndex};
 use std::sync::Arc;
 
@@ -167,8 +168,7 @@ impl Wal {
         self.check_poisoned()?;
         self.space.forget_refusal(self.used());
         if let Carry::Landing(upto) = self.carrying.state
-            && (self.pipeline.durable() >= upto
-                || logdrive_raft::bug!("space_before_its_copies_are_durable"))
+            && rules::may_give_up(self.pipeline.durable(), upto)
         {
             self.retire();
         }
@@ -377,20 +377,14 @@ impl Wal {
 
     /// Writes a group's small records again if their latest stand in the victim; returns their bytes.
     fn carry_small(&mut self, group: GroupId, victim: SegmentSeq) -> Result<u64, WalError> {
-        if self.contents.is_tombstone_in(group, victim) {
-            if logdrive_raft::bug!("tombstone_dropped_early") {
-                return Ok(0);
-            }
+        if self.contents.is_tombstone_in(group, victim) && rules::tombstones_are_carried() {
             self.append_tombstone(group)?;
             self.tail.note_carried();
             return Ok(TOMBSTONE_RECORD_BYTES as u64);
         }
         let mut bytes = 0;
         let Some(state) = self.contents.group(group) else { return Ok(bytes) };
-        for small in state.small_in(victim) {
-            if logdrive_raft::bug!("space_without_carrying_the_vote") {
-                break;
-            }
+        for small in rules::small_records_to_carry(state.small_in(victim)) {
             logdrive_raft::reached!("hard state or membership carried forward");
             bytes += small.record_bytes() as u64;
             self.append_small(group, small)?;

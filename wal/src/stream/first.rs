@@ -16,6 +16,7 @@ use crate::disk::{DiskEvent, WriteSegment};
 use crate::error::WalError;
 use crate::format::{BLOCK_BYTES, FIRST_BATCH_AT, encode_filler};
 use crate::recovery::{MOVED_AT, Moved};
+use crate::rules;
 
 impl Wal {
     /// Puts records behind the start record. Where they are, recovery has told the index.
@@ -57,7 +58,7 @@ impl Wal {
         let segment = self.tail.seq();
         let start = FIRST_BATCH_AT as usize;
         let rest = start + BLOCK_BYTES..self.tail.closed();
-        if rest.is_empty() || logdrive_raft::bug!("start_record_before_what_it_moves") {
+        if !rules::start_record_waits_for(&rest) {
             return Ok(());
         }
         let write = WriteSegment {

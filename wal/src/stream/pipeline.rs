@@ -14,8 +14,9 @@
 use super::offset_u32;
 use super::tail::{Copied, Link, RunPlace};
 use crate::disk::WriteSegment;
-use crate::format::{FIRST_BATCH_AT, Position, SegmentSeq};
+use crate::format::{Position, SegmentSeq};
 use crate::image::Frozen;
+use crate::rules;
 use logdrive_raft::Durable;
 use std::collections::VecDeque;
 
@@ -139,11 +140,7 @@ impl Pipeline {
         is_made: impl FnOnce(SegmentSeq) -> bool,
     ) -> Option<WriteSegment> {
         let position = self.waiting.front()?.position;
-        // A segment's first write is started only when all writes before it are durable: so a bad batch in a
-        // segment that has a successor is damage, never a torn tail (rule 8).
-        let first = position.offset() == FIRST_BATCH_AT;
-        let early = logdrive_raft::bug!("segment_before_the_last_is_durable");
-        if (first && !early && !self.in_flight.is_empty()) || !is_made(position.segment()) {
+        if !rules::may_start(position, self.in_flight.len()) || !is_made(position.segment()) {
             return None;
         }
         let batch = self.waiting.pop_front().expect("looked at above");
@@ -168,9 +165,8 @@ impl Pipeline {
     /// The segment that the write called `token` goes to; `None` if the write counts as durable already.
     #[inline]
     pub(super) fn segment_of(&self, token: u64) -> Option<SegmentSeq> {
-        if logdrive_raft::bug!("durable_by_any_completion")
-            && self.in_flight.front().is_none_or(|first| token < first.batch.seq)
-        {
+        let oldest = self.in_flight.front().map(|write| write.batch.seq);
+        if rules::counted_before_its_end(token, oldest) {
             return None;
         }
         Some(self.in_flight[self.place(token)].batch.position.segment())
@@ -195,12 +191,7 @@ impl Pipeline {
     /// The number of batches that became durable: the contiguous prefix of finished writes.
     #[inline]
     pub(super) fn finished(&self) -> usize {
-        if logdrive_raft::bug!("durable_by_any_completion")
-            && self.in_flight.iter().any(|write| write.done)
-        {
-            return self.in_flight.len();
-        }
-        self.in_flight.iter().take_while(|write| write.done).count()
+        rules::durable_prefix(self.in_flight.iter().map(|write| write.done))
     }
 
     /// Takes the oldest batch in flight, which is one of [`Self::finished`]: it is durable.

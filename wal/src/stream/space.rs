@@ -48,6 +48,7 @@ use crate::format::{
     BLOCK_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, FORMAT_VERSION, HARD_STATE_RECORD_BYTES,
     RECORD_ALIGN_BYTES, SegmentHeader, SegmentSeq, is_segment_file_bytes, membership_record_bytes,
 };
+use crate::rules;
 use logdrive_raft::{Entry, EntryKind, GroupId};
 
 /// The space that a log takes on disk.
@@ -260,7 +261,7 @@ impl Space {
 
     /// See [`Wal::takes_now`].
     fn takes_now(&self, entries: &[Entry], used: Used) -> usize {
-        if self.supply.is_disk_full() || logdrive_raft::bug!("entries_wait_in_the_log") {
+        if self.supply.is_disk_full() || !rules::entries_wait_before_the_log() {
             return entries.len();
         }
         let (mut bytes, mut largest) = (SMALL_BYTES, 0);
