@@ -367,7 +367,7 @@ impl<'a> Replay<'a> {
                 }
                 Decision::Fence => {
                     let batch = flaw.limited_to.expect("the directory says which groups");
-                    if !logdrive_raft::bug!("damage_passed_over") {
+                    if crate::rules::damage_fences() {
                         self.fence_batch(file, at, &batch, case, flaw.what);
                     }
                     at += self.behind(&batch);
@@ -514,7 +514,7 @@ impl<'a> Replay<'a> {
             }
             Record::HardState { group, state } => {
                 let known = self.groups.get(group).is_some_and(|g| g.hard_state.term > Term::ZERO);
-                if logdrive_raft::bug!("recovery_keeps_the_first_vote") && known {
+                if !crate::rules::later_hard_state_counts(known) {
                     return Ok(());
                 }
                 self.set(*group, place, Small::HardState(*state))?;

@@ -96,9 +96,8 @@ impl<'a> Bytes<'a> {
             return Err(flaw(Part::Place, what, at..bytes.len()));
         };
         let whole = Batch { header, crc, body };
-        let what = if self.file.seed.checksum(body) != header.body_crc
-            && !logdrive_raft::bug!("batch_checksum_not_looked_at")
-        {
+        let body_crc = self.file.seed.checksum(body);
+        let what = if !crate::rules::is_body_whole(body_crc, header.body_crc) {
             Bad("batch body fails its checksum")
         } else {
             // The padding carries nothing, so its content does not matter.
@@ -126,7 +125,7 @@ impl<'a> Bytes<'a> {
         let is_vouched_for = sealed
             || (self.file.is_moved && at == FIRST_BATCH_AT as usize)
             || self.known_durable_behind(at) > self.file.position(at);
-        if is_vouched_for && !logdrive_raft::bug!("damage_cut_as_a_tail") {
+        if crate::rules::is_damage(is_vouched_for) {
             return match flaw.part {
                 Part::Body if flaw.readable => Case::DamagedBody,
                 Part::Body => Case::UnreadableBody,

@@ -114,7 +114,7 @@ pub(super) fn moved_from(
     next_bytes: u64,
     is_direct: bool,
 ) -> Option<usize> {
-    if !is_direct && logdrive_raft::bug!("page_cache_believed_by_an_open") {
+    if crate::rules::is_page_cache_believed(is_direct) {
         return None;
     }
     let first = FIRST_BATCH_AT as usize;
