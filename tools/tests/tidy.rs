@@ -48,6 +48,12 @@ const DURABLE_HOMES: &[&str] = &["wal/src/stream.rs", "engine/raft/"];
 
 const FILE_LINES_MAX: usize = 900;
 
+/// The folders whose mutations stand in few files, and these files.
+const MUTATION_HOMES: &[(&str, &[&str])] = &[
+    ("engine/raft/src/", &["engine/raft/src/rules.rs"]),
+    ("wal/src/", &["wal/src/rules.rs", "wal/src/disk/sim/"]),
+];
+
 /// Everything at the top of the repository; hidden files aside.
 const TOP_LEVEL: &[&str] = &[
     "ARCHITECTURE.md",
@@ -135,16 +141,14 @@ fn only_the_log_says_what_is_durable() {
     });
 }
 
-/// The files of the roles show the rules of the protocol, and nothing else.
+/// The files of the roles show the rules of the protocol, and those of the log the rules of the log, and nothing else.
 #[test]
-fn mutations_of_the_raft_core_stand_among_its_rules() {
-    check(|source| match source.path.starts_with("engine/raft/src/") {
-        true => source.outside(
-            &["engine/raft/src/rules.rs"],
-            |line| line.contains("bug!("),
-            "a mutation of the raft core",
-        ),
-        false => Vec::new(),
+fn mutations_of_the_raft_core_and_of_the_log_stand_among_their_rules() {
+    check(|source| {
+        let of = MUTATION_HOMES.iter().find(|(folder, _)| source.path.starts_with(folder));
+        let Some((_, homes)) = of else { return Vec::new() };
+        let is_mutation = |line: &str| has_word(line, "bug") && line.contains("bug!(");
+        source.outside(homes, is_mutation, "a mutation")
     });
 }
 
