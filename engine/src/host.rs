@@ -376,14 +376,8 @@ impl ShardHost {
         if self.shard.own_tails() {
             self.arrivals.inbox().wake();
         }
-        let room = match wal.room() {
-            // While a write is held for want of room, smaller writes must wait too, or they would overtake it for ever.
-            Room::Free if !self.held.is_empty() => held_for(&self.held),
-            room => room,
-        };
-        // Near the quota, room depends on space that the log is giving back, which may fail: nothing may queue for it.
-        let behind_bytes_max = if wal.is_near_quota() { 0 } else { limits::BEHIND_BYTES_MAX };
-        self.shard.set_log_room(room, behind_bytes_max);
+        let waiting = self.held.iter().map(|job| job.waits_for);
+        self.shard.set_log_room(wal.room(), wal.is_near_quota(), waiting);
         let (awaits_disk, answers) = (wal.awaits_disk(), wal.disk_answers());
         self.disk_silence.look(now, awaits_disk || self.awaits_segment(), answers);
         let is_stalled_beside = self.node.is_stalled_beside(self.index);
@@ -725,12 +719,6 @@ impl ShardHost {
             Err(error) => tracing::error!(%error, "the log failed while it fenced a damaged group"),
         }
     }
-}
-
-/// The state of the log that new writes meet while others wait: no room if one of those waits for room, else behind.
-fn held_for(held: &VecDeque<WriteJob>) -> Room {
-    let mut reasons = held.iter().map(|job| job.waits_for);
-    reasons.find(|why| *why != Room::Behind).unwrap_or(Room::Behind)
 }
 
 /// Appends one group's part, or the first entries of it; [`Room::Free`] if the log has all of it now, else why not.

@@ -12,6 +12,7 @@ mod stops;
 
 use super::{
     founding::FoundingNotices,
+    log_room::{LogRoom, RETRY_AFTER},
     proposals::{Answer, Stamps, Submission},
     replica::{Change, GroupView, Replica},
     room::Rooms,
@@ -26,10 +27,7 @@ use logdrive_raft::{
     Message, NodeId, Outgoing, Raft, Restored, RoomNotice, RoomSays, Term, TermRun, Ticks,
 };
 use logdrive_wal::Room;
-use std::{sync::Arc, time::Duration};
-
-/// A guess how long a full group, or a log that is behind, takes to have room again.
-const RETRY_AFTER: Duration = Duration::from_millis(10);
+use std::sync::Arc;
 
 /// Ticks of the protocol's timeouts.
 #[derive(Clone, Copy, Debug)]
@@ -68,22 +66,13 @@ pub(crate) struct Shard {
     dirty: Vec<u32>,
     due: Vec<u32>,
     wheel: Wheel,
-    /// Unless this is `Free`, proposals and entries are refused; votes and heartbeats go on.
-    log_room: Room,
-    /// Bytes of entries taken from leaders since the log was behind, and how many may be.
-    behind_bytes: usize,
-    behind_bytes_max: usize,
+    log_room: LogRoom,
     rooms: Rooms,
     founding_notices: FoundingNotices,
     /// The next time at which the shard looks for clients that have waited too long.
     overdue_at: Ticks,
-    /// Since when the log has had no room, and whether the node has given up its leaderships for that reason. `None`
-    /// once the log has room.
-    full: Option<(Ticks, bool)>,
     /// The groups here lead and stand: their log's disk answers.
     stands: bool,
-    /// No entry of more bytes fits the log.
-    entry_bytes_max: usize,
     limits: limits::OfGroup,
     /// Bytes of entries that all groups hold in memory, as of their last gathering.
     tail_bytes: usize,
@@ -109,15 +98,11 @@ impl Shard {
             dirty: Vec::new(),
             due: Vec::new(),
             wheel: Wheel::new(now),
-            log_room: Room::Free,
-            behind_bytes: 0,
-            behind_bytes_max: 0,
+            log_room: LogRoom::new(usize::MAX),
             rooms: Rooms::new(0, 1),
             founding_notices: FoundingNotices::default(),
             overdue_at: now,
-            full: None,
             stands: true,
-            entry_bytes_max: usize::MAX,
             limits: limits::OfGroup::REAL,
             tail_bytes: 0,
             owned: 0,
@@ -132,7 +117,7 @@ impl Shard {
 
     /// The largest payload the log takes.
     pub(crate) fn with_entry_bytes_max(mut self, bytes: usize) -> Self {
-        self.entry_bytes_max = bytes;
+        self.log_room = LogRoom::new(bytes);
         self
     }
 
@@ -239,38 +224,19 @@ impl Shard {
         self.replicas[slot as usize].stopped
     }
 
-    /// Takes in whether the log takes entries; a log that is behind takes up to `behind_bytes_max` from leaders. A
-    /// node whose log has had no room for an election timeout gives its leaderships up to nodes that may have room
-    /// (RULES.md W9). It does so once: if the others have none either, some node must go on leading (W10).
-    pub(crate) fn set_log_room(&mut self, room: Room, behind_bytes_max: usize) {
-        self.log_room = room;
-        self.behind_bytes_max = behind_bytes_max;
-        if room != Room::Behind {
-            self.behind_bytes = 0;
-        }
-        if self.has_room() {
+    /// Takes in what the log says of its room ([`LogRoom::look`]), and acts on it.
+    pub(crate) fn set_log_room(
+        &mut self,
+        room: Room,
+        is_near_quota: bool,
+        waiting: impl Iterator<Item = Room>,
+    ) {
+        self.log_room.look(room, is_near_quota, waiting, self.now);
+        if self.log_room.takes_entries() {
             self.rooms.tell_of_room();
         }
-        self.full = match room {
-            Room::Free => None,
-            Room::Behind => self.full,
-            Room::Reserve | Room::Quota => self.full.or(Some((self.now, false))),
-        };
-        if let Some((since, gave_way @ false)) = &mut self.full
-            && self.now.since(*since) >= self.timing.election_ticks
-        {
-            *gave_way = true;
+        if self.log_room.gives_way(self.now, self.timing.election_ticks) {
             self.give_way();
-        }
-    }
-
-    /// Whether entries from leaders are taken. A log that is merely behind takes some: dropped, they would have to be sent
-    /// again, and soon there is room.
-    fn has_room(&self) -> bool {
-        match self.log_room {
-            Room::Free => true,
-            Room::Behind => self.behind_bytes < self.behind_bytes_max,
-            Room::Reserve | Room::Quota => false,
         }
     }
 
@@ -342,18 +308,7 @@ impl Shard {
         let refusal = match slot.map(|slot| &self.replicas[slot as usize]) {
             None => Some(ProposeError::Stopped(StopCause::Absent)),
             Some(replica) if replica.stopped => Some(replica.refusal()),
-            Some(_) => match self.log_room {
-                Room::Free => None,
-                Room::Behind => Some(ProposeError::Overloaded { retry_after: RETRY_AFTER }),
-                Room::Reserve => {
-                    logdrive_raft::reached!("proposal refused for want of room");
-                    Some(ProposeError::DiskFull)
-                }
-                Room::Quota => {
-                    logdrive_raft::reached!("proposal refused by the log's quota");
-                    Some(ProposeError::LogFull)
-                }
-            },
+            Some(_) => self.log_room.refusal(),
         };
         match (slot, refusal) {
             (Some(slot), None) => {
@@ -435,28 +390,19 @@ impl Shard {
 
     /// Whether the log takes these entries now, or why not.
     fn take(&mut self, slot: u32, entries: &[Entry]) -> Result<(), RoomSays> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        if entries.iter().any(|entry| entry.payload.len() > self.entry_bytes_max) {
+        let taken = self.log_room.take(entries);
+        if taken == Err(RoomSays::TooLarge) {
             let replica = &mut self.replicas[slot as usize];
             if !std::mem::replace(&mut replica.has_met_too_large, true) {
-                let (group, max) = (replica.group.get(), self.entry_bytes_max);
+                let (group, max) = (replica.group.get(), self.log_room.entry_bytes_max());
                 tracing::error!(
                     group,
                     max,
                     "the leader's entry fits no segment here: the group stands still until this node has larger ones"
                 );
             }
-            return Err(RoomSays::TooLarge);
         }
-        if !self.has_room() {
-            return Err(RoomSays::Full);
-        }
-        if self.log_room == Room::Behind {
-            self.behind_bytes += entries.iter().map(Entry::cost_bytes).sum::<usize>();
-        }
-        Ok(())
+        taken
     }
 
     /// A peer says whether its log has room, or asks whether this one has. The group only tells which shard's log is
@@ -468,7 +414,7 @@ impl Shard {
         }
         let is_news = match notice.says {
             RoomSays::Asked => {
-                self.rooms.answer(from, group, self.has_room());
+                self.rooms.answer(from, group, self.log_room.takes_entries());
                 false
             }
             RoomSays::Full => self.rooms.fill(from, group, notice),

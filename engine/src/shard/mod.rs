@@ -5,6 +5,7 @@
 
 mod core;
 mod founding;
+mod log_room;
 mod proposals;
 mod replica;
 mod room;

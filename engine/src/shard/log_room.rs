@@ -1,0 +1,214 @@
+//! The room in this shard's own log: the one judge of what the shard takes while there is little.
+//!
+//! In:     what the log says of its room, and what the writes that it has not taken wait for; entries from leaders.
+//! Out:    whether proposals are taken, whether entries from leaders are, and when leaderships are given up.
+//! Cost:   a few comparisons; for entries, a sum over them.
+//! Fails:  never; want of room passes by itself.
+//! Source: RULES.md W9, W10, B2.
+//!
+//! Votes and heartbeats do not ask here: they go on from the log's reserve. Invariants:
+//! * proposals are taken only while the log takes entries and no write waits for it;
+//! * while the log has no room, entries from leaders are not taken; while it is merely behind, so many bytes are;
+//! * leaderships are given up once for each time that the log is without room.
+
+use crate::{ProposeError, limits};
+use logdrive_raft::{Entry, RoomSays, Ticks};
+use logdrive_wal::Room;
+use std::time::Duration;
+
+/// A guess how long a full group, or a log that is behind, takes to have room again.
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(10);
+
+/// The room in the log, as of the last [`Self::look`].
+pub(super) struct LogRoom {
+    room: Room,
+    /// Bytes of entries taken from leaders since the log was behind, and how many may be.
+    behind_bytes: usize,
+    behind_bytes_max: usize,
+    /// No entry of more bytes fits the log.
+    entry_bytes_max: usize,
+    /// `None` while the log has room.
+    full: Option<Full>,
+}
+
+/// The log has no room.
+struct Full {
+    since: Ticks,
+    /// The node has given up its leaderships for that reason.
+    has_given_way: bool,
+}
+
+impl LogRoom {
+    /// A log with room, which takes entries of up to `entry_bytes_max` bytes.
+    pub(super) fn new(entry_bytes_max: usize) -> Self {
+        Self { room: Room::Free, behind_bytes: 0, behind_bytes_max: 0, entry_bytes_max, full: None }
+    }
+
+    /// No entry of more bytes fits the log.
+    pub(super) fn entry_bytes_max(&self) -> usize {
+        self.entry_bytes_max
+    }
+
+    /// Takes in at `now` what the log says of its room, and what those writes wait for that it has not taken.
+    pub(super) fn look(
+        &mut self,
+        room: Room,
+        is_near_quota: bool,
+        waiting: impl Iterator<Item = Room>,
+        now: Ticks,
+    ) {
+        self.room = match room {
+            // While a write is held for want of room, smaller writes must wait too, or they would overtake it for ever.
+            Room::Free => worst_of(waiting),
+            room => room,
+        };
+        // Near the quota, room depends on space that the log is giving back, which may fail: nothing may queue for it.
+        self.behind_bytes_max = if is_near_quota { 0 } else { limits::BEHIND_BYTES_MAX };
+        if self.room != Room::Behind {
+            self.behind_bytes = 0;
+        }
+        match self.room {
+            Room::Free => self.full = None,
+            Room::Behind => {}
+            Room::Reserve | Room::Quota => {
+                self.full.get_or_insert(Full { since: now, has_given_way: false });
+            }
+        }
+    }
+
+    /// Whether entries from leaders are taken. A log that is merely behind takes some: dropped, they would have to be sent
+    /// again, and soon there is room.
+    #[inline]
+    pub(super) fn takes_entries(&self) -> bool {
+        match self.room {
+            Room::Free => true,
+            Room::Behind => self.behind_bytes < self.behind_bytes_max,
+            Room::Reserve | Room::Quota => false,
+        }
+    }
+
+    /// Takes these entries of a leader, or says why not.
+    #[inline]
+    pub(super) fn take(&mut self, entries: &[Entry]) -> Result<(), RoomSays> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        if entries.iter().any(|entry| entry.payload.len() > self.entry_bytes_max) {
+            return Err(RoomSays::TooLarge);
+        }
+        if !self.takes_entries() {
+            return Err(RoomSays::Full);
+        }
+        if self.room == Room::Behind {
+            self.behind_bytes += entries.iter().map(Entry::cost_bytes).sum::<usize>();
+        }
+        Ok(())
+    }
+
+    /// Why a proposal is refused; `None` if it is not.
+    #[inline]
+    pub(super) fn refusal(&self) -> Option<ProposeError> {
+        match self.room {
+            Room::Free => None,
+            Room::Behind => Some(ProposeError::Overloaded { retry_after: RETRY_AFTER }),
+            Room::Reserve => {
+                logdrive_raft::reached!("proposal refused for want of room");
+                Some(ProposeError::DiskFull)
+            }
+            Room::Quota => {
+                logdrive_raft::reached!("proposal refused by the log's quota");
+                Some(ProposeError::LogFull)
+            }
+        }
+    }
+
+    /// True once the log has had no room for an election timeout: the node then gives its leaderships up to nodes that
+    /// may have room (RULES.md W9). It does so once: if the others have none either, some node must go on leading (W10).
+    pub(super) fn gives_way(&mut self, now: Ticks, election_ticks: u64) -> bool {
+        match &mut self.full {
+            Some(Full { since, has_given_way: has_given_way @ false })
+                if now.since(*since) >= election_ticks =>
+            {
+                *has_given_way = true;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What new writes meet while others wait: no room if one of those waits for room, else a log that is behind.
+fn worst_of(waiting: impl Iterator<Item = Room>) -> Room {
+    let mut worst = Room::Free;
+    for why in waiting {
+        if why != Room::Behind {
+            return why;
+        }
+        worst = why;
+    }
+    worst
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use logdrive_raft::{EntryKind, LogIndex, Term};
+
+    fn entry(bytes: usize) -> [Entry; 1] {
+        let payload = Bytes::from(vec![0; bytes]);
+        let (term, index, kind) = (Term(1), LogIndex(1), EntryKind::Command);
+        [Entry { term, index, kind, checksum: 0, payload }]
+    }
+
+    fn looked(room: Room, waiting: &[Room]) -> LogRoom {
+        let mut log = LogRoom::new(1 << 20);
+        log.look(room, false, waiting.iter().copied(), Ticks(1));
+        log
+    }
+
+    /// RULES.md W9, B5: a small proposal that overtook a write that waits would be taken again and again before it.
+    #[test]
+    fn while_a_write_waits_for_the_log_no_proposal_is_taken() {
+        assert!(looked(Room::Free, &[]).refusal().is_none());
+        let waits_for = |waiting: &[Room]| looked(Room::Free, waiting).refusal();
+        assert!(matches!(waits_for(&[Room::Behind]), Some(ProposeError::Overloaded { .. })));
+        let waiting = [Room::Behind, Room::Quota, Room::Behind];
+        assert!(matches!(waits_for(&waiting), Some(ProposeError::LogFull)));
+        assert!(!looked(Room::Free, &waiting).takes_entries());
+    }
+
+    /// RULES.md W9.
+    #[test]
+    fn a_log_that_is_behind_takes_so_many_bytes_of_entries_and_none_near_its_quota() {
+        let mut log = looked(Room::Behind, &[]);
+        let (mut taken, some) = (0, entry(1 << 20));
+        while log.take(&some).is_ok() {
+            taken += some[0].cost_bytes();
+        }
+        assert!(taken >= limits::BEHIND_BYTES_MAX, "{taken} bytes");
+        assert!(taken < limits::BEHIND_BYTES_MAX + 2 * some[0].cost_bytes(), "{taken} bytes");
+        assert_eq!(log.take(&[]), Ok(()));
+        log.look(Room::Free, false, std::iter::empty(), Ticks(2));
+        log.look(Room::Behind, true, std::iter::empty(), Ticks(3));
+        assert_eq!(log.take(&some), Err(RoomSays::Full));
+        assert_eq!(log.take(&entry((1 << 20) + 1)), Err(RoomSays::TooLarge));
+    }
+
+    /// RULES.md W9, W10.
+    #[test]
+    fn leaderships_are_given_up_once_for_each_time_without_room() {
+        let mut log = looked(Room::Reserve, &[]);
+        assert!(!log.gives_way(Ticks(10), 10), "an election timeout has not passed");
+        assert!(log.gives_way(Ticks(11), 10));
+        // A log that is behind for a moment has not had room.
+        for room in [Room::Behind, Room::Quota] {
+            log.look(room, false, std::iter::empty(), Ticks(12));
+            assert!(!log.gives_way(Ticks(100), 10), "leaderships were given up twice");
+        }
+        log.look(Room::Free, false, std::iter::empty(), Ticks(101));
+        log.look(Room::Quota, false, std::iter::empty(), Ticks(102));
+        assert!(!log.gives_way(Ticks(103), 10));
+        assert!(log.gives_way(Ticks(112), 10));
+    }
+}
