@@ -49,6 +49,7 @@ pub(crate) fn open(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Nanos;
     use bytes::Bytes;
     use logdrive_raft::{Entry, EntryBatch, EntryKind, Term};
 
@@ -70,7 +71,7 @@ mod tests {
         };
         let entries = vec![entry(1, EntryKind::Noop), entry(2, EntryKind::Command)];
         let entries = EntryBatch::from_entries(entries).unwrap();
-        ApplyJob { slot: 0, entries, wanted: true, committed: 0 }
+        ApplyJob { slot: 0, entries, wanted: true, committed: Nanos::ZERO }
     }
 
     fn outcome(

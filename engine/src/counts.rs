@@ -22,6 +22,7 @@
 
 use crate::{
     Committed, Completions, Config, GroupId, MachineError, NodeId, Outcome, Replies, StateMachine,
+    clock::Nanos,
     host::{Outside, ShardHost},
     inbox::{Arrivals, Control},
     limits::{self, Limits, OfShard},
@@ -221,7 +222,7 @@ impl Trio {
                 checksum: 0,
                 payload: Bytes::from(vec![self.proposed.to_le_bytes()[0]; COMMAND_BYTES]),
             }),
-            at: self.began,
+            at: Nanos(self.began),
         };
         self.proposed += 1;
         self.nodes[leader_of(group)].submissions.push(submission);
@@ -318,7 +319,7 @@ impl Node {
 
     /// One turn, as the driver takes it.
     fn turn(&mut self, now: u64) {
-        self.outside.now.set(now);
+        self.outside.now.set(Nanos(now));
         for mut submission in self.submissions.drain(..) {
             // As `Group::submit` does on a thread that is not the shard's.
             if let Commands::One(command) = &mut submission.commands {
@@ -357,7 +358,7 @@ impl Node {
 
 /// The messages that a shard sends, framed as `logdrive-net` frames it.
 struct MemoryNetwork {
-    now: Cell<u64>,
+    now: Cell<Nanos>,
     /// By the receiver's place among the three, and lane.
     lanes: RefCell<[[(FrameWriter, BytesMut); LANES]; NODES]>,
 }
@@ -369,7 +370,7 @@ impl MemoryNetwork {
             (FrameWriter::new(origin), BytesMut::new())
         };
         let lanes = RefCell::new([(); NODES].map(|()| Lane::ALL.map(lane)));
-        Self { now: Cell::new(0), lanes }
+        Self { now: Cell::new(Nanos::ZERO), lanes }
     }
 
     fn carry(&mut self, to: usize, lane: usize, arrived: &mut Vec<u8>) {
@@ -397,7 +398,7 @@ impl Outside for MemoryNetwork {
         panic!("every entry is in memory")
     }
 
-    fn now(&self) -> u64 {
+    fn now(&self) -> Nanos {
         self.now.get()
     }
 

@@ -9,9 +9,9 @@
 
 use crate::{
     GroupId, NodeError, NodeEvent, NodeId, OpenError,
-    clock::now_ns,
+    clock::{self, Nanos},
     here,
-    host::{Outside, SEAL_LOOK_NS, ShardHost, Turned},
+    host::{Outside, SEAL_LOOK, ShardHost, Turned},
     inbox::{Arrivals, Control},
     links::LaneChange,
     panics,
@@ -255,10 +255,10 @@ impl Driver {
         }
     }
 
-    /// Wakes the shard once, after [`SEAL_LOOK_NS`], to see whether its log is idle and can be sealed. Started only
+    /// Wakes the shard once, after [`SEAL_LOOK`], to see whether its log is idle and can be sealed. Started only
     /// while something is left to seal, so that an idle shard sleeps.
     async fn look_at_idle_log(self: Rc<Self>) {
-        tokio::time::sleep(Duration::from_nanos(SEAL_LOOK_NS)).await;
+        tokio::time::sleep(SEAL_LOOK.into()).await;
         self.seal_look.set(false);
         self.arrivals.inbox().wake();
     }
@@ -308,8 +308,8 @@ impl Outside for Driver {
         }
     }
 
-    fn now(&self) -> u64 {
-        now_ns()
+    fn now(&self) -> Nanos {
+        clock::now()
     }
 
     fn lanes(&self) -> Vec<(NodeId, Lane, LaneStats)> {

@@ -7,7 +7,7 @@
 
 use crate::{
     Completions, GroupId, GroupStatus, Later, NodeId, Outcome, ProposeError, StopCause, blocking,
-    clock::now_ns,
+    clock::{self, Nanos},
     here,
     inbox::{Control, Inbox, NotTaken},
     shard::{Commands, GroupView, Submission},
@@ -125,9 +125,8 @@ impl Group {
     #[must_use]
     pub fn wait_for_leader(&self, timeout: Duration) -> Option<NodeId> {
         blocking::assert_may_block("waiting for a leader");
-        let nanoseconds = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        let until = now_ns().saturating_add(nanoseconds);
-        while self.leader().is_none() && now_ns() < until {
+        let until = clock::now().after(Nanos::from(timeout));
+        while self.leader().is_none() && clock::now() < until {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.leader()
@@ -216,8 +215,13 @@ impl Group {
         token: u64,
         commands: Commands,
     ) -> Result<(), ProposeError> {
-        let submission =
-            Submission { group: self.inner.id, sink: sink.clone(), token, commands, at: now_ns() };
+        let submission = Submission {
+            group: self.inner.id,
+            sink: sink.clone(),
+            token,
+            commands,
+            at: clock::now(),
+        };
         match here::submit(&self.inner.inbox, submission) {
             Ok(()) => Ok(()),
             Err(elsewhere) => self.inner.inbox.submit(elsewhere),

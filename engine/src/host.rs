@@ -15,6 +15,7 @@
 
 use crate::{
     GroupId, NodeError, NodeId, Outcome, ProposeError, Replies, StateMachine, apply,
+    clock::Nanos,
     inbox::{Arrivals, Control},
     limits,
     links::Links,
@@ -27,18 +28,16 @@ use crate::{
 };
 use hashbrown::{HashMap, HashSet};
 use logdrive_net::{Lane, LaneStats};
-use logdrive_raft::{
-    ConfigError, EntryBatch, EntryKind, FetchFor, LogIndex, Message, Ticks, WriteId,
-};
+use logdrive_raft::{ConfigError, EntryBatch, EntryKind, FetchFor, LogIndex, Message, WriteId};
 use logdrive_wal::{Append, Completed, Corrupt, Position, ReadError, Room, Wal, WalError};
 use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 /// However busy the disk, owed work leaves after this long, or after a heartbeat's time if that is less. If it were held up
 /// for an election timeout, a leader would lose its leadership.
-const GIVE_OUT_NS_MAX: u64 = 20_000_000;
+const GIVE_OUT_MAX: Nanos = Nanos::from_millis(20);
 
 /// A log with nothing to write for one to two of these is sealed: it gets an end mark (RULES.md rule 22).
-pub(crate) const SEAL_LOOK_NS: u64 = 5_000_000;
+pub(crate) const SEAL_LOOK: Nanos = Nanos::from_millis(5);
 
 /// The services that a turn needs of the world.
 pub(crate) trait Outside {
@@ -46,8 +45,8 @@ pub(crate) trait Outside {
     fn send(&self, peer: NodeId, lane: Lane, messages: &mut Vec<(GroupId, Message)>) -> bool;
     /// Reads old entries; gives the task back if there is no room now.
     fn read(&self, task: ReadTask) -> Result<(), ReadTask>;
-    /// The clock, ns.
-    fn now(&self) -> u64;
+    /// The clock.
+    fn now(&self) -> Nanos;
     /// Takes a task or a connection that is for this thread, not for its groups.
     fn take(&self, control: Control);
     /// The counts of the connections to peers.
@@ -66,7 +65,7 @@ pub(crate) trait Outside {
 /// The duties of the thread after a turn.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Turned {
-    /// Another turn is due after [`SEAL_LOOK_NS`], whatever arrives: the log is not sealed yet, and may be idle by then.
+    /// Another turn is due after [`SEAL_LOOK`], whatever arrives: the log is not sealed yet, and may be idle by then.
     pub(crate) looks_again: bool,
     /// That was the last one: nothing is promised any more, and everyone has been answered.
     pub(crate) has_stopped: bool,
@@ -96,14 +95,13 @@ pub(crate) struct ShardHost {
     /// The read of live entries that the log wants to carry forward, so that their segment can be given up; here while
     /// there is no room for it.
     carry: Option<ReadTask>,
-    given_out_at: u64,
+    given_out_at: Nanos,
     /// How long owed work may wait for a write slot.
-    give_out_ns: u64,
-    /// Where the unsealed log ended when it was last looked at, and when that was.
-    idle: (Position, u64),
+    give_out_after: Nanos,
+    idle: IdleLook,
     disk_silence: Silence,
     /// A silence of the disk after which the groups here lead nothing.
-    resign_ns: u64,
+    resign_after: Nanos,
     /// Writes that wait, in order within each group: any write while a segment is being made, and hard states without
     /// entries while there is no room. Nothing is promised on them before they are durable.
     held: VecDeque<WriteJob>,
@@ -113,6 +111,13 @@ pub(crate) struct ShardHost {
     held_groups: HashMap<GroupId, Room>,
     /// Groups whose entries were found damaged while the log ran, and where.
     fenced: HashMap<GroupId, Corrupt>,
+}
+
+/// A look at the log, for whether it is idle.
+struct IdleLook {
+    /// Where the unsealed log ended.
+    end: Position,
+    at: Nanos,
 }
 
 impl ShardHost {
@@ -131,7 +136,7 @@ impl ShardHost {
                 u32::try_from(node.inboxes.len()).expect("shards are counted in u32"),
             )
             .with_entry_bytes_max(wal.entry_bytes_max());
-        let (heartbeat_ns, resign_ns) = (node.heartbeat_ns, node.stall_limits.resign_ns);
+        let (heartbeat, resign_after) = (node.heartbeat, node.stall_limits.resign);
         Self {
             index,
             node,
@@ -148,11 +153,11 @@ impl ShardHost {
             replies: Replies::default(),
             reads: VecDeque::new(),
             carry: None,
-            given_out_at: 0,
-            give_out_ns: GIVE_OUT_NS_MAX.min(heartbeat_ns),
-            idle: (Position::ZERO, 0),
-            disk_silence: Silence::new(resign_ns, 0),
-            resign_ns,
+            given_out_at: Nanos::ZERO,
+            give_out_after: GIVE_OUT_MAX.min(heartbeat),
+            idle: IdleLook { end: Position::ZERO, at: Nanos::ZERO },
+            disk_silence: Silence::new(resign_after, Nanos::ZERO),
+            resign_after,
             held: VecDeque::new(),
             withdrawn: HashSet::new(),
             held_groups: HashMap::new(),
@@ -245,7 +250,7 @@ impl ShardHost {
 
     fn take_in(&mut self, outside: &impl Outside) -> Result<(), WalError> {
         let now = outside.now();
-        self.shard.set_clock(Ticks(now / self.node.tick_ns()));
+        self.shard.set_clock(self.node.ticks_at(now));
         if logdrive_raft::bug!("timers_before_frames") {
             self.shard.fire_timers();
         }
@@ -358,11 +363,11 @@ impl ShardHost {
     }
 
     /// Takes in the writes that have finished.
-    fn take_completions(&mut self, now: u64) -> Result<(), WalError> {
+    fn take_completions(&mut self, now: Nanos) -> Result<(), WalError> {
         let Some(wal) = &mut self.wal else { return Ok(()) };
-        wal.poll(now, &mut self.completed)?;
+        wal.poll(now.get(), &mut self.completed)?;
         for completed in self.completed.drain(..) {
-            let stamps = Stamps { submitted: completed.stamp, durable: now };
+            let stamps = Stamps { submitted: Nanos(completed.stamp), durable: now };
             for durable in completed.durable {
                 self.shard.durable(durable, stamps);
             }
@@ -454,7 +459,7 @@ impl ShardHost {
 
     /// The disk of this shard's log has been silent for too long to lead anything.
     fn is_stalled(&self) -> bool {
-        self.disk_silence.ns() >= self.resign_ns
+        self.disk_silence.time() >= self.resign_after
     }
 
     /// Writes wait for a segment that is being made: the disk owes it.
@@ -503,17 +508,17 @@ impl ShardHost {
     }
 
     /// Seals the log once nothing was written for a while, so that damage to its last batch is not taken for a
-    /// torn tail. True while there is something to seal, and room for it: look again after [`SEAL_LOOK_NS`].
-    fn seal_when_idle(&mut self, now: u64) -> Result<bool, WalError> {
+    /// torn tail. True while there is something to seal, and room for it: look again after [`SEAL_LOOK`].
+    fn seal_when_idle(&mut self, now: Nanos) -> Result<bool, WalError> {
         let Some(wal) = &mut self.wal else { return Ok(false) };
         if wal.is_sealed() {
             return Ok(false);
         }
-        if now.saturating_sub(self.idle.1) >= SEAL_LOOK_NS {
-            if wal.durable() == self.idle.0 {
-                wal.seal(now)?;
+        if now.since(self.idle.at) >= SEAL_LOOK {
+            if wal.durable() == self.idle.end {
+                wal.seal(now.get())?;
             }
-            self.idle = (wal.durable(), now);
+            self.idle = IdleLook { end: wal.durable(), at: now };
         }
         // Every event that makes room is followed by a turn.
         Ok(wal.room() == Room::Free)
@@ -522,9 +527,9 @@ impl ShardHost {
     /// Whether to give out now, or to let more come together: while every write slot is taken, nothing
     /// new could be written, and each turn costs its system calls however little it does. Every
     /// freed slot is followed by a turn. A stuck disk must not stop votes and heartbeats.
-    fn is_due(&mut self, now: u64) -> bool {
+    fn is_due(&mut self, now: Nanos) -> bool {
         let due = self.wal.as_ref().is_none_or(Wal::has_slot)
-            || now.saturating_sub(self.given_out_at) >= self.give_out_ns;
+            || now.since(self.given_out_at) >= self.give_out_after;
         if due {
             self.given_out_at = now;
         }
@@ -548,11 +553,11 @@ impl ShardHost {
                 }
                 if !submitted {
                     submitted = true;
-                    wal.submit(outside.now())?;
+                    wal.submit(outside.now().get())?;
                 }
             }
         }
-        if submitted { Ok(()) } else { wal.submit(outside.now()) }
+        if submitted { Ok(()) } else { wal.submit(outside.now().get()) }
     }
 
     /// Writes that wait are tried again.

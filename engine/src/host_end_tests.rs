@@ -81,7 +81,7 @@ fn a_command_is_counted_until_it_is_answered_whatever_the_answer_is() {
     let payload = Bytes::from_static(b"late");
     let command = Command { checksum: logdrive_wal::checksum(&payload), payload };
     let (sink, commands) = (trio.outcomes.clone(), Commands::One(command));
-    node.arrivals.submit(Submission { group: GROUP, sink, token: 0, commands, at: 1 });
+    node.arrivals.submit(Submission { group: GROUP, sink, token: 0, commands, at: Nanos(1) });
     assert!(host.turn(&node.outside).has_stopped);
     assert_eq!((trio.outcomes().len(), inbox.waiting()), (2, (0, 0)));
 }

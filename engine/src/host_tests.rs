@@ -37,7 +37,7 @@ const TAKE_OVER_TICKS: u64 = RESIGN_TICKS + RESIGN_TICKS / 8 + 4 * TIMING.electi
 
 #[derive(Default)]
 struct Said {
-    now: u64,
+    now: Nanos,
     messages: Vec<(NodeId, Message)>,
     reads: Vec<ReadTask>,
 }
@@ -54,7 +54,7 @@ impl Outside for RefCell<Said> {
         Ok(())
     }
 
-    fn now(&self) -> u64 {
+    fn now(&self) -> Nanos {
         self.borrow().now
     }
 
@@ -167,7 +167,7 @@ impl Trio {
                     }
                 }
             }
-            node.outside.borrow_mut().now = self.now * TICK_NS;
+            node.outside.borrow_mut().now = Nanos(self.now * TICK_NS);
             for task in std::mem::take(&mut node.outside.borrow_mut().reads) {
                 assert!(
                     node.arrivals.reads().push(task.run()).is_ok(),
@@ -223,7 +223,7 @@ impl Trio {
             sink: self.outcomes.clone(),
             token: 0,
             commands: Commands::One(Command { checksum, payload }),
-            at: 1,
+            at: Nanos(1),
         };
         let inbox = self.nodes[at].arrivals.inbox();
         let (commands, bytes) = submission.commands.cost();
@@ -494,11 +494,11 @@ fn a_log_without_room_is_not_looked_at_to_be_sealed() {
     assert!(wal(&trio, &|wal| wal.room() == Room::Reserve && !wal.is_sealed()));
     let seal =
         |trio: &mut Trio, now| trio.nodes[full].host.as_mut().unwrap().seal_when_idle(now).unwrap();
-    let now = trio.now * TICK_NS;
+    let now = Nanos(trio.now * TICK_NS);
     assert!(!seal(&mut trio, now), "it cannot be sealed");
     trio.nodes[full].platter.set_segments_left(None);
     trio.until("room", 500, |trio| wal(trio, &|wal| wal.room() == Room::Free && !wal.is_sealed()));
-    let now = trio.now * TICK_NS;
+    let now = Nanos(trio.now * TICK_NS);
     assert!(seal(&mut trio, now), "it can be sealed");
 }
 

@@ -532,7 +532,7 @@ mod tests {
     /// A turn holds up votes and heartbeats: it takes a part, and the shard is woken for the rest.
     #[test]
     fn a_turn_takes_a_bounded_part_of_what_waits_in_its_order() {
-        use crate::{Completions, Outcome, shard::Commands};
+        use crate::{Completions, Outcome, clock::Nanos, shard::Commands};
         use logdrive_raft::Command;
         struct Nobody;
         impl Completions for Nobody {
@@ -546,7 +546,7 @@ mod tests {
             sink: Arc::new(Nobody),
             token,
             commands: Commands::One(Command { checksum: 0, payload: vec![0; bytes].into() }),
-            at: 0,
+            at: Nanos::ZERO,
         };
         // Five of this thread, then two of another, one of them large.
         (0..5).for_each(|token| arrivals.submit(submission(token, 1)));

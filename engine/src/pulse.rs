@@ -6,46 +6,42 @@
 //! Fails:  never.
 //! Source: RULES.md rule 18, D3-D5.
 
+use crate::clock::Nanos;
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
-/// How long somebody has owed an answer, as one observer saw it. Between two looks at most `look_ns_max` counts, so
+/// How long somebody has owed an answer, as one observer saw it. Between two looks at most `look_max` counts, so
 /// that a process that was paused hears the answer before it judges (RULES.md D4, D5).
 #[derive(Debug)]
 pub(crate) struct Silence {
-    look_ns_max: u64,
-    looked_at: u64,
+    look_max: Nanos,
+    looked_at: Nanos,
     heard: u64,
-    ns: u64,
+    time: Nanos,
 }
 
 impl Silence {
     /// A silence that is compared with a limit. Between two looks at most an eighth of the limit counts, or twice the
-    /// distance of two looks (`look_ns`) if that is more: with less than that distance, the silence would be counted
-    /// too slowly.
-    pub(crate) fn new(limit_ns: u64, look_ns: u64) -> Self {
-        let look_ns_max = (limit_ns / 8).max(2 * look_ns).max(1);
-        Self { look_ns_max, looked_at: 0, heard: 0, ns: 0 }
+    /// distance of two looks if that is more: with less than that distance, the silence would be counted too slowly.
+    pub(crate) fn new(limit: Nanos, distance: Nanos) -> Self {
+        let look_max = Nanos((limit.get() / 8).max(2 * distance.get()).max(1));
+        Self { look_max, looked_at: Nanos::ZERO, heard: 0, time: Nanos::ZERO }
     }
 
-    /// `heard` counts the answers so far; `owed` says that there is another to come. Gives the silence in ns.
-    pub(crate) fn look(&mut self, now: u64, owed: bool, heard: u64) -> u64 {
-        let passed = now.saturating_sub(self.looked_at).min(self.look_ns_max);
+    /// `heard` counts the answers so far; `owed` says that there is another to come. Gives the silence.
+    pub(crate) fn look(&mut self, now: Nanos, owed: bool, heard: u64) -> Nanos {
+        let passed = now.since(self.looked_at).min(self.look_max);
         self.looked_at = now;
-        if owed && heard == self.heard {
-            self.ns = self.ns.saturating_add(passed);
-        } else {
-            self.ns = 0;
-        }
+        self.time = if owed && heard == self.heard { self.time.after(passed) } else { Nanos::ZERO };
         self.heard = heard;
-        self.ns
+        self.time
     }
 
     /// The silence at the last look.
-    pub(crate) fn ns(&self) -> u64 {
-        self.ns
+    pub(crate) fn time(&self) -> Nanos {
+        self.time
     }
 }
 
@@ -77,8 +73,7 @@ impl Pulse {
 
     /// A turn has taken so much processor time: told of those that are long.
     pub(crate) fn took(&self, time: Duration) {
-        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.longest_turn_ns.fetch_max(ns, Ordering::Relaxed);
+        self.longest_turn_ns.fetch_max(Nanos::from(time).get(), Ordering::Relaxed);
     }
 
     /// The processor time of the longest turn since [`Self::forget_turns`]; zero if none took a millisecond.
@@ -129,23 +124,23 @@ impl Pulse {
 /// How long a silence may be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallLimits {
-    pub(crate) warn_ns: u64,
-    pub(crate) resign_ns: u64,
-    pub(crate) fatal_ns: u64,
+    pub(crate) warn: Nanos,
+    pub(crate) resign: Nanos,
+    pub(crate) fatal: Nanos,
 }
 
 impl StallLimits {
     pub(crate) fn new(warn: Duration, resign: Duration, fatal: Option<Duration>) -> Self {
-        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        Self { warn_ns: ns(warn), resign_ns: ns(resign), fatal_ns: fatal.map_or(u64::MAX, ns) }
+        let fatal = fatal.map_or(Nanos::MAX, Nanos::from);
+        Self { warn: warn.into(), resign: resign.into(), fatal }
     }
 
-    pub(crate) fn least_ns(&self) -> u64 {
-        self.warn_ns.min(self.resign_ns)
+    pub(crate) fn least(&self) -> Nanos {
+        self.warn.min(self.resign)
     }
 
     /// Between two looks of the watchdog.
-    pub(crate) fn look_ns(&self) -> u64 {
-        (self.least_ns() / 16).clamp(1_000_000, 100_000_000)
+    pub(crate) fn look_distance(&self) -> Nanos {
+        Nanos(self.least().get() / 16).clamp(Nanos::from_millis(1), Nanos::from_millis(100))
     }
 }

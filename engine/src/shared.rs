@@ -10,6 +10,7 @@
 use crate::{
     Config, Group, GroupError, GroupId, LogIndex, NodeError, NodeEvent, NodeId, StateMachine,
     StopCause, Term, apply,
+    clock::Nanos,
     events::News,
     here,
     inbox::{Control, Inbox, NotTaken, shard_of},
@@ -26,7 +27,7 @@ use logdrive_net::{
     Accepted, ClusterId, Hello, InboundMeter, InboundStats, Lane,
     stores::{Acquaintances, Proof},
 };
-use logdrive_raft::{Durable, HardState, Restored};
+use logdrive_raft::{Durable, HardState, Restored, Ticks};
 use logdrive_wal::{Identity, RecoveredGroup};
 use std::{
     collections::BTreeMap,
@@ -46,7 +47,7 @@ pub(crate) struct Shared {
     client_address: String,
     pub(crate) tick: Duration,
     pub(crate) timing: Timing,
-    pub(crate) heartbeat_ns: u64,
+    pub(crate) heartbeat: Nanos,
     pub(crate) stall_limits: StallLimits,
     pub(crate) stall_ends_process: bool,
     pub(crate) limits: Limits,
@@ -110,7 +111,7 @@ impl Shared {
             client_address: config.client_address.clone(),
             tick: config.tick,
             timing: config.timing(),
-            heartbeat_ns: u64::try_from(config.heartbeat.as_nanos()).unwrap_or(u64::MAX),
+            heartbeat: config.heartbeat.into(),
             stall_limits: config.stall_limits(),
             stall_ends_process: config.stall_ends_process,
             limits,
@@ -317,8 +318,9 @@ impl Shared {
         }
     }
 
-    pub(crate) fn tick_ns(&self) -> u64 {
-        u64::try_from(self.tick.as_nanos()).unwrap_or(u64::MAX)
+    /// A moment of the clock in whole ticks.
+    pub(crate) fn ticks_at(&self, now: Nanos) -> Ticks {
+        Ticks(now.get() / Nanos::from(self.tick).get())
     }
 
     /// Gives an accepted connection to the shard that is to read it.

@@ -6,6 +6,7 @@
 //!         recorded per thread, merged when read.
 //! Fails:  never; times over 100 s count as 100 s.
 
+use crate::clock::Nanos;
 use hdrhistogram::Histogram;
 
 /// Percentiles of one stage of a proposal's time, in microseconds.
@@ -32,27 +33,27 @@ pub(crate) const STAGES: [&str; 7] =
 
 const NS_MAX: u64 = 100_000_000_000;
 
-/// When one proposal passed from stage to stage, ns. Zero: it has not been seen to (yet).
+/// When one proposal passed from stage to stage. [`Nanos::ZERO`]: it has not been seen to (yet).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Moments {
     /// Submitted by the caller.
-    pub(crate) entered: u64,
+    pub(crate) entered: Nanos,
     /// Appended to the group's log in memory.
-    pub(crate) proposed: u64,
+    pub(crate) proposed: Nanos,
     /// Its log write was submitted.
-    pub(crate) submitted: u64,
+    pub(crate) submitted: Nanos,
     /// Its log write was durable here.
-    pub(crate) durable: u64,
+    pub(crate) durable: Nanos,
     /// Known committed.
-    pub(crate) committed: u64,
+    pub(crate) committed: Nanos,
     /// The machine has applied it.
-    pub(crate) applied: u64,
+    pub(crate) applied: Nanos,
 }
 
 impl Moments {
     /// The time it spent in each stage and in all, in the order of [`STAGES`]. A quorum may commit before this node's own
     /// write is durable: a stage that ended after the commit is cut there.
-    fn times(&self, replied: u64) -> [u64; STAGES.len()] {
+    fn times(&self, replied: Nanos) -> [Nanos; STAGES.len()] {
         let ends = [
             self.proposed,
             or(self.submitted, self.committed).min(self.committed),
@@ -61,14 +62,14 @@ impl Moments {
             self.applied,
             replied,
         ];
-        let mut times = [0; STAGES.len()];
+        let mut times = [Nanos::ZERO; STAGES.len()];
         let mut at = self.entered;
         for (time, end) in times.iter_mut().zip(ends) {
             let end = end.max(at);
-            *time = end - at;
+            *time = end.since(at);
             at = end;
         }
-        times[STAGES.len() - 1] = at - self.entered;
+        times[STAGES.len() - 1] = at.since(self.entered);
         times
     }
 }
@@ -91,27 +92,27 @@ impl Stages {
 
     /// Records proposals whose answers leave at `replied`. Those of one log write share most of their moments, so equal
     /// times that follow one another are one update.
-    pub(crate) fn record<'a>(&mut self, all: impl Iterator<Item = &'a Moments>, replied: u64) {
+    pub(crate) fn record<'a>(&mut self, all: impl Iterator<Item = &'a Moments>, replied: Nanos) {
         let mut all = all.peekable();
         if all.peek().is_none() {
             return;
         }
         let histograms = self.histograms();
-        let mut runs = [(0, 0); STAGES.len()];
+        let mut runs = [Run::default(); STAGES.len()];
         for moments in all {
             for (at, time) in moments.times(replied).into_iter().enumerate() {
-                let (before, count) = &mut runs[at];
-                if time != *before {
-                    if *count > 0 {
-                        histograms[at].saturating_record_n(*before, *count);
+                let run = &mut runs[at];
+                if time != run.time {
+                    if run.count > 0 {
+                        histograms[at].saturating_record_n(run.time.get(), run.count);
                     }
-                    (*before, *count) = (time, 0);
+                    *run = Run { time, count: 0 };
                 }
-                *count += 1;
+                run.count += 1;
             }
         }
-        for (histogram, (time, count)) in histograms.iter_mut().zip(runs) {
-            histogram.saturating_record_n(time, count);
+        for (histogram, run) in histograms.iter_mut().zip(runs) {
+            histogram.saturating_record_n(run.time.get(), run.count);
         }
     }
 
@@ -143,8 +144,15 @@ impl Stages {
     }
 }
 
-fn or(moment: u64, other: u64) -> u64 {
-    if moment == 0 { other } else { moment }
+/// Proposals in a row that spent the same time in a stage.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    time: Nanos,
+    count: u64,
+}
+
+fn or(moment: Nanos, other: Nanos) -> Nanos {
+    if moment == Nanos::ZERO { other } else { moment }
 }
 
 #[cfg(test)]
@@ -155,14 +163,14 @@ mod tests {
     fn stages_add_up_to_the_total() {
         let mut stages = Stages::default();
         let moments = Moments {
-            entered: 1_000,
-            proposed: 1_100,
-            submitted: 1_300,
-            durable: 1_900,
-            committed: 2_000,
-            applied: 2_050,
+            entered: Nanos(1_000),
+            proposed: Nanos(1_100),
+            submitted: Nanos(1_300),
+            durable: Nanos(1_900),
+            committed: Nanos(2_000),
+            applied: Nanos(2_050),
         };
-        stages.record([moments].iter(), 2_075);
+        stages.record([moments].iter(), Nanos(2_075));
         let means: Vec<f64> = stages.summaries().iter().map(|stage| stage.mean_us).collect();
         let (total, parts) = means.split_last().unwrap();
         assert!((parts.iter().sum::<f64>() - total).abs() < 0.01 * total, "{means:?}");
@@ -171,22 +179,22 @@ mod tests {
     #[test]
     fn equal_times_in_a_row_are_counted_each() {
         let moments = |entered, applied| Moments {
-            entered,
-            proposed: 1_100,
-            submitted: 1_300,
-            durable: 1_900,
-            committed: 2_000,
-            applied,
+            entered: Nanos(entered),
+            proposed: Nanos(1_100),
+            submitted: Nanos(1_300),
+            durable: Nanos(1_900),
+            committed: Nanos(2_000),
+            applied: Nanos(applied),
         };
         let all = [(1_000, 2_100), (1_000, 2_100), (1_050, 2_100), (1_000, 2_200), (1_100, 2_200)]
             .map(|(entered, applied)| moments(entered, applied));
         let (mut together, mut alone) = (Stages::default(), Stages::default());
-        together.record(all.iter(), 2_300);
-        all.iter().for_each(|moments| alone.record(std::iter::once(moments), 2_300));
+        together.record(all.iter(), Nanos(2_300));
+        all.iter().for_each(|moments| alone.record(std::iter::once(moments), Nanos(2_300)));
         assert_eq!(together.summaries(), alone.summaries());
         assert!(together.summaries().iter().all(|stage| stage.count == 5));
         let mut none = Stages::default();
-        none.record(std::iter::empty(), 2_300);
+        none.record(std::iter::empty(), Nanos(2_300));
         assert!(none.histograms.is_empty(), "nothing is recorded, and no memory taken");
     }
 
@@ -194,14 +202,14 @@ mod tests {
     fn a_commit_before_the_own_write_ends_the_write_stage() {
         let mut stages = Stages::default();
         let moments = Moments {
-            entered: 1_000,
-            proposed: 1_000,
-            submitted: 0,
-            durable: 0,
-            committed: 5_000,
-            applied: 5_000,
+            entered: Nanos(1_000),
+            proposed: Nanos(1_000),
+            submitted: Nanos(0),
+            durable: Nanos(0),
+            committed: Nanos(5_000),
+            applied: Nanos(5_000),
         };
-        stages.record([moments].iter(), 5_000);
+        stages.record([moments].iter(), Nanos(5_000));
         let summaries = stages.summaries();
         let by_name = |name| summaries.iter().find(|s| s.name == name).unwrap().mean_us;
         assert!(by_name("log_wait") > 3.9 && by_name("peer") < 0.01);

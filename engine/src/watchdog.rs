@@ -17,7 +17,7 @@
 
 use crate::{
     NodeError,
-    clock::now_ns,
+    clock::{self, Nanos},
     pulse::{Pulse, Silence, StallLimits},
     shared::Shared,
 };
@@ -27,10 +27,10 @@ use std::time::Duration;
 /// Watches until `stop`'s other end is gone.
 pub(crate) fn run(node: &Shared, stop: &Receiver<()>) {
     let mut watchdog = Watchdog::new(node);
-    let pause = Duration::from_nanos(node.stall_limits.look_ns());
+    let pause = Duration::from(node.stall_limits.look_distance());
     while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(pause) {
-        for (shard, Finding { stage, what, ns }) in watchdog.look(now_ns(), node) {
-            let time = Duration::from_nanos(ns);
+        for (shard, Finding { stage, what, time }) in watchdog.look(clock::now(), node) {
+            let time = Duration::from(time);
             match stage {
                 Stage::Quiet => tell(format!("shard {shard} goes on after a stall: {what}")),
                 Stage::Slow => tell(format!("shard {shard}: {what} for {time:.1?}")),
@@ -59,7 +59,7 @@ impl Watchdog {
 
     /// Looks at every shard; what is new, by shard. A shard that has been silent for too long leads nothing, and at
     /// last the node has failed.
-    pub(crate) fn look(&mut self, now: u64, node: &Shared) -> Vec<(usize, Finding)> {
+    pub(crate) fn look(&mut self, now: Nanos, node: &Shared) -> Vec<(usize, Finding)> {
         let mut found = Vec::new();
         for (shard, (watch, pulse)) in self.0.iter_mut().zip(&node.pulses).enumerate() {
             let Some(finding) = watch.look(now, pulse, &node.stall_limits) else { continue };
@@ -67,7 +67,7 @@ impl Watchdog {
                 pulse.set_stalled();
             }
             if finding.stage == Stage::Fatal {
-                let time = Duration::from_nanos(finding.ns);
+                let time = finding.time.into();
                 let number = u32::try_from(shard).expect("shards are counted in u32");
                 node.fail(NodeError::Stalled { shard: number, what: finding.what, time });
             }
@@ -115,7 +115,7 @@ pub(crate) enum Stage {
 pub(crate) struct Finding {
     pub(crate) stage: Stage,
     what: &'static str,
-    ns: u64,
+    time: Nanos,
 }
 
 impl Finding {
@@ -128,28 +128,28 @@ impl Finding {
 
 impl Watch {
     fn new(limits: &StallLimits) -> Self {
-        let silence = || Silence::new(limits.least_ns(), limits.look_ns());
+        let silence = || Silence::new(limits.least(), limits.look_distance());
         Self { disk: silence(), thread: silence(), stage: Stage::Quiet }
     }
 
     /// The new finding, if there is one.
-    fn look(&mut self, now: u64, pulse: &Pulse, limits: &StallLimits) -> Option<Finding> {
+    fn look(&mut self, now: Nanos, pulse: &Pulse, limits: &StallLimits) -> Option<Finding> {
         let is_alive = pulse.is_alive();
         let owed = is_alive && pulse.is_owed();
         let disk = self.disk.look(now, owed, pulse.answers());
         let thread = self.thread.look(now, is_alive, pulse.turns());
-        let (ns, what) = if thread >= disk { (thread, NO_TURN) } else { (disk, NO_ANSWER) };
-        let stage = match ns {
-            _ if ns >= limits.fatal_ns => Stage::Fatal,
-            _ if ns >= limits.resign_ns => Stage::Resigned,
-            _ if ns >= limits.warn_ns => Stage::Slow,
+        let (time, what) = if thread >= disk { (thread, NO_TURN) } else { (disk, NO_ANSWER) };
+        let stage = match time {
+            _ if time >= limits.fatal => Stage::Fatal,
+            _ if time >= limits.resign => Stage::Resigned,
+            _ if time >= limits.warn => Stage::Slow,
             _ => Stage::Quiet,
         };
         let was = std::mem::replace(&mut self.stage, stage);
         (stage > was || (stage == Stage::Quiet && was > stage)).then_some(Finding {
             stage,
             what: if stage == Stage::Quiet { ANSWERS_AGAIN } else { what },
-            ns,
+            time,
         })
     }
 }
@@ -165,16 +165,18 @@ const GRACE: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
 
-    const MS: u64 = 1_000_000;
-    const LIMITS: StallLimits =
-        StallLimits { warn_ns: 160 * MS, resign_ns: 320 * MS, fatal_ns: 1_600 * MS };
+    const LIMITS: StallLimits = StallLimits {
+        warn: Nanos::from_millis(160),
+        resign: Nanos::from_millis(320),
+        fatal: Nanos::from_millis(1_600),
+    };
 
     /// Looks every 10 ms from `from` on, in ms, `looks` times; gives the stages entered and when.
     fn watch(watch: &mut Watch, pulse: &Pulse, from: u64, looks: u64) -> Vec<(u64, Stage)> {
         (1..=looks)
             .filter_map(|n| {
                 let now = from + n * 10;
-                watch.look(now * MS, pulse, &LIMITS).map(|found| (now, found.stage))
+                watch.look(Nanos::from_millis(now), pulse, &LIMITS).map(|found| (now, found.stage))
             })
             .collect()
     }
@@ -183,12 +185,13 @@ mod tests {
     /// Less counted between two looks than passes between them: a fatal limit of 20 s took 40.
     #[test]
     fn a_small_limit_for_the_first_line_slows_no_other() {
-        let limits = StallLimits { warn_ns: MS, ..LIMITS };
+        let limits = StallLimits { warn: Nanos::from_millis(1), ..LIMITS };
         let pulse = Pulse::default();
         pulse.beat(7, true, false);
         let mut shard = Watch::new(&limits);
+        let looks_at = |n: u64| Nanos(n * limits.look_distance().get());
         let entered: Vec<_> = (1..2_000)
-            .filter_map(|n| Some((n, shard.look(n * limits.look_ns(), &pulse, &limits)?.stage)))
+            .filter_map(|n| Some((n, shard.look(looks_at(n), &pulse, &limits)?.stage)))
             .collect();
         assert_eq!(entered, [(2, Stage::Slow), (321, Stage::Resigned), (1_601, Stage::Fatal)]);
     }
@@ -213,7 +216,9 @@ mod tests {
         let mut stages = Vec::new();
         for n in 1..=200 {
             pulse.beat(7, true, false);
-            stages.extend(shard.look(n * 10 * MS, &pulse, &LIMITS).map(|found| found.what));
+            stages.extend(
+                shard.look(Nanos::from_millis(n * 10), &pulse, &LIMITS).map(|found| found.what),
+            );
         }
         assert_eq!(stages, [NO_ANSWER; 3]);
     }

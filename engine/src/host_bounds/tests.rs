@@ -26,9 +26,9 @@ fn settle(shard: &mut Shard, acked: &mut HashSet<(NodeId, GroupId)>) {
     use logdrive_raft::{AppendReply, PreVoteReply, VoteReply};
     let mut round = shard.round();
     while shard.is_dirty() {
-        shard.gather(1, &mut round);
+        shard.gather(Nanos(1), &mut round);
         for job in round.writes.drain(..) {
-            let stamps = Stamps { submitted: 1, durable: 1 };
+            let stamps = Stamps { submitted: Nanos(1), durable: Nanos(1) };
             shard.durable(Durable::new(job.group, job.write.id), stamps);
         }
         for (peer, lanes) in [NodeId(2), NodeId(3)].into_iter().zip(&mut round.outbox) {
@@ -53,7 +53,7 @@ fn settle(shard: &mut Shard, acked: &mut HashSet<(NodeId, GroupId)>) {
         }
         for job in round.applies.drain(..) {
             let replies = &mut std::iter::repeat_n(Bytes::new(), job.entries.len());
-            shard.applied(&job, replies, 1, &mut Vec::new());
+            shard.applied(&job, replies, Nanos(1), &mut Vec::new());
         }
         round.answers.clear();
     }
@@ -83,7 +83,7 @@ fn what_a_slow_follower_makes_a_shard_hold_is_bounded_and_copied_in_parts() {
         });
         let commands = Commands::Many(commands.collect());
         let sink: Arc<Outcomes> = Arc::default();
-        shard.submit(Submission { group, sink, token: 0, commands, at: 1 }, &mut Vec::new());
+        shard.submit(Submission { group, sink, token: 0, commands, at: Nanos(1) }, &mut Vec::new());
         settle(&mut shard, &mut acked);
         let status = shard.status(group).unwrap();
         assert_eq!((status.role, status.applied), (Role::Leader, status.last_log.index));

@@ -19,7 +19,7 @@ use super::{
     round::{ApplyJob, FetchJob, LANES, Round, WriteJob},
     timers::Wheel,
 };
-use crate::{ProposeError, StopCause, limits, links::LinkChange};
+use crate::{ProposeError, StopCause, clock::Nanos, limits, links::LinkChange};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use logdrive_raft::{
@@ -614,7 +614,7 @@ impl Shard {
         &mut self,
         job: &ApplyJob,
         replies: &mut dyn Iterator<Item = Bytes>,
-        applied: u64,
+        applied: Nanos,
         answers: &mut Vec<Answer>,
     ) {
         let last = job.entries.last().expect("an apply job has entries").index;
@@ -627,8 +627,8 @@ impl Shard {
         self.step(job.slot, Event::Applied(last));
     }
 
-    /// Collects what all touched groups owe. `now` is the clock, ns.
-    pub(crate) fn gather(&mut self, now: u64, round: &mut Round) {
+    /// Collects what all touched groups owe. `now` is the clock.
+    pub(crate) fn gather(&mut self, now: Nanos, round: &mut Round) {
         for (group, peer) in self.founding_notices.take_refused() {
             self.refuse_founding(group, peer, &mut round.answers);
         }
@@ -653,7 +653,7 @@ impl Shard {
         }
     }
 
-    fn gather_one(&mut self, slot: u32, now: u64, round: &mut Round) {
+    fn gather_one(&mut self, slot: u32, now: Nanos, round: &mut Round) {
         let replica = &mut self.replicas[slot as usize];
         replica.dirty = false;
         if replica.stopped {

@@ -5,7 +5,7 @@
 //! Cost:   one queue per group in log order: no search, no map.
 //! Fails:  an entry answered out of order panics.
 
-use crate::{Applied, Completions, Outcome, ProposeError, stages::Moments};
+use crate::{Applied, Completions, Outcome, ProposeError, clock::Nanos, stages::Moments};
 use bytes::Bytes;
 use logdrive_raft::{
     Command, Entry, EntryKind, GroupId, LogId, LogIndex, LogRange, Term, Ticks, WriteId,
@@ -19,8 +19,8 @@ pub(crate) struct Submission {
     /// The token of the first command; the others follow it.
     pub(crate) token: u64,
     pub(crate) commands: Commands,
-    /// When it was submitted, ns.
-    pub(crate) at: u64,
+    /// When it was submitted.
+    pub(crate) at: Nanos,
 }
 
 impl Submission {
@@ -69,18 +69,18 @@ struct Waiter {
     sink: Option<Arc<dyn Completions>>,
     token: u64,
     bytes: usize,
-    at: u64,
+    at: Nanos,
     /// The entry it waits for; zero while pending.
     entry: LogId,
 }
 
-/// Moments of one batch's life that only the driver knows, ns.
+/// Moments of one batch's life that only the driver knows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamps {
     /// When its log write was submitted.
-    pub(crate) submitted: u64,
+    pub(crate) submitted: Nanos,
     /// When it was known durable.
-    pub(crate) durable: u64,
+    pub(crate) durable: Nanos,
 }
 
 /// Entries that entered the log together, and when.
@@ -89,11 +89,11 @@ struct Span {
     last: LogIndex,
     /// `None` until the write that carries them is handed out.
     write: Option<WriteId>,
-    proposed: u64,
+    proposed: Nanos,
     /// The same in the shard's time, of which pauses are left out.
     proposed_at: Ticks,
-    submitted: u64,
-    durable: u64,
+    submitted: Nanos,
+    durable: Nanos,
 }
 
 /// One group's waiting proposals.
@@ -133,7 +133,7 @@ impl Proposals {
     }
 
     /// The pending commands are in the log at `range`.
-    pub(super) fn entered(&mut self, range: LogRange, now: u64, at: Ticks) {
+    pub(super) fn entered(&mut self, range: LogRange, now: Nanos, at: Ticks) {
         let entries = range.first.get()..=range.last.get();
         assert!(
             range.first.prev().entries_until(range.last) == self.pending_waiters.len() as u64,
@@ -150,8 +150,8 @@ impl Proposals {
             write: None,
             proposed: now,
             proposed_at: at,
-            submitted: 0,
-            durable: 0,
+            submitted: Nanos::ZERO,
+            durable: Nanos::ZERO,
         });
     }
 
@@ -168,7 +168,7 @@ impl Proposals {
             if span.write.is_none_or(|write| write > upto) {
                 break;
             }
-            if span.durable == 0 {
+            if span.durable == Nanos::ZERO {
                 span.submitted = stamps.submitted;
                 span.durable = stamps.durable;
             }
@@ -265,8 +265,8 @@ impl Proposals {
         &mut self,
         entries: &[Entry],
         replies: &mut dyn Iterator<Item = Bytes>,
-        committed: u64,
-        applied: u64,
+        committed: Nanos,
+        applied: Nanos,
         answers: &mut Vec<Answer>,
     ) {
         for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Command) {

@@ -7,6 +7,7 @@
 //! Source: RULES.md A4.
 
 use super::Answer;
+use crate::clock::Nanos;
 use bytes::Bytes;
 use logdrive_net::Lane;
 use logdrive_raft::{EntryBatch, Fetch, GroupId, Message, Write};
@@ -33,8 +34,8 @@ pub(crate) struct ApplyJob {
     pub(crate) entries: EntryBatch,
     /// Someone waits for replies.
     pub(crate) wanted: bool,
-    /// When the entries were known committed, ns.
-    pub(crate) committed: u64,
+    /// When the entries were known committed.
+    pub(crate) committed: Nanos,
 }
 
 /// Old entries wanted from the log. Answer with [`Shard::fetched`].

@@ -18,7 +18,9 @@ use super::{
     shape::Shape,
 };
 use crate::{
-    Bootstrap, Config, GroupError, GroupId, NodeId, here,
+    Bootstrap, Config, GroupError, GroupId, NodeId,
+    clock::Nanos,
+    here,
     host::{Outside, ShardHost, Turned},
     inbox::{Arrivals, Control, Frame, shard_of},
     reads::{ReadDone, ReadTask},
@@ -168,8 +170,8 @@ impl Outside for SimOutside {
         Ok(())
     }
 
-    fn now(&self) -> u64 {
-        self.clock.get() * STEP_NS
+    fn now(&self) -> Nanos {
+        Nanos(self.clock.get() * STEP_NS)
     }
 
     fn take(&self, _: Control) {
@@ -491,7 +493,7 @@ impl SimNode {
     pub(super) fn watch(&mut self, now: u64, shape: &Shape) -> bool {
         let clock = self.clock(now, shape);
         let Some(process) = &mut self.process else { return false };
-        for (_, finding) in process.watchdog.look(clock * STEP_NS, &process.node) {
+        for (_, finding) in process.watchdog.look(Nanos(clock * STEP_NS), &process.node) {
             if finding.is_resignation() {
                 logdrive_raft::reached!("shard resigned by the watchdog");
             }
