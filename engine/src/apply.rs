@@ -49,7 +49,7 @@ pub(crate) fn open(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Nanos;
+    use crate::{clock::Nanos, shard::Slot};
     use bytes::Bytes;
     use logdrive_raft::{Entry, EntryBatch, EntryKind, Term};
 
@@ -71,7 +71,7 @@ mod tests {
         };
         let entries = vec![entry(1, EntryKind::Noop), entry(2, EntryKind::Command)];
         let entries = EntryBatch::from_entries(entries).unwrap();
-        ApplyJob { slot: 0, entries, wanted: true, committed: Nanos::ZERO }
+        ApplyJob { slot: Slot::behind(0), entries, wanted: true, committed: Nanos::ZERO }
     }
 
     fn outcome(

@@ -312,8 +312,8 @@ impl ShardHost {
         let group = founded.group;
         let slot = self.shard.add(founded)?;
         assert!(
-            slot as usize == self.machines.len(),
-            "slot {slot} after {} machines",
+            slot.at() == self.machines.len(),
+            "{slot:?} after {} machines",
             self.machines.len()
         );
         self.machines.push(machine);
@@ -329,7 +329,7 @@ impl ShardHost {
     fn restart(&mut self, group: GroupId, applied: LogIndex, machine: Box<dyn StateMachine>) {
         match self.shard.restart(group, applied) {
             Ok(slot) => {
-                panics::drop_machine(std::mem::replace(&mut self.machines[slot as usize], machine));
+                panics::drop_machine(std::mem::replace(&mut self.machines[slot.at()], machine));
             }
             Err(error) => {
                 panics::drop_machine(machine);
@@ -633,7 +633,7 @@ impl ShardHost {
             if self.shard.is_stopped(job.slot) {
                 continue;
             }
-            let machine = &mut *self.machines[job.slot as usize];
+            let machine = &mut *self.machines[job.slot.at()];
             match apply::run(machine, &job, &mut self.replies) {
                 Ok(()) => {
                     let replies = &mut self.replies.drain();

@@ -4,6 +4,7 @@
 //! Out:    what the other machine was handed, and what the group does with it.
 
 use super::*;
+use crate::shard::Slot;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Notes the entries whose commands it is handed, and fails when it is told to.
@@ -43,14 +44,14 @@ fn restart(trio: &Trio, at: usize, applied: LogIndex, machine: &Noting) {
 
 fn runs(trio: &Trio, at: usize) -> bool {
     let host = trio.nodes[at].host.as_ref().expect("its node runs on");
-    !host.shard.is_stopped(0)
+    !host.shard.is_stopped(Slot::behind(0))
 }
 
 /// Its machine fails though it has nothing to apply.
 fn fail(trio: &mut Trio, at: usize) {
     let host = trio.nodes[at].host.as_mut().expect("it runs");
     let error = MachineError("told to fail".to_owned());
-    host.shard.machine_failed(0, error, &mut host.answers);
+    host.shard.machine_failed(Slot::behind(0), error, &mut host.answers);
 }
 
 /// Proposes until a command is answered with success, whoever leads by then.

@@ -17,6 +17,7 @@ use super::{
     replica::{Change, GroupView, Replica},
     room::Rooms,
     round::{ApplyJob, FetchJob, LANES, Round, WriteJob},
+    slot::Slot,
     timers::Wheel,
 };
 use crate::{ProposeError, StopCause, clock::Nanos, limits, links::LinkChange};
@@ -62,9 +63,9 @@ pub(crate) struct Shard {
     /// The clock at the last [`Self::set_clock`]. `now` is behind it by the parts of pauses that do not count.
     clock: Ticks,
     replicas: Vec<Replica>,
-    slots: HashMap<GroupId, u32>,
-    dirty: Vec<u32>,
-    due: Vec<u32>,
+    slots: HashMap<GroupId, Slot>,
+    dirty: Vec<Slot>,
+    due: Vec<Slot>,
     wheel: Wheel,
     log_room: LogRoom,
     rooms: Rooms,
@@ -144,7 +145,7 @@ impl Shard {
     ///
     /// # Errors
     /// [`ConfigError`] if its members or what was found of it cannot be.
-    pub(crate) fn add(&mut self, founded: Founded) -> Result<u32, ConfigError> {
+    pub(crate) fn add(&mut self, founded: Founded) -> Result<Slot, ConfigError> {
         let Founded { group, members, membership, hard_state, runs, last, applied, .. } = founded;
         assert!(!self.slots.contains_key(&group), "{group:?} runs already");
         let config = Config {
@@ -161,7 +162,7 @@ impl Shard {
             uncommitted_bytes_max: self.limits.uncommitted_bytes_max,
         };
         let raft = Raft::new(config, Restored { hard_state, runs, last, applied }, self.now)?;
-        let slot = u32::try_from(self.replicas.len()).expect("fewer groups than 2^32");
+        let slot = Slot::behind(self.replicas.len());
         let Founded { durable, first_leader, view, .. } = founded;
         self.replicas.push(Replica::new(group, raft, durable, membership, first_leader, view));
         self.slots.insert(group, slot);
@@ -172,7 +173,7 @@ impl Shard {
             self.step(slot, Event::Room { peer, has_room: false });
         }
         for peer in self.peers.clone() {
-            self.tell_founding(slot as usize, peer);
+            self.tell_founding(slot, peer);
         }
         self.mark(slot);
         self.campaign_if_linked(slot);
@@ -180,8 +181,8 @@ impl Shard {
     }
 
     /// Before anything of a group counts with a member, the two compare what they were founded with.
-    fn tell_founding(&mut self, slot: usize, peer: NodeId) {
-        let replica = &self.replicas[slot];
+    fn tell_founding(&mut self, slot: Slot, peer: NodeId) {
+        let replica = &self.replicas[slot.at()];
         // A node that is no member by this list may be a member by the list of another replica.
         if peer != self.me {
             self.founding_notices.ask(peer, replica.group, &replica.founding);
@@ -206,12 +207,12 @@ impl Shard {
     /// Commands and bytes of a group that were told of by [`Self::tell_overdue`] and are not settled.
     #[cfg(feature = "testing")]
     pub(crate) fn told(&self, group: GroupId) -> (usize, usize) {
-        self.slots.get(&group).map_or((0, 0), |slot| self.replicas[*slot as usize].proposals.told())
+        self.slots.get(&group).map_or((0, 0), |slot| self.replicas[slot.at()].proposals.told())
     }
 
     /// A group's role and cursors.
     pub(crate) fn status(&self, group: GroupId) -> Option<logdrive_raft::Status> {
-        self.slots.get(&group).map(|slot| self.replicas[*slot as usize].raft.status())
+        self.slots.get(&group).map(|slot| self.replicas[slot.at()].raft.status())
     }
 
     /// True if something waits for [`Self::gather`].
@@ -220,8 +221,8 @@ impl Shard {
     }
 
     /// True if the group in `slot` serves no more.
-    pub(crate) fn is_stopped(&self, slot: u32) -> bool {
-        self.replicas[slot as usize].stopped
+    pub(crate) fn is_stopped(&self, slot: Slot) -> bool {
+        self.replicas[slot.at()].stopped
     }
 
     /// Takes in what the log says of its room ([`LogRoom::look`]), and acts on it.
@@ -243,7 +244,7 @@ impl Shard {
     /// True if the group will never serve again here: nobody needs what it has given to the log.
     pub(crate) fn has_ended(&self, group: GroupId) -> bool {
         self.slots.get(&group).is_some_and(|slot| {
-            let replica = &self.replicas[*slot as usize];
+            let replica = &self.replicas[slot.at()];
             replica.stopped && !replica.awaits_machine
         })
     }
@@ -252,7 +253,7 @@ impl Shard {
     /// the last entry that the group's log still has.
     pub(crate) fn withdraw(&mut self, job: &mut WriteJob) -> LogIndex {
         let slot = self.slots[&job.group];
-        let replica = &mut self.replicas[slot as usize];
+        let replica = &mut self.replicas[slot.at()];
         if job.accepted == 0 && job.membership.is_some() {
             replica.membership = job.membership.take();
         }
@@ -262,7 +263,7 @@ impl Shard {
         if let Some(leader) = leader {
             self.rooms.tell(leader, job.group, RoomSays::Full);
         }
-        self.replicas[slot as usize].raft.status().last_log.index
+        self.replicas[slot.at()].raft.status().last_log.index
     }
 
     /// A client that has waited for [`limits::ANSWER_ELECTIONS`] election timeouts is told that the outcome is unknown:
@@ -282,9 +283,9 @@ impl Shard {
 
     fn give_way(&mut self) {
         tracing::warn!("the log has no room: this node leaves its leaderships to others");
-        for slot in 0..self.replicas.len() {
-            if self.replicas[slot].raft.is_leader() {
-                self.step(u32::try_from(slot).expect("slots are u32"), Event::GiveWay);
+        for slot in Slot::all(self.replicas.len()) {
+            if self.replicas[slot.at()].raft.is_leader() {
+                self.step(slot, Event::GiveWay);
             }
         }
     }
@@ -296,23 +297,23 @@ impl Shard {
             return;
         }
         self.stands = stands;
-        for slot in 0..self.replicas.len() {
+        for slot in Slot::all(self.replicas.len()) {
             let event = if stands { Event::Stand } else { Event::Resign };
-            self.step(u32::try_from(slot).expect("slots are u32"), event);
+            self.step(slot, event);
         }
     }
 
     /// Commands for a group.
     pub(crate) fn submit(&mut self, submission: Submission, answers: &mut Vec<Answer>) {
         let slot = self.slots.get(&submission.group).copied();
-        let refusal = match slot.map(|slot| &self.replicas[slot as usize]) {
+        let refusal = match slot.map(|slot| &self.replicas[slot.at()]) {
             None => Some(ProposeError::Stopped(StopCause::Absent)),
             Some(replica) if replica.stopped => Some(replica.refusal()),
             Some(_) => self.log_room.refusal(),
         };
         match (slot, refusal) {
             (Some(slot), None) => {
-                self.replicas[slot as usize].proposals.push(submission);
+                self.replicas[slot.at()].proposals.push(submission);
                 self.mark(slot);
             }
             (_, refusal) => {
@@ -341,11 +342,10 @@ impl Shard {
     /// A message that concerns its group alone.
     fn receive_for_one(&mut self, from: NodeId, group: GroupId, message: Message) {
         let Some(slot) = self.slots.get(&group).copied() else { return };
-        if self.is_stopped(slot) && !self.replicas[slot as usize].differs() {
+        if self.is_stopped(slot) && !self.replicas[slot.at()].differs() {
             return;
         }
-        if matches!(message, Message::Founding(_))
-            || !self.replicas[slot as usize].founding.hears(from)
+        if matches!(message, Message::Founding(_)) || !self.replicas[slot.at()].founding.hears(from)
         {
             return self.compare_founding(slot, from, &message);
         }
@@ -371,16 +371,16 @@ impl Shard {
     pub(crate) fn takes_in(&self, from: NodeId, group: GroupId, message: &Message) -> bool {
         let Some(slot) = self.slots.get(&group) else { return true };
         matches!(message, Message::Room(_) | Message::Founding(_))
-            || self.replicas[*slot as usize].founding.hears(from)
+            || self.replicas[slot.at()].founding.hears(from)
     }
 
     /// Takes in the members that a peer was founded with, or asks for them: before that, no other message counts.
     #[cold]
-    fn compare_founding(&mut self, slot: u32, from: NodeId, message: &Message) {
+    fn compare_founding(&mut self, slot: Slot, from: NodeId, message: &Message) {
         if !self.peers.contains(&from) {
             return;
         }
-        let Replica { group, founding, .. } = &mut self.replicas[slot as usize];
+        let Replica { group, founding, .. } = &mut self.replicas[slot.at()];
         if let Message::Founding(notice) = message {
             return self.founding_notices.on_notice(from, *group, founding, *notice);
         }
@@ -389,10 +389,10 @@ impl Shard {
     }
 
     /// Whether the log takes these entries now, or why not.
-    fn take(&mut self, slot: u32, entries: &[Entry]) -> Result<(), RoomSays> {
+    fn take(&mut self, slot: Slot, entries: &[Entry]) -> Result<(), RoomSays> {
         let taken = self.log_room.take(entries);
         if taken == Err(RoomSays::TooLarge) {
-            let replica = &mut self.replicas[slot as usize];
+            let replica = &mut self.replicas[slot.at()];
             if !std::mem::replace(&mut replica.has_met_too_large, true) {
                 let (group, max) = (replica.group.get(), self.log_room.entry_bytes_max());
                 tracing::error!(
@@ -421,7 +421,7 @@ impl Shard {
             RoomSays::Free => self.rooms.drain(from, group),
             RoomSays::TooLarge => {
                 let Some(slot) = self.slots.get(&group).copied() else { return 0 };
-                let too_large_for = &mut self.replicas[slot as usize].too_large_for;
+                let too_large_for = &mut self.replicas[slot.at()].too_large_for;
                 if !too_large_for.contains(&from) {
                     too_large_for.push(from);
                     self.step(slot, Event::Room { peer: from, has_room: false });
@@ -436,13 +436,12 @@ impl Shard {
     fn spread_room(&mut self) {
         for change in self.rooms.take_changes() {
             let peer = change.peer();
-            for slot in 0..self.replicas.len() {
-                let replica = &self.replicas[slot];
+            for slot in Slot::all(self.replicas.len()) {
+                let replica = &self.replicas[slot.at()];
                 let group = replica.group;
                 if !change.is_of(group) || replica.too_large_for.contains(&peer) {
                     continue;
                 }
-                let slot = u32::try_from(slot).expect("slots are u32");
                 if change.has_filled {
                     self.step(slot, Event::Room { peer, has_room: false });
                 }
@@ -456,7 +455,7 @@ impl Shard {
     /// Writes of a group are on disk; `stamps` are their moments.
     pub(crate) fn durable(&mut self, durable: Durable, stamps: Stamps) {
         let Some(slot) = self.slots.get(&durable.group()).copied() else { return };
-        let replica = &mut self.replicas[slot as usize];
+        let replica = &mut self.replicas[slot.at()];
         assert!(
             replica.durable.covers(logdrive_raft::WriteId::ZERO)
                 && durable.upto() >= replica.durable.upto(),
@@ -476,7 +475,7 @@ impl Shard {
         payloads: impl Iterator<Item = (Term, u32, Bytes)>,
     ) {
         if let Some(slot) = self.slots.get(&group) {
-            self.replicas[*slot as usize].raft.rehome(first, payloads);
+            self.replicas[slot.at()].raft.rehome(first, payloads);
         }
     }
 
@@ -501,9 +500,9 @@ impl Shard {
 
     /// Keeps what all groups hold in memory within its bound: beyond it the group that was just gathered keeps no more
     /// than its share.
-    fn bound_tails(&mut self, slot: u32) {
+    fn bound_tails(&mut self, slot: Slot) {
         let groups = self.replicas.len();
-        let replica = &mut self.replicas[slot as usize];
+        let replica = &mut self.replicas[slot.at()];
         let others = self.tail_bytes - replica.tail_bytes;
         replica.tail_bytes = replica.raft.tail_bytes();
         if others + replica.tail_bytes > limits::TAILS_BYTES_MAX {
@@ -542,7 +541,7 @@ impl Shard {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.now, &mut due);
         for slot in due.drain(..) {
-            let replica = &mut self.replicas[slot as usize];
+            let replica = &mut self.replicas[slot.at()];
             if replica.stopped || replica.wake_at > self.now {
                 continue; // The group has asked for a later time since the wheel was set.
             }
@@ -573,9 +572,9 @@ impl Shard {
     fn peer_up(&mut self, peer: NodeId) {
         let Some(at) = self.peers.iter().position(|node| *node == peer) else { return };
         self.linked[at] = true;
-        for slot in 0..self.replicas.len() {
+        for slot in Slot::all(self.replicas.len()) {
             self.tell_founding(slot, peer);
-            self.campaign_if_linked(u32::try_from(slot).expect("slots are u32"));
+            self.campaign_if_linked(slot);
         }
     }
 
@@ -583,12 +582,11 @@ impl Shard {
     fn peer_down(&mut self, peer: NodeId) {
         let Some(at) = self.peers.iter().position(|node| *node == peer) else { return };
         self.linked[at] = false;
-        for slot in 0..self.replicas.len() {
-            let replica = &mut self.replicas[slot];
+        for slot in Slot::all(self.replicas.len()) {
+            let replica = &mut self.replicas[slot.at()];
             let group = replica.group;
             let was_too_large = replica.too_large_for.contains(&peer);
             replica.too_large_for.retain(|other| *other != peer);
-            let slot = u32::try_from(slot).expect("slots are u32");
             if was_too_large && !self.rooms.without_room(group).any(|other| other == peer) {
                 // It may come back with larger segments.
                 self.step(slot, Event::Room { peer, has_room: true });
@@ -618,7 +616,7 @@ impl Shard {
         answers: &mut Vec<Answer>,
     ) {
         let last = job.entries.last().expect("an apply job has entries").index;
-        let replica = &mut self.replicas[job.slot as usize];
+        let replica = &mut self.replicas[job.slot.at()];
         if replica.stopped {
             return;
         }
@@ -635,7 +633,7 @@ impl Shard {
         self.spread_room();
         // First, because a peer ignores a group's other messages until it knows what the group was founded with.
         for (peer, group, message) in self.founding_notices.take() {
-            let replica = &self.replicas[self.slots[&group] as usize];
+            let replica = &self.replicas[self.slots[&group].at()];
             if replica.stopped && !replica.differs() {
                 continue;
             }
@@ -653,8 +651,8 @@ impl Shard {
         }
     }
 
-    fn gather_one(&mut self, slot: u32, now: Nanos, round: &mut Round) {
-        let replica = &mut self.replicas[slot as usize];
+    fn gather_one(&mut self, slot: Slot, now: Nanos, round: &mut Round) {
+        let replica = &mut self.replicas[slot.at()];
         replica.dirty = false;
         if replica.stopped {
             return;
@@ -723,8 +721,8 @@ impl Shard {
         self.bound_tails(slot);
     }
 
-    fn step(&mut self, slot: u32, event: Event) {
-        let replica = &mut self.replicas[slot as usize];
+    fn step(&mut self, slot: Slot, event: Event) {
+        let replica = &mut self.replicas[slot.at()];
         if !replica.stopped {
             replica.raft.step(self.now, event);
             self.mark(slot);
@@ -733,16 +731,16 @@ impl Shard {
         }
     }
 
-    fn mark(&mut self, slot: u32) {
-        let replica = &mut self.replicas[slot as usize];
+    fn mark(&mut self, slot: Slot) {
+        let replica = &mut self.replicas[slot.at()];
         if !replica.dirty {
             replica.dirty = true;
             self.dirty.push(slot);
         }
     }
 
-    fn campaign_if_linked(&mut self, slot: u32) {
-        let replica = &self.replicas[slot as usize];
+    fn campaign_if_linked(&mut self, slot: Slot) {
+        let replica = &self.replicas[slot.at()];
         let voters = replica.raft.voters();
         let linked = self.peers.iter().zip(&self.linked).filter(|(_, linked)| **linked);
         let reachable = 1 + linked.filter(|(peer, _)| voters.contains(peer)).count();

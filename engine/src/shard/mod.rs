@@ -10,9 +10,11 @@ mod proposals;
 mod replica;
 mod room;
 mod round;
+mod slot;
 mod timers;
 
 pub(crate) use self::core::{Founded, Shard, Timing};
 pub(crate) use proposals::{Answer, Commands, Stamps, Submission};
 pub(crate) use replica::GroupView;
 pub(crate) use round::{ApplyJob, FetchJob, Round, WriteJob};
+pub(crate) use slot::Slot;

@@ -6,7 +6,7 @@
 //! Fails:  never.
 //! Source: RULES.md A4.
 
-use super::Answer;
+use super::{Answer, Slot};
 use crate::clock::Nanos;
 use bytes::Bytes;
 use logdrive_net::Lane;
@@ -30,7 +30,7 @@ pub(crate) struct WriteJob {
 
 /// Committed entries for one group's machine. Answer with [`Shard::applied`].
 pub(crate) struct ApplyJob {
-    pub(crate) slot: u32,
+    pub(crate) slot: Slot,
     pub(crate) entries: EntryBatch,
     /// Someone waits for replies.
     pub(crate) wanted: bool,

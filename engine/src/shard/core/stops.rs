@@ -13,7 +13,10 @@
 //! before anything else. Messages that came meanwhile are lost, which the protocol stands.
 
 use super::{Replica, Shard};
-use crate::{MachineError, ProposeError, StopCause, shard::Answer};
+use crate::{
+    MachineError, ProposeError, StopCause,
+    shard::{Answer, Slot},
+};
 use logdrive_raft::{Event, FetchFor, GroupId, LogIndex, NodeId, Ticks};
 use logdrive_wal::Corrupt;
 
@@ -21,7 +24,7 @@ impl Shard {
     /// A group's machine failed: the group stops here, alone (RULES.md P9).
     pub(crate) fn machine_failed(
         &mut self,
-        slot: u32,
+        slot: Slot,
         error: MachineError,
         answers: &mut Vec<Answer>,
     ) {
@@ -39,11 +42,17 @@ impl Shard {
     }
 
     /// A group stops here, alone; `told` is said to those whose commands are in the log.
-    fn stop(&mut self, slot: u32, cause: StopCause, told: &'static str, answers: &mut Vec<Answer>) {
+    fn stop(
+        &mut self,
+        slot: Slot,
+        cause: StopCause,
+        told: &'static str,
+        answers: &mut Vec<Answer>,
+    ) {
         if logdrive_raft::bug!("failed_machine_stops_its_shard") {
             return self.abandon_all(&cause, told, answers);
         }
-        let replica = &mut self.replicas[slot as usize];
+        let replica = &mut self.replicas[slot.at()];
         tracing::error!(group = replica.group.get(), %cause, "the group stops on this node");
         replica.view.set_handed(replica.raft.status().applying);
         replica.stop(cause);
@@ -61,10 +70,10 @@ impl Shard {
         &mut self,
         group: GroupId,
         applied: LogIndex,
-    ) -> Result<u32, MachineError> {
+    ) -> Result<Slot, MachineError> {
         let gone = || MachineError("the group does not wait for a machine".to_owned());
         let slot = self.slots.get(&group).copied().ok_or_else(gone)?;
-        let replica = &mut self.replicas[slot as usize];
+        let replica = &mut self.replicas[slot.at()];
         if !replica.awaits_machine {
             return Err(gone());
         }
@@ -85,10 +94,10 @@ impl Shard {
         }
         let without_room: Vec<NodeId> = self.rooms.without_room(group).collect();
         for peer in self.peers.clone() {
-            let too_large_for = &self.replicas[slot as usize].too_large_for;
+            let too_large_for = &self.replicas[slot.at()].too_large_for;
             let has_room = !without_room.contains(&peer) && !too_large_for.contains(&peer);
             self.step(slot, Event::Room { peer, has_room });
-            self.tell_founding(slot as usize, peer);
+            self.tell_founding(slot, peer);
         }
         self.mark(slot);
         Ok(slot)
@@ -97,7 +106,7 @@ impl Shard {
     /// The machine that was on its way to a group is not run: another may be tried.
     pub(crate) fn end_restart(&self, group: GroupId) {
         if let Some(slot) = self.slots.get(&group) {
-            self.replicas[*slot as usize].view.end_restart();
+            self.replicas[slot.at()].view.end_restart();
         }
     }
 
@@ -105,7 +114,7 @@ impl Shard {
     /// sent to its other members.
     pub(crate) fn fence(&mut self, group: GroupId, corrupt: &Corrupt, answers: &mut Vec<Answer>) {
         let Some(slot) = self.slots.get(&group).copied() else { return };
-        let replica = &mut self.replicas[slot as usize];
+        let replica = &mut self.replicas[slot.at()];
         replica.fence(self.me, StopCause::Fenced(Box::new(corrupt.clone())));
         replica.proposals.refuse(&replica.refusal(), answers);
         replica.proposals.abandon("the group's log is damaged on this node", answers);
@@ -120,7 +129,7 @@ impl Shard {
         peer: NodeId,
         answers: &mut Vec<Answer>,
     ) {
-        let replica = &mut self.replicas[self.slots[&group] as usize];
+        let replica = &mut self.replicas[self.slots[&group].at()];
         replica.refuse_founding(peer);
         // It must not become a leader by a write that is still under way.
         replica.raft.step(self.now, Event::Resign);
