@@ -325,9 +325,8 @@ impl Node {
             if let Commands::One(command) = &mut submission.commands {
                 command.checksum = logdrive_wal::checksum(&command.payload);
             }
-            let (commands, bytes) = submission.commands.cost();
             let inbox = self.arrivals.inbox();
-            inbox.admit(commands, bytes).expect("a round's commands");
+            inbox.admit(submission.commands.cost()).expect("a round's commands");
             inbox.submit(submission).expect("as many as were admitted");
         }
         self.read_frames();

@@ -10,7 +10,7 @@ use crate::{
     clock::{self, Nanos},
     here,
     inbox::{Control, Inbox, NotTaken},
-    shard::{Commands, GroupView, Submission},
+    shard::{Commands, Cost, GroupView, Submission},
     status::Question,
 };
 use bytes::Bytes;
@@ -174,7 +174,7 @@ impl Group {
         command: Bytes,
     ) -> Result<(), ProposeError> {
         self.check(&command)?;
-        self.inner.inbox.admit(1, command.len())?;
+        self.inner.inbox.admit(Cost { commands: 1, bytes: command.len() })?;
         self.enter(sink, token, Commands::One(checked(command)))
     }
 
@@ -190,7 +190,8 @@ impl Group {
         commands: Vec<Bytes>,
     ) -> Result<(), ProposeError> {
         commands.iter().try_for_each(|command| self.check(command))?;
-        self.inner.inbox.admit(commands.len(), commands.iter().map(Bytes::len).sum())?;
+        let bytes = commands.iter().map(Bytes::len).sum();
+        self.inner.inbox.admit(Cost { commands: commands.len(), bytes })?;
         self.enter(sink, token, Commands::Many(commands.into_iter().map(checked).collect()))
     }
 

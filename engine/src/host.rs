@@ -22,7 +22,7 @@ use crate::{
     panics,
     pulse::Silence,
     reads::{ReadDone, ReadTask},
-    shard::{Answer, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
+    shard::{Answer, Cost, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
     shared::{Shared, lock},
     status::{Question, ShardCounters},
 };
@@ -241,8 +241,7 @@ impl ShardHost {
         arrivals.inbox().drop_controls();
         while arrivals.next_read().is_some() {}
         arrivals.take_submissions(|late| {
-            let (commands, bytes) = late.commands.cost();
-            arrivals.inbox().answered(commands, bytes);
+            arrivals.inbox().answered(late.commands.cost());
             late.refuse(&ProposeError::Stopped(self.node.stop_cause()));
         });
         Turned { looks_again: false, has_stopped: true }
@@ -349,14 +348,14 @@ impl ShardHost {
             }
             Question::Counters(giver) => {
                 let Some(wal) = &self.wal else { return };
-                let (waiting_commands, waiting_bytes) = self.arrivals.inbox().waiting();
+                let waiting = self.arrivals.inbox().waiting();
                 giver.give(ShardCounters {
                     log: wal.metrics(),
                     log_usage: wal.usage(),
                     lanes: outside.lanes(),
                     inbound: self.node.inbound_stats(),
-                    waiting_commands,
-                    waiting_bytes,
+                    waiting_commands: waiting.commands,
+                    waiting_bytes: waiting.bytes,
                 });
             }
         }
@@ -424,10 +423,9 @@ impl ShardHost {
         let told = answers.iter().filter(|answer| answer.sink.is_some());
         let moments = told.filter_map(|answer| answer.moments.as_ref());
         lock(&self.node.stages[self.index]).record(moments, replied);
-        let count = answers.iter().map(|answer| answer.commands).sum();
-        let bytes = answers.iter().map(|answer| answer.bytes).sum();
-        self.arrivals.inbox().answered(count, bytes);
-        let mut run: Vec<(u64, Outcome)> = Vec::with_capacity(count);
+        let cost: Cost = answers.iter().map(|answer| answer.cost).sum();
+        self.arrivals.inbox().answered(cost);
+        let mut run: Vec<(u64, Outcome)> = Vec::with_capacity(cost.commands);
         let mut left = answers.drain(..).peekable();
         while let Some(Answer { sink, token, outcome, .. }) = left.next() {
             let Some(sink) = sink else { continue };

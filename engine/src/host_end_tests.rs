@@ -36,7 +36,7 @@ fn a_caller_refused_in_the_turn_in_which_the_log_fails_is_answered() {
     let is_refused =
         |outcome: &&Outcome| matches!(outcome, Err(crate::ProposeError::NotLeader { .. }));
     assert_eq!(outcomes.iter().filter(is_refused).count(), 1, "{outcomes:?}");
-    assert_eq!(trio.nodes[follower].arrivals.inbox().waiting(), (0, 0));
+    assert_eq!(trio.nodes[follower].arrivals.inbox().waiting(), Cost::default());
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn a_command_is_counted_until_it_is_answered_whatever_the_answer_is() {
     let propose = |trio: &mut Trio, at: usize| {
         trio.propose(at);
         trio.propose_payload(at, Bytes::from(vec![1; 1000]));
-        assert_eq!(waiting(trio, at), (2, 1007));
+        assert_eq!(waiting(trio, at), cost(2, 1007));
     };
     let refused = |outcome: &Outcome| outcome.as_ref().unwrap_err().happened();
 
@@ -57,7 +57,7 @@ fn a_command_is_counted_until_it_is_answered_whatever_the_answer_is() {
     trio.step();
     let outcomes: Vec<_> = trio.outcomes().iter().map(refused).collect();
     assert_eq!(outcomes, [crate::Happened::No; 2], "by a replica that does not lead");
-    assert_eq!(waiting(&trio, follower), (0, 0));
+    assert_eq!(waiting(&trio, follower), Cost::default());
 
     propose(&mut trio, leader);
     let id = trio.nodes[leader].id;
@@ -67,23 +67,23 @@ fn a_command_is_counted_until_it_is_answered_whatever_the_answer_is() {
     }
     let outcomes: Vec<_> = trio.outcomes().iter().map(refused).collect();
     assert_eq!(outcomes, [crate::Happened::Unknown; 2], "of a leader that nobody hears");
-    assert_eq!(waiting(&trio, leader), (0, 0));
+    assert_eq!(waiting(&trio, leader), Cost::default());
 
     // One command waits when the shard is closed; another was admitted before, and comes when it has stopped.
     trio.propose(follower);
     let mut host = trio.nodes[follower].host.take().unwrap();
     let node = &trio.nodes[follower];
     let inbox = node.arrivals.inbox();
-    inbox.admit(1, 4).unwrap();
+    inbox.admit(cost(1, 4)).unwrap();
     inbox.ask_to_stop();
     assert!(host.turn(&node.outside).has_stopped);
-    assert_eq!(inbox.waiting(), (1, 4));
+    assert_eq!(inbox.waiting(), cost(1, 4));
     let payload = Bytes::from_static(b"late");
     let command = Command { checksum: logdrive_wal::checksum(&payload), payload };
     let (sink, commands) = (trio.outcomes.clone(), Commands::One(command));
     node.arrivals.submit(Submission { group: GROUP, sink, token: 0, commands, at: Nanos(1) });
     assert!(host.turn(&node.outside).has_stopped);
-    assert_eq!((trio.outcomes().len(), inbox.waiting()), (2, (0, 0)));
+    assert_eq!((trio.outcomes().len(), inbox.waiting()), (2, Cost::default()));
 }
 
 /// RULES.md D5.

@@ -196,10 +196,10 @@ fn if_no_majority_has_room_everyone_is_answered() {
         assert_eq!(answered, proposed, "seed {seed}");
         assert_eq!(trio.leader(), Some(leader), "seed {seed}");
         let waiting = trio.nodes[leader].arrivals.inbox().waiting();
-        assert!(unknown > 0 && waiting.0 == unknown, "seed {seed}: {unknown}, {waiting:?}");
+        assert!(unknown > 0 && waiting.commands == unknown, "seed {seed}: {unknown}, {waiting:?}");
         full.iter().for_each(|at| trio.nodes[*at].platter.set_segments_left(None));
         trio.until("it is settled", 2000, |trio| {
-            trio.nodes[leader].arrivals.inbox().waiting() == (0, 0)
+            trio.nodes[leader].arrivals.inbox().waiting() == Cost::default()
         });
         assert_eq!(outcomes_of(&trio).2, proposed, "seed {seed}: somebody is answered twice");
     }

@@ -63,6 +63,10 @@ impl Outside for RefCell<Said> {
     }
 }
 
+fn cost(commands: usize, bytes: usize) -> Cost {
+    Cost { commands, bytes }
+}
+
 struct Forgetful;
 
 impl StateMachine for Forgetful {
@@ -226,8 +230,7 @@ impl Trio {
             at: Nanos(1),
         };
         let inbox = self.nodes[at].arrivals.inbox();
-        let (commands, bytes) = submission.commands.cost();
-        inbox.admit(commands, bytes).expect("few wait");
+        inbox.admit(submission.commands.cost()).expect("few wait");
         inbox.submit(submission).expect("few wait");
     }
 

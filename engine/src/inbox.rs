@@ -12,7 +12,7 @@ use crate::{
     limits::{self, OfShard},
     links::LaneChange,
     reads::ReadDone,
-    shard::{Founded, Submission},
+    shard::{Cost, Founded, Submission},
     status::Question,
 };
 use crossbeam::queue::ArrayQueue;
@@ -242,12 +242,11 @@ impl Arrivals {
 
     /// Takes as many submissions as one turn may have. The shard is woken for those that are left.
     pub(crate) fn take_turns_submissions(&self, mut take: impl FnMut(Submission)) {
-        let (mut commands, mut bytes) = (0, 0);
+        let mut taken = Cost::default();
         let OfShard { turn_commands_max, turn_bytes_max, .. } = self.inbox.limits;
-        while commands < turn_commands_max && bytes < turn_bytes_max {
+        while taken.commands < turn_commands_max && taken.bytes < turn_bytes_max {
             let Some(submission) = self.next_submission() else { return };
-            let cost = submission.commands.cost();
-            (commands, bytes) = (commands + cost.0, bytes + cost.1);
+            taken = taken + submission.commands.cost();
             take(submission);
         }
         logdrive_raft::reached!("a turn's commands at their bound");
@@ -317,7 +316,8 @@ impl Inbox {
     ///
     /// # Errors
     /// `Overloaded` if there is none, `BatchTooLarge` if there never can be, `Stopped` if the shard is.
-    pub(crate) fn admit(&self, commands: usize, bytes: usize) -> Result<(), ProposeError> {
+    pub(crate) fn admit(&self, cost: Cost) -> Result<(), ProposeError> {
+        let Cost { commands, bytes } = cost;
         if commands > self.commands_max || bytes > self.bytes_max {
             let (commands_max, bytes_max) = (self.commands_max, self.bytes_max);
             return Err(ProposeError::BatchTooLarge { commands, bytes, commands_max, bytes_max });
@@ -328,21 +328,22 @@ impl Inbox {
         let waiting = self.commands.fetch_add(commands, Ordering::Relaxed) + commands;
         let waiting_bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if waiting > self.commands_max || waiting_bytes > self.bytes_max {
-            self.answered(commands, bytes);
+            self.answered(cost);
             return Err(ProposeError::Overloaded { retry_after: Duration::from_millis(1) });
         }
         Ok(())
     }
 
     /// Commands are answered: their room is free again.
-    pub(crate) fn answered(&self, commands: usize, bytes: usize) {
-        self.commands.fetch_sub(commands, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    pub(crate) fn answered(&self, cost: Cost) {
+        self.commands.fetch_sub(cost.commands, Ordering::Relaxed);
+        self.bytes.fetch_sub(cost.bytes, Ordering::Relaxed);
     }
 
     /// Commands and bytes that are not answered yet.
-    pub(crate) fn waiting(&self) -> (usize, usize) {
-        (self.commands.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    pub(crate) fn waiting(&self) -> Cost {
+        let commands = self.commands.load(Ordering::Relaxed);
+        Cost { commands, bytes: self.bytes.load(Ordering::Relaxed) }
     }
 
     /// Hands over a submission that was admitted. If the shard has stopped since, its sink is told
@@ -351,17 +352,16 @@ impl Inbox {
     /// # Errors
     /// `Overloaded` if the queue is full; its room is given back.
     pub(crate) fn submit(&self, submission: Submission) -> Result<(), ProposeError> {
-        let (commands, bytes) = submission.commands.cost();
+        let cost = submission.commands.cost();
         if self.submissions.push(submission).is_err() {
-            self.answered(commands, bytes);
+            self.answered(cost);
             return Err(ProposeError::Overloaded { retry_after: Duration::from_millis(1) });
         }
         if let Some(why) = self.stopped.get() {
             // The shard empties the queue after it has stopped; what was pushed later is ours to
             // answer. The thread that takes a submission out answers it, so none is answered twice.
             while let Some(left) = self.submissions.pop() {
-                let (commands, bytes) = left.commands.cost();
-                self.answered(commands, bytes);
+                self.answered(left.commands.cost());
                 left.refuse(&ProposeError::Stopped(StopCause::Node(why.clone())));
             }
         }
@@ -490,6 +490,10 @@ pub(crate) enum NotTaken {
 mod tests {
     use super::*;
 
+    fn cost(commands: usize, bytes: usize) -> Cost {
+        Cost { commands, bytes }
+    }
+
     fn task() -> Control {
         Control::Spawn(Box::new(|| Box::pin(async {})))
     }
@@ -497,11 +501,11 @@ mod tests {
     #[test]
     fn room_that_is_given_back_can_be_taken_again() {
         let inbox: Inbox = Inbox::new(2, 100, limits::OfShard::REAL);
-        inbox.admit(2, 50).unwrap();
-        assert!(matches!(inbox.admit(1, 1), Err(ProposeError::Overloaded { .. })));
-        inbox.answered(1, 25);
-        inbox.admit(1, 75).unwrap();
-        assert!(matches!(inbox.admit(0, 1), Err(ProposeError::Overloaded { .. })));
+        inbox.admit(cost(2, 50)).unwrap();
+        assert!(matches!(inbox.admit(cost(1, 1)), Err(ProposeError::Overloaded { .. })));
+        inbox.answered(cost(1, 25));
+        inbox.admit(cost(1, 75)).unwrap();
+        assert!(matches!(inbox.admit(cost(0, 1)), Err(ProposeError::Overloaded { .. })));
     }
 
     #[test]
@@ -633,7 +637,7 @@ mod tests {
         let inbox: Inbox = Inbox::new(2, 100, limits::OfShard::REAL);
         inbox.stop("disk on fire");
         let cause = StopCause::Node("disk on fire".to_owned());
-        assert_eq!(inbox.admit(1, 1), Err(ProposeError::Stopped(cause)));
+        assert_eq!(inbox.admit(cost(1, 1)), Err(ProposeError::Stopped(cause)));
         assert_eq!(inbox.control(task(), false), Err(NotTaken::Stopped("disk on fire".to_owned())));
     }
 
@@ -646,9 +650,9 @@ mod tests {
             commands_max: 2,
             bytes_max: 100,
         };
-        assert_eq!(inbox.admit(3, 1), Err(too_large(3, 1)));
-        assert_eq!(inbox.admit(1, 101), Err(too_large(1, 101)));
-        inbox.admit(2, 100).unwrap(); // Nothing of the two was kept.
+        assert_eq!(inbox.admit(cost(3, 1)), Err(too_large(3, 1)));
+        assert_eq!(inbox.admit(cost(1, 101)), Err(too_large(1, 101)));
+        inbox.admit(cost(2, 100)).unwrap(); // Nothing of the two was kept.
     }
 
     #[test]

@@ -136,23 +136,23 @@ fn commands_that_were_refused_or_are_unknown_count_no_more() {
     // Refused by a follower: whoever asked took it for the leader.
     let follower = (leader + 1) % 3;
     (0..5).for_each(|_| trio.propose(follower));
-    assert_eq!(waiting(&trio, follower), (5, 35));
+    assert_eq!(waiting(&trio, follower), cost(5, 35));
     let seen = all_answered(&mut trio, 5, "refused");
     assert!(seen.iter().all(Result::is_err));
-    assert_eq!(waiting(&trio, follower), (0, 0));
+    assert_eq!(waiting(&trio, follower), Cost::default());
     // Done.
     (0..5).for_each(|_| trio.propose(leader));
     assert!(all_answered(&mut trio, 5, "done").iter().all(Result::is_ok));
-    assert_eq!(waiting(&trio, leader), (0, 0));
+    assert_eq!(waiting(&trio, leader), Cost::default());
     // Unknown: they entered the log before leadership moved.
     trio.nodes[leader].is_stuck = true;
     (0..10).for_each(|_| trio.propose_payload(leader, Bytes::from(vec![7; 1_000])));
     trio.step();
-    assert_eq!((trio.outcomes().len(), waiting(&trio, leader)), (0, (10, 10_000)));
+    assert_eq!((trio.outcomes().len(), waiting(&trio, leader)), (0, cost(10, 10_000)));
     let dead: Vec<_> = (0..3).filter(|at| *at != leader).collect();
     dead.iter().for_each(|at| trio.nodes[*at].host = None);
     let seen = all_answered(&mut trio, 10, "unknown");
     let unknown = |outcome: &Outcome| matches!(outcome, Err(ProposeError::OutcomeUnknown(_)));
     assert!(seen.iter().all(unknown), "{seen:?}");
-    assert_eq!(waiting(&trio, leader), (0, 0));
+    assert_eq!(waiting(&trio, leader), Cost::default());
 }

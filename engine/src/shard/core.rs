@@ -206,8 +206,9 @@ impl Shard {
 
     /// Commands and bytes of a group that were told of by [`Self::tell_overdue`] and are not settled.
     #[cfg(feature = "testing")]
-    pub(crate) fn told(&self, group: GroupId) -> (usize, usize) {
-        self.slots.get(&group).map_or((0, 0), |slot| self.replicas[slot.at()].proposals.told())
+    pub(crate) fn told(&self, group: GroupId) -> super::Cost {
+        let slot = self.slots.get(&group);
+        slot.map(|slot| self.replicas[slot.at()].proposals.told()).unwrap_or_default()
     }
 
     /// A group's role and cursors.

@@ -14,7 +14,7 @@ mod slot;
 mod timers;
 
 pub(crate) use self::core::{Founded, Shard, Timing};
-pub(crate) use proposals::{Answer, Commands, Stamps, Submission};
+pub(crate) use proposals::{Answer, Commands, Cost, Stamps, Submission};
 pub(crate) use replica::GroupView;
 pub(crate) use round::{ApplyJob, FetchJob, Round, WriteJob};
 pub(crate) use slot::Slot;

@@ -26,9 +26,29 @@ pub(crate) struct Submission {
 impl Submission {
     /// Answers every command of it with `error`.
     pub(crate) fn refuse(self, error: &ProposeError) {
-        let (commands, _) = self.commands.cost();
-        let tokens = self.token..self.token + commands as u64;
+        let tokens = self.token..self.token + self.commands.cost().commands as u64;
         self.sink.complete(&mut tokens.map(|token| (token, Err(error.clone()))).collect());
+    }
+}
+
+/// What commands take of their shard's budget.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Cost {
+    pub(crate) commands: usize,
+    pub(crate) bytes: usize,
+}
+
+impl std::ops::Add for Cost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { commands: self.commands + other.commands, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl std::iter::Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), |sum, cost| sum + cost)
     }
 }
 
@@ -40,12 +60,13 @@ pub(crate) enum Commands {
 
 impl Commands {
     /// How many, and the sum of their bytes.
-    pub(crate) fn cost(&self) -> (usize, usize) {
+    pub(crate) fn cost(&self) -> Cost {
         match self {
-            Self::One(command) => (1, command.payload.len()),
-            Self::Many(commands) => {
-                (commands.len(), commands.iter().map(|c| c.payload.len()).sum())
-            }
+            Self::One(command) => Cost { commands: 1, bytes: command.payload.len() },
+            Self::Many(commands) => Cost {
+                commands: commands.len(),
+                bytes: commands.iter().map(|command| command.payload.len()).sum(),
+            },
         }
     }
 }
@@ -56,8 +77,7 @@ pub(crate) struct Answer {
     pub(crate) sink: Option<Arc<dyn Completions>>,
     pub(crate) token: u64,
     /// The room to give back to the budget: the command and its bytes, or nothing yet.
-    pub(crate) commands: usize,
-    pub(crate) bytes: usize,
+    pub(crate) cost: Cost,
     pub(crate) outcome: Outcome,
     /// When it passed through its stages, if it did.
     pub(crate) moments: Option<Moments>,
@@ -210,7 +230,8 @@ impl Proposals {
             let why = "it was not committed in time";
             let (sink, token) = (waiter.sink.take(), waiter.token);
             let outcome = Err(ProposeError::OutcomeUnknown(why));
-            answers.push(Answer { sink, token, commands: 0, bytes: 0, outcome, moments: None });
+            let cost = Cost::default();
+            answers.push(Answer { sink, token, cost, outcome, moments: None });
         }
     }
 
@@ -224,9 +245,9 @@ impl Proposals {
 
     /// Commands and bytes that count in the budget though their clients were told that the outcome is unknown.
     #[cfg(feature = "testing")]
-    pub(super) fn told(&self) -> (usize, usize) {
+    pub(super) fn told(&self) -> Cost {
         let told = self.in_log.iter().filter(|waiter| waiter.sink.is_none());
-        told.fold((0, 0), |(commands, bytes), waiter| (commands + 1, bytes + waiter.bytes))
+        told.map(|waiter| Cost { commands: 1, bytes: waiter.bytes }).sum()
     }
 
     /// Nothing will be applied here any more.
@@ -307,8 +328,7 @@ impl Waiter {
         Answer {
             sink: self.sink,
             token: self.token,
-            commands: 1,
-            bytes: self.bytes,
+            cost: Cost { commands: 1, bytes: self.bytes },
             outcome,
             moments,
         }

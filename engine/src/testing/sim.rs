@@ -26,7 +26,7 @@ use super::{
     shape::Shape,
     trace::Trace,
 };
-use crate::{GroupId, NodeId, host::Turned, limits, links::LaneChange};
+use crate::{GroupId, NodeId, host::Turned, limits, links::LaneChange, shard::Cost};
 use logdrive_net::Lane;
 use logdrive_raft::{Role, Status};
 use logdrive_wal::{Identity, WalError, disk::sim::PlatterImage};
@@ -564,11 +564,11 @@ impl<'a> Sim<'a> {
         let inboxes = process.node.inboxes.iter().zip(&process.shards);
         let held = inboxes.map(|(inbox, thread)| {
             let told = unjudged.iter().map(|group| thread.host.shard().told(*group));
-            (inbox.waiting(), told.fold((0, 0), |sum, told| (sum.0 + told.0, sum.1 + told.1)))
+            (inbox.waiting(), told.sum::<Cost>())
         });
-        let held: Vec<_> = held.collect();
+        let held: Vec<(Cost, Cost)> = held.collect();
         if held.iter().any(|(held, told)| held != told) {
-            let what = format!("{:?} holds (commands, bytes), but may hold: {held:?}", node.id);
+            let what = format!("{:?} holds, but may hold: {held:?}", node.id);
             Broken { invariant: "23 bounds".to_owned(), what }.throw();
         }
     }
