@@ -22,7 +22,7 @@ use crate::{
     panics,
     pulse::Silence,
     reads::{ReadDone, ReadTask},
-    shard::{Answer, Cost, FetchJob, Founded, Round, Shard, Stamps, WriteJob},
+    shard::{Answer, Cost, FetchJob, Founded, Round, Shard, ShardOf, Stamps, WriteJob},
     shared::{Shared, lock},
     status::{Question, ShardCounters},
 };
@@ -129,12 +129,13 @@ impl ShardHost {
         wal: Wal,
         seed: u64,
     ) -> Self {
+        let own = ShardOf {
+            shard: u32::try_from(index).expect("shards are counted in u32"),
+            shards: u32::try_from(node.inboxes.len()).expect("shards are counted in u32"),
+        };
         let shard = Shard::new(node.me, &node.nodes(), node.timing, seed)
             .with_limits(node.limits.of_group)
-            .at(
-                u32::try_from(index).expect("shards are counted in u32"),
-                u32::try_from(node.inboxes.len()).expect("shards are counted in u32"),
-            )
+            .at(own)
             .with_entry_bytes_max(wal.entry_bytes_max());
         let (heartbeat, resign_after) = (node.heartbeat, node.stall_limits.resign);
         Self {

@@ -15,7 +15,7 @@ use super::{
     log_room::{LogRoom, RETRY_AFTER},
     proposals::{Answer, Stamps, Submission},
     replica::{Change, GroupView, Replica},
-    room::Rooms,
+    room::{Rooms, ShardOf},
     round::{ApplyJob, FetchJob, LANES, Round, WriteJob},
     slot::Slot,
     timers::Wheel,
@@ -100,7 +100,7 @@ impl Shard {
             due: Vec::new(),
             wheel: Wheel::new(now),
             log_room: LogRoom::new(usize::MAX),
-            rooms: Rooms::new(0, 1),
+            rooms: Rooms::new(ShardOf::ALONE),
             founding_notices: FoundingNotices::default(),
             overdue_at: now,
             stands: true,
@@ -110,9 +110,9 @@ impl Shard {
         }
     }
 
-    /// It is shard `shard` of `shards`, not the only one.
-    pub(crate) fn at(mut self, shard: u32, shards: u32) -> Self {
-        self.rooms = Rooms::new(shard, shards);
+    /// It is the shard `own` of this node, not the only one.
+    pub(crate) fn at(mut self, own: ShardOf) -> Self {
+        self.rooms = Rooms::new(own);
         self
     }
 

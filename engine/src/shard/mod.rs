@@ -16,5 +16,6 @@ mod timers;
 pub(crate) use self::core::{Founded, Shard, Timing};
 pub(crate) use proposals::{Answer, Commands, Cost, Stamps, Submission};
 pub(crate) use replica::GroupView;
+pub(crate) use room::ShardOf;
 pub(crate) use round::{ApplyJob, FetchJob, Round, WriteJob};
 pub(crate) use slot::Slot;

@@ -15,19 +15,42 @@ use hashbrown::HashSet;
 use logdrive_raft::{GroupId, Message, NodeId, RoomNotice, RoomSays, Ticks};
 use std::collections::BTreeSet;
 
+/// One of the shards of a node, which has a log of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ShardOf {
+    pub(crate) shard: u32,
+    /// How many the node has.
+    pub(crate) shards: u32,
+}
+
+impl ShardOf {
+    /// The only shard of its node.
+    pub(super) const ALONE: Self = Self { shard: 0, shards: 1 };
+
+    /// Whether a group is on that shard of a node.
+    fn holds(self, group: GroupId) -> bool {
+        self.shards > 0 && group.get() % u64::from(self.shards) == u64::from(self.shard)
+    }
+
+    /// What is said of that shard's log, or asked.
+    fn notice(self, says: RoomSays) -> Message {
+        let Self { shard, shards } = self;
+        Message::Room(RoomNotice { says, shard, shards })
+    }
+}
+
 /// A peer's log that takes no entries.
 #[derive(Clone, Copy)]
 struct FullLog {
     peer: NodeId,
-    shard: u32,
-    shards: u32,
+    of: ShardOf,
     /// One of its groups, to address questions to.
     group: GroupId,
 }
 
 impl FullLog {
     fn is_of(&self, peer: NodeId, group: GroupId) -> bool {
-        self.peer == peer && is_on(group, self.shard, self.shards)
+        self.peer == peer && self.of.holds(group)
     }
 }
 
@@ -45,7 +68,7 @@ impl Change {
 
     /// True if the log holds this group.
     pub(super) fn is_of(&self, group: GroupId) -> bool {
-        is_on(group, self.log.shard, self.log.shards)
+        self.log.of.holds(group)
     }
 }
 
@@ -62,8 +85,8 @@ enum Noted {
 
 /// The logs of peers known to be full, and the notices to send.
 pub(super) struct Rooms {
-    /// This log's shard and the node's shards.
-    own: (u32, u32),
+    /// The shard that this log is of.
+    own: ShardOf,
     full: Vec<FullLog>,
     /// The groups have not heard of these yet.
     changes: Vec<Change>,
@@ -77,10 +100,10 @@ pub(super) struct Rooms {
 }
 
 impl Rooms {
-    /// For shard `shard` of `shards`.
-    pub(super) fn new(shard: u32, shards: u32) -> Self {
+    /// For the shard `own` of this node.
+    pub(super) fn new(own: ShardOf) -> Self {
         Self {
-            own: (shard, shards),
+            own,
             full: Vec::new(),
             changes: Vec::new(),
             told: BTreeSet::new(),
@@ -117,11 +140,12 @@ impl Rooms {
     pub(super) fn fill(&mut self, peer: NodeId, group: GroupId, notice: RoomNotice) -> bool {
         let RoomNotice { shard, shards, .. } = notice;
         let is_known = self.full.iter().any(|log| log.is_of(peer, group));
-        let may_be = is_on(group, shard, shards) && self.full.len() < FULL_LOGS_MAX;
+        let of = ShardOf { shard, shards };
+        let may_be = of.holds(group) && self.full.len() < FULL_LOGS_MAX;
         if is_known || !may_be {
             return false;
         }
-        let log = FullLog { peer, shard, shards, group };
+        let log = FullLog { peer, of, group };
         let noted = self.note(log, true);
         if noted != Noted::TooMany {
             self.full.push(log);
@@ -142,10 +166,8 @@ impl Rooms {
     }
 
     fn note(&mut self, log: FullLog, has_filled: bool) -> Noted {
-        let FullLog { peer, shard, shards, .. } = log;
-        let is_same = |change: &&mut Change| {
-            (change.log.peer, change.log.shard, change.log.shards) == (peer, shard, shards)
-        };
+        let FullLog { peer, of, .. } = log;
+        let is_same = |change: &&mut Change| (change.log.peer, change.log.of) == (peer, of);
         if let Some(change) = self.changes.iter_mut().find(is_same) {
             change.has_filled |= has_filled;
             return Noted::Known;
@@ -173,16 +195,13 @@ impl Rooms {
             return;
         }
         self.ask_at = now.after(heartbeat_ticks);
-        for FullLog { peer, shard, shards, group } in &self.full {
-            let notice = RoomNotice { says: RoomSays::Asked, shard: *shard, shards: *shards };
-            self.notices.push((*peer, *group, Message::Room(notice)));
+        for FullLog { peer, of, group } in &self.full {
+            self.notices.push((*peer, *group, of.notice(RoomSays::Asked)));
         }
     }
 
     fn say(&mut self, peer: NodeId, group: GroupId, says: RoomSays) {
-        let (shard, shards) = self.own;
-        let notice = RoomNotice { says, shard, shards };
-        self.notices.push((peer, group, Message::Room(notice)));
+        self.notices.push((peer, group, self.own.notice(says)));
     }
 
     /// True if there is something to say, to peers or to groups.
@@ -195,11 +214,6 @@ impl Rooms {
         self.queued.clear();
         self.notices.drain(..)
     }
-}
-
-/// Whether a group is on that shard of a node.
-pub(super) fn is_on(group: GroupId, shard: u32, shards: u32) -> bool {
-    shards > 0 && group.get() % u64::from(shards) == u64::from(shard)
 }
 
 /// Logs of peers that are full; what is said of further ones is not believed, so that nonsense costs no memory.
@@ -219,7 +233,7 @@ mod tests {
     /// A peer may say "full" and "free" as often as it likes: its groups hear of both once a turn.
     #[test]
     fn room_that_comes_and_goes_within_a_turn_is_one_change() {
-        let mut rooms = Rooms::new(0, 1);
+        let mut rooms = Rooms::new(ShardOf::ALONE);
         for _ in 0..1000 {
             rooms.fill(NodeId(2), GroupId(4), notice(0, 2));
             rooms.drain(NodeId(2), GroupId(6));
@@ -240,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_peer_with_numbers_of_shards_that_change_is_believed_so_often_and_another_as_well() {
-        let mut rooms = Rooms::new(0, 1);
+        let mut rooms = Rooms::new(ShardOf::ALONE);
         for shards in 1..1000 {
             rooms.fill(NodeId(2), GroupId(0), notice(0, shards));
             rooms.drain(NodeId(2), GroupId(0));
@@ -254,7 +268,7 @@ mod tests {
     /// A seed of the simulator had two histories: the notices left in the order of a hash table.
     #[test]
     fn notices_of_room_leave_in_order() {
-        let mut rooms = Rooms::new(0, 1);
+        let mut rooms = Rooms::new(ShardOf::ALONE);
         for group in (0..100).rev() {
             rooms.tell(NodeId(2), GroupId(group), RoomSays::Full);
         }
