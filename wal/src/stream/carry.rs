@@ -43,6 +43,7 @@
 
 use super::Wal;
 use super::chain::Sealed;
+use super::space::Wanted;
 use crate::disk::{Fate, RetireSegment};
 use crate::error::{Corrupt, ReadError, WalError};
 use crate::format::{
@@ -334,7 +335,10 @@ impl Wal {
         let largest = entries().map(|entry| entry.payload.len()).max().unwrap_or(0);
         let used = self.used();
         match self.space.supply().is_disk_full() {
-            true => largest <= self.entry_bytes_max() && self.space.fits_made(bytes, largest, used),
+            true => {
+                largest <= self.entry_bytes_max()
+                    && self.space.fits_made(Wanted { bytes, largest }, used)
+            }
             false => self.space.capacity(used) >= bytes as u64 + STEP_SLACK_BYTES,
         }
     }

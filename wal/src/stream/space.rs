@@ -99,6 +99,23 @@ pub(super) struct Used {
     files: u64,
 }
 
+/// Records that are to be written.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    /// All of their bytes.
+    pub(super) bytes: usize,
+    /// The bytes of the largest entry among them.
+    pub(super) largest: usize,
+}
+
+/// The bytes that records take at most.
+struct Needed {
+    /// In one segment.
+    in_one: u64,
+    /// And if they go on in others, so many more: each of these one entry may end early that does not fit its rest.
+    across: u64,
+}
+
 impl Wal {
     /// Whether to go on proposing. Never [`Room::Free`] while there is no room for entries that were refused: whoever had
     /// them would send them again and again.
@@ -216,6 +233,15 @@ impl Wal {
     }
 }
 
+impl Wanted {
+    /// One entry more.
+    #[inline]
+    fn add(&mut self, entry: &Entry) {
+        self.bytes += entry.payload.len() + ENTRY_HEADER_BYTES;
+        self.largest = self.largest.max(entry.payload.len());
+    }
+}
+
 impl Space {
     /// The space of a log in which nothing was written yet since it was opened: no bound of bytes holds before
     /// [`Self::set_bytes_limit`].
@@ -264,19 +290,17 @@ impl Space {
         if self.supply.is_disk_full() || !rules::entries_wait_before_the_log() {
             return entries.len();
         }
-        let (mut bytes, mut largest) = (SMALL_BYTES, 0);
+        let mut wanted = Wanted { bytes: SMALL_BYTES, largest: 0 };
         for entry in entries {
-            bytes += entry.payload.len() + ENTRY_HEADER_BYTES;
-            largest = largest.max(entry.payload.len());
+            wanted.add(entry);
         }
-        if self.fits_beside_votes(bytes, largest, used) {
+        if self.fits_beside_votes(wanted, used) {
             return entries.len();
         }
-        (bytes, largest) = (SMALL_BYTES, 0);
+        wanted = Wanted { bytes: SMALL_BYTES, largest: 0 };
         let fits = |entry: &&Entry| {
-            bytes += entry.payload.len() + ENTRY_HEADER_BYTES;
-            largest = largest.max(entry.payload.len());
-            self.fits_beside_votes(bytes, largest, used)
+            wanted.add(entry);
+            self.fits_beside_votes(wanted, used)
         };
         let count = entries.iter().take_while(fits).count();
         let is_making =
@@ -284,8 +308,8 @@ impl Space {
         if is_making { count } else { count.max(1) }
     }
 
-    fn fits_beside_votes(&self, bytes: usize, largest: usize, used: Used) -> bool {
-        let (in_one, across) = self.room_for(bytes, largest);
+    fn fits_beside_votes(&self, wanted: Wanted, used: Used) -> bool {
+        let Needed { in_one, across } = self.room_for(wanted);
         let rest = if self.supply.is_made(used.active) { used.rest } else { 0 };
         let in_one = in_one + self.votes_reserve();
         in_one <= rest || in_one + across <= rest + self.made_ahead()
@@ -377,26 +401,25 @@ impl Space {
         // A new leader's no-op belongs to its election: refused, it would hold up the group's later votes.
         let is_small = append.entries.iter().all(|entry| entry.kind == EntryKind::Noop);
         let halves = if is_small { FOR_VOTES } else { FOR_ENTRIES };
-        self.check_capacity(bytes, largest, halves, used, carry_price)
+        self.check_capacity(Wanted { bytes, largest }, halves, used, carry_price)
     }
 
     /// Refuses a release or a tombstone for which there is no room. They lead to more, so they go deeper than votes.
     fn check_release(&mut self, bytes: usize, used: Used) -> Result<(), WalError> {
         if self.supply.is_disk_full() || self.has_quota() {
-            return self.check_capacity(bytes, 0, FOR_RELEASES, used, 0);
+            return self.check_capacity(Wanted { bytes, largest: 0 }, FOR_RELEASES, used, 0);
         }
         Ok(())
     }
 
     fn check_capacity(
         &mut self,
-        bytes: usize,
-        largest: usize,
+        wanted: Wanted,
         halves: u64,
         used: Used,
         carry_price: u64,
     ) -> Result<(), WalError> {
-        let (in_one, across) = self.room_for(bytes, largest);
+        let Needed { in_one, across } = self.room_for(wanted);
         let needed = in_one + across;
         let is_entries = halves == FOR_ENTRIES;
         let is_disk_full = self.supply.is_disk_full();
@@ -418,18 +441,21 @@ impl Space {
         Err(if is_disk_full { WalError::NoSpace } else { WalError::OverQuota })
     }
 
-    /// The bytes that records of `bytes`, no entry among them above `largest`, take at most of one segment; and those
-    /// that they take more if they go on in others, each of which one entry may end early that does not fit its rest.
-    fn room_for(&self, bytes: usize, largest: usize) -> (u64, u64) {
+    /// The bytes that records take at most.
+    fn room_for(&self, wanted: Wanted) -> Needed {
+        let Wanted { bytes, largest } = wanted;
         let batches = bytes / self.batch_bytes_max + 2;
         let half = self.segment_bytes / 2;
         let segments = bytes as u64 / half + 1;
-        ((bytes + batches * (2 * BLOCK_BYTES)) as u64, segments * largest as u64)
+        Needed {
+            in_one: (bytes + batches * (2 * BLOCK_BYTES)) as u64,
+            across: segments * largest as u64,
+        }
     }
 
-    /// Whether records of `bytes` can be written without a segment that is still to be made, `largest` as above.
-    pub(super) fn fits_made(&self, bytes: usize, largest: usize, used: Used) -> bool {
-        let (in_one, across) = self.room_for(bytes, largest);
+    /// Whether records can be written without a segment that is still to be made.
+    pub(super) fn fits_made(&self, wanted: Wanted, used: Used) -> bool {
+        let Needed { in_one, across } = self.room_for(wanted);
         in_one <= used.rest || in_one + across <= used.rest + self.made_ahead()
     }
 
