@@ -12,18 +12,24 @@ use alloc::vec::Vec;
 
 /// The voters that have answered, each with its answer.
 #[derive(Debug, Default)]
-pub(crate) struct Tally(Vec<(NodeId, bool)>);
+pub(crate) struct Tally(Vec<VotersAnswer>);
+
+#[derive(Debug)]
+struct VotersAnswer {
+    voter: NodeId,
+    granted: bool,
+}
 
 impl Tally {
     /// The first answer counts.
     fn record(&mut self, voter: NodeId, granted: bool) {
         if self.vote_of(voter).is_none() {
-            self.0.push((voter, granted));
+            self.0.push(VotersAnswer { voter, granted });
         }
     }
 
     fn vote_of(&self, voter: NodeId) -> Option<bool> {
-        self.0.iter().find(|(id, _)| *id == voter).map(|(_, granted)| *granted)
+        self.0.iter().find(|answer| answer.voter == voter).map(|answer| answer.granted)
     }
 
     fn result(&self, voters: &[NodeId]) -> VoteResult {

@@ -50,12 +50,20 @@ pub(crate) struct Log {
     commit: LogIndex,
     applying: LogIndex,
     applied: LogIndex,
-    /// Batches handed to the state machine and not yet applied: last entry and bytes of each.
-    handed_out: VecDeque<(LogIndex, usize)>,
+    /// Batches handed to the state machine and not yet applied, oldest first.
+    handed_out: VecDeque<HandedOut>,
     handed_out_bytes: usize,
     /// Writes handed to the disk and not yet durable, oldest first.
     writes: VecDeque<InFlight>,
     newest_write: WriteId,
+}
+
+/// A batch that the state machine has.
+#[derive(Clone, Copy, Debug)]
+struct HandedOut {
+    /// Its last entry.
+    last: LogIndex,
+    bytes: usize,
 }
 
 /// The consequences of a write once it is durable.
@@ -373,7 +381,7 @@ impl Log {
         assert!(last > self.applying, "{last:?} was handed out before {:?}", self.applying);
         assert!(last <= self.appliable(), "{last:?} is after appliable {:?}", self.appliable());
         self.applying = last;
-        self.handed_out.push_back((last, bytes));
+        self.handed_out.push_back(HandedOut { last, bytes });
         self.handed_out_bytes += bytes;
     }
 
@@ -385,7 +393,7 @@ impl Log {
             self.applying
         );
         self.applied = self.applied.max(index);
-        while let Some(&(last, bytes)) = self.handed_out.front() {
+        while let Some(&HandedOut { last, bytes }) = self.handed_out.front() {
             if last > self.applied {
                 break;
             }

@@ -32,6 +32,14 @@ pub(crate) enum Pace {
     Replicate,
 }
 
+/// An append in flight.
+#[derive(Clone, Copy, Debug)]
+struct SentAppend {
+    /// Its last entry.
+    last: LogIndex,
+    bytes: usize,
+}
+
 /// One peer's progress. `match_index < next_index`, always.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -45,8 +53,8 @@ pub(crate) struct Progress {
     /// The next entry to send.
     next_index: LogIndex,
     pub(crate) pace: Pace,
-    /// Appends sent and not yet acknowledged: the last entry and the bytes of each, oldest first.
-    in_flight: VecDeque<(LogIndex, usize)>,
+    /// Appends sent and not yet acknowledged, oldest first.
+    in_flight: VecDeque<SentAppend>,
     in_flight_bytes: usize,
     /// When the peer last said something in this term.
     pub(crate) heard_at: Ticks,
@@ -115,7 +123,7 @@ impl Progress {
             "append ends at {last:?} before it begins at {:?}",
             self.next_index
         );
-        self.in_flight.push_back((last, bytes));
+        self.in_flight.push_back(SentAppend { last, bytes });
         self.in_flight_bytes += bytes;
         self.next_index = last.next();
     }
@@ -155,7 +163,7 @@ impl Progress {
         } else {
             self.next_index = self.next_index.max(self.match_index.next());
         }
-        while let Some(&(last, bytes)) = self.in_flight.front() {
+        while let Some(&SentAppend { last, bytes }) = self.in_flight.front() {
             if last > self.match_index {
                 break;
             }

@@ -16,7 +16,7 @@ use super::{
     proposals::{Answer, Stamps, Submission},
     replica::{Change, GroupView, Replica},
     room::{Rooms, ShardOf},
-    round::{ApplyJob, FetchJob, LANES, Round, WriteJob},
+    round::{ApplyJob, FetchJob, LANES, Notice, Round, WriteJob},
     slot::Slot,
     timers::Wheel,
 };
@@ -633,7 +633,7 @@ impl Shard {
         }
         self.spread_room();
         // First, because a peer ignores a group's other messages until it knows what the group was founded with.
-        for (peer, group, message) in self.founding_notices.take() {
+        for Notice { peer, group, message } in self.founding_notices.take() {
             let replica = &self.replicas[self.slots[&group].at()];
             if replica.stopped && !replica.differs() {
                 continue;
@@ -647,7 +647,7 @@ impl Shard {
         // Groups marked meanwhile wait for the next gathering; keep the list with the memory.
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
-        for (peer, group, message) in self.rooms.take_notices() {
+        for Notice { peer, group, message } in self.rooms.take_notices() {
             post(&self.peers, &mut round.outbox, group, peer, message);
         }
     }

@@ -22,6 +22,7 @@
 //! nodes that cannot talk to each other at all go on so. Entries that were acknowledged in that time are in the
 //! logs of the nodes that acknowledged them, and a person has to decide.
 
+use super::round::Notice;
 use crate::membership;
 use hashbrown::HashSet;
 use logdrive_raft::{FoundingNotice, GroupId, Message, NodeId};
@@ -87,7 +88,7 @@ impl Founding {
 /// The founding notices that all groups of a shard have to send.
 #[derive(Default)]
 pub(super) struct FoundingNotices {
-    notices: Vec<(NodeId, GroupId, Message)>,
+    notices: Vec<Notice>,
     /// Questions among them, and answers.
     said: HashSet<(NodeId, GroupId, bool)>,
     /// Groups that were founded otherwise on a peer, to be stopped.
@@ -138,8 +139,8 @@ impl FoundingNotices {
         if !self.said.insert((peer, group, asks)) {
             return; // Once in a turn is enough.
         }
-        let notice = FoundingNotice { digest: founding.digest, asks };
-        self.notices.push((peer, group, Message::Founding(notice)));
+        let message = Message::Founding(FoundingNotice { digest: founding.digest, asks });
+        self.notices.push(Notice { peer, group, message });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -152,7 +153,7 @@ impl FoundingNotices {
     }
 
     /// The notices to send.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = (NodeId, GroupId, Message)> {
+    pub(super) fn take(&mut self) -> impl Iterator<Item = Notice> {
         self.said.clear();
         self.notices.drain(..)
     }
@@ -175,12 +176,12 @@ mod tests {
         says[1].ask(NodeId(1), GROUP, two);
         for _ in 0..4 {
             let said: Vec<_> = says[0].take().collect();
-            for (_, group, message) in said {
+            for Notice { group, message, .. } in said {
                 let Message::Founding(notice) = message else { panic!("{message:?}") };
                 says[1].on_notice(NodeId(1), group, two, notice);
             }
             let said: Vec<_> = says[1].take().collect();
-            for (_, group, message) in said {
+            for Notice { group, message, .. } in said {
                 let Message::Founding(notice) = message else { panic!("{message:?}") };
                 says[0].on_notice(NodeId(2), group, one, notice);
             }

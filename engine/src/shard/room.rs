@@ -11,6 +11,7 @@
 //!
 //! Room belongs to a log, which all groups of a shard of the peer share, so what one group hears counts for all of them.
 
+use super::round::Notice;
 use hashbrown::HashSet;
 use logdrive_raft::{GroupId, Message, NodeId, RoomNotice, RoomSays, Ticks};
 use std::collections::BTreeSet;
@@ -93,7 +94,7 @@ pub(super) struct Rooms {
     /// Peers that were told of no room, and by which groups. In order: what they are told next leaves in the same order in
     /// every run of a seed.
     told: BTreeSet<(NodeId, GroupId)>,
-    notices: Vec<(NodeId, GroupId, Message)>,
+    notices: Vec<Notice>,
     /// Those among the notices that tell of no room.
     queued: HashSet<(NodeId, GroupId)>,
     ask_at: Ticks,
@@ -196,12 +197,13 @@ impl Rooms {
         }
         self.ask_at = now.after(heartbeat_ticks);
         for FullLog { peer, of, group } in &self.full {
-            self.notices.push((*peer, *group, of.notice(RoomSays::Asked)));
+            let message = of.notice(RoomSays::Asked);
+            self.notices.push(Notice { peer: *peer, group: *group, message });
         }
     }
 
     fn say(&mut self, peer: NodeId, group: GroupId, says: RoomSays) {
-        self.notices.push((peer, group, self.own.notice(says)));
+        self.notices.push(Notice { peer, group, message: self.own.notice(says) });
     }
 
     /// True if there is something to say, to peers or to groups.
@@ -210,7 +212,7 @@ impl Rooms {
     }
 
     /// The notices to send.
-    pub(super) fn take_notices(&mut self) -> impl Iterator<Item = (NodeId, GroupId, Message)> {
+    pub(super) fn take_notices(&mut self) -> impl Iterator<Item = Notice> {
         self.queued.clear();
         self.notices.drain(..)
     }
@@ -274,7 +276,7 @@ mod tests {
         }
         rooms.take_notices().for_each(drop);
         rooms.tell_of_room();
-        let groups: Vec<_> = rooms.take_notices().map(|(_, group, _)| group).collect();
+        let groups: Vec<_> = rooms.take_notices().map(|notice| notice.group).collect();
         assert_eq!(groups, (0..100).map(GroupId).collect::<Vec<_>>());
     }
 }

@@ -10,7 +10,7 @@ use super::{Answer, Slot};
 use crate::clock::Nanos;
 use bytes::Bytes;
 use logdrive_net::Lane;
-use logdrive_raft::{EntryBatch, Fetch, GroupId, Message, Write};
+use logdrive_raft::{EntryBatch, Fetch, GroupId, Message, NodeId, Write};
 use logdrive_wal::Room;
 
 /// Lanes to each peer, in the order of [`Lane::ALL`]: liveness (votes, heartbeats), then appends.
@@ -36,6 +36,13 @@ pub(crate) struct ApplyJob {
     pub(crate) wanted: bool,
     /// When the entries were known committed.
     pub(crate) committed: Nanos,
+}
+
+/// A message of a group to a peer, beside those that its Raft sends.
+pub(super) struct Notice {
+    pub(super) peer: NodeId,
+    pub(super) group: GroupId,
+    pub(super) message: Message,
 }
 
 /// Old entries wanted from the log. Answer with [`Shard::fetched`].
