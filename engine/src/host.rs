@@ -22,7 +22,9 @@ use crate::{
     panics,
     pulse::Silence,
     reads::{ReadDone, ReadTask},
-    shard::{Answer, Cost, FetchJob, Founded, Round, Shard, ShardOf, Stamps, WriteJob},
+    shard::{
+        Answer, Cost, FetchJob, Founded, Round, Shard, ShardOf, Stamps, WriteJob, is_withdrawn,
+    },
     shared::{Shared, lock},
     status::{Question, ShardCounters},
 };
@@ -587,9 +589,7 @@ impl ShardHost {
         if job.waits_for == Room::Free {
             return Ok(());
         }
-        let has_entries = !job.write.entries.is_empty();
-        let is_kept = logdrive_raft::bug!("entries_held_for_want_of_room");
-        if has_entries && job.waits_for != Room::Behind && !is_kept {
+        if is_withdrawn(job.waits_for, !job.write.entries.is_empty()) {
             if before.is_some() {
                 self.drop_held(job.group, job.write.id);
             }

@@ -137,6 +137,14 @@ impl LogRoom {
     }
 }
 
+/// Whether a write that the log has not taken is withdrawn, and not held until the log takes it: a write with entries is
+/// withdrawn for want of room, so that no vote waits behind entries (RULES.md B5). While a segment is being made, any
+/// write is held.
+pub(crate) fn is_withdrawn(waits_for: Room, has_entries: bool) -> bool {
+    let is_kept = logdrive_raft::bug!("entries_held_for_want_of_room");
+    has_entries && waits_for != Room::Behind && !is_kept
+}
+
 /// What new writes meet while others wait: no room if one of those waits for room, else a log that is behind.
 fn worst_of(waiting: impl Iterator<Item = Room>) -> Room {
     let mut worst = Room::Free;

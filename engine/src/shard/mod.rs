@@ -14,6 +14,7 @@ mod slot;
 mod timers;
 
 pub(crate) use self::core::{Founded, Shard, Timing};
+pub(crate) use log_room::is_withdrawn;
 pub(crate) use proposals::{Answer, Commands, Cost, Stamps, Submission};
 pub(crate) use replica::GroupView;
 pub(crate) use room::ShardOf;
