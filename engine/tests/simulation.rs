@@ -68,7 +68,7 @@ fn every_invariant_holds_through_faults_and_everything_heals() {
     assert!(reached("unsynced sector lost with the power") > 4 * count, "{coverage:?}");
     assert!(reached("torn tail cut") > count / 4, "{coverage:?}");
     if count >= 1000 {
-        let holes = coverage.holes(count);
+        let holes = coverage.holes();
         assert!(holes.is_empty(), "never reached: {holes:?}");
     }
 }

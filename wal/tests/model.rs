@@ -497,7 +497,8 @@ impl<'a> History<'a> {
         for _ in 0..VOTES {
             term += 1;
             let commit = self.model.committed(group).get();
-            let is_taken = (0..100).any(|_| {
+            // A round of the whole log is won back in many small steps.
+            let is_taken = (0..5_000).any(|_| {
                 let vote = vec![Atom::HardState(group, hard_state(term, 1, commit))];
                 let wal = self.wal.as_mut().expect("open");
                 let taken = self.model.try_append(wal, group, vote);

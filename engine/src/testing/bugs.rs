@@ -148,11 +148,6 @@ pub const ALL: &[Bug] = &[
         "a disk that fills up again does not tell of it: writes wait for a segment that cannot be made (W9)",
     ),
     bug(
-        "segments_of_one_size",
-        600,
-        "what a larger segment held is carried into a segment that is too small for it (W18)",
-    ),
-    bug(
         "withdrawn_without_the_leadership",
         600,
         "a leader withdraws entries of its term and leads on (W9)",
@@ -288,6 +283,11 @@ pub const OF_THE_LOG: &[Bug] = &[
         "restart_keeps_its_segment",
         60,
         "every open takes a segment for good, however little the last life wrote (W17)",
+    ),
+    bug(
+        "segments_of_one_size",
+        200,
+        "what a larger segment held is carried into a segment that is too small for it (W18)",
     ),
     bug("directory_not_synced", 200, "the maker skips the directory's sync (rule 7)"),
     bug("new_file_not_synced", 200, "the maker skips the sync of files it makes (rule 7)"),

@@ -157,6 +157,7 @@ impl<'a> Run<'a> {
                 Later::LandInPart(at, batches) => self.sim.land_in_part(at, batches),
                 Later::Honest(at) => self.sim.be_honest(at),
                 Later::Land(at) => self.sim.land_now(at),
+                Later::FillDisk(at, steps) => self.sim.fill_disk(at, 0, steps),
                 Later::Deafen(at, steps) => self.sim.deafen(at, steps),
                 Later::LoseEnd(at, batches, down) => self.sim.lose_end(at, batches, down),
                 Later::RestartGroup(at, group) => self.sim.restart_group(at, group),

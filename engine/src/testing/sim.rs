@@ -89,6 +89,8 @@ pub(super) enum Later {
     Honest(usize),
     /// The writes that dead processes had under way reach its disk.
     Land(usize),
+    /// It has no room for further segments for so many steps.
+    FillDisk(usize, u64),
     /// It hears nobody for so many steps.
     Deafen(usize, u64),
     /// Its power fails, and its disk has lost so many batches; it is down for so many steps.

@@ -209,7 +209,7 @@ fn report(
         let by = reached_by.get(place).copied().unwrap_or(0);
         writeln!(out, "  {count:>10} {by:>8}  {place}  ({file})")?;
     }
-    let holes = coverage.holes(*seeds);
+    let holes = coverage.holes();
     for hole in &holes {
         writeln!(out, "  HOLE: never reached: {hole}")?;
     }

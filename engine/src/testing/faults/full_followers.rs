@@ -1,7 +1,9 @@
 //! The disks of all nodes but a leader's have no room for further segments, for a while: that leader's own log takes
-//! commands, and no majority does (RULES.md W10, B2). Arguments: the group, for how long.
+//! commands, and no majority does (RULES.md W10, B2). When they have room again the leader hears nobody for a while, so that
+//! their word of it may be lost. Arguments: the group, for how long.
 
 use super::{Added, Fault, When, node};
+use crate::testing::sim::Later;
 
 const FAULT: Fault = Fault {
     name: "full followers",
@@ -14,6 +16,8 @@ const FAULT: Fault = Fault {
         for at in (0..sim.nodes.len()).filter(|at| *at != leader) {
             sim.fill_disk(at, 0, steps);
         }
+        let deaf = Later::DeafenLeader(node(group), 3 * sim.shape.election_ticks / 4);
+        sim.in_a_while(steps - 1, deaf);
     },
 };
 

@@ -21,6 +21,7 @@ mod failing_operation;
 mod false_success;
 mod flap;
 mod forgetful_leader;
+mod full_again;
 mod full_followers;
 mod gust;
 mod kill;
@@ -180,7 +181,8 @@ pub(super) static ADDED: &[Added] = &[
     replaced_machine::ADDED,
     rot_at_work::ADDED,
     full_followers::ADDED,
-    Added { fault: stray_write::FAULT, once_in: 6, strikes: |_| true, when: When::Anytime },
+    full_again::ADDED,
+    Added { fault: stray_write::FAULT, once_in: 3, strikes: |_| true, when: When::Anytime },
 ];
 
 /// A node's place, from an argument.

@@ -11,4 +11,4 @@ const FAULT: Fault = Fault {
 };
 
 pub(super) const ADDED: Added =
-    Added { fault: FAULT, once_in: 5, strikes: |_| true, when: When::Anytime };
+    Added { fault: FAULT, once_in: 3, strikes: |_| true, when: When::Anytime };

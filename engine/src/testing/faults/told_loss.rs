@@ -11,7 +11,7 @@ const FAULT: Fault = Fault {
     often: 1,
     draw: |random, shape| {
         let whom = random.below(shape.groups.len() as u64 * 8);
-        [whom, random.between(20, 40), 3 * random.between(3, 8) + random.below(3)]
+        [whom, random.between(20, 40), 3 * random.between(3, 8) + *random.pick(&[0, 1, 1, 2, 2])]
     },
     inject: |sim, [whom, after, lost]| {
         sim.lose_and_tell(node(whom / 8), whom % 8, after, lost / 3, lost % 3);
@@ -20,7 +20,7 @@ const FAULT: Fault = Fault {
 
 pub(super) const ADDED: Added = Added {
     fault: FAULT,
-    once_in: 6,
+    once_in: 4,
     strikes: |shape| shape.nodes.len() >= 3,
     when: When::Staged(|[_, after, _], shape| after + 8 * shape.election_ticks),
 };
