@@ -8,10 +8,15 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use support::{
@@ -48,7 +53,7 @@ fn bad_bytes_on_both_ports_cost_a_connection_and_nothing_else() {
             closed += usize::from(feed(port, &bytes, round % 2 == 0));
         }
     }
-    // Many connections send half a request or half a frame, and stay open.
+    // Half a request and half a frame, many at once, and their senders stay.
     let idle: Vec<TcpStream> = (0..IDLE_CONNECTIONS)
         .flat_map(|_| [(target.client, &b"*3\r\n$3\r\nSE"[..]), (target.peer, &b"LD"[..])])
         .filter_map(|(port, half)| {
@@ -115,7 +120,7 @@ fn a_clients_bad_request_is_answered_behind_the_good_ones_before_it() {
         b"*99999999999999999999999999\r\n",
     ] {
         let mut answer = String::new();
-        // A disk that is slow for a while costs the node its leaderships: then the requests are sent again.
+        // A disk that is slow for a while costs the node its leaderships: then it is asked again.
         support::eventually(LIVE_MAX, || {
             let mut connection = cluster.nodes[0].connect();
             let good = [request(&["SET", "k", "v"]), request(&["GET", "k"])].concat();
@@ -164,7 +169,7 @@ fn a_command_line_that_makes_no_sense_is_refused_with_the_reason() {
         (only(&["--init", "--id", "2", "--dir", home, "--peers", "1=127.0.0.1:15001"]), "2"),
         (only(&["--init", "--id", "1", "--dir", home, "--peers", "1:1"]), "peers"),
         (only(&["--id", "1", "--dir", home, "--peers", "1=127.0.0.1:15001"]), "n1"),
-        // Root may write anywhere, but no user can make a directory below a file.
+        // Root may write anywhere, but nobody below a file.
         (
             only(&["--init", "--id", "1", "--dir", below_file, "--peers", "1=127.0.0.1:15001"]),
             "file",
@@ -192,7 +197,7 @@ fn what_is_in_use_or_not_its_own_is_refused_and_left_as_it_was() {
     let mut client = Client::new(&addresses);
     assert_eq!(client.put("kept", b"value", LIVE_MAX), Outcome::Yes);
 
-    // A second process on the same directory: its ports are others, so that it is refused because of the directory.
+    // Two processes on one directory: its ports are others, so that it is the directory that is refused.
     let ports = free_ports(2);
     let members: Vec<_> = cluster.nodes.iter().map(|node| (node.id, node.peer)).collect();
     let elsewhere = |node: &Node, flags: &[&str]| {
@@ -225,7 +230,7 @@ fn what_is_in_use_or_not_its_own_is_refused_and_left_as_it_was() {
     refused(cluster.nodes[1].command(&[]), &[&port, "in use"]);
     drop(taken);
 
-    // Settings that were fixed when the directory was made, and a directory that is no node's.
+    // Another's directory, and what was fixed when it was made.
     let down = &cluster.nodes[1];
     for (flags, wanted) in [
         (["--id", "3"], "id is 3"),
@@ -259,7 +264,7 @@ fn what_is_in_use_or_not_its_own_is_refused_and_left_as_it_was() {
         assert_eq!(fs::read_to_string(foreign.join("thesis.txt")).unwrap(), "years of work");
     }
 
-    // The cluster is none the worse for any of this.
+    // Nothing of this hurt anyone.
     cluster.restart();
     cluster.nodes[2].kill();
     assert_eq!(client.get("kept", LIVE_MAX).unwrap().as_deref(), Some(&b"value"[..]));
@@ -315,8 +320,8 @@ fn inputs(random: &mut u64, node: &Node) -> Vec<(SocketAddr, Vec<u8>)> {
     all
 }
 
-/// Sends `bytes`, and reads the answer if it is `patient`. Returns true if the other side closed the connection within a
-/// short time. The other side waits for more after bytes that may begin a sound request; then this side hangs up.
+/// Sends it, and reads what comes. True if the other side closed the connection within a short time; bytes that may be
+/// the start of something good are waited for, and then it is we who hang up.
 fn feed(port: SocketAddr, bytes: &[u8], patient: bool) -> bool {
     let mut stream = TcpStream::connect(port).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -339,8 +344,8 @@ fn feed(port: SocketAddr, bytes: &[u8], patient: bool) -> bool {
     }
 }
 
-/// Plays a client that sends requests and reads none of the answers, until it is cut off. Returns its connection, and how
-/// many bytes of requests the node took.
+/// A client that asks for much and takes none of the answers, until it is cut off. How many bytes of requests were taken
+/// of it.
 fn ask_and_read_nothing(address: SocketAddr) -> (TcpStream, usize) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nonblocking(true).unwrap();
@@ -372,74 +377,212 @@ fn settled_bytes(node: &Node) -> u64 {
     last
 }
 
-/// The bug: one connection with 4,000 pipelined `CLUSTER INFO` stopped a node for a second, and ten cost it all its
-/// leaderships. Processor time is measured, because the machine is shared with the other tests.
+/// Trial 08: one connection with 4,000 pipelined `CLUSTER INFO` stopped a node for a second, ten cost all its leaderships.
+///
+/// Processor time is measured, because the machine is shared with the other tests. It is compared with that of fixed work in
+/// this process, so that a slow machine makes both longer. And a stretch may be longer by milliseconds for the first touch of
+/// a huge page (ARCHITECTURE.md), which is unlikely in each of three runs, whose least counts.
 #[test]
 fn what_clients_and_peers_can_make_a_shards_thread_do_at_a_stretch_is_told_and_bounded() {
     let _turn = turn();
     let dir = directory();
-    let mut cluster = Cluster::start(dir.path(), STRETCH_GROUPS, 4 << 20);
+    let mut cluster = Cluster::plan(dir.path(), 3, STRETCH_GROUPS, 4 << 20);
+    // Nodes 1 and 2 reach each other by relays that can break their connections.
+    let relays = [(0, 1), (1, 0)].map(|(from, to)| {
+        let relay = Relay::start(cluster.nodes[to].peer);
+        let peers = cluster.nodes.iter().map(|node| {
+            let address = if node.id == to + 1 { relay.address } else { node.peer };
+            format!("{}={address}", node.id)
+        });
+        let peers = peers.collect::<Vec<_>>().join(",");
+        cluster.nodes[from].set_flag("--peers", &peers);
+        relay
+    });
+    cluster.init();
     let victim = cluster.leads_most().0;
     let keys: Vec<String> = (0..500).map(|number| format!("k{number}")).collect();
     let sets: Vec<u8> = keys.iter().flat_map(|key| request(&["SET", key, "value"])).collect();
-    let ask = |cluster: &Cluster, what: &[u8], clients: usize, count: usize, for_time: Duration| {
-        let mut held: Vec<_> = (0..clients).map(|_| cluster.nodes[victim].connect()).collect();
+    let write_all = |cluster: &Cluster| {
+        ask(&cluster.nodes[victim], &sets, 100, keys.len(), STRETCH_TIME);
+    };
+    let info = b"CLUSTER INFO\r\n".repeat(PIPELINED);
+
+    let hundred = stretches(&cluster, "a hundred come with 500 writes each", None, write_all);
+    assert!(hundred.turn > 0, "no turn took a millisecond");
+    let one = stretches(&cluster, "one pipelines CLUSTER INFO", None, |cluster| {
+        ask(&cluster.nodes[victim], &info, 1, PIPELINED, STRETCH_TIME);
+    });
+    let ten = stretches(&cluster, "ten pipeline CLUSTER INFO", None, |cluster| {
+        ask(&cluster.nodes[victim], &info, 10, PIPELINED, STRETCH_TIME);
+    });
+    let fifty = stretches(&cluster, "fifty ask CLUSTER SLOTS", None, |cluster| {
+        ask(&cluster.nodes[victim], b"CLUSTER SLOTS\r\n", 50, 1, STRETCH_TIME);
+    });
+    let flaps = stretches(&cluster, "two nodes' connections break all the time", None, |_| {
         let start = support::now();
-        loop {
-            for client in &mut held {
-                client.send(what).unwrap();
-            }
-            for client in &mut held {
-                (0..count).for_each(|_| drop(client.reply().unwrap()));
-            }
-            if start.elapsed() >= for_time {
-                return;
-            }
+        while start.elapsed() < STRETCH_TIME {
+            relays.iter().for_each(Relay::break_all);
+            std::thread::sleep(FLAP);
         }
-    };
-    let pipeline = b"CLUSTER INFO\r\n".repeat(PIPELINED);
-    let said = |cluster: &Cluster, what: &str| {
-        for node in cluster.nodes.iter().filter(|node| node.runs()) {
-            let info = node.connect().call(&["INFO", "logdrive"]).text();
-            let us = |name: &str| {
-                let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-                line.unwrap_or_else(|| panic!("no {name} in {info}")).trim().parse::<u64>().unwrap()
-            };
-            let (turn, clients) = (us("turn_processor_us_max_0"), us("clients_processor_us_max"));
-            report(format_args!(
-                "  {what}, node {}: longest turn {turn} us, clients {clients} us",
-                node.id
-            ));
-            assert!(
-                turn < STRETCH_US_MAX && clients < STRETCH_US_MAX,
-                "{what}: {turn} and {clients} us"
-            );
-            assert_eq!(
-                node.connect().call(&["CONFIG", "RESETSTAT"]),
-                Reply::Status("OK".to_owned())
-            );
-        }
-    };
-    said(&cluster, "start");
-    ask(&cluster, &pipeline, 1, PIPELINED, STRETCH_TIME);
-    said(&cluster, "one pipelines CLUSTER INFO");
-    ask(&cluster, &pipeline, 10, PIPELINED, STRETCH_TIME);
-    said(&cluster, "ten pipeline CLUSTER INFO");
-    ask(&cluster, b"CLUSTER SLOTS\r\n", 50, 1, STRETCH_TIME);
-    said(&cluster, "fifty ask CLUSTER SLOTS");
-    ask(&cluster, &sets, 100, keys.len(), STRETCH_TIME);
-    said(&cluster, "a hundred come with 500 writes each");
-    // A peer that was stopped goes on: it gets at once all that was sent to it, and its answers come at once too.
+    });
+    let broken: usize = relays.iter().map(|relay| relay.broken.load(Ordering::Relaxed)).sum();
+    report(format_args!("  {broken} connections were broken"));
+    assert!(broken > FLAPS_MIN, "only {broken} connections were broken");
+    // A peer that was stopped: all that was sent to it comes at once, and so do its answers.
     let stopped = (victim + 1) % 3;
-    cluster.nodes[stopped].signal(rustix::process::Signal::STOP);
-    ask(&cluster, &sets, 100, keys.len(), STRETCH_TIME);
-    cluster.nodes[stopped].signal(rustix::process::Signal::CONT);
-    ask(&cluster, &sets, 100, keys.len(), STRETCH_TIME);
-    said(&cluster, "a peer comes back");
+    let back = stretches(&cluster, "a peer comes back", Some(stopped), |cluster| {
+        cluster.nodes[stopped].signal(rustix::process::Signal::STOP);
+        ask(&cluster.nodes[victim], &sets, 100, keys.len(), STOPPED_TIME);
+        cluster.nodes[stopped].signal(rustix::process::Signal::CONT);
+        write_all(cluster);
+    });
+    let unit = (0..20).map(|_| fixed_work()).min().unwrap();
+    let most = u64::try_from(unit.as_micros()).unwrap() * STRETCH_TIMES_MAX;
+    report(format_args!("  fixed work takes {unit:?}: {most} us are allowed"));
+    for (at, it) in [hundred, one, ten, fifty, flaps, back].iter().enumerate() {
+        let Stretches { turn, clients } = it;
+        assert!(*turn.max(clients) <= most, "{at}: {turn} and {clients} us, {most} allowed");
+    }
     for node in &mut cluster.nodes {
         assert_eq!(node.exited(), None, "node {} ended: {}", node.id, node.said());
     }
     cluster.assert_no_panic();
+}
+
+/// The longest turn of any node's thread, and the longest time of clients between two looks, in microseconds of processor
+/// time.
+struct Stretches {
+    turn: u64,
+    clients: u64,
+}
+
+/// The least of three runs of `act`. Leaders stay where they are; those of the groups that node `stopped` led do not count.
+fn stretches(
+    cluster: &Cluster,
+    what: &str,
+    stopped: Option<usize>,
+    mut act: impl FnMut(&Cluster),
+) -> Stretches {
+    let mut least = Stretches { turn: u64::MAX, clients: u64::MAX };
+    for _ in 0..3 {
+        for node in &cluster.nodes {
+            let forgotten = node.connect().call(&["CONFIG", "RESETSTAT"]);
+            assert_eq!(forgotten, Reply::Status("OK".to_owned()));
+        }
+        let before = leaders(cluster);
+        act(cluster);
+        let after = leaders(cluster);
+        let stays =
+            |(group, at): &(&i64, &usize)| Some(**at) == stopped || after.get(group) == Some(at);
+        let moved = before.len() - before.iter().filter(stays).count();
+        let longest = |name: &str| {
+            let of = |node: &Node| node.info()[name].trim().parse::<u64>().unwrap();
+            cluster.nodes.iter().map(of).max().unwrap()
+        };
+        let turn = longest("turn_processor_us_max_0");
+        let clients = longest("clients_processor_us_max");
+        report(format_args!("  {what}: turn {turn} us, clients {clients} us, {moved} moved"));
+        assert!(moved <= MOVED_MAX, "{what}: {moved} leaderships moved");
+        least.turn = least.turn.min(turn);
+        least.clients = least.clients.min(clients);
+    }
+    least
+}
+
+/// The node that says of itself that it leads, by the first slot of each group that has one.
+fn leaders(cluster: &Cluster) -> BTreeMap<i64, usize> {
+    let mut leaders = BTreeMap::new();
+    for (at, node) in cluster.nodes.iter().enumerate() {
+        let own = i64::from(node.client.port());
+        for range in node.connect().call(&["CLUSTER", "SLOTS"]).items() {
+            let [Reply::Integer(first), _, leader, ..] = range.items() else {
+                panic!("CLUSTER SLOTS: {range:?}")
+            };
+            if matches!(leader.items(), [_, Reply::Integer(port), ..] if *port == own) {
+                leaders.insert(*first, at);
+            }
+        }
+    }
+    leaders
+}
+
+/// So many clients ask a node the same again and again, and read the `count` answers each time.
+fn ask(node: &Node, what: &[u8], clients: usize, count: usize, for_time: Duration) {
+    let mut held: Vec<_> = (0..clients).map(|_| node.connect()).collect();
+    let start = support::now();
+    loop {
+        for client in &mut held {
+            client.send(what).unwrap();
+        }
+        for client in &mut held {
+            (0..count).for_each(|_| drop(client.reply().unwrap()));
+        }
+        if start.elapsed() >= for_time {
+            return;
+        }
+    }
+}
+
+/// The processor time of work that is like a turn's: small pieces of memory are taken, sorted and given back.
+fn fixed_work() -> Duration {
+    let processor_time = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::try_from(time).unwrap()
+    };
+    let before = processor_time();
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut pieces = BTreeMap::new();
+    for _ in 0..20_000 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        pieces.insert(random, vec![1_u8; 64]);
+    }
+    drop(std::hint::black_box(pieces));
+    processor_time() - before
+}
+
+/// Carries connections to a peer until they are broken.
+struct Relay {
+    address: SocketAddr,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+    broken: AtomicUsize,
+}
+
+impl Relay {
+    fn start(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let carried = Arc::clone(&open);
+        in_background(move || {
+            for stream in listener.incoming() {
+                let (Ok(near), Ok(far)) = (stream, TcpStream::connect(target)) else { continue };
+                for stream in [&near, &far] {
+                    stream.set_nodelay(true).unwrap();
+                    carried.lock().unwrap().push(stream.try_clone().unwrap());
+                }
+                let ways = [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)];
+                for (mut from, mut to) in ways {
+                    in_background(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { address, open, broken: AtomicUsize::new(0) }
+    }
+
+    fn break_all(&self) {
+        let open = std::mem::take(&mut *self.open.lock().unwrap());
+        self.broken.fetch_add(open.len() / 2, Ordering::Relaxed);
+        open.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+    }
+}
+
+fn in_background(run: impl FnOnce() + Send + 'static) {
+    std::thread::Builder::new().spawn(run).unwrap();
 }
 
 #[test]
@@ -477,13 +620,20 @@ const ROUNDS: usize = 6;
 const STRETCH_GROUPS: usize = 1_000;
 const STRETCH_TIME: Duration = Duration::from_secs(1);
 const PIPELINED: usize = 4_000;
-/// Many times what is measured (ARCHITECTURE.md), because a virtual machine's host may take the processor away for
-/// milliseconds unseen.
-const STRETCH_US_MAX: u64 = 250_000;
+/// Long enough for more entries to wait for a peer than a turn may take, many times over.
+const STOPPED_TIME: Duration = Duration::from_secs(3);
+/// A connection between two nodes lasts so long, and a heartbeat is due five times as often as it takes for an election.
+const FLAP: Duration = Duration::from_millis(20);
+const FLAPS_MIN: usize = 20;
+/// Of a thousand.
+const MOVED_MAX: usize = 10;
+/// The longest stretch under hostile input, in times of [`fixed_work`]: some twice what is measured, and less than what a peer
+/// that comes back costs when a turn takes all that it sends.
+const STRETCH_TIMES_MAX: u64 = 6;
 const IDLE_CONNECTIONS: usize = 150;
-/// The node's bound of 64 MiB, and as much again for what the sockets hold.
+/// 64 MiB, and what sockets hold.
 const GREEDY_BYTES_MAX: usize = 128 << 20;
 const GREEDY_TIME: Duration = Duration::from_secs(20);
-/// Half of what may wait for the greedy client: that memory is given back, except for what the allocator keeps of it.
+/// Half of what the greedy client may have waiting: its memory goes back, but for what the allocator keeps of it.
 const GROWN_BYTES_MAX: u64 = 32 << 20;
 const LIVE_MAX: Duration = Duration::from_secs(30);

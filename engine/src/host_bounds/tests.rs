@@ -1,6 +1,6 @@
-//! Memory that a shard holds for others has bounds, and is given back.
+//! Memory that a shard holds for others has bounds, and is given back; what it sends to a log without room has one, too.
 //!
-//! In:     a follower that is slow; commands that are refused, done, or never known.
+//! In:     a follower that is slow, or full; commands that are refused, done, or never known.
 //! Out:    nothing but failures.
 
 use super::*;
@@ -157,4 +157,116 @@ fn commands_that_were_refused_or_are_unknown_count_no_more() {
     let unknown = |outcome: &Outcome| matches!(outcome, Err(ProposeError::OutcomeUnknown(_)));
     assert!(seen.iter().all(unknown), "{seen:?}");
     assert_eq!(waiting(&trio, leader), Cost::default());
+}
+
+/// Three shards that each run the same groups. What they write is durable at once, and what they say arrives a tick later.
+struct ManyGroups {
+    now: u64,
+    shards: Vec<Shard>,
+    under_way: Vec<(NodeId, NodeId, GroupId, Message)>,
+    /// The shard whose log takes no entries.
+    full: Option<usize>,
+}
+
+impl ManyGroups {
+    const GROUPS: u64 = 100;
+
+    fn new() -> Self {
+        let ids = [1, 2, 3].map(NodeId);
+        let shard = |me: NodeId| {
+            let mut shard = Shard::new(me, &ids, TIMING, me.get());
+            for group in (1..=Self::GROUPS).map(GroupId) {
+                shard.add(founded(group, &ids, me == ids[0])).unwrap();
+            }
+            let others = ids.iter().filter(|peer| **peer != me);
+            others.for_each(|peer| shard.link(LinkChange::Up(*peer)));
+            shard
+        };
+        Self { now: 0, shards: ids.map(shard).into(), under_way: Vec::new(), full: None }
+    }
+
+    fn step(&mut self) {
+        self.now += 1;
+        let arriving = std::mem::take(&mut self.under_way);
+        for (at, shard) in self.shards.iter_mut().enumerate() {
+            let me = NodeId(at as u64 + 1);
+            shard.set_clock(logdrive_raft::Ticks(self.now));
+            let room = if self.full == Some(at) { Room::Reserve } else { Room::Free };
+            shard.set_log_room(room, false, std::iter::empty());
+            for (from, _, group, message) in arriving.iter().filter(|(_, to, ..)| *to == me) {
+                shard.receive(*from, *group, message.clone());
+            }
+            shard.fire_timers(true);
+            let mut round = shard.round();
+            while shard.is_dirty() {
+                shard.gather(Nanos(1), &mut round);
+                for job in round.writes.drain(..) {
+                    let stamps = Stamps { submitted: Nanos(1), durable: Nanos(1) };
+                    shard.durable(Durable::new(job.group, job.write.id), stamps);
+                }
+                for job in round.applies.drain(..) {
+                    let replies = &mut std::iter::repeat_n(Bytes::new(), job.entries.len());
+                    shard.applied(&job, replies, Nanos(1), &mut Vec::new());
+                }
+            }
+            let said = shard.peers().iter().zip(round.outbox);
+            let said = said.flat_map(|(to, lanes)| lanes.into_iter().flatten().map(|m| (*to, m)));
+            self.under_way.extend(said.map(|(to, (group, message))| (me, to, group, message)));
+        }
+    }
+
+    fn propose(&mut self, group: u64) {
+        let commands = Commands::One(Command { checksum: 0, payload: Bytes::from_static(b"x") });
+        let sink: Arc<Outcomes> = Arc::default();
+        let submission =
+            Submission { group: GroupId(group), sink, token: 0, commands, at: Nanos(1) };
+        self.shards[0].submit(submission, &mut Vec::new());
+    }
+
+    /// The sum over all groups of a shard.
+    fn sum(&self, at: usize, of: impl Fn(Status) -> LogIndex) -> u64 {
+        let statuses = (1..=Self::GROUPS).map(|group| self.shards[at].status(GroupId(group)));
+        statuses.map(|status| of(status.unwrap()).get()).sum()
+    }
+}
+
+/// RULES.md W9, B2.
+/// Room belongs to a peer's log: a leader of a hundred groups asks it what a leader of one would ask, and sends none of its
+/// groups a probe.
+#[test]
+fn a_full_log_is_asked_once_a_heartbeat_however_many_groups_it_has() {
+    let mut many = ManyGroups::new();
+    (0..TIMING.election_ticks).for_each(|_| many.step());
+    let groups = ManyGroups::GROUPS;
+    assert_eq!(many.sum(2, |status| status.commit), groups, "1 leads all, and 3 keeps up");
+    many.full = Some(2);
+    let full = NodeId(3);
+    (1..=groups).for_each(|group| many.propose(group));
+    (0..4 * TIMING.heartbeat_ticks).for_each(|_| many.step());
+    let heartbeats = 20;
+    let (mut questions, mut answers, mut appends) = (0, 0, 0);
+    for tick in 0..heartbeats * TIMING.heartbeat_ticks {
+        // A quarter of the groups has something to send in each tick.
+        (1..=groups).filter(|group| (group + tick) % 4 == 0).for_each(|group| many.propose(group));
+        many.step();
+        for (from, to, _, message) in &many.under_way {
+            match message {
+                Message::Room(_) if *to == full => questions += 1,
+                Message::Room(_) if *from == full => answers += 1,
+                Message::AppendEntries(_) if *to == full => appends += 1,
+                _ => {}
+            }
+        }
+    }
+    (0..4).for_each(|_| many.step());
+    assert!((heartbeats - 1..=heartbeats + 1).contains(&questions), "{questions} questions");
+    assert!(answers <= questions + 1, "{answers} answers to {questions} questions");
+    assert_eq!(appends, 0, "appends to a log that is known to be full");
+    let last = many.sum(0, |status| status.last_log.index);
+    assert_eq!(many.sum(0, |status| status.commit), last, "the two others serve");
+    assert_eq!(many.sum(2, |status| status.last_log.index), groups, "the full one took none");
+    // One answer brings all groups up to date.
+    many.full = None;
+    (0..10 * TIMING.heartbeat_ticks).for_each(|_| many.step());
+    assert_eq!(many.sum(2, |status| status.last_log.index), last);
 }
