@@ -119,8 +119,7 @@ pub(super) fn moved_from(
     }
     let first = FIRST_BATCH_AT as usize;
     let little = usize::try_from(next_bytes / MOVED_PART).expect("segments fit memory");
-    let is_kept = logdrive_raft::bug!("restart_keeps_its_segment");
-    if survey.needed.is_some_and(|needed| needed <= little) && !is_kept {
+    if survey.needed.is_some_and(|needed| needed <= little) {
         return Some(first);
     }
     (!is_direct).then(|| bytes.vouched_for().max(first))

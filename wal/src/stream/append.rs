@@ -255,13 +255,9 @@ impl Wal {
         if self.end_with(bytes) > self.active.image.len() {
             // A carried record may be from a time when segments were larger: then a segment is made that is large
             // enough.
-            let least = match logdrive_raft::bug!("segments_of_one_size") {
-                true => 0,
-                false => super::segment_bytes_for(START_RECORD_BYTES + bytes, 1),
-            };
+            let least = super::segment_bytes_for(START_RECORD_BYTES + bytes, 1);
             self.next_segment(least)?;
             while self.end_with(bytes) > self.active.image.len() {
-                assert!(!logdrive_raft::bug!("segments_of_one_size"), "a record fits no segment");
                 self.next_segment(least)?;
             }
         }

@@ -170,8 +170,7 @@ impl Wal {
     /// Whether the votes' reserve has come to its end, and so much of it was taken by votes that a round wins it back.
     pub(super) fn begins_round(&self) -> bool {
         let segment = self.config.segment_bytes;
-        let is_worn = self.small_bytes >= segment / 4 && self.is_short_for_votes();
-        is_worn && !logdrive_raft::bug!("votes_reserve_not_renewed")
+        self.small_bytes >= segment / 4 && self.is_short_for_votes()
     }
 
     /// True while a round for votes has not won enough.
