@@ -143,11 +143,6 @@ pub const ALL: &[Bug] = &[
         "a peer whose word that it has room again is lost is sent nothing more (B2)",
     ),
     bug(
-        "full_maker_tells_once",
-        600,
-        "a disk that fills up again does not tell of it: writes wait for a segment that cannot be made (W9)",
-    ),
-    bug(
         "withdrawn_without_the_leadership",
         600,
         "a leader withdraws entries of its term and leads on (W9)",
