@@ -52,26 +52,6 @@ pub(crate) fn start_record_waits_for(rest: &Range<usize>) -> bool {
     !rest.is_empty() && !bug!("start_record_before_what_it_moves")
 }
 
-/// A record that is larger than segments are now gets a segment of `least` bytes, which holds it (RULES.md W18).
-pub(crate) fn least_segment(least: u64) -> u64 {
-    if bug!("segments_of_one_size") { 0 } else { least }
-}
-
-/// The segment after the next one holds the record, if the next one was made already and does not (RULES.md W18).
-pub(crate) fn a_record_comes_to_fit() {
-    assert!(!bug!("segments_of_one_size"), "a record fits no segment");
-}
-
-/// An open of a log of which little is needed writes that again, and gives up the segment that it was in (RULES.md W17).
-pub(crate) fn open_gives_up(needed: Option<usize>, little: usize) -> bool {
-    needed.is_some_and(|needed| needed <= little) && !bug!("restart_keeps_its_segment")
-}
-
-/// The votes' reserve renews itself: a round begins when it has come to its end (RULES.md W16).
-pub(crate) fn votes_reserve_is_renewed() -> bool {
-    !bug!("votes_reserve_not_renewed")
-}
-
 /// Entries that need a segment in the making wait before the log and not in it, where votes would have to wait behind
 /// them (RULES.md W9).
 #[inline]

@@ -72,9 +72,6 @@ struct History<'a> {
 
 const GROUPS: u64 = 5;
 
-/// Several times as many as the reserve for votes holds.
-const VOTES: u64 = 60;
-
 impl<'a> History<'a> {
     fn new(seed: u64, reached: &'a mut Reached) -> Self {
         let mut random = Random(seed);
@@ -451,8 +448,12 @@ impl<'a> History<'a> {
             self.model = Model::new(self.model.check(&state_of(&wal, &recovered)));
             self.wal = Some(wal);
         }
-        self.vote_at_the_quota();
-        (0..200).for_each(|_| self.work());
+        for _ in 0..200 {
+            self.sim.platter.complete_all();
+            self.poll().unwrap();
+            self.wal().submit(0).unwrap();
+            self.maintain().unwrap();
+        }
         assert!(self.model.is_all_acked() && !self.wal().has_work(), "seed {}", self.seed);
         let wal = self.wal.take().expect("open");
         self.count(&wal);
@@ -461,69 +462,7 @@ impl<'a> History<'a> {
         let found = state_of(&wal, &recovered);
         let checked = self.model.check(&found);
         assert_eq!(checked, self.model.now, "seed {}: something is missing", self.seed);
-        self.model = Model::new(found);
-        self.wal = Some(wal);
-        self.open_again_and_again();
         self.trace
-    }
-
-    /// The disk and the log do what they owe, or a part of it.
-    fn work(&mut self) {
-        self.sim.platter.complete_all();
-        self.poll().unwrap();
-        self.wal().submit(0).unwrap();
-        self.maintain().unwrap();
-    }
-
-    /// RULES.md W16. A log that is filled up to its quota takes votes for ever.
-    fn vote_at_the_quota(&mut self) {
-        let is_gone = |group: &u64| self.model.now.get(group).is_some_and(|group| group.destroyed);
-        let Some(group) = (1..=GROUPS).find(|group| !is_gone(group)) else { return };
-        if self.sim.config.log_bytes_max.is_none() {
-            return;
-        }
-        let mut term = self.terms.get(&group).copied().unwrap_or(1) + 1;
-        loop {
-            let last = self.model.now.entry(group).or_default().last().get();
-            let atoms = entries(group, term, last + 1, 2, 1500).into_iter();
-            let atoms = atoms.map(|entry| Atom::Entry(group, entry)).collect();
-            let wal = self.wal.as_mut().expect("open");
-            match self.model.try_append(wal, group, atoms) {
-                Ok(()) => self.work(),
-                Err(WalError::OverQuota) => break,
-                Err(error) => panic!("seed {}: {error}", self.seed),
-            }
-        }
-        for _ in 0..VOTES {
-            term += 1;
-            let commit = self.model.committed(group).get();
-            // A round of the whole log is won back in many small steps.
-            let is_taken = (0..5_000).any(|_| {
-                let vote = vec![Atom::HardState(group, hard_state(term, 1, commit))];
-                let wal = self.wal.as_mut().expect("open");
-                let taken = self.model.try_append(wal, group, vote);
-                self.work();
-                taken.is_ok()
-            });
-            let usage = self.wal().usage();
-            assert!(is_taken, "seed {}: no more votes: {usage:?}", self.seed);
-        }
-    }
-
-    /// RULES.md W17. The opens of a log into which little is written take no segment each.
-    fn open_again_and_again(&mut self) {
-        let mut segments = Vec::new();
-        for _ in 0..4 {
-            self.plan = None;
-            self.sim.platter.crash();
-            drop(self.wal.take());
-            let (wal, recovered) = self.sim.open();
-            self.model = Model::new(self.model.check(&state_of(&wal, &recovered)));
-            self.wal = Some(wal);
-            (0..50).for_each(|_| self.work());
-            segments.push(self.sim.platter.segments().len());
-        }
-        assert!(segments[3] <= segments[0] + 1, "seed {}: {segments:?}", self.seed);
     }
 }
 

@@ -143,11 +143,6 @@ pub const ALL: &[Bug] = &[
         "a peer whose word that it has room again is lost is sent nothing more (B2)",
     ),
     bug(
-        "full_maker_tells_once",
-        600,
-        "a disk that fills up again does not tell of it: writes wait for a segment that cannot be made (W9)",
-    ),
-    bug(
         "withdrawn_without_the_leadership",
         600,
         "a leader withdraws entries of its term and leads on (W9)",
@@ -273,21 +268,6 @@ pub const OF_THE_LOG: &[Bug] = &[
         "manifest_takes_room",
         200,
         "giving a segment up takes room for a new manifest, of which a full disk has none (W9)",
-    ),
-    bug(
-        "votes_reserve_not_renewed",
-        60,
-        "votes at a quota end once they have taken their reserve (W16)",
-    ),
-    bug(
-        "restart_keeps_its_segment",
-        60,
-        "every open takes a segment for good, however little the last life wrote (W17)",
-    ),
-    bug(
-        "segments_of_one_size",
-        200,
-        "what a larger segment held is carried into a segment that is too small for it (W18)",
     ),
     bug("directory_not_synced", 200, "the maker skips the directory's sync (rule 7)"),
     bug("new_file_not_synced", 200, "the maker skips the sync of files it makes (rule 7)"),

@@ -617,6 +617,9 @@ impl<'a> Sim<'a> {
         let seen = std::mem::take(&mut self.world.borrow_mut().seen);
         for seen in seen {
             match seen {
+                // A group that has no machine yet hears nothing.
+                Seen::Arrived { group, .. }
+                    if self.is_apart(node, group) && self.nodes[at].status(group).is_none() => {}
                 Seen::Arrived { from, group, message } => {
                     self.judge.see(&Event::Arrived { node, from, group, message: &message });
                 }

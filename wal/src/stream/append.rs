@@ -218,11 +218,9 @@ impl Wal {
         if !self.tail.fits(bytes) {
             // A carried record may be from a time when segments were larger: then a segment is made that is large
             // enough.
-            let least =
-                rules::least_segment(super::segment_bytes_for(START_RECORD_BYTES + bytes, 1));
+            let least = super::segment_bytes_for(START_RECORD_BYTES + bytes, 1);
             self.next_segment(least)?;
             while !self.tail.fits(bytes) {
-                rules::a_record_comes_to_fit();
                 self.next_segment(least)?;
             }
         }

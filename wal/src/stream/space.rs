@@ -355,8 +355,7 @@ impl Space {
     /// True if a round for votes is to begin: the votes' reserve has come to its end, and so much of it was taken by
     /// votes that a round wins it back. What votes take from now on is for the next round.
     pub(super) fn begins_round(&mut self, used: Used) -> bool {
-        let is_worn = self.small_bytes >= self.segment_bytes / 4 && self.is_short_for_votes(used);
-        let begins = is_worn && rules::votes_reserve_is_renewed();
+        let begins = self.small_bytes >= self.segment_bytes / 4 && self.is_short_for_votes(used);
         if begins {
             self.small_bytes = 0;
         }
