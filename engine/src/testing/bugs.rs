@@ -161,7 +161,7 @@ pub const ALL: &[Bug] = &[
     bug("sync_retried", 60, "a failed sync is tried once more, and believed (rule 17, W7)"),
     bug(
         "page_cache_believed_by_an_open",
-        600,
+        800,
         "an open counts what it read through the page cache, and nobody knew durable, as it stands (W7)",
     ),
     bug(
@@ -182,7 +182,7 @@ pub const ALL: &[Bug] = &[
     bug("damage_passed_over", 400, "a damaged batch is left out, and its groups go on (rule 24)"),
     bug("batch_checksum_not_looked_at", 60, "recovery takes a batch whose body fails its checksum"),
     bug("old_terms_ack_counts", 200, "an acknowledgement of an earlier term is counted"),
-    bug("vote_by_durable_log", 500, "votes are decided by the durable log (rule 10)"),
+    bug("vote_by_durable_log", 900, "votes are decided by the durable log (rule 10)"),
     bug(
         "aba_completion",
         400,
