@@ -17,7 +17,7 @@ use crate::{GroupId, NodeId, shared::lock};
 use logdrive_wal::Identity;
 use std::sync::{Arc, Mutex};
 
-/// A leader that has said its last word pauses for so much longer than the disk it said it to.
+/// After its last append a leader pauses for so many steps longer than the follower's disk is slow.
 const LAST_WORD_STEPS: u64 = 20;
 
 /// An election, the time in which its winner hears nobody, and another election take so many election timeouts.
@@ -32,7 +32,7 @@ const TOLD_TIMEOUTS: u64 = 8;
 /// A node that is back hears a leader within so many steps.
 const TOLD_STEPS: u64 = 30;
 
-/// As many segments left stand for a disk without room for a block.
+/// This number of segments left stands for a disk without room for even one block.
 const FULL_TO_THE_LAST_BLOCK: u64 = 2;
 
 impl Sim<'_> {
@@ -46,7 +46,7 @@ impl Sim<'_> {
         self.stop(at, down, false);
     }
 
-    /// A node is closed, if its disk lets it; it starts again after `down` steps.
+    /// A node is closed, cleanly unless its disk fails; it starts again after `down` steps.
     pub(super) fn close(&mut self, at: usize, down: u64) {
         let now = self.now();
         if let Some(process) = &self.nodes[at].process {
@@ -88,7 +88,7 @@ impl Sim<'_> {
         network.repeat(*now, random, frames);
     }
 
-    /// All connections of a node break; everybody is told, and they come back.
+    /// All connections of a node break; both ends are told, and the connections come back.
     pub(super) fn break_connections(&mut self, at: usize) {
         let id = self.nodes[at].id;
         {
@@ -132,7 +132,7 @@ impl Sim<'_> {
         }
     }
 
-    /// Every trouble that passes by itself has passed: everyone who can is up, heard and served.
+    /// Ends every trouble that would pass by itself: every node that can is up and heard, and its disk works.
     pub(super) fn calm(&mut self) {
         let now = self.now();
         self.world.borrow_mut().network.calm(now);
@@ -156,8 +156,8 @@ impl Sim<'_> {
         }
     }
 
-    /// Appends reach only one node, whose disk is slow, while leaders of a group come and go: each pauses for so many
-    /// steps.
+    /// Appends reach only one node, whose disk is stuck, while leaders of a group come and go: each leader pauses for
+    /// so many steps.
     pub(super) fn shuffle(&mut self, at: usize, group: usize, steps: u64) {
         let (now, id) = (self.now(), self.nodes[at].id);
         let first = self.shape.election_ticks / 2;
@@ -169,8 +169,8 @@ impl Sim<'_> {
         }
     }
 
-    /// A group's leader says its last things to one node only, whose disk is slow, and is not heard for a while. It
-    /// hears nobody else either: not of a later term before that node's answer.
+    /// A group's leader sends its last entries to one follower only, whose disk is slow, and is then silent for a
+    /// while. The leader hears only that follower, so it does not learn of a later term before the follower's answer.
     pub(super) fn last_word(&mut self, group: usize, to: u64, after: u64, stall: u64) {
         let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
         let (now, id) = (self.now(), self.nodes[follower].id);
@@ -178,7 +178,7 @@ impl Sim<'_> {
         self.stall_disk(follower, after + stall);
         self.eager_until = now + after;
         let silence = stall + LAST_WORD_STEPS;
-        // By then it hears a leader no more; nor does its clock go on to where it would ask for votes itself.
+        // The follower hears no leader any more: its clock stops before the follower would ask for votes itself.
         let timeout =
             1000 * self.shape.election_ticks / self.nodes[follower].clock_rate(&self.shape);
         let deaf = now + after + self.shape.weather.delay_max + timeout;
@@ -189,8 +189,9 @@ impl Sim<'_> {
         self.in_a_while(after, Later::Pause(leader, silence));
     }
 
-    /// A group's leader, whose disk is slow, has its entries on one other node only when its power fails; that node is
-    /// not heard for a while. That node's acknowledgements arrive at whichever node leads then.
+    /// The power of a group's leader, whose disk is slow, fails when its last entries are on one follower only; that
+    /// follower is then silent for a while. If the leader leads again, acknowledgements of its earlier term arrive
+    /// again.
     pub(super) fn forget(&mut self, group: usize, to: u64, after: u64) {
         let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
         let (now, id) = (self.now(), self.nodes[follower].id);
@@ -206,9 +207,9 @@ impl Sim<'_> {
         self.in_a_while(after, Later::Pause(follower, 4 * timeout));
     }
 
-    /// Of a group's leader, whose disk is slow, one follower alone has the last entries when the leader's power fails.
-    /// That follower is away while the others elect two leaders in a row, and of what they say to it there comes nothing
-    /// but appends, all in the turn in which it is back. Its power fails when `batches` writes of that have landed.
+    /// The power of a group's leader, whose disk is slow, fails when one follower alone has its last entries. That
+    /// follower is paused while the others elect two leaders in a row. Of the messages to it only the appends arrive,
+    /// all in the turn in which it is back. Its power fails when `batches` writes of that turn have landed.
     pub(super) fn late_news(&mut self, group: usize, to: u64, after: u64, batches: u64) {
         let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
         let (now, id, timeout) = (self.now(), self.nodes[follower].id, self.shape.election_ticks);
@@ -217,24 +218,24 @@ impl Sim<'_> {
             let network = &mut self.world.borrow_mut().network;
             network.appends_only_to(now, id, after);
             network.nothing_but_appends_to(id, now + after..now + back);
-            // Each leader says its first append once.
+            // In fair weather no frame is doubled: each leader's first append arrives once.
             network.gust(now, Weather::FAIR, back);
         }
         self.stall_disk(leader, after);
         self.eager_until = now + after;
-        // The second leader's first append follows the first one's, which carries one entry.
+        // Without commands the first leader appends one entry, which the second leader's first append follows.
         self.quiet = now + after..now + back;
         self.in_a_while(after, Later::Crash(leader, 1));
         self.in_a_while(after, Later::Pause(follower, back - after));
-        // It steps down. One that is paused would go on, its clock leaves the pause out; with one that ends, what it has
-        // said would be lost where it has not been read.
+        // A deaf leader steps down. A paused leader would lead on, as its clock leaves the pause out; if its process
+        // ended, messages of it that were not read yet would be lost.
         self.in_a_while(after + 4 * timeout, Later::DeafenLeader(group, 3 * timeout / 2));
         self.in_a_while(back - 1, Later::StallDisk(follower, 1 + NEWS_STEPS));
         self.in_a_while(back + NEWS_STEPS, Later::LandInPart(follower, batches));
     }
 
-    /// The power of a node fails when so many of the writes that each of its disks has under way are whole, the oldest
-    /// first, and nothing of the others is there.
+    /// The power of a node fails when, on each of its disks, so many of the writes under way have landed whole, the
+    /// oldest first, and nothing of the others has.
     pub(super) fn land_in_part(&mut self, at: usize, batches: u64) {
         for log in &self.nodes[at].logs {
             for _ in 0..batches {
@@ -248,9 +249,10 @@ impl Sim<'_> {
         self.crash(at, 1);
     }
 
-    /// A follower's disk loses its last batches with the power after a while, and the follower is back at once; nobody is
-    /// given a command from then on. Way 1: of the others one is away and cannot say its term, and when the follower was
-    /// told of its loss it hears nobody. Way 2: entries reach no other node, and are proposed for a while longer.
+    /// After a while a follower's power fails, its disk loses its last batches, and the follower is back at once;
+    /// clients propose nothing from then on. Way 1: one of the others is paused and cannot state its term, and once
+    /// the follower was told of its loss it hears nobody. Way 2: appends reach the follower alone, and clients propose
+    /// a while longer.
     pub(super) fn lose_and_tell(
         &mut self,
         group: usize,
@@ -263,7 +265,7 @@ impl Sim<'_> {
         let (now, timeout, id) = (self.now(), self.shape.election_ticks, self.nodes[follower].id);
         let end = after + TOLD_TIMEOUTS * timeout;
         self.world.borrow_mut().network.gust(now, Weather::FAIR, end);
-        // An odd number: after an even one the fault has a leader pause.
+        // The number is made odd: after an even number of batches `lose_end` makes a leader pause.
         self.in_a_while(after, Later::LoseEnd(follower, batches | 1, 1));
         let mut last = after;
         if way == 2 {
@@ -312,7 +314,7 @@ impl Sim<'_> {
         self.nodes[at].full_until = Some(self.now() + steps);
     }
 
-    /// Takes a node's disk, or parts of it. It must not start again.
+    /// Destroys the content of a node's disk, or parts of it. The node must not start again.
     pub(super) fn wipe(&mut self, at: usize, kind: u64) {
         if !self.may_lose_node(at) || !self.nodes[at].was_started {
             return;
@@ -351,7 +353,7 @@ impl Sim<'_> {
         self.take_directory(at, &nothing);
     }
 
-    /// True if every peer has met the node in a way that tells a directory of this line from the one it has.
+    /// True if every peer has met the node's present directory, and so would refuse one of this line.
     fn is_known_apart(&mut self, at: usize, line: &Line) -> bool {
         let id = self.nodes[at].id;
         let others = self.nodes.iter().filter(|node| node.id != id && !node.lost);
@@ -438,7 +440,8 @@ impl Sim<'_> {
         }
     }
 
-    /// The next batch of a group's machine on a node fails, in some way ([`super::machine::Broken`]). False if it must not.
+    /// The next batch of a group's machine on a node fails, in some way ([`super::machine::Broken`]). False if the
+    /// machine must not fail.
     pub(super) fn break_machine(&mut self, at: usize, group: GroupId, way: u64) -> bool {
         let id = self.nodes[at].id;
         if self.is_apart(id, group) {
@@ -455,8 +458,8 @@ impl Sim<'_> {
         self.broken.insert((id, group))
     }
 
-    /// The process of a node ends within an operation of a machine, after so many others; it starts again after
-    /// `down` steps.
+    /// The process of a node ends within an operation of a machine, after so many other operations; it starts again
+    /// after `down` steps.
     pub(super) fn end_within_machine(&self, at: usize, down: u64, after: u64, power: bool) {
         self.nodes[at].machine_disks.end_within(End { down, power }, after);
     }

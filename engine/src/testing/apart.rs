@@ -1,10 +1,10 @@
-//! Groups that are created otherwise on one node than on the others, and the replica that stands apart for it.
+//! Groups that one node creates otherwise than the others do; with other members, that node's replica stands apart.
 //!
 //! In:     a simulation before its first step; what clients propose to the replica that stands apart.
 //! Out:    what that replica acknowledges, and at the end whether it has stopped and both sides know why.
 //! Source: RULES.md M14, invariant 36.
 //!
-//! Such a replica is not one of the group's: of what it does, only this is judged.
+//! Such a replica is none of the group's own: nothing else that it does is judged.
 
 use super::{
     event::{ApartAtEnd, Event},
@@ -50,7 +50,7 @@ impl Sim<'_> {
         self.judge.ghost.apart.contains_key(&(node, group))
     }
 
-    /// A client that knows that replica alone. Its commands and their outcomes are in no history.
+    /// A client proposes that knows this replica alone. Its commands and their outcomes are in no history.
     pub(super) fn propose_apart(&mut self, node: NodeId, group: GroupId, handle: &Group) {
         if !self.clients.once_in(PROPOSE_ONCE_IN) {
             return;
@@ -62,7 +62,7 @@ impl Sim<'_> {
         let place = self.shape.groups.iter().position(|known| *known == group);
         let token = node.get() << 32 | place.expect("a group of ours") as u64;
         let sink: Arc<dyn Completions> = self.answers_apart.clone();
-        // A refusal says no more than an outcome does: only a success is judged.
+        // Only a success is judged, so a refusal is not looked at.
         let _ = handle.submit(&sink, token, payload.freeze());
     }
 
@@ -78,7 +78,7 @@ impl Sim<'_> {
         }
     }
 
-    /// Of the replicas that stand apart, those that enough of the others could tell by now.
+    /// The replicas that stand apart, if enough of the other nodes were able to tell them by now.
     pub(super) fn apart_at_end(&self) -> Vec<ApartAtEnd> {
         let alive = self.alive();
         let mut found = Vec::new();
@@ -88,7 +88,7 @@ impl Sim<'_> {
             let whole = alive.get(group).map_or(&[][..], Vec::as_slice);
             let leader = whole.iter().find(|(_, status)| status.role == Role::Leader);
             let members = whole.iter().filter(|(node, _)| apart.members.contains(node)).count();
-            // It asks its members, and its leader asks it.
+            // The replica asks the members that it was founded with; the group's leader asks the replica.
             let is_told = apart.members == [*id] || 2 * members >= apart.members.len();
             let is_fenced = self.judge.ghost.fenced.contains(&(*id, *group));
             let (Some(handle), Some((leader, _))) = (runs, leader) else { continue };

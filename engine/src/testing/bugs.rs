@@ -292,7 +292,7 @@ pub fn hunt(name: &'static str, seeds: std::ops::Range<u64>) -> Option<Caught> {
     hunt_with(name, seeds, run)
 }
 
-/// The first of `seeds` that `run` refuses with the mutation `name` on: by what, and why.
+/// The first of `seeds` for which `run` fails with the mutation `name` on: the invariant that caught it, and why.
 #[must_use]
 pub fn hunt_with(
     name: &'static str,
@@ -315,10 +315,10 @@ pub fn with<T>(name: &'static str, run: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Runs something that panics if it finds a mutation: where the assertion stands, and what it says.
+/// Runs something that panics if it finds a mutation.
 ///
 /// # Errors
-/// Both.
+/// The place of the assertion that failed, and its text.
 pub fn guard(run: impl FnOnce()) -> Result<(), (String, String)> {
     caught(run).map_err(|Broken { invariant, what }| (invariant, what))
 }

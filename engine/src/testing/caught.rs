@@ -1,4 +1,4 @@
-//! Panics of a run are its result, and nobody else hears of them.
+//! Panics of a run are its result, and are not printed.
 //!
 //! In:     something to run.
 //! Out:    what it gave, or what broke it.
@@ -36,7 +36,7 @@ fn listen_to_panics() {
     });
 }
 
-/// Runs something; a broken invariant or a panic ends it, and nobody hears of it but the caller.
+/// Runs something; a broken invariant or a panic ends it, and only the caller learns of it.
 pub(super) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, Broken> {
     listen_to_panics();
     IN_RUN.set(true);

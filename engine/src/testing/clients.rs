@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use logdrive_raft::{Role, Status};
 use std::sync::Arc;
 
-/// Commands are proposed several at once, one time in so many, and so many at most.
+/// One time in so many, several commands are proposed at once, and at most so many.
 const SEVERAL_ONCE_IN: u64 = 8;
 const SEVERAL_MAX: u64 = 4;
 
@@ -42,7 +42,7 @@ impl Sim<'_> {
         }
     }
 
-    /// Proposals of this step: to whoever believes it leads, and sometimes to one who does not.
+    /// Clients propose in this step: to a replica that believes it leads, and sometimes to one that does not.
     pub(super) fn propose(&mut self, at: usize) {
         if self.quiet.contains(&self.now()) {
             return;
@@ -72,7 +72,7 @@ impl Sim<'_> {
             let several = self.healed_at.is_none() && self.clients.once_in(SEVERAL_ONCE_IN);
             let count = if several { self.clients.between(2, SEVERAL_MAX) } else { 1 };
             let (id, called) = (node.id, self.world.borrow().now);
-            // A task of the shard's own thread, or any other thread.
+            // The client is a task on the shard's own thread, or runs on another thread.
             let is_here = self.clients.once_in(2);
             let shard = node.log_of(group);
             let arrivals = is_here.then(|| process.shards[shard].arrivals.clone());

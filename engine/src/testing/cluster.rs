@@ -1,4 +1,4 @@
-//! A cluster to be simulated: the product's side of the simulator.
+//! A cluster to be simulated: the simulator as embedders see it.
 //!
 //! In:     a seed; if wanted the sizes, a state machine, operations, a check of what clients saw.
 //! Out:    [`Report`] or [`Failure`].
@@ -56,7 +56,7 @@ use std::{
 ///         .machine(|_node, _group| Box::<Sum>::default())
 ///         .operations(|random, _group| vec![1 + random.below(9) as u8].into())
 ///         .check(|calls| {
-///             // Sums only grow: whoever asked after another was answered saw more.
+///             // Sums only grow: a call made after another was answered saw more.
 ///             for earlier in calls {
 ///                 for later in calls.iter().filter(|later| later.group == earlier.group) {
 ///                     let (Some((at, before)), Some((_, after))) = (&earlier.reply, &later.reply) else {
@@ -85,11 +85,11 @@ pub struct Report {
     pub seed: u64,
     /// A hash over everything that happened, in order: equal for equal runs.
     pub trace: u64,
-    /// In numbers.
+    /// The events of the run, in numbers.
     pub counts: Counts,
     /// Excuses that were made, and how often: [`EXCUSES`].
     pub excuses: BTreeMap<&'static str, u64>,
-    /// Places it reached.
+    /// The places in the code that the run reached.
     pub coverage: Coverage,
     /// The history, a line per event, if it was asked for.
     pub lines: Vec<String>,
@@ -108,9 +108,9 @@ pub struct Failure {
     pub faults: Vec<(usize, String)>,
     /// A hash over everything that happened until then, in order: equal for equal runs.
     pub trace: u64,
-    /// In numbers, as far as it came.
+    /// The events of the run until then, in numbers.
     pub counts: Counts,
-    /// Places it reached.
+    /// The places in the code that the run reached.
     pub coverage: Coverage,
     /// The history, a line per event, if it was asked for.
     pub lines: Vec<String>,
@@ -126,8 +126,8 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Cluster {
-    /// A cluster of a few registers, with clients whose history is checked to be linearizable. Sizes,
-    /// weather and faults are the seed's.
+    /// A cluster of a few registers, with clients whose history is checked to be linearizable. The seed determines
+    /// sizes, weather and faults.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(Setup {
@@ -152,23 +152,24 @@ impl Cluster {
         })
     }
 
-    /// So many nodes, at most 9.
+    /// Sets the number of nodes, at most 9.
     #[must_use]
     pub fn nodes(self, nodes: u64) -> Self {
         assert!((1..=9).contains(&nodes), "a cluster of {nodes} nodes");
         Self(Setup { nodes: Some(nodes), ..self.0 })
     }
 
-    /// So many groups.
+    /// Sets the number of groups.
     #[must_use]
     pub fn groups(self, groups: u64) -> Self {
         assert!(groups > 0, "a cluster without groups");
         Self(Setup { groups: Some(groups), ..self.0 })
     }
 
-    /// Another state machine, that lives in memory: made anew for each group whenever a node starts. Replies of all
-    /// replicas are compared, and the digests that [`StateMachine::digest`] gives. A failure of a machine that is
-    /// not deterministic says so. The answers that clients see are then checked only if [`Cluster::check`] says how.
+    /// Another state machine, that lives in memory: it is made anew for each group whenever a node starts. Replies of
+    /// all replicas are compared, and the digests that [`StateMachine::digest`] gives. If a machine is not
+    /// deterministic, the failure says so. The answers that clients see are then checked only if [`Cluster::check`]
+    /// says how.
     #[must_use]
     pub fn machine(
         self,
@@ -178,9 +179,9 @@ impl Cluster {
     }
 
     /// Another state machine, that is durable by itself: as [`Cluster::machine`], on a disk that outlives the process
-    /// and loses with the power what was not synced. Whenever a node starts, its machines are opened: each must be
-    /// where it was given commands to, not before what [`StateMachine::durable`] said, and have the state that others
-    /// have there.
+    /// and loses unsynced writes if the power fails. Whenever a node starts, its machines are opened: each must be no
+    /// further than it was given commands, not before the index that [`StateMachine::durable`] said, and have the
+    /// state that the group's other machines have there.
     ///
     /// ```
     /// use logdrive::testing::{Cluster, MachineDisk};
@@ -244,7 +245,7 @@ impl Cluster {
 
     /// The clients' commands, made of what clients have called before, in all groups, oldest first, and what they
     /// know by now: a reply, that it was refused, that its outcome is unknown, or nothing yet. So a command may say
-    /// what it expects to find, and a client that does not know may try again under the same token.
+    /// what it expects to find, and a client that does not know the outcome may try again under the same token.
     ///
     /// ```
     /// use logdrive::testing::Cluster;
@@ -273,7 +274,7 @@ impl Cluster {
     ///             let lost = calls.iter().rfind(|call| call.group == group && call.unknown);
     ///             match lost {
     ///                 Some(lost) if random.once_in(3) => lost.command.clone(),
-    ///                 // The number of calls is a token that nobody had before.
+    ///                 // The number of calls is a token that no call had before.
     ///                 _ => calls.len().to_le_bytes().to_vec().into(),
     ///             }
     ///         })
@@ -303,8 +304,8 @@ impl Cluster {
         Self(Setup { operations: Arc::new(operations), ..self.0 })
     }
 
-    /// How a command looks in a history and in a failure: by itself, as escaped bytes. Said after the machine, as
-    /// another machine has other commands.
+    /// Sets how a command looks in a history and in a failure: without this, as escaped bytes. Call it after
+    /// [`Cluster::machine`], which undoes it, as another machine has other commands.
     #[must_use]
     pub fn describe_commands(
         self,
@@ -314,7 +315,7 @@ impl Cluster {
         Self(Setup { describe, ..self.0 })
     }
 
-    /// How a reply looks, likewise.
+    /// Sets how a reply looks, likewise.
     #[must_use]
     pub fn describe_replies(
         self,
@@ -339,7 +340,7 @@ impl Cluster {
         Self(Setup { only: Some(faults), ..self.0 })
     }
 
-    /// Without this excuse ([`EXCUSES`]): what it covers is a failure then.
+    /// Does not make this excuse ([`EXCUSES`]): the cases that it covers are failures then.
     ///
     /// # Panics
     /// If there is no such excuse.
@@ -366,7 +367,7 @@ impl Cluster {
         schedule_of(&self.0).iter().map(line).collect()
     }
 
-    /// Runs it.
+    /// Runs the cluster.
     ///
     /// # Errors
     /// [`Failure`]: an invariant is broken, or something panicked.
@@ -395,7 +396,7 @@ fn draw_operation(random: &mut Random, group: GroupId, shape: &Shape, calls: &[C
     let operation = match random.below(5) {
         0 | 1 => Operation::Get { key },
         2 => {
-            // From what the last one who was answered left there, or from the beginning.
+            // Expects the value that the last answered operation left in the register, or the first value.
             let mut left =
                 calls.iter().rev().filter(|call| call.group == group).filter_map(|call| {
                     let (_, reply) = call.reply.as_ref()?;

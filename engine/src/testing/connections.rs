@@ -1,6 +1,6 @@
 //! Lanes and connections between simulated nodes: what TCP carries, with the real handshakes, queues and readers.
 //!
-//! In:     processes that come and go; messages of one peer and lane; when links carry nothing, or hold up what they carry.
+//! In:     processes that come and go; messages of one peer and lane; when links carry nothing, or hold up bytes.
 //! Out:    [`Effect`]s: lanes that came up or went down, connections that were let in or ended, messages that arrived.
 //!         Bytes of a connection arrive in their order, in pieces, or not at all.
 //! Fails:  a frame that the reading end must not deliver breaks invariant 28 or 35.
@@ -40,7 +40,7 @@ pub(super) enum Effect {
     Arrived { node: NodeId, shard: usize, from: PeerProcess, messages: Vec<(GroupId, Message)> },
 }
 
-/// When what leaves now from one node to another arrives; `None` if the connection breaks instead.
+/// The step in which bytes arrive that leave one node for another now; `None` if the connection breaks instead.
 pub(super) type Passage<'a> = dyn FnMut(&mut Random, NodeId, NodeId) -> Option<u64> + 'a;
 
 /// An outbound lane: the dialer, its shard, the peer, and the lane's place in [`Lane::ALL`].
@@ -57,7 +57,7 @@ pub(super) struct Connections {
     heard: Heard,
 }
 
-/// A directory's openings since it was made, its copies' origin included; each has a number of its own.
+/// The numbers of a directory's openings since it was made; a copy keeps those of the directory that it was made of.
 pub(super) type Line = Rc<BTreeSet<u64>>;
 
 /// By acceptor and dialer: the openings of the dialer's directory of which the acceptor's directory has ever delivered a
@@ -75,7 +75,7 @@ impl Heard {
         self.of(acceptor, dialer).all(|opening| line.contains(&opening))
     }
 
-    /// Invariant 35: frames of one line of openings only.
+    /// Invariant 35: an acceptor delivers frames of one line of a peer's openings only.
     fn deliver(&mut self, acceptor: NodeId, dialer: NodeId, line: &Line) {
         if !self.is_one_line(acceptor, dialer, line) {
             let heard: Vec<u64> = self.of(acceptor, dialer).collect();
@@ -96,7 +96,7 @@ struct Process {
     ended: BTreeSet<LeaseId>,
     /// The latest life of each peer that was let in.
     lives: BTreeMap<NodeId, u64>,
-    /// The newest connection of each place that has delivered anything.
+    /// By lane, the newest connection that has delivered anything.
     newest: BTreeMap<LaneKey, u64>,
 }
 
@@ -120,13 +120,13 @@ struct Connection {
     key: LaneKey,
     /// The dialer's life.
     incarnation: u64,
-    /// Its directory's.
+    /// The line of the dialer's directory.
     line: Line,
-    /// Bytes on their way to the acceptor, by when they arrive.
+    /// Bytes on their way to the acceptor, each piece with the step in which it arrives.
     to_acceptor: VecDeque<(u64, Vec<u8>)>,
     /// An answer on its way to the dialer; `None` is a reset.
     to_dialer: VecDeque<(u64, Option<Vec<u8>>)>,
-    /// The dialer has closed it, or is gone: its last byte is followed by the end.
+    /// The dialer has closed the connection, or its process has ended: the last byte is followed by the end.
     is_left: bool,
     acceptor: Acceptor,
 }
@@ -150,7 +150,8 @@ impl Connections {
         }
     }
 
-    /// True if every one of `others` has delivered a frame of `node`, and none would if its directory had this line.
+    /// True if every one of `others` has delivered a frame of `node`, and would refuse `node` if its directory had
+    /// this line.
     pub(super) fn would_refuse(&self, others: &[NodeId], node: NodeId, line: &Line) -> bool {
         others.iter().all(|other| !self.heard.is_one_line(*other, node, line))
     }
@@ -197,7 +198,8 @@ impl Connections {
         }
     }
 
-    /// A process has ended. With the power, what it had under way may be lost, and nobody is told.
+    /// A process has ended. If the power failed, bytes that it had under way may be lost, and its peers learn of it
+    /// late.
     pub(super) fn end(&mut self, now: u64, random: &mut Random, node: NodeId, power: bool) {
         self.processes.remove(&node);
         self.lanes.retain(|(dialer, ..), _| *dialer != node);
@@ -218,8 +220,8 @@ impl Connections {
         }
     }
 
-    /// All connections of a node break. Each end learns of it, the accepting one perhaps late: then what is under way
-    /// still arrives.
+    /// All connections of a node break. Each end learns of it, the accepting one perhaps late: then the bytes under
+    /// way still arrive.
     pub(super) fn break_all(&mut self, now: u64, random: &mut Random, node: NodeId) {
         for connection in self.open.values_mut() {
             if connection.key.0 == node || connection.key.2 == node {
@@ -391,7 +393,7 @@ impl Connections {
             }
             return;
         };
-        // The first shard's thread greets, the others read what is theirs.
+        // The first shard's thread answers greetings; each shard's thread reads the connections that are its own.
         let thread = match connection.acceptor {
             Acceptor::Reading { shard, .. } => shard,
             Acceptor::Greeting(_) | Acceptor::Closed => 0,
@@ -434,7 +436,7 @@ impl Connections {
         }
     }
 
-    /// Connections take as much as they are given from now on.
+    /// From now on connections take all bytes that they are given.
     pub(super) fn widen(&mut self) {
         self.socket_bytes = usize::MAX;
     }
@@ -466,7 +468,7 @@ impl Connections {
         }
     }
 
-    /// A peer was let in: it is there, so nobody waits for the next try to reach it.
+    /// A peer was let in, so it is up: the lanes to it dial at once, and do not wait for their next try.
     pub(super) fn dial_now(&mut self, now: u64, node: NodeId, peer: NodeId) {
         for (key, end) in &mut self.lanes {
             if (key.0, key.2) == (node, peer)
@@ -487,7 +489,7 @@ impl LaneEnd {
         Ok(heard)
     }
 
-    /// Moves what waits into the socket, as far as there is room; false if the connection breaks.
+    /// Moves the waiting bytes into the socket, as far as there is room; false if the connection breaks.
     fn move_bytes(
         &mut self,
         connection: &mut Connection,
@@ -496,7 +498,7 @@ impl LaneEnd {
         passage: &mut Passage<'_>,
     ) -> bool {
         let (node, _, peer, _) = connection.key;
-        // Nothing follows a byte that was lost.
+        // No byte follows one that was lost.
         while !connection.is_left && !self.queue.waiting().is_empty() {
             let room = socket_bytes.saturating_sub(connection.bytes_under_way());
             let waiting = self.queue.waiting();
@@ -550,7 +552,7 @@ impl Connection {
         self.to_dialer.push_back((arrives, answer));
     }
 
-    /// It breaks; the accepting end may learn of it late.
+    /// The connection breaks; the accepting end may learn of it late.
     fn reset(&mut self, now: u64, random: &mut Random) {
         self.is_left = true;
         self.to_dialer.push_back((now + 1, None));
@@ -639,8 +641,8 @@ impl Process {
         }
     }
 
-    /// Invariant 28: no frame of an older connection in the same place after one of a newer, and none of a peer's
-    /// earlier life once a later one was let in.
+    /// Checks invariant 28: no frame of an older connection of a lane is delivered after one of a newer connection,
+    /// and none of a peer's earlier life once a later life was let in.
     fn delivers(&mut self, id: u64, key: LaneKey, incarnation: u64) {
         let newest = self.newest.entry(key).or_insert(id);
         let life = self.lives.get(&key.0).copied();
@@ -666,7 +668,7 @@ fn steps(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).expect("short").max(1)
 }
 
-/// An end that nobody tells of the other's end learns of it within so many steps.
+/// If one end of a connection is gone and does not say so, the other end learns of it within so many steps.
 const LATE_STEPS: u64 = 40;
 /// A reading task learns that its connection was replaced once in so many steps.
 const NOTICE_ONCE_IN: u64 = 4;

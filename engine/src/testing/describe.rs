@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-/// Bytes of a command or a reply that a line shows, unless it is told how.
+/// Bytes of a command or a reply that a line shows, unless the embedder shows them in another way.
 const BYTES_SHOWN: usize = 48;
 
 type AsText = dyn Fn(&[u8]) -> String + Send + Sync;

@@ -1,8 +1,8 @@
-//! Is a machine deterministic? Asked before a failure is blamed on anything else.
+//! Whether a machine is deterministic: this is checked before a failure is blamed on anything else.
 //!
 //! In:     the commands that a failing run has applied; the factory of its machines.
 //! Out:    the failure, or the two machines that differ and where.
-//! Cost:   as many times the applying as there are nodes, and twice more, once in a failing run.
+//! Cost:   only in a failing run: all commands are applied as many times as there are nodes, and twice more.
 //! Source: Schneider 1990 (a replicated state machine is deterministic).
 
 use super::{
@@ -37,7 +37,7 @@ pub(super) fn commands(ghost: &Ghost) -> Commands {
     commands
 }
 
-/// The failure itself; or, if two fresh machines make different things of the same commands, that.
+/// The failure itself; or, if two fresh machines answer the same commands differently, a failure that says so.
 pub(super) fn blame(setup: &Setup, commands: &Commands, broken: Broken) -> Broken {
     let nodes = setup.shape().nodes;
     let others = nodes.iter().map(|node| (*node, 1)).chain([(nodes[0], BATCH)]);

@@ -2,8 +2,8 @@
 //!
 //! In:     a simulation; a node, and what its fault was drawn with.
 //! Out:    the simulation with the disk's future changed.
-//! Source: RULES.md T1: what takes durable bytes for good leaves each entry whole on a majority of nodes, the fault
-//!         atlas ([`super::harm::Losses`]).
+//! Source: RULES.md T1: faults that destroy durable bytes for good leave each entry whole on a majority of nodes, by
+//!         the fault atlas ([`super::harm::Losses`]).
 
 use super::{
     random::Random,
@@ -16,18 +16,18 @@ use logdrive_wal::{
 };
 use std::{collections::BTreeSet, io::ErrorKind};
 
-/// A change of a durable batch while nobody looks.
+/// A way in which a durable batch goes bad without an operation of the node.
 pub(super) enum Decay {
     /// A bit flips.
     Bit,
     /// A sector cannot be read any more.
     Unreadable,
-    /// A sector is read from elsewhere.
+    /// Reads of a sector return another sector.
     Astray,
 }
 
 impl Sim<'_> {
-    /// A batch that a later one knows durable decays. The node is killed for it.
+    /// A node's process is killed, and a batch that a later batch records as durable decays.
     pub(super) fn decay(&mut self, at: usize, batch: u64, bit: u64, decay: &Decay) {
         if self.nodes[at].lost {
             return;
@@ -36,8 +36,8 @@ impl Sim<'_> {
         self.damage_batch(at, batch, bit, decay, false);
     }
 
-    /// A batch that a later one knows durable decays; `is_read`: one of a full segment, which is read from its file. Gives
-    /// a group that has entries in it; `None` if none was damaged, or there is no such group.
+    /// A batch that a later batch records as durable decays; if `is_read`, a batch of a full segment, which is read
+    /// from its file. Gives a group that has entries in the batch; `None` if there is none, or no batch was damaged.
     pub(super) fn damage_batch(
         &mut self,
         at: usize,
@@ -112,7 +112,8 @@ impl Sim<'_> {
         let have_lost: Vec<bool> = node.logs.iter_mut().map(|log| log.lose_end(batches)).collect();
         if have_lost.contains(&true) {
             (node.is_another, node.has_lost_end) = (true, true);
-            // A fence is found anew in the damaged bytes at each open. Where these are lost, too, nothing tells of it.
+            // Each open finds a fence anew in the damaged bytes. If these bytes are lost, too, nothing shows the
+            // fence.
             let (id, harm) = (node.id, node.harm());
             let node = &*node;
             self.judge.ghost.fenced.retain(|(of, group)| {
@@ -120,7 +121,7 @@ impl Sim<'_> {
             });
             self.lose_node(at);
             if batches.is_multiple_of(2) {
-                // Some leader is silent once it may have told, and before it may have answered.
+                // A leader pauses after it may have told the replica of the loss, and before it may have answered.
                 let (group, steps) =
                     (batches / 2 % self.shape.groups.len(), 3 * self.shape.election_ticks);
                 self.in_a_while(down + told_within, Later::PauseLeader(group, steps));
@@ -138,7 +139,7 @@ impl Sim<'_> {
         self.in_a_while(power, Later::Crash(at, 5));
     }
 
-    /// A write succeeds, but goes where another batch stands, or nowhere. The process ends after a while.
+    /// A write succeeds, but its bytes go to where another batch stands, or nowhere. The power fails after a while.
     pub(super) fn misplace_write(&mut self, at: usize, after: u64, place: u64) {
         if self.nodes[at].process.is_none() || !self.may_lose_node(at) {
             return;
@@ -164,7 +165,7 @@ impl Sim<'_> {
     }
 
     /// A disk's manifest or a segment's header, which are no batches, is damaged while the disk's power is off. The
-    /// node must refuse to start, and leave everything as it is, until somebody has mended it.
+    /// node must refuse to start, and leave everything as it is, until the damage is mended.
     pub(super) fn damage_metadata(&mut self, at: usize, what: u64, bit: u64) {
         // A node whose batches are damaged must not lose the note of that damage with the file.
         let id = self.nodes[at].id;
@@ -188,7 +189,7 @@ impl Sim<'_> {
             self.must_not_start(at);
             platter.set_manifest(Some(whole));
         } else if let Some(segment) = platter.segments().into_iter().max() {
-            // The oldest may be on its way out: nobody looks at it any more.
+            // The newest segment: the oldest may be about to be removed, and is then not read any more.
             let whole = platter.segment(segment);
             platter.set_segment(segment, damage(whole.clone(), BLOCK_BYTES));
             self.must_not_start(at);
@@ -196,7 +197,7 @@ impl Sim<'_> {
         }
     }
 
-    /// An operation of the disk fails, of this process or of one that is started for it.
+    /// An operation of the disk fails, in this process or, if `restart`, in the next one.
     pub(super) fn fail_operation(&mut self, at: usize, operation: u64, restart: bool) {
         if restart {
             self.kill(at, 2);
@@ -216,7 +217,7 @@ impl Sim<'_> {
         (self.nodes.len() - 1) / 2
     }
 
-    /// The atlas, for what may take anything from a node: a majority of nodes has lost nothing at all.
+    /// Asks the atlas whether a fault may destroy anything on a node: a majority of nodes keeps everything.
     pub(super) fn may_lose_node(&self, at: usize) -> bool {
         let broken = self.broken.iter().map(|(node, _)| *node);
         let mut less: BTreeSet<_> = broken.chain(self.losses.harmed()).collect();
@@ -224,7 +225,7 @@ impl Sim<'_> {
         !self.nodes[at].lost && less.len() <= self.spare()
     }
 
-    /// Likewise for one replica.
+    /// Asks the same for one replica: a majority of the group's replicas keeps everything.
     pub(super) fn may_lose_replica(&self, at: usize, group: GroupId) -> bool {
         let broken = self.broken.iter().filter(|(_, of)| *of == group).map(|(node, _)| *node);
         let mut less: BTreeSet<_> = broken.chain(self.losses.harmed_of(group)).collect();
@@ -232,7 +233,7 @@ impl Sim<'_> {
         !self.nodes[at].lost && less.len() <= self.spare()
     }
 
-    /// Anything may be taken from a node from now on.
+    /// Notes that a node may lose anything from now on.
     pub(super) fn lose_node(&mut self, at: usize) {
         self.losses.node(self.nodes[at].id);
     }

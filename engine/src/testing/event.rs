@@ -46,7 +46,7 @@ pub(super) enum Event<'a> {
         /// Its disk has lost the end of what it said it had, and nothing on it tells.
         has_lost: bool,
     },
-    /// The same, and the group has lost something. `harmed`: something was taken from the node.
+    /// A node's log has fenced a group. `harmed` says that a loss of the node's disk explains it.
     Fenced { node: NodeId, group: GroupId, harmed: bool },
     /// A replica handed out a write.
     Written { node: NodeId, group: GroupId, change: &'a Change },
@@ -59,7 +59,7 @@ pub(super) enum Event<'a> {
         accepted: Option<&'a Change>,
         last: LogIndex,
     },
-    /// Part of it is on the platter, with all before it.
+    /// A part of a replica's writes is on the platter, with all before it.
     Landed { node: NodeId, group: GroupId, change: &'a Change },
     /// A message leaves a node.
     Sent { node: NodeId, to: NodeId, group: GroupId, message: &'a Message },
@@ -67,11 +67,11 @@ pub(super) enum Event<'a> {
     Arrived { node: NodeId, from: NodeId, group: GroupId, message: &'a Message },
     /// A replica after a turn, if it changed. `clock` is its own, in ticks.
     Turned { node: NodeId, group: GroupId, status: &'a Status, clock: u64 },
-    /// A node took a turn: writes it has on their way to the disk.
+    /// A shard took a turn: the writes that its log has on their way to the disk.
     Loaded { node: NodeId, in_flight: usize, in_flight_max: usize },
     /// A machine has said where it is, when its process began.
     Opened { node: NodeId, group: GroupId, at: LogIndex, digest: Option<u64> },
-    /// A machine is given a batch that ends there.
+    /// A machine is given a batch that ends at `last`.
     Given { node: NodeId, group: GroupId, last: LogIndex },
     /// A machine has applied a command.
     Applied { node: NodeId, group: GroupId, applied: &'a Applied },
@@ -86,20 +86,20 @@ pub(super) enum Event<'a> {
     /// A node's log has given up a segment; this is what its disk would leave of a group if the power failed now.
     /// `None` if the group would be fenced.
     GivenBack { node: NodeId, group: GroupId, state: Option<&'a LogState> },
-    /// A client hears.
+    /// A client is answered.
     Answered { serial: u64, outcome: &'a Outcome },
-    /// A node's process was to read a log that is not its own, or not there, and did.
+    /// A node's process has started on a log that is missing or not its own.
     Impostor { node: NodeId },
     /// A write of one of a node's logs has failed.
     Poisoned { node: NodeId, shard: usize },
     /// A node's process is gone.
     Down { node: NodeId },
-    /// After the peace.
+    /// The run is over, and all that could heal has healed.
     End { at: &'a AtEnd },
 }
 
 impl Event<'_> {
-    /// Whose it is, if it is of one group.
+    /// The group that the event is about, if it is about one.
     pub(super) fn group(&self, commands: &[Proposed]) -> Option<GroupId> {
         match *self {
             Event::Recovered { group, .. }
@@ -127,7 +127,7 @@ impl Event<'_> {
         }
     }
 
-    /// The replica that did this, or that this happened to, if it is of one alone.
+    /// The replica that the event is about, if it is about one alone.
     pub(super) fn replica(&self) -> Option<(NodeId, GroupId)> {
         match *self {
             Event::Recovered { node, group, .. }
@@ -168,13 +168,13 @@ pub(super) struct Applied {
 /// The facts that the run knows at its end.
 #[derive(Debug, Default)]
 pub(super) struct AtEnd {
-    /// Replicas that must serve: their node is up and nothing was taken from them.
+    /// Replicas that must serve: their node is up and they have lost nothing.
     pub(super) alive: BTreeMap<GroupId, Vec<(NodeId, Status)>>,
     /// Terms as they were when the last proposal had been made.
     pub(super) terms_before: BTreeMap<GroupId, Term>,
     /// Commands acknowledged since the healing began.
     pub(super) served: BTreeMap<GroupId, u64>,
-    /// Replicas that were founded otherwise, and must know by then.
+    /// Replicas that were founded otherwise, and must have learned of it by now.
     pub(super) apart: Vec<ApartAtEnd>,
 }
 
@@ -198,7 +198,7 @@ pub(super) enum Known {
     Unknown,
 }
 
-/// A command somebody proposed.
+/// A command that a client proposed.
 #[derive(Debug)]
 pub(super) struct Proposed {
     pub(super) node: NodeId,

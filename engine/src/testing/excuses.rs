@@ -1,13 +1,13 @@
-//! The cases that the simulator takes for no failure though somebody might: each such rule by its name.
+//! The cases that look like failures and that the simulator does not count as failures: each such rule has a name.
 //!
-//! In:     the place that makes an excuse.
-//! Out:    whether it is made, and how often each was: a campaign prints it at its end.
+//! In:     the name of an excuse, at the place that wants to make it.
+//! Out:    whether the excuse is made, and how often each one was: a campaign prints these counts at its end.
 //!
-//! The list is to become shorter: `sim --without-excuse NAME` makes an excuse no more, and shows what it covers.
+//! The list should become shorter: `sim --without-excuse NAME` does not make that excuse, and shows what it covers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A rule by which something is no failure.
+/// A rule by which a case is not counted as a failure.
 #[derive(Clone, Copy, Debug)]
 pub struct Excuse {
     /// Its name.
@@ -20,7 +20,7 @@ const fn excuse(name: &'static str, what: &'static str) -> Excuse {
     Excuse { name, what }
 }
 
-/// A replica whose log lost the end of what it had acknowledged votes before a leader that knows was heard.
+/// A replica whose log lost the end of what it had acknowledged votes before it has heard a leader that knows.
 pub(super) const VOTE_OF_ONE_UNTOLD: &str = "vote of one untold";
 pub(super) const MACHINE_OF_A_LOST_LOG: &str = "machine of a lost log";
 pub(super) const UNMET_DIRECTORY: &str = "unmet directory";
@@ -77,7 +77,7 @@ pub(super) struct Excuses {
 }
 
 impl Excuses {
-    /// Those of `strict` are not made.
+    /// The excuses of `strict` are not made.
     pub(super) fn new(strict: BTreeSet<&'static str>) -> Self {
         Self { strict, made: BTreeMap::new() }
     }

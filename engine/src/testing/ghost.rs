@@ -1,4 +1,4 @@
-//! The run as an observer knows it who sees everything and forgets nothing.
+//! The whole run, as an observer would know it that sees every event and forgets none.
 //!
 //! In:     [`Event`]s, in the order they happen.
 //! Out:    the first invariant that an event breaks; else the state after it.
@@ -16,18 +16,18 @@ use logdrive_raft::{
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Appends that a leader has sent to one peer in a term and that were not acknowledged, as far as was heard.
+/// Appends that a leader has sent to one peer in one term, and whose acknowledgement it has not heard.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     term: Term,
-    /// The last entry and the bytes of each, oldest first.
+    /// The last entry and the bytes of each append, oldest first.
     sent: VecDeque<(LogIndex, usize)>,
     acknowledged: LogIndex,
 }
 
 impl Window {
-    /// Appends and their bytes that are in flight when this one leaves. A leader that goes back has written off what
-    /// it says again.
+    /// The number and the bytes of the appends in flight when `append` leaves. A leader that goes back to earlier
+    /// entries no longer counts the appends that it sent before.
     pub(super) fn before(&self, append: &AppendEntries) -> (usize, usize) {
         let goes_on = self.sent.back().is_none_or(|(last, _)| append.prev_log.index >= *last);
         match self.term == append.term && goes_on {
@@ -43,15 +43,15 @@ impl Window {
         if self.before(append).0 == 0 {
             self.sent.clear();
         }
-        // While a disk is busy an append may wait to leave for so long that the peer has it all before.
+        // While a disk is busy an append may wait for so long that the peer has all its entries before it leaves.
         let last = append.entries.last().filter(|last| last.index > self.acknowledged);
         if let Some(last) = last {
             self.sent.push_back((last.index, append.entries.cost_bytes()));
         }
     }
 
-    /// The peer is marked, and its log agrees with the leader's up to `meeting`: nothing up to there is on its way any
-    /// more, and the leader begins behind it.
+    /// The log of the marked peer agrees with the leader's up to `meeting`: no append up to there is in flight any
+    /// more, and the leader goes on behind it.
     fn meet(&mut self, meeting: LogIndex) {
         self.sent.retain(|(last, _)| *last > meeting);
     }
@@ -75,7 +75,7 @@ pub(super) struct Lost {
 /// The history of a mark since it was handed out.
 #[derive(Debug, Default)]
 pub(super) struct SinceMark {
-    /// The log's end then: what is behind it was not acknowledged before.
+    /// The log's end at that time: entries behind it had not been acknowledged.
     pub(super) last: LogIndex,
     /// The voters that have stated a term since.
     pub(super) stated: BTreeSet<NodeId>,
@@ -92,17 +92,17 @@ pub(super) struct Apart {
 /// One replica, as seen from outside.
 #[derive(Debug, Default)]
 pub(super) struct Replica {
-    /// As handed out.
+    /// Its log and hard state as it handed them out to be written.
     pub(super) state: LogState,
-    /// The bytes that its entries count for; 0 for the entries it found.
+    /// The bytes that its entries count for; 0 for the entries that it found on its disk.
     pub(super) cost_bytes: Vec<usize>,
-    /// To each peer, while it leads.
+    /// The appends in flight to each peer, while it leads.
     pub(super) windows: BTreeMap<NodeId, Window>,
-    /// On the platter.
+    /// Its log and hard state on the platter.
     pub(super) durable: LogState,
-    /// Until it is readmitted.
+    /// The state that its disk has lost, until the replica is readmitted.
     pub(super) lost: Option<Lost>,
-    /// It has handed out its mark, and not yet the end of it.
+    /// Set while the replica is marked: from the write of the mark to the write that lifts it.
     pub(super) mark: Option<SinceMark>,
     /// Every vote that was ever on the platter.
     pub(super) durable_votes: BTreeMap<Term, Option<NodeId>>,
@@ -111,11 +111,11 @@ pub(super) struct Replica {
     /// The log state that this incarnation found, and the changes that it wrote since.
     pub(super) found: LogState,
     pub(super) changes: Vec<Change>,
-    /// The candidates it voted for, by the votes that left it.
+    /// The candidate that it voted for in each term, by the votes that have left it.
     pub(super) granted: BTreeMap<Term, NodeId>,
-    /// After its last turn in this incarnation.
+    /// Its status after its last turn in this incarnation.
     pub(super) status: Option<Status>,
-    /// The lowest entry it replaced since then.
+    /// The lowest entry it replaced since that turn.
     pub(super) replaced: Option<LogIndex>,
     /// Where the machine was when this incarnation began.
     pub(super) opened: LogIndex,
@@ -125,15 +125,15 @@ pub(super) struct Replica {
     pub(super) given: LogIndex,
     /// The furthest that any incarnation's machine said it is durable.
     pub(super) machine_durable: LogIndex,
-    /// Own clock when it last heard each peer answer in its term.
+    /// The replica's own clock when it last heard each peer answer in its term.
     pub(super) heard: BTreeMap<NodeId, u64>,
     /// The step in which it last heard the leader that it followed, in which term, and whom.
     pub(super) heard_leader: Option<(u64, Term, NodeId)>,
-    /// Its last turn gave nothing out: what it decided then leaves later.
+    /// Its last turn gave nothing out: the decisions of that turn leave later.
     pub(super) is_behind: bool,
-    /// Own clock when it began to lead its term.
+    /// The replica's own clock when it began to lead its term.
     pub(super) leads_since: u64,
-    /// Own clock.
+    /// The replica's own clock, in ticks.
     pub(super) clock: u64,
 }
 
@@ -160,7 +160,7 @@ impl Replica {
     }
 }
 
-/// Everything.
+/// All that has happened in a run.
 pub(super) struct Ghost {
     pub(super) nodes: Vec<NodeId>,
     /// Shards of each node, in the order of the nodes.
@@ -169,19 +169,19 @@ pub(super) struct Ghost {
     pub(super) limits: limits::OfGroup,
     pub(super) replicas: BTreeMap<(NodeId, GroupId), Replica>,
     pub(super) leaders: BTreeMap<(GroupId, Term), NodeId>,
-    /// The first time anyone called them committed, in log order.
+    /// Every entry that some replica has called committed, as it was the first time, in log order.
     pub(super) committed: BTreeMap<GroupId, Vec<Mark>>,
-    /// In which term that was.
+    /// The term in which each of them was first called committed.
     pub(super) committed_in: BTreeMap<GroupId, Vec<Term>>,
-    /// Every entry any log ever held, and the term of the one before it.
+    /// Every entry any log ever held: its checksum, and the term of the entry before it.
     pub(super) entries: BTreeMap<(GroupId, LogIndex, Term), (u32, Term)>,
     /// The results that machines made of commands.
     pub(super) applied: BTreeMap<(GroupId, LogIndex), Applied>,
-    /// All commands up to there are known: some machine has applied each, and told.
+    /// Up to this index all commands of the group are known: some machine has applied each and reported it.
     pub(super) reached: BTreeMap<GroupId, LogIndex>,
     /// The digests that machines told of their states: at each place the first one, and the machine's node.
     pub(super) digests: BTreeMap<(GroupId, LogIndex), (NodeId, u64)>,
-    /// By serial.
+    /// All commands, by serial number.
     pub(super) commands: Vec<Proposed>,
     pub(super) acknowledged: BTreeMap<(GroupId, LogIndex), u64>,
     /// Commands some machine has applied.
@@ -189,13 +189,13 @@ pub(super) struct Ghost {
     /// Shards whose log has had a write fail.
     pub(super) poisoned: BTreeSet<(NodeId, usize)>,
     pub(super) fenced: BTreeSet<(NodeId, GroupId)>,
-    /// Their machines failed, and they have not started since.
+    /// Replicas whose machine failed and that have not started since.
     pub(super) stopped: BTreeSet<(NodeId, GroupId)>,
     /// Logs that said they take no entries: the node that heard it, its shard, the node whose log it is, and that shard.
     pub(super) full: BTreeSet<(NodeId, usize, NodeId, u32)>,
     /// Replicas that were founded otherwise than the others: they are judged by invariant 36 alone.
     pub(super) apart: BTreeMap<(NodeId, GroupId), Apart>,
-    /// Groups of which nobody can say any more what must hold: see [`super::excuses`].
+    /// Groups that are judged no more, as nobody can say what must hold for them: see [`super::excuses`].
     pub(super) unjudged: BTreeSet<GroupId>,
     pub(super) counts: Counts,
     /// How commands and replies look in a failure.
@@ -237,7 +237,8 @@ impl Ghost {
         shard_of(group, self.shards[at] as usize)
     }
 
-    /// True if the replica votes, and has lost what it acknowledged, and could not know: no leader that knows was heard.
+    /// True if `message` is a vote, and the replica has lost what it acknowledged and could not know: it has heard no
+    /// leader that knows.
     pub(super) fn is_untold(&self, node: NodeId, group: GroupId, message: &Message) -> bool {
         let votes = match message {
             Message::VoteReply(m) => m.granted,
@@ -248,13 +249,14 @@ impl Ghost {
         replica.and_then(|replica| replica.lost.as_ref()).is_some_and(|lost| !lost.is_told)
     }
 
-    /// True if the replica has lost what it acknowledged, as far as anybody could tell.
+    /// True if the replica's disk has lost what it had said to be durable, and the loss is not made good yet.
     pub(super) fn has_lost(&self, node: NodeId, group: GroupId) -> bool {
         self.replicas.get(&(node, group)).is_some_and(|replica| replica.lost.is_some())
     }
 
-    /// True if the replica has lost what it acknowledged, and its machine is at an entry that its log has no more: an older
-    /// one that the lost end had replaced stands there again, and a machine says its place without a term.
+    /// True if the replica has lost what it acknowledged, and its machine is at an index where an older entry, which
+    /// the lost end had replaced, stands in the log again. A machine says its place without a term, so the log cannot
+    /// tell.
     pub(super) fn is_at_replaced_entry(&self, node: NodeId, group: GroupId, at: LogIndex) -> bool {
         let Some(place) = at.get().checked_sub(1) else { return false };
         let place = usize::try_from(place).expect("logs fit memory");
@@ -268,15 +270,15 @@ impl Ghost {
         self.nodes.len() / 2 + 1
     }
 
-    /// How far all commands are known when a machine has applied up to `at`. A process may end within the saving of a
-    /// batch: its machine never tells what it applied, and opens behind it.
+    /// The index up to which all commands are known once a machine has applied up to `at`. A process may end while its
+    /// machine saves a batch: the machine then never reports that batch, and opens behind it.
     pub(super) fn known_to(&self, node: NodeId, group: GroupId, at: LogIndex) -> LogIndex {
         let known = self.reached.get(&group).copied().unwrap_or_default();
         if self.replica(node, group).opened <= known { known.max(at) } else { known }
     }
 
-    /// Another digest of the state at `at`, if a machine gave one. Between two commands the state is the same; the
-    /// commands up to `known` are known.
+    /// A digest of the state at `at` that differs from `digest`, if a machine gave one. Between two commands the state
+    /// stays the same; all commands up to `known` are known.
     pub(super) fn other_digest(
         &self,
         group: GroupId,
@@ -298,8 +300,8 @@ impl Ghost {
         &self.replicas[&(node, group)]
     }
 
-    /// Remembers what happened to a replica that was founded otherwise: what its log says of its room, which is the log's
-    /// own word, whether it is fenced, and whether it was told.
+    /// Remembers the events of a replica that was founded otherwise which still matter: notices of room, which speak
+    /// for a peer's log, whether the replica is fenced, and the nodes that told it of their founding.
     pub(super) fn remember_apart(&mut self, event: &Event<'_>) {
         match *event {
             Event::Arrived { message: Message::Room(_), .. } | Event::Fenced { .. } => {
@@ -344,7 +346,7 @@ impl Ghost {
                     replica.durable_votes.clear();
                     replica.ever_durable.clear();
                 }
-                // After the line before: what was found is on the disk, whatever else the disk has lost.
+                // This must follow the clearing above: what was found is on the disk, whatever the disk has lost.
                 note_durable(replica, state.hard_state, LogIndex(1), &state.log);
                 replica.applied = None;
                 replica.heard.clear();
@@ -384,18 +386,18 @@ impl Ghost {
             Event::Withdrawn { node, group, from, accepted, last } => {
                 let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
                 replica.changes.retain(|change| change.write < from);
-                // The number is given again: what the log has of this write stays all the same.
+                // The number of this write will be given again; the part of it that the log accepted stays.
                 let kept = accepted.cloned();
                 replica.changes.extend(kept.map(|kept| Change { write: from.prev(), ..kept }));
                 replica.state = replica.found.clone();
                 for change in &replica.changes {
                     apply(&mut replica.state, change);
                 }
-                // Behind it the disk may still have what was to be replaced: the replica does not count on that.
+                // Behind `last` the disk may still have the entries to be replaced: the replica does not count on them.
                 replica.state.log.truncate(count(last));
                 replica.cost_bytes.truncate(count(last));
                 replica.replaced = None;
-                // It may have known as committed what it does not have any more, as before a crash.
+                // The replica may have known entries as committed that it does not have any more, as after a crash.
                 if let Some(status) = &mut replica.status {
                     status.commit = status.commit.min(last);
                 }
@@ -525,7 +527,7 @@ impl Ghost {
                 self.stopped.remove(&(node, group));
                 let replica = self.replicas.get_mut(&(node, group)).expect("recovered");
                 (replica.opened, replica.applied) = (LogIndex::ZERO, None);
-                // The commands before the other machine's place are handed out once more.
+                // The commands behind the place where the new machine opens are handed out once more.
                 if let Some(status) = &mut replica.status {
                     (status.applying, status.applied) = (LogIndex::ZERO, LogIndex::ZERO);
                 }
@@ -539,7 +541,7 @@ impl Ghost {
                 self.full.retain(|(of, ..)| *of != node);
                 let own = self.apart.iter_mut().filter(|((of, _), _)| *of == node);
                 own.for_each(|(_, apart)| apart.told.clear());
-                // A client that proposed there never hears.
+                // A client that proposed to this process never hears an answer.
                 let commands = self.commands.iter_mut();
                 for command in commands.filter(|c| c.node == node && c.known == Known::Waiting) {
                     command.known = Known::Unknown;
@@ -589,7 +591,7 @@ impl Ghost {
     }
 }
 
-/// A mark that was handed out, or its end.
+/// Notes that the replica has handed out its mark, or the end of the mark.
 fn note_mark(replica: &mut Replica) {
     let last = LogIndex(replica.state.log.len() as u64);
     match (replica.state.hard_state.marked, &replica.mark) {
@@ -604,8 +606,8 @@ fn note_mark(replica: &mut Replica) {
     }
 }
 
-/// A leader of a later term than any that the replica has lost, elected without its vote since, has given it all that
-/// was committed before: nothing is left that it might not know.
+/// Forgets a loss that is mended: a leader of a later term than any that the replica has lost, elected without the
+/// replica's vote since the loss, has given it all that was committed before.
 fn forget_loss(replica: &mut Replica, status: &Status) {
     let Some(lost) = replica.lost.as_ref().filter(|lost| !lost.is_told) else { return };
     let of_commit = status

@@ -1,5 +1,5 @@
-//! The ghost is told by hand of disks that have lost the end of their log: what is left counts, and what is gone does
-//! not.
+//! Tests that tell the ghost of disks that have lost the end of their log: entries and votes that are left count, and
+//! those that are gone do not.
 
 use super::{
     describe::Describe,
@@ -125,7 +125,7 @@ fn acknowledgement(term: Term, match_index: LogIndex) -> Message {
     Message::AppendReply(AppendReply { term, result: AppendResult::Accepted { match_index } })
 }
 
-/// Seed 3001757: with what was lost the ghost forgot what was found.
+/// Seed 3001757: the ghost forgot not only the lost records, but also those that the disk still had.
 #[test]
 fn c3_what_a_disk_that_lost_its_end_still_has_may_be_said_again() {
     let mut seen = Seen::new();
@@ -153,7 +153,7 @@ fn c3_what_a_disk_has_lost_with_its_end_may_not_be_said_again() {
     assert_eq!(said.as_deref(), Some("9 durable ack"));
 }
 
-/// Seed 3107287: what a marked peer says that it has was counted as on its way for ever.
+/// Seed 3107287: entries that a marked peer says that it has were counted as in flight for ever.
 #[test]
 fn c3_what_a_marked_peer_has_is_on_its_way_no_more_and_what_it_lacks_is() {
     for (has, breaks) in [(1, true), (2, false)] {

@@ -1,7 +1,7 @@
-//! The bytes that a node's disk no longer holds though it said so, and what the node's log may make of that loss.
+//! The bytes that a node's disk had said to be durable and no longer holds, and how the node's log may react.
 //!
 //! In:     the platter's atlas of damaged sectors; the batches that were ever whole there.
-//! Out:    [`Harm`]: the fences and refusals that are explained, and whether a loss is one that nobody can see.
+//! Out:    [`Harm`]: the fences and refusals that are explained, and whether there is a loss that no log can see.
 //! Source: RULES.md C1-C3, C9, C10, W7, W8; rules 21, 22, 24.
 
 use crate::{GroupId, LogIndex, NodeId};
@@ -15,16 +15,16 @@ use std::{
     ops::Range,
 };
 
-/// A batch that was whole on a platter, or that the platter said was.
+/// A batch that was whole on a platter, or of which the platter said so.
 pub(super) struct Stored {
     pub(super) position: Position,
     pub(super) bytes: u64,
-    /// All before it was durable when it was built.
+    /// Everything before this position was durable when the batch was built.
     pub(super) durable: Position,
     groups: Vec<GroupId>,
     /// The entries in it: the first and the last of each run.
     entries: Vec<(GroupId, LogIndex, LogIndex)>,
-    /// Bytes without which nobody knows which groups it is of.
+    /// The bytes without which a reader cannot tell which groups the batch has records of.
     indispensable: [Range<u64>; 2],
 }
 
@@ -45,7 +45,7 @@ impl Stored {
         }
     }
 
-    /// A group of which it holds entries.
+    /// A group of which the batch holds entries.
     pub(super) fn group_of_entries(&self) -> Option<GroupId> {
         self.entries.first().map(|(group, ..)| *group)
     }
@@ -66,7 +66,7 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// The bytes that are gone with a damaged sector: the device is asked for blocks.
+/// The bytes that are lost with a damaged sector: an unreadable one takes its block with it, as reads are of blocks.
 fn damaged_bytes(sector: u64, damage: Damage) -> Range<u64> {
     let unit = if damage == Damage::Unreadable { BLOCK_BYTES } else { SECTOR_BYTES } as u64;
     let at = sector - sector % unit;
@@ -78,14 +78,16 @@ fn damaged_bytes(sector: u64, damage: Damage) -> Range<u64> {
 pub(super) struct Harm {
     /// Groups of damaged batches: they may be fenced.
     pub(super) groups: BTreeSet<GroupId>,
-    /// Damage to what says whose loss it is: the log may refuse to open, and fence anybody.
+    /// Bytes that say which groups have lost something are damaged: the log may refuse to open, or fence any group.
     pub(super) refuses: bool,
-    /// The disk forgot the end of what it said it had, and nothing on it tells: no log can know (RULES.md C3, W8).
+    /// The disk lost the end of what it had said to be durable, and nothing on it shows that: no log can know
+    /// (RULES.md C3, W8).
     pub(super) unseen: bool,
 }
 
 impl Harm {
-    /// Of a disk with these segments and this damage, which had these batches. `lied`: names and sizes may be lost, too.
+    /// The harm to a disk with these segments and this damage, which had these batches. `lied` says that names and
+    /// sizes of files may be lost, too.
     pub(super) fn of(
         batches: &[Stored],
         segments: &[SegmentSeq],
@@ -104,7 +106,8 @@ impl Harm {
                 continue;
             };
             harm.groups.extend(&batch.groups);
-            // Vouched for only from a segment whose own beginning never came to the disk: nothing follows it there.
+            // A later segment vouches for the batch only if that segment's first batch reached the disk: without
+            // its first batch a segment does not follow the one before.
             let is_vouched_for = batches.iter().any(|other| {
                 let is_beginning = other.position.offset() as usize == BLOCK_BYTES;
                 let is_later = other.position.segment() > *segment;
@@ -121,7 +124,8 @@ impl Harm {
             !is_hit && segments.contains(&batch.position.segment())
         };
         let known = batches.iter().filter(is_whole).map(|batch| batch.durable).max();
-        // The first that nobody vouches for looks like the end of what was written, and all behind it like a torn tail.
+        // The first lost batch that no whole batch vouches for looks like the end of the log, and all behind it like a
+        // torn tail.
         let lost = batches.iter().filter(|batch| !is_whole(batch) && Some(batch.position) >= known);
         let end = lost.map(|batch| batch.position).min();
         let is_unseen = |batch: &Stored| {
@@ -136,8 +140,8 @@ impl Harm {
     }
 }
 
-/// All that faults took for good, on all nodes: the fault atlas. Each entry stays whole on a majority of nodes; a group of
-/// which too many replicas have lost something, each something else, must halt.
+/// The fault atlas: all that faults destroyed for good, on all nodes. Each entry stays whole on a majority of nodes. A
+/// group must halt if too many of its replicas have lost something, even if no two have lost the same.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
     /// Nodes that may have lost anything.
@@ -159,7 +163,8 @@ impl Losses {
         self.replicas.insert((node, group));
     }
 
-    /// A batch is gone on a node, if each of its entries stays whole on all nodes but `spare`; else false.
+    /// Notes the loss of a batch on a node, if each of its entries stays whole on all nodes but `spare`; else gives
+    /// false.
     pub(super) fn batch(&mut self, node: NodeId, batch: &Stored, spare: usize) -> bool {
         let entries = batch.entries.iter().flat_map(|(group, first, last)| {
             (first.get()..=last.get()).map(|index| (*group, LogIndex(index)))
@@ -183,12 +188,12 @@ impl Losses {
         true
     }
 
-    /// Something was taken from the node.
+    /// True if the node has lost something.
     pub(super) fn has(&self, node: NodeId) -> bool {
         self.nodes.contains(&node) || self.replicas.iter().any(|(of, _)| *of == node)
     }
 
-    /// Nodes from which something was taken.
+    /// Nodes that have lost something.
     pub(super) fn harmed(&self) -> BTreeSet<NodeId> {
         let replicas = self.replicas.iter().map(|(node, _)| *node);
         replicas.chain(self.nodes.iter().copied()).collect()

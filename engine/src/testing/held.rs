@@ -8,7 +8,7 @@
 use super::{ghost::count, invariants::Broken, sim::Sim};
 
 impl Sim<'_> {
-    /// What a node keeps for peers is little from now on: `group` bytes for each group, `shard` bytes for all of a shard.
+    /// From now on a node keeps little for its peers: `group` bytes for each group, `shard` bytes for all of a shard.
     pub(super) fn keep_little(&mut self, group: u64, shard: u64) {
         let bytes = |bytes: u64| usize::try_from(bytes).expect("small");
         let limits = &mut self.shape.limits;
@@ -16,13 +16,14 @@ impl Sim<'_> {
         limits.of_shard.tails_bytes_max = bytes(shard);
     }
 
-    /// Of what a shard holds, its own disk and machines do not need any more what is durable and handed out. That is kept
-    /// for peers alone, and each group and all groups together have a bound for it.
+    /// A shard's own disk and machines do not need entries any more that are durable and were given to the machines.
+    /// Such entries are kept for peers alone: each group, and all groups of the shard together, have a bound for their
+    /// bytes.
     pub(super) fn check_held(&self, at: usize, shard: usize) {
         let node = &self.nodes[at];
         let Some(process) = &node.process else { return };
         let (limits, host) = (&self.shape.limits, &process.shards[shard].host);
-        // A turn that gave nothing out forgets nothing.
+        // A turn that gave nothing out drops no entries either.
         if host.shard().is_dirty() {
             return;
         }
@@ -43,7 +44,8 @@ impl Sim<'_> {
                 Broken { invariant: "23 bounds".to_owned(), what }.throw();
             }
         }
-        // A group that was within the bound when it was gathered may be followed by others, each with its share.
+        // The shard trims a group only when its round is gathered: groups gathered later in the turn may add their
+        // shares.
         let max = 2 * limits.of_shard.tails_bytes_max;
         if all > max {
             let id = node.id;

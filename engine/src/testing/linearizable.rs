@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Call {
     pub(super) operation: Operation,
     pub(super) called: u64,
-    /// When it was answered and with what; `None` if its outcome is unknown. Refused ones are no calls.
+    /// When it was answered and with what; `None` if its outcome is unknown. Refused operations are left out.
     pub(super) answer: Option<(u64, u64)>,
 }
 
@@ -160,7 +160,7 @@ struct Chain {
     /// The value it begins with.
     #[expect(dead_code, reason = "printed")]
     first: u64,
-    /// When the first of them was answered; 0 if they are the beginning, which was before all.
+    /// When the first of them was answered; 0 for the chain of the beginning, which was before all.
     answered: u64,
     /// When the last of them was called, from 1 on.
     called: u64,
@@ -207,7 +207,7 @@ impl Chain {
             // Times are counted from 1: before them is the beginning.
             let (called, answered) = (call.called + 1, call.answered().saturating_add(1));
             if answered < before {
-                return Err(format!("what led to {call:?} was called after its answer"));
+                return Err(format!("a cause of {call:?} was called after its answer"));
             }
             self.called = self.called.max(called);
             self.answered = self.answered.min(answered);

@@ -1,6 +1,6 @@
 //! One shard's log on a simulated disk, and what is known of it from outside.
 //!
-//! In:     what the disk says it has landed.
+//! In:     the writes that have landed, as the disk says.
 //! Out:    the log, opened as a real node opens it; what became durable in it; what was taken from it.
 //! Fails:  as the log does.
 
@@ -27,10 +27,10 @@ pub(super) struct SimLog {
     /// Batches that were whole on its platter, or that the platter said were.
     batches: Vec<Stored>,
     failures: u64,
-    /// When it was last looked at.
+    /// The first segment when the log was last looked at.
     first_segment: Option<SegmentSeq>,
     next_batch: u64,
-    /// Batches behind one that has not landed.
+    /// Batches that have landed before a batch in front of them.
     early: BTreeMap<u64, LandedBatch>,
     heads: BTreeMap<SegmentSeq, Vec<u8>>,
 }
@@ -60,13 +60,14 @@ impl SimLog {
     ) -> Result<(Wal, Recovered), WalError> {
         self.first_segment = None;
         let ids = move || u128::from(entropy.any()) << 64 | u128::from(entropy.any());
-        // A batch that landed after the last look was never told, but is there.
+        // A batch that landed after the last look was not reported yet, but is on the disk.
         let _ = self.landed();
         let disk = self.platter.disk(config.segment_bytes);
         let config = self.config(identity, shape, config);
         let opened = Wal::open_on(disk, config, Box::new(ids));
         if opened.is_err() {
-            // The bytes it wrote are there all the same, and can be read before anything more happens to the disk.
+            // The bytes that this open wrote are on the disk all the same; they are read before the disk changes
+            // again.
             let _ = self.landed();
         }
         let (wal, recovered) = opened?;
@@ -74,7 +75,7 @@ impl SimLog {
             logdrive_raft::reached!("torn tail cut");
         }
         self.heads.clear();
-        // A segment that was lost may have its number again.
+        // The number of a segment that was lost may be given again.
         let begun = wal.durable().segment();
         self.batches.retain(|batch| batch.position.segment() < begun);
         self.early.clear();
@@ -130,7 +131,8 @@ impl SimLog {
         changes
     }
 
-    /// The last `batches` are gone, but none that begins a segment: the next one tells of that. False if there are none.
+    /// Destroys the last `batches` of the newest segment, but not its first one, whose loss would be noticed. False if
+    /// there are none.
     pub(super) fn lose_end(&mut self, batches: usize) -> bool {
         let _ = self.landed();
         let is_first = |batch: &Stored| batch.position.offset() as usize == BLOCK_BYTES;
@@ -150,12 +152,12 @@ impl SimLog {
         true
     }
 
-    /// True if a write has failed that had not when the process began.
+    /// True if a write has failed since the process began.
     pub(super) fn has_failed(&self) -> bool {
         self.platter.failures() > self.failures
     }
 
-    /// Batches that later ones know durable, of segments that are there.
+    /// Batches that a later batch records as durable, in segments that still exist.
     pub(super) fn vouched_batches(&self) -> Vec<&Stored> {
         let known = self.batches.iter().map(|batch| batch.durable).max();
         let segments = self.platter.segments();
@@ -165,7 +167,7 @@ impl SimLog {
         self.batches.iter().filter(is_vouched).collect()
     }
 
-    /// The losses of its disk; `lied`: of names and sizes, too.
+    /// The losses of its disk; `lied` says that names and sizes of files may be lost, too.
     pub(super) fn harm(&self, lied: bool) -> Harm {
         let (segments, damage) = (self.platter.segments(), self.platter.damage());
         Harm::of(&self.batches, &segments, &damage, lied)

@@ -1,4 +1,4 @@
-//! The machines of a simulation: whoever's they are, watched; and a small store to have some.
+//! The state machines of a simulation: each is watched; a small store serves runs that are given no other machine.
 //!
 //! In:     commands behind the serial number the simulation gave them.
 //! Out:    the machine's own replies, and a ledger of what it did.
@@ -28,9 +28,9 @@ pub(super) struct Ledger(Arc<Mutex<Done>>);
 
 #[derive(Default)]
 struct Done {
-    /// In order, since it was last asked.
+    /// In order, since the last [`Ledger::take`].
     deeds: Vec<Deed>,
-    /// It has begun a batch that it has not ended well.
+    /// The machine has begun a batch and has not finished it without failing.
     failed: bool,
 }
 
@@ -61,7 +61,7 @@ impl Ledger {
         std::mem::take(&mut self.lock().deeds)
     }
 
-    /// An error, a panic or a missing reply.
+    /// True after an error, a panic or a missing reply.
     pub(super) fn has_failed(&self) -> bool {
         self.lock().failed
     }
@@ -71,7 +71,7 @@ impl Ledger {
     }
 }
 
-/// Whether a machine's next batch fails, and in which way: as the run says it to the machine.
+/// The run's order to a machine: whether its next batch fails, and in which way.
 #[derive(Clone, Default)]
 pub(super) struct Broken(Arc<AtomicU64>);
 
@@ -86,7 +86,7 @@ impl Broken {
     }
 }
 
-/// Somebody's machine, and who watches it.
+/// A machine, the ledger of its deeds, and the order to fail.
 pub(super) struct Watched {
     pub(super) machine: Box<dyn StateMachine>,
     pub(super) ledger: Ledger,
@@ -196,11 +196,11 @@ impl Registers {
 /// A command of [`Registers`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Operation {
-    /// Replies the register.
+    /// Replies with the register's value.
     Get { key: u8 },
-    /// Sets it; replies nothing.
+    /// Sets the register; replies with 0.
     Put { key: u8, value: u64 },
-    /// Sets it if it is `expected`; replies what it was.
+    /// Sets the register if its value is `expected`; replies with the value before.
     Swap { key: u8, expected: u64, value: u64 },
 }
 

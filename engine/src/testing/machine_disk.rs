@@ -38,7 +38,7 @@ struct Disk {
     durable: BTreeMap<Bytes, Bytes>,
     /// The writes between the two, oldest first; without a value the key is removed.
     unsynced: Vec<(Bytes, Option<Bytes>)>,
-    /// The machine is open: no process ends before, so that a machine that does not open is wrong.
+    /// The machine is open. Before that no process ends, so that a machine that does not open is at fault.
     open: bool,
     ends: Ends,
 }
@@ -209,14 +209,14 @@ impl MachineDisks {
         self.disks.values().for_each(|disk| disk.end(power));
     }
 
-    /// This process or a later one is to end within an operation of a machine, after so many others of the same one.
+    /// This process or a later one will end within an operation of a machine, after so many others of that machine.
     pub(super) fn end_within(&self, end: End, operations: u64) {
         for disk in self.disks.values() {
             disk.lock().ends = Ends::After(operations, end);
         }
     }
 
-    /// No process is to end any more.
+    /// No process will end within an operation any more.
     pub(super) fn calm(&self) {
         for disk in self.disks.values() {
             let mut disk = disk.lock();

@@ -1,7 +1,7 @@
 //! Whole shards of several nodes in one thread, from one seed (feature `testing`).
 //!
-//! In:     a [`Cluster`]: a seed, and if wanted a state machine, operations and a check of one's own.
-//! Out:    a [`Report`], or a [`Failure`] that the seed replays; [`shrink`] finds which faults it takes.
+//! In:     a [`Cluster`]: a seed, and if wanted the embedder's state machine, operations and check.
+//! Out:    a [`Report`], or a [`Failure`] that the seed replays; [`shrink`] finds the faults that the failure needs.
 //! Cost:   some 20 ms per seed.
 //! Fails:  a broken invariant, and any panic, is a [`Failure`] with the invariant's name.
 //! Source: RULES.md T1, T2.

@@ -48,7 +48,7 @@ struct Trouble {
 pub(super) struct Network {
     /// `None` if each frame finds its own way.
     pub(super) connections: Option<Connections>,
-    /// By when they arrive; the number keeps the order the seed's alone.
+    /// By the step in which they arrive, and a number, so that their order follows from the seed alone.
     frames: BTreeMap<(u64, u64), Frame>,
     sent: u64,
     pub(super) weather: Weather,
@@ -62,11 +62,11 @@ pub(super) struct Network {
     clogged: Vec<Trouble>,
     /// Appends to anybody but this node are lost, up to a step.
     appends_only_to: Option<(NodeId, u64)>,
-    /// Of all that is said to this node only appends arrive, meanwhile.
+    /// In these steps, of all messages to this node only appends arrive.
     nothing_but_appends_to: Option<(NodeId, Range<u64>)>,
-    /// Acknowledgements arrive again at whoever leads a later term, up to a step.
+    /// Up to this step, acknowledgements arrive again at a node that leads a later term.
     echo_until: u64,
-    /// The highest of each, by who sent it to whom of which group, with its term and the process that said it.
+    /// The highest acknowledgement by sender, receiver and group, with the process that sent it.
     echoes: BTreeMap<(NodeId, NodeId, GroupId), (PeerProcess, Message)>,
     /// Frames of the past, to be repeated.
     past: VecDeque<Frame>,
@@ -111,7 +111,7 @@ impl Network {
         if random.once_in(self.refuse_once_in) {
             return Err(0);
         }
-        // A staged fault loses some messages on the way. The lane may refuse the others: then all are left.
+        // A staged fault loses some messages on the way. If the lane refuses the others, the caller keeps them all.
         let lost = self.take_lost(now, to, messages);
         if let Some(connections) = &mut self.connections {
             let sent = connections.send((from.node, shard), to, lane, messages);
@@ -165,7 +165,7 @@ impl Network {
         messages.extract_if(.., is_lost).collect()
     }
 
-    /// Connections take this step, towards threads that `read` what arrives: a node's, by its shard.
+    /// The connections' part of a step. `reads` says whether the thread of a node's shard reads arriving bytes.
     pub(super) fn connect(
         &mut self,
         now: u64,
@@ -199,7 +199,7 @@ impl Network {
             .collect()
     }
 
-    /// Connections of `node` break: what is under way on them is lost, or late.
+    /// Connections of `node` break: frames under way on them are lost, or late.
     pub(super) fn break_all(&mut self, now: u64, random: &mut Random, node: NodeId) {
         if let Some(connections) = &mut self.connections {
             connections.break_all(now, random, node);
@@ -217,7 +217,7 @@ impl Network {
         }
     }
 
-    /// A link holds up what it is given, one way, and delivers it at the end.
+    /// A link holds up the frames that it is given, one way, and delivers them at the end.
     pub(super) fn clog(&mut self, now: u64, from: NodeId, to: NodeId, steps: u64) {
         self.clogged.push(Trouble { from, to, until: now + steps });
     }
@@ -227,7 +227,7 @@ impl Network {
         self.appends_only_to = Some((node, now + steps));
     }
 
-    /// Of all that is said to a node only appends arrive, meanwhile.
+    /// In the steps `meanwhile`, of all messages to a node only appends arrive.
     pub(super) fn nothing_but_appends_to(&mut self, node: NodeId, meanwhile: Range<u64>) {
         self.nothing_but_appends_to = Some((node, meanwhile));
     }
@@ -238,8 +238,8 @@ impl Network {
         self.echoes.clear();
     }
 
-    /// Keeps acknowledgements that `from` sends; when it appends as a leader, those that reached it in an earlier
-    /// term, or should have, do it once more.
+    /// Keeps acknowledgements that `from` sends; when `from` appends as a leader, the acknowledgements that were sent
+    /// to it in an earlier term arrive once more.
     fn echo_to(
         &mut self,
         now: u64,
@@ -297,7 +297,7 @@ impl Network {
         }
     }
 
-    /// All is well from now on; what was held up comes at once.
+    /// From now on the network works without faults; frames that were held up arrive at once.
     pub(super) fn heal(&mut self, now: u64) {
         self.weather = Weather::FAIR;
         self.refuse_once_in = 0;
@@ -333,7 +333,7 @@ impl Network {
     }
 }
 
-/// When what leaves now arrives; what a datagram loses, a connection sends again, until it breaks.
+/// The step in which bytes arrive that leave now. A connection sends lost packets again, and breaks only now and then.
 fn passage(
     weather: Weather,
     clogged: &[Trouble],

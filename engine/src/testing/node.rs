@@ -79,9 +79,9 @@ pub(super) struct SimNode {
     pub(super) starts_at: u64,
     pub(super) paused_until: u64,
     pub(super) stalled_until: u64,
-    /// Its disk or a thread of it may have been silent until then.
+    /// Its disk or one of its threads may have been silent until this step.
     pub(super) silent_until: u64,
-    /// Its clock stands still meanwhile.
+    /// In these steps its clock stands still.
     pub(super) clock_stands: Range<u64>,
     pub(super) full_until: Option<u64>,
     pub(super) was_started: bool,
@@ -89,19 +89,19 @@ pub(super) struct SimNode {
     pub(super) lost: bool,
     /// Its disk has said of names and sizes that they are durable when they were not.
     pub(super) lied: bool,
-    /// A process took for durable what the disk had while it lied.
+    /// A process has started while the disk lied, and took what it read for durable.
     trusted_a_lie: bool,
     /// A fault took the end of its logs.
     pub(super) has_lost_end: bool,
-    /// Its directory is not what its last process had: it is another, or has lost its end.
+    /// Its directory is not the one that its last process had: it was replaced, or its logs have lost their end.
     pub(super) is_another: bool,
-    /// Groups whose machine is further than the log, which has lost its end.
+    /// Groups that did not start because the log has lost records that they need.
     pub(super) has_refused: BTreeSet<GroupId>,
     /// Groups that are created otherwise here than elsewhere.
     pub(super) founded: BTreeMap<GroupId, Bootstrap>,
     /// The record of the node's peers that the directory keeps.
     pub(super) peers: Arc<Mutex<Vec<u8>>>,
-    /// Its openings and those of the directory that it is a copy of.
+    /// The openings of its directory, and of the directory that this one is a copy of.
     pub(super) line: Line,
 }
 
@@ -120,11 +120,11 @@ pub(super) struct Process {
 pub(super) struct SimShard {
     pub(super) arrivals: Rc<Arrivals>,
     pub(super) host: ShardHost,
-    /// Peers it can talk to, where each frame finds its own way.
+    /// The peers that it can talk to, in runs without connections.
     pub(super) linked: BTreeSet<NodeId>,
     /// It takes no turns until then.
     pub(super) stuck_until: u64,
-    /// Frames that its connections have brought and it has not read.
+    /// Frames that its connections have brought and that it has not read.
     pub(super) unread: VecDeque<Frame>,
     outside: SimOutside,
 }
@@ -135,7 +135,7 @@ struct SimOutside {
     world: Rc<RefCell<World>>,
     reads: RefCell<VecDeque<ReadTask>>,
     reads_max: usize,
-    /// The node's own, in ticks.
+    /// The node's own clock, in ticks.
     clock: Cell<u64>,
     /// The latest process of each peer of which the shard has taken something in.
     heard: RefCell<BTreeMap<NodeId, u64>>,
@@ -213,14 +213,14 @@ impl Outside for SimOutside {
     }
 }
 
-/// A machine, watched.
+/// Wraps a machine so that the run can watch it and make it fail.
 fn watched(machine: Box<dyn StateMachine>) -> (Box<dyn StateMachine>, (Ledger, BrokenMachine)) {
     let (ledger, broken) = (Ledger::default(), BrokenMachine::default());
     let watch = (ledger.clone(), broken.clone());
     (Box::new(Watched { machine, ledger, broken }), watch)
 }
 
-/// A write with so many of its entries.
+/// A write with only `entries` of its entries.
 fn change(job: &WriteJob, entries: &[Entry]) -> Change {
     Change {
         write: job.write.id,
@@ -232,8 +232,8 @@ fn change(job: &WriteJob, entries: &[Entry]) -> Change {
 }
 
 impl SimOutside {
-    /// The reads done by the reading thread since the last turn: all that were asked for, or none; perhaps with errors
-    /// that pass.
+    /// The reads that the reading thread has done since the last turn: all that were asked for, or none. Some may have
+    /// failed with an error that does not last.
     fn finished_reads(&self, shape: &Shape) -> Vec<ReadDone> {
         let random = &mut self.world.borrow_mut().random;
         if random.once_in(shape.reads_rest_once_in) {
@@ -418,7 +418,7 @@ impl SimNode {
                     self.machine_disks.opened(group);
                     process.machines.insert(group, watch);
                 }
-                // The log has found it damaged since, or the node has failed.
+                // The log has found the group damaged since, or the node has failed.
                 Err(GroupError::Fenced { .. } | GroupError::Stopped(_)) => {}
                 // A machine that is further than its log has found out what was lost.
                 Err(GroupError::Machine { .. }) if self.lied || self.has_lost_end => {
@@ -463,7 +463,7 @@ impl SimNode {
         shard_of(group, self.logs.len())
     }
 
-    /// The process ends at once. `power` says whether the machine does too.
+    /// The process ends at once. `power` says whether the node's power fails, too. False if no process ran.
     pub(super) fn stop(&mut self, power: bool) -> bool {
         let Some(process) = self.process.take() else {
             if power {
@@ -490,14 +490,14 @@ impl SimNode {
         self.machine_disks.end(power);
     }
 
-    /// The disk works on, a little.
+    /// The disk completes some of its writes under way.
     pub(super) fn complete_some(&mut self, now: u64) {
         if now >= self.stalled_until && self.process.is_some() {
             self.logs.iter().for_each(|log| log.platter.complete_some());
         }
     }
 
-    /// True if a write has failed that had not when the process began.
+    /// True if a write has failed since the process began.
     pub(super) fn has_failed(&self) -> bool {
         self.logs.iter().any(SimLog::has_failed)
     }
@@ -535,7 +535,7 @@ impl SimNode {
         shape.clock_rates[usize::try_from(self.id.get() - 1).expect("a few nodes")]
     }
 
-    /// The watchdog looks at the shards. True if it has failed the node.
+    /// The watchdog looks at the shards. True if it has given up the node.
     pub(super) fn watch(&mut self, now: u64, shape: &Shape) -> bool {
         let clock = self.clock(now, shape);
         let Some(process) = &mut self.process else { return false };

@@ -1,4 +1,4 @@
-//! The end of a run: how long peace may take, who must serve by then, and what must be on the disks.
+//! The end of a run: how long peace may take, which replicas must serve by then, and what must be on the disks.
 //!
 //! In:     a simulation whose faults are over.
 //! Out:    the replicas that must serve; when all is quiet; the last look at every disk.
@@ -17,13 +17,15 @@ use crate::{GroupId, NodeId, limits};
 use logdrive_raft::{Role, Status};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Of an entry on disk besides its payload's padding, about: headers, the serial, a register's operation.
+/// About so many bytes of an entry on disk are not padding of its payload: headers, the serial, a register's
+/// operation.
 const ENTRY_BYTES_MORE: u64 = 128;
 
 impl Sim<'_> {
-    /// How long the slowest disk writes, at most, until its node has what any node has: a vote waits behind all that,
-    /// and a candidate whose own vote waits for longer than an election's timeout has moved on when it is there. In
-    /// peace at most half of a disk's time goes to new commands, so it takes twice as long as the writes alone.
+    /// The most steps that the slowest disk writes until its node has every entry that any node has. A vote waits
+    /// behind these writes, and a candidate whose own vote waits for longer than an election timeout has moved on
+    /// before the vote is durable. In peace at most half of a disk's time goes to new commands, so it takes twice as
+    /// long as the writes alone.
     pub(super) fn backlog_steps(&self) -> u64 {
         let missing_on = |node: &SimNode| {
             let missing = |group: &GroupId| {
@@ -38,16 +40,17 @@ impl Sim<'_> {
         2 * self.write_steps(missing.unwrap_or(0))
     }
 
-    /// How long a disk takes in peace for so many entries, at most: it finishes a write in every step, and a segment's
-    /// making takes another.
+    /// The most steps that a disk takes in peace for so many entries: it finishes a write in every step, and making a
+    /// segment takes one more.
     pub(super) fn write_steps(&self, entries: u64) -> u64 {
         let entry_bytes = self.shape.payload_max + ENTRY_BYTES_MORE;
         let per_batch = (u64::from(self.shape.batch_bytes_max) / entry_bytes).max(1);
         entries.div_ceil(per_batch) + (entries * entry_bytes).div_ceil(self.shape.segment_bytes)
     }
 
-    /// Commands of each group acknowledged since the healing began, or applied when their client had been told that it
-    /// takes too long: with small windows, and disks that have much to catch up with, eight election timeouts are short.
+    /// The commands of each group acknowledged since the healing began, or applied although their client was told that
+    /// the outcome is unknown: with small windows, and disks that lack many entries, eight election timeouts are
+    /// short.
     pub(super) fn served(&self) -> BTreeMap<GroupId, u64> {
         let healed_at = self.healed_at.expect("it was healed");
         let mut served: BTreeMap<GroupId, u64> =
@@ -68,8 +71,8 @@ impl Sim<'_> {
         served
     }
 
-    /// Replicas that must serve: their node is up, and nothing was taken from them. Only of groups that have a
-    /// majority of such: the others must halt, safely.
+    /// Replicas that must serve: their node is up, and they have lost nothing. Only groups with a majority of such
+    /// replicas are listed: the others must halt.
     pub(super) fn alive(&self) -> BTreeMap<GroupId, Vec<(NodeId, Status)>> {
         let mut alive = self.replicas();
         let ghost = &self.judge.ghost;
@@ -130,7 +133,7 @@ impl Sim<'_> {
         }
     }
 
-    /// Groups that had to halt are excused, once each; every other replica that nothing was taken from is there.
+    /// Excuses each group that had to halt, once, and checks that every replica that has lost nothing runs.
     pub(super) fn excuse_halted_groups(&mut self) {
         let unjudged = self.judge.ghost.unjudged.clone();
         for group in self.shape.groups.iter().filter(|group| !unjudged.contains(group)) {
@@ -161,7 +164,7 @@ impl Sim<'_> {
         }
     }
 
-    /// The number of entries that all replicas that can have applied, together.
+    /// The number of entries that all replicas that must serve have applied, together.
     pub(super) fn applied(&self) -> u64 {
         self.alive().values().flatten().map(|(_, status)| status.applied.get()).sum()
     }
@@ -171,8 +174,8 @@ impl Sim<'_> {
         self.judge.ghost.commands.iter().any(|command| command.known == Known::Waiting)
     }
 
-    /// Steps within which everybody is answered whose group serves nobody, by the slowest clock: what is checked in
-    /// every turn ("32 answers"), and the turn in which it is.
+    /// The steps within which a client is answered whose group serves nobody, by the slowest clock: the bound that
+    /// every turn checks ("32 answers"), and one turn more.
     pub(super) fn answer_steps(&self) -> u64 {
         let Shape { election_ticks, heartbeat_ticks, clock_rates, .. } = &self.shape;
         let ticks = (limits::ANSWER_ELECTIONS + 1) * election_ticks + heartbeat_ticks + 1;
@@ -180,7 +183,7 @@ impl Sim<'_> {
         (ticks * 1000).div_ceil(*slowest) + 1
     }
 
-    /// True if all replicas that can have applied all there is.
+    /// True if all replicas that must serve have applied all entries, and none of them stands for election.
     pub(super) fn is_quiet(&self) -> bool {
         let has_all = |(_, s): &(NodeId, Status)| {
             s.applied == s.last_log.index

@@ -40,7 +40,7 @@ impl Alone {
         Self { world: Rc::new(RefCell::new(world)), shape, node, serial: 0 }
     }
 
-    /// Entries that its log opens with.
+    /// Starts the node; gives the number of entries that its log opens with.
     fn start(&mut self) -> u64 {
         let found = self.node.start(&self.world, &self.shape).expect("its own log");
         let factory = |_, _, _| -> Box<dyn crate::StateMachine> { Box::<Registers>::default() };
@@ -89,7 +89,7 @@ impl Alone {
     }
 }
 
-/// Ends the node with writes in flight; entries durable before, written, and found after.
+/// Ends the node with writes in flight. Gives the numbers of entries durable before, written, and found after.
 fn end_with_writes_in_flight(seed: u64, power: bool) -> (u64, u64, u64) {
     let mut alone = Alone::new(seed);
     assert_eq!(alone.start(), 0);

@@ -1,8 +1,8 @@
-//! Machines that fail within a batch, and the others that take their place while the node runs (RULES.md P9).
+//! Machines that fail within a batch, and the new machines that take their place while the node runs (RULES.md P9).
 //!
-//! In:     a simulation; the machine's replica, when the other one comes, how the first one fails.
+//! In:     a simulation; the machine's replica, when the new machine comes, how the first one fails.
 //! Out:    the group with another machine, which the judge hears of before it is handed anything.
-//! Fails:  invariant 27, if the other machine does not open.
+//! Fails:  invariant 27, if the new machine does not open.
 //! Source: RULES.md T1.
 
 use super::{
@@ -13,12 +13,12 @@ use super::{
 };
 use crate::{GroupError, GroupId};
 
-/// Whether a machine has failed by now is looked at again after so many steps.
+/// If the machine has not failed by then, the replacement is tried again after so many steps.
 const RETRY_STEPS: u64 = 5;
 
 impl Sim<'_> {
-    /// A group's machine fails within its next batch, and the group gets another one `after` steps from now, or when it
-    /// has failed.
+    /// A group's machine fails within its next batch, and the group gets another machine `after` steps from now, or
+    /// later if the first machine has not failed by then.
     pub(super) fn replace_machine(&mut self, at: usize, group: GroupId, after: u64, way: u64) {
         if self.break_machine(at, group, way) {
             self.in_a_while(after, Later::RestartGroup(at, group));
@@ -45,7 +45,7 @@ impl Sim<'_> {
                 self.note(|| format!("{replica:?} gets another machine"));
                 self.judge.see(&Event::Restarted { node: replica.0, group });
             }
-            // The log has found it damaged since, or the node has failed.
+            // The log has found the group damaged since, or the node has failed.
             Err(GroupError::Fenced { .. } | GroupError::Stopped(_)) => {}
             Err(error) => {
                 let what = format!("{replica:?} gets no other machine: {error}");
@@ -63,8 +63,8 @@ impl Sim<'_> {
         self.later.iter().filter_map(waits).collect()
     }
 
-    /// A batch that a later one knows durable, in a full segment, rots while its node runs. A group that has entries in it
-    /// gets another machine there, which is handed the log again.
+    /// A batch of a full segment, which a later batch records as durable, rots while its node runs. A group that has
+    /// entries in the batch gets another machine there, which is given the log again.
     pub(super) fn rot_at_work(&mut self, at: usize, batch: u64, bit: u64) {
         if self.nodes[at].process.is_none() {
             return;

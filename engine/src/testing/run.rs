@@ -18,11 +18,11 @@ use std::collections::BTreeMap;
 
 /// Steps with faults.
 const STORM_STEPS: u64 = 600;
-/// Steps in which everything must heal, besides some for the election timeout, and what disks have to write
-/// ([`Sim::backlog_steps`]).
+/// Steps in which everything must heal, besides some for election timeouts and for the writes that disks still have to
+/// do ([`Sim::backlog_steps`]).
 const PEACE_STEPS: u64 = 150;
-/// Steps without proposals in which somebody must catch up by an entry, until everyone has; and how many in all: a
-/// burst may be left to write, and windows may be as small as one entry.
+/// Without proposals, some replica must catch up by an entry within so many steps, until all have caught up; and the
+/// most steps in all: a burst may be left to write, and windows may be as small as one entry.
 const CATCH_UP_STEPS: u64 = 200;
 const CATCH_UP_STEPS_MAX: u64 = 30_000;
 /// Steps in which nothing may change any more.
@@ -59,7 +59,7 @@ impl<'a> Run<'a> {
         Self { sim: Sim::new(setup), schedule: schedule_of(setup) }
     }
 
-    /// All of it.
+    /// Runs all phases.
     pub(super) fn all(mut self, finished: &mut Finished) {
         let shape = self.sim.shape.clone();
         self.sim.note(|| format!("{shape:?}"));
@@ -73,7 +73,7 @@ impl<'a> Run<'a> {
             for node in &mut self.sim.nodes {
                 node.stop(true);
             }
-            // An assertion of the engine may have been of a group that nobody can answer for.
+            // The assertion of the engine may be about a group that is judged no more.
             if broken.is::<Broken>() || self.sim.judge.ghost.unjudged.is_empty() {
                 std::panic::resume_unwind(broken);
             }
@@ -117,7 +117,7 @@ impl<'a> Run<'a> {
             self.sim.step();
         }
         let mut end = self.sim.at_end();
-        // Of a group that serves nobody, and may, a client is told so in the end, and the end is no earlier.
+        // If a group may halt and serves nobody, its clients are told so in the end: the run does not end before.
         let most = SILENT_STEPS.max(self.sim.answer_steps());
         for n in 0..most {
             if n >= SILENT_STEPS && !self.sim.waits() {

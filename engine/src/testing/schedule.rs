@@ -1,7 +1,7 @@
-//! Which faults come when: what a seed draws of them before anything happens.
+//! The faults of a run and their steps, which a seed draws before anything happens.
 //!
 //! In:     a seed, and the shape it drew.
-//! Out:    [`Planned`] faults by time, from a stream of their own: a schedule with faults left out is the same otherwise.
+//! Out:    [`Planned`] faults by step, from a stream of their own: leaving some out changes none of the others.
 //! Source: Groce et al. 2012 (swarm testing): a run that leaves kinds of faults out finds what a run with
 //!         all of them hides.
 
@@ -24,7 +24,7 @@ pub(super) struct Planned {
 /// The number of the first added fault: the others have lower ones.
 const ADDED_FROM: usize = 1000;
 
-/// All faults of a run, by time. If `only` some are kept, a stage that is not leaves no others out.
+/// All faults of a run, by step. If `only` some are kept, and a staged fault is not, it leaves no others out.
 pub(super) fn draw_schedule(
     seed: u64,
     shape: &Shape,
@@ -36,7 +36,7 @@ pub(super) fn draw_schedule(
     let mut planned = stage.planned.clone();
     let impairing = [random.pick(faults::IMPAIRING), random.pick(faults::IMPAIRING)];
     for fault in faults::ALL.iter().chain(impairing) {
-        // A half of all runs has no fault of a kind, a quarter more of them than the rest.
+        // Of each kind of fault, half of all runs have none, and a quarter may have twice as many as the rest.
         let times = match random.below(4) {
             0 | 1 => 0,
             2 => random.between(1, 1 + fault.often / 2),
@@ -71,7 +71,7 @@ fn add(
         let strikes = random.once_in(added.once_in) && (added.strikes)(shape);
         let fault = &added.fault;
         let times = random.between(1, fault.often);
-        // A source for each, so that how often one strikes changes nothing for the next.
+        // Each fault has a random source of its own, so that the draws of one change nothing for the next.
         let mut random = Random::new(random.any());
         if !strikes {
             continue;
@@ -97,8 +97,8 @@ fn add(
     planned.sort_by_key(|planned| planned.step);
 }
 
-/// Steps in which one fault, that takes several things in a row, is let alone: all else has passed before it, and a
-/// leader was found. Most runs have none: what is never disturbed finds less.
+/// The steps that one staged fault has to itself, because it needs several acts in a row: before it all other trouble
+/// has passed and a leader was found. Most runs have none, because a fault that nothing disturbs finds less.
 struct Stage {
     planned: Vec<Planned>,
     first: u64,
@@ -108,7 +108,7 @@ struct Stage {
 impl Stage {
     fn draw(random: &mut Random, shape: &Shape, steps: u64) -> Self {
         let staged = faults::staged(shape.nodes.len());
-        // Of all runs a quarter.
+        // Half of the runs with five nodes, and a quarter of those with three or four.
         if staged.is_empty() || !random.once_in(if shape.nodes.len() == 5 { 2 } else { 4 }) {
             return Self { planned: Vec::new(), first: 0, steps: 0 };
         }
@@ -124,7 +124,7 @@ impl Stage {
         Self { planned, first, steps: whole }
     }
 
-    /// Any step that is not among these.
+    /// Any step that is not one of the staged fault's.
     fn draw_step(&self, random: &mut Random, steps: u64) -> u64 {
         let step = random.below(steps - self.steps);
         if step < self.first { step } else { step + self.steps }

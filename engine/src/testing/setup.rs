@@ -13,7 +13,7 @@ pub(super) type MachineFactory =
 pub(super) type Operations = dyn Fn(&mut Random, GroupId, &Shape, &[Call]) -> Bytes + Send + Sync;
 pub(super) type ClientCheck = dyn Fn(&[Call]) -> Result<(), String> + Send + Sync;
 
-/// All that a run follows from.
+/// All that determines a run.
 #[derive(Clone)]
 pub(super) struct Setup {
     pub(super) seed: u64,
@@ -23,7 +23,7 @@ pub(super) struct Setup {
     pub(super) operations: Arc<Operations>,
     pub(super) check: Arc<ClientCheck>,
     pub(super) describe: Describe,
-    /// Of the schedule, the faults to keep.
+    /// The numbers of the schedule's faults to keep; `None` keeps all.
     pub(super) only: Option<Vec<usize>>,
     pub(super) traced: bool,
     /// Excuses that are not made.
@@ -48,7 +48,7 @@ pub struct Call {
     /// When it was answered, in steps, and the machine's reply; `None` if it was refused or its outcome
     /// is unknown.
     pub reply: Option<(u64, Bytes)>,
-    /// It did not happen, and the client knows.
+    /// The command did not happen, and the client knows that.
     pub refused: bool,
     /// The client will hear no more, and the command may have happened, or may still happen.
     pub unknown: bool,

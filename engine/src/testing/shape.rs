@@ -36,7 +36,7 @@ pub(super) struct Shape {
     pub(super) refuse_once_in: u64,
     /// Old entries are read by a thread of its own: so many reads wait for it at most.
     pub(super) reads_max: usize,
-    /// It does nothing in one of so many steps; 0 is never.
+    /// That thread does nothing in one of so many steps; 0 is never.
     pub(super) reads_rest_once_in: u64,
     /// A read fails once in so many; 0 is never.
     pub(super) reads_fail_once_in: u64,
@@ -137,7 +137,7 @@ impl Shape {
             controls_max: shape.groups.len().max(16),
             frames_max: *random.pick(&[1, 4, 64]),
             frame_bytes_max: *random.pick(&[1 << 10, 4 << 20]),
-            // A turn's worth of what all peers send, or whoever comes last in a frame never gets through.
+            // As many as all peers send in a turn: with fewer, the last messages of a frame would never get through.
             forwarded_frames_max: *random.pick(&[32, 64]),
             reads_max: shape.reads_max,
             ..OfShard::REAL
@@ -153,7 +153,7 @@ impl Shape {
         shape.net = shape.draw_net(&mut random);
         shape.turn_rests_once_in = *random.pick(&[0, 0, 3, 8]);
         shape.resume_steps_max = *random.pick(&[0, 0, 10]);
-        // Within a quota, which is a number of segments, they stay as they are.
+        // With a quota, which is a number of segments, the sizes do not change.
         let changes = shape.log_bytes_max.is_none() && random.once_in(2);
         let sizes: &[u64] = if changes { &[64 << 10, 128 << 10, 256 << 10] } else { &[] };
         shape.segment_sizes = [&[shape.segment_bytes], sizes].concat();
@@ -161,7 +161,7 @@ impl Shape {
         shape
     }
 
-    /// Bounds of the lanes: each takes the largest message there is, and little more if the seed says so.
+    /// The bounds of the lanes: each lane takes the largest message there is, and little more if the seed says so.
     fn draw_net(&self, random: &mut Random) -> logdrive_net::Settings {
         let step = Duration::from_millis(1);
         let entry = usize::try_from(self.payload_max).expect("small") + ENTRY_BYTES_MORE;
@@ -207,5 +207,5 @@ impl Shape {
     }
 }
 
-/// Of an entry in a frame besides its payload, at most: headers, the serial, a register's operation.
+/// The most bytes of an entry in a frame besides its payload: headers, the serial, a register's operation.
 const ENTRY_BYTES_MORE: usize = 256;

@@ -1,4 +1,4 @@
-//! Which faults of a failing seed it takes: drops the others.
+//! Finds the faults of a failing seed that the failure needs, by dropping the others.
 //!
 //! In:     a cluster that fails.
 //! Out:    the fewest faults found with which it still does.
@@ -16,7 +16,7 @@ const RUNS_MAX: usize = 250;
 /// A failure with fewer faults.
 #[derive(Clone, Debug)]
 pub struct Shrunk {
-    /// The faults that the failure takes, by number.
+    /// The faults that the failure needs, by number.
     pub faults: Vec<usize>,
     /// How it fails then: by the same invariant.
     pub failure: Box<Failure>,
@@ -24,8 +24,9 @@ pub struct Shrunk {
     pub runs: usize,
 }
 
-/// Drops halves of the schedule, then ever smaller parts, as long as the run still fails by the same invariant: by
-/// another one it would be another bug. A machine that is not deterministic needs no fault: nothing is dropped then.
+/// Drops halves of the schedule, then ever smaller parts, as long as the run still fails by the same invariant: a
+/// failure by another invariant is another bug. A machine that is not deterministic needs no fault: nothing is dropped
+/// then.
 #[must_use]
 pub fn shrink(cluster: &Cluster, failure: Box<Failure>) -> Shrunk {
     let faults = failure.faults.iter().map(|(number, _)| *number).collect();

@@ -1,6 +1,6 @@
 //! A whole cluster in one thread: nodes, network, clients and their judge, step by step.
 //!
-//! In:     what faults do to it ([`super::faults`]); commands that clients draw.
+//! In:     the acts of faults ([`super::faults`]); commands that clients draw.
 //! Out:    every event to the [`Judge`].
 //! Cost:   some 10 to 40 ms for a run's steps.
 //! Source: RULES.md T1.
@@ -37,13 +37,14 @@ use std::{
     sync::Arc,
 };
 
-/// A connection that is down comes back in one of so many steps.
+/// In runs without [`Connections`], a connection that is down comes back in one of so many steps.
 const LINKS_ONCE_IN: u64 = 4;
 
-/// A disk that works again answers what it owes within so many steps, as it rests and finishes some of it at a time.
+/// A disk that works again completes all waiting writes within so many steps: it rests in some steps, and completes
+/// only some of the writes in each of the others.
 const SILENCE_ENDS_WITHIN: u64 = 40;
 
-/// A log at its quota goes round for its votes within so many steps.
+/// A log at its quota makes room for a waiting vote within so many steps, by carrying records forward.
 const VOTES_WAIT_MAX: u64 = 250;
 
 /// A cluster under simulation.
@@ -59,45 +60,46 @@ pub(super) struct Sim<'a> {
     pub(super) clients: Random,
     pub(super) calls: Vec<Call>,
     pub(super) proposing: bool,
-    /// Replicas that stopped because the simulation broke their machine: until their node starts again.
+    /// Replicas whose machine the simulation broke, until their node starts again or they get another machine.
     pub(super) broken: BTreeSet<(NodeId, GroupId)>,
     pub(super) healed_at: Option<usize>,
-    /// Every leader is given a command in every step until then.
+    /// Until this step every leader is given a command in every step.
     pub(super) eager_until: u64,
-    /// Nobody is given a command meanwhile.
+    /// In these steps no replica is given a command.
     pub(super) quiet: Range<u64>,
-    /// The acts that faults have still to do, and when.
+    /// The acts of faults that are still to come, each with its step.
     pub(super) later: Vec<(u64, Later)>,
     pub(super) answers: Arc<Answers>,
-    /// Of replicas that were founded otherwise than the others.
+    /// Answers of replicas that were founded otherwise than the others.
     pub(super) answers_apart: Arc<Answers>,
-    /// Since when votes wait at a shard's quota, or when none did.
+    /// By shard: the last step in which no vote waited at its quota, or in which its disk was stalled.
     votes_wait: BTreeMap<(NodeId, usize), u64>,
 }
 
-/// Something that a fault does after a while: to a node, for so many steps.
+/// An act of a fault that comes later. A variant without a comment names a node and a number of steps.
 pub(super) enum Later {
     Pause(usize, u64),
     Crash(usize, u64),
-    /// Of a group.
+    /// The leader of this group pauses for so many steps.
     PauseLeader(usize, u64),
+    /// The leader of this group hears nobody for so many steps.
     DeafenLeader(usize, u64),
     StallDisk(usize, u64),
-    /// Its power fails when so many of its writes are whole.
+    /// The node's power fails when so many of its writes have landed whole.
     LandInPart(usize, u64),
-    /// Its disk lies no more.
+    /// The node's disk stops lying.
     Honest(usize),
-    /// The writes that dead processes had under way reach its disk.
+    /// The writes that dead processes had under way reach the node's disk.
     Land(usize),
-    /// It has no room for further segments for so many steps.
+    /// The node's disk has no room for further segments for so many steps.
     FillDisk(usize, u64),
-    /// It hears nobody for so many steps.
+    /// The node hears nobody for so many steps.
     Deafen(usize, u64),
-    /// Its power fails, and its disk has lost so many batches; it is down for so many steps.
+    /// The node's power fails, and its disk loses so many batches; the node is down for so many steps.
     LoseEnd(usize, u64, u64),
-    /// A group there whose machine has failed gets another one.
+    /// The group's machine on the node, which has failed, is replaced by another one.
     RestartGroup(usize, GroupId),
-    /// Its directory becomes this copy; it starts after so many steps.
+    /// The node's directory is replaced by this copy; the node starts after so many steps.
     Restore(usize, Box<Directory>, u64),
 }
 
@@ -181,7 +183,8 @@ impl<'a> Sim<'a> {
                     let has_lost = harm[node.log_of(group)].unseen || node.is_another;
                     self.judge.see(&Event::Recovered { node: id, group, state, has_lost });
                 }
-                // The state that its later batches are compared with lacks the lost end, too.
+                // After an unseen loss the next start counts as one with a loss too: what it is compared with lacks
+                // the end.
                 let was_another = std::mem::replace(&mut self.nodes[at].is_another, unseen);
                 if unseen || was_another && self.nodes[at].has_lost_end {
                     logdrive_raft::reached!("end of a log lost, and nothing tells of it");
@@ -195,8 +198,9 @@ impl<'a> Sim<'a> {
                 node.starts_at = now + 10;
             }
             Err(_) if node.has_failed() && self.excuses.make(FAILED_WHILE_STARTING) => {
-                // A sync that failed may have said yes to nothing, and the next process believes it (RULES.md W7):
-                // but where it writes again what it has read, it does not.
+                // After a failed sync a disk may show bytes that are not durable, and the next process believes them
+                // (RULES.md W7): so the power fails. With a page cache it need not, as an open writes again what it
+                // reads.
                 node.end_disks(!self.losses.has(id) && !self.shape.page_cache);
                 node.starts_at = now + 10;
             }
@@ -263,7 +267,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// Where each frame finds its own way: a peer's connections broke.
+    /// In runs without [`Connections`]: tells the shards of a node that the connections of a peer broke.
     pub(super) fn tell(&mut self, at: usize, lost_peer: NodeId) {
         let Some(Process { node, shards, .. }) = &mut self.nodes[at].process else { return };
         for shard in shards {
@@ -276,7 +280,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// There, connections that are down come back, sooner or later, if there is somebody at the other end.
+    /// In the same runs: connections that are down come back, sooner or later, if the peer's process is up.
     fn link(&mut self, at: usize) {
         if self.shape.connects {
             return;
@@ -302,11 +306,11 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// Network and disks behave from now on; everyone who can is up.
+    /// From now on network and disks work without faults, and every node that can start is up.
     pub(super) fn heal(&mut self) {
         self.note(|| "all faults end".to_owned());
         if self.shape.log_bytes_max.take().is_some() {
-            // Nothing is ever released here: who is over its quota needs another.
+            // No group releases entries here: a node over its quota needs a process without a quota.
             (0..self.nodes.len()).for_each(|at| self.kill(at, 0));
         }
         let now = self.now();
@@ -315,7 +319,7 @@ impl<'a> Sim<'a> {
         self.shape.reads_rest_once_in = 0;
         self.shape.reads_fail_once_in = 0;
         self.shape.turn_rests_once_in = 0;
-        // New commands leave disks half of their time for what they are behind.
+        // New commands leave the disks half of their time for the entries that they still lack.
         let round = 2 * self.write_steps(self.shape.groups.len() as u64);
         self.shape.propose_once_in = self.shape.propose_once_in.clamp(4, 6).max(round);
         let without_machine = self.groups_to_restart();
@@ -343,7 +347,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// The network takes this step: frames wait at the shards that read their connections.
+    /// The network's part of a step: frames that arrive wait at the shards that read their connections.
     fn carry_frames(&mut self, now: u64) {
         let arrivals = self.world.borrow_mut().network.arrivals(now);
         for arrival in arrivals {
@@ -451,7 +455,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// Only a disk or a thread that was silent costs a process its life; the other shards stop in their next turn.
+    /// Checks that a watchdog ends a process only for a silent disk or thread, and that the other shards then stop.
     fn judge_watchdog(&mut self, at: usize, now: u64) {
         let node = &self.nodes[at];
         if now > node.silent_until + SILENCE_ENDS_WITHIN {
@@ -468,7 +472,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// A node whose log has failed answers whoever waits there, and ends.
+    /// A node whose log has failed answers all clients that wait there, and ends.
     fn end_failed(&mut self, at: usize, now: u64) {
         let node = &self.nodes[at];
         let process = node.process.as_ref().expect("it took a turn");
@@ -479,7 +483,7 @@ impl<'a> Sim<'a> {
         }
         logdrive_raft::reached!("log poisoned");
         for shard in 0..node.logs.len() {
-            // Those that took their turn before the failure take one more.
+            // Shards that took their turn before the failure take one more.
             let turned = self.turn(at, shard, now);
             assert!(turned.has_stopped, "a shard of a failed node stops in its next turn");
         }
@@ -488,7 +492,7 @@ impl<'a> Sim<'a> {
         self.kill(at, 20);
     }
 
-    /// A shard's turn and what it did, and further ones as long as more frames wait than one takes.
+    /// Takes a shard's turn and shows the judge what it did; takes further turns while more frames wait than one takes.
     pub(super) fn turn(&mut self, at: usize, shard: usize, now: u64) -> Turned {
         loop {
             self.see_failures(at, shard);
@@ -505,7 +509,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// A log whose write has failed promises nothing more, nor does any shard once the node knows.
+    /// Tells the judge of a failed write: this log promises nothing more, nor does any shard once the node knows.
     fn see_failures(&mut self, at: usize, shard: usize) {
         let node = &self.nodes[at];
         let knows = node.process.as_ref().is_some_and(|process| process.node.has_failed());
@@ -515,9 +519,9 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// Every admitted command is answered: no budget is held any more, and nobody waits at the node. But a command that
-    /// its client was told of as unknown counts until it is settled: in a group that nobody can judge any more it may
-    /// never be.
+    /// Checks that every admitted command is answered: the node holds no budget any more, and no client waits at it.
+    /// But a command whose outcome its client was told is unknown counts until it is settled, which may never happen
+    /// in a group that is judged no more.
     pub(super) fn check_budgets(&self, at: usize) {
         let node = &self.nodes[at];
         let Some(process) = &node.process else { return };
@@ -530,12 +534,12 @@ impl<'a> Sim<'a> {
         });
         let held: Vec<(Cost, Cost)> = held.collect();
         if held.iter().any(|(held, told)| held != told) {
-            let what = format!("{:?} holds, but may hold: {held:?}", node.id);
+            let what = format!("{:?} holds these budgets, not those it may: {held:?}", node.id);
             Broken { invariant: "23 bounds".to_owned(), what }.throw();
         }
     }
 
-    /// A log at its quota goes over it by three segments at the most.
+    /// Checks that a log exceeds its quota by three segments at the most.
     fn check_quota(&mut self, at: usize, shard: usize) {
         let process = self.nodes[at].process.as_ref().expect("it took a turn");
         let Some(wal) = process.shards[shard].host.wal() else { return };
@@ -550,7 +554,7 @@ impl<'a> Sim<'a> {
         Broken { invariant: "23 bounds".to_owned(), what }.throw();
     }
 
-    /// Whenever a node's log has given up a segment: what is durable without it.
+    /// If a log of the node has given up a segment, shows the judge what a power failure would leave without it.
     fn look_at_space(&mut self, at: usize) {
         let id = self.nodes[at].id;
         let config = self.nodes[at].config(&self.shape);
@@ -572,12 +576,12 @@ impl<'a> Sim<'a> {
                         if self.judge.ghost.fenced.contains(&(id, group)) {
                             continue;
                         }
-                        // One that is not found at all has nothing.
+                        // A group that is not found at all has an empty log.
                         let state = found.get(&group).unwrap_or(&nothing).as_ref();
                         self.judge.see(&Event::GivenBack { node: id, group, state });
                     }
                 }
-                // Without power and without room for a segment no log starts, whatever was given up.
+                // After a power failure no log starts without room for a segment, whatever was given up.
                 Err(WalError::NoSpace)
                     if node.full_until.is_some() && self.excuses.make(NO_ROOM_TO_START) => {}
                 Err(error) => Broken {
@@ -599,7 +603,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// Looks at the deeds of a shard in its turn.
+    /// Shows the judge what a shard did in its turn.
     fn look(&mut self, at: usize, shard: usize, turned: Turned) {
         let node = self.nodes[at].id;
         let process = self.nodes[at].process.as_ref();
@@ -664,7 +668,7 @@ impl<'a> Sim<'a> {
                 Broken { invariant: "33 votes".to_owned(), what }.throw();
             }
             if host.shard().has_overdue() {
-                let what = format!("somebody waits at {node:?} and is not told");
+                let what = format!("a client waits at {node:?} and is not told");
                 Broken { invariant: "32 answers".to_owned(), what }.throw();
             }
             for (group, (ledger, _)) in machines {
@@ -688,13 +692,13 @@ impl<'a> Sim<'a> {
                 if ghost.fenced.contains(&replica) || ghost.apart.contains_key(&replica) {
                     continue;
                 }
-                // Another shard's, or of a turn whose log has failed, which takes no group in.
+                // The group is another shard's, or the log has failed, and such a turn takes in no group.
                 let Some(status) = host.shard().status(*group) else { continue };
                 let replica = self.judge.ghost.replicas.get_mut(&(node, *group));
                 let replica = replica.expect("recovered");
                 replica.clock = clock;
                 replica.is_behind = host.shard().is_dirty();
-                // A turn that gave nothing out keeps what it decided to itself.
+                // If a turn gave nothing out, its decisions are not visible yet.
                 let same = replica.status == Some(status) && replica.replaced.is_none();
                 if same || host.shard().is_dirty() {
                     continue;
@@ -706,7 +710,7 @@ impl<'a> Sim<'a> {
         self.take_answers_apart();
     }
 
-    /// An action of a fault that has come to its end.
+    /// The node's disk stops lying.
     pub(super) fn be_honest(&mut self, at: usize) {
         self.nodes[at].logs.iter().for_each(|log| log.platter.set_lying(false));
     }
@@ -725,7 +729,7 @@ impl<'a> Sim<'a> {
     }
 }
 
-/// The ways in which a log refuses to open for what it finds.
+/// True if a log refused to open because of what it found on its disk.
 fn says_what_is_wrong(error: &WalError) -> bool {
     use WalError as E;
     matches!(

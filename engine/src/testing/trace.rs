@@ -26,7 +26,7 @@ impl Trace {
         Self { hash: 0xCBF2_9CE4_8422_2325, lines: wanted.then(Vec::new), step: 0, describe }
     }
 
-    /// Something of the world's: a fault, the healing.
+    /// Notes something that no node did: a fault, the healing.
     pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.lines {
             lines.push(format!("{:>6}  {}", self.step, line()));
@@ -127,7 +127,7 @@ impl Trace {
         }
     }
 
-    /// All of a message but its payloads, for which their checksums stand.
+    /// Hashes all of a message but its payloads, for which their checksums stand.
     fn message(&mut self, message: &Message) {
         self.words(&[message.term().get()]);
         match message {

@@ -1,5 +1,5 @@
-//! A sector of a batch that later batches know durable cannot be read any more (RULES.md C9): its groups are fenced,
-//! or the log is refused. Arguments: the node, which batch, which of its bits the sector holds.
+//! A sector of a batch that later batches record as durable becomes unreadable (RULES.md C9): the groups of the batch
+//! are fenced, or the log does not open. Arguments: the node, which batch, which of its bits lies in the sector.
 
 use super::{Fault, node};
 use crate::testing::disks::Decay;

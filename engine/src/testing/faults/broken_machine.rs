@@ -1,4 +1,4 @@
-//! A group's machine fails on one node: that group stops there, nothing else does (RULES.md P9).
+//! A group's machine fails on one node: that group stops on that node, and nothing else stops (RULES.md P9).
 //! Arguments: the node, the group.
 
 use super::{Fault, node};

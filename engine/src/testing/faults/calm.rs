@@ -1,5 +1,5 @@
-//! Every trouble that passes by itself passes now: pauses, partitions, slow and full disks. Not a fault, but the
-//! curtain before one that has the stage. Arguments: none.
+//! Every trouble that passes by itself ends now: pauses, partitions, slow and full disks. This is no fault: it comes
+//! before a staged fault, which needs a cluster at rest. Arguments: none.
 
 use super::Fault;
 

@@ -1,5 +1,5 @@
-//! A link holds up what it is given and delivers all of it at the end (RULES.md N11).
-//! Arguments: from whom, to whom, for how long.
+//! A link holds up the messages that it is given and delivers all of them at the end (RULES.md N11).
+//! Arguments: the sending node, the receiving node, for how many steps.
 
 use super::{Fault, node};
 

@@ -1,5 +1,5 @@
-//! A node is stopped as an operator does: its log writes what it has, and a footer (RULES.md W15). Arguments: the node,
-//! steps until it starts again.
+//! A node is stopped as by an operator: its log writes all that it was given, and a footer (RULES.md W15). Arguments:
+//! the node, steps until it starts again.
 
 use super::{Fault, node};
 

@@ -1,4 +1,4 @@
-//! The power of one node fails: sectors in flight may be there or not (RULES.md W1, W2).
+//! The power of one node fails: each sector in flight may be on the disk afterwards, or not (RULES.md W1, W2).
 //! Arguments: the node, steps until it starts again.
 
 use super::{Fault, node};

@@ -1,4 +1,4 @@
-//! A bit of a batch that later batches know durable flips while the process is away (RULES.md C1, C2).
+//! A bit of a batch that later batches record as durable flips while the process is down (RULES.md C1, C2).
 //! The node must not start on it as if nothing were missing. Arguments: the node, which batch, which bit.
 
 use super::{Fault, node};

@@ -1,5 +1,6 @@
-//! There is no room for further segments, for a while, or not even for a block (RULES.md W9, W10). Arguments: the node,
-//! or one past the last for all of them; segments left, or 2 for a disk full to its last block; for how long.
+//! For a while a disk has no room for further segments, or not even for a block (RULES.md W9, W10). Arguments: the
+//! node, or one past the last node for all nodes; segments left, or 2 for a disk full to its last block; how many
+//! steps.
 
 use super::{Fault, node};
 

@@ -1,6 +1,6 @@
-//! The process of one node ends within a write or a sync of one of its machines, mostly with the power; machines that
-//! live in memory have none. Arguments: the node, steps until it starts again, and four times the operations before
-//! that one, plus three if the power stays.
+//! The process of one node ends within a write or a sync of one of its machines, in most cases because the power
+//! fails; machines that live in memory do neither. Arguments: the node, steps until it starts again, and four times
+//! the number of operations before that one, plus three if the power stays on.
 
 use super::{Fault, node};
 

@@ -1,5 +1,6 @@
-//! A read, a sync, a removal, a step of making a segment, any operation of a disk fails (RULES.md W6, W7, W11): the node
-//! must stop, or not start. Arguments: the node, operations before it, whether the process ends first.
+//! An operation of a disk fails: a read, a sync, a removal, a step of making a segment (RULES.md W6, W7, W11). The
+//! node must stop, or not start. Arguments: the node, operations before the failing one, whether the process ends
+//! first.
 
 use super::{Fault, node};
 

@@ -1,5 +1,5 @@
-//! A write fails once; from then on reads show it and syncs succeed, and the power takes it (RULES.md W7). Arguments:
-//! the node, writes before it, steps until the power fails.
+//! A write fails once; from then on reads show its bytes and syncs succeed, until the power fails and the bytes are
+//! lost (RULES.md W7). Arguments: the node, writes before it, steps until the power fails.
 
 use super::{Fault, node};
 

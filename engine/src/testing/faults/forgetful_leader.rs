@@ -1,6 +1,6 @@
-//! A leader, whose disk is slow, loses its last entries with its power when one other node has them, and hears of
-//! acknowledgements of an earlier term when it leads again (RULES.md N8). Arguments: the group and the node beside
-//! its leader, steps until the power fails.
+//! A leader, whose disk is slow, loses its last entries with its power when only one follower has them. When it leads
+//! again, acknowledgements of its earlier term reach it once more (RULES.md N8). Arguments: the group and one of its
+//! followers, steps until the power fails.
 
 use super::{Fault, Staged, node};
 

@@ -1,5 +1,6 @@
-//! A disk has no room for further segments, then it has, and then it has none for long, while clients are eager: its log
-//! must hear of it each time (RULES.md W9). Arguments: the node, for how many steps there is room in between.
+//! A disk has no room for further segments, then has room, and then has none for long, while leaders get a command in
+//! every step: the disk's log must learn of each change (RULES.md W9). Arguments: the node, steps with room in
+//! between.
 
 use super::{Added, Fault, When, node};
 use crate::testing::sim::Later;

@@ -1,6 +1,6 @@
-//! The disks of all nodes but a leader's have no room for further segments, for a while: that leader's own log takes
-//! commands, and no majority does (RULES.md W10, B2). When they have room again the leader hears nobody for a while, so that
-//! their word of it may be lost. Arguments: the group, for how long.
+//! For a while the disks of all nodes but a leader's have no room for further segments: the leader's own log takes
+//! commands, and no majority does (RULES.md W10, B2). When the disks have room again the leader hears nobody for a
+//! while, so that the followers' notices of room may be lost. Arguments: the group, for how many steps.
 
 use super::{Added, Fault, When, node};
 use crate::testing::sim::Later;

@@ -1,5 +1,5 @@
-//! Heavy loss, doubling and delay for a while (RULES.md N8). Arguments: one frame lost in so many, the
-//! longest delay, for how long.
+//! Heavy loss, doubling and delay of frames for a while (RULES.md N8). Arguments: one frame lost in so many, the
+//! longest delay, for how many steps.
 
 use super::Fault;
 use crate::testing::shape::Weather;

@@ -1,5 +1,5 @@
-//! The process of one node ends; what it had in flight may be read, land late, or never (rule 8, 19).
-//! Arguments: the node, steps until it starts again, steps until what lands late does, if it ever does.
+//! The process of one node ends; its writes in flight may be read, land late, or never land (rule 8, 19).
+//! Arguments: the node, steps until it starts again, steps until late writes land, or 0 if they never do.
 
 use super::{Fault, node};
 

@@ -1,6 +1,6 @@
-//! A leader's last entries reach one node only, whose disk is slow, and the leader is not heard for longer than
-//! that; who has not got them asks for votes meanwhile (RULES.md rule 10). Arguments: the group and the node
-//! beside its leader, steps until it is silent, steps that the disk takes.
+//! A leader's last entries reach one follower only, whose disk is slow, and the leader is silent for longer than that
+//! disk takes. Meanwhile a node without the entries asks for votes (RULES.md rule 10). Arguments: the group and one of
+//! its followers, steps until the leader is silent, steps that the disk takes.
 
 use super::{Fault, Staged, node};
 
@@ -10,7 +10,7 @@ pub(super) const FAULT: Fault = Fault {
     draw: |random, shape| {
         let whom = random.below(shape.groups.len() as u64 * 8);
         let timeout = shape.election_ticks;
-        // Long enough for another to ask for votes, not for it to ask again; its node is not resigned before.
+        // Long enough for another node to ask for votes once, not twice; the follower's node does not resign before.
         let stall = 2 * timeout - timeout / 8 + random.below(timeout / 2);
         [whom, random.between(2, 2 + timeout / 4), stall]
     },

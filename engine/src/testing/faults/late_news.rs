@@ -1,7 +1,8 @@
-//! A follower has entries of an old leader that nobody committed; then it is away while two leaders are elected, one
-//! after the other, and others are committed in their place. It hears of all that in one turn: one write has the new
-//! term, the new entries and their commit index. Its power fails when that write has landed in part (RULES.md rule 11).
-//! Arguments: the group and the node beside its leader, steps until the leader's power fails, batches that land.
+//! A follower has uncommitted entries of an old leader. Then it is paused while two leaders are elected, one after the
+//! other, and other entries are committed in the place of its own. The follower hears of all this in one turn: one
+//! write has the new term, the new entries and their commit index. Its power fails when part of that write has landed
+//! (RULES.md rule 11). Arguments: the group and one of its followers, steps until the leader's power fails, batches
+//! that land.
 
 use super::{Fault, Staged, node};
 

@@ -1,7 +1,7 @@
-//! The power of a node fails, and its disk has lost the last batches that it had said to be durable: what its logs
-//! acknowledged is gone, and nothing on the disk tells (RULES.md C3, W8). If their number is even, a leader pauses
-//! soon after the restart: a candidate needs the replica's vote then. Arguments: the node, how many batches, for how many
-//! steps it is down.
+//! The power of a node fails, and its disk loses the last batches that it had said to be durable: entries that its
+//! logs acknowledged are gone, and nothing on the disk shows that (RULES.md C3, W8). If the number of batches is even,
+//! a leader pauses soon after the restart, so that a candidate needs this replica's vote. Arguments: the node, how
+//! many batches, for how many steps the node is down.
 
 use super::{Fault, node};
 

@@ -1,5 +1,6 @@
-//! A disk says that what it was given is durable, and it is not (RULES.md W8). A node that loses something that
-//! a later batch knew durable must find out. Arguments: the node, for how long, honest steps until the power fails.
+//! A disk says that the bytes it was given are durable when they are not (RULES.md W8). A node that loses bytes that a
+//! later batch records as durable must notice. Arguments: the node, steps of lying, honest steps until the power
+//! fails.
 
 use super::{Fault, node};
 

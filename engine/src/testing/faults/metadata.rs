@@ -1,6 +1,6 @@
-//! The manifest or a segment's header is damaged while the power is off (RULES.md C4, C8): the node must refuse to start
-//! and change nothing, and starts when somebody has mended it. Arguments: the node, a bit of the manifest, its end, or a
-//! bit of a header; which one.
+//! The manifest or a segment's header is damaged while the power is off (RULES.md C4, C8): the node must refuse to
+//! start and change nothing, and must start once the damage is mended. Arguments: the node; the damage, which is 0 for
+//! a bit of the manifest, 1 for its end, else a bit of a header; which bit.
 
 use super::{Fault, node};
 

@@ -1,12 +1,12 @@
-//! The faults that can strike a run, a file each.
+//! The faults that can strike a run, one file each.
 //!
-//! In:     a simulation, and what the seed drew for this fault when it made the schedule.
-//! Out:    the run with the fault in it; each ends by itself, by step or by a restart.
+//! In:     a simulation, and the arguments that the seed drew for this fault when it made the schedule.
+//! Out:    the run with the fault in it; each fault ends by itself, after some steps or by a restart.
 //! Source: RULES.md, the rows of faults.
 //!
 //! To add one: a file with a `FAULT`, and its line in [`ADDED`]. A line in [`ALL`] would change what every seed draws
-//! after it. The act of a fault depends only on its arguments and the run, so that a schedule with others left out
-//! still makes sense.
+//! after it. The act of a fault depends only on its arguments and the run, so that a schedule still makes sense if
+//! other faults are left out.
 
 mod bad_sector;
 mod broken_machine;
@@ -56,13 +56,13 @@ mod write_error;
 
 use super::{random::Random, shape::Shape, sim::Sim};
 
-/// The arguments that a fault was drawn with; each fault says what they are.
+/// The arguments that a fault was drawn with; the head of each fault's file names them.
 pub(super) type Args = [u64; 3];
 
 /// A kind of fault.
 pub(super) struct Fault {
     pub(super) name: &'static str,
-    /// At most about so many in a run.
+    /// It strikes a run about so many times at most.
     pub(super) often: u64,
     pub(super) draw: fn(&mut Random, &Shape) -> Args,
     pub(super) inject: fn(&mut Sim, Args),
@@ -96,8 +96,8 @@ pub(super) static ALL: &[Fault] = &[
     stuck_thread::FAULT,
 ];
 
-/// Those that take durable bytes for good. A run has two kinds of them at most: a majority must be whole, so more of
-/// them would only find that there is nothing left to take.
+/// The faults that destroy durable bytes for good. A schedule draws at most two kinds of them: a majority of nodes
+/// must stay whole, so further kinds would find nothing that they may destroy.
 pub(super) static IMPAIRING: &[Fault] = &[
     damage::FAULT,
     bad_sector::FAULT,
@@ -111,16 +111,16 @@ pub(super) static IMPAIRING: &[Fault] = &[
     restored_directory::FAULT,
 ];
 
-/// The fault that goes before each staged fault below.
+/// The fault that comes before each staged fault below.
 pub(super) static CALM: Fault = calm::FAULT;
 
-/// A fault that takes several things in a row, and for how many steps it has the stage if a run gives it to it.
+/// A fault of several acts in a row. If a run stages it, no other fault strikes for so many steps.
 pub(super) struct Staged {
     pub(super) fault: Fault,
     pub(super) steps: fn(Args, &Shape) -> u64,
 }
 
-/// Those that runs of so many nodes let have the stage: the situations they lead to take so many.
+/// The faults that runs of so many nodes may stage: each leads to a situation that needs so many nodes.
 pub(super) fn staged(nodes: usize) -> &'static [Staged] {
     static OF_THREE: &[Staged] = &[
         last_word::STAGED,
@@ -139,11 +139,11 @@ pub(super) fn staged(nodes: usize) -> &'static [Staged] {
     }
 }
 
-/// A fault that is drawn beside all others, from a stream of its own: runs that it does not strike have the histories
-/// that they had before there was such a fault.
+/// A fault that is drawn apart from all others, from a random stream of its own: runs that it does not strike keep the
+/// histories that they had before this fault was added.
 pub(super) struct Added {
     pub(super) fault: Fault,
-    /// It strikes one run in so many, of those whose shape allows it.
+    /// It strikes one in so many of the runs whose shape allows it.
     pub(super) once_in: u64,
     pub(super) strikes: fn(&Shape) -> bool,
     pub(super) when: When,
@@ -155,12 +155,12 @@ pub(super) enum When {
     First,
     /// At any step, up to [`Fault::often`] times.
     Anytime,
-    /// It has the stage for so many steps, at the beginning of the run: faults of the schedule that would come before its
-    /// end are left out. A run has one such fault at most.
+    /// The fault is staged for so many steps at the beginning of the run: faults of the schedule that would come
+    /// before that time ends are left out. A run has one such fault at most.
     Staged(fn(Args, &Shape) -> u64),
 }
 
-/// Those that have the stage come first: the others come behind it.
+/// Staged faults come first in this list: the others strike a run only after its staged fault.
 pub(super) static ADDED: &[Added] = &[
     told_loss::ADDED,
     votes_at_the_quota::ADDED,
@@ -185,7 +185,7 @@ pub(super) static ADDED: &[Added] = &[
     Added { fault: stray_write::FAULT, once_in: 3, strikes: |_| true, when: When::Anytime },
 ];
 
-/// A node's place, from an argument.
+/// A node's place among all nodes, from a fault's argument.
 fn node(at: u64) -> usize {
     usize::try_from(at).expect("a few nodes")
 }

@@ -1,5 +1,5 @@
-//! A node is heard but does not hear, or hears and is not heard, by all or by one (RULES.md N2, N3).
-//! Arguments: the node, the kind, for how long.
+//! A node hears nothing but is heard, or is not heard but hears; from and by all others or one (RULES.md N2, N3).
+//! Arguments: the node, the kind, for how many steps.
 
 use super::{Fault, node};
 

@@ -1,5 +1,5 @@
-//! The network falls into parts (RULES.md N1, N4, N5, N6). Arguments: the kind, for how long, whom it
-//! is about.
+//! The network falls into parts (RULES.md N1, N4, N5, N6). Arguments: the kind, for how many steps, the node that is
+//! alone or in the middle.
 
 use super::{Fault, node};
 use crate::NodeId;
@@ -17,9 +17,9 @@ pub(super) const FAULT: Fault = Fault {
         let place = |id: NodeId| nodes.iter().position(|node| *node == id).expect("a node");
         let distance = |a, b| place(a).abs_diff(place(b));
         let is_cut = |a: NodeId, b: NodeId| match kind {
-            // One alone.
+            // One node is alone.
             0 => (place(a) == about) != (place(b) == about),
-            // Only one is connected, to everybody.
+            // One node is connected to all others, and they are not connected to each other.
             1 => place(a) != about && place(b) != about,
             // Two halves that both see one node, the bridge.
             2 => place(a) != about && place(b) != about && (place(a) < about) != (place(b) < about),

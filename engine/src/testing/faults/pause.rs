@@ -1,4 +1,4 @@
-//! A node takes no turns; what is sent to it waits (RULES.md D4). Arguments: the node, for how long.
+//! A node takes no turns; messages to it wait (RULES.md D4). Arguments: the node, for how many steps.
 
 use super::{Fault, node};
 

@@ -1,6 +1,6 @@
-//! A group's machine fails or panics within a batch, before it has applied any of it, half of it or all of it; after a while
-//! the group has another one there, while its node runs on (RULES.md P9). Arguments: the node, the group, and six
-//! times the steps until then, plus the way in which it fails.
+//! A group's machine fails or panics within a batch, when it has applied none of it, half of it or all of it; after a
+//! while the group gets another machine there, while its node runs on (RULES.md P9). Arguments: the node, the group,
+//! and six times the steps until the replacement, plus the way of failing.
 
 use super::{Added, Fault, When, node};
 

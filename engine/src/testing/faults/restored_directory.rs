@@ -1,5 +1,5 @@
-//! A node's directory is copied, and the copy is put back later in its place (RULES.md C7). Arguments: the node, steps
-//! between the two, steps until it starts.
+//! A node's directory is copied, and later the copy takes the directory's place (RULES.md C7). Arguments: the node,
+//! steps between copying and restoring, steps until the node starts.
 
 use super::{Fault, node};
 

@@ -1,5 +1,6 @@
-//! A durable batch rots while its node runs, and a group of it gets another machine there, which is handed the log again:
-//! the read that meets the damage fences the group (RULES.md rule 24, C1). Arguments: the node, the batch, the bit.
+//! A durable batch rots while its node runs. Then a group of the batch gets another machine there, which is given the
+//! log again: the read that meets the damage fences the group (RULES.md rule 24, C1). Arguments: the node, the batch,
+//! the bit.
 
 use super::{Added, Fault, When, node};
 

@@ -1,5 +1,5 @@
-//! A write is interrupted, or does only a part of what it should, and must be gone on with (RULES.md W4). Arguments: the
-//! node, writes before it, what the kernel answers.
+//! A write is interrupted, or writes only a part of its bytes, and the log must continue it (RULES.md W4). Arguments:
+//! the node, writes before it, the kernel's answers.
 
 use super::{Fault, node};
 use logdrive_wal::disk::sim::{Answer, WriteFate};

@@ -1,6 +1,6 @@
-//! Appends reach only one node, whose disk is stuck, while leaders come and go: its log is replaced
-//! again and again before any of it is durable (RULES.md W14, rule 10). Arguments: the node, for how
-//! many election timeouts each leader pauses, of which group.
+//! Appends reach only one node, whose disk is stuck, while leaders come and go: the end of that node's log is replaced
+//! again and again before any of it is durable (RULES.md W14, rule 10). Arguments: the node, half the number of
+//! election timeouts for which each leader pauses, the group.
 
 use super::{Fault, Staged, node};
 

@@ -1,4 +1,4 @@
-//! A disk finishes nothing for a while, or for long (RULES.md D1-D3). Arguments: the node, for how long.
+//! A disk completes no write for a short or a long while (RULES.md D1-D3). Arguments: the node, for how many steps.
 
 use super::{Fault, node};
 

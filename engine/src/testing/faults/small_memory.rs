@@ -1,5 +1,5 @@
-//! Every shard keeps few entries in memory for peers that are slow: the bounds that real shards have are beyond a run's
-//! reach (RULES.md invariant 23). Arguments: bytes of a group, bytes of all groups of a shard.
+//! Every shard keeps few entries in memory for peers that are slow: the bounds of real shards are so large that no run
+//! reaches them (RULES.md invariant 23). Arguments: the bound of a group, and of all groups of a shard, in bytes.
 
 use super::{Added, Fault, When};
 

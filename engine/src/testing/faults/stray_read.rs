@@ -1,5 +1,5 @@
-//! Reads of a sector of a durable batch are answered with another sector (RULES.md C10). Arguments: the node, which
-//! batch, which of its bits the sector holds.
+//! Reads of a sector of a durable batch return another sector (RULES.md C10). Arguments: the node, which batch, which
+//! of its bits lies in the sector.
 
 use super::{Fault, node};
 use crate::testing::disks::Decay;

@@ -1,5 +1,5 @@
-//! A write succeeds and is on the disk, but where another batch stands, or nowhere (RULES.md C10). Arguments: the node,
-//! writes before it, where it goes.
+//! A write succeeds, but its bytes go to where another batch stands, or nowhere (RULES.md C10). Arguments: the node,
+//! writes before it, where the bytes go.
 
 use super::{Fault, node};
 

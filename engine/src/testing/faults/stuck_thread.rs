@@ -1,5 +1,6 @@
-//! One shard's thread takes no turns, while the others of its node do (RULES.md D3): its groups are silent, the watchdog
-//! takes the leaderships of the whole node, and ends its process if it lasts. Arguments: the node, the shard, the steps.
+//! One shard's thread takes no turns, while the other threads of its node do (RULES.md D3): its groups are silent. The
+//! watchdog makes the whole node resign its leaderships, and ends the process if the thread stays stuck. Arguments:
+//! the node, the shard, the steps.
 
 use super::{Fault, node};
 

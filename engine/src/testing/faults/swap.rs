@@ -1,4 +1,4 @@
-//! Two nodes come up with each other's disks, are refused, and get their own back (RULES.md C7).
+//! Two nodes try to start on each other's disks, must not start, and get their own disks back (RULES.md C7).
 //! Arguments: the two nodes.
 
 use super::{Fault, node};

@@ -1,8 +1,8 @@
-//! A follower's disk loses the end of a log with the power, and the follower is back before anything else has changed: the
-//! leader that counted it tells it, and it is marked and readmitted (RULES.md C3, W8). In one of three ways it hears nobody
-//! for a while, and would stand for election if it were not marked; in another it alone gets entries, so that its leader
-//! owes it a no-op. Arguments: the group and the node beside its leader, steps until the power fails, and three times
-//! the batches that are lost, plus the way.
+//! A follower's power fails and its disk loses the end of a log, and the follower is back before anything else has
+//! changed. The leader that counted the lost entries tells the follower, which is marked and readmitted (RULES.md C3,
+//! W8). In one of three ways the follower then hears nobody for a while, and would stand for election if it were not
+//! marked; in another way the follower alone gets entries, so that its leader owes it a no-op. Arguments: the group
+//! and one of its followers, steps until the power fails, and three times the batches that are lost, plus the way.
 
 use super::{Added, Fault, When, node};
 

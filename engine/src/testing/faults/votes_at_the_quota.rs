@@ -1,10 +1,10 @@
-//! Clients fill the logs up to their quota, and then the leaders of a group pause one after the other, so that votes take
-//! their reserve (RULES.md W16). Arguments: the group, for how many steps clients are eager.
+//! Clients fill the logs up to their quota, and then the leaders of a group pause one after the other, so that votes
+//! use up their reserve (RULES.md W16). Arguments: the group, for how many steps leaders get a command in every step.
 
 use super::{Added, Fault, When, node};
 use crate::testing::sim::Later;
 
-/// So many leaders pause, each for less than two election timeouts.
+/// So many times the group's leader pauses, each time for less than two election timeouts.
 const ROUNDS: u64 = 10;
 
 const FAULT: Fault = Fault {
@@ -21,7 +21,7 @@ const FAULT: Fault = Fault {
     },
 };
 
-/// A larger log is not filled within a run.
+/// Only the smallest logs can be filled within a run.
 pub(super) const ADDED: Added = Added {
     fault: FAULT,
     once_in: 1,

@@ -1,5 +1,5 @@
-//! A node comes back without its disk's content: it must be refused (RULES.md P6). Arguments: the node,
-//! what is lost: all, only the segments, or only the manifest.
+//! A node comes back without its disk's content, or without a part of it, and must not start (RULES.md P6). Arguments:
+//! the node; what is lost: all, only the segments, or only the manifest.
 
 use super::{Fault, node};
 

@@ -1,5 +1,5 @@
-//! A write fails: nothing of it is there, or all of it, or the beginning (RULES.md W4, W6, W7). The node must stop.
-//! Arguments: the node, writes before it, what is there.
+//! A write fails, and nothing of it, all of it or its beginning is on the disk (RULES.md W4, W6, W7). The node must
+//! stop. Arguments: the node, writes before it, the part that is on the disk.
 
 use super::{Fault, node};
 use logdrive_wal::disk::sim::{Answer, WriteFate};

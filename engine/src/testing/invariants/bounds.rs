@@ -25,8 +25,8 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
             require(bytes <= limits.append_bytes_max || m.entries.len() == 1, || {
                 format!("{node:?} appends {bytes} bytes at once to {group:?}")
             })?;
-            // An append leaves while there is room, and may then be larger than the rest of it: old entries were
-            // read back for it.
+            // An append leaves while the window has some room, and may be larger than that room: its old entries
+            // have been read back already.
             let window = ghost.replica(*node, *group).windows.get(to);
             let (appends, bytes) = window.map_or((0, 0), |window| window.before(m));
             let has_room =
@@ -41,11 +41,11 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
         Event::Turned { node, group, status, .. } if status.role == Role::Leader => {
             let replica = ghost.replica(*node, *group);
             if replica.leads() != Some(status.term) {
-                return Ok(()); // what it was elected with is not its choice
+                return Ok(()); // a leader does not choose the entries it is elected with
             }
             let last = replica.status.map_or(LogIndex::ZERO, |before| before.last_log.index);
             let uncommitted = cost_bytes(replica, status.commit);
-            // Alone, a batch of commands may be of any size.
+            // If nothing else is uncommitted, a batch of commands may be of any size.
             let new = cost_bytes(replica, last.max(status.commit));
             require(
                 new == 0 || uncommitted == new || uncommitted <= limits.uncommitted_bytes_max,
@@ -60,7 +60,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
     }
 }
 
-/// Of the entries behind one.
+/// The bytes that the entries behind an index count for.
 fn cost_bytes(replica: &Replica, behind: LogIndex) -> usize {
     replica.cost_bytes.iter().skip(count(behind)).sum()
 }

@@ -1,5 +1,5 @@
-//! An acknowledged command stays, at its place; a refused one never happens; everybody is answered,
-//! and nobody twice (RULES.md invariant 10).
+//! An acknowledged command stays at its index; a refused command never happens; every command is answered, and none
+//! twice (RULES.md invariant 10).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::{Event, Known, Proposed, known};
@@ -38,7 +38,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                     })?;
                 }
             }
-            // A client that proposed to a process that is gone knows: the outcome is unknown.
+            // A client whose process has ended knows that the outcome is unknown, and waits no more.
             let mut commands = ghost.commands.iter().enumerate();
             let waits = commands.find(|(_, command)| command.known == Known::Waiting);
             require(waits.is_none(), || {

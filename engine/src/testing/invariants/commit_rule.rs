@@ -24,7 +24,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
         let (commit, term) = (status.commit, status.term);
         format!("{node:?} leads {group:?} in {term:?} and commits {own:?} at {commit:?}")
     })?;
-    // A leader counts what a disk said it has until it is told of the loss.
+    // A leader may still count entries that a disk said it has and then lost, as long as it has not heard of the loss.
     let holds = |node| {
         let other = ghost.replicas.get(&(node, *group));
         let said = other.and_then(|other| other.lost.as_ref()).map(|lost| &lost.said.log);

@@ -1,4 +1,4 @@
-//! An entry that was once committed at an index stays so for everybody (paper §5.4.3).
+//! An entry that was once committed at an index stays committed there for all replicas (paper §5.4.3).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::{Change, Event};
@@ -26,8 +26,8 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
             }
             Ok(())
         }
-        // The entries that a log calls committed when it is opened again must be those that were: its hard state may
-        // have landed without the entries that came with it.
+        // The entries that a log calls committed when it is opened again must be the committed ones: its hard state
+        // may have landed without the entries that came with it.
         Event::Recovered { node, group, state, .. } => {
             let committed = ghost.committed.get(group).map_or(&[][..], Vec::as_slice);
             let called = state.log.iter().take(count(state.hard_state.commit));
@@ -41,7 +41,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                 )
             })
         }
-        // So must what a hard state calls committed when it lands, whatever lands behind it (B1).
+        // So must the entries be that a hard state calls committed when it lands, whatever lands behind it (B1).
         Event::Landed { node, group, change: Change { hard_state: Some(state), .. } } => {
             let durable = &ghost.replica(*node, *group).durable;
             let committed = ghost.committed.get(group).map_or(&[][..], Vec::as_slice);

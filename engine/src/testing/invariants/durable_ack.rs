@@ -1,4 +1,4 @@
-//! An acknowledgement leaves a node only when its disk has what it acknowledges, and the term
+//! An acknowledgement leaves a node only when the node's disk has the acknowledged entries and the term
 //! (thesis §10.2.1, §3.8).
 
 use super::{Check, Invariant, require};
@@ -45,7 +45,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
         }
         return Ok(());
     }
-    // The term has moved on since it became durable; it must have been there.
+    // The disk has a later term by now; it must have had the entry at some time.
     let there = replica.ever_durable.range((match_index, crate::Term::ZERO)..);
     let there = there.take_while(|(index, _)| *index == match_index).count();
     require(there > 0, || {

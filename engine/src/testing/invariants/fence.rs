@@ -1,5 +1,5 @@
-//! A replica that may have lost something it promised says and does nothing more, whatever restarts; and
-//! only what was harmed is fenced (RULES.md invariant 18).
+//! A replica that may have lost something it promised is fenced: it sends, writes and applies nothing more, not even
+//! after a restart. Only replicas that were harmed are fenced (RULES.md invariant 18).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;
@@ -14,7 +14,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
             return require(*harmed, || format!("{group:?} of {node:?} is fenced, unharmed"));
         }
         Event::Recovered { node, group, .. } => (node, group, "forgot its fence"),
-        // The log's own word, to which the group is but an address.
+        // These messages speak for the log, not for the replica: the group is only their address.
         Event::Sent { message: Message::Room(_) | Message::Founding(_), .. } => return Ok(()),
         Event::Sent { node, group, .. } => (node, group, "speaks"),
         Event::Written { node, group, .. } => (node, group, "writes"),

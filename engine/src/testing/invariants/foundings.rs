@@ -1,5 +1,6 @@
-//! A replica that was founded with other members than the others acknowledges nothing, unless it was founded alone and
-//! nobody has told it yet. When all has healed it has stopped, and it and the leader have both said why (RULES.md M14).
+//! A replica that was founded with other members than the others acknowledges nothing, unless it is its only member
+//! and no other replica has told it yet. When all has healed the replica has stopped, and it and the group's leader
+//! have both said why (RULES.md M14).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;

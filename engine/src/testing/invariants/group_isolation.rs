@@ -9,13 +9,13 @@ pub(super) const INVARIANT: Invariant = Invariant { name: "21 group isolation", 
 
 fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
     let (node, group, what) = match event {
-        // The log's own word, to which the group is but an address.
+        // These messages speak for the log, not for the replica: the group is only their address.
         Event::Sent { message: Message::Room(_) | Message::Founding(_), .. } => return Ok(()),
         Event::Sent { node, group, .. } => (node, group, "speaks"),
         Event::Written { node, group, .. } => (node, group, "writes"),
         Event::Applied { node, group, .. } => (node, group, "applies"),
         Event::End { at } => {
-            // A replica beside one that has stopped has applied all that is committed.
+            // The other replicas on a node where one has stopped have applied all that is committed.
             for (group, replicas) in &at.alive {
                 let commit = replicas.iter().map(|(_, status)| status.commit).max();
                 let beside = |node| ghost.stopped.iter().any(|(of, _)| *of == node);

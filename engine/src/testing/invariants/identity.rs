@@ -1,5 +1,5 @@
-//! A node starts on its own log or not at all: one that lost its disk, or has another's, would vote
-//! twice (RULES.md P6, C7, invariant 20).
+//! A node starts on its own log or not at all: a node that lost its log, or has another node's, could vote twice in a
+//! term (RULES.md P6, C7, invariant 20).
 
 use super::{Check, Invariant};
 use crate::testing::event::Event;

@@ -14,7 +14,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
         return Ok(());
     }
     let Some(committed) = ghost.committed.get(group) else { return Ok(()) };
-    // One that is elected late, by votes of a term that others have left, need not have what they committed since.
+    // A leader elected late, by votes of a term that the others have left, may lack the entries committed since then.
     let terms = ghost.committed_in.get(group).map_or(&[][..], Vec::as_slice);
     for (at, mark) in committed.iter().enumerate().filter(|(at, _)| terms[*at] < status.term) {
         let own = replica.state.log.get(at);

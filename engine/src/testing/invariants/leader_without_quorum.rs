@@ -16,7 +16,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
     if replica.leads() != Some(message.term()) {
         return Ok(()); // it has led for less than a turn
     }
-    // Itself, and then as many peers as make a majority: how long ago the last of them was heard.
+    // The leader and `needed` peers make a majority. The times at which each peer was last heard:
     let mut heard: Vec<u64> = (ghost.nodes.iter())
         .filter(|peer| *peer != node)
         .map(|peer| replica.heard.get(peer).copied().unwrap_or(replica.leads_since))
@@ -25,7 +25,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
     let needed = ghost.majority() - 1;
     let Some(at) = heard.len().checked_sub(needed).filter(|_| needed > 0) else { return Ok(()) };
     let silent = replica.clock.saturating_sub(heard[at]);
-    // Ticks are looked at when a turn gives out, which a busy disk delays by up to a heartbeat (`host.rs`).
+    // A replica looks at its ticks when its turn gives out, which a busy disk delays by up to a heartbeat (`host.rs`).
     require(silent <= ghost.election_ticks + DELAY_TICKS, || {
         format!("{node:?} leads {group:?} and has heard no majority for {silent} of its ticks")
     })

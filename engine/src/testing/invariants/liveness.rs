@@ -1,5 +1,5 @@
-//! With faults over and a majority whole, every group has one leader, serves, and everybody catches
-//! up; no term grows when all is quiet (RULES.md invariant 26).
+//! When faults are over, every group with a whole majority has one leader and serves, and all its replicas catch up;
+//! no term grows when all is quiet (RULES.md invariant 26).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;

@@ -1,5 +1,5 @@
-//! A marked replica neither votes nor acknowledges what it takes since, and is readmitted only by the word of every
-//! other voter (RULES.md C3, W8; `engine/raft/src/mark.rs`).
+//! A marked replica neither votes nor acknowledges entries that it took after the mark, and is readmitted only when
+//! every other voter has stated its term (RULES.md C3, W8; `engine/raft/src/mark.rs`).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;

@@ -1,4 +1,4 @@
-//! The invariants, which must always hold: an invariant is a file.
+//! The invariants, which must always hold: one file each.
 //!
 //! In:     the ghost's state before an event, and the event.
 //! Out:    `Err` with both sides of the contradiction.
@@ -79,7 +79,7 @@ pub(super) const ALL: &[Invariant] = &[
     foundings::INVARIANT,
 ];
 
-/// An invariant that does not hold. Ends the run by unwinding: nothing after it means anything.
+/// An invariant that does not hold. It ends the run by unwinding: later events would prove nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Broken {
     pub(super) invariant: String,

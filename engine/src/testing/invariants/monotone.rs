@@ -1,5 +1,5 @@
-//! Terms on disk never fall, nor do term, commit and applied within an incarnation; a vote on disk
-//! is never another (RULES.md invariant 11).
+//! Terms on disk never fall, nor do term, commit and applied within an incarnation; a vote on disk is never replaced
+//! by another vote of its term (RULES.md invariant 11).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::Event;

@@ -1,5 +1,5 @@
-//! After a restart a log is what was durable, and some prefix of what was written after it, in the
-//! order it was written. Its commit index was saved by then, and covers only entries that are there (RULES.md invariant 14).
+//! After a restart a log has all that was durable, and some prefix of the writes after that, in the order of writing.
+//! Its commit index had been saved by then, and covers only entries that the log has (RULES.md invariant 14).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::{Change, Event, LogState};
@@ -18,7 +18,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
 /// `Err` if a restart must not find `state`.
 pub(super) fn follows(replica: &Replica, state: &LogState) -> Check {
     let mut history = History { state: replica.found.clone(), changes: &replica.changes };
-    // From the moment the platter is known to have reached, on.
+    // The search for `state` begins where the platter is known to be.
     let durable = history.reaches(&replica.durable);
     require(durable, || format!("the disk had {}, which was no prefix", ends(&replica.durable)))?;
     let found = history.reaches(state);
@@ -30,7 +30,8 @@ pub(super) fn follows(replica: &Replica, state: &LogState) -> Check {
     })
 }
 
-/// `Err` if the log holds an entry that no log of the group ever held. Where its end was lost, that is what can be said.
+/// `Err` if the log holds an entry that no log of the group ever held. No more can be asked of a log that lost its
+/// end.
 fn was_once(ghost: &Ghost, group: GroupId, state: &LogState) -> Check {
     let (mut index, mut before) = (LogIndex(1), Term::ZERO);
     for mark in &state.log {
@@ -50,7 +51,7 @@ struct History<'a> {
 }
 
 impl History<'_> {
-    /// Goes on until the state is `wanted`; false if it never is.
+    /// Lands changes until the state is `wanted`; false if it never is.
     fn reaches(&mut self, wanted: &LogState) -> bool {
         self.land(|state, _| is_same(state, wanted))
     }
@@ -68,8 +69,8 @@ impl History<'_> {
         largest
     }
 
-    /// Goes on until `is_enough` says so of the state and of the largest commit index saved so far; false if it never
-    /// does. What has landed of a change when it stops may land once more: it stays the same.
+    /// Lands changes until `is_enough` is true of the state and the largest commit index saved so far; false if it
+    /// never is. The next call lands the change at which this one stopped once more, which alters nothing.
     fn land(&mut self, mut is_enough: impl FnMut(&LogState, LogIndex) -> bool) -> bool {
         let mut saved = self.state.hard_state.commit;
         loop {

@@ -1,5 +1,5 @@
-//! A machine that is durable by itself opens where it was: no further than it was given commands, not before what it
-//! said is durable, and with the state that others have there (27).
+//! A machine that is durable by itself opens where it was: no further than it was given commands, not before the index
+//! that it said is durable, and with the state that the group's other machines have at that index (27).
 
 use super::{Check, Invariant, require, state_machine_safety::same_digest};
 use crate::testing::event::Event;

@@ -41,7 +41,7 @@ fn is_next(ghost: &Ghost, node: NodeId, group: GroupId, applied: &Applied) -> Ch
     if ghost.applied.contains_key(&(group, index)) {
         return Ok(());
     }
-    // Nobody has applied it so far: whoever is further has left it out.
+    // No machine has applied this index so far: a machine that is further has left it out.
     let is_past = |node: &&NodeId| {
         let replica = ghost.replicas.get(&(**node, group));
         replica.is_some_and(|replica| replica.opened < index && replica.applied > Some(index))
@@ -77,7 +77,7 @@ fn is_the_same(ghost: &Ghost, node: NodeId, group: GroupId, applied: &Applied) -
     })
 }
 
-/// A digest is the one that others gave of the same place. The commands up to `known` are known.
+/// `Err` if another machine gave another digest of the same state. All commands up to `known` are known.
 pub(super) fn same_digest(
     ghost: &Ghost,
     (node, group): (NodeId, GroupId),

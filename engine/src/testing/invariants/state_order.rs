@@ -1,5 +1,6 @@
-//! applied ≤ applying ≤ commit ≤ last, durable ≤ last, and what a replica believes durable is, and stays; a disk has a
-//! term before its entries, and entries before they are called committed (RULES.md rule 11, invariant 12).
+//! applied ≤ applying ≤ commit ≤ last and durable ≤ last. Entries that a replica believes durable are durable and stay
+//! so. A disk has a term before entries of it, and entries before a hard state that calls them committed (RULES.md
+//! rule 11, invariant 12).
 
 use super::{Check, Invariant, require};
 use crate::testing::event::{Change, Event, LogState, Mark};
@@ -21,7 +22,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                 let last = status.last_log;
                 format!("{node:?} ends {group:?} at {last:?}, but has written {log}")
             })?;
-            // As far as it believes, its disk has what its log has.
+            // Up to the index that the replica believes durable, its disk has what its log has.
             let believed = count(status.durable);
             let (on_disk, own) = (&replica.durable.log, &replica.state.log);
             let real = believed == 0
@@ -31,14 +32,14 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                 format!("{node:?} believes {believed} of {group:?} durable; its disk has {there}")
             })
         }
-        // A saved commit index covers what is on the disk before it: a write may land in part (B1).
+        // A saved commit index covers only entries that are on the disk before it: a write may land in part (B1).
         Event::Landed { node, group, change: Change { hard_state: Some(state), .. } } => {
             let there = ghost.replica(*node, *group).durable.log.len();
             require(count(state.commit) <= there, || {
                 format!("{node:?} saves {state:?} of {group:?}; its disk has {there} entries")
             })
         }
-        // Nor does a write that was under way take any of that from the disk (rule 16, W14).
+        // No write that was under way replaces an entry on the disk that the replica believes durable (rule 16, W14).
         Event::Landed { node, group, change } if !change.entries.is_empty() => {
             let replica = ghost.replica(*node, *group);
             in_order(&replica.durable, &change.entries)
@@ -52,7 +53,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                 )
             })
         }
-        // Of what was carried forward, a lost end has the copies, and what they were made of is gone.
+        // The lost end may have held the copies of records that were carried forward, whose originals are gone.
         Event::Recovered { node, group, has_lost, .. }
             if *has_lost || ghost.has_lost(*node, *group) =>
         {
