@@ -1,4 +1,4 @@
-//! The one clock that all moments of a process are taken from, and the type of its times.
+//! The one clock from which all moments of a process are taken, and the type of its times.
 //!
 //! In:     the system's monotonic clock.
 //! Out:    [`Nanos`] since its first reading.
@@ -15,7 +15,7 @@ use std::{
 pub(crate) struct Nanos(pub(crate) u64);
 
 impl Nanos {
-    /// Before every reading of the clock: a moment that has not come yet.
+    /// Stands for a moment that has not come yet: every reading of the clock is later.
     pub(crate) const ZERO: Self = Self(0);
     pub(crate) const MAX: Self = Self(u64::MAX);
 
@@ -34,7 +34,7 @@ impl Nanos {
         Self(self.0.saturating_sub(earlier.0))
     }
 
-    /// The moment that comes `time` later; of two times, both together.
+    /// The moment that is `time` later than this one; if both are times, their sum.
     #[inline]
     pub(crate) const fn after(self, time: Self) -> Self {
         Self(self.0.saturating_add(time.0))

@@ -107,8 +107,8 @@ fn live(setup: Setup, started: &dyn Fn(Started)) {
     started(Ok((recovered, description)));
     runtime.block_on(driver.clone().live(setup.listener));
     node.pulses[setup.index].end();
-    // Tasks end here, with the connections they own. A name that is still being looked up may take half a minute and holds up
-    // nothing; a save that is still under way keeps the directory locked until it is done.
+    // Tasks end here, with the connections they own. A look-up of a name may take half a minute, and is not waited for
+    // that long; a save that is still under way keeps the directory locked until it is done.
     runtime.shutdown_timeout(BLOCKING_END);
     here::set(None);
     drop(setup.home);
@@ -129,7 +129,7 @@ fn stay_on(core: usize) {
     }
 }
 
-/// The end of a shard waits so long for what its runtime does on threads that may block.
+/// How long the end of a shard waits for the work that its runtime does on threads that may block.
 const BLOCKING_END: Duration = Duration::from_secs(1);
 /// Task polls between two looks at the sockets and the ring.
 const EVENT_INTERVAL: u32 = 31;
@@ -256,8 +256,8 @@ impl Driver {
                 panics::spawn(self.clone().look_at_idle_log());
             }
             if turned.leaves_work {
-                // The shard is woken already. Without this the thread would take turn after turn, and look at no socket
-                // meanwhile.
+                // The shard is woken already. Without this yield the thread would take turn after turn, and look at no
+                // socket meanwhile.
                 tokio::task::yield_now().await;
             }
         }
@@ -333,7 +333,7 @@ impl Outside for Driver {
         let spawn = || {
             let thread = std::thread::Builder::new().name("logdrive-drop".to_owned());
             let started = thread.spawn(move || panics::drop_machine(machine));
-            // If there is no thread, the machine was dropped on this one, with the closure.
+            // If no thread could be started, the machine was dropped with the closure, on this thread.
             started.map(drop).map_err(|error| MachineError(error.to_string()))
         };
         if let Err(error) = panics::caught(spawn) {

@@ -233,7 +233,7 @@ pub enum NodeError {
         what: String,
     },
     /// A shard's disk or its thread was silent for longer than [`crate::Config::stall_fatal`]. The process ends a
-    /// second after this was said.
+    /// second after this was said, unless [`crate::Config::stall_ends_process`] is false.
     #[error("shard {shard}: {what} for {time:.1?}")]
     Stalled {
         /// Which shard.
@@ -244,12 +244,13 @@ pub enum NodeError {
         time: Duration,
     },
     /// A change of the file `openings`, by which the directory knows its peers, was not on disk after
-    /// [`crate::Config::stall_fatal`]. The process ends a second after this was said.
+    /// [`crate::Config::stall_fatal`]. The process ends a second after this was said, unless
+    /// [`crate::Config::stall_ends_process`] is false.
     #[error("the file {} has not been written for {time:.1?}", file.display())]
     StalledFile {
         /// The file.
         file: PathBuf,
-        /// For how long.
+        /// How long the change has waited.
         time: Duration,
     },
     /// A thread of the node could not go on.

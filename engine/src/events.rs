@@ -43,8 +43,8 @@ pub enum NodeEvent {
         /// The group.
         group: GroupId,
     },
-    /// A peer refused a connection of this node. It is asked again, so this may come again, once or twice a second for each
-    /// lane. [`Self::PeerTurnedAway`] is the other way round.
+    /// A peer refused a connection of this node. The node asks the peer again, so this event may come again, once or
+    /// twice a second for each lane. [`Self::PeerTurnedAway`] tells of the reverse, a peer that this node refused.
     PeerRefused {
         /// The peer.
         peer: NodeId,
@@ -52,8 +52,9 @@ pub enum NodeEvent {
         why: Refusal,
     },
     /// This node refused a connection that a peer had made, or closed one of its own because of what the peer said of
-    /// itself. Both ends try again, so this may come again, at most once a second for each peer. Nothing proves that the
-    /// other end is that peer: it says so, by the id of a node that this one knows. Other strangers are told of in the log.
+    /// itself. Both ends try again, so this event may come again, at most once a second for each peer. Nothing proves
+    /// that the other end is that peer: it says so, by the id of a node that this one knows. Strangers that name no
+    /// such node are only logged.
     PeerTurnedAway {
         /// The peer.
         peer: NodeId,

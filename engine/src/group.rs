@@ -274,8 +274,8 @@ impl Proposal {
         self.waiting.block().pop().expect("one outcome")
     }
 
-    /// As [`Self::wait`], for at most `timeout`. The command goes on, whether its outcome is waited for or not: a caller
-    /// that gives up does not learn it.
+    /// As [`Self::wait`], for at most `timeout`. The command goes on, whether its outcome is waited for or not: a
+    /// caller that gives up does not learn the outcome.
     ///
     /// # Errors
     /// The proposal itself, to be waited for again, if the outcome is not known by then.

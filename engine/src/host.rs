@@ -62,7 +62,8 @@ pub(crate) trait Outside {
     fn withdrew(&self, _job: &WriteJob, _last: LogIndex) {}
     /// Tells the simulator's checkers of a message that has come; `shard` says whether its group takes it in.
     fn received(&self, _shard: &Shard, _from: PeerProcess, _group: GroupId, _message: &Message) {}
-    /// Drops the machine of a group that has ended or has another one. That is the embedder's code, and may take long.
+    /// Drops the machine of a group that has ended or has another one. Dropping runs the embedder's code, and may take
+    /// long.
     fn drop_machine(&self, machine: Box<dyn StateMachine>) {
         panics::drop_machine(machine);
     }
@@ -119,7 +120,7 @@ pub(crate) struct ShardHost {
     fenced: HashMap<GroupId, Corrupt>,
 }
 
-/// A look at the log, for whether it is idle.
+/// A look at the log that was to find out whether the log is idle.
 struct IdleLook {
     /// Where the unsealed log ended.
     end: Position,
@@ -200,8 +201,8 @@ impl ShardHost {
     /// The sequence, which is defined only here:
     /// 1. finished writes are taken in, so that what comes next is judged by the room there is now;
     /// 2. new groups, peers that went, frames, peers that came, commands, old entries that were read;
-    /// 3. timers that have run out: after the frames, for a leader that has just been heard is not silent; and with more
-    ///    patience while frames are left for the next turn;
+    /// 3. timers that have run out: after the frames, because a leader that has just been heard is not silent; replicas
+    ///    are more patient while frames are left for the next turn;
     /// 4. what is owed leaves: the first frame, the own write, the other frames; machines are run;
     /// 5. an idle log is sealed;
     /// 6. if the node has failed or is closed, whoever waits gets an answer now: there is no later turn;
@@ -282,7 +283,7 @@ impl ShardHost {
         changes.into_iter().for_each(|change| self.shard.link(change));
         let mut heard = None;
         let has_read_all = arrivals.take_turns_frames(|from, group, message| {
-            // Only another process's message can change it, so that a frame is looked up once.
+            // The answer can change only with a message of another process, so there is one look-up for each frame.
             let is_heard = match heard {
                 Some((last, is_heard)) if last == from => is_heard,
                 _ => self.hears(from),

@@ -162,7 +162,7 @@ fn a_node_whose_file_of_openings_is_never_written_fails_and_names_it() {
     });
 }
 
-/// Whoever says that it is a peer may come as often as it likes.
+/// Anybody may claim to be a peer, as often as they like, and must not push out the events of other peers.
 #[test]
 fn refusals_of_a_peer_are_told_once_a_second_and_those_of_others_beside_them() {
     use crate::{NodeEvent, Refusal};

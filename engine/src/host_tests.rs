@@ -34,8 +34,8 @@ const SHARD: usize = 1;
 const TIMING: Timing = Timing { election_ticks: 20, heartbeat_ticks: 2 };
 const TICK_NS: u64 = 1_000_000;
 const RESIGN_TICKS: u64 = 2 * TIMING.election_ticks;
-/// Within this another node leads: a silence is noticed in steps, followers wait one to two election timeouts, and the first
-/// to ask for votes may ask too early.
+/// Within this time another node leads: a silence is noticed in steps, followers wait one to two election timeouts, and
+/// the first to ask for votes may ask too early.
 const TAKE_OVER_TICKS: u64 = RESIGN_TICKS + RESIGN_TICKS / 8 + 4 * TIMING.election_ticks + 20;
 
 #[derive(Default)]
@@ -108,7 +108,7 @@ struct Node {
     /// `None` once its log has failed.
     host: Option<ShardHost>,
     outside: RefCell<Said>,
-    /// All messages that it ever sent, and when.
+    /// All messages that the node ever sent, each with the time.
     said: Vec<(u64, Message)>,
 }
 
@@ -125,7 +125,7 @@ impl Trio {
         Self::with_quota(seed, None)
     }
 
-    /// Turns take in so many steps of messages.
+    /// Three nodes, each of whose turns takes in at most `turn_steps_max` steps of messages.
     fn with_turns_of(seed: u64, turn_steps_max: usize) -> Self {
         let of_shard = limits::OfShard { turn_steps_max, ..limits::OfShard::REAL };
         Self::with(seed, None, Limits { of_shard, ..Limits::REAL })
@@ -616,7 +616,7 @@ fn an_old_agreement_that_waited_while_its_peer_restarted_agrees_to_nothing() {
         let (earlier, agreed) = old_agreement(node, peer);
         node.hear(earlier, vec![agreed]);
     });
-    // Or another shard has read that frame, and it is taken in after one of the new process.
+    // In the other history another shard has read that frame, which is taken in after a frame of the new process.
     is_heard_once_it_has_said_it_again(|node, peer| {
         let word = Message::HeartbeatReply(HeartbeatReply { term: Term(0) });
         node.hear(PeerProcess { node: peer, incarnation: 2 }, vec![word]);
@@ -665,7 +665,7 @@ fn a_follower_does_not_stand_while_its_leaders_heartbeats_wait_unread() {
         let idle = (leader + 2) % 3;
         let (peer, term) = (trio.nodes[idle].id, trio.status(leader).unwrap().term);
         let process = PeerProcess { node: peer, incarnation: 1 };
-        // Words of no use, for as many turns as a follower waits for its leader at most.
+        // Messages that change nothing, for as many turns as a follower waits for its leader at most.
         let word = || Message::HeartbeatReply(HeartbeatReply { term: Term(0) });
         let turns = 2 * TIMING.election_ticks - 6;
         trio.nodes[follower].hear(process, (0..4 * turns).map(|_| word()).collect());
@@ -676,7 +676,7 @@ fn a_follower_does_not_stand_while_its_leaders_heartbeats_wait_unread() {
         }
         let status = trio.status(leader).unwrap();
         assert_eq!((status.role, status.term), (Role::Leader, term), "seed {seed}");
-        // Words without end keep nobody from standing, once the leader is gone.
+        // Once the leader is gone, such messages keep no follower from standing, though they never end.
         trio.nodes[leader].host = None;
         let left_at = trio.now;
         while !stands(&trio) {

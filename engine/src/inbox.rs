@@ -170,7 +170,8 @@ impl Arrivals {
         self.has_many_frames()
     }
 
-    /// True if so many frames wait that a turn is due before any other is read. Never of a shard that has stopped.
+    /// True if so many frames wait that a turn is due before another frame is read. Never true for a shard that has
+    /// stopped.
     pub(crate) fn has_many_frames(&self) -> bool {
         let limits = &self.inbox.limits;
         let are_many = self.frames.borrow().len() >= limits.frames_max
@@ -183,8 +184,10 @@ impl Arrivals {
         while self.next_frame().is_some() {}
     }
 
-    /// Takes as many messages as one turn may have: of this shard's connections, then those that others forwarded. `take`
-    /// gives the steps that a message took, at least one. True if that were all; else the shard is woken for the rest.
+    /// Takes as many messages as one turn may have. First come those that the last turn left, then the frames of this
+    /// shard's own connections and those that other shards forwarded; which of the two comes first alternates, so that
+    /// neither starves. `take` returns the steps that a message took, at least one. Returns true if no message is left;
+    /// else the shard is woken for the rest.
     pub(crate) fn take_turns_frames(
         &self,
         mut take: impl FnMut(PeerProcess, GroupId, Message) -> usize,

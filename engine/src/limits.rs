@@ -1,7 +1,7 @@
 //! Every bound of a shard, with the arithmetic that relates them.
 //!
-//! A shard holds no more than this for others, beside its machines and the log's images, whatever clients do, and peers that
-//! keep to these bounds:
+//! Beside its machines and the log's images, a shard holds no more than the following for others, whatever clients do,
+//! and whatever peers do that keep to these bounds:
 //!
 //! * commands without an answer: `proposal_bytes_max` (256 MiB unless set), of which a turn takes [`TURN_BYTES_MAX`];
 //! * frames: its own connections' [`FRAME_BYTES_MAX`] and one frame, forwarded ones [`FORWARDED_BYTES_MAX`] and one frame
@@ -19,16 +19,17 @@
 //!
 //! Entries on their way to machines add nothing to that, though each group may have 4 MiB of them out
 //! (`HANDED_OUT_BYTES_MAX` of the protocol's crate) and there is no bound over all groups: an entry is handed out as a
-//! reference, to bytes that wait in a tail because it was not applied, or to bytes that the reader has read; and the turn
-//! that hands it out applies it. Only the lists of such references are new, some 72 bytes for each entry, gone before the
-//! turn ends.
+//! reference, either to bytes that wait in a tail because the entry was not applied, or to bytes that the reader has
+//! read; and the turn that hands the entry out also applies it. Only the lists of such references are new, some 72
+//! bytes for each entry, gone before the turn ends.
 //!
-//! The entries of a shard that are not applied are, where it leads, commands without an answer, and where it follows, those
-//! of its leaders: of each peer's shard `proposal_bytes_max` at most, as long as that peer keeps to its own bounds. A peer that
-//! does not, and sends entries that it never commits, makes its followers hold what their disks take of them.
+//! Where a shard leads, its entries that are not applied are commands without an answer. Where it follows, they are its
+//! leaders' commands without an answer: at most `proposal_bytes_max` for each shard of a peer that keeps to its own
+//! bounds. A peer that does not keep to them, and sends entries that it never commits, makes its followers hold as many
+//! of these as their disks take.
 //!
-//! All shards of a node together, and the connections of its peers, come to what `node_bytes_max` adds up, below. Each peer has
-//! an outbound and an inbound connection per lane with each shard that it or this node has. Beside that:
+//! `node_bytes_max`, below, adds up all shards of a node and the connections of its peers. Each peer has an outbound
+//! and an inbound connection per lane with each shard that it or this node has. Beside that:
 //!
 //! * connections that have not said who they are: `strangers_max`, with one hello each;
 //! * clients of the database: 256 MiB of requests and 128 KiB for each connection, 256 MiB of replies and 16 KiB for each

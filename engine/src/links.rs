@@ -1,16 +1,17 @@
 //! Which peers a shard can talk to, both ways, and which process of each peer it hears.
 //!
-//! In:     outbound lanes that come up and go down; whether a peer has a connection open to this node; the process that each
-//!         frame is of.
-//! Out:    a peer is up once all its lanes are and it is heard, and down as soon as one lane is; how a frame's process
-//!         compares with the latest one of its peer that was heard.
+//! In:     outbound lanes that come up and go down; whether a peer has a connection open to this node; for each frame,
+//!         the process that sent it.
+//! Out:    a peer is up once all its lanes are up and it is heard, and down as soon as one lane is down; how the
+//!         process that sent a frame compares with the latest process of that peer that was heard.
 //! Cost:   a map entry per peer, looked up once per frame.
 //! Fails:  never.
 //! Source: RULES.md N2, N3 (links that carry one way), N10 (flaps), N8, M14 (restarts).
 //!
-//! Frames of two processes of a peer may wait at the same time, on connections that several threads read, and be taken in
-//! in any order. The front door lets in no earlier process after a later one, so the incarnations of what it let in tell
-//! which is later. An answer to a dial tells nothing here: it may be of a directory that the door would refuse.
+//! Frames of two processes of a peer may wait at the same time, on connections that several threads read, and be taken
+//! in in any order. The front door (`logdrive_net`) lets in no earlier process after a later one, so of two processes
+//! that were let in, the one with the higher incarnation is the later. An answer to a dial tells nothing here, because
+//! it may come from a directory that the door would refuse.
 
 use crate::NodeId;
 use logdrive_net::Lane;
@@ -20,7 +21,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct PeerProcess {
     pub(crate) node: NodeId,
-    /// Of the peer's directory, as it said itself when it connected.
+    /// The incarnation of the peer's directory, as the process stated it when it connected.
     pub(crate) incarnation: u64,
 }
 
@@ -50,12 +51,13 @@ struct Link {
 pub(crate) enum LinkChange {
     Up(NodeId),
     Down(NodeId),
-    /// A later process of the peer is heard than before.
+    /// The peer is heard through a later process than before.
     Restarted(NodeId),
 }
 
 impl Links {
-    /// A lane came up or went down. Gives the peer's fall, with which what was in flight on the lane is lost.
+    /// A lane came up or went down. Returns [`LinkChange::Down`] if the lane went down: everything in flight on it is
+    /// lost then.
     pub(crate) fn change(&mut self, change: LaneChange) -> Option<LinkChange> {
         let LaneChange { peer, lane, up } = change;
         let link = self.0.entry(peer).or_default();
@@ -64,8 +66,9 @@ impl Links {
         (!up).then_some(LinkChange::Down(peer))
     }
 
-    /// A message of this process is to be taken in: how it compares with the latest process of the peer that was heard
-    /// before. An earlier one must not be heard, and a later one only after the peer's restart was told.
+    /// Compares a process, of which a message is to be taken in, with the latest process of its peer that was heard
+    /// before. An earlier process must not be heard, and a later one only after the groups were told of the peer's
+    /// restart.
     pub(crate) fn meet(&mut self, process: PeerProcess) -> Ordering {
         let heard = &mut self.0.entry(process.node).or_default().heard;
         let before = *heard.get_or_insert(process.incarnation);
@@ -73,8 +76,9 @@ impl Links {
         process.incarnation.cmp(&before)
     }
 
-    /// The same for each lane that changed since the last turn. However often the lanes of a peer flap in that time, its fall
-    /// is told once: that costs a look at all groups, and two in a row change no more than one.
+    /// As [`Self::change`], for one of the lanes that changed since the last turn. However often a peer's lanes flap in
+    /// that time, `told` gets its fall once: telling of a fall costs a look at all groups, and two falls in a row
+    /// change no more than one does.
     pub(crate) fn change_within_turn(&mut self, change: LaneChange, told: &mut Vec<LinkChange>) {
         if let Some(change) = self.change(change)
             && !told.contains(&change)

@@ -293,12 +293,13 @@ impl Node {
         self.running.node.resume(group, machine)
     }
 
-    /// Gives a group whose machine failed or panicked another one, while the node runs ([`crate::StopCause::Machine`]). The
-    /// machine is handed everything behind the place that its `open` tells: one that lives in memory gets all commands
-    /// again, the one that the other machine failed on among them. All handles of the group work again from the shard's
-    /// next turn on; the group follows first, and leads again when it is elected. Proposals that waited were answered when it stopped.
-    /// Opens the machine and waits as [`Self::create`]. The machine that failed is dropped after that, on a thread of its own
-    /// that nobody waits for, and must not hold what the new one needs to open, a lock of a file for example.
+    /// Gives a group whose machine failed or panicked another one, while the node runs ([`crate::StopCause::Machine`]).
+    /// The machine is handed everything behind the place that its `open` tells: one that lives in memory gets all
+    /// commands again, the one that the other machine failed on among them. All handles of the group work again from
+    /// the shard's next turn on; the group follows first, and leads again when it is elected. Proposals that waited
+    /// were answered when it stopped. Opens the machine and waits as [`Self::create`] does. The machine that failed is
+    /// dropped after that, on a thread of its own that nobody waits for. So it must not hold anything that the new one
+    /// needs to open, for example the lock of a file.
     ///
     /// # Errors
     /// [`GroupError`]: the group is as it was. [`GroupError::Running`] if it runs, or another call is restarting it;

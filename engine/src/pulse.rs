@@ -1,4 +1,5 @@
-//! A shard thread's signs of life, those of changes to a node's file of openings, and how long somebody has owed an answer.
+//! Signs of life: of a shard's thread, of the changes to a node's file of openings, and how long an answer has been
+//! owed.
 //!
 //! In:     a beat per turn; the answers of a disk, counted; how long turns took; changes of the file.
 //! Out:    whether the shard has stalled; a silence in nanoseconds; the longest turn.
@@ -25,13 +26,14 @@ pub(crate) struct Silence {
 
 impl Silence {
     /// A silence that is compared with a limit. Between two looks at most an eighth of the limit counts, or twice the
-    /// distance of two looks if that is more: with less than that distance, the silence would be counted too slowly.
+    /// distance of two looks if that is more: if less than that distance counted, the silence would be counted too
+    /// slowly.
     pub(crate) fn new(limit: Nanos, distance: Nanos) -> Self {
         let look_max = Nanos((limit.get() / 8).max(2 * distance.get()).max(1));
         Self { look_max, looked_at: Nanos::ZERO, heard: 0, time: Nanos::ZERO }
     }
 
-    /// `heard` counts the answers so far; `owed` says that there is another to come. Gives the silence.
+    /// `heard` counts the answers so far; `owed` says that another answer is due. Returns the silence.
     pub(crate) fn look(&mut self, now: Nanos, owed: bool, heard: u64) -> Nanos {
         let passed = now.since(self.looked_at).min(self.look_max);
         self.looked_at = now;
@@ -122,8 +124,8 @@ impl Pulse {
     }
 }
 
-/// Changes of the file that says what a node and its peers know of each other. Peers whose processes have not met wait for
-/// them, and so does each later change.
+/// The changes of the file that says what a node and its peers know of each other. Peers whose processes this node has
+/// not met wait for such a change, and so does each later change.
 #[derive(Debug, Default)]
 pub(crate) struct Saves {
     file: PathBuf,
@@ -140,7 +142,7 @@ impl Saves {
         &self.file
     }
 
-    /// Makes a change, by `save`, which waits for the disk.
+    /// Makes a change by calling `save`, which waits for the disk.
     pub(crate) fn run<T>(&self, save: impl FnOnce() -> T) -> T {
         self.begun.fetch_add(1, Ordering::Relaxed);
         let saved = save();
@@ -153,7 +155,7 @@ impl Saves {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// A change has begun that has not ended.
+    /// True if a change has begun and has not ended.
     pub(crate) fn is_owed(&self) -> bool {
         self.begun.load(Ordering::Relaxed) != self.done()
     }

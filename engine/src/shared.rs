@@ -72,7 +72,7 @@ pub(crate) struct Shared {
     inbound: Mutex<BTreeMap<NodeId, InboundOf>>,
     /// Peers with larger commands than the segments here hold, and their largest.
     too_large: Mutex<BTreeMap<NodeId, u32>>,
-    /// When the node last told that it refused a peer, ns.
+    /// By peer: the moment of the last event which told that this node refused it.
     turned_away: Mutex<BTreeMap<NodeId, Nanos>>,
     /// Changes of the directory's file of openings.
     pub(crate) saves: Saves,
@@ -88,14 +88,14 @@ pub(crate) struct Shared {
     pub(crate) failed: Condvar,
 }
 
-/// Between two events of the same peer that this node refuses.
+/// The least time between two events which tell that this node refuses the same peer.
 const TURNED_AWAY: Nanos = Nanos(1_000_000_000);
 
 /// The connections that one peer has open to this node.
 #[derive(Default)]
 struct InboundOf {
     open: usize,
-    /// The peer's latest process that was let in.
+    /// The incarnation of the peer's latest process that was let in.
     incarnation: u64,
 }
 
@@ -420,8 +420,8 @@ impl Shared {
         self.fail(NodeError::SmallSegments { by: by_largest, theirs: largest, ours });
     }
 
-    /// This node has refused a peer, at the time `now` in ns. Whoever says that it is the peer may come as often as it
-    /// likes, and must not push other events out: one is told in [`TURNED_AWAY_NS`].
+    /// Tells that this node has refused a peer, at the moment `now`. Anybody may claim to be the peer, as often as they
+    /// like, and must not push other events out: so at most one event for each peer is told in [`TURNED_AWAY`].
     pub(crate) fn turned_away(&self, peer: NodeId, why: Refusal, now: Nanos) {
         let mut told = lock(&self.turned_away);
         let is_soon = |at: &Nanos| now.since(*at) < TURNED_AWAY;
@@ -520,7 +520,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Stands for the embedder's settings in handshakes. Neither a key nor a value has a line's end, and no key has a `=`.
+/// The checksum that stands for the embedder's settings in handshakes. Neither a key nor a value has a line's end, and
+/// no key has a `=`.
 fn settings_digest(settings: &BTreeMap<String, String>) -> u32 {
     let lines: String = settings.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
     crc_fast::crc32_iscsi(lines.as_bytes())

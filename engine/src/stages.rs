@@ -33,7 +33,7 @@ pub(crate) const STAGES: [&str; 7] =
 
 const NS_MAX: u64 = 100_000_000_000;
 
-/// When one proposal passed from stage to stage. [`Nanos::ZERO`]: it has not been seen to (yet).
+/// The moments at which one proposal passed from stage to stage. [`Nanos::ZERO`]: it was not seen to pass, or not yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Moments {
     /// Submitted by the caller.

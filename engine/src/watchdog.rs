@@ -9,11 +9,12 @@
 //! Source: RULES.md rule 18, D3; RULES.md A3 (a live thread must not vouch for a stuck disk).
 //!
 //! Two places decide. Leaderships are given up by the shard's own turn, from its own count of the silence, so that the
-//! simulator runs the same code; a shard also gives up when another of the node does, for they share the disk.
-//! Whether the process must end is decided here, for a thread that sits in the kernel decides nothing. It ends by
-//! `process::exit`: such a thread can be neither joined nor cancelled, and until it is gone its process neither
-//! serves nor gives way. An embedder sees [`NodeError::Stalled`] first, from [`crate::Node::failure`], and may
-//! use the second left, or choose that the process goes on (`Config::stall_ends_process`). While a log is recovered nobody is watched yet: that may take its time.
+//! simulator runs the same code; a shard also gives up when another of the node does, for they share the disk. Whether
+//! the process must end is decided here, for a thread that sits in the kernel decides nothing. It ends by
+//! `process::exit`: such a thread can be neither joined nor cancelled, and until it is gone its process neither serves
+//! nor gives way. An embedder sees [`NodeError::Stalled`] first, from [`crate::Node::failure`], and may use the second
+//! left, or choose that the process goes on (`Config::stall_ends_process`). While a log is being recovered its shard is
+//! not watched yet, because a recovery may take long.
 
 use crate::{
     NodeError,
@@ -65,9 +66,10 @@ impl Watchdog {
         }
     }
 
-    /// Looks at everything; what is new, and whose it is. A shard that has been silent for too long leads nothing, and at
-    /// last the node has failed. A file that is not written costs no leadership, for the logs may be well, but at last the
-    /// node too: peers whose processes it has not met wait for that file.
+    /// Looks at everything; returns each new finding with the name of the shard or the file that it is about. A shard
+    /// that is silent for too long first leads nothing, and at last its node fails. A file that is not written costs no
+    /// leadership, because the logs may be well, but at last the node fails too: peers whose processes it has not met
+    /// wait for that file.
     pub(crate) fn look(&mut self, now: Nanos, node: &Shared) -> Vec<(String, Finding)> {
         let mut found = Vec::new();
         if let Some(finding) = self.saves.look(now, &node.saves, &node.stall_limits) {
@@ -144,7 +146,7 @@ impl Finding {
 }
 
 impl Stage {
-    /// A silence of that length. Gives the new finding, if there is one.
+    /// Takes in the length of a silence. Returns the new finding, if there is one.
     fn enter(
         &mut self,
         time: Nanos,
@@ -167,7 +169,7 @@ impl Stage {
     }
 }
 
-/// A silence and its end in words.
+/// The words for a silence, and for its end.
 struct Said {
     silent: &'static str,
     ended: &'static str,
@@ -306,7 +308,8 @@ mod tests {
         assert_eq!(watch(&mut shard, &pulse, 1_000_030, 5), []);
     }
 
-    /// RULES.md rule 18. A save that never ended was seen by nobody, and all peers that had restarted waited for it for ever.
+    /// RULES.md rule 18. The bug: nothing noticed a save that never ended, and all peers that had restarted waited for
+    /// it for ever.
     #[test]
     fn a_file_that_is_never_written_is_said_and_ends_with_the_process_and_costs_no_leadership() {
         let saves = Saves::default();

@@ -321,7 +321,7 @@ fn nodes_that_were_founded_with_other_settings_refuse_each_other() {
     other.close().unwrap();
 }
 
-/// Fails on its first command, and cannot be dropped before it is told to.
+/// A machine that fails on its first command, and whose drop waits until the test lets it go on.
 struct Clinging(std::sync::mpsc::Receiver<()>);
 
 impl StateMachine for Clinging {
@@ -340,7 +340,8 @@ impl Drop for Clinging {
     }
 }
 
-/// A failed machine was dropped on its shard's thread: one that closes files or joins threads held up every group there.
+/// The bug: a failed machine was dropped on its shard's thread, and one that closes files or joins threads held up
+/// every group there.
 #[test]
 fn a_failed_machine_that_takes_long_to_drop_holds_up_nobody() {
     let home = tempfile::tempdir().unwrap();
@@ -366,8 +367,8 @@ fn a_failed_machine_that_takes_long_to_drop_holds_up_nobody() {
     node.close().unwrap();
 }
 
-/// A machine for the place of a [`Lengths`] that failed: the command that the other failed on is in the log and handed to
-/// this one too, which does not fail on it.
+/// A machine that takes the place of a [`Lengths`] that failed. The command on which the other one failed is in the log
+/// and is handed to this one too, which does not fail on it.
 #[derive(Default)]
 struct Mended(Lengths);
 

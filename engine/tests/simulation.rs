@@ -63,7 +63,8 @@ fn every_invariant_holds_through_faults_and_everything_heals() {
     assert!(counts.acknowledged > 100 * count, "{counts:?}");
     assert!(counts.crashes > 5 * count && counts.elections > 5 * count, "{counts:?}");
     assert!(counts.unknown > count && counts.faults > 20 * count, "{counts:?}");
-    // Nor do runs whose disks keep bytes that were never synced: an earlier simulated disk did, and everything passed.
+    // Runs whose disks keep bytes that were never synced prove nothing either: an earlier simulated disk kept them, and
+    // everything passed.
     let reached = |place| coverage.0.get(place).copied().unwrap_or(0);
     assert!(reached("unsynced sector lost with the power") > 4 * count, "{coverage:?}");
     assert!(reached("torn tail cut") > count / 4, "{coverage:?}");
@@ -85,8 +86,8 @@ fn every_invariant_holds_through_faults_and_everything_heals() {
 /// 8. The end of a log was taken from a segment whose name a disk that lies had lost.
 /// 9. A leader counted as heard although another message of the same turn told of a later term.
 ///
-/// They run without the faults that were added to the simulator since, whose numbers are 1000 and more: so each is as it was
-/// then.
+/// They run without the faults that were added to the simulator since, whose numbers are 1000 and more: so each run is
+/// as it was then.
 #[test]
 fn seeds_that_have_failed_pass() {
     let seeds = [

@@ -16,7 +16,7 @@ use std::{
 
 /// Longer than a busy machine keeps a thread or a write waiting.
 const STALL_FATAL: Duration = Duration::from_secs(4);
-/// Longer than the process of a failed node has left, if it ends.
+/// Longer than the time after which the process of a failed node ends, if it ends at all.
 const OUTLIVED: Duration = Duration::from_secs(5);
 const CHILD_DIR: &str = "LOGDRIVE_STALL_CHILD";
 
@@ -32,7 +32,7 @@ fn a_stuck_thread_fails_its_node_and_then_ends_the_process() {
         run_as_child("a_stuck_thread_fails_its_node_and_then_ends_the_process", &node);
     assert!(said.contains("heard: shard 0: its thread has taken no turn"), "{said}");
     assert!(said.contains("closed at once"), "{said}");
-    // The library itself says why the process ends, though nobody takes its lines.
+    // The library itself says why the process ends, though no subscriber takes its log lines.
     assert!(tells(&said, ": the process ends"), "{said}");
     assert_eq!(code, Some(1), "{said}");
     assert!(!said.contains("outlived"), "{said}");
@@ -42,7 +42,8 @@ fn a_stuck_thread_fails_its_node_and_then_ends_the_process() {
 }
 
 /// RULES.md D7.
-/// A state machine that never came back cost the embedder's whole process, and nothing could be set against it.
+/// The bug: a state machine whose call never returned cost the embedder's whole process, and no setting could prevent
+/// it.
 #[test]
 fn a_process_may_outlive_its_node_whose_thread_is_stuck() {
     if let Some(dir) = std::env::var_os(CHILD_DIR) {
@@ -58,7 +59,7 @@ fn a_process_may_outlive_its_node_whose_thread_is_stuck() {
     assert_eq!(code, Some(0), "{said}");
 }
 
-/// Runs one test of this binary in a process of its own, over a directory: its exit code, and what it said.
+/// Runs one test of this binary in a process of its own, over a directory. Returns its exit code and its output.
 fn run_as_child(test: &str, dir: &Path) -> (Option<i32>, String) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
@@ -69,7 +70,7 @@ fn run_as_child(test: &str, dir: &Path) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// True if the watchdog has said a line on the standard error that ends so.
+/// True if the watchdog has written a line to standard error that ends with `end`.
 fn tells(said: &str, end: &str) -> bool {
     let is_its_own =
         |line: &str| line.starts_with("logdrive: shard 0: its thread has taken no turn");
@@ -105,7 +106,7 @@ fn be_stuck(dir: &Path, ends_process: bool) {
     assert!(matches!(node.close(), Err(NodeError::Stalled { shard: 0, .. })));
     eprintln!("closed at once");
     if !ends_process {
-        // The stuck thread may still write there.
+        // The stuck thread may still write to the directory.
         let refusal = Node::open(config).err().map(|error| error.to_string());
         assert!(refusal.as_ref().is_some_and(|said| said.contains("in use")), "{refusal:?}");
         eprintln!("its directory is in use");

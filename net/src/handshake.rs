@@ -82,8 +82,8 @@ pub struct Hello {
     pub shards: u32,
     /// The largest command that the node's directory was founded for, in bytes: the segments of its peers must hold as much.
     pub command_bytes_founded: u32,
-    /// Stands for the settings that the embedder fixes for the whole cluster: nodes that were founded with others are
-    /// refused.
+    /// The checksum of the settings that the embedder fixes for the whole cluster: nodes that were founded with other
+    /// settings are refused.
     pub settings: u32,
     /// The purpose of the connection.
     pub lane: Lane,
@@ -182,7 +182,7 @@ pub enum Refusal {
     Version,
     /// The clusters' names differ.
     Cluster,
-    /// The clusters of that name were founded with other settings of the embedder's.
+    /// The directories of the two nodes were made with different settings of the embedder.
     OtherSettings,
     /// The dialer is not among the nodes known here.
     UnknownNode,

@@ -1,9 +1,9 @@
 //! A connection a peer made to us, read on the thread of the shard it was handed to.
 //!
 //! In:     an [`Accepted`] connection from the listener.
-//! Out:    [`Inbound::deliver`], one call per frame, as long as [`Inbound::has_room`].
-//! Cost:   one read call per wake-up while the socket has no more than fits; memory as `receiver` says. While there is no
-//!         room, one look at it each time that the thread's other tasks have run.
+//! Out:    [`Inbound::deliver`], one call per frame, as long as [`Inbound::has_room`] is true.
+//! Cost:   one read call per wake-up while the socket has no more than fits; memory as `receiver` says. While there is
+//!         no room, one call of [`Inbound::has_room`] each time that the thread's other tasks have run.
 //! Fails:  the first bad byte ends the connection; nothing of its frame is delivered (see `receiver`).
 //! Source: RULES.md N8, N9, I1, I3, I5.
 
@@ -23,13 +23,14 @@ use tokio::time::{Instant, sleep_until};
 /// A shard's handling of its peers' messages, and of its lanes' comings and goings. The methods are called on the
 /// shard's thread, outside of any call of ours: they may send.
 pub trait Inbound {
-    /// True if another frame may be delivered. Asked before each; while it is false the other tasks of the thread run,
-    /// among them the one that makes room.
+    /// True if another frame may be delivered. Asked before each frame; while the answer is false, the other tasks of
+    /// the thread run, among them the one that makes room.
     fn has_room(&self) -> bool;
 
-    /// All messages of one frame, decoded and checked, in the frame's order. `from` is what the peer's process said of
-    /// itself when it connected. Whether the peer may speak for a group is for the group to say, and whether this process
-    /// of it still counts is for whoever keeps the messages: a later one may be let in before they are looked at.
+    /// All messages of one frame, decoded and checked, in the frame's order. `from` is the hello with which the peer's
+    /// process connected. The group decides whether the peer may speak for it, and the code that keeps the messages
+    /// decides whether this process of the peer still counts: a later process may be let in before the messages are
+    /// looked at.
     fn deliver(&self, from: &Hello, messages: Vec<(GroupId, Message)>);
 
     /// An outbound lane to `peer` is up; `hello` is what the peer said of itself.
@@ -147,7 +148,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::io::Write;
 
-    /// Takes the frames that it has room for, and replaces their connection after so many.
+    /// Takes frames while it has room, and replaces their connection after `replaces_at` of them.
     struct Taker {
         room: Cell<u32>,
         lease: RefCell<Option<watch::Sender<()>>>,
@@ -226,8 +227,8 @@ mod tests {
         });
     }
 
-    /// A reader delivered all that a read had brought, and the shard took turn after turn for it in between: the thread's
-    /// other tasks had to wait until all was done.
+    /// The bug: a reader delivered all that a read had brought, and the shard took turn after turn for it in between:
+    /// the thread's other tasks had to wait until all was done.
     #[test]
     fn a_reader_without_room_lets_other_tasks_run_and_delivers_the_rest_later() {
         run(async {

@@ -19,8 +19,8 @@ use support::{
     eventually, report, skipped,
 };
 
-/// The bug: a line for a pipe that was full stood still, with the thread that had something to say: one dead peer, of which
-/// a line is logged now and then, ended every other node in the end.
+/// The bug: the write of a log line to a full pipe blocked, and with it the thread that logged. So one dead peer, about
+/// which a line is logged now and then, ended every other node in time.
 #[test]
 fn a_standard_error_that_nobody_reads_holds_up_nothing() {
     let dir = directory();
@@ -115,7 +115,7 @@ fn clients_that_say_nothing_are_asked_and_may_have_a_limit() {
         timer == KEEPALIVE_TIMER
     });
     assert!(found, "the timer of the node's end of a client's connection is {timer:?}");
-    // A client that asks now and then stays, for longer than the silent one may.
+    // A client that asks now and then keeps its connection, for longer than a silent one may.
     let mut lively = node.connect();
     let mut beats = 0;
     let gone = eventually(LIVE_MAX, || {

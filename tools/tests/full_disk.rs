@@ -1,4 +1,5 @@
-//! No room, on a real kernel: writes are refused by name, votes go on, and the cluster heals by itself (RULES.md W9, W10).
+//! Full disks on a real kernel: writes are refused with the reason, votes go on, and the cluster heals by itself
+//! (RULES.md W9, W10).
 //!
 //! Three nodes share a file system that the test fills: ext4 on a loop device, or tmpfs. Or the followers alone have no room,
 //! each on a file system of its own. Mounting needs root; without it the tests say SKIPPED. In the last test the size of one
@@ -133,14 +134,15 @@ fn with_two_full_followers_every_command_is_answered_and_groups_with_room_are_se
             }
         }
     }
-    // Behind the file systems, so that it goes first: nothing may hold a mount.
+    // The cluster is declared behind the file systems so that it is dropped first: no node may keep a file system
+    // mounted.
     let mut cluster = Cluster::plan(dir.path(), 3, 2 * GROUPS, SEGMENT_BYTES);
     for node in &mut cluster.nodes {
         node.set_flag("--shards", "2");
         node.set_flag("--election-timeout", "500ms");
     }
     cluster.init();
-    // Half of the room, to be given back.
+    // These files take half of the room, to be given back later.
     let ballasts: Vec<_> = small.iter().map(|memory| memory.path().join("ballast")).collect();
     for ballast in &ballasts {
         fs::write(ballast, vec![0xBA; usize::try_from(FOLLOWER_BYTES / 2).unwrap()]).unwrap();
@@ -229,8 +231,9 @@ fn ask_all(clients: &mut [Connection], keys: &[String]) -> Result<Vec<Told>, Str
 }
 
 /// RULES.md rule 27.
-/// A node keeps what it has met of a peer before it hears the peer, in room that its directory has had from the start. So
-/// a node whose disk is full to its last block hears a peer that was restarted; here the two are all that is left.
+/// A node keeps what it has met of a peer before it hears the peer, in room that its directory has had from the start.
+/// So a node whose disk is full to its last block hears a peer that was restarted. Here no other node runs, so the two
+/// need each other.
 #[test]
 fn a_node_on_a_full_disk_hears_a_peer_that_was_restarted() {
     let _turn = turn();
@@ -349,6 +352,7 @@ const SEGMENT_BYTES: usize = 1 << 20;
 const LIVE_MAX: Duration = Duration::from_secs(30);
 const FILL_MAX: Duration = Duration::from_secs(40);
 const ASK_MAX: Duration = Duration::from_millis(300);
-/// Twenty of the election timeouts that are set there. A command that is not committed is answered after eight to nine by
-/// the shard's clock, which leaves out the time for which a busy machine did not run the shard.
+/// Twenty times the election timeout that the test of two full followers sets. A command that is not committed is
+/// answered after eight to nine by the shard's clock, which leaves out the time for which a busy machine did not run
+/// the shard.
 const ANSWERED_MAX: Duration = Duration::from_secs(10);

@@ -379,9 +379,10 @@ fn settled_bytes(node: &Node) -> u64 {
 
 /// Trial 08: one connection with 4,000 pipelined `CLUSTER INFO` stopped a node for a second, ten cost all its leaderships.
 ///
-/// Processor time is measured, because the machine is shared with the other tests. It is compared with that of fixed work in
-/// this process, so that a slow machine makes both longer. And a stretch may be longer by milliseconds for the first touch of
-/// a huge page (ARCHITECTURE.md), which is unlikely in each of three runs, whose least counts.
+/// Processor time is measured, because the machine is shared with the other tests. It is compared with that of fixed
+/// work in this process, so that a slow machine makes both longer. And a stretch may be longer by milliseconds for the
+/// first touch of a huge page (ARCHITECTURE.md), which is unlikely in each of three runs: the least of the three
+/// counts.
 #[test]
 fn what_clients_and_peers_can_make_a_shards_thread_do_at_a_stretch_is_told_and_bounded() {
     let _turn = turn();
@@ -456,7 +457,8 @@ struct Stretches {
     clients: u64,
 }
 
-/// The least of three runs of `act`. Leaders stay where they are; those of the groups that node `stopped` led do not count.
+/// The least of three runs of `act`. Checks that leaders stay where they are, except in the groups that node `stopped`
+/// led.
 fn stretches(
     cluster: &Cluster,
     what: &str,
@@ -489,7 +491,7 @@ fn stretches(
     least
 }
 
-/// The node that says of itself that it leads, by the first slot of each group that has one.
+/// By the first slot of each group: the node that says of itself that it leads the group, if there is one.
 fn leaders(cluster: &Cluster) -> BTreeMap<i64, usize> {
     let mut leaders = BTreeMap::new();
     for (at, node) in cluster.nodes.iter().enumerate() {
@@ -506,7 +508,7 @@ fn leaders(cluster: &Cluster) -> BTreeMap<i64, usize> {
     leaders
 }
 
-/// So many clients ask a node the same again and again, and read the `count` answers each time.
+/// As many `clients` send `what` to a node again and again, for `for_time`, and read the `count` answers each time.
 fn ask(node: &Node, what: &[u8], clients: usize, count: usize, for_time: Duration) {
     let mut held: Vec<_> = (0..clients).map(|_| node.connect()).collect();
     let start = support::now();
@@ -620,15 +622,15 @@ const ROUNDS: usize = 6;
 const STRETCH_GROUPS: usize = 1_000;
 const STRETCH_TIME: Duration = Duration::from_secs(1);
 const PIPELINED: usize = 4_000;
-/// Long enough for more entries to wait for a peer than a turn may take, many times over.
+/// How long the peer is stopped: long enough that many times more entries wait for it than a turn may take.
 const STOPPED_TIME: Duration = Duration::from_secs(3);
-/// A connection between two nodes lasts so long, and a heartbeat is due five times as often as it takes for an election.
+/// How long a connection between the two nodes lasts: less than the time from one heartbeat to the next.
 const FLAP: Duration = Duration::from_millis(20);
 const FLAPS_MIN: usize = 20;
-/// Of a thousand.
+/// The most leaderships that may move in one run, of a thousand.
 const MOVED_MAX: usize = 10;
-/// The longest stretch under hostile input, in times of [`fixed_work`]: some twice what is measured, and less than what a peer
-/// that comes back costs when a turn takes all that it sends.
+/// The longest stretch that hostile input may cause, as a multiple of [`fixed_work`]: about twice the longest that is
+/// measured, and less than the turn that takes everything which a returning peer sends.
 const STRETCH_TIMES_MAX: u64 = 6;
 const IDLE_CONNECTIONS: usize = 150;
 /// 64 MiB, and what sockets hold.

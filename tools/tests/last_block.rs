@@ -1,7 +1,7 @@
 //! A file system that is full to its last block, on a real kernel: a directory is opened, learns of its peers and is
 //! marked all the same, and a log gives space back (RULES.md rule 27, W19).
 //!
-//! It is ext4 on a loop device, or memory alone. Mounting needs root; says SKIPPED without.
+//! The file system is ext4 on a loop device, or a tmpfs. Mounting needs root; without it the tests say SKIPPED.
 
 #![deny(unsafe_code)]
 
@@ -56,7 +56,7 @@ fn open_and_mark(place: &Path) -> std::path::PathBuf {
     for opening in 2..6 {
         let home = Home::open(&node).unwrap();
         assert_eq!((home.identity().incarnation, home.peers()), (opening, known));
-        // All the room that there is for it.
+        // As many bytes as the directory has room for.
         known = vec![u8::try_from(opening).unwrap(); PEERS_BYTES_MAX];
         home.keep_peers(&known).unwrap();
         home.found_command_bytes(1 << 20).unwrap();
@@ -125,7 +125,7 @@ fn give_back(place: &Path, driver: DriverChoice) {
         wal.metrics().retired >= 15
     });
     assert!(given_back, "of twenty dead segments: {:?} {:?}", wal.metrics(), wal.usage());
-    // And so it takes more than three segments hold, while all is full but for what the log has given back.
+    // So the log takes more than three segments hold, although there is no room but what the log has given back.
     let before = last;
     let goes_on = eventually(LIVE_MAX, || {
         match append(&mut wal, &mut last) {
@@ -162,7 +162,7 @@ fn append(wal: &mut Wal, last: &mut u64) -> Result<(), WalError> {
     Ok(())
 }
 
-/// What is owed is done, and so is a step of giving space back.
+/// Takes one step of giving space back, and waits until the log has no work left.
 fn turn(wal: &mut Wal) {
     if let Some(plan) = wal.maintain().unwrap() {
         wal.carried(plan.run()).unwrap();
@@ -177,7 +177,7 @@ fn turn(wal: &mut Wal) {
     }
 }
 
-/// Not one block more can be written.
+/// Checks that not one block more can be written.
 fn assert_full(place: &Path) {
     fs::write(place.join("more"), [1; 4096]).expect_err("there is room");
 }

@@ -1,9 +1,10 @@
 //! A sync that fails once and then claims success, on a real kernel (RULES.md W6, W7, T6).
 //!
-//! The disk is a sparse file on a small file system in memory. The log's blocks are punched out of that file and the memory
-//! is filled, so that the next write to them finds no room, below a file system that has plenty. With direct writes the
-//! write fails; with cached ones (an encrypted ext4 takes no others) the write succeeds, the sync after it fails, and every
-//! later sync succeeds over lost bytes. Needs root and a loop device; says SKIPPED without.
+//! The disk is a sparse file on a small file system in memory. The log's blocks are punched out of that file and the
+//! memory is filled, so that the next write to them finds no room, below a file system that has plenty. With direct
+//! writes the write fails; with cached ones (an encrypted ext4 takes no others) the write succeeds, the sync after it
+//! fails, and every later sync succeeds over lost bytes. The tests need root and a loop device; without them they say
+//! SKIPPED.
 
 #![deny(unsafe_code)]
 
@@ -42,9 +43,9 @@ fn the_first_write_or_sync_that_fails_ends_the_log_and_what_it_acknowledged_is_t
 }
 
 /// RULES.md W7.
-/// A process that starts again after the failure reads the failed write out of the page cache, where it is clean. What it
-/// finds it promises, so it has to survive the power cut that follows. A short log is written again as a whole, and of a
-/// longer one only what nothing vouches for.
+/// A process that starts again after the failure reads the failed write out of the page cache, where it is clean. It
+/// promises the bytes that it finds, so they have to survive the power cut that follows. A short log is written again
+/// as a whole, and of a longer one only the batches that nothing vouches for.
 #[test]
 fn what_an_open_finds_after_a_failed_sync_is_there_after_a_power_cut() {
     for rounds in [50, 400] {
@@ -100,7 +101,7 @@ fn fail_once(writes: Writes, driver: DriverChoice) -> Result<(), String> {
     Ok(())
 }
 
-/// A log that is poisoned: so many rounds were acknowledged, and then its disk had no room below the next blocks.
+/// Makes a poisoned log: `rounds` rounds are acknowledged, and then its disk has no room below the next blocks.
 fn failed(
     memory: &Memory,
     disk: &Disk,
@@ -113,7 +114,8 @@ fn failed(
     log.wait_spare();
 
     let (file, durable) = log.active();
-    // The next blocks lose their place, and all behind them too, because it is not known how much is in flight.
+    // The next blocks lose their room below the file system, and so do all behind them, because it is not known how
+    // much is in flight.
     take_back(memory, &file, durable.next_multiple_of(BLOCK_BYTES));
     let ballast = Ballast::fill(memory.path());
     let error = log.run(1_000).expect_err("the disk has no room below the log's blocks");

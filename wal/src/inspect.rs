@@ -1,20 +1,20 @@
-//! A stream's directory, judged by the judge that recovery has, for a reader that must not change it.
+//! Inspection of a stream's directory: the same judge as recovery's, for a reader that must not change the directory.
 //!
 //! In:     a path: the directory of a stopped node's stream, of a running node's, or a copy, also on a read-only file
 //!         system.
 //! Out:    every batch and record in order, every fault with its place, and the totals.
-//! Cost:   one pass; memory for one or two segments, and for what recovery would know of the groups. Nothing is opened
-//!         for writing, no lock is taken.
+//! Cost:   one pass; memory for one or two segments, and for the groups' state as recovery would build it. Nothing is
+//!         opened for writing, and no lock is taken.
 //! Fails:  a fault of the log is a [`Finding`], and the scan goes on behind it as far as it can; [`InspectError`] is
 //!         only for files that cannot be looked at.
 //! Source: RULES.md rules 19-25; `judge.rs`; `recovery.rs` has the table of cases.
 //!
 //! A running node writes while a scan reads. So where the judge finds a fault, the segment is read once more, and only
-//! what the first read said is durable is evidence against the second one. A segment that the node gives up meanwhile
-//! is passed over.
+//! the places that the first read stated as durable are evidence against the second one. A segment that the node gives
+//! up meanwhile is passed over.
 //!
-//! There is one thing that a scan looks at and an open does not: whether each entry's payload has the checksum that it
-//! travels with. An open leaves that to the reads of the entries.
+//! A scan also checks that each entry's payload has the checksum that travels with the entry. An open does not, because
+//! every read of an entry checks it.
 
 mod files;
 mod node;
@@ -225,7 +225,7 @@ pub fn scan(
     look(&mut Dir::new(dir), dir, owner, visit)
 }
 
-/// As [`scan`], of a stream on a disk that nothing writes to: the simulated one.
+/// Scans, as [`scan`] does, a stream on the simulated disk, to which nothing writes meanwhile.
 ///
 /// # Errors
 /// Any [`InspectError`].
@@ -272,7 +272,8 @@ fn look(
         let file = looker.files.path(*seq);
         looker.find(*case, file, 0, "the manifest has passed it")?;
     }
-    // What batches in spares state as durable is read before the chain, which a running node may write to as well.
+    // Spares are read before the chain, because a running node may write to both: any place that a batch in a spare
+    // states as durable has then been written by the time the chain is read.
     let mut claims = Vec::new();
     for file in found.spares() {
         let mut whole = looker.files.segment(file.seq(), file.header.bytes);
@@ -349,7 +350,8 @@ impl Visitor for Looker<'_> {
         self.files.segment(segment, bytes as u64)
     }
 
-    /// Nothing if the segment was given up, an error if permission is missing, else a finding.
+    /// Does nothing if the segment was given up, returns an error if permission is missing, and reports a finding
+    /// otherwise.
     fn unread(&mut self, segment: SegmentSeq, source: io::Error) -> Result<(), InspectError> {
         let file = self.files.path(segment);
         match source.kind() {

@@ -1,8 +1,9 @@
 //! The one judge of a stream's bytes: its manifest, files, segments, batches and records, in the order of the log.
 //!
-//! In:     what a [`Visitor`] reads: recovery, which opens the log, or an inspection, which only looks at it.
-//! Out:    to the visitor: every batch and record that holds, and every [`Fault`] with its [`Case`]. Here: the state that
-//!         the groups come to, and where the log ends.
+//! In:     the bytes that a [`Visitor`] reads. A visitor is a recovery, which opens the log, or an inspection, which
+//!         only looks at it.
+//! Out:    to the visitor: every batch and record that holds, and every [`Fault`] with its [`Case`]. In [`Judge`]: the
+//!         state of the groups. Returned: where the log ends ([`End`]).
 //! Cost:   one checksum over every byte; memory for the groups and their indexes. The visitor holds the segment.
 //! Fails:  as the visitor decides: a recovery ends at the first fault that is refused, and an inspection lets the judge
 //!         go on behind each fault, at the next place that holds.
@@ -38,8 +39,8 @@ pub(crate) trait Visitor {
     /// Why the judge stopped.
     type Stop;
 
-    /// True if a running node may write to the stream while it is read. What batches state as durable is then evidence
-    /// only against bytes that are read after them.
+    /// True if a running node may write to the stream while it is read. A place that a batch states as durable is then
+    /// evidence only against bytes that are read after that batch.
     const IS_LIVE: bool;
 
     /// The name of a segment's file.
@@ -54,7 +55,8 @@ pub(crate) trait Visitor {
     /// Reads the first `bytes` bytes of a segment once more: no decision rests on a single bad read.
     fn read_again(&mut self, segment: SegmentSeq, bytes: usize) -> io::Result<Box<dyn Scan>>;
 
-    /// Where a record stands on the disk that the groups' state has at `place`.
+    /// The place on disk of a record that the groups' state has at `place`. The two differ only for a record that the
+    /// open is about to write again.
     fn stands(&self, place: Position) -> Position {
         place
     }
@@ -88,11 +90,11 @@ pub(crate) trait Visitor {
     ) -> Result<bool, Self::Stop>;
 }
 
-/// Something about a stream that is not as its writer left it, with its place.
+/// A fault of a stream, with its place.
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) case: Case,
-    /// The segment that is damaged or missing; of an old manifest, the segment that it does not know.
+    /// The segment that is damaged or missing; for an old manifest, the segment that the manifest does not know.
     pub(crate) segment: Option<SegmentSeq>,
     pub(crate) file: PathBuf,
     pub(crate) offset: u64,
@@ -138,7 +140,7 @@ impl Fault {
     }
 }
 
-/// The owner that a stream must have. What is not known is taken from the first file that states it.
+/// The owner that a stream must have. A field that is `None` is taken from the first file that states it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Owner {
     /// Store, node and shard.
@@ -161,7 +163,7 @@ impl Owner {
     }
 }
 
-/// The judge, and the state that the records come to.
+/// The judge, with the state of the groups after the records that it has taken in.
 pub(crate) struct Judge {
     pub(crate) owner: Owner,
     pub(crate) groups: Groups,
@@ -175,8 +177,9 @@ pub(crate) struct Judge {
     pub(crate) closed: bool,
     /// The groups that the current batch's directory names.
     named: Named,
-    /// True if records were lost of groups that are not known: that a record does not fit the groups' state, or that a
-    /// log has a hole, then proves nothing. Never set in a recovery, which has ended by then.
+    /// True if records were lost and it is not known of which groups. From then on it is no fault if a record does not
+    /// fit the groups' state, or if a group's log has a hole. A recovery never sets this, because it ends at such a
+    /// loss.
     blind: bool,
 }
 
@@ -294,7 +297,8 @@ impl Judge {
         }
     }
 
-    /// The segment cannot be read; if the visitor goes on, then without this segment's records.
+    /// Tells the visitor that the segment cannot be read. If the visitor goes on, the judge does so without the
+    /// segment's records.
     pub(crate) fn unread<V: Visitor>(
         &mut self,
         file: &Segment,
@@ -436,8 +440,8 @@ impl Judge {
         Ok(())
     }
 
-    /// The group, which is to take in a record at `place`; `None` if the group is fenced: then nothing more of it is
-    /// kept.
+    /// The state of a group that is to take in a record at `place`; `None` if the group is fenced, because nothing more
+    /// of a fenced group is kept.
     fn group(
         &mut self,
         id: GroupId,
@@ -461,9 +465,9 @@ impl Judge {
         Ok(())
     }
 
-    /// Fences a group that lost something at `damage` (rule 24): nothing of the group may be relied on, so only the place
-    /// of the damage is kept. `place` is where a fence record says so, or the damage itself; in the latter case a fence
-    /// record is written before a segment with records of the group is given up.
+    /// Fences a group that lost something at `damage` (rule 24): nothing of the group may be relied on, so only the
+    /// place of the damage is kept. `place` is the place of the fence record, or that of the damage if there is no
+    /// fence record yet; in the latter case one is written before a segment with records of the group is given up.
     fn fence(&mut self, id: GroupId, damage: Position, place: Position) {
         // A destroyed group has nothing to lose.
         if self.tombstones.contains_key(&id) {

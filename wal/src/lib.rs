@@ -45,11 +45,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # What it knows of the protocol
+//! # The log and the protocol
 //!
-//! Its types and none of its rules: entries, hard states (term, vote, commit index), and [`Durable`](logdrive_raft::Durable),
-//! the proof that a write is on disk, which only this crate makes. It also takes the simulator's hooks from there
-//! (`bug!`, `reached!`), which compile to nothing in a release.
+//! The log knows the protocol's types and none of its rules: entries, hard states (term, vote, commit index), and
+//! [`Durable`](logdrive_raft::Durable), the proof that a write is on disk, which only this crate makes. It also takes
+//! the simulator's hooks (`bug!`, `reached!`) from `logdrive_raft`; they compile to nothing in a release.
 //!
 //! Where to go on: [`format_document`] has every byte on disk, `recovery.rs` the table of cases by which a log is opened,
 //! `judge.rs` the judgement itself, [`inspect`] the same judgement for a log that is only looked at, and [`disk`] the

@@ -194,8 +194,8 @@ impl Span {
     }
 }
 
-/// The beginning of a record, of which a reader of files loads more than it was asked for: most records are small, and one
-/// system call is then enough for a record's head, its entries' headers and their payloads.
+/// The beginning of a record, of which a reader of files loads more bytes than were asked for: most records are small,
+/// and one system call is then enough for a record's head, its entries' headers and their payloads.
 #[derive(Default)]
 struct Window {
     start: u64,
@@ -225,7 +225,7 @@ impl Window {
     }
 }
 
-/// Whether a second look may find other bytes.
+/// Whether a second read may find other bytes.
 fn is_doubtful(error: &ReadError) -> bool {
     match error {
         ReadError::Corrupt(_) => true,

@@ -1,6 +1,6 @@
 //! Recovery of a stream from its files after a restart: replayed, cut, fenced, or refused.
 //!
-//! In:     the files a [`Disk`] finds, as the one judge of bytes (`judge.rs`) finds them.
+//! In:     the files that a [`Disk`] lists, judged by the one judge of bytes (`judge.rs`).
 //! Out:    every group's state, and where the stream ends.
 //! Cost:   one pass over the segments, read ahead; memory for two segments and the groups.
 //! Fails:  as the table below decides. Recovery changes nothing on disk.
@@ -238,7 +238,7 @@ fn to_scan(found: &Found) -> Vec<ScanFile> {
     chain.chain(spares).collect()
 }
 
-/// The part of a recovery that is not the judge's.
+/// The visitor that opens the log: the part of a recovery that is not the judge's.
 struct Replay<'a> {
     disk: &'a mut dyn Disk,
     /// The damage that this recovery found, by the group that lost something in it.
@@ -252,7 +252,7 @@ struct Replay<'a> {
     /// The records that are written again.
     tail: moved::Tail,
     moved: Moved,
-    /// Where each of these records will stand, and where it stands now, in order.
+    /// For each of these records, in order: the place where it will stand, and the place where it stands now.
     moved_places: Vec<(Position, Position)>,
     batches: u64,
     bytes: u64,

@@ -1,8 +1,8 @@
 //! The log's rules: each question that a promise of the log hangs on, as one small function named for its rule.
 //!
-//! The files that write, carry and recover ask here and act on the answer. A mutation of the bug bank breaks one rule, so
-//! every [`logdrive_raft::bug!`] of the log stands in this file, inside the rule that the mutation breaks. The simulated
-//! disk has its own, among its steps.
+//! The files that write, carry and recover ask here and act on the answer. A mutation of the bug bank breaks one rule,
+//! so every [`logdrive_raft::bug!`] of the log stands in this file, inside the rule that the mutation breaks. The
+//! mutations of the simulated disk stand in `disk/sim/steps.rs`.
 //!
 //! In:     places in the log, what is known durable, what a read found.
 //! Out:    an answer (may it leave, does it count, is it damage).
@@ -46,14 +46,15 @@ pub(crate) fn may_start(write_at: Position, writes_in_flight: usize) -> bool {
         || bug!("segment_before_the_last_is_durable")
 }
 
-/// The start record says that nothing counts any more of what an open writes again behind the record. So the record's
-/// block is written last, when `rest`, all that stands behind that block, is durable (RULES.md rule 23, W3).
+/// The start record ends the log before the records that an open writes again behind it, so that their older copies
+/// count no more. So the record's block is written last, when `rest`, the bytes behind that block, is durable (RULES.md
+/// rule 23, W3).
 pub(crate) fn start_record_waits_for(rest: &Range<usize>) -> bool {
     !rest.is_empty() && !bug!("start_record_before_what_it_moves")
 }
 
-/// Entries that need a segment in the making wait before the log and not in it, where votes would have to wait behind
-/// them (RULES.md W9).
+/// Entries that need a segment which is still being made are not put into the log before it is made, because votes
+/// would have to wait behind them there (RULES.md W9).
 #[inline]
 pub(crate) fn entries_wait_before_the_log() -> bool {
     !bug!("entries_wait_in_the_log")
@@ -85,8 +86,8 @@ pub(crate) fn durable_prefix(are_done: impl Iterator<Item = bool> + Clone) -> us
     are_done.take_while(|is_done| *is_done).count()
 }
 
-/// A write counts only once it has ended, so the write that an event names is still in flight, and `oldest` is not
-/// behind it (RULES.md rule 10).
+/// True if the write that an event names was counted as durable before the event. That never happens but by a mutation:
+/// a write counts only once it has ended (RULES.md rule 10).
 #[inline]
 pub(crate) fn counted_before_its_end(token: u64, oldest: Option<u64>) -> bool {
     bug!("durable_by_any_completion") && oldest.is_none_or(|oldest| token < oldest)
@@ -108,7 +109,7 @@ pub(crate) fn tombstones_are_carried() -> bool {
 }
 
 /// A group's vote, membership, release and fence are written again before the segment that holds the latest of them is
-/// given up; `found` are those that it holds (RULES.md rule 28, S6).
+/// given up; `found` are those of these records that the segment holds (RULES.md rule 28, S6).
 pub(crate) fn small_records_to_carry(
     found: impl Iterator<Item = Small>,
 ) -> impl Iterator<Item = Small> {
@@ -141,8 +142,8 @@ pub(crate) fn later_hard_state_counts(has_earlier: bool) -> bool {
     !(has_earlier && bug!("recovery_keeps_the_first_vote"))
 }
 
-/// The page cache is not believed: where writes are not known to go past it, what an open reads proves nothing of what
-/// is on disk, and is written again (RULES.md rule 19, W7).
+/// The page cache is not believed: where writes are not known to go past it, the bytes that an open reads do not prove
+/// that they are on disk, and the batches that nothing vouches for are written again (RULES.md rule 19, W7).
 pub(crate) fn is_page_cache_believed(is_direct: bool) -> bool {
     !is_direct && bug!("page_cache_believed_by_an_open")
 }

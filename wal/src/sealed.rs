@@ -3,11 +3,12 @@
 //!
 //! In:     a sealed segment's file, opened when it is read.
 //! Out:    copies.
-//! Cost:   a system call per read, which may wait for the disk: on the reading thread, never on a shard's. A record of less
-//!         than a block takes one. Of all sealed segments of a stream, the one that was read last stays open. A read loads
-//!         only the pages it needs, because the kernel's read-around is switched off: it may be megabytes, and the disk
-//!         would serve those before the log's own writes. If a reader says that it will read on
-//!         ([`SegmentReader::ahead`]), as for a follower that catches up, the next one to two mebibytes are loaded ahead.
+//! Cost:   a system call per read, which may wait for the disk: on the reading thread, never on a shard's. A record of
+//!         less than a block takes one such call. Of all sealed segments of a stream, the one that was read last stays
+//!         open. A read loads only the pages it needs, because the kernel's read-around is switched off: it may load
+//!         megabytes, which the disk would serve before the log's own writes. If a reader says that it will read on
+//!         ([`SegmentReader::ahead`]), as for a follower that catches up, the next one to two mebibytes are loaded
+//!         ahead.
 //! Fails:  with the file system's error, also where the device cannot read, and where somebody else has cut the file short.
 //! Source: RULES.md rules 32-35, C9, C12.
 
@@ -50,7 +51,8 @@ pub(crate) struct SealedSegment {
     segment: SegmentSeq,
     path: PathBuf,
     last: Arc<LastRead>,
-    /// The number of the window that was loaded ahead last, 0 if none was, so that one reader asks for each once.
+    /// The number of the window that was loaded ahead last, 0 if none was, so that one reader asks for each window
+    /// once.
     asked: AtomicU64,
 }
 
@@ -64,7 +66,8 @@ impl SealedSegment {
     }
 }
 
-/// A file that stayed open would keep the room of a segment that was given up.
+/// Closes the segment's file if it is the one that is open: an open file would keep the disk space of a segment that
+/// was given up.
 impl Drop for SealedSegment {
     fn drop(&mut self) {
         self.last.lock().take_if(|(segment, _)| *segment == self.segment);

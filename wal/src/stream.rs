@@ -18,11 +18,11 @@
 //!            `- writes in flight, finished in any order
 //! ```
 //!
-//! It is not claimed that the bytes between durable and submitted are not on disk yet.
+//! Bytes between durable and submitted may be on disk too; only those before durable certainly are.
 //!
 //! The parts, each with its invariants at the head of its file: [`Contents`] (what the log holds), [`Chain`] (its full
-//! segments), [`Tail`] (where it grows), [`Pipeline`] (batches on their way to the disk), [`Space`] (what fits, and the
-//! segments to come), [`Carrying`] (the oldest segment, given back).
+//! segments), [`Tail`] (where the log grows), [`Pipeline`] (batches on their way to the disk), [`Space`] (what fits,
+//! and the segments to come), [`Carrying`] (the oldest segment, given back).
 
 mod append;
 mod carry;
@@ -152,7 +152,7 @@ pub struct Wal {
     carrying: Carrying,
     /// The first failure, if there was one.
     poisoned: Option<String>,
-    /// Kept for its memory.
+    /// Empty between two polls; the list is kept for its memory.
     events: Vec<DiskEvent>,
     metrics: Metrics,
 }
@@ -409,7 +409,7 @@ impl Wal {
         self.space.supply().is_made(segment)
     }
 
-    /// The open batch is to be written once a slot is free, if there is something in it.
+    /// Notes that the open batch, if there is something in it, is to be written once a slot is free.
     #[inline]
     fn submit_open(&mut self) {
         if self.tail.has_open() {

@@ -1,4 +1,4 @@
-//! Kernels that this one can be made to answer like: an `fallocate` that is interrupted, and an io_uring without
+//! Older kernels, which this one is made to imitate: an `fallocate` that is interrupted, and an io_uring without
 //! operations that write (RULES.md rule 7, W21).
 //!
 //! A filter of system calls (seccomp) gives the answers, for one thread and those that it starts, so each test has a
@@ -28,7 +28,8 @@ fn behind(refused: Call, errno: Errno, test: fn()) {
 }
 
 /// RULES.md rule 7.
-/// A signal interrupts `fallocate` on some file systems, and each time it begins anew: the room is found by writing.
+/// On some file systems a signal interrupts `fallocate`, which then begins anew each time. The log finds its room by
+/// writing zeros instead.
 #[test]
 fn a_log_is_made_and_written_though_every_fallocate_is_interrupted() {
     behind(Call::Fallocate, Errno::INTR, || {
@@ -49,8 +50,8 @@ fn a_log_is_made_and_written_though_every_fallocate_is_interrupted() {
 }
 
 /// RULES.md W21.
-/// Linux 5.1 to 5.5 has rings without operations that write from memory. As far as calls tell, this is such a kernel: it
-/// cannot be asked which operations it has, and takes no later kind of registration either.
+/// Linux 5.1 to 5.5 has rings without operations that write from memory. Behind the filter this kernel answers like
+/// such a one: it cannot be asked which operations it has, and takes no later kind of registration either.
 #[test]
 fn a_kernel_whose_ring_cannot_say_that_it_writes_is_written_plainly() {
     behind(Call::RegisterBehind(REGISTER_FILES_UPDATE), Errno::INVAL, || {
@@ -61,11 +62,11 @@ fn a_kernel_whose_ring_cannot_say_that_it_writes_is_written_plainly() {
         wal.append(&write(1, 1, &entries(1, 1, 1, 200, 1000))).unwrap();
         settle(&mut wal);
         wal.close().unwrap();
-        // The ring is refused by name where nothing else may be used.
+        // If only the ring may be used, the open fails with an error that names the missing operation.
         let error = Wal::open(config(&home, DriverChoice::Uring)).map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("no operation that writes"), "{error}");
     });
 }
 
-/// The last kind of registration before the question which operations there are.
+/// The newest kind of registration that is older than the question which operations a ring has.
 const REGISTER_FILES_UPDATE: u32 = 6;

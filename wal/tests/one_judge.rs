@@ -1,5 +1,6 @@
-//! One judge of bytes: an open and an inspection come to one verdict about every log, however it is damaged. The same
-//! refusal, with the same words about the same place; or the same groups fenced, the same end, and the same state.
+//! One judge of bytes: an open and an inspection come to one verdict about every log, however it is damaged. That is
+//! the same refusal, with the same words about the same place; or the same groups fenced, the same end of the log, and
+//! the same state.
 
 mod common;
 mod forge;
@@ -20,7 +21,7 @@ use std::path::Path;
 /// Why a log is not opened: the case, the file, the offset in it, and a description.
 type Refusal = (&'static str, String, u64, String);
 
-/// What an open finds, and an inspection too.
+/// The state that an open finds, and an inspection too.
 #[derive(Debug, PartialEq)]
 struct State {
     end: Position,
@@ -65,7 +66,7 @@ fn labelled(what: &str) -> (String, &'static str) {
     (text.to_owned(), row(label.trim_end_matches(']')).expect("a case").0)
 }
 
-/// The refusal in an error; `None` for the end of all numbers, which is no fault of a file.
+/// The refusal in an error; `None` if segment numbers are used up, which is no fault of a file.
 fn refusal(error: &WalError) -> Option<Refusal> {
     let (file, offset, (what, label)) = match error {
         WalError::Corrupt(Corrupt { file, offset, what }) => (file, *offset, labelled(what)),
@@ -155,7 +156,7 @@ fn inspected_state(report: &inspect::Report, findings: &[Finding]) -> State {
     }
 }
 
-/// Has a log looked at and then opened. Panics, with `image`, unless both come to the same verdict.
+/// Inspects a log and then opens it. Panics, with `image`, unless both come to the same verdict.
 fn agree(
     image: &str,
     platter: &SimPlatter,
@@ -389,7 +390,8 @@ fn written(opens: u32) -> Sim {
     sim
 }
 
-/// An inspection called it a damaged batch header, for which a log is refused, and looked for the next header.
+/// An inspection called the unreadable body a damaged batch header, for which a log is refused, and looked for the next
+/// header.
 #[test]
 fn a_durable_body_that_cannot_be_read_fences_its_groups() {
     let sim = written(1);
@@ -426,7 +428,7 @@ fn a_copy_of_a_segment_is_a_duplicate() {
     assert_eq!(agreed("a copy", &sim), Verdict::Refused);
 }
 
-/// An inspection said that it is truncated.
+/// An inspection said that the file is truncated.
 #[test]
 fn a_foreign_segment_of_another_size_is_foreign() {
     let sim = written(2);

@@ -1,5 +1,5 @@
-//! A sealed segment that somebody else cuts short while the log is open: a read of what is gone is an error that names the
-//! file, the log goes on, and the next open refuses the file by name.
+//! A sealed segment that somebody else cuts short while the log is open: a read of entries that are gone is an error
+//! that names the file, the log goes on, and the next open refuses the file by name.
 
 mod common;
 
@@ -31,7 +31,7 @@ fn a_sealed_segment_that_is_truncated_costs_the_groups_that_are_read_from_it_and
         assert_eq!(corrupt.file, segment, "{corrupt}");
         assert!(corrupt.what.contains("cannot be read"), "{corrupt}");
         assert!(wal.fence(GroupId(1), &corrupt).unwrap());
-        // The others go on.
+        // The other groups go on.
         let other = entries(2, 1, 1, 1, 100);
         wal.append(&write(2, 1, &other)).unwrap();
         settle(&mut wal);

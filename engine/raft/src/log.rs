@@ -61,7 +61,7 @@ pub(crate) struct Log {
 /// A batch that the state machine has.
 #[derive(Clone, Copy, Debug)]
 struct HandedOut {
-    /// Its last entry.
+    /// The batch's last entry.
     last: LogIndex,
     bytes: usize,
 }

@@ -35,7 +35,7 @@ pub(crate) enum Pace {
 /// An append in flight.
 #[derive(Clone, Copy, Debug)]
 struct SentAppend {
-    /// Its last entry.
+    /// The last entry of the append.
     last: LogIndex,
     bytes: usize,
 }

@@ -26,9 +26,10 @@ use bytes::Bytes;
 pub enum Event {
     /// Time has passed; see [`Raft::deadline`].
     Tick,
-    /// As [`Self::Tick`], while messages that have arrived wait unread, a leader's perhaps among them. So its silence counts
-    /// only once it has lasted an election timeout longer; after that it does, or messages without end would keep this
-    /// replica from ever standing. A leader is no more patient than usual: without a majority it must be silent.
+    /// As [`Self::Tick`], while messages that have arrived wait unread, perhaps a leader's among them. So the leader's
+    /// silence counts only once it has lasted an election timeout longer than usual. Then it counts, however many
+    /// messages still wait: otherwise messages without end would keep this replica from ever standing. A leader is no
+    /// more patient than usual: without a majority it must be silent.
     TickUnread,
     /// A message arrived.
     Message {
@@ -367,7 +368,7 @@ impl Raft {
         self.log.forget(LogIndex::ZERO, bytes_max);
     }
 
-    /// `patience` are the ticks that a leader's silence must last longer than usual.
+    /// `patience`: how many ticks longer than usual a leader must be silent before this replica stands.
     fn on_tick(&mut self, patience: u64) {
         if self.apply_fetch_at.is_some_and(|at| at <= self.now) {
             self.apply_fetch_at = None;

@@ -196,8 +196,8 @@ pub(crate) fn window_bytes(messages: usize, bytes: usize, config: &Config) -> Op
     (left > 0).then(|| left.min(config.append_bytes_max))
 }
 
-/// Bytes of entries that a replica keeps in memory. Those that are durable and handed to the machine are kept for peers
-/// alone, so a slow peer is sent what stands in the log (RULES.md B3).
+/// The most bytes of entries that a replica keeps in memory for its peers. Entries beyond them that are durable and
+/// handed to the machine are forgotten, and a slow peer is sent them from the log (RULES.md B3).
 #[inline]
 pub(crate) fn tail_bytes_kept(config: &Config) -> usize {
     if crate::bug!("tail_kept_for_a_slow_peer") { usize::MAX } else { config.tail_bytes_max }

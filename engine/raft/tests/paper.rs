@@ -475,7 +475,7 @@ fn a_follower_that_hears_its_leader_helps_no_other_end_of_a_chain_to_depose_it_9
         let heard = [1, 2].map(|id| (cluster.status(n(id)).term, cluster.status(n(id)).leader));
         assert_eq!(heard, [(Term(1), None), (Term(1), Some(n(3)))], "round {round}");
     }
-    // It did try.
+    // Replica 1 did try.
     assert_eq!(cluster.role(n(1)), Role::PreCandidate);
     cluster.propose(n(3), "x").unwrap();
     cluster.pass(10, true);

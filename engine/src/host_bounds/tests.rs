@@ -1,6 +1,7 @@
-//! Memory that a shard holds for others has bounds, and is given back; what it sends to a log without room has one, too.
+//! The memory that a shard holds for others is bounded, and is given back. The messages that it sends to a log without
+//! room are bounded, too.
 //!
-//! In:     a follower that is slow, or full; commands that are refused, done, or never known.
+//! In:     a follower that is slow, or full; commands that are refused, that are done, or whose outcome is never known.
 //! Out:    nothing but failures.
 
 use super::*;
@@ -231,8 +232,8 @@ impl ManyGroups {
 }
 
 /// RULES.md W9, B2.
-/// Room belongs to a peer's log: a leader of a hundred groups asks it what a leader of one would ask, and sends none of its
-/// groups a probe.
+/// Room is a property of a peer's log, not of a group: the leader of a hundred groups asks about it as often as the
+/// leader of one group would, and sends no probe for any of the groups.
 #[test]
 fn a_full_log_is_asked_once_a_heartbeat_however_many_groups_it_has() {
     let mut many = ManyGroups::new();

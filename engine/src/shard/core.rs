@@ -113,7 +113,7 @@ impl Shard {
         }
     }
 
-    /// It is the shard `own` of this node, not the only one.
+    /// Says which shard of its node this one is; without this call it is the only one.
     pub(crate) fn at(mut self, own: ShardOf) -> Self {
         self.rooms = Rooms::new(own);
         self
@@ -215,14 +215,14 @@ impl Shard {
         slot.map(|slot| self.replicas[slot.at()].proposals.told()).unwrap_or_default()
     }
 
-    /// The bytes of entries that a group which runs holds in memory, and its cursors.
+    /// The bytes of entries that a group holds in memory, and its cursors; `None` if it does not run.
     #[cfg(feature = "testing")]
     pub(crate) fn held(&self, group: GroupId) -> Option<(usize, logdrive_raft::Status)> {
         let replica = &self.replicas[self.slots.get(&group)?.at()];
         (!replica.stopped).then(|| (replica.raft.tail_bytes(), replica.raft.status()))
     }
 
-    /// True if a group has said that a peer was founded with other members.
+    /// True if a group has logged that a peer was founded with other members.
     #[cfg(feature = "testing")]
     pub(crate) fn says_otherwise(&self, group: GroupId) -> bool {
         let slot = self.slots.get(&group);
@@ -556,8 +556,9 @@ impl Shard {
         self.now = self.now.after(elapsed);
     }
 
-    /// Groups whose timers have run out act on it. To be called once what has arrived was taken in: a leader that was heard
-    /// just now is not silent. Unless `has_read_all`, some of it is left for the next turn, perhaps a leader's heartbeat.
+    /// Lets the groups act whose timers have run out. To be called once the messages that arrived were taken in,
+    /// because a leader that was heard just now is not silent. If `has_read_all` is false, some messages are left for
+    /// the next turn, perhaps a leader's heartbeat among them.
     pub(crate) fn fire_timers(&mut self, has_read_all: bool) {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.now, &mut due);

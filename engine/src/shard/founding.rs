@@ -58,7 +58,7 @@ impl Founding {
         self.differing.len() >= self.members.len() - others
     }
 
-    /// True once it was said that a peer was founded with other members.
+    /// True once it was logged that a peer was founded with other members.
     #[cfg(feature = "testing")]
     pub(super) fn says_otherwise(&self) -> bool {
         self.has_said

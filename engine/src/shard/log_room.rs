@@ -1,6 +1,8 @@
-//! The room in this shard's own log: the one judge of what the shard takes while there is little.
+//! The room in this shard's own log, and the one place that decides which commands and entries the shard takes while
+//! there is little room.
 //!
-//! In:     what the log says of its room, and what the writes that it has not taken wait for; entries from leaders.
+//! In:     the log's report of its room; for each write that the log has not taken, the reason why it waits; entries
+//!         from leaders.
 //! Out:    whether proposals are taken, whether entries from leaders are, and when leaderships are given up.
 //! Cost:   a few comparisons; for entries, a sum over them.
 //! Fails:  never; want of room passes by itself.
@@ -8,7 +10,8 @@
 //!
 //! Votes and heartbeats do not ask here: they go on from the log's reserve. Invariants:
 //! * proposals are taken only while the log takes entries and no write waits for it;
-//! * while the log has no room, entries from leaders are not taken; while it is merely behind, so many bytes are;
+//! * while the log has no room, entries from leaders are not taken; while it is merely behind, they are taken until
+//!   they come to `behind_bytes_max`;
 //! * leaderships are given up once for each time that the log is without room.
 
 use crate::{ProposeError, limits};
@@ -16,13 +19,14 @@ use logdrive_raft::{Entry, RoomSays, Ticks};
 use logdrive_wal::Room;
 use std::time::Duration;
 
-/// A guess how long a full group, or a log that is behind, takes to have room again.
+/// An estimate of the time after which a full group, or a log that is behind, has room again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// The room in the log, as of the last [`Self::look`].
 pub(super) struct LogRoom {
     room: Room,
-    /// Bytes of entries taken from leaders since the log was behind, and how many may be.
+    /// Bytes of entries that were taken from leaders since the log fell behind; below `behind_bytes_max`, more are
+    /// taken.
     behind_bytes: usize,
     behind_bytes_max: usize,
     /// No entry of more bytes fits the log.
@@ -31,10 +35,10 @@ pub(super) struct LogRoom {
     full: Option<Full>,
 }
 
-/// The log has no room.
+/// The state of a log that has no room.
 struct Full {
     since: Ticks,
-    /// The node has given up its leaderships for that reason.
+    /// True once the node has given up its leaderships for want of room.
     has_given_way: bool,
 }
 
@@ -49,7 +53,8 @@ impl LogRoom {
         self.entry_bytes_max
     }
 
-    /// Takes in at `now` what the log says of its room, and what those writes wait for that it has not taken.
+    /// Takes in the log's report of its `room` at the time `now`. `waiting`: for each write that the log has not taken,
+    /// the reason why it waits.
     pub(super) fn look(
         &mut self,
         room: Room,
@@ -145,7 +150,8 @@ pub(crate) fn is_withdrawn(waits_for: Room, has_entries: bool) -> bool {
     has_entries && waits_for != Room::Behind && !is_kept
 }
 
-/// What new writes meet while others wait: no room if one of those waits for room, else a log that is behind.
+/// The room that new writes have while others wait: none if one of the others waits for room; if all wait for a segment
+/// that is being made, that of a log that is behind.
 fn worst_of(waiting: impl Iterator<Item = Room>) -> Room {
     let mut worst = Room::Free;
     for why in waiting {

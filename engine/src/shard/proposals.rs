@@ -32,7 +32,7 @@ impl Submission {
     }
 }
 
-/// What commands take of their shard's budget.
+/// The part of a shard's budget that commands take.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Cost {
     pub(crate) commands: usize,
@@ -126,7 +126,7 @@ pub(super) struct Proposals {
     /// In the log, in its order.
     in_log: VecDeque<Waiter>,
     spans: VecDeque<Span>,
-    /// So many spans at the front are durable.
+    /// The number of spans at the front that are durable.
     durable_spans: usize,
     /// Spans that [`Self::durable`] has looked at so far.
     #[cfg(test)]
@@ -375,7 +375,7 @@ mod tests {
             .durable(WriteId(write), Stamps { submitted: Nanos(write), durable: Nanos(write) });
     }
 
-    /// Entries from `first` to `last` are applied. When each was durable.
+    /// Applies the entries from `first` to `last`. Returns the moment at which each became durable.
     fn apply(proposals: &mut Proposals, first: u64, last: u64) -> Vec<u64> {
         let entry = |index| Entry {
             term: Term(1),
@@ -392,8 +392,8 @@ mod tests {
         moments.map(|moments| moments.durable.get()).collect()
     }
 
-    /// With a majority that is slow each write that was done cost a look at every span that was not applied: with
-    /// 100,000 of them, 5,000,000,000 looks.
+    /// The bug: while a majority was slow, each finished write cost a look at every span that was not applied yet, and
+    /// 100,000 spans took 5,000,000,000 looks.
     #[test]
     fn a_span_that_is_durable_is_not_looked_at_again() {
         const COMMANDS: u64 = 10_000;
@@ -422,7 +422,7 @@ mod tests {
         (4..=5).for_each(|index| enter(&mut proposals, index));
         land(&mut proposals, 5);
         assert_eq!(apply(&mut proposals, 3, 5), [3, 5, 5]);
-        // None waits, and the next one is not durable before its write is.
+        // No proposal waits now, and the next one is not durable before its write is.
         enter(&mut proposals, 6);
         assert_eq!(apply(&mut proposals, 6, 6), [0]);
         enter(&mut proposals, 7);

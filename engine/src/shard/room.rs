@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct ShardOf {
     pub(crate) shard: u32,
-    /// How many the node has.
+    /// The number of shards that the node has.
     pub(crate) shards: u32,
 }
 
@@ -28,12 +28,12 @@ impl ShardOf {
     /// The only shard of its node.
     pub(super) const ALONE: Self = Self { shard: 0, shards: 1 };
 
-    /// Whether a group is on that shard of a node.
+    /// Whether a group is on this shard of its node.
     fn holds(self, group: GroupId) -> bool {
         self.shards > 0 && group.get() % u64::from(self.shards) == u64::from(self.shard)
     }
 
-    /// What is said of that shard's log, or asked.
+    /// The message that states or asks something of this shard's log.
     fn notice(self, says: RoomSays) -> Message {
         let Self { shard, shards } = self;
         Message::Room(RoomNotice { says, shard, shards })
@@ -86,7 +86,7 @@ enum Noted {
 
 /// The logs of peers known to be full, and the notices to send.
 pub(super) struct Rooms {
-    /// The shard that this log is of.
+    /// This shard, of whose own log peers are told.
     own: ShardOf,
     full: Vec<FullLog>,
     /// The groups have not heard of these yet.
@@ -101,7 +101,7 @@ pub(super) struct Rooms {
 }
 
 impl Rooms {
-    /// For the shard `own` of this node.
+    /// The rooms that the shard `own` of this node knows of: none yet.
     pub(super) fn new(own: ShardOf) -> Self {
         Self {
             own,

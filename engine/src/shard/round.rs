@@ -34,7 +34,7 @@ pub(crate) struct ApplyJob {
     pub(crate) entries: EntryBatch,
     /// Someone waits for replies.
     pub(crate) wanted: bool,
-    /// When the entries were known committed.
+    /// The moment at which the entries were known to be committed.
     pub(crate) committed: Nanos,
 }
 

@@ -106,7 +106,8 @@ pub(crate) fn data(request: &Request, encoder: &mut Encoder) -> Data {
     } else if name.eq_ignore_ascii_case(b"EXISTS") {
         keys(request, "exists").map(|(slot, keys)| (slot, encoder.exists(keys)))
     } else if name.eq_ignore_ascii_case(b"UNLINK") {
-        // Clients choose it by the version of Redis that this server names. The value is gone at once here as there.
+        // UNLINK is here because clients choose it by the version of Redis that this server names. It does the same as
+        // DEL: the value is gone at once.
         keys(request, "unlink").map(|(slot, keys)| (slot, encoder.del(keys)))
     } else if name.eq_ignore_ascii_case(b"TOUCH") {
         keys(request, "touch").map(|(slot, keys)| (slot, encoder.exists(keys)))

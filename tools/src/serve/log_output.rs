@@ -1,10 +1,11 @@
-//! The log lines of a node: which are wanted, and their way to standard error, on which no thread of the node waits.
+//! The log lines of a node: which of them are written, and their way to standard error, for which no thread of the node
+//! waits.
 //!
 //! In:     the environment's `LOGDRIVE_LOG`; the lines of the engine and the server.
 //! Out:    lines on standard error. A reader that stands still loses lines, and is told later how many.
 //! Cost:   a thread, and [`LINES_MAX`] lines of memory.
-//! Fails:  with a filter that cannot be meant. A standard error that is broken or stuck is no error: the end of a node waits
-//!         for it a second at most.
+//! Fails:  with a filter that cannot be read, or that is surely not meant. A standard error that is broken or stuck is
+//!         no error: the end of a node waits for it a second at most.
 //! Source: RULES.md D9.
 
 use super::options::OptionsError;
@@ -12,7 +13,7 @@ use std::io::IsTerminal;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-/// The log lines' way, for as long as it lives.
+/// The way of log lines to standard error. It is open as long as this value lives.
 pub(super) struct LogOutput {
     lost: ErrorCounter,
     told: usize,
@@ -28,7 +29,7 @@ impl LogOutput {
         let said = std::env::var_os(VARIABLE).unwrap_or_default();
         let said = said.to_str().ok_or_else(|| bad("is no text"))?;
         let filter = filter(said)?;
-        // A write to a pipe that nobody reads stands still, and with it the shard that has something to say.
+        // A write to a pipe that nobody reads blocks, and would block the shard that logs.
         let (writer, _writer) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(LINES_MAX)
@@ -38,9 +39,10 @@ impl LogOutput {
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(writer)
-            // A file is read by other programs: nothing but text there.
+            // Colours are for terminals; a file, which other programs read, gets nothing but text.
             .with_ansi(std::io::stderr().is_terminal())
-            // They would go to the same standard error with a macro that panics where it is broken.
+            // The subscriber would write its own errors to the same standard error, by a macro that panics if standard
+            // error is broken.
             .log_internal_errors(false);
         // Fails only where a subscriber is set already, and then that one is wanted.
         let _ = subscriber.try_init();

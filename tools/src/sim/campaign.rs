@@ -99,7 +99,7 @@ struct Sum {
     counts: Counts,
     excuses: BTreeMap<&'static str, u64>,
     coverage: Coverage,
-    /// Seeds that reached each place.
+    /// The number of seeds that reached each place.
     reached_by: BTreeMap<&'static str, u64>,
     failures: Vec<Failure>,
 }

@@ -1,6 +1,6 @@
 //! The base of both drivers over real files: the files, the orders to the maker, the images and the events.
 //!
-//! In:     what the log asks of a [`Disk`]; a [`Writer`], which is one driver's way to write.
+//! In:     the log's calls to its [`Disk`]; a [`Writer`], which is the part of a driver that writes.
 //! Out:    [`DiskEvent`]s of writes and of orders.
 //! Cost:   nothing beside the writer's and the maker's.
 //! Fails:  as the writer, the maker and the file system do.
@@ -21,9 +21,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// One driver's way to write. Dropping it waits for its writes in flight.
+/// The part of a driver that writes. Dropping a writer waits for its writes in flight.
 pub(super) trait Writer {
-    /// The driver's properties, where writes are known to go past the page cache or not.
+    /// The driver's properties. `direct_io`: writes are known to go past the page cache.
     fn info(&self, direct_io: bool) -> DriverInfo;
 
     /// Takes the file of a segment that was made, to write to it.
@@ -52,7 +52,8 @@ pub(super) struct Driver<W> {
     pool: ImagePool,
     image_ordered: bool,
     maker: Maker,
-    /// Orders to the maker that it has not answered for good.
+    /// The number of orders that the maker has not finished. An order that found no room is not finished: it is tried
+    /// again.
     orders: usize,
     pub(super) events: Vec<DiskEvent>,
     signal: Arc<Signal>,
@@ -61,7 +62,7 @@ pub(super) struct Driver<W> {
 }
 
 impl<W: Writer> Driver<W> {
-    /// A driver whose writer is made with the signal that it raises when a write is over.
+    /// Opens a driver. `writer` makes the writer, which raises the given signal when a write is over.
     pub(super) fn open(
         files: Files,
         segment_bytes: u64,
@@ -80,7 +81,7 @@ impl<W: Writer> Driver<W> {
             files,
             segment_bytes,
         };
-        // The first image is waited for: open takes its time so that no write later pays for a cold one.
+        // The open itself makes the first image and warms it, so that no later write has to wait for cold pages.
         let image = Image::new(segment_bytes)?;
         image.warm();
         driver.add_image(image);
@@ -229,5 +230,5 @@ impl<W: Writer> Disk for Driver<W> {
     }
 }
 
-/// Images kept warm: one active, one closing, one still borrowed from.
+/// The number of images that are kept warm: one active, one closing, and one that is still borrowed from.
 pub(super) const IMAGES_KEPT: usize = 3;

@@ -18,7 +18,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// Writes where io_uring is forbidden.
+/// Writes with `pwrite` and `fdatasync`, on a thread of its own.
 pub(super) struct PortableWriter {
     jobs: Option<Sender<Job>>,
     written: Receiver<(u64, io::Result<()>)>,
@@ -32,7 +32,7 @@ struct Job {
     file: Arc<File>,
 }
 
-/// The driver that is used where io_uring is forbidden.
+/// The portable driver, for kernels whose io_uring is forbidden or cannot write, and for settings that choose it.
 pub(super) fn open(
     files: Files,
     segment_bytes: u64,

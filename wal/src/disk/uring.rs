@@ -10,10 +10,10 @@
 //! Source: RULES.md rule 9, W4, W15; io_uring_setup(2), io_uring_register(2).
 //!
 //! The `unsafe` here is sound for these reasons: the kernel reads a write's bytes until its completion is reaped.
-//! [`UringWriter::in_flight`] owns them (a [`Frozen`], which never changes and pins its image) from before
-//! the submission until the completion, and the file descriptor stays open as long. `Drop` waits for all of
-//! them, all of which the ring knows; if the ring itself fails it leaks them instead. A registered image stays registered until the
-//! ring is gone, and the driver's pool, which owns it, is dropped after its writer ([`Driver`]).
+//! [`UringWriter::in_flight`] owns them (a [`Frozen`], which never changes and pins its image) from before the
+//! submission until the completion, and the file descriptor stays open as long. `Drop` waits for every write in flight;
+//! if the ring itself fails, `Drop` leaks the bytes and the files instead. A registered image stays registered until
+//! the ring is gone, and the driver's pool, which owns it, is dropped after its writer ([`Driver`]).
 
 #![allow(unsafe_code)]
 
@@ -50,7 +50,7 @@ struct InFlight {
     segment: SegmentSeq,
     offset: u64,
     bytes: Frozen,
-    /// The number under which the image of the bytes is registered, if it is.
+    /// The number under which the image that holds the bytes is registered; `None` if it is not registered.
     place: Option<u16>,
     /// Bytes already written by earlier, short attempts.
     from: usize,

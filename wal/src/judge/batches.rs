@@ -1,6 +1,6 @@
-//! One segment's batches: which of them hold, and which case of the table it is where one does not.
+//! One segment's batches: which of them hold, and the case in the table for one that does not.
 //!
-//! In:     a segment's bytes; where the next segment, if there is one, says that this one ended.
+//! In:     a segment's bytes, up to where the next segment, if there is one, says that this one ended.
 //! Out:    batches that hold; a [`Case`] for one that does not.
 //! Cost:   one checksum over every byte; one look at each block behind the last segment's last batch.
 //! Fails:  never; the judge decides by the case.
@@ -47,7 +47,7 @@ pub struct CutTail {
 /// A batch whose header holds.
 pub(crate) struct Batch<'a> {
     pub(crate) header: BatchHeader,
-    /// The header's checksum, which names the batch.
+    /// The header's checksum, which the next batch's header states.
     pub(crate) crc: u32,
     /// Records and directory.
     pub(crate) body: &'a [u8],

@@ -103,7 +103,7 @@ impl Found {
         self.chain.iter().zip(newer.chain([None])).map(|(seq, newer)| {
             let file = &self.segments[seq];
             let whole = file.header.bytes;
-            // Behind damage to the chain, the later segment may follow another one.
+            // If the chain is damaged, the later segment may follow another segment than this one.
             let end = newer.filter(|start| start.end.segment() == *seq && start.can_end(whole));
             let bytes = end.map_or(whole, |start| u64::from(start.end.offset()));
             (file, bytes, newer.is_some())
@@ -335,9 +335,10 @@ impl Judge {
         Ok(found.used(..newer.seq().min(before)))
     }
 
-    /// Checks that the segments are there that the manifest says were made. The segments that a start record passed over
-    /// are removed once that record is durable. So of several segments without a file the newest is really missing;
-    /// unless a segment above it was in use and has lost its start record to damage.
+    /// Checks that the segments are there that the manifest says were made. The segments that a start record passed
+    /// over are removed once that record is durable. So of several segments without a file only the newest is reported
+    /// as missing. If a segment above it was in use and has lost its start record to damage, that segment is reported
+    /// instead.
     fn made<V: Visitor>(
         &mut self,
         found: &Found,

@@ -70,7 +70,7 @@ impl Chain {
         self.sealed.front()
     }
 
-    /// A segment is full.
+    /// Takes in a segment that is full.
     pub(super) fn close(&mut self, full: Segment) {
         self.bytes += full.bytes();
         self.closing.push_back(full);
@@ -102,14 +102,14 @@ impl Chain {
         std::mem::take(&mut self.has_sealed)
     }
 
-    /// The oldest segment is given up.
+    /// Takes out the oldest segment, which is given up.
     pub(super) fn retire(&mut self) -> Sealed {
         let oldest = self.sealed.pop_front().expect("the victim is sealed");
         self.bytes -= oldest.bytes;
         oldest
     }
 
-    /// A segment is damaged, if it is here.
+    /// Marks a segment as damaged, if it is one of the sealed ones here.
     pub(super) fn mark_damaged(&mut self, segment: SegmentSeq) {
         if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.seq == segment) {
             sealed.damaged = true;
@@ -122,13 +122,13 @@ impl Chain {
         sealed.chain(self.closing.iter().map(Segment::seq))
     }
 
-    /// A segment that is on disk, if it is.
+    /// The sealed segment of that number, if there is one.
     pub(super) fn find_sealed(&self, segment: SegmentSeq) -> Option<&Sealed> {
         let at = self.sealed.binary_search_by_key(&segment, |sealed| sealed.seq);
         at.ok().map(|at| &self.sealed[at])
     }
 
-    /// A full segment that is not all on disk yet, if it is one.
+    /// The full segment of that number that is not all on disk yet, if there is one.
     pub(super) fn find_closing(&self, segment: SegmentSeq) -> Option<&Segment> {
         self.closing.iter().find(|closing| closing.seq() == segment)
     }

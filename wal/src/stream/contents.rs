@@ -1,7 +1,8 @@
-//! What the log holds: each group's entries and small records, the groups that are gone, and an account of each segment.
+//! The content of the log: each group's entries and small records, the groups that are gone, and an account of each
+//! segment.
 //!
 //! In:     records, as they are encoded at the tail; releases, destructions and fences; copies that became durable.
-//! Out:    what is known of a group; the account of the oldest segment.
+//! Out:    the state of a group; the account of the oldest segment.
 //! Cost:   one look-up of the group for each record; `index.rs` and `ledger.rs` say the rest.
 //! Fails:  entries that would leave a hole in their group's log are a broken invariant.
 //! Source: RULES.md rules 24 (a batch names its groups), 28 (what must be carried); M7.
@@ -41,13 +42,13 @@ pub(super) struct Listed {
 }
 
 impl Contents {
-    /// As recovery found it.
+    /// The content that recovery found.
     pub(super) fn new(groups: Groups, tombstones: Tombstones, ledger: Ledger) -> Self {
         let has_fences = groups.values().any(|group| group.fence.is_some());
         Self { groups, tombstones, ledger, has_fences }
     }
 
-    /// What is known of a group; `None` if the log holds nothing of it.
+    /// The state of a group; `None` if the log holds nothing of it.
     #[inline]
     pub(super) fn group(&self, group: GroupId) -> Option<&Group> {
         self.groups.get(&group)
@@ -83,12 +84,13 @@ impl Contents {
         self.ledger.written()
     }
 
-    /// Those among them that replay would miss.
+    /// Record bytes in all segments that are live: a replay needs them.
     pub(super) fn live(&self) -> u64 {
         self.ledger.live()
     }
 
-    /// A group's small record stands at the tail. True if the open batch does not name the group yet.
+    /// Notes that a small record of a group stands at the tail. Returns true if the open batch does not name the group
+    /// yet.
     #[inline]
     pub(super) fn set(&mut self, group: GroupId, small: Small, at: Newest) -> bool {
         let state = self.groups.entry(group).or_default();
@@ -97,7 +99,8 @@ impl Contents {
         is_new
     }
 
-    /// A record of new entries stands at the tail. True if the open batch does not name the group yet.
+    /// Notes that a record of new entries stands at the tail. Returns true if the open batch does not name the group
+    /// yet.
     #[inline]
     pub(super) fn put(&mut self, group: GroupId, placed: Placed, at: Newest) -> bool {
         self.ledger.write(at.segment, u64::from(placed.bytes));
@@ -114,16 +117,16 @@ impl Contents {
         is_new
     }
 
-    /// A record of carried entries stands at the tail; the index finds them there once they are durable
-    /// ([`Self::relocate`]). True if the open batch does not name the group yet.
+    /// Notes that a record of carried entries stands at the tail; the index finds them there once they are durable
+    /// ([`Self::relocate`]). Returns true if the open batch does not name the group yet.
     pub(super) fn copy(&mut self, group: GroupId, bytes: u32, at: Newest) -> bool {
         self.ledger.write(at.segment, u64::from(bytes));
         let state = self.groups.entry(group).or_default();
         enlist(state, group, at, &mut self.ledger)
     }
 
-    /// The place of the group's write in the open batch's list, which has `listed` writes: a further place if the group
-    /// has none there.
+    /// The place of the group's write in the open batch's list, which has `listed` writes: a new place at its end if
+    /// the group has none there.
     #[inline]
     pub(super) fn list_write(&mut self, group: GroupId, listed: u32, at: Newest) -> Listed {
         let state = self.groups.entry(group).or_default();
@@ -132,15 +135,16 @@ impl Contents {
         Listed { is_new, place }
     }
 
-    /// A group's tombstone stands at the tail. True if the open batch does not name the group yet.
+    /// Notes that a group's tombstone stands at the tail. Returns true if the open batch does not name the group yet.
     pub(super) fn set_tombstone(&mut self, group: GroupId, at: Newest) -> bool {
-        // A group whose tombstone is carried has no state, and nothing else in a batch this late.
+        // A group without a state has nothing else in the open batch: either the log never held anything of it, or it
+        // was destroyed in an earlier segment, and its tombstone is carried.
         let is_new = self.groups.get(&group).is_none_or(|state| state.batch != at.batch);
         tombstone(&mut self.tombstones, group, at.segment, &mut self.ledger);
         is_new
     }
 
-    /// Of a destroyed group nothing is needed any more but its tombstone.
+    /// Drops the state of a destroyed group, of which only the tombstone is needed any more.
     pub(super) fn bury(&mut self, group: GroupId) {
         if let Some(group) = self.groups.remove(&group) {
             group.bury(&mut self.ledger);
@@ -159,7 +163,8 @@ impl Contents {
         true
     }
 
-    /// The fenced groups with records in the oldest segment of which no record says so yet, each with its damage.
+    /// The groups with records in the oldest segment that are fenced and have no fence record yet, each with the place
+    /// of its damage.
     pub(super) fn missing_fences(&self) -> Vec<(GroupId, Position)> {
         if !self.has_fences {
             return Vec::new();
@@ -171,7 +176,7 @@ impl Contents {
         self.ledger.oldest().groups.iter().filter_map(fence).collect()
     }
 
-    /// Copies that are durable are found there from now on.
+    /// Lets the index find carried entries in their copies, which are durable, from now on.
     #[inline]
     pub(super) fn relocate(&mut self, copies: Vec<Copied>) {
         for Copied { group, from, to } in copies {
@@ -181,13 +186,13 @@ impl Contents {
         }
     }
 
-    /// The newest segment ended at byte `used`, and `next` follows it.
+    /// Notes that the newest segment ended at byte `used`, and that `next` follows it.
     pub(super) fn go_on(&mut self, used: u32, next: SegmentSeq) {
         self.ledger.end(used);
         self.ledger.begin(next);
     }
 
-    /// The oldest segment is given up. Panics if something in it is live.
+    /// Drops the account of the oldest segment, which is given up. Panics if something in the segment is live.
     pub(super) fn retire(&mut self, segment: SegmentSeq) {
         self.ledger.retire(segment);
     }

@@ -1,7 +1,7 @@
-//! A group that has lost something is fenced at once, whoever reads it: what recovery does for a damaged batch, while the
-//! log runs.
+//! Fences while the log runs: a group is fenced as soon as a read finds its entries damaged, as recovery fences the
+//! groups of a damaged batch.
 //!
-//! In:     whose entries a read found damaged, and where.
+//! In:     the group whose entries a read found damaged, and the place of the damage.
 //! Out:    a fence record; nothing else of the group is kept, and the damaged segment is set aside when it goes.
 //! Cost:   as releasing all that the group has.
 //! Fails:  without room for its record the fence holds as long as this process, and the record is written before anything
@@ -15,10 +15,10 @@ use crate::group::Small;
 use logdrive_raft::GroupId;
 
 impl Wal {
-    /// A read said that entries of `group` are `corrupt`: the group must not act here any more, and the log takes
-    /// nothing for it ([`Wal::append`] panics). Its record is durable with the next write of any group. False if nothing
-    /// changed: it was fenced or destroyed before, or the damaged segment was given up meanwhile, with all of it that
-    /// was needed written again from bytes that were whole.
+    /// Fences `group`, because a read found entries of it `corrupt`: the group must not act here any more, and the log
+    /// takes nothing for it ([`Wal::append`] panics). The fence record is durable with the next write of any group.
+    /// Returns false if nothing changed: the group was fenced or destroyed before, or the damaged segment was given up
+    /// meanwhile, after everything needed of it had been written again from sound bytes.
     ///
     /// # Errors
     /// [`WalError::Io`] for image memory, [`WalError::Poisoned`].

@@ -1,4 +1,4 @@
-//! The batch that an open begins with: what came before, and what is written again of it.
+//! The batch that an open begins with: the start record, and the records that are written again.
 //!
 //! In:     the records that recovery kept of the last segment.
 //! Out:    a durable segment that begins with them.
@@ -7,9 +7,10 @@
 //!         where it did.
 //! Source: RULES.md rules 8, 19, 23; W2, W7, W9.
 //!
-//! The start record says that nothing counts any more of what is written again here. So the block that it stands in is
-//! written last, when all behind it is durable: without it the segment is one that was never used. And the block holds
-//! nothing else, but a filler: whatever lands of its other sectors, they are zeros.
+//! The start record ends the log before the records that are written again here, so that their older copies count no
+//! more. So the block with the start record is written last, when everything behind that block is durable: a segment
+//! without a start record counts as never used. Beside the start record the block holds only a filler of zeros, so it
+//! does not matter which of the block's other sectors land.
 
 use super::Wal;
 use crate::disk::{DiskEvent, WriteSegment};
@@ -19,7 +20,7 @@ use crate::recovery::{MOVED_AT, Moved};
 use crate::rules;
 
 impl Wal {
-    /// Puts records behind the start record. Where they are, recovery has told the index.
+    /// Puts records behind the start record. Recovery has told the index already where they stand.
     pub(super) fn take_over(&mut self, moved: Moved) {
         if moved.count == 0 {
             return;
@@ -92,7 +93,7 @@ mod tests {
     };
     use crate::stream::segment_bytes_for;
 
-    /// Its segment was a block larger than any that an open takes.
+    /// The bug: the segment for such records was a block larger than the largest that an open accepts.
     #[test]
     fn a_full_segment_of_the_largest_size_that_is_written_again_can_be_opened() {
         let largest = usize::try_from(SEGMENT_BYTES_MAX).unwrap();

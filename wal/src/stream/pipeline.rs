@@ -20,7 +20,7 @@ use crate::rules;
 use logdrive_raft::Durable;
 use std::collections::VecDeque;
 
-/// The batches that are on their way.
+/// The batches that are on their way to the disk.
 pub(super) struct Pipeline {
     in_flight_max: usize,
     waiting: VecDeque<ClosedBatch>,
@@ -60,7 +60,8 @@ pub(super) struct InFlight {
 }
 
 impl Pipeline {
-    /// Nothing is on its way, and everything before `link.durable` is on disk; the next batch has `link.seq`.
+    /// A pipeline in which nothing is on its way. Everything before `link.durable` is on disk, and the next batch has
+    /// the number `link.seq`.
     pub(super) fn new(in_flight_max: usize, link: Link) -> Self {
         Self {
             in_flight_max,
@@ -88,7 +89,7 @@ impl Pipeline {
         self.next_batch
     }
 
-    /// What the header of the open batch will say.
+    /// The link that the header of the open batch will state.
     #[inline]
     pub(super) fn link(&self) -> Link {
         Link { seq: self.next_batch, prev_crc: self.prev_crc, durable: self.durable }
@@ -111,7 +112,7 @@ impl Pipeline {
         self.in_flight.len() < self.in_flight_max
     }
 
-    /// The open batch is to be written once a slot is free.
+    /// Notes that the open batch is to be written once a slot is free.
     #[inline]
     pub(super) fn want_submit(&mut self) {
         self.submit_wanted = true;
@@ -123,7 +124,7 @@ impl Pipeline {
         self.waiting.is_empty() && self.submit_wanted
     }
 
-    /// The open batch was closed; `crc` is its header's checksum.
+    /// Takes in the batch that was open and is closed now; `crc` is the checksum of its header.
     #[inline]
     pub(super) fn push(&mut self, batch: ClosedBatch, crc: u32) {
         self.waiting.push_back(batch);
@@ -154,8 +155,8 @@ impl Pipeline {
         Some(write)
     }
 
-    /// The first batch of all, which waits alone, is written in two parts: this is left of it once the other part is
-    /// on disk. Returns the batch's number.
+    /// Notes that the first batch after an open, which waits alone, is written in two parts. `unwritten` is the part
+    /// that is left once the other one is on disk. Returns the batch's number.
     pub(super) fn split_first(&mut self, unwritten: Frozen) -> u64 {
         let batch = self.waiting.front_mut().expect("it was closed");
         batch.unwritten = unwritten;
@@ -172,7 +173,7 @@ impl Pipeline {
         Some(self.in_flight[self.place(token)].batch.position.segment())
     }
 
-    /// The write called `token` is on disk.
+    /// Notes that the write called `token` is on disk.
     #[inline]
     pub(super) fn finish(&mut self, token: u64) {
         let at = self.place(token);
@@ -226,7 +227,7 @@ impl Pipeline {
         self.sealed_upto
     }
 
-    /// A seal stands before this place.
+    /// Notes that the newest seal ends at this place.
     pub(super) fn seal_upto(&mut self, place: Position) {
         self.sealed_upto = place;
     }

@@ -1,9 +1,9 @@
-//! Where entries are: what a read has to look at, found on the log's thread and carried out on another.
+//! Plans of reads: the places of entries, found on the log's thread. Another thread carries a plan out.
 //!
 //! In:     a group and a range of its entries; the index.
 //! Out:    a [`ReadPlan`], which holds on to the segments it reads.
 //! Cost:   memory alone: no I/O, nothing copied; a look at each record of the range.
-//! Fails:  [`ReadError`] for what the log does not have, or not on disk yet.
+//! Fails:  [`ReadError`] for entries that the log does not have, or does not have on disk yet.
 //! Source: RULES.md rule 35; A5.
 
 use super::Wal;
@@ -65,7 +65,7 @@ impl Wal {
         }
     }
 
-    /// Where durable bytes of a segment are read, and how many it can have.
+    /// The reader of a segment's durable bytes, the seed of its checksums, and the number of bytes that can be read.
     fn source(&self, seq: SegmentSeq) -> (Arc<dyn SegmentReader>, Seed, u64) {
         if let Some(sealed) = self.chain.find_sealed(seq) {
             return (Arc::clone(&sealed.reader), sealed.seed, sealed.bytes);

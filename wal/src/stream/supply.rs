@@ -1,6 +1,6 @@
-//! Segment files to come and to go: those ordered ahead of the active one, and those being given up.
+//! The segment files that come and go: those ordered ahead of the active one, and those being given up.
 //!
-//! In:     the maker's word: a segment is made, could not be made, or is given up.
+//! In:     the maker's reports: a segment is made, could not be made, or is given up.
 //! Out:    which segments have their file; the next segment; the bytes of files that hold nothing of the log.
 //! Cost:   a look at the few segments ahead.
 //! Fails:  a segment that is made twice, and one that is given up without an order, are broken invariants.
@@ -25,7 +25,8 @@ pub(super) struct Supply {
     made: SegmentSeq,
     /// True if the maker of segments reported no room, and has not yet succeeded again.
     is_disk_full: bool,
-    /// The bytes of each file that is being given up, in order: they count until the file is gone.
+    /// For each order to give a segment up, in order: the bytes of the file, which count until the file is gone, or 0
+    /// for a file that is kept.
     leaving: VecDeque<u64>,
     /// The number of files of given-up segments that are kept to be made into new ones.
     free: usize,
@@ -40,7 +41,7 @@ pub(super) struct Spare {
 }
 
 impl Supply {
-    /// No segment was ordered, and those up to `made` have their file.
+    /// A supply without orders, in which the segments up to `made` have their file.
     pub(super) fn new(entropy: Box<dyn FnMut() -> u128>, made: SegmentSeq) -> Self {
         Self {
             entropy,
@@ -100,7 +101,7 @@ impl Supply {
         self.is_disk_full
     }
 
-    /// Adds a segment of `bytes` bytes behind those ahead, and behind `active`: it is to be ordered.
+    /// Adds a segment of `bytes` bytes behind `active` and behind all segments ahead. The caller orders it.
     pub(super) fn add(&mut self, active: SegmentSeq, bytes: u64) -> Spare {
         let newest = self.spares.back().map_or(active, |spare| spare.seq);
         let seq = SegmentSeq(newest.0.checked_add(1).expect("segment numbers are used up"));
@@ -114,7 +115,8 @@ impl Supply {
         self.spares.pop_front()
     }
 
-    /// The next segment has its file. True if it is one that was given up before.
+    /// Notes that the next segment has its file. Returns true if the file is that of a segment that was given up
+    /// before.
     pub(super) fn on_made(&mut self, segment: SegmentSeq, origin: SegmentOrigin) -> bool {
         assert!(segment > self.made, "{segment:?} was made twice");
         self.made = segment;
@@ -124,7 +126,7 @@ impl Supply {
         is_recycled
     }
 
-    /// The disk has no room for the next segment. True if it had room before.
+    /// Notes that the disk has no room for the next segment. Returns true if it had room before.
     pub(super) fn on_disk_full(&mut self) -> bool {
         !std::mem::replace(&mut self.is_disk_full, true)
     }
@@ -134,18 +136,18 @@ impl Supply {
         self.free < FREE_MAX
     }
 
-    /// A segment of `bytes` bytes is ordered to be given up.
+    /// Notes the order to give up a segment of `bytes` bytes.
     pub(super) fn give_up(&mut self, bytes: u64, fate: Fate) {
-        // One that is kept counts among the free ones at once.
+        // A file that is kept counts as free at once.
         self.free += usize::from(fate == Fate::Recycle);
         self.leaving.push_back(if fate == Fate::Recycle { 0 } else { bytes });
     }
 
-    /// The oldest order to give a segment up was carried out.
+    /// Notes that the oldest order to give a segment up was carried out.
     pub(super) fn on_given_up(&mut self) {
         self.leaving.pop_front().expect("an order was given");
     }
 }
 
-/// Files kept to be made new segments.
+/// The most files that are kept to be made into new segments.
 const FREE_MAX: usize = 2;

@@ -83,7 +83,7 @@ pub(super) struct RunPlace {
 pub(super) struct Link {
     /// The batch's number.
     pub(super) seq: u64,
-    /// The checksum of the header before.
+    /// The checksum of the previous batch's header.
     pub(super) prev_crc: u32,
     /// Everything before this place is on disk.
     pub(super) durable: Position,
@@ -102,9 +102,9 @@ pub(super) struct Closed {
 /// The bytes that a batch took.
 #[derive(Clone, Copy)]
 pub(super) struct Taken {
-    /// All of them, padding included.
+    /// All bytes of the batch, padding included.
     pub(super) bytes: u64,
-    /// Those of the batch's records of entries.
+    /// The bytes of the batch's records of entries.
     pub(super) entry_bytes: u64,
     /// True if something in the batch was written again to give space back.
     pub(super) carries: bool,
@@ -125,7 +125,7 @@ impl Segment {
         self.seed
     }
 
-    /// Its size.
+    /// The segment's size in bytes.
     #[inline]
     pub(super) fn bytes(&self) -> u64 {
         self.image.len() as u64
@@ -144,7 +144,7 @@ impl Segment {
 }
 
 impl Tail {
-    /// At the beginning of a segment, whose start record is to follow ([`Self::begin`]).
+    /// A tail at the beginning of a segment, whose start record is to follow ([`Self::begin`]).
     pub(super) fn new(active: Segment) -> Self {
         let open = OpenBatch {
             tail: 0,
@@ -173,7 +173,7 @@ impl Tail {
         self.active.seq
     }
 
-    /// The active segment's checksums begin with this.
+    /// The seed with which the active segment's checksums begin.
     #[inline]
     pub(super) fn seed(&self) -> Seed {
         self.active.seed
@@ -248,7 +248,7 @@ impl Tail {
         self.active.image.tail_mut(self.open.tail..self.open.tail + bytes)
     }
 
-    /// A record of `bytes` was put at the tail.
+    /// Notes that a record of `bytes` bytes was put at the tail.
     #[inline]
     pub(super) fn advance(&mut self, bytes: usize) {
         assert!(bytes.is_multiple_of(RECORD_ALIGN_BYTES), "record of {bytes} bytes is not padded");
@@ -287,7 +287,7 @@ impl Tail {
         }
     }
 
-    /// New entries stand at the tail, in a record of `bytes`.
+    /// Notes that new entries stand at the tail, in a record of `bytes` bytes.
     #[inline]
     pub(super) fn add_run(&mut self, group: GroupId, placed: &Placed, bytes: usize) {
         self.open.entry_bytes += bytes as u64;
@@ -300,14 +300,14 @@ impl Tail {
         });
     }
 
-    /// Carried entries stand at the tail, in a record of `bytes`.
+    /// Notes that carried entries stand at the tail, in a record of `bytes` bytes.
     pub(super) fn add_copy(&mut self, copied: Copied, bytes: usize) {
         self.open.entry_bytes += bytes as u64;
         self.open.carries = true;
         self.open.copies.push(copied);
     }
 
-    /// Something that was put at the tail stood in the log before: it was written again to give space back.
+    /// Notes that something was put at the tail that stood in the log before: it was written again to give space back.
     pub(super) fn note_carried(&mut self) {
         self.open.carries = true;
     }

@@ -221,7 +221,8 @@ impl Platter {
         operated
     }
 
-    /// An operation whose failure costs the process nothing, because it tries once more: it is not counted as one.
+    /// Counts, as [`Self::operate`] does, an operation that the process repeats if it fails: its failure is not
+    /// counted.
     pub(super) fn look(&mut self, era: u64) -> io::Result<()> {
         if era != self.era || !self.count_power() {
             return Err(io::Error::other("the power has failed"));
