@@ -11,7 +11,7 @@ use crate::checksum::{Seed, checksum};
 use crate::disk::{SegmentReader, is_unreadable};
 use crate::error::{Corrupt, ReadError};
 use crate::format::{
-    Bad, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, EntriesHead, EntryHead, Position,
+    BLOCK_BYTES, Bad, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, EntriesHead, EntryHead, Position,
     decode_entry_header,
 };
 use crate::image::Frozen;
@@ -166,13 +166,22 @@ impl Span {
     /// (C9), and so is a place behind the end of a file that somebody has cut short (C12).
     fn lost(&self, error: ReadError) -> ReadError {
         match error {
-            ReadError::Io { file, source } if is_lost(&source) => ReadError::Corrupt(Corrupt {
-                file,
-                offset: u64::from(self.place.offset()),
-                what: format!("the entries cannot be read: {source}"),
-            }),
+            ReadError::Io { file, source } if self.is_lost(&source) => {
+                ReadError::Corrupt(Corrupt {
+                    file,
+                    offset: u64::from(self.place.offset()),
+                    what: format!("the entries cannot be read: {source}"),
+                })
+            }
             error => error,
         }
+    }
+
+    /// Whether a place is lost for which the device gave this error. A device that can read nothing for a while, as after
+    /// the reset of its controller, has lost nothing: the file's first block tells the two apart.
+    fn is_lost(&self, error: &io::Error) -> bool {
+        let answers = || self.source.read_again(0, &mut [0; BLOCK_BYTES]).is_ok();
+        is_lost(error) && (!is_unreadable(error) || answers())
     }
 
     fn copy(

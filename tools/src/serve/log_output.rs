@@ -9,7 +9,7 @@
 //! Source: RULES.md D9.
 
 use super::options::OptionsError;
-use std::io::IsTerminal;
+use std::{io::IsTerminal, time::Duration};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -17,7 +17,8 @@ use tracing_subscriber::EnvFilter;
 pub(super) struct LogOutput {
     lost: ErrorCounter,
     told: usize,
-    _writer: WorkerGuard,
+    /// Until the end.
+    writer: Option<WorkerGuard>,
 }
 
 impl LogOutput {
@@ -30,7 +31,7 @@ impl LogOutput {
         let said = said.to_str().ok_or_else(|| bad("is no text"))?;
         let filter = filter(said)?;
         // A write to a pipe that nobody reads blocks, and would block the shard that logs.
-        let (writer, _writer) = NonBlockingBuilder::default()
+        let (writer, guard) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(LINES_MAX)
             .thread_name("log lines")
@@ -46,7 +47,7 @@ impl LogOutput {
             .log_internal_errors(false);
         // Fails only where a subscriber is set already, and then that one is wanted.
         let _ = subscriber.try_init();
-        Ok(Self { lost, told: 0, _writer })
+        Ok(Self { lost, told: 0, writer: Some(guard) })
     }
 
     /// Says how many lines were lost since this was last called, if any were.
@@ -54,8 +55,28 @@ impl LogOutput {
         let lost = self.lost.dropped_lines();
         if lost > self.told {
             let lines = lost - self.told;
-            self.told = lost;
             tracing::warn!(lines, "log lines were lost, because nobody read standard error");
+            // If this line was lost, too, the next one counts all of them.
+            if self.lost.dropped_lines() == lost {
+                self.told = lost;
+            }
+        }
+    }
+}
+
+impl Drop for LogOutput {
+    /// The lines that wait are written, for a second at most. The library's own end writes to standard output where standard
+    /// error is stuck, and that may be stuck or broken as well: so it has a thread that nobody waits for any longer.
+    fn drop(&mut self) {
+        let Some(writer) = self.writer.take() else { return };
+        let (ended, has_ended) = std::sync::mpsc::sync_channel(1);
+        let ending =
+            std::thread::Builder::new().name("log lines end".to_owned()).spawn(move || {
+                drop(writer);
+                let _ = ended.send(());
+            });
+        if ending.is_ok() {
+            let _ = has_ended.recv_timeout(Duration::from_secs(1));
         }
     }
 }
