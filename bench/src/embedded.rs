@@ -70,7 +70,7 @@ struct Part {
     disk_driver: String,
 }
 
-/// What one node's process is told by its argument.
+/// The work of one node's process, as its argument states it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Job {
     shape: Shape,

@@ -110,7 +110,7 @@ pub struct FrameOrigin {
 /// A frame's header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FrameHeader {
-    /// Whose frame it is.
+    /// The cluster, node and lane that the frame comes from.
     pub origin: FrameOrigin,
     /// Its place on the connection.
     pub sequence: u64,

@@ -1,4 +1,4 @@
-//! What the system refuses the log is said at the start: no io_uring, no registered memory, no disk below it.
+//! A node says at its start what the system has refused to its log: io_uring, registered memory, or a disk below it.
 //!
 //! The node runs as a user without rights or a name, because the kernel can be told to refuse io_uring to such users. This
 //! needs root, and a binary that every user may run; without them the tests say SKIPPED. `kernel.io_uring_disabled` holds

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 pub struct Config {
     /// The stream's own directory: [`crate::Home::shard_dir`].
     pub dir: PathBuf,
-    /// Whose it is.
+    /// The identity of the directory that the stream is in.
     pub identity: Identity,
     /// Which of the node's streams.
     pub shard: u32,

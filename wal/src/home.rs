@@ -175,7 +175,7 @@ impl Home {
         Self::locked(dir)?.raised()
     }
 
-    /// Whose directory it is. Takes its lock for that moment only; nothing is changed.
+    /// The identity of a directory. Takes the directory's lock for that moment only; nothing is changed.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -220,7 +220,7 @@ impl Home {
         Ok(Self { dir: dir.to_owned(), identity, openings, _locks: locks })
     }
 
-    /// Whose directory it is, with this open's incarnation.
+    /// The directory's identity, with the incarnation of this open.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity

@@ -178,7 +178,7 @@ fn every_subset_of_the_sectors_in_flight_recovers_to_a_prefix() {
         if let (Some(cut), false) = (&recovered.cut, subset & 15 == 15) {
             assert_eq!(cut.whole_behind, u64::from(subset >> 4 == 15));
         }
-        // What was cut does not come back by a second crash, after more was written (W2).
+        // A second crash, after more was written, does not bring back the batches that the open has cut (W2).
         drop(wal);
         let (mut wal, _) = sim.open();
         let next = expected + 1;

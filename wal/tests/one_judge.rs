@@ -7,6 +7,7 @@ mod forge;
 
 use common::golden::{Files, GOLDEN, golden};
 use common::mutate::{Base, Input, Machine};
+use common::random::Random;
 use common::*;
 use forge::*;
 use logdrive_raft::{GroupId, HardState, LogIndex, Term};
@@ -213,48 +214,33 @@ fn agree(
     })
 }
 
-/// SplitMix64.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).expect("below a usize")
-    }
-
     /// A place in a segment: mostly in its first blocks, where something stands, and mostly at the beginning of a block.
     fn place(&mut self, len: usize) -> usize {
-        let block = if self.below(4) == 0 { self.below(16) } else { self.below(7) };
-        let within = [64, 512, BLOCK][self.below(3)];
-        (block * BLOCK + self.below(within)) % len.max(1)
+        let block = if self.index(4) == 0 { self.index(16) } else { self.index(7) };
+        let within = [64, 512, BLOCK][self.index(3)];
+        (block * BLOCK + self.index(within)) % len.max(1)
     }
 }
 
 /// Changes files in one way, and says how. Blocks that become unreadable are added to `unreadable`.
 fn change(files: &mut Files, unreadable: &mut Vec<(String, usize)>, random: &mut Random) -> String {
     let names: Vec<String> = files.keys().cloned().collect();
-    let Some(file) = names.get(random.below(names.len() + 1)).or(names.first()).cloned() else {
+    let Some(file) = names.get(random.index(names.len() + 1)).or(names.first()).cloned() else {
         return String::new();
     };
-    let other = names[random.below(names.len())].clone();
+    let other = names[random.index(names.len())].clone();
     let bytes = files.get_mut(&file).expect("a file");
     let at = random.place(bytes.len());
     let block = at / BLOCK * BLOCK;
-    match random.below(16) {
+    match random.index(16) {
         0..5 if !bytes.is_empty() => {
-            bytes[at] ^= 1 << random.below(8);
+            bytes[at] ^= 1 << random.index(8);
             format!("a flip in {file} at {at}")
         }
         5..8 => {
             let sector = at / 512 * 512;
-            let end = (sector + 512 * (1 + random.below(8))).min(bytes.len());
+            let end = (sector + 512 * (1 + random.index(8))).min(bytes.len());
             bytes[sector..end].fill(0);
             format!("zeros in {file} from {sector} to {end}")
         }
@@ -272,7 +258,7 @@ fn change(files: &mut Files, unreadable: &mut Vec<(String, usize)>, random: &mut
             format!("the block of {other} at {from_at} stands in {file} at {block}")
         }
         12 => {
-            let len = if random.below(2) == 0 { at } else { bytes.len() / 2 };
+            let len = if random.index(2) == 0 { at } else { bytes.len() / 2 };
             bytes.truncate(len);
             format!("{file} ends at {len}")
         }
@@ -281,7 +267,7 @@ fn change(files: &mut Files, unreadable: &mut Vec<(String, usize)>, random: &mut
             format!("{file} is gone")
         }
         14 => {
-            let number = 1 + random.below(8);
+            let number = 1 + random.index(8);
             let copy = format!("{number:010}.seg");
             files.insert(copy.clone(), files[&other].clone());
             format!("{other} is copied to {copy}")
@@ -306,10 +292,10 @@ fn an_open_and_an_inspection_agree_about_random_damage() {
             let mut files = golden(golden_name);
             let mut unreadable = Vec::new();
             let mut image = format!("round {round} of {golden_name}");
-            for _ in 0..=random.below(3) {
+            for _ in 0..=random.index(3) {
                 image = format!("{image}; {}", change(&mut files, &mut unreadable, &mut random));
             }
-            let is_sealed = random.below(3) == 0;
+            let is_sealed = random.index(3) == 0;
             if is_sealed {
                 files.values_mut().for_each(|file| logdrive_wal::fuzz::seal(file));
             }

@@ -83,7 +83,7 @@ impl Durable {
         Self { group, upto: WriteId::ZERO }
     }
 
-    /// Whose writes.
+    /// The group whose writes are durable.
     #[must_use]
     pub const fn group(&self) -> GroupId {
         self.group

@@ -60,7 +60,7 @@ pub(crate) enum Record<'a> {
 }
 
 impl Record<'_> {
-    /// Whose it is; `None` for what is the stream's own.
+    /// The group that the record belongs to; `None` for a record of the stream itself.
     pub(crate) fn group(&self) -> Option<GroupId> {
         match self {
             Self::Membership { group, .. }

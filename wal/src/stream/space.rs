@@ -60,13 +60,13 @@ pub struct Usage {
     pub bytes_max: Option<u64>,
     /// Record bytes in the segments that hold the log.
     pub written: u64,
-    /// Those among them that are still needed.
+    /// Record bytes in these segments that are still needed.
     pub live: u64,
 }
 
 /// The one judge of a log's room: everything that asks whether something fits asks here.
 ///
-/// Invariants: nothing is encoded for which [`Self::check`] or [`Self::check_small`] found no room; while entries that
+/// Invariants: nothing is encoded for which [`Self::check`] or [`Self::check_release`] found no room; while entries that
 /// were refused would be refused again, [`Self::room`] is never [`Room::Free`].
 pub(super) struct Space {
     segment_bytes: u64,
@@ -86,7 +86,7 @@ pub(super) struct Space {
     supply: Supply,
 }
 
-/// What the log takes at a moment.
+/// The space that the log takes at one moment.
 #[derive(Clone, Copy)]
 pub(super) struct Used {
     /// The active segment.
@@ -169,7 +169,7 @@ impl Wal {
         self.space.is_near_quota(self.used())
     }
 
-    /// What the log takes now.
+    /// The space that the log takes now.
     #[inline]
     pub(super) fn used(&self) -> Used {
         Used {

@@ -78,7 +78,7 @@ pub(super) struct RunPlace {
     pub(super) offset: usize,
 }
 
-/// What the header of a batch says beside the batch's content.
+/// The fields of a batch's header that do not describe the batch's content.
 #[derive(Clone, Copy)]
 pub(super) struct Link {
     /// The batch's number.

@@ -7,6 +7,7 @@ pub(crate) mod crashes;
 pub(crate) mod golden;
 pub(crate) mod model;
 pub(crate) mod mutate;
+pub(crate) mod random;
 pub(crate) mod reader;
 
 use bytes::Bytes;

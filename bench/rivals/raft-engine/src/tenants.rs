@@ -1,4 +1,4 @@
-//! What an embedder does beside writing: it releases durable entries, so that their segments can be used again.
+//! The work of an embedder beside writing: it releases durable entries, so that their segments can be used again.
 //!
 //! In:     batches that became durable; a write's id is its last entry's index.
 //! Out:    [`Wal::release`] for every group when a segment is full, [`Wal::maintain`].
