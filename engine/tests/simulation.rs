@@ -100,6 +100,16 @@ fn seeds_that_have_failed_pass() {
     }
 }
 
+/// These seeds failed once for a fault that was added later, and for this cause: the no-op for a readmitted replica was
+/// counted as a command that a leader had taken over its bound.
+#[test]
+fn seeds_that_have_failed_by_an_added_fault_pass() {
+    for seed in [10000756, 10004013, 10005031, 10005791, 10007040] {
+        let with_it_alone = Cluster::new(seed).only(vec![1000]);
+        with_it_alone.run().unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let mut traces = std::collections::BTreeSet::new();
