@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{GroupId, NodeId, shared::lock};
 use logdrive_wal::Identity;
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 /// After its last append a leader pauses for so many steps longer than the follower's disk is slow.
 const LAST_WORD_STEPS: u64 = 20;
@@ -348,8 +351,13 @@ impl Sim<'_> {
         let identity = Identity { store, incarnation: 0, ..self.nodes[at].identity.clone() };
         let logs = self.nodes[at].logs.iter().zip(0..);
         logs.for_each(|(log, shard)| log.platter.wipe(&identity, shard));
-        let nothing =
-            Directory { identity, peers: Vec::new(), line: Line::default(), logs: Vec::new() };
+        let nothing = Directory {
+            identity,
+            peers: Vec::new(),
+            line: Line::default(),
+            logs: Vec::new(),
+            fenced: BTreeSet::new(),
+        };
         self.take_directory(at, &nothing);
     }
 
@@ -373,7 +381,9 @@ impl Sim<'_> {
         let logs = node.logs.iter().map(|log| log.platter.image()).collect();
         let (identity, line) = (node.identity.clone(), node.line.clone());
         let peers = lock(&node.peers).clone();
-        let copy = Box::new(Directory { identity, peers, line, logs });
+        let fenced = self.judge.ghost.fenced.iter().filter(|(of, _)| *of == node.id);
+        let fenced = fenced.map(|(_, group)| *group).collect();
+        let copy = Box::new(Directory { identity, peers, line, logs, fenced });
         self.lose_node(at);
         self.in_a_while(after, Later::Restore(at, copy, down));
     }
@@ -403,6 +413,7 @@ impl Sim<'_> {
         self.judge.ghost.fenced.retain(|(fenced, _)| *fenced != id);
         let node = &mut self.nodes[at];
         node.logs.iter_mut().for_each(SimLog::forget);
+        node.fenced_in_copy.clone_from(&directory.fenced);
         self.lose_node(at);
     }
 

@@ -95,6 +95,8 @@ pub(super) struct SimNode {
     pub(super) has_lost_end: bool,
     /// Its directory is not the one that its last process had: it was replaced, or its logs have lost their end.
     pub(super) is_another: bool,
+    /// The groups that were fenced when the present directory was copied; none if it is no copy.
+    pub(super) fenced_in_copy: BTreeSet<GroupId>,
     /// Groups that did not start because the log has lost records that they need.
     pub(super) has_refused: BTreeSet<GroupId>,
     /// Groups that are created otherwise here than elsewhere.
@@ -284,6 +286,7 @@ impl SimNode {
             trusted_a_lie: false,
             has_lost_end: false,
             is_another: false,
+            fenced_in_copy: BTreeSet::new(),
             has_refused: BTreeSet::new(),
             founded: BTreeMap::new(),
             peers: Arc::default(),

@@ -110,6 +110,8 @@ pub(super) struct Directory {
     pub(super) peers: Vec<u8>,
     pub(super) line: Line,
     pub(super) logs: Vec<PlatterImage>,
+    /// The groups that were fenced on the node when the copy was made: the log may have written that down.
+    pub(super) fenced: BTreeSet<GroupId>,
 }
 
 impl<'a> Sim<'a> {
@@ -174,7 +176,9 @@ impl<'a> Sim<'a> {
                         logdrive_raft::reached!("group fenced");
                         let before = self.judge.ghost.fenced.contains(&(id, group));
                         let own = self.nodes[at].log_of(group);
-                        let harmed = before || harm[own].explains_fence(group);
+                        let harmed = before
+                            || self.nodes[at].fenced_in_copy.contains(&group)
+                            || harm[own].explains_fence(group);
                         self.judge.see(&Event::Fenced { node: id, group, harmed });
                         self.losses.replica(id, group);
                         continue;
