@@ -20,6 +20,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+/// Two nodes, by their places in `Sim::nodes`.
+struct Pair {
+    leader: usize,
+    follower: usize,
+}
+
 /// After its last append a leader pauses for so many steps longer than the follower's disk is slow.
 const LAST_WORD_STEPS: u64 = 20;
 
@@ -175,7 +181,7 @@ impl Sim<'_> {
     /// A group's leader sends its last entries to one follower only, whose disk is slow, and is then silent for a
     /// while. The leader hears only that follower, so it does not learn of a later term before the follower's answer.
     pub(super) fn last_word(&mut self, group: usize, to: u64, after: u64, stall: u64) {
-        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let Some(Pair { leader, follower }) = self.leader_and_follower(group, to) else { return };
         let (now, id) = (self.now(), self.nodes[follower].id);
         self.world.borrow_mut().network.appends_only_to(now, id, after);
         self.stall_disk(follower, after + stall);
@@ -196,7 +202,7 @@ impl Sim<'_> {
     /// follower is then silent for a while. If the leader leads again, acknowledgements of its earlier term arrive
     /// again.
     pub(super) fn forget(&mut self, group: usize, to: u64, after: u64) {
-        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let Some(Pair { leader, follower }) = self.leader_and_follower(group, to) else { return };
         let (now, id) = (self.now(), self.nodes[follower].id);
         let timeout = self.shape.election_ticks;
         {
@@ -214,7 +220,7 @@ impl Sim<'_> {
     /// follower is paused while the others elect two leaders in a row. Of the messages to it only the appends arrive,
     /// all in the turn in which it is back. Its power fails when `batches` writes of that turn have landed.
     pub(super) fn late_news(&mut self, group: usize, to: u64, after: u64, batches: u64) {
-        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let Some(Pair { leader, follower }) = self.leader_and_follower(group, to) else { return };
         let (now, id, timeout) = (self.now(), self.nodes[follower].id, self.shape.election_ticks);
         let back = after + NEWS_TIMEOUTS * timeout;
         {
@@ -264,7 +270,7 @@ impl Sim<'_> {
         batches: u64,
         way: u64,
     ) {
-        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let Some(Pair { leader, follower }) = self.leader_and_follower(group, to) else { return };
         let (now, timeout, id) = (self.now(), self.shape.election_ticks, self.nodes[follower].id);
         let end = after + TOLD_TIMEOUTS * timeout;
         self.world.borrow_mut().network.gust(now, Weather::FAIR, end);
@@ -289,7 +295,7 @@ impl Sim<'_> {
     }
 
     /// The node that leads a group, as far as is known, and one of the others.
-    fn leader_and_follower(&self, group: usize, other: u64) -> Option<(usize, usize)> {
+    fn leader_and_follower(&self, group: usize, other: u64) -> Option<Pair> {
         let group = self.shape.groups[group];
         let leads = |node: &SimNode| {
             let replica = self.judge.ghost.replicas.get(&(node.id, group));
@@ -298,7 +304,8 @@ impl Sim<'_> {
         let leader = self.nodes.iter().position(leads)?;
         let others = self.nodes.len() as u64 - 1;
         let other = (others > 0).then(|| 1 + other % others)?;
-        Some((leader, (leader + usize::try_from(other).ok()?) % self.nodes.len()))
+        let follower = (leader + usize::try_from(other).ok()?) % self.nodes.len();
+        Some(Pair { leader, follower })
     }
 
     pub(super) fn stall_disk(&mut self, at: usize, steps: u64) {

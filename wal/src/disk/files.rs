@@ -23,13 +23,20 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     dir: PathBuf,
-    /// Device and number of the directory, as it was when it was opened.
-    place: (u64, u64),
+    /// The directory as it was when it was opened.
+    id: FileId,
     /// Files are opened for direct writes.
     direct: bool,
     /// Direct writes go past the page cache.
     past_cache: bool,
     last_read: Arc<LastRead>,
+}
+
+/// A file or directory, the same by each of its names.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct FileId {
+    device: u64,
+    inode: u64,
 }
 
 impl Files {
@@ -54,9 +61,9 @@ impl Files {
         match std::fs::remove_file(&name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {
-                let (dir, place) = (dir.to_owned(), place_of(dir)?);
+                let (dir, id) = (dir.to_owned(), id_of(dir)?);
                 let past_cache = direct && past_cache;
-                Ok(Self { dir, place, direct, past_cache, last_read: Arc::default() })
+                Ok(Self { dir, id, direct, past_cache, last_read: Arc::default() })
             }
         }
     }
@@ -64,7 +71,7 @@ impl Files {
     /// Fails if the directory was moved and another stands at its name: names are looked up anew for every file, and
     /// nothing may be written into a directory that somebody else has locked.
     fn in_place(&self) -> io::Result<()> {
-        if place_of(&self.dir)? == self.place {
+        if id_of(&self.dir)? == self.id {
             return Ok(());
         }
         let dir = self.dir.display();
@@ -383,13 +390,12 @@ fn is_in_memory(dir: &Path) -> bool {
 }
 
 fn is_same_file(a: &Path, b: &Path) -> io::Result<bool> {
-    Ok(place_of(a)? == place_of(b)?)
+    Ok(id_of(a)? == id_of(b)?)
 }
 
-/// Device and number of a file or directory: the same by each of its names.
-fn place_of(path: &Path) -> io::Result<(u64, u64)> {
+fn id_of(path: &Path) -> io::Result<FileId> {
     let metadata = std::fs::metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
+    Ok(FileId { device: metadata.dev(), inode: metadata.ino() })
 }
 
 /// Replaces a small file: after a crash it is the old one or the new one, whole (rule 26).

@@ -7,7 +7,7 @@
 //!         on at the next segment below that was in use.
 //! Source: RULES.md rules 8, 23, 26-28; C4-C8, W11, W12.
 
-use super::{Case, Fault, Judge, Visitor, What};
+use super::{Case, Fault, Judge, NextBatch, Visitor, What};
 use crate::checksum::Seed;
 use crate::disk::SegmentFile;
 use crate::format::{
@@ -79,11 +79,10 @@ impl Segment {
         self.first.expect("chain members are used").1
     }
 
-    /// The number of the segment's first batch, and the checksum of the batch before it. Panics for a segment that is
-    /// not of the chain.
-    pub(crate) fn follows(&self) -> (u64, u32) {
+    /// The place in the stream that the segment's first batch has. Panics for a segment that is not of the chain.
+    pub(crate) fn follows(&self) -> NextBatch {
         let (number, start) = self.first.expect("chain members are used");
-        (number, start.prev_crc)
+        NextBatch { number, prev_crc: start.prev_crc }
     }
 
     pub(crate) fn position(&self, offset: usize) -> Position {

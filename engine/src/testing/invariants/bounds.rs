@@ -4,7 +4,7 @@
 use super::{Check, Invariant, require};
 use crate::LogIndex;
 use crate::testing::event::Event;
-use crate::testing::ghost::{Ghost, Replica, count};
+use crate::testing::ghost::{Ghost, InFlight, Replica, count};
 use logdrive_raft::{ENTRY_OVERHEAD_BYTES, Message, Role};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "23 bounds", check };
@@ -28,7 +28,8 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
             // An append leaves while the window has some room, and may be larger than that room: its old entries
             // have been read back already.
             let window = ghost.replica(*node, *group).windows.get(to);
-            let (appends, bytes) = window.map_or((0, 0), |window| window.before(m));
+            let InFlight { appends, bytes } =
+                window.map_or(InFlight::default(), |window| window.before(m));
             let has_room =
                 appends < limits.inflight_messages_max && bytes < limits.inflight_bytes_max;
             require(appends == 0 || has_room, || {
