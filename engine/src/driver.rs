@@ -381,7 +381,7 @@ impl Inbound for Ingress {
 
     fn up(&self, peer: NodeId, lane: Lane, hello: &Hello) {
         let driver = self.driver();
-        driver.node.note_client_address(peer, &hello.client_address);
+        driver.node.introduce(hello);
         driver.node.reached();
         driver.arrivals.lane(LaneChange { peer, lane, up: true });
     }

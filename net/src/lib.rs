@@ -75,6 +75,7 @@ mod listener;
 mod metrics;
 mod outbound;
 mod peer;
+mod peer_log;
 mod queue;
 mod receiver;
 mod saving;

@@ -38,7 +38,7 @@ mod supply;
 mod tail;
 
 use crate::checksum::Seed;
-use crate::disk::{Disk, DiskEvent, is_no_space};
+use crate::disk::{Disk, DiskEvent, is_shortage};
 use crate::error::WalError;
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, DIRECTORY_ENTRY_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES,
@@ -496,9 +496,9 @@ impl Wal {
                         self.metrics.recycled += 1;
                     }
                 }
-                Err(source) if is_no_space(&source) => {
+                Err(source) if is_shortage(&source) => {
                     if self.space.supply_mut().on_disk_full() {
-                        tracing::warn!(?segment, %source, "the disk has no room for the log's next segment: entries are refused until it has");
+                        tracing::warn!(?segment, %source, "the log's next segment cannot be made now: entries are refused until it can");
                     }
                 }
                 Err(source) => return Err(self.fail(segment, "making", source)),

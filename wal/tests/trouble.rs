@@ -434,6 +434,10 @@ fn a_directory_without_an_identity_is_refused() {
     assert!(matches!(Home::open(&path), Err(HomeError::Empty(_))));
     std::fs::create_dir(&path).unwrap();
     assert!(matches!(Home::open(&path), Err(HomeError::Empty(_))));
+    // Its making was cut short, and is taken up again.
+    std::fs::create_dir(path.join("shard-000")).unwrap();
+    let error = Home::open(&path).unwrap_err();
+    assert!(matches!(&error, HomeError::HalfMade(dir) if *dir == path), "{error}");
     drop(new_home(&path));
     assert!(matches!(
         Home::create(&path, "test", NodeId(1), 1, BTreeMap::new()),

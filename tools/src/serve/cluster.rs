@@ -137,6 +137,13 @@ impl Cluster {
             },
         };
         match self.address(leader) {
+            // The client would come back here, for ever.
+            Some(here) if self.is_here(&here) => resp::write_error(
+                out,
+                &format!(
+                    "ERR The group is led by node {leader}, which sends its clients to this node's address: each node needs an --advertise of its own"
+                ),
+            ),
             // As Redis writes it: an IPv6 address without brackets, the port behind the last colon.
             Some((host, port)) => resp::write_error(out, &format!("MOVED {slot} {host}:{port}")),
             None => {
@@ -160,6 +167,11 @@ impl Cluster {
         let first = self.placement.first_leader(group);
         let members = self.placement.members(group);
         members_to_ask(&members, first, self.node.id()).find(|node| known(*node))
+    }
+
+    /// Whether clients that are sent to this address come to this node.
+    fn is_here(&self, (host, port): &(String, u16)) -> bool {
+        host_port(&self.advertise) == Some((host, *port))
     }
 
     fn address(&self, node: NodeId) -> Option<(String, u16)> {

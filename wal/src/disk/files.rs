@@ -23,6 +23,9 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     dir: PathBuf,
+    /// The directory, open: a name that was changed is made durable without a file descriptor more, so that a lack of
+    /// descriptors never comes between the change and the sync.
+    handle: Arc<File>,
     /// The directory as it was when it was opened.
     id: FileId,
     /// Files are opened for direct writes.
@@ -61,9 +64,10 @@ impl Files {
         match std::fs::remove_file(&name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {
+                let handle = Arc::new(File::open(dir)?);
                 let (dir, id) = (dir.to_owned(), id_of(dir)?);
                 let past_cache = direct && past_cache;
-                Ok(Self { dir, id, direct, past_cache, last_read: Arc::default() })
+                Ok(Self { dir, handle, id, direct, past_cache, last_read: Arc::default() })
             }
         }
     }
@@ -76,6 +80,11 @@ impl Files {
         }
         let dir = self.dir.display();
         Err(io::Error::other(format!("{dir} was moved, and another directory stands there")))
+    }
+
+    /// Makes the directory's entries durable, as [`sync_dir`] does.
+    fn sync_names(&self) -> io::Result<()> {
+        sync_opened_dir(&self.handle)
     }
 
     /// True if writes and reads are known to go past the page cache.
@@ -153,7 +162,7 @@ impl Files {
     pub(super) fn remove(&self, segment: SegmentSeq) -> io::Result<()> {
         self.in_place()?;
         remove(&self.path(segment))?;
-        sync_dir(&self.dir)
+        self.sync_names()
     }
 
     /// Removes every file that has a temporary name of the log's own.
@@ -210,7 +219,7 @@ impl Files {
             }
         };
         rename(&temporary, &self.path(order.segment))?;
-        sync_dir(&self.dir)?;
+        self.sync_names()?;
         Ok(file)
     }
 
@@ -226,14 +235,14 @@ impl Files {
         let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
         flags.set(OFlags::DIRECT, self.direct);
         let free = self.free_path(old);
-        let file = File::from(rustix::fs::open(&free, flags, FILE_MODE)?);
+        let file = File::from(open(&free, flags)?);
         block.tail_mut(0..BLOCK_BYTES).copy_from_slice(order.header.as_slice());
         let written = write(&file, &free, block.bytes(0..BLOCK_BYTES), 0);
         block.tail_mut(0..BLOCK_BYTES).fill(0);
         written?;
         sync(&file, &free)?;
         rename(&free, &self.path(order.segment))?;
-        sync_dir(&self.dir)?;
+        self.sync_names()?;
         Ok(file)
     }
 
@@ -264,7 +273,7 @@ impl Files {
                 Err(error) => return Err(error),
             }
         }
-        sync_dir(&self.dir)
+        self.sync_names()
     }
 
     /// Takes a segment's name from its file, which the manifest has passed. One to be set aside has its other name
@@ -280,7 +289,7 @@ impl Files {
             }
             Fate::Remove | Fate::SetAside => remove(&path)?,
         }
-        sync_dir(&self.dir)
+        self.sync_names()
     }
 
     /// The names for a damaged segment, best first.
@@ -305,7 +314,7 @@ impl Files {
         let path = self.manifest_path();
         let next = self.dir.join(format!("{MANIFEST_NAME}{TEMPORARY_SUFFIX}"));
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = match rustix::fs::open(&next, flags, Mode::empty()) {
+        let file = match open(&next, flags) {
             Ok(file) => File::from(file),
             Err(Errno::NOENT) => create(&next, flags | OFlags::CREATE)?,
             Err(error) => return Err(error.into()),
@@ -314,7 +323,7 @@ impl Files {
         write(&file, &next, &manifest.encode(), 0)?;
         sync(&file, &next)?;
         exchange(&next, &path)?;
-        sync_dir(&self.dir)
+        self.sync_names()
     }
 
     /// The name of a file that is kept to become a segment again. After a crash it is removed, like a half-made file.
@@ -414,8 +423,12 @@ pub(crate) fn atomic_write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Makes a directory's entries durable. A failure is final, also one that says "no room": the next sync would claim
 /// success over names that are lost (rule 17).
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    sync_opened_dir(&File::open(dir)?)
+}
+
+fn sync_opened_dir(dir: &File) -> io::Result<()> {
     steps::take(|| "sync the directory".to_owned());
-    let synced = File::open(dir)?.sync_all();
+    let synced = dir.sync_all();
     synced.map_err(|error| io::Error::other(format!("directory sync: {error}")))
 }
 
@@ -425,7 +438,12 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 fn create(path: &Path, flags: OFlags) -> io::Result<File> {
     steps::find_room(|| name_of(path))?;
     steps::take(|| format!("create {}", name_of(path)));
-    Ok(File::from(rustix::fs::open(path, flags, FILE_MODE)?))
+    Ok(File::from(open(path, flags)?))
+}
+
+/// Opens a file, again after a signal: some file systems let one end the wait.
+fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, FILE_MODE))
 }
 
 fn write(file: &File, path: &Path, bytes: &[u8], at: u64) -> io::Result<()> {
