@@ -33,14 +33,16 @@ impl LastRead {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The lock is held neither while a file is opened nor while one is closed: both may wait for the disk, and other
+    /// readers must not wait with them.
     fn open(&self, segment: SegmentSeq, path: &Path) -> io::Result<Arc<File>> {
-        let mut last = self.lock();
-        if let Some((_, file)) = last.as_ref().filter(|(known, _)| *known == segment) {
+        if let Some((_, file)) = self.lock().as_ref().filter(|(known, _)| *known == segment) {
             return Ok(Arc::clone(file));
         }
         let file = Arc::new(File::open(path)?);
         advise(&file, Advice::Random, 0, None);
-        *last = Some((segment, Arc::clone(&file)));
+        let before = self.lock().replace((segment, Arc::clone(&file)));
+        drop(before);
         Ok(file)
     }
 }
@@ -50,6 +52,8 @@ impl LastRead {
 pub(crate) struct SealedSegment {
     segment: SegmentSeq,
     path: PathBuf,
+    /// The file system takes direct reads.
+    direct: bool,
     last: Arc<LastRead>,
     /// The number of the window that was loaded ahead last, 0 if none was, so that one reader asks for each window
     /// once.
@@ -57,8 +61,13 @@ pub(crate) struct SealedSegment {
 }
 
 impl SealedSegment {
-    pub(crate) fn new(segment: SegmentSeq, path: PathBuf, last: Arc<LastRead>) -> Self {
-        Self { segment, path, last, asked: AtomicU64::new(0) }
+    pub(crate) fn new(
+        segment: SegmentSeq,
+        path: PathBuf,
+        direct: bool,
+        last: Arc<LastRead>,
+    ) -> Self {
+        Self { segment, path, direct, last, asked: AtomicU64::new(0) }
     }
 
     fn file(&self) -> io::Result<Arc<File>> {
@@ -70,7 +79,8 @@ impl SealedSegment {
 /// was given up.
 impl Drop for SealedSegment {
     fn drop(&mut self) {
-        self.last.lock().take_if(|(segment, _)| *segment == self.segment);
+        let closed = self.last.lock().take_if(|(segment, _)| *segment == self.segment);
+        drop(closed);
     }
 }
 
@@ -79,16 +89,17 @@ impl SegmentReader for SealedSegment {
         self.file()?.read_exact_at(out, offset)
     }
 
-    /// Reads past the page cache, into an aligned buffer and by whole blocks, of which a segment consists; if the file
-    /// cannot be opened for that, as [`SegmentReader::read`] does.
+    /// Reads past the page cache, into an aligned buffer and by whole blocks, of which a segment consists; where the file
+    /// system takes no direct reads, as [`SegmentReader::read`] does.
     fn read_again(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if !self.direct {
+            return self.read(offset, out);
+        }
         let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let from = start / BLOCK_BYTES * BLOCK_BYTES;
         let end = start.checked_add(out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECT;
-        let Ok(file) = rustix::fs::open(&self.path, flags, Mode::empty()) else {
-            return self.read(offset, out);
-        };
+        let file = rustix::fs::open(&self.path, flags, Mode::empty())?;
         let mut image = Image::new((end - from).next_multiple_of(BLOCK_BYTES))?;
         let mut image = ImageWriter::claim(&mut image).expect("a new image has one owner");
         let blocks = 0..image.len();
@@ -136,7 +147,7 @@ mod tests {
         let reader = |n: u32| {
             let path = dir.path().join(n.to_string());
             std::fs::write(&path, vec![b'x'; 2 * BLOCK_BYTES]).unwrap();
-            SealedSegment::new(SegmentSeq(n), path, Arc::clone(&last))
+            SealedSegment::new(SegmentSeq(n), path, true, Arc::clone(&last))
         };
         let (first, second) = (reader(1), reader(2));
         let open = || last.lock().as_ref().map(|(segment, _)| segment.0);
@@ -152,5 +163,23 @@ mod tests {
         let file = Arc::downgrade(&first.file().unwrap());
         drop(first);
         assert_eq!((open(), file.upgrade().is_some()), (None, false));
+    }
+
+    /// RULES.md C9. The bug: if the file could not be opened once more, the second read came from the page cache, like the
+    /// first one, and a group was fenced for what it gave.
+    #[test]
+    fn a_second_read_comes_from_the_page_cache_only_where_there_are_no_direct_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1");
+        std::fs::write(&path, vec![b'x'; 2 * BLOCK_BYTES]).unwrap();
+        let last = Arc::new(LastRead::default());
+        let reader =
+            |direct| SealedSegment::new(SegmentSeq(1), path.clone(), direct, Arc::clone(&last));
+        let (cached, direct) = (reader(false), reader(true));
+        let mut out = [0; 8];
+        cached.read(0, &mut out).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        cached.read_again(0, &mut out).unwrap();
+        assert_eq!(direct.read_again(0, &mut out).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -152,7 +152,8 @@ impl Files {
 
     /// A reader of a sealed segment.
     pub(super) fn reader(&self, segment: SegmentSeq) -> Arc<dyn SegmentReader> {
-        Arc::new(SealedSegment::new(segment, self.path(segment), Arc::clone(&self.last_read)))
+        let last = Arc::clone(&self.last_read);
+        Arc::new(SealedSegment::new(segment, self.path(segment), self.direct, last))
     }
 
     pub(super) fn sync(&self, segment: SegmentSeq) -> io::Result<()> {

@@ -380,7 +380,7 @@ impl Judge {
 
 /// A segment's first two blocks. No decision rests on a single bad read: unless a header and a start record are found,
 /// the blocks are read once more, past the page cache where that is possible. Without the second look a segment in use
-/// could be taken for one that was only made.
+/// could be taken for one that was only made, so if the second look cannot read them, the first one does not count.
 fn read_blocks<V: Visitor>(segment: SegmentSeq, visitor: &mut V) -> std::io::Result<Box<Blocks>> {
     let mut blocks: Box<Blocks> = Box::new([0; 2 * BLOCK_BYTES]);
     let read = visitor.read(segment, blocks.as_mut_slice());
@@ -390,7 +390,8 @@ fn read_blocks<V: Visitor>(segment: SegmentSeq, visitor: &mut V) -> std::io::Res
         let mut again = visitor.read_again(segment, blocks.len())?;
         let again = again.next()?;
         if !again.is_readable(0..blocks.len()) {
-            return read.map(|()| blocks);
+            read?;
+            return Err(rustix::io::Errno::IO.into());
         }
         blocks.copy_from_slice(again.bytes());
     }
