@@ -126,6 +126,17 @@ impl Ghost {
         self.applied.remove(&id);
     }
 
+    /// A message leaves `id` at once, whatever is durable.
+    pub(crate) fn on_message(&self, id: NodeId, out: &Outgoing) {
+        let is_promise = match &out.message {
+            Message::Marked(_) | Message::TermStated(_) => true,
+            Message::VoteReply(m) => m.granted,
+            Message::AppendReply(m) => !matches!(m.result, AppendResult::Rejected { .. }),
+            _ => false,
+        };
+        assert!(!is_promise, "[9] {id} does not wait for its disk: {out:?}");
+    }
+
     /// A promise leaves `id`, whose disk is `durable`.
     pub(crate) fn on_promise(&mut self, id: NodeId, durable: &Image, out: &Outgoing) {
         let saved = durable.hard_state;

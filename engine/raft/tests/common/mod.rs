@@ -177,6 +177,7 @@ impl Node {
             assert_eq!(release.voters, self.config.voters, "a base without its members");
             if self.staged.contains(&release.base.index) {
                 self.kept = self.kept.max(release.base.index);
+                self.staged.retain(|snapshot| *snapshot > release.base.index);
             }
             let (base, kept) = (release.base, self.kept);
             assert!(
@@ -381,6 +382,7 @@ impl Cluster {
         node.fetches.extend(fetch);
         node.offers.extend(offers);
         for out in messages {
+            self.ghost.on_message(id, &out);
             self.network.push(Packet { from: id, to: out.to, message: out.message });
         }
         self.ghost.after_event(id, &self.nodes);
@@ -625,10 +627,13 @@ impl Cluster {
         }
     }
 
-    /// The state of a replica's machine is kept durably as it is now.
+    /// The state of a replica's machine is kept durably as it is now, unless it goes on from a snapshot that a crash would
+    /// take from the log.
     pub(crate) fn keep(&mut self, id: NodeId) {
         let node = self.nodes.get_mut(&id).unwrap();
-        node.kept = node.kept.max(node.applied);
+        if node.raft.is_some() && node.staged.is_empty() {
+            node.kept = node.kept.max(node.applied);
+        }
     }
 
     /// The host lets a replica's log go up to `to`, as far as the state is kept.
@@ -655,18 +660,24 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).unwrap();
         let raft = node.raft.as_mut().expect("the replica is up");
         let before = raft.status();
+        let has_it = raft.term_at(last.index) == Ok(last.term);
         let installed = raft.install(snapshot);
+        let after = raft.status();
         let _ = writeln!(self.trace, "{id} installs {}: {installed:?}", print::id(last));
         match installed {
             Ok(Installed::Taken { first, last: passed }) => {
                 assert_eq!((first, passed), (before.applied.next(), last.index));
+                // Paper figure 13.
+                let log = if has_it { before.last_log } else { last };
+                assert_eq!((raft.base(), after.last_log), (last, log), "{id} installs {last:?}");
                 node.staged.insert(last.index);
                 node.applied = last.index;
                 node.applies.clear();
                 self.ghost.on_installed(id, last);
             }
-            _ => assert_eq!(raft.status().commit, before.commit),
+            _ => assert_eq!((after.commit, after.last_log), (before.commit, before.last_log)),
         }
+        assert!(after.term >= before.term);
         self.ghost.after_event(id, &self.nodes);
         installed
     }
