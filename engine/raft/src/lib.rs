@@ -66,7 +66,8 @@
 //! ```
 //!
 //! Where to go on: `raft.rs` settles an event's term and hands it to the role; `follower.rs`, `candidate.rs` and `leader.rs`
-//! are the roles; `log.rs` draws the cursors; `snapshot.rs` says how the log lets go of its beginning. `tests/paper.rs` has a test for each sentence of the paper.
+//! are the roles; `log.rs` draws the cursors; `snapshot.rs` says how the log lets go of its beginning. `tests/paper.rs` and
+//! `tests/snapshots.rs` have a test for each sentence of the paper.
 //!
 //! # What is durable when
 //!

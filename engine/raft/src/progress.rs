@@ -5,12 +5,15 @@
 //!   Probe ---------------------------------> Replicate
 //!     one append at a time,                    appends follow one another
 //!     each a guess where the logs meet         within a window
-//!     ^   <---------------------------------
-//!     |      an append was refused, or the connection broke      |       ^
-//!     |                                                          |       |
-//!     +---- the transfer ended ---- Snapshot <-------------------+       |
-//!                                     heartbeats only                    |
-//!                                     +------- it has a snapshot --------+
+//!         <---------------------------------
+//!            an append was refused, or the connection broke
+//!
+//!            the peer needs entries that the log has let go of
+//!   either ---------------------------------> Snapshot
+//!   Probe <---------------------------------    heartbeats only
+//!            the transfer ended
+//!   Replicate <-----------------------------
+//!            heard that the peer has the snapshot
 //! ```
 //!
 //! A peer that needs entries which the leader's log has let go of needs a snapshot. The host is told once (an offer), and

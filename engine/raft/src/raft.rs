@@ -75,8 +75,8 @@ pub enum Event {
     Resign,
     /// The end of [`Event::Resign`].
     Stand,
-    /// The log may let go of all entries up to `to`, as far as they are applied, and durable here. It tells the disk with
-    /// its next write.
+    /// The log lets go of all entries up to `to`, as far as they are applied, durable here and kept outside the log. The
+    /// disk is told with the next write.
     Release {
         /// The last entry that is not needed any more.
         to: LogIndex,
@@ -257,8 +257,8 @@ impl Raft {
 
     /// Another machine takes the place of the one that failed: it has applied everything up to `applied`, and is handed
     /// what is committed behind that again. Messages that were not handed out yet are dropped, which to the peers is a lost
-    /// message. False, and nothing has changed, if no machine was ever handed that much, or if the log has let go of what
-    /// the machine lacks.
+    /// message. False, and nothing has changed, if no machine was ever handed that much, or if the log has let go of entries
+    /// that the machine lacks.
     pub fn replace_machine(&mut self, applied: LogIndex) -> bool {
         if applied > self.log.applying() || applied < self.log.base().index {
             return false;

@@ -34,8 +34,8 @@ pub struct Ready {
 pub struct Write {
     /// Its place among the group's writes.
     pub id: WriteId,
-    /// What the log has let go of. It goes before `hard_state`, which is there if this is, and both are in one batch
-    /// together with the membership: a crash leaves all three or none.
+    /// The log's new base. It goes before `hard_state`, which is there if this is, and both are in one batch together with
+    /// the membership: a crash leaves all three or none.
     pub release: Option<Box<Release>>,
     /// The new hard state, if term or vote changed (or the commit index is worth saving with them).
     /// Goes before `entries`, in their batch or in an earlier one, so its commit index covers none of them.
@@ -44,13 +44,13 @@ pub struct Write {
     pub entries: EntryBatch,
 }
 
-/// The log's base moves: by a release, or because a snapshot was installed.
+/// The log's base has moved: by a release, or because a snapshot was installed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Release {
-    /// The last entry that the log lets go of. Its log begins behind this one, and a snapshot or the machine itself has
-    /// all up to here, durably.
+    /// The last entry that the log lets go of: the log begins behind it. A snapshot, or the machine itself, has all up to
+    /// here durably.
     pub base: LogId,
-    /// The log's last entry before those of this write, at least the base's: entries behind it are gone too.
+    /// The log's last entry before those of this write, at least the base: entries behind it are gone too.
     pub last: LogIndex,
     /// The voters at `base`, to be found again when nothing in the log says them.
     pub voters: Vec<NodeId>,

@@ -42,7 +42,7 @@ pub struct Snapshot {
     pub term: Term,
 }
 
-/// What became of a snapshot.
+/// The outcome of [`Raft::install`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Installed {
     /// The replica knows all of it to be committed, and goes on with its log and its machine as they are.

@@ -177,7 +177,7 @@ pub struct HardState {
     /// The candidate that the replica voted for in `term`.
     pub voted_for: Option<NodeId>,
     /// A commit index it knew; may lag, never leads. Saves work after a restart, nothing else. It may be before the log's
-    /// base; what is restored never is.
+    /// base; a replica that restarts knows at least the base to be committed.
     pub commit: LogIndex,
     /// Its log lacks entries that it had acknowledged, as far as it knows: until it is readmitted it neither
     /// acknowledges, votes nor stands.

@@ -96,8 +96,8 @@ fn follower(terms: &[u64], commit: u64, committed: &[u64]) -> Cluster {
 
 // Releases
 
-/// §7: "all servers take snapshots independently, covering just the committed entries". What is not applied, not durable in
-/// the log, or not kept outside it, stays in the log, whatever the host asks for.
+/// §7: "all servers take snapshots independently, covering just the committed entries". Entries that are not applied, not
+/// durable in the log, or not kept outside it stay in the log, whatever the host asks for.
 #[test]
 fn only_what_is_applied_and_kept_is_released() {
     let asked = |to, kept| {
@@ -144,8 +144,8 @@ fn a_base_answers_with_its_term_and_what_is_released_is_no_end() {
     assert_eq!(raft.base(), id(1, 6));
 }
 
-/// Whatever part of the release's write is on the disk: the machine opens at the base or behind it, and what was released
-/// is committed.
+/// The machine opens at the base or behind it, and what was released is committed, whatever part of the release's write is
+/// on the disk.
 #[test]
 fn a_crash_around_a_release_leaves_the_old_base_or_the_new_one() {
     for (kept, part, expected) in [(0, None, 0), (0, Some(0), 6), (1, None, 6)] {
@@ -211,7 +211,7 @@ fn a_probe_before_the_base_is_acknowledged_at_the_base() {
         assert_eq!(answers(&mut c, 2), [accepted(2, expected)], "{prev} {terms:?}");
     }
     assert_eq!(c.status(n(3)).last_log, id(1, 11));
-    // What contradicts the base comes from no correct leader.
+    // No correct leader contradicts the base.
     say(&mut c, 2, 3, append(2, id(2, 2), 0, &[2; 4]));
     say(&mut c, 2, 3, append(2, id(1, 2), 0, &[1, 1, 1, 1, 1, 2]));
     assert_eq!((answers(&mut c, 2), c.status(n(3)).last_log), (vec![], id(1, 11)));
