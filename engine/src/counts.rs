@@ -37,7 +37,7 @@ use logdrive_net::{
     frame::{FrameOrigin, FrameReader, FrameWriter},
     stores::Acquaintances,
 };
-use logdrive_raft::{Command, Durable, HardState, LogIndex, Message};
+use logdrive_raft::{Command, Durable, HardState, LogId, LogIndex, Message};
 use logdrive_wal::{
     Identity, Wal,
     disk::forgetful::{Answers, ForgetfulDisk},
@@ -290,6 +290,7 @@ impl Node {
                 members: ids.to_vec(),
                 membership: Some(Bytes::from_static(b"members")),
                 hard_state: HardState::default(),
+                base: LogId::ZERO,
                 runs: Vec::new(),
                 last: LogIndex::ZERO,
                 applied: LogIndex::ZERO,

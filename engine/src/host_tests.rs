@@ -265,6 +265,7 @@ fn founded(group: GroupId, members: &[NodeId], first_leader: bool) -> Founded {
         members: members.to_vec(),
         membership: Some(Bytes::from_static(b"members")),
         hard_state: HardState::default(),
+        base: LogId::ZERO,
         runs: Vec::new(),
         last: LogIndex::ZERO,
         applied: LogIndex::ZERO,

@@ -28,7 +28,7 @@ use logdrive_net::{
     Accepted, ClusterId, Hello, InboundMeter, InboundStats, Lane, Refusal,
     stores::{Acquaintances, Proof},
 };
-use logdrive_raft::{Durable, HardState, Restored, Ticks};
+use logdrive_raft::{Durable, HardState, LogId, Restored, Ticks};
 use logdrive_wal::{Identity, RecoveredGroup};
 use std::{
     collections::BTreeMap,
@@ -238,7 +238,8 @@ impl Shared {
         let applied = apply::open(&mut *machine, found.last)
             .map_err(|source| GroupError::Machine { group, source })?;
         let (hard_state, last) = (found.hard_state, found.last);
-        let restored = Restored { hard_state, runs: found.runs.clone(), last, applied };
+        let base = LogId { term: found.released_term, index: found.released };
+        let restored = Restored { hard_state, base, runs: found.runs.clone(), last, applied };
         restored.check().map_err(|error| GroupError::Log { group, why: error.to_string() })?;
         let shard = shard_of(group, self.inboxes.len());
         let view = Arc::new(GroupView::of(group, &self.map_version, &self.news));
@@ -248,6 +249,7 @@ impl Shared {
             membership: new.then(|| membership::encode(&members)),
             members,
             hard_state,
+            base,
             runs: restored.runs,
             last,
             applied,

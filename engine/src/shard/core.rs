@@ -24,8 +24,9 @@ use crate::{ProposeError, StopCause, clock::Nanos, limits, links::LinkChange};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use logdrive_raft::{
-    Config, ConfigError, Durable, Entry, EntryBatch, Event, FetchFor, GroupId, HardState, LogIndex,
-    Message, NodeId, Outgoing, Raft, Restored, RoomNotice, RoomSays, Term, TermRun, Ticks,
+    Config, ConfigError, Durable, Entry, EntryBatch, Event, FetchFor, GroupId, HardState, LogId,
+    LogIndex, Message, NodeId, Outgoing, Raft, Restored, RoomNotice, RoomSays, Term, TermRun,
+    Ticks,
 };
 use logdrive_wal::Room;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub(crate) struct Founded {
     /// To be written with the first write; `None` if the log has it.
     pub(crate) membership: Option<Bytes>,
     pub(crate) hard_state: HardState,
+    pub(crate) base: LogId,
     pub(crate) runs: Vec<TermRun>,
     pub(crate) last: LogIndex,
     pub(crate) applied: LogIndex,
@@ -150,7 +152,8 @@ impl Shard {
     /// # Errors
     /// [`ConfigError`] if its members or what was found of it cannot be.
     pub(crate) fn add(&mut self, founded: Founded) -> Result<Slot, ConfigError> {
-        let Founded { group, members, membership, hard_state, runs, last, applied, .. } = founded;
+        let Founded { group, members, membership, hard_state, base, runs, last, applied, .. } =
+            founded;
         assert!(!self.slots.contains_key(&group), "{group:?} runs already");
         let config = Config {
             group,
@@ -165,7 +168,8 @@ impl Shard {
             tail_bytes_max: self.limits.tail_bytes_max,
             uncommitted_bytes_max: self.limits.uncommitted_bytes_max,
         };
-        let raft = Raft::new(config, Restored { hard_state, runs, last, applied }, self.now)?;
+        let restored = Restored { hard_state, base, runs, last, applied };
+        let raft = Raft::new(config, restored, self.now)?;
         let slot = Slot::behind(self.replicas.len());
         let Founded { durable, first_leader, view, .. } = founded;
         self.replicas.push(Replica::new(group, raft, durable, membership, first_leader, view));
@@ -733,7 +737,7 @@ impl Shard {
             }
         }
         if let Change::LostLeadership { commit } = replica.look() {
-            let term_at = |index| replica.raft.term_at(index);
+            let term_at = |index| replica.raft.term_at(index).ok();
             replica.proposals.leadership_lost(commit, term_at, &mut round.answers);
         }
         let deadline = replica.raft.deadline();
