@@ -222,7 +222,7 @@ impl Entrance {
             Err(error) => return Err(error),
         };
         let Welcome { hello, answer, lease, ended } = match greeted {
-            Ok(Greeted::Welcome(welcome)) => welcome,
+            Ok(Greeted::Welcome(welcome)) => *welcome,
             Ok(Greeted::Introduced { answer }) => {
                 // Nothing is wrong: the peer dials again.
                 stream.write_all(&answer).await?;

@@ -799,18 +799,22 @@ fn a_bad_frame_ends_the_connection_and_is_not_delivered() {
 /// looked for there.
 #[test]
 fn a_peer_is_found_at_any_address_of_its_name() {
-    use std::net::{TcpListener, ToSocketAddrs};
+    use std::net::ToSocketAddrs;
     run(async {
         let b = Node::listen(([127, 0, 0, 1], 0).into(), hello(B), true, settings());
         let port = b.address.port();
-        let other = TcpListener::bind(("::1", port));
+        let other = tokio::net::TcpListener::bind(("::1", port)).await;
         let is_both = ("localhost", port).to_socket_addrs().is_ok_and(|places| places.count() > 1);
         let (Ok(other), true) = (other, is_both) else {
             println!("SKIPPED: localhost has one address");
             return;
         };
         // It accepts, and ends every connection at once.
-        std::thread::spawn(move || other.incoming().for_each(drop));
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = other.accept().await {
+                drop(stream);
+            }
+        });
         let (outbound, _) = dial_name(hello(A), format!("localhost:{port}"), settings());
         both_up(&outbound).await;
     });

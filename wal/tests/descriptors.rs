@@ -34,7 +34,7 @@ fn a_lack_of_file_descriptors_refuses_entries_keeps_votes_going_and_heals() {
         for left in 0..3 {
             let taken = Taken::all_but(left);
             // Until no segment can be made any more. With descriptors left, they are used up by the segments before.
-            let patience = Instant::now() + PATIENCE;
+            let patience = now() + PATIENCE;
             loop {
                 match wal.append(&write(1, index + 1, &entries(1, 1, index + 1, 1, 2000))) {
                     Ok(()) => index += 1,
@@ -45,10 +45,7 @@ fn a_lack_of_file_descriptors_refuses_entries_keeps_votes_going_and_heals() {
                 while wal.takes_now(&entries(1, 1, index + 1, 1, 2000)) == 0 {
                     wal.submit(0).unwrap();
                     wal.poll(0, &mut Vec::new()).unwrap();
-                    assert!(
-                        Instant::now() < patience,
-                        "{left} left: neither a segment nor a refusal"
-                    );
+                    assert!(now() < patience, "{left} left: neither a segment nor a refusal");
                 }
                 wal.submit(0).unwrap();
                 wal.poll(0, &mut Vec::new()).unwrap();
@@ -59,10 +56,10 @@ fn a_lack_of_file_descriptors_refuses_entries_keeps_votes_going_and_heals() {
             let voted = settle(&mut wal).into_iter().flat_map(|batch| batch.durable).last();
             assert_eq!(voted.map(|durable| durable.upto()), Some(WriteId(term)));
             drop(taken);
-            let patience = Instant::now() + PATIENCE;
+            let patience = now() + PATIENCE;
             while wal.room() != Room::Free {
                 wal.poll(0, &mut Vec::new()).unwrap();
-                assert!(Instant::now() < patience, "{left} left: not healed");
+                assert!(now() < patience, "{left} left: not healed");
                 std::thread::yield_now();
             }
         }
@@ -82,8 +79,7 @@ struct Taken {
 impl Taken {
     fn all_but(left: usize) -> Self {
         let limit = getrlimit(Resource::Nofile);
-        setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), ..limit.clone() })
-            .unwrap();
+        setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), ..limit }).unwrap();
         let mut held: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
         assert!(held.len() > left, "the process has more than {DESCRIPTORS} descriptors");
         held.truncate(held.len() - left);
@@ -93,8 +89,13 @@ impl Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        setrlimit(Resource::Nofile, self.limit.clone()).unwrap();
+        setrlimit(Resource::Nofile, self.limit).unwrap();
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test that waits gives up")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 const DESCRIPTORS: u64 = 128;
