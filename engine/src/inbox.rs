@@ -176,7 +176,15 @@ impl Arrivals {
         let limits = &self.inbox.limits;
         let are_many = self.frames.borrow().len() >= limits.frames_max
             || self.frame_bytes.get() >= limits.frame_bytes_max;
-        are_many && self.inbox.stopped.get().is_none()
+        are_many
+            && !logdrive_raft::bug!("frames_are_never_many")
+            && self.inbox.stopped.get().is_none()
+    }
+
+    /// The bytes of the frames of its own connections that wait.
+    #[cfg(feature = "testing")]
+    pub(crate) fn frame_bytes(&self) -> usize {
+        self.frame_bytes.get()
     }
 
     /// Drops every frame there is, of a shard that has stopped.
@@ -195,7 +203,8 @@ impl Arrivals {
         let mut steps = 0;
         while let Some(mut frame) = self.next_frame() {
             let before = frame.messages.len();
-            while steps < self.inbox.limits.turn_steps_max
+            while (steps < self.inbox.limits.turn_steps_max
+                || logdrive_raft::bug!("turn_takes_every_message"))
                 && let Some((group, message)) = frame.messages.next()
             {
                 steps += take(frame.from, group, message);
@@ -383,13 +392,20 @@ impl Inbox {
     /// however large it is, as long as less than the bound waits.
     pub(crate) fn forward(&self, frame: Frame, bytes: usize) -> bool {
         let before = self.forwarded_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let taken =
-            before < self.limits.forwarded_bytes_max && self.forwarded.push((frame, bytes)).is_ok();
+        let has_room = before < self.limits.forwarded_bytes_max
+            || logdrive_raft::bug!("forwarded_bytes_unbounded");
+        let taken = has_room && self.forwarded.push((frame, bytes)).is_ok();
         if !taken {
             self.forwarded_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         self.wake();
         taken
+    }
+
+    /// The bytes of the forwarded frames that wait.
+    #[cfg(feature = "testing")]
+    pub(crate) fn forwarded_bytes(&self) -> usize {
+        self.forwarded_bytes.load(Ordering::Relaxed)
     }
 
     /// Hands over a control, and waits for room. On a shard's thread (`on_a_shard`) it does not wait, because two

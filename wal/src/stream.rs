@@ -196,9 +196,7 @@ impl Wal {
         mut entropy: Box<dyn FnMut() -> u128>,
     ) -> Result<(Self, Recovered), WalError> {
         config.check()?;
-        // When several buffered writes share an open file, the kernel reports an error once, to any of them: a write
-        // that failed may be reported as a success. So one is in flight at a time.
-        let in_flight_max = if disk.info().direct_io { config.in_flight_max } else { 1 };
+        let in_flight_max = rules::writes_in_flight(disk.info().direct_io, config.in_flight_max);
         let config = Config { in_flight_max, ..config };
         let id = entropy();
         let replayed = replay(disk.as_mut(), &config, Seed::of(id))?;

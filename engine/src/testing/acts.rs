@@ -41,6 +41,9 @@ const TOLD_TIMEOUTS: u64 = 8;
 /// A node that is back hears a leader within so many steps.
 const TOLD_STEPS: u64 = 30;
 
+/// A node whose power fails again and again lives for so many steps: no clock makes an election timeout of them.
+const LIFE_STEPS: u64 = 4;
+
 /// This number of segments left stands for a disk without room for even one block.
 const FULL_TO_THE_LAST_BLOCK: u64 = 2;
 
@@ -286,6 +289,16 @@ impl Sim<'_> {
         if let Some(other) = other.filter(|_| way == 1) {
             self.in_a_while(after, Later::Pause(other, 5 * timeout));
             self.in_a_while(after + TOLD_STEPS, Later::Deafen(follower, 3 * timeout));
+        }
+    }
+
+    /// Leaders get a command in every step for `eager` steps. Then the power of a node fails so many times, each time
+    /// before the node would stand for election; the node hears nobody meanwhile.
+    pub(super) fn crash_again(&mut self, at: usize, eager: u64, times: u64) {
+        self.eager_until = self.now() + eager;
+        self.in_a_while(eager, Later::Deafen(at, times * LIFE_STEPS));
+        for n in 0..times {
+            self.in_a_while(eager + n * LIFE_STEPS, Later::Crash(at, 1));
         }
     }
 

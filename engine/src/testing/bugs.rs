@@ -240,6 +240,32 @@ pub const ALL: &[Bug] = &[
         "a saved commit index covers entries that land later than it does (B1)",
     ),
     bug(
+        "buffered_writes_in_flight_together",
+        60,
+        "several writes through the page cache are in flight at once (W7)",
+    ),
+    bug(
+        "restart_keeps_its_segment",
+        120,
+        "an open leaves the last segment as it is, however little is in it (W17)",
+    ),
+    bug(
+        "no_room_told_once",
+        300,
+        "a disk that has said once that it has no room does not say so again (W9)",
+    ),
+    bug(
+        "forwarded_bytes_unbounded",
+        300,
+        "frames are forwarded to a shard whatever waits for it (B4)",
+    ),
+    bug(
+        "frames_are_never_many",
+        60,
+        "a shard reads its connections on, whatever waits for its turn (B4)",
+    ),
+    bug("turn_takes_every_message", 60, "a turn takes in every message there is (A4)"),
+    bug(
         "hard_state_behind_its_entries",
         60,
         "a write is split at the wrong place: its entries land before its hard state (rule 11)",
@@ -264,6 +290,12 @@ pub const OF_THE_LOG: &[Bug] = &[
         60,
         "bytes of a file's earlier life pass for its own (rule 2, W12)",
     ),
+    bug(
+        "segments_too_small_for_old_records",
+        60,
+        "a record from larger segments is carried into one of the usual size (W18)",
+    ),
+    bug("index_keeps_its_memory", 60, "the index keeps the memory of what was released (W20)"),
     bug(
         "manifest_takes_room",
         200,

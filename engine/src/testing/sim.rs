@@ -169,6 +169,7 @@ impl<'a> Sim<'a> {
         match node.start(&self.world, &self.shape) {
             Ok(found) => {
                 self.connect(at);
+                self.check_start(at);
                 for (group, state) in &found {
                     let group = *group;
                     self.broken.remove(&(id, group));
@@ -225,6 +226,18 @@ impl<'a> Sim<'a> {
                 what: format!("{id:?} cannot start on its own log: {error}; done to it: {harm:?}"),
             }
             .throw(),
+        }
+    }
+
+    /// Checks that the starts of a node take no space for good.
+    fn check_start(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let is_whole = !node.lied && !self.losses.has(node.id);
+        for log in &mut node.logs {
+            if let Err(what) = log.check_start(&self.shape, is_whole) {
+                let what = format!("a log of {:?} {what}", node.id);
+                Broken { invariant: "37 starts".to_owned(), what }.throw();
+            }
         }
     }
 
@@ -655,7 +668,7 @@ impl<'a> Sim<'a> {
         let now = self.world.borrow().now;
         let is_at_work = now >= self.nodes[at].stalled_until;
         let in_flight = self.nodes[at].logs[shard].platter.writes_in_flight();
-        let in_flight_max = self.shape.in_flight_max;
+        let in_flight_max = if self.shape.page_cache { 1 } else { self.shape.in_flight_max };
         self.judge.see(&Event::Loaded { node, in_flight, in_flight_max });
         if let Some(Process { shards, machines, .. }) = &self.nodes[at].process {
             let host = &shards[shard].host;

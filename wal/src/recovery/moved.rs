@@ -107,7 +107,7 @@ pub(super) fn moved_from(
     }
     let first = FIRST_BATCH_AT as usize;
     let little = usize::try_from(next_bytes / MOVED_PART).expect("segments fit memory");
-    if survey.needed.is_some_and(|needed| needed <= little) {
+    if crate::rules::is_written_again_as_a_whole(survey.needed, little) {
         return Some(first);
     }
     (!is_direct).then(|| bytes.vouched_for().max(first))

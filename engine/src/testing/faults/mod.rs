@@ -14,6 +14,7 @@ mod calm;
 mod clog;
 mod close;
 mod crash;
+mod crash_loop;
 mod damage;
 mod disk_full;
 mod end_within_machine;
@@ -183,6 +184,7 @@ pub(super) static ADDED: &[Added] = &[
     full_followers::ADDED,
     full_again::ADDED,
     Added { fault: stray_write::FAULT, once_in: 3, strikes: |_| true, when: When::Anytime },
+    crash_loop::ADDED,
 ];
 
 /// A node's place among all nodes, from a fault's argument.

@@ -430,6 +430,12 @@ impl SimPlatter {
         self.lock().segments().map(|(segment, _)| segment).collect()
     }
 
+    /// The bytes of all segments' files.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        self.lock().segments().map(|(_, bytes)| bytes).sum()
+    }
+
     /// The segments set aside as damaged.
     #[must_use]
     pub fn set_aside(&self) -> Vec<SegmentSeq> {

@@ -92,7 +92,9 @@ impl Maker {
     /// The next try may report again that there is no room. The real maker tries, and reports, with every order it
     /// takes and each second, for which a change of the room stands here.
     pub(super) fn try_again(&mut self) {
-        self.no_space_reported = false;
+        if !logdrive_raft::bug!("no_room_told_once") {
+            self.no_space_reported = false;
+        }
     }
 }
 
