@@ -467,6 +467,11 @@ impl Inbox {
         }
     }
 
+    /// True if something has come since the last look.
+    pub(crate) fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::Acquire)
+    }
+
     /// Waits until there may be something. The shard's side.
     pub(crate) async fn wait(&self) {
         self.notify.notified().await;
