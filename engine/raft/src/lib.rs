@@ -139,7 +139,7 @@ pub use message::{
     VoteReply,
 };
 pub use raft::{Event, Raft, Role, Status};
-pub use ready::{Durable, Fetch, FetchFor, Promises, Ready, Write};
+pub use ready::{ApplyMax, Durable, Fetch, FetchFor, Promises, Ready, Write};
 pub use types::{
     GroupId, HardState, LogId, LogIndex, LogRange, NodeId, Term, TermRun, Ticks, WriteId,
 };
