@@ -37,7 +37,7 @@ use logdrive_net::{
     frame::{FrameOrigin, FrameReader, FrameWriter},
     stores::Acquaintances,
 };
-use logdrive_raft::{Command, Durable, HardState, LogId, LogIndex, Message};
+use logdrive_raft::{ApplyMax, Command, Durable, HardState, LogId, LogIndex, Message};
 use logdrive_wal::{
     Identity, Wal,
     disk::forgetful::{Answers, ForgetfulDisk},
@@ -261,6 +261,7 @@ impl Node {
             turn_steps_max: usize::MAX,
             turn_commands_max: usize::MAX,
             turn_bytes_max: usize::MAX,
+            turn_apply_max: ApplyMax { entries: usize::MAX, bytes: usize::MAX },
             ..OfShard::REAL
         };
         let limits = Limits { of_shard, ..Limits::REAL };

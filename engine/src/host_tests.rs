@@ -13,8 +13,8 @@ use crate::{
 use bytes::Bytes;
 use logdrive_net::stores::Acquaintances;
 use logdrive_raft::{
-    AppendResult, Command, Durable, FoundingNotice, HardState, Heartbeat, HeartbeatReply, LogId,
-    LogIndex, Role, Status, Term,
+    AppendResult, ApplyMax, Command, Durable, FoundingNotice, HardState, Heartbeat, HeartbeatReply,
+    LogId, LogIndex, Role, Status, Term,
 };
 use logdrive_wal::{Identity, SegmentSeq, disk::sim::SimPlatter};
 use std::{

@@ -18,7 +18,7 @@ use crate::{
 use crossbeam::queue::ArrayQueue;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
 use logdrive_net::{Accepted, codec::encoded_bytes};
-use logdrive_raft::Message;
+use logdrive_raft::{ApplyMax, Message};
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
@@ -275,6 +275,23 @@ impl Arrivals {
         false
     }
 
+    /// Takes as many old entries that were read as one turn may have. True if those were all; else the shard is woken for
+    /// the rest.
+    pub(crate) fn take_turns_reads(&self, mut take: impl FnMut(ReadDone)) -> bool {
+        let ApplyMax { entries, bytes } = limits::reads_max(self.inbox.limits.turn_apply_max);
+        let mut taken = ApplyMax { entries: 0, bytes: 0 };
+        while taken.entries < entries && taken.bytes < bytes {
+            let Some(read) = self.next_read() else { return true };
+            if let ReadDone::Fetch { read: Ok(entries), .. } = &read {
+                taken.entries += entries.len();
+                taken.bytes += entries.cost_bytes();
+            }
+            take(read);
+        }
+        self.inbox.wake();
+        false
+    }
+
     fn next_submission(&self) -> Option<Submission> {
         let own = self.submissions.borrow_mut().pop_front();
         own.or_else(|| self.inbox.submissions.pop())
@@ -483,6 +500,11 @@ impl Inbox {
         }
     }
 
+    /// True if something has come since the last look.
+    pub(crate) fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::Acquire)
+    }
+
     /// Waits until there may be something. The shard's side.
     pub(crate) async fn wait(&self) {
         self.notify.notified().await;
@@ -637,6 +659,35 @@ mod tests {
             arrivals.frame_bytes.get() + arrivals.inbox().forwarded_bytes.load(Ordering::Relaxed),
             0
         );
+    }
+
+    /// Everything that had been read back went to its machine in one turn: up to 130 MiB.
+    #[test]
+    fn a_turn_takes_a_bounded_part_of_what_was_read_back() {
+        use logdrive_raft::{Entry, EntryBatch, EntryKind, FetchFor, Term};
+        let turn_apply_max = ApplyMax { entries: 8, bytes: 1 << 20 };
+        let limits = limits::OfShard { turn_apply_max, ..limits::OfShard::REAL };
+        let arrivals = Arrivals::new(Arc::new(Inbox::new(1, 1, limits)));
+        for group in (1..=4).map(GroupId) {
+            let entry = |index| Entry {
+                term: Term(1),
+                index: LogIndex(index),
+                kind: EntryKind::Command,
+                checksum: 0,
+                payload: Default::default(),
+            };
+            let read = Ok(EntryBatch::from_entries(vec![entry(1), entry(2), entry(3)]).unwrap());
+            let read = ReadDone::Fetch { group, purpose: FetchFor::Apply, read };
+            assert!(arrivals.reads().push(read).is_ok());
+        }
+        let turn = || {
+            arrivals.inbox().look();
+            let mut taken = 0;
+            let were_all = arrivals.take_turns_reads(|_| taken += 1);
+            assert_ne!(arrivals.inbox().woken.load(Ordering::Relaxed), were_all);
+            taken
+        };
+        assert_eq!([turn(), turn(), turn()], [2, 2, 0]);
     }
 
     /// Nobody takes frames from a shard that has stopped: its connections must not wait for room.

@@ -7,7 +7,7 @@ use logdrive_net::handshake::{self, Said};
 use logdrive_net::stores::{Acquaintances, Opening, PeerStores, Proof};
 use logdrive_net::{
     Accepted, ClusterId, Hello, Inbound, InboundMeter, Lane, LaneStats, Listener, NetError,
-    Outbound, Refusal, Sent, Settings, codec, receive,
+    Outbound, Refusal, Sent, Settings, Turnstile, codec, receive,
 };
 use logdrive_raft::{
     AppendEntries, Entry, EntryBatch, EntryKind, GroupId, Heartbeat, LogId, LogIndex, Message,
@@ -80,6 +80,7 @@ enum Told {
 
 #[derive(Default)]
 struct Shard {
+    turnstile: Turnstile,
     delivered: RefCell<Vec<(NodeId, GroupId, Message)>>,
     frames: Cell<u64>,
     told: RefCell<Vec<Told>>,
@@ -90,6 +91,10 @@ struct Shard {
 impl Inbound for Shard {
     fn has_room(&self) -> bool {
         true
+    }
+
+    fn turnstile(&self) -> &Turnstile {
+        &self.turnstile
     }
 
     fn deliver(&self, from: &Hello, messages: Vec<(GroupId, Message)>) {

@@ -13,9 +13,9 @@ use crate::leader::Leader;
 use crate::log::Log;
 use crate::mark::Mark;
 use crate::{
-    Command, Config, ConfigError, Durable, EntryBatch, Fetch, FetchFor, HardState, LogId, LogIndex,
-    LogRange, Message, NoTerm, NodeId, Outgoing, Promises, ProposeError, Ready, Restored, Term,
-    Ticks, WriteId, rules,
+    ApplyMax, Command, Config, ConfigError, Durable, EntryBatch, Fetch, FetchFor, HardState, LogId,
+    LogIndex, LogRange, Message, NoTerm, NodeId, Offer, Outgoing, Promises, ProposeError, Ready,
+    Restored, Term, Ticks, WriteId, rules,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -278,7 +278,18 @@ impl Raft {
     /// after a round of them: what it says is then owed once for all.
     pub fn ready(&mut self) -> Option<Ready> {
         let offers = self.replicate();
-        let apply = self.next_apply();
+        let apply = self.next_apply(APPLY_MAX, APPLY_MAX);
+        self.owed_with(offers, apply)
+    }
+
+    /// [`Self::ready`] without entries to apply: a host that runs many groups takes these with [`Self::next_apply`], when
+    /// the group's state machine has its turn.
+    pub fn ready_but_apply(&mut self) -> Option<Ready> {
+        let offers = self.replicate();
+        self.owed_with(offers, EntryBatch::new())
+    }
+
+    fn owed_with(&mut self, offers: Vec<Offer>, apply: EntryBatch) -> Option<Ready> {
         let hard_state = core::mem::take(&mut self.is_hard_state_new).then(|| self.hard_state());
         let release = if hard_state.is_some() { self.owed_release() } else { None };
         let write = self.log.submit(hard_state, release);
@@ -659,26 +670,38 @@ impl Raft {
         HardState { term: self.term, voted_for, commit, marked: self.is_marked() }
     }
 
-    /// The next entries for the state machine, or a fetch of them.
-    fn next_apply(&mut self) -> EntryBatch {
+    /// True if [`Self::next_apply`] has entries to give, or has to ask for some of them.
+    #[inline]
+    pub fn has_to_apply(&self) -> bool {
+        self.log.applying() < self.log.appliable()
+            && self.apply_fetch_at == NEVER
+            && !self.fetches_out.contains(&FetchFor::Apply)
+    }
+
+    /// The next entries for the state machine, in order, each handed out once per incarnation; answer with
+    /// [`Event::Applied`]. No more than `max`, except that entries which a fetch has brought come all together. If the
+    /// entries are not in memory there are none, and the next [`Self::ready`] has a fetch of no more than `fetch_max`.
+    pub fn next_apply(&mut self, max: ApplyMax, fetch_max: ApplyMax) -> EntryBatch {
         if !self.fetched_to_apply.is_empty() {
             let entries = core::mem::take(&mut self.fetched_to_apply);
             let bytes = entries.cost_bytes();
             return self.hand_out(entries, bytes);
         }
         let last = self.log.appliable();
-        if self.log.applying() >= last || self.log.handed_out_bytes() >= HANDED_OUT_BYTES_MAX {
+        let is_at_bound = max.entries == 0 || self.log.handed_out_bytes() >= HANDED_OUT_BYTES_MAX;
+        if self.log.applying() >= last || is_at_bound {
             return EntryBatch::new();
         }
         let first = self.log.applying().next();
         if first < self.log.tail_first() {
-            let last = last.min(self.log.tail_first().prev());
+            let last = fetch_max.last_from(first).min(last).min(self.log.tail_first().prev());
             if self.apply_fetch_at == NEVER {
-                self.owe_fetch(FetchFor::Apply, first, last, APPLY_BYTES_MAX);
+                self.owe_fetch(FetchFor::Apply, first, last, fetch_max.bytes);
             }
             return EntryBatch::new();
         }
-        let (entries, bytes) = self.log.copy(first, last, APPLY_BYTES_MAX, true);
+        let last = max.last_from(first).min(last);
+        let (entries, bytes) = self.log.copy(first, last, max.bytes, true);
         self.hand_out(entries, bytes)
     }
 
@@ -701,8 +724,68 @@ pub(crate) const INDEX_MAX: LogIndex = LogIndex(u64::MAX / 2);
 /// No tick comes at this time.
 pub(crate) const NEVER: Ticks = Ticks(u64::MAX);
 
-/// Entries handed to the state machine at once, in bytes.
-const APPLY_BYTES_MAX: usize = 1 << 20;
+/// The portions in which [`Raft::ready`] hands entries to the state machine.
+const APPLY_MAX: ApplyMax = ApplyMax { entries: usize::MAX, bytes: 1 << 20 };
 
 /// With this much handed out and not applied, the state machine gets no more.
 const HANDED_OUT_BYTES_MAX: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::GroupId;
+
+    const NOW: Ticks = Ticks(1);
+
+    /// Carries out all but the applying.
+    fn settle(raft: &mut Raft) -> Vec<Fetch> {
+        let mut fetches = Vec::new();
+        while let Some(ready) = raft.ready_but_apply() {
+            assert!(ready.apply.is_empty());
+            fetches.extend(ready.fetch);
+            if let Some(write) = ready.write {
+                raft.step(NOW, Event::Durable(Durable::new(GroupId(7), write.id)));
+            }
+        }
+        fetches
+    }
+
+    #[test]
+    fn a_host_takes_what_is_committed_in_portions_and_has_it_read_in_portions() {
+        let config = Config {
+            group: GroupId(7),
+            id: NodeId(1),
+            voters: [NodeId(1)].into(),
+            election_ticks: 10,
+            heartbeat_ticks: 3,
+            seed: 1,
+            inflight_messages_max: 1,
+            inflight_bytes_max: 1,
+            append_bytes_max: 1,
+            tail_bytes_max: 1,
+            uncommitted_bytes_max: 1 << 20,
+        };
+        let mut raft = Raft::new(config, Restored::default(), NOW).unwrap();
+        raft.step(NOW, Event::Campaign);
+        settle(&mut raft);
+        let command = Command { checksum: 0, payload: Bytes::from_static(b"x") };
+        raft.propose(&mut core::iter::repeat_n(command, 9).collect()).unwrap();
+        assert_eq!(settle(&mut raft), []);
+        let max = |entries| ApplyMax { entries, bytes: 1 << 20 };
+        let mut handed = Vec::new();
+        assert!(raft.next_apply(max(0), max(1)).is_empty());
+        while raft.has_to_apply() {
+            let entries = raft.next_apply(max(4), max(1));
+            handed.push(entries.len());
+            raft.step(NOW, Event::Applied(entries.last().unwrap().index));
+            settle(&mut raft);
+        }
+        assert_eq!(handed, [4, 4, 2], "the no-op and nine commands");
+        // Another machine has nothing, and nothing is in memory.
+        assert!(raft.replace_machine(LogIndex::ZERO) && raft.has_to_apply());
+        assert!(raft.next_apply(max(4), max(3)).is_empty() && !raft.has_to_apply());
+        let (first, last) = (LogIndex(1), LogIndex(3));
+        let fetch = Fetch { purpose: FetchFor::Apply, first, last, bytes_max: 1 << 20 };
+        assert_eq!(settle(&mut raft), [fetch]);
+    }
+}

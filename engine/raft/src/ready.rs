@@ -29,6 +29,23 @@ pub struct Ready {
     pub offers: Vec<Offer>,
 }
 
+/// The most entries that a host takes for a state machine at once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ApplyMax {
+    /// How many entries.
+    pub entries: usize,
+    /// Their bytes, as [`crate::Entry::cost_bytes`] counts them; one entry may go over it alone.
+    pub bytes: usize,
+}
+
+impl ApplyMax {
+    /// The last of so many entries, if the first of them is `first`.
+    pub(crate) fn last_from(self, first: LogIndex) -> LogIndex {
+        let more = u64::try_from(self.entries.saturating_sub(1)).unwrap_or(u64::MAX);
+        LogIndex(first.get().saturating_add(more))
+    }
+}
+
 /// One group's part of a log batch.
 #[derive(Debug)]
 pub struct Write {

@@ -125,6 +125,16 @@ pub const ALL: &[Bug] = &[
         200,
         "a turn that has as many commands as it may takes one more out, and forgets it (A4)",
     ),
+    bug(
+        "machines_of_a_turn_unbounded",
+        60,
+        "a turn hands all that is committed to the machines, whatever its bound (A4)",
+    ),
+    bug(
+        "group_past_a_turns_machines_forgotten",
+        200,
+        "a group whose entries are past a turn's bound is never handed them (A4)",
+    ),
     bug("unknown_told_as_no", 60, "a proposal in the log is told as refused when leadership moves"),
     bug(
         "durable_by_any_completion",

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// One time in so many, several commands are proposed at once, and at most so many.
 const SEVERAL_ONCE_IN: u64 = 8;
-const SEVERAL_MAX: u64 = 4;
+pub(super) const SEVERAL_MAX: u64 = 4;
 
 impl Sim<'_> {
     /// Clients look at what they were told.

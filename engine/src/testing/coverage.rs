@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 pub const PLACES: &[(&str, &str)] = &[
     ("a turn's commands at their bound", "engine/src/inbox.rs"),
     ("a turn's messages at their bound", "engine/src/inbox.rs"),
+    ("a turn's entries for machines at their bound", "engine/src/shard/core/machines.rs"),
     ("acknowledged by one that was founded alone", "engine/src/testing/apart.rs"),
     ("acknowledgement merged", "engine/raft/src/follower.rs"),
     ("acknowledgement of an earlier term not counted", "engine/raft/src/raft.rs"),

@@ -7,6 +7,7 @@
 
 use super::{
     answers::Answers,
+    clients::SEVERAL_MAX,
     connections::{Connections, Effect, Line},
     event::{Event, Known, LogState},
     excuses::{
@@ -28,6 +29,7 @@ use super::{
 };
 use crate::{GroupId, NodeId, host::Turned, links::LaneChange, shard::Cost};
 use logdrive_net::Lane;
+use logdrive_raft::Message;
 use logdrive_wal::{Identity, WalError, disk::sim::PlatterImage};
 use std::{
     cell::RefCell,
@@ -571,6 +573,19 @@ impl<'a> Sim<'a> {
         Broken { invariant: "23 bounds".to_owned(), what }.throw();
     }
 
+    /// Checks that a turn gave all machines of its shard together no more commands than it may: a few, and as many as it
+    /// has taken in.
+    fn check_handed(&self, node: NodeId, handed: usize, arrived: usize) {
+        let limits = &self.shape.limits.of_shard;
+        let several = usize::try_from(SEVERAL_MAX).expect("a few");
+        let most = limits.turn_apply_max.entries + arrived + limits.turn_commands_max + several;
+        if handed > most {
+            let what =
+                format!("{node:?} gave its machines {handed} commands in a turn, at most {most}");
+            Broken { invariant: "23 bounds".to_owned(), what }.throw();
+        }
+    }
+
     /// If a log of the node has given up a segment, shows the judge what a power failure would leave without it.
     fn look_at_space(&mut self, at: usize) {
         let id = self.nodes[at].id;
@@ -636,7 +651,11 @@ impl<'a> Sim<'a> {
             self.losses.replica(node, group);
         }
         let seen = std::mem::take(&mut self.world.borrow_mut().seen);
+        let mut arrived = 0;
         for seen in seen {
+            if let Seen::Arrived { message: Message::AppendEntries(append), .. } = &seen {
+                arrived += append.entries.len();
+            }
             match seen {
                 // A group that has no machine yet hears nothing.
                 Seen::Arrived { group, .. }
@@ -688,8 +707,10 @@ impl<'a> Sim<'a> {
                 let what = format!("a client waits at {node:?} and is not told");
                 Broken { invariant: "32 answers".to_owned(), what }.throw();
             }
+            let mut handed = 0;
             for (group, (ledger, _)) in machines {
                 for deed in ledger.take() {
+                    handed += usize::from(matches!(deed, Deed::Applied(_)));
                     if let Deed::Opened { at, .. } = deed
                         && self.judge.ghost.is_at_replaced_entry(node, *group, at)
                         && self.excuses.make(MACHINE_OF_A_LOST_LOG)
@@ -702,6 +723,7 @@ impl<'a> Sim<'a> {
                     self.judge.see(&Event::Stopped { node, group: *group });
                 }
             }
+            self.check_handed(node, handed, arrived);
             // A shard that has stopped does not do what its groups have decided.
             for group in machines.keys().filter(|_| !turned.has_stopped) {
                 let ghost = &self.judge.ghost;
