@@ -95,6 +95,11 @@ pub(crate) fn counted_before_its_end(token: u64, oldest: Option<u64>) -> bool {
 
 // Giving space back.
 
+/// On a full disk a segment of votes is written again when it is full, so that votes go on for ever (RULES.md W16).
+pub(crate) fn votes_reserve_is_renewed() -> bool {
+    !bug!("votes_reserve_not_renewed")
+}
+
 /// A segment is given up only when everything that was written again of it, which ends at `upto`, is durable (RULES.md
 /// rule 28, invariant 22).
 #[inline]

@@ -32,7 +32,7 @@ pub(crate) struct Moved {
 
 /// Records of the last segment that are to be written again.
 #[derive(Debug, Default)]
-pub(super) struct Tail {
+pub(crate) struct Tail {
     bytes: Vec<u8>,
     /// Where each record begins, in `bytes` and in the segment.
     places: Vec<(usize, usize)>,
@@ -42,7 +42,7 @@ pub(super) struct Tail {
 
 impl Tail {
     /// Takes in a record that stands at offset `at` of its segment, and with which `bytes` begin.
-    pub(super) fn push(&mut self, record: &Record<'_>, bytes: &[u8], at: usize) {
+    pub(crate) fn push(&mut self, record: &Record<'_>, bytes: &[u8], at: usize) {
         let Some(group) = record.group() else { return };
         if let Some(kind) = replaced_kind(record) {
             self.latest.insert((group, kind), self.places.len());
@@ -53,7 +53,7 @@ impl Tail {
 
     /// The records, each with its bytes and its offset in the segment. Left out is a record that a later one of its
     /// kind and group replaces.
-    pub(super) fn records(&self, seed: Seed) -> impl Iterator<Item = (Record<'_>, &[u8], usize)> {
+    pub(crate) fn records(&self, seed: Seed) -> impl Iterator<Item = (Record<'_>, &[u8], usize)> {
         self.places.iter().enumerate().filter_map(move |(n, (start, at))| {
             let bytes = &self.bytes[*start..];
             let bytes = &bytes[..padded_bytes(bytes)];
@@ -69,7 +69,7 @@ impl Tail {
 
 impl Moved {
     /// Adds a record from another segment, with the checksum that it has under `seed`; returns its offset in `records`.
-    pub(super) fn push(&mut self, record: &Record<'_>, bytes: &[u8], seed: Seed) -> usize {
+    pub(crate) fn push(&mut self, record: &Record<'_>, bytes: &[u8], seed: Seed) -> usize {
         let at = self.records.len();
         self.records.extend_from_slice(bytes);
         self.count += 1;

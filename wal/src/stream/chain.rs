@@ -109,6 +109,13 @@ impl Chain {
         oldest
     }
 
+    /// Takes out the newest sealed segment, if it has this number.
+    pub(super) fn take_newest(&mut self, segment: SegmentSeq) -> Option<Sealed> {
+        let newest = self.sealed.pop_back_if(|sealed| sealed.seq == segment)?;
+        self.bytes -= newest.bytes;
+        Some(newest)
+    }
+
     /// Marks a segment as damaged, if it is one of the sealed ones here.
     pub(super) fn mark_damaged(&mut self, segment: SegmentSeq) {
         if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.seq == segment) {

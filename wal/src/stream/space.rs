@@ -38,7 +38,7 @@
 //! A segment that cannot be made holds up every later batch, the votes in it among them, so entries are best given only
 //! to segments that are made, in parts if need be ([`Wal::takes_now`]).
 
-use super::supply::{Spare, Supply};
+use super::supply::{Spare, Supply, VOTES_SEGMENTS};
 use super::tail::Taken;
 use super::{Append, Room, Wal};
 use crate::Config;
@@ -200,7 +200,7 @@ impl Wal {
     /// Orders segments so that there are always some ahead of the active one, as far as the quota goes. They have `least`
     /// bytes at least.
     pub(super) fn keep_spares(&mut self, least: u64) {
-        while self.space.supply().ahead() < self.config.spare_segments
+        while self.space.supply().ahead() < self.config.spare_segments + VOTES_SEGMENTS
             && self.space.may_order(least, self.used())
         {
             self.order_spare(least);
@@ -271,8 +271,8 @@ impl Space {
 
     /// See [`Wal::room`].
     fn room(&self, used: Used, is_giving_back: impl FnOnce() -> bool) -> Room {
-        let next_ready = self.supply.ready() > 0;
-        let is_refused = self.capacity_within(self.log_bytes_max, used) < self.refused;
+        let next_ready = self.supply.ready_for_entries() > 0;
+        let is_refused = self.capacity_for_entries(used) < self.refused;
         if self.supply.is_disk_full() && (!next_ready || is_refused) {
             Room::Reserve
         } else if self.is_near_quota(used) {
@@ -310,7 +310,7 @@ impl Space {
 
     fn fits_beside_votes(&self, wanted: Wanted, used: Used) -> bool {
         let Needed { in_one, across } = self.room_for(wanted);
-        let rest = if self.supply.is_made(used.active) { used.rest } else { 0 };
+        let rest = if self.supply.is_made(used.active) { self.rest_for_entries(used) } else { 0 };
         let in_one = in_one + self.votes_reserve();
         in_one <= rest || in_one + across <= rest + self.made_ahead()
     }
@@ -332,7 +332,7 @@ impl Space {
 
     /// Entries that were refused may come again.
     pub(super) fn forget_refusal(&mut self, used: Used) {
-        if self.capacity_within(self.log_bytes_max, used) >= self.refused {
+        if self.capacity_for_entries(used) >= self.refused {
             self.refused = 0;
         }
     }
@@ -392,21 +392,21 @@ impl Space {
             }
             bytes += entry.payload.len() + ENTRY_HEADER_BYTES;
         }
-        if !self.supply.is_disk_full() && !self.has_quota() {
+        // A new leader's no-op belongs to its election: refused, it would hold up the group's later votes.
+        let is_small = append.entries.iter().all(|entry| entry.kind == EntryKind::Noop);
+        if !self.is_full_for(is_small) && !self.has_quota() {
             return Ok(());
         }
         let runs = append.entries.chunk_by(|a, b| a.term == b.term).count();
         bytes += runs * (ENTRIES_HEAD_BYTES + RECORD_ALIGN_BYTES);
         let largest = append.entries.iter().map(|entry| entry.payload.len()).max().unwrap_or(0);
-        // A new leader's no-op belongs to its election: refused, it would hold up the group's later votes.
-        let is_small = append.entries.iter().all(|entry| entry.kind == EntryKind::Noop);
         let halves = if is_small { FOR_VOTES } else { FOR_ENTRIES };
         self.check_capacity(Wanted { bytes, largest }, halves, used, carry_price)
     }
 
     /// Refuses a release or a tombstone for which there is no room. They lead to more, so they go deeper than votes.
     fn check_release(&mut self, bytes: usize, used: Used) -> Result<(), WalError> {
-        if self.supply.is_disk_full() || self.has_quota() {
+        if self.is_full_for(true) || self.has_quota() {
             return self.check_capacity(Wanted { bytes, largest: 0 }, FOR_RELEASES, used, 0);
         }
         Ok(())
@@ -422,9 +422,12 @@ impl Space {
         let Needed { in_one, across } = self.room_for(wanted);
         let needed = in_one + across;
         let is_entries = halves == FOR_ENTRIES;
-        let is_disk_full = self.supply.is_disk_full();
-        let max = if is_entries { self.log_bytes_max } else { self.bytes_limit };
-        let capacity = self.capacity_within(max, used);
+        let is_disk_full = self.is_full_for(!is_entries);
+        let capacity = match (is_entries, is_disk_full) {
+            (true, _) => self.capacity_for_entries(used),
+            (false, true) => self.capacity_for_votes(used),
+            (false, false) => self.capacity(used),
+        };
         let segment = self.segment_bytes;
         let reserve = match (is_disk_full, is_entries) {
             (true, true) => self.votes_reserve() + carry_price,
@@ -478,9 +481,39 @@ impl Space {
         used.rest + ahead
     }
 
-    /// The room in the segments that are made, and not begun.
+    /// The room in the segments that are made, not begun, and not kept for votes.
     fn made_ahead(&self) -> u64 {
-        self.supply.ready() as u64 * self.fresh()
+        self.supply.ready_for_entries() as u64 * self.fresh()
+    }
+
+    /// True if small records, or entries, have only the segments that are made. Segments that are made of files given up
+    /// before may have the disk seem to have room: that counts for entries, which may need the rest of it, and not for votes.
+    fn is_full_for(&self, is_small: bool) -> bool {
+        self.supply.is_disk_full() || (is_small && self.supply.lacks_room())
+    }
+
+    /// The room for entries in the active segment. The votes' segments must be made before it is filled: until then so
+    /// much of it is left that it can be one of them itself (`renew.rs`).
+    fn rest_for_entries(&self, used: Used) -> u64 {
+        match self.supply.has_votes_segments() {
+            true => used.rest,
+            false => used.rest.saturating_sub(self.segment_bytes - self.segment_bytes / 4),
+        }
+    }
+
+    /// Bytes of entries that can still be written.
+    fn capacity_for_entries(&self, used: Used) -> u64 {
+        match self.supply.is_disk_full() {
+            true => self.rest_for_entries(used) + self.made_ahead(),
+            false => self.capacity_within(self.log_bytes_max, used),
+        }
+    }
+
+    /// Bytes of small records that can still be written on a full disk. The next segment may begin with what counts of the
+    /// active one, half of it at most (`renew.rs`).
+    fn capacity_for_votes(&self, used: Used) -> u64 {
+        let ahead = self.supply.ready() as u64 * self.fresh();
+        used.rest + ahead.saturating_sub(self.segment_bytes / 2)
     }
 
     /// The room in a segment, but for its header, and the batch that says what came before it.

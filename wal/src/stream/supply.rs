@@ -25,6 +25,9 @@ pub(super) struct Supply {
     made: SegmentSeq,
     /// True if the maker of segments reported no room, and has not yet succeeded again.
     is_disk_full: bool,
+    /// True if the maker had no room for the last file that it was to make anew. A segment that was made of a file given
+    /// up before says nothing about that.
+    lacks_room: bool,
     /// For each order to give a segment up, in order: the bytes of the file, which count until the file is gone, or 0
     /// for a file that is kept.
     leaving: VecDeque<u64>,
@@ -48,6 +51,7 @@ impl Supply {
             spares: VecDeque::new(),
             made,
             is_disk_full: false,
+            lacks_room: false,
             leaving: VecDeque::new(),
             free: 0,
         }
@@ -63,6 +67,18 @@ impl Supply {
     #[inline]
     pub(super) fn ready(&self) -> usize {
         self.spares.iter().filter(|spare| self.is_made(spare.seq)).count()
+    }
+
+    /// The number of segments ahead that can be written and that are not kept for votes.
+    #[inline]
+    pub(super) fn ready_for_entries(&self) -> usize {
+        self.ready().saturating_sub(VOTES_SEGMENTS)
+    }
+
+    /// True if the segments are made that are kept for votes.
+    #[inline]
+    pub(super) fn has_votes_segments(&self) -> bool {
+        self.ready() >= VOTES_SEGMENTS
     }
 
     /// The number of segments ahead, made or not.
@@ -101,6 +117,17 @@ impl Supply {
         self.is_disk_full
     }
 
+    /// True if the disk had no room for a new file when one was last to be made.
+    #[inline]
+    pub(super) fn lacks_room(&self) -> bool {
+        self.lacks_room
+    }
+
+    /// The next segment, if it can be written.
+    pub(super) fn next_ready(&self) -> Option<Spare> {
+        self.spares.front().copied().filter(|spare| self.is_made(spare.seq))
+    }
+
     /// Adds a segment of `bytes` bytes behind `active` and behind all segments ahead. The caller orders it.
     pub(super) fn add(&mut self, active: SegmentSeq, bytes: u64) -> Spare {
         let newest = self.spares.back().map_or(active, |spare| spare.seq);
@@ -122,12 +149,14 @@ impl Supply {
         self.made = segment;
         self.is_disk_full = false;
         let is_recycled = origin == SegmentOrigin::Recycled;
+        self.lacks_room &= is_recycled;
         self.free -= usize::from(is_recycled);
         is_recycled
     }
 
     /// Notes that the disk has no room for the next segment. Returns true if it had room before.
     pub(super) fn on_disk_full(&mut self) -> bool {
+        self.lacks_room = true;
         !std::mem::replace(&mut self.is_disk_full, true)
     }
 
@@ -149,5 +178,8 @@ impl Supply {
     }
 }
 
+/// Segments that are made ahead of need beside those for entries, which entries leave alone: when the disk is full, votes go
+/// on in them (`renew.rs`).
+pub(super) const VOTES_SEGMENTS: usize = 2;
 /// The most files that are kept to be made into new segments.
 const FREE_MAX: usize = 2;
