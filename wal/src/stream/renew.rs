@@ -58,7 +58,7 @@ impl Wal {
     /// Goes on in the next segment, if that is made, in place of the active one, whose batches are all closed. False if that is
     /// not due, or does not pay.
     pub(super) fn renew(&mut self) -> Result<bool, WalError> {
-        let is_due = self.space.supply().lacks_room() && self.renewal.is_none();
+        let is_due = self.space.supply().is_disk_full() && self.renewal.is_none();
         if !is_due || !rules::votes_reserve_is_renewed() {
             return Ok(false);
         }
@@ -132,7 +132,7 @@ impl Wal {
     pub(super) fn finish_renewal(&mut self) {
         let durable = self.pipeline.durable();
         let Some(renewal) = self.renewal.take_if(|renewal| renewal.upto <= durable) else { return };
-        let void = self.chain.take_newest(renewal.void).expect("everything before is durable");
+        let void = self.chain.pass_over(renewal.void);
         self.contents.pass_over(renewal.void);
         self.give_up(&void);
     }

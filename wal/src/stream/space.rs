@@ -27,18 +27,16 @@
 //! empty. Where it is not, the log says that it is at its quota ([`Wal::room`]), not that it is behind: entries and votes
 //! wait for a release. A new leader's no-op, too, takes its bytes for good, until it is replaced or released.
 //!
-//! On a full disk without a quota nothing renews the reserve. Entries leave an eighth of a segment, 32 KiB at least, in
-//! segments that are made, and the price of carrying the oldest one, where that is worth it. A vote is refused where less
-//! than its record and four blocks are left, and each batch of votes takes a block: so one batch of votes and
-//! (reserve - 16,432) / 4,096 more, rounded down, become durable at least: 4 with the smallest reserve, 2,044 with segments of
-//! 64 MiB. A batch has the votes of all groups of a turn. Beyond them votes wait for room, and the groups without a leader
-//! with them: a reserve that renews itself would have to carry round a log that may be all alive, on a disk that gives it
-//! nothing to carry into.
+//! On a full disk entries leave two segments alone that are made ahead of need (`VOTES_SEGMENTS`), and beside them an eighth
+//! of a segment, 32 KiB at least, and the price of carrying the oldest segment, where that is worth it. Votes go on in what
+//! entries have left, then in the two segments in turn, for ever (`renew.rs`). While the two are not made, entries take a
+//! quarter of the active segment and no more, so that it can be one of the two. A disk too small for them takes votes for
+//! ever all the same, as long as one segment is made ahead, and an open needs only the segment that it begins.
 //!
 //! A segment that cannot be made holds up every later batch, the votes in it among them, so entries are best given only
 //! to segments that are made, in parts if need be ([`Wal::takes_now`]).
 
-use super::supply::{Spare, Supply, VOTES_SEGMENTS};
+use super::supply::{Spare, Supply};
 use super::tail::Taken;
 use super::{Append, Room, Wal};
 use crate::Config;
@@ -197,13 +195,15 @@ impl Wal {
         self.tail.fits(bytes) || self.space.supply().ready() > 0
     }
 
-    /// Orders segments so that there are always some ahead of the active one, as far as the quota goes. They have `least`
-    /// bytes at least.
+    /// Orders segments so that there are always some ahead of the active one, as far as the quota goes. One of them has
+    /// `least` bytes at least.
     pub(super) fn keep_spares(&mut self, least: u64) {
-        while self.space.supply().ahead() < self.config.spare_segments + VOTES_SEGMENTS
-            && self.space.may_order(least, self.used())
+        let mut next = if self.space.supply().has_ahead(least) { 0 } else { least };
+        while self.space.supply().ahead() < self.config.segments_ahead()
+            && self.space.may_order(next, self.used())
         {
-            self.order_spare(least);
+            self.order_spare(next);
+            next = 0;
         }
     }
 
@@ -392,21 +392,21 @@ impl Space {
             }
             bytes += entry.payload.len() + ENTRY_HEADER_BYTES;
         }
-        // A new leader's no-op belongs to its election: refused, it would hold up the group's later votes.
-        let is_small = append.entries.iter().all(|entry| entry.kind == EntryKind::Noop);
-        if !self.is_full_for(is_small) && !self.has_quota() {
+        if !self.supply.is_disk_full() && !self.has_quota() {
             return Ok(());
         }
         let runs = append.entries.chunk_by(|a, b| a.term == b.term).count();
         bytes += runs * (ENTRIES_HEAD_BYTES + RECORD_ALIGN_BYTES);
         let largest = append.entries.iter().map(|entry| entry.payload.len()).max().unwrap_or(0);
+        // A new leader's no-op belongs to its election: refused, it would hold up the group's later votes.
+        let is_small = append.entries.iter().all(|entry| entry.kind == EntryKind::Noop);
         let halves = if is_small { FOR_VOTES } else { FOR_ENTRIES };
         self.check_capacity(Wanted { bytes, largest }, halves, used, carry_price)
     }
 
     /// Refuses a release or a tombstone for which there is no room. They lead to more, so they go deeper than votes.
     fn check_release(&mut self, bytes: usize, used: Used) -> Result<(), WalError> {
-        if self.is_full_for(true) || self.has_quota() {
+        if self.supply.is_disk_full() || self.has_quota() {
             return self.check_capacity(Wanted { bytes, largest: 0 }, FOR_RELEASES, used, 0);
         }
         Ok(())
@@ -422,7 +422,7 @@ impl Space {
         let Needed { in_one, across } = self.room_for(wanted);
         let needed = in_one + across;
         let is_entries = halves == FOR_ENTRIES;
-        let is_disk_full = self.is_full_for(!is_entries);
+        let is_disk_full = self.supply.is_disk_full();
         let capacity = match (is_entries, is_disk_full) {
             (true, _) => self.capacity_for_entries(used),
             (false, true) => self.capacity_for_votes(used),
@@ -484,12 +484,6 @@ impl Space {
     /// The room in the segments that are made, not begun, and not kept for votes.
     fn made_ahead(&self) -> u64 {
         self.supply.ready_for_entries() as u64 * self.fresh()
-    }
-
-    /// True if small records, or entries, have only the segments that are made. Segments that are made of files given up
-    /// before may have the disk seem to have room: that counts for entries, which may need the rest of it, and not for votes.
-    fn is_full_for(&self, is_small: bool) -> bool {
-        self.supply.is_disk_full() || (is_small && self.supply.lacks_room())
     }
 
     /// The room for entries in the active segment. The votes' segments must be made before it is filled: until then so

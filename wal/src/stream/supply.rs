@@ -11,6 +11,7 @@
 //! * `leaving` has one number for each order to give a segment up that is not carried out;
 //! * at most [`FREE_MAX`] files are kept to become segments again.
 
+use crate::config::VOTES_SEGMENTS;
 use crate::disk::{Fate, SegmentOrigin};
 use crate::format::SegmentSeq;
 use std::collections::VecDeque;
@@ -23,10 +24,10 @@ pub(super) struct Supply {
     spares: VecDeque<Spare>,
     /// All segments up to this one have their file.
     made: SegmentSeq,
-    /// True if the maker of segments reported no room, and has not yet succeeded again.
-    is_disk_full: bool,
-    /// True if the maker had no room for the last file that it was to make anew. A segment that was made of a file given
-    /// up before says nothing about that.
+    /// The newest segment that was ordered.
+    ordered: SegmentSeq,
+    /// True if the maker of segments reported no room, and has made no new file since. A segment that is made of a file
+    /// given up before says nothing about the disk's room.
     lacks_room: bool,
     /// For each order to give a segment up, in order: the bytes of the file, which count until the file is gone, or 0
     /// for a file that is kept.
@@ -44,13 +45,13 @@ pub(super) struct Spare {
 }
 
 impl Supply {
-    /// A supply without orders, in which the segments up to `made` have their file.
+    /// A supply in which the segments up to `made` have their file, and the one behind is ordered.
     pub(super) fn new(entropy: Box<dyn FnMut() -> u128>, made: SegmentSeq) -> Self {
         Self {
             entropy,
             spares: VecDeque::new(),
             made,
-            is_disk_full: false,
+            ordered: SegmentSeq(made.0 + 1),
             lacks_room: false,
             leaving: VecDeque::new(),
             free: 0,
@@ -87,6 +88,11 @@ impl Supply {
         self.spares.len()
     }
 
+    /// True if a segment ahead has so many bytes, made or not.
+    pub(super) fn has_ahead(&self, bytes: u64) -> bool {
+        self.spares.iter().any(|spare| spare.bytes >= bytes)
+    }
+
     /// The bytes of the segments ahead.
     #[inline]
     pub(super) fn ahead_bytes(&self) -> u64 {
@@ -111,16 +117,10 @@ impl Supply {
         self.free.saturating_sub(ordered)
     }
 
-    /// True if the disk has no room for the next segment.
+    /// True if a segment is ordered for which the disk had no room when a new file was last to be made.
     #[inline]
     pub(super) fn is_disk_full(&self) -> bool {
-        self.is_disk_full
-    }
-
-    /// True if the disk had no room for a new file when one was last to be made.
-    #[inline]
-    pub(super) fn lacks_room(&self) -> bool {
-        self.lacks_room
+        self.lacks_room && self.made < self.ordered
     }
 
     /// The next segment, if it can be written.
@@ -134,6 +134,7 @@ impl Supply {
         let seq = SegmentSeq(newest.0.checked_add(1).expect("segment numbers are used up"));
         let spare = Spare { seq, id: (self.entropy)(), bytes };
         self.spares.push_back(spare);
+        self.ordered = seq;
         spare
     }
 
@@ -147,7 +148,6 @@ impl Supply {
     pub(super) fn on_made(&mut self, segment: SegmentSeq, origin: SegmentOrigin) -> bool {
         assert!(segment > self.made, "{segment:?} was made twice");
         self.made = segment;
-        self.is_disk_full = false;
         let is_recycled = origin == SegmentOrigin::Recycled;
         self.lacks_room &= is_recycled;
         self.free -= usize::from(is_recycled);
@@ -156,8 +156,7 @@ impl Supply {
 
     /// Notes that the disk has no room for the next segment. Returns true if it had room before.
     pub(super) fn on_disk_full(&mut self) -> bool {
-        self.lacks_room = true;
-        !std::mem::replace(&mut self.is_disk_full, true)
+        !std::mem::replace(&mut self.lacks_room, true)
     }
 
     /// True if one more file can be kept to become a segment.
@@ -178,8 +177,5 @@ impl Supply {
     }
 }
 
-/// Segments that are made ahead of need beside those for entries, which entries leave alone: when the disk is full, votes go
-/// on in them (`renew.rs`).
-pub(super) const VOTES_SEGMENTS: usize = 2;
 /// The most files that are kept to be made into new segments.
 const FREE_MAX: usize = 2;

@@ -50,6 +50,7 @@ mod stuck_thread;
 mod swap;
 mod told_loss;
 mod votes_at_the_quota;
+mod votes_on_full_disks;
 mod wipe;
 mod wiped_member;
 mod write_error;
@@ -164,6 +165,7 @@ pub(super) enum When {
 pub(super) static ADDED: &[Added] = &[
     told_loss::ADDED,
     votes_at_the_quota::ADDED,
+    votes_on_full_disks::ADDED,
     Added {
         fault: shuffle::FAULT,
         once_in: 2,
