@@ -665,7 +665,8 @@ fn half_made_segment_is_passed_over_known_to_the_manifest_or_not() {
     assert!(!sim.platter.segments().contains(&spare), "the spare segment is kept");
     // The segment has its name, but the manifest was not replaced yet.
     let sim = two_segments();
-    let older = forge_manifest(&sim, |bytes| bytes[44..48].copy_from_slice(&(spare.0 - 1).to_le_bytes()));
+    let older =
+        forge_manifest(&sim, |bytes| bytes[44..48].copy_from_slice(&(spare.0 - 1).to_le_bytes()));
     sim.platter.set_manifest(Some(older));
     assert_eq!(ends(&opened(&sim)), [Some(5); 4]);
 }

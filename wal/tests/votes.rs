@@ -70,7 +70,11 @@ fn takes_votes_on_a_full_disk_for_ever(
             }
             assert_ne!(wal.room(), Room::Free);
             assert!(wal.append(&write(1, last + 1, &entries(1, 1, last + 1, 1, 2000))).is_err());
-            if restart % 2 == 0 { sim.platter.crash() } else { sim.platter.kill() }
+            if restart % 2 == 0 {
+                sim.platter.crash()
+            } else {
+                sim.platter.kill()
+            }
             drop(wal);
             let (again, recovered) = open_with_room_for_one(&sim, files);
             wal = again;
@@ -89,7 +93,6 @@ fn takes_votes_on_a_full_disk_for_ever(
         }
     }
 }
-
 
 /// RULES.md W16.
 /// A segment of votes may hold entries, releases and tombstones as well; all of it is where it was.

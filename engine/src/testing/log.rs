@@ -123,12 +123,12 @@ impl SimLog {
         let mut changes = Vec::new();
         for batch in self.landed() {
             // Everything before a segment's first batch is there. One with an earlier number stands in for batches that
-            // were reported: it says nothing new.
+            // were reported: it says nothing new, and those behind it have its next numbers.
             if batch.start.is_some() && batch.number < self.next_batch {
                 self.next_batch = batch.number + 1;
-                continue;
+            } else {
+                self.early.insert(batch.number, batch);
             }
-            self.early.insert(batch.number, batch);
             while let Some(batch) = self.early.remove(&self.next_batch) {
                 self.next_batch += 1;
                 changes.extend(batch.records.into_iter().map(change));

@@ -94,7 +94,8 @@ impl Wal {
         while at < batches.len() {
             let offset = FIRST_BATCH_AT as usize + at;
             let place = Position::new(segment.seq(), offset_u32(offset));
-            let header = BatchHeader::decode(&batches[at..], segment.seed(), place, segment.bytes());
+            let header =
+                BatchHeader::decode(&batches[at..], segment.seed(), place, segment.bytes());
             let (header, _) = header.expect("this log wrote it");
             let body = &batches[at + BATCH_HEADER_BYTES..][..header.records_bytes()];
             for (record_at, record) in Records::new(body, segment.seed()) {
