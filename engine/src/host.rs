@@ -185,10 +185,10 @@ impl ShardHost {
         self.held.iter().any(waits)
     }
 
-    /// True if a vote waits for room within the quota.
+    /// True if a vote waits for room within the quota, or on a full disk.
     #[cfg(feature = "testing")]
     pub(crate) fn holds_votes(&self) -> bool {
-        self.held.iter().any(|job| job.waits_for == Room::Quota)
+        self.held.iter().any(|job| job.waits_for != Room::Behind)
     }
 
     /// The log, to be looked at; `None` once it is closed.

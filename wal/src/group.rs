@@ -111,6 +111,24 @@ impl Group {
         found.into_iter().flatten()
     }
 
+    /// Notes that the latest small records which stand in `from` were written again to the newest segment, `into`.
+    pub(crate) fn move_small(&mut self, from: SegmentSeq, into: SegmentSeq, ledger: &mut Ledger) {
+        let places = [
+            (&mut self.membership_in, membership_record_bytes(self.membership.len())),
+            (&mut self.hard_state_in, HARD_STATE_RECORD_BYTES),
+            (&mut self.release_in, RELEASE_RECORD_BYTES),
+            (&mut self.fence_in, FENCE_RECORD_BYTES),
+        ];
+        for (place, bytes) in places {
+            if *place == Some(from) {
+                *place = Some(into);
+                ledger.write(into, bytes as u64);
+                ledger.revive(into, bytes as u64);
+                ledger.kill(from, bytes as u64);
+            }
+        }
+    }
+
     /// Takes in a replayed record of entries.
     pub(crate) fn put(
         &mut self,

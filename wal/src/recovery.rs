@@ -50,7 +50,7 @@
 
 mod moved;
 
-pub(crate) use moved::Moved;
+pub(crate) use moved::{Moved, Tail as MovedTail};
 
 use crate::Config;
 use crate::checksum::Seed;

@@ -113,6 +113,11 @@ pub(crate) fn least_segment_bytes(needed: u64) -> u64 {
     if bug!("segments_too_small_for_old_records") { 0 } else { needed }
 }
 
+/// On a full disk a segment of votes is written again when it is full, so that votes go on for ever (RULES.md W16).
+pub(crate) fn votes_reserve_is_renewed() -> bool {
+    !bug!("votes_reserve_not_renewed")
+}
+
 /// A segment is given up only when everything that was written again of it, which ends at `upto`, is durable (RULES.md
 /// rule 28, invariant 22).
 #[inline]

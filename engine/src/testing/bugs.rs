@@ -167,6 +167,11 @@ pub const ALL: &[Bug] = &[
         1500,
         "a vote waits behind entries for which there is no room (W10)",
     ),
+    bug(
+        "votes_reserve_not_renewed",
+        1500,
+        "on a full disk votes end when their reserve is used up (W16)",
+    ),
     bug("failed_write_taken_for_done", 60, "a failed write counts as done (rule 17)"),
     bug("sync_retried", 60, "a failed sync is tried once more, and believed (rule 17, W7)"),
     bug(

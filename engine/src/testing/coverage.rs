@@ -72,6 +72,7 @@ pub const PLACES: &[(&str, &str)] = &[
     ("read refused by a full queue", "engine/src/testing/node.rs"),
     ("sector lost that was said to be durable", "wal/src/disk/sim/platter.rs"),
     ("segment changed", "wal/src/stream.rs"),
+    ("votes' segment written again", "wal/src/stream/renew.rs"),
     ("segment given back", "wal/src/stream/carry.rs"),
     ("segment made of one given back", "wal/src/stream.rs"),
     ("several commands proposed at once", "engine/src/testing/clients.rs"),

@@ -156,13 +156,19 @@ impl SimLog {
 
     /// The changes that are durable now with all before them, in the stream's order.
     pub(super) fn newly_durable(&mut self) -> Vec<(GroupId, Change)> {
-        for batch in self.landed() {
-            self.early.insert(batch.number, batch);
-        }
         let mut changes = Vec::new();
-        while let Some(batch) = self.early.remove(&self.next_batch) {
-            self.next_batch += 1;
-            changes.extend(batch.records.into_iter().map(change));
+        for batch in self.landed() {
+            // Everything before a segment's first batch is there. One with an earlier number stands in for batches that
+            // were reported: it says nothing new, and those behind it have its next numbers.
+            if batch.start.is_some() && batch.number < self.next_batch {
+                self.next_batch = batch.number + 1;
+            } else {
+                self.early.insert(batch.number, batch);
+            }
+            while let Some(batch) = self.early.remove(&self.next_batch) {
+                self.next_batch += 1;
+                changes.extend(batch.records.into_iter().map(change));
+            }
         }
         changes
     }

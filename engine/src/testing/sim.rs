@@ -700,7 +700,7 @@ impl<'a> Sim<'a> {
             if !host.holds_votes() || !is_at_work {
                 *since = now;
             } else if now - *since > VOTES_WAIT_MAX {
-                let what = format!("a vote has waited at the quota of {node:?} since {since}");
+                let what = format!("a vote has waited for room at {node:?} since {since}");
                 Broken { invariant: "33 votes".to_owned(), what }.throw();
             }
             if host.shard().has_overdue() {

@@ -225,21 +225,22 @@ impl Files {
     }
 
     /// Makes a segment of one that was given up: header, sync, name, directory sync. The header has its new name and
-    /// id before the file has, so its old bytes never count again.
+    /// id before the file has, so its old bytes never count again. A block of zeros follows it, as in a new file: of the
+    /// block that begins the segment's first batch any sector may be lost in a crash that holds only zeros.
     pub(super) fn remake(
         &self,
         order: &MakeSegment,
         old: SegmentSeq,
-        block: &mut ImageWriter,
+        zeros: &mut ImageWriter,
     ) -> io::Result<File> {
         self.in_place()?;
         let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
         flags.set(OFlags::DIRECT, self.direct);
         let free = self.free_path(old);
         let file = File::from(open(&free, flags)?);
-        block.tail_mut(0..BLOCK_BYTES).copy_from_slice(order.header.as_slice());
-        let written = write(&file, &free, block.bytes(0..BLOCK_BYTES), 0);
-        block.tail_mut(0..BLOCK_BYTES).fill(0);
+        zeros.tail_mut(0..BLOCK_BYTES).copy_from_slice(order.header.as_slice());
+        let written = write(&file, &free, zeros.bytes(0..2 * BLOCK_BYTES), 0);
+        zeros.tail_mut(0..BLOCK_BYTES).fill(0);
         written?;
         sync(&file, &free)?;
         rename(&free, &self.path(order.segment))?;

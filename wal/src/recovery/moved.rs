@@ -32,7 +32,7 @@ pub(crate) struct Moved {
 
 /// Records of the last segment that are to be written again.
 #[derive(Debug, Default)]
-pub(super) struct Tail {
+pub(crate) struct Tail {
     bytes: Vec<u8>,
     places: Vec<Place>,
     /// The latest record of each group and each kind of which only the last record counts, by its place in `places`.
@@ -48,7 +48,7 @@ struct Place {
 
 impl Tail {
     /// Takes in a record that stands at offset `in_segment` of its segment, and with which `bytes` begin.
-    pub(super) fn push(&mut self, record: &Record<'_>, bytes: &[u8], in_segment: usize) {
+    pub(crate) fn push(&mut self, record: &Record<'_>, bytes: &[u8], in_segment: usize) {
         let Some(group) = record.group() else { return };
         if let Some(kind) = replaced_kind(record) {
             self.latest.insert((group, kind), self.places.len());
@@ -59,7 +59,7 @@ impl Tail {
 
     /// The records, each with its bytes and its offset in the segment. Left out is a record that a later one of its
     /// kind and group replaces.
-    pub(super) fn records(&self, seed: Seed) -> impl Iterator<Item = (Record<'_>, &[u8], usize)> {
+    pub(crate) fn records(&self, seed: Seed) -> impl Iterator<Item = (Record<'_>, &[u8], usize)> {
         self.places.iter().enumerate().filter_map(move |(n, place)| {
             let bytes = &self.bytes[place.in_bytes..];
             let bytes = &bytes[..padded_bytes(bytes)];
@@ -75,7 +75,7 @@ impl Tail {
 
 impl Moved {
     /// Adds a record from another segment, with the checksum that it has under `seed`; returns its offset in `records`.
-    pub(super) fn push(&mut self, record: &Record<'_>, bytes: &[u8], seed: Seed) -> usize {
+    pub(crate) fn push(&mut self, record: &Record<'_>, bytes: &[u8], seed: Seed) -> usize {
         let at = self.records.len();
         self.records.extend_from_slice(bytes);
         self.count += 1;

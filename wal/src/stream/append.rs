@@ -249,6 +249,6 @@ impl Wal {
     /// The place of the tail.
     #[inline]
     fn newest(&self) -> Newest {
-        Newest { batch: self.pipeline.next_batch(), segment: self.tail.seq() }
+        Newest { batch: self.pipeline.open_batch(), segment: self.tail.seq() }
     }
 }

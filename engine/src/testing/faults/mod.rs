@@ -51,6 +51,7 @@ mod stuck_thread;
 mod swap;
 mod told_loss;
 mod votes_at_the_quota;
+mod votes_on_full_disks;
 mod wipe;
 mod wiped_member;
 mod write_error;
@@ -165,6 +166,7 @@ pub(super) enum When {
 pub(super) static ADDED: &[Added] = &[
     told_loss::ADDED,
     votes_at_the_quota::ADDED,
+    votes_on_full_disks::ADDED,
     Added {
         fault: shuffle::FAULT,
         once_in: 2,

@@ -7,7 +7,7 @@
 
 use super::platter::{Event, Name, Platter};
 use crate::disk::{Fate, MakeSegment, RetireSegment, SegmentOrigin, steps};
-use crate::format::{Manifest, SegmentSeq};
+use crate::format::{BLOCK_BYTES, Manifest, SegmentSeq};
 use std::{fmt, io};
 
 /// An order from the log.
@@ -151,7 +151,10 @@ impl Platter {
     fn steps_to_make(&self, make: &MakeSegment, recycled: Option<SegmentSeq>) -> Vec<Step> {
         let mut bytes = make.header.to_vec();
         let (from, mut steps) = match recycled {
-            Some(old) => (Name::Free(old), Vec::new()),
+            Some(old) => {
+                bytes.resize(2 * BLOCK_BYTES, 0);
+                (Name::Free(old), Vec::new())
+            }
             None => {
                 bytes.resize(usize::try_from(make.bytes).expect("segments fit memory"), 0);
                 (Name::Making(make.segment), vec![Step::Create(Name::Making(make.segment))])
