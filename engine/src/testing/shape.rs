@@ -210,5 +210,8 @@ impl Shape {
     }
 }
 
+/// The most commands that a client proposes at once.
+pub(super) const SEVERAL_MAX: u64 = 4;
+
 /// The most bytes of an entry in a frame besides its payload: headers, the serial, a register's operation.
 const ENTRY_BYTES_MORE: usize = 256;

@@ -7,7 +7,6 @@
 
 use super::{
     answers::Answers,
-    clients::SEVERAL_MAX,
     connections::{Connections, Effect, Line},
     event::{Event, Known, LogState},
     excuses::{
@@ -24,7 +23,7 @@ use super::{
     node::{Process, Seen, SimNode, World},
     random::Random,
     setup::{Call, Setup},
-    shape::Shape,
+    shape::{SEVERAL_MAX, Shape},
     trace::Trace,
 };
 use crate::{GroupId, NodeId, host::Turned, links::LaneChange, shard::Cost};
