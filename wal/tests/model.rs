@@ -426,6 +426,32 @@ impl<'a> History<'a> {
         }
     }
 
+    /// Takes turns in which nothing new is written, and everything ends.
+    fn turns(&mut self, turns: u64) {
+        for _ in 0..turns {
+            self.sim.platter.complete_all();
+            self.poll().unwrap();
+            self.wal().submit(0).unwrap();
+            self.maintain().unwrap();
+        }
+    }
+
+    /// Checks that a log on a full disk takes more votes than all segments that are made have room for.
+    fn vote_on_a_full_disk(&mut self) {
+        if self.sim.config.log_bytes_max.is_some() {
+            return;
+        }
+        self.sim.platter.set_segments_left(Some(0));
+        for term in 1..=6 * self.sim.config.segment_bytes / 4096 {
+            let vote = Atom::HardState(GROUPS + 1, hard_state(term, 1, 0));
+            let wal = self.wal.as_mut().expect("open");
+            let taken = self.model.try_append(wal, GROUPS + 1, vec![vote]);
+            assert!(taken.is_ok(), "seed {}: there is no room for vote {term}", self.seed);
+            self.turns(4);
+        }
+        self.sim.platter.set_segments_left(None);
+    }
+
     fn count(&mut self, wal: &Wal) {
         let metrics = wal.metrics();
         self.reached.carried += metrics.carried;
@@ -448,12 +474,9 @@ impl<'a> History<'a> {
             self.model = Model::new(self.model.check(&state_of(&wal, &recovered)));
             self.wal = Some(wal);
         }
-        for _ in 0..200 {
-            self.sim.platter.complete_all();
-            self.poll().unwrap();
-            self.wal().submit(0).unwrap();
-            self.maintain().unwrap();
-        }
+        self.turns(200);
+        self.vote_on_a_full_disk();
+        self.turns(20);
         assert!(self.model.is_all_acked() && !self.wal().has_work(), "seed {}", self.seed);
         let wal = self.wal.take().expect("open");
         self.count(&wal);
