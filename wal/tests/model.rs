@@ -514,7 +514,12 @@ impl<'a> History<'a> {
 
     /// Lets everything that is under way come to its end.
     fn settle(&mut self) {
-        for _ in 0..200 {
+        self.turns(200);
+    }
+
+    /// Takes turns in which nothing new is written, and everything ends.
+    fn turns(&mut self, turns: u64) {
+        for _ in 0..turns {
             self.sim.platter.complete_all();
             self.poll().unwrap();
             self.wal().submit(0).unwrap();
@@ -534,6 +539,22 @@ impl<'a> History<'a> {
         let (wal, recovered) = self.sim.open();
         self.model = Model::new(self.model.check(&state_of(&wal, &recovered)));
         self.wal = Some(wal);
+    }
+
+    /// Checks that a log on a full disk takes more votes than all segments that are made have room for.
+    fn vote_on_a_full_disk(&mut self) {
+        if self.sim.config.log_bytes_max.is_some() {
+            return;
+        }
+        self.sim.platter.set_segments_left(Some(0));
+        for term in 1..=6 * self.sim.config.segment_bytes / 4096 {
+            let vote = Atom::HardState(GROUPS + 1, hard_state(term, 1, 0));
+            let wal = self.wal.as_mut().expect("open");
+            let taken = self.model.try_append(wal, GROUPS + 1, vec![vote]);
+            assert!(taken.is_ok(), "seed {}: there is no room for vote {term}", self.seed);
+            self.turns(4);
+        }
+        self.sim.platter.set_segments_left(None);
     }
 
     fn count(&mut self, wal: &Wal) {
@@ -561,6 +582,8 @@ impl<'a> History<'a> {
         self.give_back_the_indexs_memory();
         self.carry_into_smaller_segments();
         self.settle();
+        self.vote_on_a_full_disk();
+        self.turns(20);
         assert!(self.model.is_all_acked() && !self.wal().has_work(), "seed {}", self.seed);
         let wal = self.wal.take().expect("open");
         self.count(&wal);

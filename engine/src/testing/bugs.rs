@@ -167,11 +167,6 @@ pub const ALL: &[Bug] = &[
         1500,
         "a vote waits behind entries for which there is no room (W10)",
     ),
-    bug(
-        "votes_reserve_not_renewed",
-        1500,
-        "on a full disk votes end when their reserve is used up (W16)",
-    ),
     bug("failed_write_taken_for_done", 60, "a failed write counts as done (rule 17)"),
     bug("sync_retried", 60, "a failed sync is tried once more, and believed (rule 17, W7)"),
     bug(
@@ -315,6 +310,11 @@ pub const OF_THE_LOG: &[Bug] = &[
         "manifest_takes_room",
         200,
         "giving a segment up takes room for a new manifest, of which a full disk has none (W9)",
+    ),
+    bug(
+        "votes_reserve_not_renewed",
+        60,
+        "on a full disk votes end when their reserve is used up (W16)",
     ),
     bug("directory_not_synced", 200, "the maker skips the directory's sync (rule 7)"),
     bug("new_file_not_synced", 200, "the maker skips the sync of files it makes (rule 7)"),

@@ -27,11 +27,11 @@
 //! * A stays in the chain, and its entries are found there, until B's first batch is durable;
 //! * B's first batch has the number that A's first batch had, so one of the two continues P.
 //!
-//! The bound. In B all of A's records stand that an open would write again: every group's latest hard state, membership,
-//! release and fence, if it stands in A, tombstones, and A's entries. They may take half of a segment: 40 bytes for a
-//! hard state or a release and 16 for a group's first record make 96 bytes per group with both, so about 340,000 groups of
-//! a shard with segments of 64 MiB and 200 with the smallest. A new leader's no-op takes 48 bytes for good, until it is
-//! released. Beyond that the reserve is two segments of votes and does not renew itself.
+//! The bound. B's first batch has the records of A that an open would write again: every group's latest hard state and
+//! membership, if it stands in A, and all releases, fences, tombstones and entries in A. They may take half of a segment. A
+//! hard state or a release takes 40 bytes, and a group 8 more: with both, so many groups of a shard as 380,000 with segments
+//! of 64 MiB, and 270 with the smallest. A new leader's no-op takes 48 bytes until the log gives its segment back. Beyond
+//! the bound the reserve is what entries left and two segments of votes, and does not renew itself.
 
 use super::tail::Copied;
 use super::{Wal, segment_bytes_for};
