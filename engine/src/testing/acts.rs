@@ -433,7 +433,7 @@ impl Sim<'_> {
         self.judge.ghost.fenced.retain(|(fenced, _)| *fenced != id);
         let node = &mut self.nodes[at];
         node.logs.iter_mut().for_each(SimLog::forget);
-        node.fenced_in_copy.clone_from(&directory.fenced);
+        node.may_be_fenced.clone_from(&directory.fenced);
         self.lose_node(at);
     }
 

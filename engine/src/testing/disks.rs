@@ -112,13 +112,14 @@ impl Sim<'_> {
         let have_lost: Vec<bool> = node.logs.iter_mut().map(|log| log.lose_end(batches)).collect();
         if have_lost.contains(&true) {
             (node.is_another, node.has_lost_end) = (true, true);
-            // Each open finds a fence anew in the damaged bytes. If these bytes are lost, too, nothing shows the
-            // fence.
+            // Each open finds a fence anew in the damaged bytes. If these bytes are lost, too, a record of the fence may
+            // be left, or nothing.
             let (id, harm) = (node.id, node.harm());
-            let node = &*node;
-            self.judge.ghost.fenced.retain(|(of, group)| {
-                *of != id || harm[node.log_of(*group)].explains_fence(*group)
+            let lost = self.judge.ghost.fenced.extract_if(.., |(of, group)| {
+                *of == id && !harm[node.log_of(*group)].explains_fence(*group)
             });
+            let lost: Vec<GroupId> = lost.map(|(_, group)| group).collect();
+            node.may_be_fenced.extend(lost);
             self.lose_node(at);
             if batches.is_multiple_of(2) {
                 // A leader pauses after it may have told the replica of the loss, and before it may have answered.

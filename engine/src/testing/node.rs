@@ -95,10 +95,12 @@ pub(super) struct SimNode {
     trusted_a_lie: bool,
     /// A fault took the end of its logs.
     pub(super) has_lost_end: bool,
-    /// Its directory is not the one that its last process had: it was replaced, or its logs have lost their end.
+    /// Its directory is not the one that its last process had: it was replaced, or its logs have lost their end, which
+    /// nothing on the disk may tell.
     pub(super) is_another: bool,
-    /// The groups that were fenced when the present directory was copied; none if it is no copy.
-    pub(super) fenced_in_copy: BTreeSet<GroupId>,
+    /// Groups whose fence may stand in the log though nothing else that is known here explains one: they were fenced when
+    /// the present directory was copied, or before the log lost its end.
+    pub(super) may_be_fenced: BTreeSet<GroupId>,
     /// Groups that did not start because the log has lost records that they need.
     pub(super) has_refused: BTreeSet<GroupId>,
     /// Groups that are created otherwise here than elsewhere.
@@ -293,7 +295,7 @@ impl SimNode {
             trusted_a_lie: false,
             has_lost_end: false,
             is_another: false,
-            fenced_in_copy: BTreeSet::new(),
+            may_be_fenced: BTreeSet::new(),
             has_refused: BTreeSet::new(),
             founded: BTreeMap::new(),
             peers: Arc::default(),
@@ -433,7 +435,9 @@ impl SimNode {
                 // The log has found the group damaged since, or the node has failed.
                 Err(GroupError::Fenced { .. } | GroupError::Stopped(_)) => {}
                 // A machine that is further than its log has found out what was lost.
-                Err(GroupError::Machine { .. }) if self.lied || self.has_lost_end => {
+                Err(GroupError::Machine { .. })
+                    if self.lied || self.has_lost_end || self.is_another =>
+                {
                     self.has_refused.insert(group);
                 }
                 // A carried record may be lost at its new place, and gone from its old one.

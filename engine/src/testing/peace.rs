@@ -169,9 +169,12 @@ impl Sim<'_> {
         }
     }
 
-    /// The number of entries that all replicas that must serve have applied, together.
-    pub(super) fn applied(&self) -> u64 {
-        self.alive().values().flatten().map(|(_, status)| status.applied.get()).sum()
+    /// The entries that all replicas that must serve have made durable and have applied, counted together: while this
+    /// number changes, the run goes on.
+    pub(super) fn progress(&self) -> u64 {
+        let alive = self.alive();
+        let replicas = alive.values().flatten();
+        replicas.map(|(_, status)| status.durable.get() + status.applied.get()).sum()
     }
 
     /// True if a client waits for its answer.

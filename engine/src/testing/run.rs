@@ -106,10 +106,11 @@ impl<'a> Run<'a> {
             self.sim.step();
         }
         self.sim.proposing = false;
-        let (mut applied, mut since) = (0, 0);
+        let (mut progress, mut since) = (0, 0);
         for n in 0..CATCH_UP_STEPS_MAX {
-            if self.sim.applied() > applied {
-                (applied, since) = (self.sim.applied(), n);
+            let now = self.sim.progress();
+            if now != progress {
+                (progress, since) = (now, n);
             }
             if self.sim.is_quiet() || n - since > CATCH_UP_STEPS {
                 break;

@@ -179,7 +179,7 @@ impl<'a> Sim<'a> {
                         let before = self.judge.ghost.fenced.contains(&(id, group));
                         let own = self.nodes[at].log_of(group);
                         let harmed = before
-                            || self.nodes[at].fenced_in_copy.contains(&group)
+                            || self.nodes[at].may_be_fenced.contains(&group)
                             || harm[own].explains_fence(group);
                         self.judge.see(&Event::Fenced { node: id, group, harmed });
                         self.losses.replica(id, group);
