@@ -128,8 +128,11 @@ impl Raft {
         peer.heard_at = now;
         match result {
             AppendResult::Accepted { match_index } => {
+                let Some(matched) = self.log.name(match_index, peer.matched()) else {
+                    return peer.on_taken_unnamed(match_index);
+                };
                 let before = peer.counted();
-                peer.on_accepted(match_index);
+                peer.on_accepted(matched);
                 let counted = peer.counted();
                 if counted > before {
                     self.advance_commit(counted);
@@ -139,7 +142,10 @@ impl Raft {
             }
             AppendResult::Taken { match_index } => {
                 peer.on_marked(self.log.last().index);
-                peer.on_taken(match_index);
+                match self.log.name(match_index, peer.matched()) {
+                    Some(matched) => peer.on_taken(matched),
+                    None => peer.on_taken_unnamed(match_index),
+                }
             }
             AppendResult::Rejected { rejected, hint } => {
                 if peer.is_news(rejected) {

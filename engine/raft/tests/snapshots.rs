@@ -243,9 +243,10 @@ fn a_heartbeat_that_names_what_was_released_marks_nobody() {
     assert_eq!(c.status(n(3)).commit, i(10));
 }
 
-/// A leader released what a follower has told it to have: it names nothing in its heartbeats until the follower has more.
+/// A leader released what a follower has told it to have. The bug: it named nothing in its heartbeats then, so that a
+/// follower which had lost that entry did not hear of it, and commits did not reach the follower.
 #[test]
-fn a_leader_names_no_entry_that_it_has_let_go_of() {
+fn a_leader_names_what_a_follower_has_also_once_it_has_let_go_of_it() {
     let mut c = led(4, true);
     c.partition(&[3], &[1, 2]);
     (5..=10).for_each(|_| assert!(c.propose(n(1), "x").is_ok()));
@@ -256,8 +257,15 @@ fn a_leader_names_no_entry_that_it_has_let_go_of() {
     c.pass(4, false);
     c.collect(n(1));
     let told = answers(&mut c, 3);
-    let none = Heartbeat { term: Term(1), commit: LogIndex::ZERO, matched: LogId::ZERO };
-    assert_eq!(told, [Message::Heartbeat(none)]);
+    let named = Heartbeat { term: Term(1), commit: i(4), matched: id(1, 4) };
+    assert_eq!(told, [Message::Heartbeat(named)]);
+    // The acknowledgement of a later entry comes only now: entries 4 to 9 are all of term 1.
+    say(&mut c, 3, 1, accepted(1, 7));
+    c.network.clear();
+    c.pass(4, false);
+    c.collect(n(1));
+    let named = Heartbeat { term: Term(1), commit: i(7), matched: id(1, 7) };
+    assert!(answers(&mut c, 3).contains(&Message::Heartbeat(named)));
 }
 
 /// §5.4.1 with a log of which only the base is left.
