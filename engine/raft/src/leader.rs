@@ -148,11 +148,13 @@ impl Raft {
                 }
             }
             AppendResult::Rejected { rejected, hint } => {
-                if peer.is_news(rejected) {
-                    // Ours may have a lower term there than the peer's: skip what cannot agree.
-                    let meeting = self.log.last_at_most(hint.index, hint.term);
-                    peer.on_rejected(rejected, meeting.index);
-                    let base = self.log.base().index;
+                // Ours may have a lower term there than the peer's: skip what cannot agree.
+                let meeting = self.log.last_at_most(hint.index, hint.term).index;
+                let base = self.log.base().index;
+                if peer.is_before_base(rejected, meeting, base) {
+                    peer.need_snapshot(base);
+                } else if peer.is_news(rejected) {
+                    peer.on_rejected(rejected, meeting);
                     if peer.next_index() <= base {
                         peer.need_snapshot(base);
                     }

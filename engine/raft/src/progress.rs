@@ -8,7 +8,7 @@
 //!         <---------------------------------
 //!            an append was refused, or the connection broke
 //!
-//!            the peer needs entries that the log has let go of
+//!            an append was refused, and the logs meet before the base
 //!   either ---------------------------------> Snapshot
 //!   Probe <---------------------------------    heartbeats only
 //!            the transfer ended
@@ -18,7 +18,8 @@
 //!
 //! A peer that needs entries which the leader's log has let go of needs a snapshot. The host is told once (an offer), and
 //! the peer is sent heartbeats until it acknowledges the snapshot's last entry or the host says that the transfer ended.
-//! A probe goes no further back than the base: if the peer refuses that one, it needs a snapshot.
+//! Only the peer's own refusal says that it needs one: the next index is a guess after many events. If the log lets go of
+//! the next entry, the leader probes at the base, and no further back.
 //!
 //! A peer without room is sent no entries at either pace: a probe is empty then, and the window stays so.
 //!
@@ -228,6 +229,21 @@ impl Progress {
         }
     }
 
+    /// True if a refusal of a probe after `rejected` says that the peer needs entries up to `base`, which the log has let
+    /// go of: the logs meet at `meeting` or before. A late refusal says so too. 1. The leader probes at its base. 2. It
+    /// releases more, and the probe's place moves on. 3. The refusal of the first probe arrives. A leader that always
+    /// releases faster than the peer answers would never offer a snapshot otherwise.
+    pub(crate) fn is_before_base(
+        &self,
+        rejected: LogIndex,
+        meeting: LogIndex,
+        base: LogIndex,
+    ) -> bool {
+        matches!(self.pace, Pace::Probe { .. })
+            && rejected > self.matched.index
+            && meeting.max(self.matched.index) < base
+    }
+
     /// An append after `rejected` was refused; the logs meet at `meeting` or before.
     pub(crate) fn on_rejected(&mut self, rejected: LogIndex, meeting: LogIndex) {
         assert!(rejected > self.matched.index, "{rejected:?} is at {:?} or before", self.matched.index);
@@ -245,12 +261,12 @@ impl Progress {
         self.probe_from(next, true);
     }
 
-    /// The leader's log begins behind `base`, and the next entry to send is not in it any more.
+    /// The leader's log begins behind `base`, and the next entry to send is not in it any more. The peer may well have the
+    /// base: entries that it took may be unacknowledged still.
     pub(crate) fn on_released(&mut self, base: LogIndex) {
         match self.pace {
-            // The place was a guess. The peer may well have the base.
             Pace::Probe { .. } => self.next_index = base.next(),
-            Pace::Replicate => self.need_snapshot(base),
+            Pace::Replicate => self.probe_from(base.next(), false),
             Pace::Snapshot { .. } => {}
         }
     }
