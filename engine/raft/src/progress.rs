@@ -223,7 +223,9 @@ impl Progress {
     /// matched stays matched, and a probe's answer is about the probe's own place.
     pub(crate) fn is_news(&self, rejected: LogIndex) -> bool {
         match self.pace {
-            Pace::Probe { .. } => rejected > self.matched.index && rejected.next() == self.next_index,
+            Pace::Probe { .. } => {
+                rejected > self.matched.index && rejected.next() == self.next_index
+            }
             Pace::Replicate => rejected > self.matched.index && rejected < self.next_index,
             Pace::Snapshot { .. } => false,
         }
@@ -246,7 +248,11 @@ impl Progress {
 
     /// An append after `rejected` was refused; the logs meet at `meeting` or before.
     pub(crate) fn on_rejected(&mut self, rejected: LogIndex, meeting: LogIndex) {
-        assert!(rejected > self.matched.index, "{rejected:?} is at {:?} or before", self.matched.index);
+        assert!(
+            rejected > self.matched.index,
+            "{rejected:?} is at {:?} or before",
+            self.matched.index
+        );
         self.probe_from(meeting.next().min(rejected).max(self.matched.index.next()), false);
     }
 

@@ -5,9 +5,9 @@ mod common;
 
 use common::{Cluster, Image, config, log_of, n};
 use logdrive_raft::{
-    AppendEntries, AppendReply, AppendResult, EntryBatch, Event, HardState, Heartbeat,
-    InstallError, Installed, LogId, LogIndex, Message, NoTerm, NodeId, RequestVote, Role, Snapshot,
-    Term, VoteReply,
+    AppendEntries, AppendReply, AppendResult, ConfigError, EntryBatch, Event, HardState, Heartbeat,
+    InstallError, Installed, LogId, LogIndex, Message, NoTerm, NodeId, Raft, RequestVote, Role,
+    Snapshot, Term, VoteReply,
 };
 
 fn id(term: u64, index: u64) -> LogId {
@@ -71,6 +71,14 @@ fn answers(c: &mut Cluster, to: u64) -> Vec<Message> {
     let (taken, left): (Vec<_>, Vec<_>) = c.network.drain(..).partition(|p| p.to == n(to));
     c.network = left;
     taken.into_iter().map(|packet| packet.message).collect()
+}
+
+/// The entries that an installed snapshot passes over.
+fn passed_over(installed: &Result<Installed, InstallError>) -> (LogIndex, LogIndex) {
+    match installed {
+        Ok(Installed::Taken { first, last, .. }) => (*first, *last),
+        other => panic!("not taken: {other:?}"),
+    }
 }
 
 fn base(c: &Cluster, of: u64) -> LogIndex {
@@ -498,7 +506,7 @@ fn a_marked_replica_takes_a_snapshot_and_vouches_for_it_once_it_is_readmitted() 
 fn entries_behind_the_snapshots_last_one_are_kept_13() {
     let mut c = follower(&[1, 1, 2, 2, 3, 3], 2, &[1, 1, 2, 2]);
     let installed = c.install(n(3), snapshot(id(2, 4), 3));
-    assert_eq!(installed, Ok(Installed::Taken { first: i(1), last: i(4) }));
+    assert_eq!(passed_over(&installed), (i(1), i(4)));
     write(&mut c, n(3));
     let status = c.status(n(3));
     assert_eq!((status.last_log, status.durable, status.commit), (id(3, 6), i(6), i(4)));
@@ -511,7 +519,7 @@ fn a_log_without_the_snapshots_last_entry_is_replaced_whole_13() {
     for terms in [&[1, 1, 1, 1, 1, 1][..], &[1, 1, 2], &[]] {
         let mut c = follower(terms, terms.len().min(2) as u64, &[1, 1, 2, 2]);
         let installed = c.install(n(3), snapshot(id(2, 4), 3));
-        assert_eq!(installed, Ok(Installed::Taken { first: i(1), last: i(4) }));
+        assert_eq!(passed_over(&installed), (i(1), i(4)));
         c.collect(n(3));
         let write = c.node(n(3)).writes.back().unwrap();
         let release = write.release.as_ref().unwrap();
@@ -558,6 +566,37 @@ fn an_install_is_acknowledged_once_it_is_durable() {
     }
 }
 
+/// The bug: nothing said when a machine that is durable by itself may be restored. Restored at once, it stood after a crash
+/// at entry 4 of the old log, whose entries 3 and 4 counted as committed, and every append of the leader was ignored.
+#[test]
+fn a_durable_machine_is_restored_once_the_install_is_durable() {
+    for is_durable in [false, true] {
+        let mut c = follower(&[1, 1, 1, 1, 1], 2, &[1, 1, 2, 2]);
+        let installed = c.install(n(3), snapshot(id(2, 4), 3)).unwrap();
+        let Installed::Taken { restore, .. } = installed else { panic!("{installed:?}") };
+        let restore = restore.release(c.node(n(3)).raft.as_ref().unwrap()).unwrap_err();
+        c.collect(n(3));
+        let restore = restore.release(c.node(n(3)).raft.as_ref().unwrap()).unwrap_err();
+        if is_durable {
+            c.sync(n(3), 1);
+            assert_eq!(restore.release(c.node(n(3)).raft.as_ref().unwrap()), Ok(id(2, 4)));
+        }
+        c.crash(n(3), 0);
+        let mut restored = c.node(n(3)).durable.restored(i(4));
+        restored.applied_term = Some(Term(2));
+        let again = Raft::new(config(3, 3), restored, c.now).map(|raft| raft.base());
+        let (applied, term, in_log) = (i(4), Term(2), Term(1));
+        let other = ConfigError::AppliedOther { applied, term, in_log };
+        assert_eq!(again, if is_durable { Ok(id(2, 4)) } else { Err(other) });
+        // The machine that waited is where it was.
+        if !is_durable {
+            c.restart(n(3));
+            say(&mut c, 1, 3, append(3, id(1, 2), 4, &[2, 2]));
+            assert!(answers(&mut c, 1).contains(&accepted(3, 4)));
+        }
+    }
+}
+
 /// Writes of the old log are in flight when the snapshot replaces it. Their ends vouch for nothing.
 #[test]
 fn writes_of_the_replaced_log_release_no_acknowledgement_of_the_snapshot() {
@@ -593,8 +632,8 @@ fn entries_that_are_passed_over_are_told_and_never_handed_out() {
     release(&mut c, leader, 99);
     let snapshot = c.snapshot(leader, leader);
     let applied = c.status(n(1)).applied;
-    let passed = Installed::Taken { first: applied.next(), last: snapshot.last.index };
-    assert_eq!(c.install(n(1), snapshot), Ok(passed));
+    let passed = (applied.next(), snapshot.last.index);
+    assert_eq!(passed_over(&c.install(n(1), snapshot)), passed);
     c.cut.clear();
     c.pass(20, true);
     // The ghost checks that each replica applies in order, from where its machine is.

@@ -314,6 +314,17 @@ mod tests {
             let found = behind(runs, last, 5, 5).check();
             assert!(matches!(found, Err(ConfigError::BadLog(_))), "{runs:?} to {last}: {found:?}");
         }
+        // The terms are 3 at the base, 4 at 6 and 7, and 7 at 8.
+        for (applied, in_log) in [(5, 3), (6, 4), (7, 4), (8, 7)] {
+            for term in [3, 4, 7].map(Term) {
+                let applied_term = Some(term);
+                let found = behind(&[(6, 4), (8, 7)], 8, applied, 2);
+                let is = Restored { applied_term, ..found }.check();
+                let (applied, in_log) = (LogIndex(applied), Term(in_log));
+                let other = Err(ConfigError::AppliedOther { applied, term, in_log });
+                assert_eq!(is, if term == in_log { Ok(()) } else { other });
+            }
+        }
         let (applied, base) = (LogIndex(4), LogIndex(5));
         let found = behind(&[(6, 3)], 8, 4, 5).check();
         assert_eq!(found, Err(ConfigError::AppliedBeforeBase { applied, base }));
