@@ -239,7 +239,8 @@ impl Shared {
             .map_err(|source| GroupError::Machine { group, source })?;
         let (hard_state, last) = (found.hard_state, found.last);
         let base = LogId { term: found.released_term, index: found.released };
-        let restored = Restored { hard_state, base, runs: found.runs.clone(), last, applied };
+        let runs = found.runs.clone();
+        let restored = Restored { hard_state, base, runs, last, applied, applied_term: None };
         restored.check().map_err(|error| GroupError::Log { group, why: error.to_string() })?;
         let shard = shard_of(group, self.inboxes.len());
         let view = Arc::new(GroupView::of(group, &self.map_version, &self.news));

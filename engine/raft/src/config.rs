@@ -44,13 +44,16 @@ pub struct Restored {
     pub last: LogIndex,
     /// How far the state machine is, at least to `base`; entries after it will be handed out again.
     pub applied: LogIndex,
+    /// The term of the entry at `applied`, if the machine says it. It is compared with the log's: a machine that was
+    /// restored from a snapshot too early ([`crate::Restore`]) is found out by it.
+    pub applied_term: Option<Term>,
 }
 
 impl Restored {
     /// # Errors
     /// [`ConfigError`] if no replica can have left it.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Self { hard_state, base, runs, last, applied } = self;
+        let Self { hard_state, base, runs, last, applied, applied_term } = self;
         if hard_state.term > TERM_MAX || *last > INDEX_MAX {
             return Err(ConfigError::BadLog("a term or an index is past its bound"));
         }
@@ -61,7 +64,14 @@ impl Restored {
         if applied > last {
             return Err(ConfigError::AppliedPastLog { applied: *applied, last: *last });
         }
-        Ok(())
+        let before = runs.partition_point(|run| run.first <= *applied);
+        let in_log = before.checked_sub(1).map_or(base.term, |at| runs[at].term);
+        match applied_term {
+            Some(term) if *term != in_log => {
+                Err(ConfigError::AppliedOther { applied: *applied, term: *term, in_log })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -111,6 +121,18 @@ pub enum ConfigError {
         applied: LogIndex,
         /// The last entry that the log has let go of.
         base: LogIndex,
+    },
+    /// The state machine has applied another entry than the log has there: the two do not belong together.
+    #[error(
+        "the state machine has applied entry {applied} of term {term}, but the log has entry {applied} of term {in_log}: the two do not belong together"
+    )]
+    AppliedOther {
+        /// Where the machine is.
+        applied: LogIndex,
+        /// The term of the entry that the machine has applied there.
+        term: Term,
+        /// The term of the log's entry there.
+        in_log: Term,
     },
     /// The log that was found cannot be one, or cannot be of the hard state found with it.
     #[error("the recovered log contradicts itself: {0}")]

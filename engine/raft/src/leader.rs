@@ -128,8 +128,11 @@ impl Raft {
         peer.heard_at = now;
         match result {
             AppendResult::Accepted { match_index } => {
+                let Some(matched) = self.log.name(match_index, peer.matched()) else {
+                    return peer.on_taken_unnamed(match_index);
+                };
                 let before = peer.counted();
-                peer.on_accepted(match_index);
+                peer.on_accepted(matched);
                 let counted = peer.counted();
                 if counted > before {
                     self.advance_commit(counted);
@@ -139,14 +142,19 @@ impl Raft {
             }
             AppendResult::Taken { match_index } => {
                 peer.on_marked(self.log.last().index);
-                peer.on_taken(match_index);
+                match self.log.name(match_index, peer.matched()) {
+                    Some(matched) => peer.on_taken(matched),
+                    None => peer.on_taken_unnamed(match_index),
+                }
             }
             AppendResult::Rejected { rejected, hint } => {
-                if peer.is_news(rejected) {
-                    // Ours may have a lower term there than the peer's: skip what cannot agree.
-                    let meeting = self.log.last_at_most(hint.index, hint.term);
-                    peer.on_rejected(rejected, meeting.index);
-                    let base = self.log.base().index;
+                // Ours may have a lower term there than the peer's: skip what cannot agree.
+                let meeting = self.log.last_at_most(hint.index, hint.term).index;
+                let base = self.log.base().index;
+                if peer.is_before_base(rejected, meeting, base) {
+                    peer.need_snapshot(base);
+                } else if peer.is_news(rejected) {
+                    peer.on_rejected(rejected, meeting);
                     if peer.next_index() <= base {
                         peer.need_snapshot(base);
                     }

@@ -146,7 +146,7 @@ pub use message::{
 };
 pub use raft::{Event, Raft, Role, Status};
 pub use ready::{ApplyMax, Durable, Fetch, FetchFor, Offer, Promises, Ready, Release, Write};
-pub use snapshot::{InstallError, Installed, Snapshot};
+pub use snapshot::{InstallError, Installed, Restore, Snapshot};
 pub use types::{
     GroupId, HardState, LogId, LogIndex, LogRange, NoTerm, NodeId, Term, TermRun, Ticks, WriteId,
 };

@@ -92,7 +92,7 @@ struct InFlight {
 impl Log {
     /// The log as recovery found it ([`Restored::check`]), its end durable and nothing of it in memory.
     pub(crate) fn restore(restored: Restored) -> Self {
-        let Restored { hard_state, base, runs, last, applied } = restored;
+        let Restored { hard_state, base, runs, last, applied, .. } = restored;
         let term = runs.last().map_or(base.term, |run| run.term);
         Self {
             base,
@@ -611,6 +611,7 @@ mod tests {
             base: LogId::ZERO,
             last: LogIndex(last),
             applied: LogIndex(applied),
+            applied_term: None,
         }
     }
 

@@ -3,8 +3,8 @@
 //! A disk may lose the end of a log that it had reported as durable, and show no trace of the loss (RULES.md C3, W8).
 //! A vote and a term may be lost with the entries. The replica's next vote, or an acknowledgement it gave before, can
 //! then lose what the group has committed. A leader that counted the replica's acknowledgements knows better: each
-//! heartbeat names the last entry that its receiver has acknowledged to this leader in this term. A receiver that does
-//! not have that entry has lost it.
+//! heartbeat names the last entry that its receiver has acknowledged to this leader in this term, also when the leader's
+//! log has let go of that entry. A receiver that does not have that entry has lost it.
 //!
 //! The rule:
 //!
@@ -38,6 +38,8 @@
 //! * A loss that no current leader knows of: the leader to which R acknowledged is gone, or leads no more, or is not
 //!   heard before R votes. A newly elected leader knows nothing of acknowledgements to others. (If every restart marked a
 //!   replica, nobody could vote after a power failure of all nodes.)
+//! * An acknowledgement that reaches a leader whose log has let go of the entry meanwhile, if the entry's term cannot be told
+//!   any more: until the peer acknowledges a later entry, heartbeats name the one that it acknowledged before.
 //! * A second loss that takes the mark, too, unless a leader knows of that one.
 //! * A group of one: no leader can tell it.
 //!

@@ -8,7 +8,7 @@
 //!         <---------------------------------
 //!            an append was refused, or the connection broke
 //!
-//!            the peer needs entries that the log has let go of
+//!            an append was refused, and the logs meet before the base
 //!   either ---------------------------------> Snapshot
 //!   Probe <---------------------------------    heartbeats only
 //!            the transfer ended
@@ -18,7 +18,8 @@
 //!
 //! A peer that needs entries which the leader's log has let go of needs a snapshot. The host is told once (an offer), and
 //! the peer is sent heartbeats until it acknowledges the snapshot's last entry or the host says that the transfer ended.
-//! A probe goes no further back than the base: if the peer refuses that one, it needs a snapshot.
+//! Only the peer's own refusal says that it needs one: the next index is a guess after many events. If the log lets go of
+//! the next entry, the leader probes at the base, and no further back.
 //!
 //! A peer without room is sent no entries at either pace: a probe is empty then, and the window stays so.
 //!
@@ -27,7 +28,7 @@
 //! Cost:   about 150 bytes a peer, and 16 for each append in flight; nothing is reserved ahead.
 //! Source: paper §5.3 (`nextIndex`, `matchIndex`), thesis §10.2.1 (pipelining).
 
-use crate::{Config, EntryBatch, LogIndex, NodeId, Ticks, rules};
+use crate::{Config, EntryBatch, LogId, LogIndex, NodeId, Ticks, rules};
 use alloc::collections::VecDeque;
 
 /// How a leader sends to a peer.
@@ -39,7 +40,7 @@ pub(crate) enum Pace {
         /// dead peer of thousands of groups would be sent thousands of appends again and again.
         paused: bool,
     },
-    /// The logs are known to meet at `match_index`: appends go out within the window.
+    /// The logs are known to meet at `matched`: appends go out within the window.
     Replicate,
     /// The peer needs entries that the log has let go of.
     Snapshot {
@@ -58,13 +59,14 @@ struct SentAppend {
     bytes: usize,
 }
 
-/// One peer's progress. `match_index < next_index`, always.
+/// One peer's progress. `matched.index < next_index`, always.
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) id: NodeId,
-    /// The last entry known to be durable there and equal to the leader's.
-    match_index: LogIndex,
-    /// The part of `match_index` that counts for a commit: all of it, unless the peer is or was marked in this term.
+    /// The last entry known to be durable there and equal to the leader's. Heartbeats name it, also once the leader's log
+    /// has let go of it.
+    matched: LogId,
+    /// The part of `matched` that counts for a commit: all of it, unless the peer is or was marked in this term.
     counted: LogIndex,
     /// Acknowledgements up to here do not count: the peer may have given them before it lost what they were for.
     counts_after: LogIndex,
@@ -93,7 +95,7 @@ impl Progress {
     pub(crate) fn new(id: NodeId, last: LogIndex, now: Ticks) -> Self {
         Self {
             id,
-            match_index: LogIndex::ZERO,
+            matched: LogId::ZERO,
             counted: LogIndex::ZERO,
             counts_after: LogIndex::ZERO,
             next_index: last.next(),
@@ -109,8 +111,13 @@ impl Progress {
         }
     }
 
+    /// The last entry that the peer is known to have.
+    pub(crate) fn matched(&self) -> LogId {
+        self.matched
+    }
+
     pub(crate) fn match_index(&self) -> LogIndex {
-        self.match_index
+        self.matched.index
     }
 
     /// The last entry that counts as on the peer's disk for a commit.
@@ -146,13 +153,13 @@ impl Progress {
         self.next_index = last.next();
     }
 
-    /// The peer has everything up to `match_index`, and vouches for it.
-    pub(crate) fn on_accepted(&mut self, match_index: LogIndex) {
+    /// The peer has everything up to `matched`, and vouches for it.
+    pub(crate) fn on_accepted(&mut self, matched: LogId) {
         // An entry behind that place was sent since the peer was marked, so its acknowledgement is newer too.
-        if match_index > self.counts_after {
-            self.counted = self.counted.max(match_index);
+        if matched.index > self.counts_after {
+            self.counted = self.counted.max(matched.index);
         }
-        self.on_taken(match_index);
+        self.on_taken(matched);
     }
 
     /// The peer is marked, and the leader's log ends at `last`. It may get acknowledgements of anything up to there
@@ -164,7 +171,7 @@ impl Progress {
 
     /// The peer lacks something that it had; the logs meet at `meeting` or before.
     pub(crate) fn on_lost(&mut self, meeting: LogIndex) {
-        self.match_index = LogIndex::ZERO;
+        self.matched = LogId::ZERO;
         if let Pace::Snapshot { least, .. } = self.pace
             && meeting < least
         {
@@ -173,24 +180,26 @@ impl Progress {
         self.probe_from(meeting.next(), false);
     }
 
-    /// The peer has everything up to `match_index`.
-    pub(crate) fn on_taken(&mut self, match_index: LogIndex) {
+    /// The peer has everything up to `matched`.
+    pub(crate) fn on_taken(&mut self, matched: LogId) {
         // Equal counts for a probe: an empty one at what was known already found the place again.
-        let is_news = match_index > self.match_index;
+        let is_news = matched.index > self.matched.index;
         let found = match self.pace {
-            Pace::Probe { .. } => is_news || match_index == self.match_index,
+            Pace::Probe { .. } => is_news || matched.index == self.matched.index,
             Pace::Replicate => false,
-            Pace::Snapshot { least, .. } => match_index >= least,
+            Pace::Snapshot { least, .. } => matched.index >= least,
         };
-        self.match_index = self.match_index.max(match_index);
+        if is_news {
+            self.matched = matched;
+        }
         if found {
             self.pace = Pace::Replicate;
-            self.next_index = self.match_index.next();
+            self.next_index = self.matched.index.next();
         } else {
-            self.next_index = self.next_index.max(self.match_index.next());
+            self.next_index = self.next_index.max(self.matched.index.next());
         }
         while let Some(&SentAppend { last, bytes }) = self.in_flight.front() {
-            if last > self.match_index {
+            if last > self.matched.index {
                 break;
             }
             self.in_flight.pop_front();
@@ -198,39 +207,72 @@ impl Progress {
         }
     }
 
+    /// The peer has the entry at `index`, which the log let go of before that was known, so that no term of it can be told.
+    /// The peer goes on from there, so the base is the next place to ask for.
+    pub(crate) fn on_taken_unnamed(&mut self, index: LogIndex) {
+        match self.pace {
+            Pace::Probe { .. } => self.resume(),
+            Pace::Snapshot { least, .. } if index >= least => {
+                self.probe_from(least.max(self.matched.index).next(), false);
+            }
+            Pace::Replicate | Pace::Snapshot { .. } => {}
+        }
+    }
+
     /// True if a refusal of an append after `rejected` says something new. Late ones do not: what is
     /// matched stays matched, and a probe's answer is about the probe's own place.
     pub(crate) fn is_news(&self, rejected: LogIndex) -> bool {
         match self.pace {
-            Pace::Probe { .. } => rejected > self.match_index && rejected.next() == self.next_index,
-            Pace::Replicate => rejected > self.match_index && rejected < self.next_index,
+            Pace::Probe { .. } => {
+                rejected > self.matched.index && rejected.next() == self.next_index
+            }
+            Pace::Replicate => rejected > self.matched.index && rejected < self.next_index,
             Pace::Snapshot { .. } => false,
         }
     }
 
+    /// True if a refusal of a probe after `rejected` says that the peer needs entries up to `base`, which the log has let
+    /// go of: the logs meet at `meeting` or before. A late refusal says so too. 1. The leader probes at its base. 2. It
+    /// releases more, and the probe's place moves on. 3. The refusal of the first probe arrives. A leader that always
+    /// releases faster than the peer answers would never offer a snapshot otherwise.
+    pub(crate) fn is_before_base(
+        &self,
+        rejected: LogIndex,
+        meeting: LogIndex,
+        base: LogIndex,
+    ) -> bool {
+        matches!(self.pace, Pace::Probe { .. })
+            && rejected > self.matched.index
+            && meeting.max(self.matched.index) < base
+    }
+
     /// An append after `rejected` was refused; the logs meet at `meeting` or before.
     pub(crate) fn on_rejected(&mut self, rejected: LogIndex, meeting: LogIndex) {
-        assert!(rejected > self.match_index, "{rejected:?} is at {:?} or before", self.match_index);
-        self.probe_from(meeting.next().min(rejected).max(self.match_index.next()), false);
+        assert!(
+            rejected > self.matched.index,
+            "{rejected:?} is at {:?} or before",
+            self.matched.index
+        );
+        self.probe_from(meeting.next().min(rejected).max(self.matched.index.next()), false);
     }
 
     /// Appends in flight may be lost, and so may an append that is sent now: the leader waits to hear from the peer.
     pub(crate) fn on_unreachable(&mut self) {
         let next = match self.pace {
             Pace::Probe { .. } => self.next_index,
-            Pace::Replicate => self.match_index.next(),
+            Pace::Replicate => self.matched.index.next(),
             // Nothing is in flight, and the host knows of its transfer.
             Pace::Snapshot { .. } => return,
         };
         self.probe_from(next, true);
     }
 
-    /// The leader's log begins behind `base`, and the next entry to send is not in it any more.
+    /// The leader's log begins behind `base`, and the next entry to send is not in it any more. The peer may well have the
+    /// base: entries that it took may be unacknowledged still.
     pub(crate) fn on_released(&mut self, base: LogIndex) {
         match self.pace {
-            // The place was a guess. The peer may well have the base.
             Pace::Probe { .. } => self.next_index = base.next(),
-            Pace::Replicate => self.need_snapshot(base),
+            Pace::Replicate => self.probe_from(base.next(), false),
             Pace::Snapshot { .. } => {}
         }
     }
@@ -246,14 +288,14 @@ impl Progress {
     /// sent once the peer is heard from, so that transfers that end at once follow one another no faster than heartbeats.
     pub(crate) fn on_transfer_ended(&mut self) {
         if let Pace::Snapshot { least, .. } = self.pace {
-            self.probe_from(least.max(self.match_index).next(), true);
+            self.probe_from(least.max(self.matched.index).next(), true);
         }
     }
 
     /// The entries in flight were dropped for want of room. The place where the logs meet is known all the same.
     pub(crate) fn hold_back(&mut self) {
         if self.pace == Pace::Replicate {
-            self.next_index = self.match_index.next();
+            self.next_index = self.matched.index.next();
             self.in_flight.clear();
             self.in_flight_bytes = 0;
             self.inquiry_owed = false;
@@ -269,9 +311,9 @@ impl Progress {
 
     fn probe_from(&mut self, next_index: LogIndex, paused: bool) {
         assert!(
-            next_index > self.match_index,
+            next_index > self.matched.index,
             "next {next_index:?} is not after match {:?}",
-            self.match_index
+            self.matched.index
         );
         self.pace = Pace::Probe { paused };
         self.next_index = next_index;
@@ -284,10 +326,15 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Term;
+
+    fn id(index: u64) -> LogId {
+        LogId { term: Term(1), index: LogIndex(index) }
+    }
 
     fn replicating(match_index: u64, sent: &[u64]) -> Progress {
         let mut progress = Progress::new(NodeId(2), LogIndex(match_index), Ticks(0));
-        progress.on_accepted(LogIndex(match_index));
+        progress.on_accepted(id(match_index));
         for &last in sent {
             progress.sent(LogIndex(last), 10);
         }
@@ -297,7 +344,7 @@ mod tests {
     #[test]
     fn an_acknowledgement_frees_all_appends_it_covers() {
         let mut progress = replicating(5, &[6, 8, 9]);
-        progress.on_accepted(LogIndex(8));
+        progress.on_accepted(id(8));
         assert_eq!((progress.in_flight.len(), progress.in_flight_bytes), (1, 10));
         assert_eq!(progress.next_index(), LogIndex(10));
     }
@@ -305,23 +352,23 @@ mod tests {
     #[test]
     fn what_a_marked_peer_acknowledged_before_does_not_count_and_what_it_takes_neither() {
         let mut progress = replicating(5, &[6, 8]);
-        progress.on_accepted(LogIndex(8));
+        progress.on_accepted(id(8));
         assert_eq!(progress.counted(), LogIndex(8));
         progress.on_marked(LogIndex(9));
         progress.on_lost(LogIndex(3));
         assert_eq!((progress.counted(), progress.match_index()), (LogIndex(0), LogIndex(0)));
-        progress.on_taken(LogIndex(10));
+        progress.on_taken(id(10));
         assert_eq!((progress.counted(), progress.match_index()), (LogIndex(0), LogIndex(10)));
-        progress.on_accepted(LogIndex(9));
+        progress.on_accepted(id(9));
         assert_eq!(progress.counted(), LogIndex(0), "it may be from before the loss");
-        progress.on_accepted(LogIndex(10));
+        progress.on_accepted(id(10));
         assert_eq!(progress.counted(), LogIndex(10));
     }
 
     #[test]
     fn a_late_acknowledgement_takes_nothing_back() {
         let mut progress = replicating(5, &[6]);
-        progress.on_accepted(LogIndex(3));
+        progress.on_accepted(id(3));
         assert_eq!((progress.match_index(), progress.next_index()), (LogIndex(5), LogIndex(7)));
     }
 

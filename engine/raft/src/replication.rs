@@ -178,10 +178,10 @@ impl Raft {
     }
 }
 
-/// "I lead", how much is committed of what the peer has, and how much that is: nothing, if the log has let go of it.
+/// "I lead", how much is committed of what the peer has, and how much that is, whether the log still has it or not: a peer
+/// that has lost it must hear so (`mark.rs`).
 fn heartbeat(log: &Log, term: Term, peer: &Progress) -> Message {
-    let index = peer.match_index();
-    let matched = log.term_at(index).map_or(LogId::ZERO, |term| LogId { term, index });
+    let matched = peer.matched();
     let commit = rules::commit_in_heartbeat(log.commit(), matched.index);
     Message::Heartbeat(Heartbeat { term, commit, matched })
 }

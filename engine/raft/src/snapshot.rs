@@ -11,6 +11,8 @@
 //!   replaced, or keeps what is behind the snapshot. One write tells the disk the new base, the hard state and the members
 //!   together. The acknowledgement is a promise behind this write, and ordinary: "my log agrees with the leader's up to
 //!   the snapshot's last entry". A snapshot that comes late changes nothing, and is acknowledged likewise.
+//! * *Restore.* The machine is restored from an installed snapshot, but not before the disk has the log that goes with it:
+//!   see [`Restore`].
 //! * *Restart.* What was released is committed. The machine must open at the base or behind it, and at most at the log's
 //!   end; a host whose machine is behind the base restores it first.
 //!
@@ -27,7 +29,7 @@
 //! Source: paper §7 and figure 13. RULES.md rule 10.
 
 use crate::raft::{INDEX_MAX, NEVER, State, TERM_JUMP_MAX, TERM_MAX};
-use crate::{LogId, LogIndex, NodeId, Raft, Release, Term, rules};
+use crate::{GroupId, LogId, LogIndex, NodeId, Raft, Release, Term, rules};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -43,19 +45,59 @@ pub struct Snapshot {
 }
 
 /// The outcome of [`Raft::install`].
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug, Eq, PartialEq)]
 pub enum Installed {
     /// The replica knows all of it to be committed, and goes on with its log and its machine as they are.
     Late,
-    /// The log begins behind the snapshot. The host restores the machine from it, and hands that machine nothing that was
-    /// handed out before.
+    /// The log begins behind the snapshot. The host restores the machine from it when `restore` says so, and hands that
+    /// machine nothing that was handed out before.
     Taken {
         /// The first entry that was not applied.
         first: LogIndex,
-        /// The last entry of the snapshot. The entries from `first` to this one are not handed out: of a command that
-        /// waits for one of them, the outcome is unknown.
+        /// The last entry of the snapshot. From now on no entry from `first` to this one is handed out: of a command that
+        /// waits for one of them, the outcome is unknown. Entries up to [`Status::applying`](crate::Status::applying)
+        /// were handed out before the install, and the old machine may still apply them: its late reply must not reach a
+        /// command whose outcome was told already.
         last: LogIndex,
+        /// When the machine may be restored.
+        restore: Restore,
     },
+}
+
+/// The machine is to be restored from a snapshot that was installed, once this replica's disk has the log up to there.
+///
+/// A machine that is durable by itself must not be ahead of the log on the disk. 1. The log ends with entries 3 and 4 of old
+/// terms, and a snapshot whose last entry is 4 of a later term takes the log's place. 2. The machine is restored, durably.
+/// 3. The power fails before the install's write is durable. 4. The replica finds its old log, and a machine that has
+/// applied entry 4. So it takes its old entries 3 and 4 for committed, and ignores every leader that says otherwise, for
+/// ever.
+///
+/// A machine of which a crash leaves nothing may be restored at once. But what it opens from after a crash is under the same
+/// rule: never a snapshot whose `Restore` was not released, unless the log that recovery finds begins behind that snapshot.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Restore {
+    group: GroupId,
+    last: LogId,
+}
+
+impl Restore {
+    /// The snapshot's last entry, if the machine may be restored now. To be asked after each
+    /// [`Event::Durable`](crate::Event::Durable), before the machine is handed any entry behind the snapshot. A later
+    /// install takes the place of this one.
+    ///
+    /// # Errors
+    /// `self`, to be asked again: the write is not durable yet.
+    ///
+    /// # Panics
+    /// If `raft` is a replica of another group.
+    pub fn release(self, raft: &Raft) -> Result<LogId, Self> {
+        let group = raft.config.group;
+        assert!(group == self.group, "a restore of {:?} released by {group:?}'s log", self.group);
+        match raft.log.durable() >= self.last.index {
+            true => Ok(self.last),
+            false => Err(self),
+        }
+    }
 }
 
 /// Why a snapshot was not installed. Nothing has changed.
@@ -115,7 +157,8 @@ impl Raft {
         self.is_hard_state_new = true;
         self.fetched_to_apply = crate::EntryBatch::new();
         self.apply_fetch_at = NEVER;
-        Installed::Taken { first, last: last.index }
+        let restore = Restore { group: self.config.group, last };
+        Installed::Taken { first, last: last.index, restore }
     }
 
     fn check_snapshot(&self, snapshot: &Snapshot) -> Result<(), InstallError> {

@@ -152,8 +152,7 @@ fn play(deeds: Vec<Deed>) {
         TermRun { first: LogIndex(1), term: Term(1) },
         TermRun { first: LogIndex(3), term: Term(2) },
     ];
-    let restored =
-        Restored { hard_state, base: LogId::ZERO, runs, last: LogIndex(3), applied: LogIndex(0) };
+    let restored = Restored { hard_state, runs, last: LogIndex(3), ..Restored::default() };
     let mut disk = Image::of(hard_state, log_of(&[1, 1, 2]));
     let mut raft = Raft::new(config, restored, Ticks(0)).unwrap();
     let mut now = Ticks(0);

@@ -8,8 +8,8 @@ mod common;
 
 use common::{Cluster, Image, config, log_of, n};
 use logdrive_raft::{
-    AppendReply, AppendResult, Event, HardState, Heartbeat, LogId, LogIndex, Message, NodeId,
-    RequestVote, Role, Term,
+    AppendReply, AppendResult, Event, HardState, Heartbeat, HeartbeatReply, LogId, LogIndex,
+    Message, NodeId, RequestVote, Role, Term,
 };
 
 /// A cluster led by 1 in which entries 1 to `last` are on every replica and committed.
@@ -248,6 +248,55 @@ fn a_forgotten_vote_is_not_given_twice() {
     c.pass(60, true);
     assert!(!is_marked(&c, n(3)), "{}", c.trace);
     assert!(c.nodes[&n(3)].durable.hard_state.term >= Term(2));
+}
+
+/// As before, and 1 has let go of all that 3 acknowledged. The bug: 1 named nothing in its heartbeats then, so 3 was not
+/// marked and could vote a second time in term 2.
+#[test]
+fn a_forgotten_vote_is_not_given_twice_where_the_leader_has_released_what_was_lost() {
+    let mut c = with_entries(3, 10);
+    c.partition(&[3], &[1, 2]);
+    (11..=12).for_each(|i| assert!(c.propose(n(1), &format!("{i}")).is_ok()));
+    c.settle_among(&[n(1), n(2)]);
+    c.keep(n(1));
+    c.release_log(n(1), 12);
+    c.settle_among(&[n(1), n(2)]);
+    assert_eq!(c.node(n(1)).raft.as_ref().unwrap().base().index, LogIndex(12));
+    c.cut.clear();
+    c.partition(&[1], &[2, 3]);
+    c.pass(8, false);
+    // A late answer keeps 1 the leader of term 1.
+    let message = Message::HeartbeatReply(HeartbeatReply { term: Term(1) });
+    c.step(n(1), Event::Message { from: n(2), message });
+    c.pass(4, false);
+    c.drop_packets(|_| true);
+    let before = c.nodes[&n(3)].durable.clone();
+    c.step(n(2), Event::Campaign);
+    for _ in 0..6 {
+        [2, 3].iter().for_each(|id| {
+            c.collect(n(*id));
+            c.sync(n(*id), usize::MAX);
+        });
+        c.deliver(|p| !matches!(p.message, Message::VoteReply(_)));
+    }
+    let voted = c.nodes[&n(3)].durable.hard_state;
+    assert_eq!((voted.term, voted.voted_for), (Term(2), Some(n(2))), "{}", c.trace);
+    c.crash(n(3), 0);
+    let disk = &mut c.nodes.get_mut(&n(3)).unwrap().durable;
+    *disk = before;
+    disk.entries.truncate(6);
+    disk.hard_state.commit = LogIndex(6);
+    c.restart(n(3));
+    c.cut.clear();
+    c.pass(3, false);
+    c.collect(n(1));
+    c.deliver(|p| (p.from, p.to) == (n(1), n(3)));
+    assert_eq!((c.role(n(1)), c.status(n(3)).term), (Role::Leader, Term(1)), "{}", c.trace);
+    assert!(is_marked(&c, n(3)), "{}", c.trace);
+    c.pass(60, true);
+    assert!(!is_marked(&c, n(3)), "{}", c.trace);
+    assert!(c.nodes[&n(3)].durable.hard_state.term >= Term(2));
+    assert!(c.status(n(3)).commit >= LogIndex(12), "{}", c.trace);
 }
 
 /// An acknowledgement from before the loss is still under way when 3 is marked and all terms are stated.

@@ -183,7 +183,7 @@ impl Shard {
             tail_bytes_max: self.limits.tail_bytes_max,
             uncommitted_bytes_max: self.limits.uncommitted_bytes_max,
         };
-        let restored = Restored { hard_state, base, runs, last, applied };
+        let restored = Restored { hard_state, base, runs, last, applied, applied_term: None };
         let raft = Raft::new(config, restored, self.now)?;
         let slot = Slot::behind(self.replicas.len());
         let Founded { durable, first_leader, view, .. } = founded;

@@ -195,7 +195,7 @@ pub const ALL: &[Bug] = &[
     bug("vote_by_durable_log", 900, "votes are decided by the durable log (rule 10)"),
     bug(
         "aba_completion",
-        400,
+        6000,
         "a finished write vouches for an entry that was replaced and put back (W14)",
     ),
     bug(
@@ -261,7 +261,7 @@ pub const ALL: &[Bug] = &[
     ),
     bug(
         "no_room_told_once",
-        300,
+        1500,
         "a disk that has said once that it has no room does not say so again (W9)",
     ),
     bug(

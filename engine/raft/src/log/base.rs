@@ -10,7 +10,7 @@
 //! Source: paper §7 and figure 13.
 
 use super::Log;
-use crate::{LogId, LogIndex, rules};
+use crate::{LogId, LogIndex, NoTerm, rules};
 
 impl Log {
     /// The last entry that the log has let go of; `ZERO` if none.
@@ -21,6 +21,19 @@ impl Log {
     /// The last entry that was handed to the disk, or the base.
     pub(crate) fn submitted(&self) -> LogIndex {
         self.submitted
+    }
+
+    /// The entry at `index`, where `known` is an entry of this log. `None` if the log has let go of it, and its term is
+    /// not known either: terms never fall, so it is known if `known`, before it, has the term of the base, behind it.
+    #[inline]
+    pub(crate) fn name(&self, index: LogIndex, known: LogId) -> Option<LogId> {
+        match self.term_at(index) {
+            Ok(term) => Some(LogId { term, index }),
+            Err(NoTerm::Released) if known.index <= index && known.term == self.base.term => {
+                Some(LogId { index, ..known })
+            }
+            Err(_) => None,
+        }
     }
 
     /// Lets go of the entries up to `to`.
@@ -95,7 +108,7 @@ const RUNS_KEPT: usize = 16;
 mod tests {
     use super::super::tests::{entries, finish, log, restored};
     use super::*;
-    use crate::{ConfigError, HardState, NoTerm, Restored, Term};
+    use crate::{ConfigError, HardState, Restored, Term};
     use alloc::vec::Vec;
 
     const TERMS: [u64; 8] = [1, 1, 3, 3, 3, 4, 7, 7];
@@ -144,6 +157,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// 1. A peer is known to have entry 2 of term 1. 2. The log is released up to a base. 3. The peer acknowledges a later
+    /// entry, which may be released by then.
+    #[test]
+    fn an_entry_is_named_unless_it_was_released_and_its_term_forgotten() {
+        for base in 0..=8 {
+            let log = released(base);
+            for index in 0..=9 {
+                let expected = match index {
+                    9 => None,
+                    _ if index >= base => log.term_at(LogIndex(index)).ok(),
+                    _ => None,
+                };
+                let expected = expected.map(|term| LogId { term, index: LogIndex(index) });
+                assert_eq!(log.name(LogIndex(index), id(1, 2)), expected, "base {base}, {index}");
+            }
+        }
+        let log = released(5);
+        assert_eq!(log.name(LogIndex(4), id(3, 3)), Some(id(3, 4)));
+        assert_eq!(log.name(LogIndex(4), id(1, 2)), None, "it may be of term 1 or 3");
+        assert_eq!(log.name(LogIndex(2), id(3, 3)), None, "it may be of any term up to 3");
     }
 
     #[test]
@@ -278,6 +313,17 @@ mod tests {
         ] {
             let found = behind(runs, last, 5, 5).check();
             assert!(matches!(found, Err(ConfigError::BadLog(_))), "{runs:?} to {last}: {found:?}");
+        }
+        // The terms are 3 at the base, 4 at 6 and 7, and 7 at 8.
+        for (applied, in_log) in [(5, 3), (6, 4), (7, 4), (8, 7)] {
+            for term in [3, 4, 7].map(Term) {
+                let applied_term = Some(term);
+                let found = behind(&[(6, 4), (8, 7)], 8, applied, 2);
+                let is = Restored { applied_term, ..found }.check();
+                let (applied, in_log) = (LogIndex(applied), Term(in_log));
+                let other = Err(ConfigError::AppliedOther { applied, term, in_log });
+                assert_eq!(is, if term == in_log { Ok(()) } else { other });
+            }
         }
         let (applied, base) = (LogIndex(4), LogIndex(5));
         let found = behind(&[(6, 3)], 8, 4, 5).check();

@@ -115,7 +115,7 @@ impl Image {
         self.write(&part);
     }
 
-    fn restored(&self, applied: LogIndex) -> Restored {
+    pub(crate) fn restored(&self, applied: LogIndex) -> Restored {
         let mut runs: Vec<TermRun> = Vec::new();
         for entry in &self.entries {
             if runs.last().is_none_or(|run| run.term < entry.term) {
@@ -125,7 +125,8 @@ impl Image {
         // As the log recovers it: a saved commit index is cut to the log's end.
         let commit = self.hard_state.commit.min(self.last());
         let hard_state = HardState { commit, ..self.hard_state };
-        Restored { hard_state, base: self.base, runs, last: self.last(), applied }
+        let (base, last) = (self.base, self.last());
+        Restored { hard_state, base, runs, last, applied, applied_term: None }
     }
 }
 
@@ -664,9 +665,9 @@ impl Cluster {
         let installed = raft.install(snapshot);
         let after = raft.status();
         let _ = writeln!(self.trace, "{id} installs {}: {installed:?}", print::id(last));
-        match installed {
-            Ok(Installed::Taken { first, last: passed }) => {
-                assert_eq!((first, passed), (before.applied.next(), last.index));
+        match &installed {
+            Ok(Installed::Taken { first, last: passed, .. }) => {
+                assert_eq!((*first, *passed), (before.applied.next(), last.index));
                 // Paper figure 13.
                 let log = if has_it { before.last_log } else { last };
                 assert_eq!((raft.base(), after.last_log), (last, log), "{id} installs {last:?}");
