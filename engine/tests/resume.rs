@@ -62,7 +62,7 @@ fn fill(dir: &Path) {
     write(&mut wal, SOUND, 2);
     write(&mut wal, DESTROYED, 2);
     wal.release(RELEASED, LogIndex(3), Term(2)).unwrap();
-    wal.destroy(DESTROYED).unwrap();
+    wal.destroy(DESTROYED, LogIndex::ZERO).unwrap();
     wal.close().unwrap();
 }
 

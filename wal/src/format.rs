@@ -66,6 +66,8 @@ pub(crate) struct Bad(pub(crate) &'static str);
 
 /// A record that may not be skipped, of a kind of some later version.
 pub(crate) const UNKNOWN_KIND: Bad = Bad("a kind of record this version does not know");
+/// An entry of a kind of some later version.
+pub(crate) const UNKNOWN_ENTRY: Bad = Bad("a kind of entry this version does not know");
 
 /// The first block of a segment file.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -383,7 +385,7 @@ pub(crate) fn u128_at(bytes: &[u8], at: usize) -> u128 {
 /// The unit of writing: batches start on it, and no two share one.
 pub const BLOCK_BYTES: usize = 4096;
 /// The version of everything in this file.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 pub(crate) const SEGMENT_MAGIC: [u8; 8] = *b"LDRVSEG1";
 pub(crate) const SEGMENT_CRC_AT: usize = BLOCK_BYTES - 4;
@@ -415,7 +417,7 @@ const START_CRC_AT: usize = RECORD_HEADER_BYTES + 8 + 16 + 4 + 4;
 pub(crate) const START_RECORD_BYTES: usize = START_CRC_AT + 8;
 pub(crate) const HARD_STATE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 3 * 8;
 pub(crate) const RELEASE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 3 * 8;
-pub(crate) const TOMBSTONE_RECORD_BYTES: usize = RECORD_HEADER_BYTES;
+pub(crate) const TOMBSTONE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 8;
 pub(crate) const FENCE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 8;
 pub(crate) const FOOTER_RECORD_BYTES: usize = RECORD_HEADER_BYTES;
 const ENTRIES_CRC_AT: usize = RECORD_HEADER_BYTES + 8 + 8 + 4;
@@ -519,7 +521,7 @@ mod tests {
         at += encode_entries(&mut body[at..], seed, RecordKind::Carried, GroupId(2), &run);
         let release = Release { index: LogIndex(7), term: Term(4), last: LogIndex(9) };
         at += encode_release(&mut body[at..], GroupId(1), &release);
-        at += encode_tombstone(&mut body[at..], GroupId(3));
+        at += encode_tombstone(&mut body[at..], GroupId(3), LogIndex(12));
         let position = Position::new(SegmentSeq(7), 4096);
         at += encode_fence(&mut body[at..], GroupId(4), position);
         let marked = HardState { marked: true, ..state };
@@ -531,7 +533,7 @@ mod tests {
         let (offset, Record::Carried(head)) = found[4] else { panic!("{:?}", found[4]) };
         assert_eq!((offset, head.group, head.count), (carried_at, GroupId(2), 3));
         assert_eq!(found[5].1, Record::Release { group: GroupId(1), release });
-        assert_eq!(found[6].1, Record::Tombstone { group: GroupId(3) });
+        assert_eq!(found[6].1, Record::Tombstone { group: GroupId(3), since: LogIndex(12) });
         assert_eq!(found[7].1, Record::Fence { group: GroupId(4), position });
         assert_eq!(found[8].1, Record::HardState { group: GroupId(1), state: marked });
         assert_eq!(found[9].1, Record::Footer);
@@ -565,7 +567,7 @@ mod tests {
     fn only_a_hard_state_is_marked() {
         let seed = Seed::of(1);
         let mut body = [0u8; TOMBSTONE_RECORD_BYTES];
-        encode_tombstone(&mut body, GroupId(3));
+        encode_tombstone(&mut body, GroupId(3), LogIndex::ZERO);
         body[1] = FLAG_MARKED;
         let (_, refused) = Records::new(&body, seed).next().unwrap();
         assert_eq!(refused, Err(Bad("a record has flags this version does not know")));

@@ -61,7 +61,7 @@ fn encode(out: &mut [u8], seed: Seed, record: &Record<'_>, bytes: &[u8]) -> usiz
             encode_entries(out, seed, RecordKind::Carried, head.group, &entries(head, bytes))
         }
         Record::Release { group, release } => encode_release(out, *group, release),
-        Record::Tombstone { group } => encode_tombstone(out, *group),
+        Record::Tombstone { group, since } => encode_tombstone(out, *group, *since),
         Record::Fence { group, position } => encode_fence(out, *group, *position),
         Record::Footer => encode_footer(out),
         Record::Optional => unreachable!("it is not decoded"),

@@ -21,14 +21,14 @@ pub(crate) use files::{Found, Segment};
 use crate::disk::{Scan, Scanned, first_of};
 use crate::format::{
     BATCH_HEADER_BYTES, Bad, FIRST_BATCH_AT, Position, Record, RecordKind, Records, SegmentSeq,
-    UNKNOWN_KIND,
+    UNKNOWN_ENTRY, UNKNOWN_KIND, unknown_entry,
 };
 use crate::group::{Group, Groups, Small};
 use crate::home::Identity;
 use crate::ledger::{Ledger, Tombstones};
 use batches::Named;
 use bytes::Bytes as Payload;
-use logdrive_raft::{GroupId, NodeId, Term};
+use logdrive_raft::{EntryKind, GroupId, NodeId, Term};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -167,7 +167,7 @@ impl Owner {
 pub(crate) struct Judge {
     pub(crate) owner: Owner,
     pub(crate) groups: Groups,
-    /// Groups that were destroyed, each with the segment that holds its tombstone.
+    /// Groups that were destroyed.
     pub(crate) tombstones: Tombstones,
     pub(crate) ledger: Ledger,
     /// The number and the predecessor's checksum that the next batch must have; `None` before the first batch, and
@@ -369,6 +369,11 @@ impl Judge {
                         fault.case = Case::UnknownRecord;
                         let (found, known) = (body[offset].into(), RecordKind::Footer as u32);
                         fault.what = What::Version { what: "a record of kind", found, known };
+                    } else if bad == UNKNOWN_ENTRY {
+                        fault.case = Case::UnknownRecord;
+                        let found = unknown_entry(&body[offset..]).into();
+                        let known = EntryKind::End as u32;
+                        fault.what = What::Version { what: "an entry of kind", found, known };
                     }
                     visitor.fault(fault)?;
                     return Ok(());
@@ -427,12 +432,13 @@ impl Judge {
                     group.put(head, place, true, ledger)?;
                 }
             }
-            Record::Tombstone { group } => {
+            Record::Tombstone { group, since } => {
                 let segment = place.segment();
                 if let Some(group) = self.groups.remove(group) {
                     group.bury(&mut self.ledger);
                 }
-                crate::ledger::tombstone(&mut self.tombstones, *group, segment, &mut self.ledger);
+                let tombstones = &mut self.tombstones;
+                crate::ledger::tombstone(tombstones, *group, *since, segment, &mut self.ledger);
             }
             Record::Footer => self.closed = true,
             Record::Optional => {}

@@ -8,24 +8,34 @@
 
 use crate::format::{SegmentSeq, TOMBSTONE_RECORD_BYTES};
 use hashbrown::HashMap;
-use logdrive_raft::GroupId;
+use logdrive_raft::{GroupId, LogIndex};
 use std::collections::VecDeque;
 
-/// Groups that are gone for good, and the segment that says so.
-pub(crate) type Tombstones = HashMap<GroupId, SegmentSeq>;
+/// Groups that are gone for good.
+pub(crate) type Tombstones = HashMap<GroupId, Tombstone>;
+
+/// The latest tombstone of a group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tombstone {
+    /// The replica that is gone was added at this index, and every earlier one is gone, too.
+    pub(crate) since: LogIndex,
+    /// The segment that holds the record.
+    pub(crate) segment: SegmentSeq,
+}
 
 /// A tombstone was written to the newest segment, `into`, for the first time or again.
 pub(crate) fn tombstone(
     tombstones: &mut Tombstones,
     group: GroupId,
+    since: LogIndex,
     into: SegmentSeq,
     ledger: &mut Ledger,
 ) {
     let bytes = TOMBSTONE_RECORD_BYTES as u64;
     ledger.write(into, bytes);
     ledger.revive(into, bytes);
-    if let Some(old) = tombstones.insert(group, into) {
-        ledger.kill(old, bytes);
+    if let Some(old) = tombstones.insert(group, Tombstone { since, segment: into }) {
+        ledger.kill(old.segment, bytes);
     }
     ledger.enlist(group);
 }

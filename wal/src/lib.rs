@@ -95,5 +95,5 @@ pub use judge::{Case, CutTail, Decision};
 pub use metrics::{Description, Metrics};
 pub use openings::PEERS_BYTES_MAX;
 pub use read::ReadPlan;
-pub use recovery::{Recovered, RecoveredGroup};
+pub use recovery::{Destroyed, Recovered, RecoveredGroup};
 pub use stream::{Append, CarryDone, CarryPlan, Completed, FrozenRun, Room, Usage, Wal};

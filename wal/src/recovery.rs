@@ -25,7 +25,7 @@
 //! | damaged_batch_header | no batch header where a batch is vouched for | refuse | it is not known which groups lost something, nor where the next batch begins |
 //! | damaged_directory | a batch that is vouched for: its header holds, its directory does not | refuse | it is not known which groups lost something |
 //! | misdirected_batch | where a batch is vouched for, a batch with another place or number | refuse | the batch that belongs there is lost; C10 |
-//! | unknown_record | a mandatory record of an unknown kind | refuse | a newer version wrote the record; P8, rule 30 |
+//! | unknown_record | a mandatory record, or an entry, of an unknown kind | refuse | a newer version wrote the record; P8, rule 30 |
 //! | senseless_record | a whole batch with content that no log writes | refuse | the batch was written with this content: the fault is this program's, not the disk's |
 //! | missing_entries | whole batches, but a group's log has a hole that no damage explains | refuse | a segment that was still needed was given up, or was never written |
 //! | damaged_segment_header | block 0 fails its checksum, or cannot be read | refuse | the header was synced before the file had its name; C4 |
@@ -38,7 +38,7 @@
 //! | foreign_file | a file of another cluster, node, store or shard | refuse | C4, C7 |
 //! | duplicate_segment | two files with one segment's id | refuse | C6 |
 //! | swapped_segment | a file whose header has another number than its name, or another id than the start record that follows it says | refuse | C6 |
-//! | newer_version | a manifest or segment of another version | refuse | P8 |
+//! | other_version | a manifest or segment of another version | refuse | P8 |
 //! | half_made_segment | a segment above `L`, without a start record, and none of its batches states that it was durable | pass over | it was made ahead, or its first write is torn; W11 |
 //! | passed_over | a segment below `L` that is not in the chain | pass over | a start record has voided it: nothing in it was acknowledged, or what was acknowledged has been written again |
 //! | leftover | a segment below the manifest's first | pass over | its live records were carried before the manifest moved on, and a damaged segment has been renamed by then (rule 25) |
@@ -75,7 +75,7 @@ pub struct Recovered {
     /// Every group that the log mentions and that was not destroyed, in order of id.
     pub groups: Vec<RecoveredGroup>,
     /// Groups that were destroyed, in order of id: a destroyed group never lives again.
-    pub destroyed: Vec<GroupId>,
+    pub destroyed: Vec<Destroyed>,
     /// Where the log ended: the place behind the last batch that counts.
     pub end: Position,
     /// The torn tail that was cut off, if there was one; it was never acknowledged.
@@ -86,6 +86,15 @@ pub struct Recovered {
     pub bytes: u64,
     /// Batches that were replayed.
     pub batches: u64,
+}
+
+/// A group that was destroyed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Destroyed {
+    /// The group.
+    pub group: GroupId,
+    /// The replica that is gone was added at this index, and every earlier one is gone, too.
+    pub since: LogIndex,
 }
 
 /// One group's state on disk.
@@ -116,7 +125,7 @@ pub struct RecoveredGroup {
 pub(crate) struct Replayed {
     pub(crate) recovered: Recovered,
     pub(crate) groups: Groups,
-    /// Groups that were destroyed, each with the segment that holds its tombstone.
+    /// Groups that were destroyed.
     pub(crate) tombstones: Tombstones,
     pub(crate) ledger: Ledger,
     /// Segments that hold the log, oldest first.
@@ -472,8 +481,11 @@ impl<'a> Replay<'a> {
         let mut found: Vec<_> =
             groups.map(|(id, group)| self.recovered_group(*id, group)).collect();
         found.sort_unstable_by_key(|group| group.group);
-        let mut destroyed: Vec<GroupId> = judge.tombstones.keys().copied().collect();
-        destroyed.sort_unstable();
+        let destroyed = judge.tombstones.iter();
+        let mut destroyed: Vec<_> = destroyed
+            .map(|(group, tombstone)| Destroyed { group: *group, since: tombstone.since })
+            .collect();
+        destroyed.sort_unstable_by_key(|gone| gone.group);
         let next_batch = judge.follows.map_or(1, |(next, _)| next);
         let recovered = Recovered {
             groups: found,

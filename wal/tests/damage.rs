@@ -247,11 +247,11 @@ fn a_fence_outlives_the_segment_the_damage_was_in() {
     }
     // A fenced group that is destroyed is not fenced any more, because nothing of it is left.
     let (mut wal, _) = sim.open();
-    wal.destroy(fenced.group).unwrap();
+    wal.destroy(fenced.group, LogIndex::ZERO).unwrap();
     wal.close().unwrap();
     let (_wal, recovered) = sim.open();
     assert!(recovered.groups.iter().all(|group| group.fenced.is_none()));
-    assert!(recovered.destroyed.contains(&fenced.group));
+    assert!(recovered.destroyed.iter().any(|gone| gone.group == fenced.group));
 }
 
 /// RULES.md invariant 18.

@@ -249,7 +249,7 @@ fn a_group_fenced_without_room_for_its_record_has_one_before_its_segment_goes() 
     busy.release_all(&mut wal).unwrap();
     // Tombstones may take the same last room as a fence's record, and fill it here.
     let mut strangers = (1000..).map(GroupId);
-    while wal.destroy(strangers.next().unwrap()).is_ok() {
+    while wal.destroy(strangers.next().unwrap(), LogIndex::ZERO).is_ok() {
         settle(&mut wal);
     }
     let at = find(&sim, SegmentSeq(1), &payload(3, 4, 2, 200)).unwrap();

@@ -5,11 +5,11 @@
 
 mod common;
 
-use common::golden::{Files, GOLDEN, golden, print, unpack};
+use common::golden::{self, Files, GOLDEN, golden, print, unpack};
 use common::*;
 use logdrive_raft::{GroupId, LogIndex, Term, WriteId};
 use logdrive_wal::disk::sim::SimPlatter;
-use logdrive_wal::{Append, SegmentSeq, Wal, inspect};
+use logdrive_wal::{Append, DriverChoice, SegmentSeq, Wal, WalError, inspect};
 
 /// A platter, and a process on it whose segment ids are numbers in order.
 struct Maker {
@@ -195,7 +195,7 @@ fn carried() -> Files {
         wal.append(&write(group, 1, &entries(group, 1, 1, 3, 40))).unwrap();
     }
     maker.settle(&mut wal);
-    wal.destroy(GroupId(4)).unwrap();
+    wal.destroy(GroupId(4), LogIndex(2)).unwrap();
     wal.release(GroupId(3), LogIndex(2), Term(1)).unwrap();
     give_up_the_oldest(&maker, &mut wal);
     maker.platter().crash();
@@ -269,6 +269,23 @@ fn the_golden_segments_are_what_this_code_writes() {
         }
     }
     assert!(changed.is_empty(), "the format has changed: {changed:?} (this file says what to do)");
+}
+
+/// RULES.md P8.
+#[test]
+fn a_log_of_version_1_is_refused_with_both_versions_named_and_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = new_home(&dir.path().join("n1"));
+    let old = golden::parse(include_str!("golden/version_1.txt"));
+    let config = config(&home, DriverChoice::Portable);
+    golden::unpack(&old, &config.dir);
+    let error = Wal::open(config.clone()).err().unwrap();
+    assert!(matches!(error, WalError::Version { found: 1, known: 2, .. }), "{error}");
+    let words = error.to_string();
+    assert!(words.contains("manifest of version 1") && words.contains("knows 2"), "{words}");
+    for (name, bytes) in &old {
+        assert!(std::fs::read(config.dir.join(name)).unwrap() == *bytes, "{name} has changed");
+    }
 }
 
 /// The findings in each golden stream: their labels, the number of batches, how the log ended, and what became of groups.

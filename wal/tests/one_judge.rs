@@ -76,8 +76,8 @@ fn refusal(error: &WalError) -> Option<Refusal> {
         }
         WalError::Version { file, what, found, .. } => {
             let case = match *what {
-                "a record of kind" => Case::UnknownRecord,
-                _ => Case::NewerVersion,
+                "a record of kind" | "an entry of kind" => Case::UnknownRecord,
+                _ => Case::OtherVersion,
             };
             (file, 0, (format!("{what} {found}"), case.label()))
         }
@@ -119,7 +119,7 @@ fn opened(recovered: &Recovered) -> State {
         batches: recovered.batches,
         cut: recovered.cut.as_ref().map(|cut| (cut.case.label(), cut.position)),
         fenced: fenced.iter().map(|group| group.group).collect(),
-        destroyed: recovered.destroyed.iter().copied().collect(),
+        destroyed: recovered.destroyed.iter().map(|gone| gone.group).collect(),
         groups: sound.iter().map(group).collect(),
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use common::busy::*;
 use common::*;
 use logdrive_raft::{GroupId, LogIndex, Term, WriteId};
-use logdrive_wal::{Append, DriverChoice, Recovered, Room, SegmentSeq, Wal, WalError};
+use logdrive_wal::{Append, Destroyed, DriverChoice, Recovered, Room, SegmentSeq, Wal, WalError};
 
 /// RULES.md S6.
 #[test]
@@ -58,8 +58,8 @@ fn a_destroyed_group_stays_dead_when_the_segment_that_says_so_goes() {
     let (mut wal, _) = sim.open();
     wal.append(&write(3, 1, &entries(3, 1, 1, 5, 100))).unwrap();
     wal.append(&state(3, 2, hard_state(4, 1, 2))).unwrap();
-    wal.destroy(GroupId(3)).unwrap();
-    wal.destroy(GroupId(3)).unwrap();
+    wal.destroy(GroupId(3), LogIndex(9)).unwrap();
+    wal.destroy(GroupId(3), LogIndex(8)).unwrap();
     let mut busy = Busy::new(1);
     for round in 0..4 {
         while wal.metrics().retired < 3 {
@@ -73,7 +73,8 @@ fn a_destroyed_group_stays_dead_when_the_segment_that_says_so_goes() {
         drop(wal);
         let (again, recovered) = sim.open();
         wal = again;
-        assert_eq!(recovered.destroyed, [GroupId(3)], "round {round}");
+        let gone = Destroyed { group: GroupId(3), since: LogIndex(9) };
+        assert_eq!(recovered.destroyed, [gone], "round {round}");
         assert!(recovered.groups.iter().all(|group| group.group != GroupId(3)));
     }
     assert!(sim.platter.segments()[0] > SegmentSeq(9));
@@ -88,7 +89,7 @@ fn a_batch_names_a_group_once_that_is_written_to_and_destroyed_in_it_or_before_i
     sim.settle(&mut wal);
     wal.append(&state(4, 1, hard_state(1, 1, 0))).unwrap();
     for group in 3..6 {
-        wal.destroy(GroupId(group)).unwrap();
+        wal.destroy(GroupId(group), LogIndex::ZERO).unwrap();
     }
     // The reader looks at every directory.
     let destroyed =

@@ -111,7 +111,7 @@ fn state_of(wal: &Wal, recovered: &Recovered) -> State {
     };
     State {
         groups: recovered.groups.iter().map(group).collect(),
-        destroyed: recovered.destroyed.iter().map(|group| group.get()).collect(),
+        destroyed: recovered.destroyed.iter().map(|gone| gone.group.get()).collect(),
     }
 }
 
@@ -316,7 +316,9 @@ fn run(seed: u64, steps: &[Step], reached: &mut Reached) {
                 model.mark(&mut wal);
             }
             Step::Destroy { group } => {
-                if model.now.groups.contains_key(&group) && wal.destroy(GroupId(group)).is_ok() {
+                if model.now.groups.contains_key(&group)
+                    && wal.destroy(GroupId(group), LogIndex::ZERO).is_ok()
+                {
                     model.wrote(vec![Atom::Destroy(group)]);
                     model.mark(&mut wal);
                 }

@@ -350,6 +350,24 @@ fn unknown_record_is_refused_unless_it_may_be_skipped() {
     assert_eq!(ends(&opened(&sim)), [Some(5), Some(5)]);
 }
 
+/// RULES.md P8.
+#[test]
+fn unknown_record_is_also_an_entry_of_an_unknown_kind() {
+    let sim = three_batches();
+    let last = batch(&sim, 3);
+    change(&sim, FIRST, |bytes| {
+        let record = last.records.start;
+        assert_eq!(bytes.0[record], 4);
+        bytes.put(record + 40 + 3, &[5]);
+        bytes.sign_entries(record);
+        bytes.sign(&last);
+    });
+    match sim.try_open() {
+        Err(WalError::Version { what: "an entry of kind", found: 5, known: 4, .. }) => {}
+        other => panic!("{:?}", other.map(|(_, recovered)| recovered)),
+    }
+}
+
 /// RULES.md I5.
 #[test]
 fn a_batch_number_that_no_other_can_follow_is_none() {
@@ -641,17 +659,24 @@ fn swapped_segment_is_refused() {
 }
 
 #[test]
-fn newer_version_is_refused() {
-    let sim = two_segments();
-    change(&sim, FIRST, |bytes| {
-        bytes.put(8, &2u32.to_le_bytes());
-        bytes.sign_header();
-    });
-    assert!(matches!(sim.try_open(), Err(WalError::Version { found: 2, known: 1, .. })));
-    let sim = two_segments();
-    let newer = forge_manifest(&sim, |bytes| bytes[8] = 2);
-    sim.platter.set_manifest(Some(newer));
-    assert!(matches!(sim.try_open(), Err(WalError::Version { found: 2, known: 1, .. })));
+fn other_version_is_refused_older_or_newer() {
+    for version in [1, 3] {
+        let refuses = |sim: &Sim| match sim.try_open() {
+            Err(WalError::Version { found, known: 2, .. }) => assert_eq!(found, version),
+            other => panic!("{:?}", other.map(|(_, recovered)| recovered)),
+        };
+        let sim = two_segments();
+        change(&sim, FIRST, |bytes| {
+            bytes.put(8, &version.to_le_bytes());
+            bytes.sign_header();
+        });
+        refuses(&sim);
+        let sim = two_segments();
+        let other =
+            forge_manifest(&sim, |bytes| bytes[8..12].copy_from_slice(&version.to_le_bytes()));
+        sim.platter.set_manifest(Some(other));
+        refuses(&sim);
+    }
 }
 
 #[test]

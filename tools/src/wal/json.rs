@@ -166,7 +166,9 @@ fn record_value(position: Position, filter: &Filter, record: &Record<'_>) -> Val
             "term": term.get(),
             "last": last.get(),
         }),
-        Record::Tombstone { .. } => json!({ "kind": "tombstone" }),
+        Record::Tombstone { since, .. } => {
+            json!({ "kind": "tombstone", "since": since.get() })
+        }
         Record::Fence { position, .. } => {
             json!({ "kind": "fence", "damage": place(*position) })
         }

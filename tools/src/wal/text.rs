@@ -173,7 +173,9 @@ fn print_record(out: &mut dyn Write, filter: &Filter, record: &Record<'_>) -> io
         Record::Release { group, index, term, last } => {
             writeln!(out, "release  group {group}  up to {index}  of term {term}  last {last}")
         }
-        Record::Tombstone { group } => writeln!(out, "tombstone  group {group}"),
+        Record::Tombstone { group, since } => {
+            writeln!(out, "tombstone  group {group}  since {since}")
+        }
         Record::Fence { group, position } => {
             writeln!(out, "fence  group {group}  damage at {position:?}")
         }

@@ -44,9 +44,10 @@ pub(crate) enum Record<'a> {
         group: GroupId,
         release: Release,
     },
-    /// The group is gone for good.
+    /// The group is gone for good: the replica that was added at `since`, and every earlier one.
     Tombstone {
         group: GroupId,
+        since: LogIndex,
     },
     /// The group lost something at a place in the stream, and must not act.
     Fence {
@@ -66,7 +67,7 @@ impl Record<'_> {
             Self::Membership { group, .. }
             | Self::HardState { group, .. }
             | Self::Release { group, .. }
-            | Self::Tombstone { group }
+            | Self::Tombstone { group, .. }
             | Self::Fence { group, .. } => Some(*group),
             Self::Entries(head) | Self::Carried(head) => Some(head.group),
             Self::Start(_) | Self::Footer | Self::Optional => None,
@@ -175,8 +176,15 @@ impl EntriesHead {
 /// Decodes one entry header.
 pub(crate) fn decode_entry_header(header: &[u8]) -> Result<EntryHead, Bad> {
     let word = u32_at(header, 0);
-    let kind = EntryKind::from_byte(word.to_le_bytes()[3]).ok_or(Bad("unknown kind of entry"))?;
+    let kind = EntryKind::from_byte(word.to_le_bytes()[3]).ok_or(UNKNOWN_ENTRY)?;
     Ok(EntryHead { kind, bytes: (word & ENTRY_LEN_MASK) as usize, checksum: u32_at(header, 4) })
+}
+
+/// The first kind of entry that this version does not know, in a record of entries that has one.
+pub(crate) fn unknown_entry(record: &[u8]) -> u8 {
+    let headers = record[ENTRIES_HEAD_BYTES..].chunks_exact(ENTRY_HEADER_BYTES);
+    let mut kinds = headers.map(|header| u32_at(header, 0).to_le_bytes()[3]);
+    kinds.find(|kind| EntryKind::from_byte(*kind).is_none()).expect("the record has one")
 }
 
 /// Bytes a run of entries takes, without padding.
@@ -245,9 +253,10 @@ pub(crate) fn encode_release(out: &mut [u8], group: GroupId, release: &Release) 
 }
 
 /// Bytes a tombstone takes.
-pub(crate) fn encode_tombstone(out: &mut [u8], group: GroupId) -> usize {
-    let header = record_header(RecordKind::Tombstone, TOMBSTONE_RECORD_BYTES, group);
-    out[..TOMBSTONE_RECORD_BYTES].copy_from_slice(&header);
+pub(crate) fn encode_tombstone(out: &mut [u8], group: GroupId, since: LogIndex) -> usize {
+    let mut at = Cursor(&mut out[..TOMBSTONE_RECORD_BYTES]);
+    at.put(&record_header(RecordKind::Tombstone, TOMBSTONE_RECORD_BYTES, group));
+    at.put_u64(since.get());
     TOMBSTONE_RECORD_BYTES
 }
 
@@ -393,7 +402,7 @@ fn decode_record(bytes: &[u8], seed: Seed) -> Result<Record<'_>, Bad> {
             if bytes.len() != TOMBSTONE_RECORD_BYTES {
                 return Err(Bad("a tombstone of the wrong length"));
             }
-            Record::Tombstone { group }
+            Record::Tombstone { group, since: LogIndex(u64_at(bytes, 16)) }
         }
         kind if kind == RecordKind::Fence as u8 => {
             if bytes.len() != FENCE_RECORD_BYTES {

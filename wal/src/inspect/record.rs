@@ -52,6 +52,8 @@ pub enum Record<'a> {
     Tombstone {
         /// The group.
         group: GroupId,
+        /// The replica that is gone was added at this index, and every earlier one is gone, too.
+        since: LogIndex,
     },
     /// The group lost something and must not act.
     Fence {
@@ -84,7 +86,9 @@ impl<'a> Record<'a> {
                 let format::Release { index, term, last } = *release;
                 Self::Release { group: *group, index, term, last }
             }
-            format::Record::Tombstone { group } => Self::Tombstone { group: *group },
+            format::Record::Tombstone { group, since } => {
+                Self::Tombstone { group: *group, since: *since }
+            }
             format::Record::Fence { group, position } => {
                 Self::Fence { group: *group, position: *position }
             }
@@ -101,7 +105,7 @@ impl<'a> Record<'a> {
             Self::Membership { group, .. }
             | Self::HardState { group, .. }
             | Self::Release { group, .. }
-            | Self::Tombstone { group }
+            | Self::Tombstone { group, .. }
             | Self::Fence { group, .. } => Some(*group),
             Self::Entries(run) | Self::Carried(run) => Some(run.group),
         }

@@ -98,17 +98,18 @@ impl Wal {
     }
 
     /// Destroys the group in this log for good: all of the group is dead, and its id never lives again here. The
-    /// destruction is durable with the next write of any group.
+    /// tombstone names the replica that is gone, by the index `since` of the entry that had added it (`ZERO` for a
+    /// founder). The destruction is durable with the next write of any group.
     ///
     /// # Errors
     /// As [`Wal::append`], but a group that was destroyed before is no error.
-    pub fn destroy(&mut self, group: GroupId) -> Result<(), WalError> {
+    pub fn destroy(&mut self, group: GroupId, since: LogIndex) -> Result<(), WalError> {
         self.check_poisoned()?;
-        if self.contents.is_destroyed(group) {
+        if self.contents.destroyed_since(group).is_some_and(|known| known >= since) {
             return Ok(());
         }
         self.check_room_to_release(TOMBSTONE_RECORD_BYTES)?;
-        self.append_tombstone(group)?;
+        self.append_tombstone(group, since)?;
         self.contents.bury(group);
         Ok(())
     }
@@ -128,11 +129,15 @@ impl Wal {
         Ok(())
     }
 
-    pub(super) fn append_tombstone(&mut self, group: GroupId) -> Result<(), WalError> {
+    pub(super) fn append_tombstone(
+        &mut self,
+        group: GroupId,
+        since: LogIndex,
+    ) -> Result<(), WalError> {
         self.reserve(TOMBSTONE_RECORD_BYTES)?;
-        let used = format::encode_tombstone(self.tail.out(TOMBSTONE_RECORD_BYTES), group);
+        let used = format::encode_tombstone(self.tail.out(TOMBSTONE_RECORD_BYTES), group, since);
         self.tail.advance(used);
-        let is_new = self.contents.set_tombstone(group, self.newest());
+        let is_new = self.contents.set_tombstone(group, since, self.newest());
         self.name(group, is_new);
         Ok(())
     }

@@ -381,8 +381,9 @@ impl Wal {
 
     /// Writes a group's small records again if their latest stand in the victim; returns their bytes.
     fn carry_small(&mut self, group: GroupId, victim: SegmentSeq) -> Result<u64, WalError> {
-        if self.contents.is_tombstone_in(group, victim) && rules::tombstones_are_carried() {
-            self.append_tombstone(group)?;
+        let tombstone = self.contents.tombstone_in(group, victim);
+        if let Some(since) = tombstone.filter(|_| rules::tombstones_are_carried()) {
+            self.append_tombstone(group, since)?;
             self.tail.note_carried();
             return Ok(TOMBSTONE_RECORD_BYTES as u64);
         }

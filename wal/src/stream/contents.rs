@@ -17,7 +17,7 @@ use crate::format::{Position, SegmentSeq};
 use crate::group::{Group, Groups, Small};
 use crate::index::Placed;
 use crate::ledger::{Account, Ledger, Tombstones, tombstone};
-use logdrive_raft::GroupId;
+use logdrive_raft::{GroupId, LogIndex};
 
 /// The content of the log, by group and by segment.
 pub(super) struct Contents {
@@ -69,9 +69,15 @@ impl Contents {
         self.has_fences && self.groups.get(&group).is_some_and(|state| state.fence.is_some())
     }
 
-    /// True if the segment holds the group's tombstone.
-    pub(super) fn is_tombstone_in(&self, group: GroupId, segment: SegmentSeq) -> bool {
-        self.tombstones.get(&group) == Some(&segment)
+    /// The group's tombstone says that its replicas up to the one added at this index are gone; `None`: there is none.
+    pub(super) fn destroyed_since(&self, group: GroupId) -> Option<LogIndex> {
+        self.tombstones.get(&group).map(|tombstone| tombstone.since)
+    }
+
+    /// The same, if the segment holds the tombstone.
+    pub(super) fn tombstone_in(&self, group: GroupId, segment: SegmentSeq) -> Option<LogIndex> {
+        let tombstone = self.tombstones.get(&group);
+        tombstone.filter(|found| found.segment == segment).map(|found| found.since)
     }
 
     /// The account of the oldest segment.
@@ -136,11 +142,11 @@ impl Contents {
     }
 
     /// Notes that a group's tombstone stands at the tail. Returns true if the open batch does not name the group yet.
-    pub(super) fn set_tombstone(&mut self, group: GroupId, at: Newest) -> bool {
+    pub(super) fn set_tombstone(&mut self, group: GroupId, since: LogIndex, at: Newest) -> bool {
         // A group without a state has nothing else in the open batch: either the log never held anything of it, or it
         // was destroyed in an earlier segment, and its tombstone is carried.
         let is_new = self.groups.get(&group).is_none_or(|state| state.batch != at.batch);
-        tombstone(&mut self.tombstones, group, at.segment, &mut self.ledger);
+        tombstone(&mut self.tombstones, group, since, at.segment, &mut self.ledger);
         is_new
     }
 

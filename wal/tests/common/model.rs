@@ -2,7 +2,7 @@
 
 use super::read_all;
 use logdrive_raft::{Entry, GroupId, HardState, LogIndex, Term, WriteId};
-use logdrive_wal::{Append, Completed, Recovered, RecoveredGroup, Wal, WalError};
+use logdrive_wal::{Append, Completed, Destroyed, Recovered, RecoveredGroup, Wal, WalError};
 use std::collections::BTreeMap;
 
 /// The smallest part of a write that a crash can keep or lose by itself.
@@ -166,7 +166,7 @@ impl Model {
     }
 
     pub(crate) fn try_destroy(&mut self, wal: &mut Wal, group: u64) -> Result<(), WalError> {
-        wal.destroy(GroupId(group))?;
+        wal.destroy(GroupId(group), LogIndex::ZERO)?;
         self.wrote(vec![Atom::Destroy(group)]);
         Ok(())
     }
@@ -294,6 +294,7 @@ pub(crate) fn state_of(wal: &Wal, recovered: &Recovered) -> State {
         };
         (group.group.get(), found)
     };
-    let destroyed = |group: &GroupId| (group.get(), Group { destroyed: true, ..Group::default() });
+    let destroyed =
+        |gone: &Destroyed| (gone.group.get(), Group { destroyed: true, ..Group::default() });
     recovered.groups.iter().map(group).chain(recovered.destroyed.iter().map(destroyed)).collect()
 }
