@@ -367,7 +367,7 @@ impl Judge {
                     let mut fault = file.fault(Case::SenselessRecord, place, bad.0);
                     if bad == UNKNOWN_KIND {
                         fault.case = Case::UnknownRecord;
-                        let (found, known) = (body[offset].into(), RecordKind::Footer as u32);
+                        let (found, known) = (body[offset].into(), RecordKind::LAST as u32);
                         fault.what = What::Version { what: "a record of kind", found, known };
                     } else if bad == UNKNOWN_ENTRY {
                         fault.case = Case::UnknownRecord;
@@ -420,6 +420,17 @@ impl Judge {
             }
             Record::Release { group, release } => {
                 self.set(*group, place, Small::Release(*release))?;
+            }
+            Record::Snapshot(head) => {
+                if let Some((group, ledger)) = self.group(head.group, place)? {
+                    if head.mark.at.index < group.index.released().0 {
+                        return Err(Bad("a snapshot of before what was released"));
+                    }
+                    group.keep(*head, place, ledger);
+                }
+            }
+            Record::Installing { group, installing } => {
+                self.set(*group, place, Small::Installing(*installing))?;
             }
             Record::Fence { group, position } => self.fence(*group, *position, place),
             Record::Entries(head) => {

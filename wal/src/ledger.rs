@@ -46,6 +46,8 @@ pub(crate) struct Ledger {
     accounts: VecDeque<Account>,
     written: u64,
     live: u64,
+    /// Of the live bytes, those of snapshots.
+    snapshots: u64,
 }
 
 /// One segment's.
@@ -105,6 +107,18 @@ impl Ledger {
         self.live -= bytes;
     }
 
+    /// As [`Self::revive`], of a snapshot's record.
+    pub(crate) fn revive_snapshot(&mut self, seq: SegmentSeq, bytes: u64) {
+        self.revive(seq, bytes);
+        self.snapshots += bytes;
+    }
+
+    /// As [`Self::kill`], of a snapshot's record.
+    pub(crate) fn kill_snapshot(&mut self, seq: SegmentSeq, bytes: u64) {
+        self.kill(seq, bytes);
+        self.snapshots -= bytes;
+    }
+
     /// Closes the oldest account. Panics if something in it is live.
     pub(crate) fn retire(&mut self, seq: SegmentSeq) {
         let oldest = self.accounts.pop_front().expect("a segment to retire");
@@ -123,6 +137,10 @@ impl Ledger {
 
     pub(crate) fn live(&self) -> u64 {
         self.live
+    }
+
+    pub(crate) fn snapshots(&self) -> u64 {
+        self.snapshots
     }
 
     fn account_mut(&mut self, seq: SegmentSeq) -> &mut Account {

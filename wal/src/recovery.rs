@@ -63,6 +63,7 @@ use crate::judge::{
     Segment, Visitor, What,
 };
 use crate::ledger::{Ledger, Tombstones};
+use crate::snapshot::{Installing, SnapshotMark};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use logdrive_raft::{Durable, GroupId, HardState, LogIndex, Term, TermRun, WriteId};
@@ -102,9 +103,10 @@ pub struct Destroyed {
 pub struct RecoveredGroup {
     /// The group.
     pub group: GroupId,
-    /// The latest membership written, as the embedder gave it; empty if none was written.
+    /// The membership at `released`, as the embedder gave it; empty if none was written. A configuration in the entries
+    /// behind `released` is newer.
     pub membership: Bytes,
-    /// The latest hard state written; its commit index is never past `last`.
+    /// The latest hard state written; its commit index is never past `last`, and never below `released`.
     pub hard_state: HardState,
     /// Entries up to this one were released: the group's log begins behind it. `ZERO` if no entry was released.
     pub released: LogIndex,
@@ -114,6 +116,10 @@ pub struct RecoveredGroup {
     pub runs: Vec<TermRun>,
     /// The group's last entry; the same as `released` if no entry stands behind that one.
     pub last: LogIndex,
+    /// The latest snapshot, at `released` or behind it.
+    pub snapshot: Option<SnapshotMark>,
+    /// Set if the process ended while the group's machine was replaced by this snapshot: the machine may be behind `last`.
+    pub installing: Option<Installing>,
     /// Set if the group lost something on this node. Then the other fields say nothing of it: the group must not vote,
     /// acknowledge or lead, and the log takes nothing for it.
     pub fenced: Option<Corrupt>,
@@ -458,6 +464,8 @@ impl<'a> Replay<'a> {
             released,
             released_term,
             last,
+            snapshot: group.snapshot().map(|kept| kept.head.mark),
+            installing: group.installing(),
             fenced,
             durable: crate::stream::recovered_durable(id, WriteId::ZERO),
         }
@@ -475,7 +483,7 @@ impl<'a> Replay<'a> {
         for group in judge.groups.values_mut() {
             // A disk that has lost the end of the log may have kept a carried hard state without the entries under its
             // commit index. A hard state that is carried from here on states no more than this one does now.
-            group.hard_state.commit = group.hard_state.commit.min(group.index.last());
+            group.hard_state = group.bounded_hard_state();
         }
         let groups = judge.groups.iter();
         let mut found: Vec<_> =

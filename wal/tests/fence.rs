@@ -5,7 +5,7 @@ mod common;
 use common::busy::*;
 use common::crashes::every_crash;
 use common::*;
-use logdrive_raft::{GroupId, LogIndex, Term};
+use logdrive_raft::{GroupId, LogIndex};
 use logdrive_wal::{Append, ReadError, Recovered, SegmentSeq, Wal};
 
 /// RULES.md invariant 18.
@@ -349,7 +349,7 @@ fn damage_in_a_segment_that_is_gone_fences_nobody() {
     let sim = Sim::new(33);
     let (mut wal, mut busy, _) = damaged_while_running(&sim);
     let plan = wal.plan_read(GroupId(3), LogIndex(1), LogIndex(3), 1 << 20).unwrap();
-    wal.release(GroupId(3), LogIndex(3), Term(4)).unwrap();
+    wal.release(&released(3, 3, 4)).unwrap();
     while wal.metrics().retired == 0 {
         turn_over(&sim, &mut wal, &mut busy).unwrap();
     }

@@ -4,7 +4,9 @@ mod common;
 
 use common::*;
 use logdrive_raft::{Entry, GroupId, HardState, LogIndex, Term, WriteId};
-use logdrive_wal::{Append, CarryPlan, Completed, Recovered, RecoveredGroup, Wal, WalError};
+use logdrive_wal::{
+    Append, CarryPlan, Completed, Recovered, RecoveredGroup, Release, Wal, WalError,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -308,7 +310,9 @@ fn run(seed: u64, steps: &[Step], reached: &mut Reached) {
                     let Some(entry) = now.at(index) else { continue };
                     (index, entry.term)
                 };
-                match wal.release(GroupId(group), index, of) {
+                let membership = &now.membership.clone();
+                let release = Release { membership, ..released(group, index.get(), of.get()) };
+                match wal.release(&release) {
                     Ok(()) => model.wrote(vec![Atom::Release(group, index, of)]),
                     Err(WalError::NoSpace | WalError::OverQuota) => {}
                     Err(error) => panic!("{error}"),

@@ -21,6 +21,14 @@ pub(crate) enum RecordKind {
     Tombstone = 7,
     Fence = 8,
     Footer = 9,
+    // 10 is the filler's, which every reader skips.
+    Snapshot = 11,
+    Installing = 12,
+}
+
+impl RecordKind {
+    /// The highest kind that this version knows.
+    pub(crate) const LAST: Self = Self::Installing;
 }
 
 /// One decoded record.
@@ -54,6 +62,13 @@ pub(crate) enum Record<'a> {
         group: GroupId,
         position: Position,
     },
+    /// The group's machine as it was at an entry, or where that is.
+    Snapshot(SnapshotHead),
+    /// The group's machine is being replaced by such a snapshot.
+    Installing {
+        group: GroupId,
+        installing: Installing,
+    },
     /// The log was closed: nothing follows.
     Footer,
     /// A kind this version does not know and may skip.
@@ -70,6 +85,8 @@ impl Record<'_> {
             | Self::Tombstone { group, .. }
             | Self::Fence { group, .. } => Some(*group),
             Self::Entries(head) | Self::Carried(head) => Some(head.group),
+            Self::Snapshot(head) => Some(head.group),
+            Self::Installing { group, .. } => Some(*group),
             Self::Start(_) | Self::Footer | Self::Optional => None,
         }
     }
@@ -171,6 +188,130 @@ impl EntriesHead {
         }
         Ok(headers)
     }
+}
+
+/// The fixed part of a snapshot's record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct SnapshotHead {
+    pub(crate) group: GroupId,
+    pub(crate) mark: SnapshotMark,
+    content_crc: u32,
+    /// The whole record without padding.
+    pub(crate) record_bytes: u32,
+}
+
+impl SnapshotHead {
+    /// Decodes the fixed part by its own checksum: the content need not be there.
+    pub(crate) fn decode(bytes: &[u8], seed: Seed) -> Result<Self, Bad> {
+        let bytes = bytes.get(..SNAPSHOT_HEAD_BYTES).ok_or(Bad("snapshot record is short"))?;
+        if bytes[0] != RecordKind::Snapshot as u8 || bytes[1..4] != [0; 3] {
+            return Err(Bad("not a snapshot record"));
+        }
+        if u32_at(bytes, SNAPSHOT_CRC_AT) != seed.checksum(&bytes[..SNAPSHOT_CRC_AT])
+            || u32_at(bytes, SNAPSHOT_CRC_AT + 4) != 0
+        {
+            return Err(Bad("snapshot record fails its checksum"));
+        }
+        let is_in_log = match u32_at(bytes, 56) {
+            PLACE_LOG => true,
+            PLACE_FILES => false,
+            _ => return Err(Bad("snapshot record of an unknown place")),
+        };
+        let head = Self {
+            group: GroupId(u64_at(bytes, 8)),
+            mark: SnapshotMark {
+                at: LogId { term: Term(u64_at(bytes, 24)), index: LogIndex(u64_at(bytes, 16)) },
+                digest: u128_at(bytes, 32),
+                bytes: u64_at(bytes, 48),
+                is_in_log,
+            },
+            content_crc: u32_at(bytes, 60),
+            record_bytes: u32_at(bytes, 4),
+        };
+        let content = if is_in_log { head.mark.bytes } else { 0 };
+        if content.checked_add(SNAPSHOT_HEAD_BYTES as u64) != Some(u64::from(head.record_bytes)) {
+            return Err(Bad("snapshot record's length is not that of its content"));
+        }
+        if !(LogIndex(1)..LogIndex(u64::MAX)).contains(&head.mark.at.index) {
+            return Err(Bad("snapshot record with an index out of range"));
+        }
+        Ok(head)
+    }
+
+    /// The bytes of content that stand in the record.
+    pub(crate) fn content_bytes(&self) -> usize {
+        self.record_bytes as usize - SNAPSHOT_HEAD_BYTES
+    }
+
+    /// The bytes of the record, padding included.
+    pub(crate) fn padded_bytes(&self) -> usize {
+        (self.record_bytes as usize).next_multiple_of(RECORD_ALIGN_BYTES)
+    }
+
+    /// Whether this is the record's content.
+    pub(crate) fn is_content(&self, content: &[u8]) -> bool {
+        crate::checksum::checksum(content) == self.content_crc
+    }
+
+    /// The snapshot again, with its content.
+    pub(crate) fn with_content<'a>(&self, content: &'a [u8]) -> Snapshot<'a> {
+        let SnapshotMark { at, digest, bytes, is_in_log } = self.mark;
+        let content = match is_in_log {
+            true => SnapshotContent::InLog(content),
+            false => SnapshotContent::InFiles { bytes },
+        };
+        Snapshot { at, digest, content }
+    }
+
+    /// Gives the record that begins `bytes` the checksum that it has in another segment.
+    pub(crate) fn reseed(bytes: &mut [u8], seed: Seed) {
+        let crc = seed.checksum(&bytes[..SNAPSHOT_CRC_AT]);
+        bytes[SNAPSHOT_CRC_AT..SNAPSHOT_CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// The bytes that a snapshot's record takes, padding included.
+pub(crate) fn snapshot_record_bytes(snapshot: &Snapshot<'_>) -> usize {
+    let SnapshotContent::InLog(content) = snapshot.content else { return SNAPSHOT_HEAD_BYTES };
+    (SNAPSHOT_HEAD_BYTES + content.len()).next_multiple_of(RECORD_ALIGN_BYTES)
+}
+
+/// Encodes a snapshot; returns its head.
+pub(crate) fn encode_snapshot(
+    out: &mut [u8],
+    seed: Seed,
+    group: GroupId,
+    snapshot: &Snapshot<'_>,
+) -> SnapshotHead {
+    let (content, bytes, place) = match snapshot.content {
+        SnapshotContent::InLog(content) => (content, content.len() as u64, PLACE_LOG),
+        SnapshotContent::InFiles { bytes } => (&[][..], bytes, PLACE_FILES),
+    };
+    let end = SNAPSHOT_HEAD_BYTES + content.len();
+    let (head, rest) = out[..snapshot_record_bytes(snapshot)].split_at_mut(SNAPSHOT_HEAD_BYTES);
+    let mut at = Cursor(head);
+    at.put(&record_header(RecordKind::Snapshot, end, group));
+    at.put_u64(snapshot.at.index.get());
+    at.put_u64(snapshot.at.term.get());
+    at.put(&snapshot.digest.to_le_bytes());
+    at.put_u64(bytes);
+    at.put_u32(place);
+    at.put_u32(crate::checksum::checksum(content));
+    at.put_u64(0);
+    SnapshotHead::reseed(head, seed);
+    rest[..content.len()].copy_from_slice(content);
+    rest[content.len()..].fill(0);
+    SnapshotHead::decode(head, seed).expect("encoded just now")
+}
+
+/// Bytes that the record of an install takes.
+pub(crate) fn encode_installing(out: &mut [u8], group: GroupId, installing: &Installing) -> usize {
+    let mut at = Cursor(&mut out[..INSTALLING_RECORD_BYTES]);
+    at.put(&record_header(RecordKind::Installing, INSTALLING_RECORD_BYTES, group));
+    at.put_u64(installing.at.index.get());
+    at.put_u64(installing.at.term.get());
+    at.put(&installing.digest.to_le_bytes());
+    INSTALLING_RECORD_BYTES
 }
 
 /// Decodes one entry header.
@@ -410,6 +551,20 @@ fn decode_record(bytes: &[u8], seed: Seed) -> Result<Record<'_>, Bad> {
             }
             Record::Fence { group, position: Position(u64_at(bytes, 16)) }
         }
+        kind if kind == RecordKind::Snapshot as u8 => {
+            Record::Snapshot(SnapshotHead::decode(bytes, seed)?)
+        }
+        kind if kind == RecordKind::Installing as u8 => {
+            if bytes.len() != INSTALLING_RECORD_BYTES {
+                return Err(Bad("an install of the wrong length"));
+            }
+            let at = LogId { term: Term(u64_at(bytes, 24)), index: LogIndex(u64_at(bytes, 16)) };
+            if !(LogIndex(1)..LogIndex(u64::MAX)).contains(&at.index) {
+                return Err(Bad("an install with an index out of range"));
+            }
+            let installing = Installing { at, digest: u128_at(bytes, 32) };
+            Record::Installing { group, installing }
+        }
         kind if kind == RecordKind::Footer as u8 => {
             if bytes.len() != FOOTER_RECORD_BYTES || group != GroupId(0) {
                 return Err(Bad("a footer of the wrong length, or of a group"));
@@ -424,6 +579,9 @@ fn decode_record(bytes: &[u8], seed: Seed) -> Result<Record<'_>, Bad> {
 
 /// No reader knows it, and each may skip it.
 const FILLER_KIND: u8 = 10;
+/// The place of a snapshot's content.
+const PLACE_LOG: u32 = 1;
+const PLACE_FILES: u32 = 2;
 
 pub(super) fn record_header(
     kind: RecordKind,

@@ -12,8 +12,8 @@
 //! * of a destroyed group there is a tombstone and nothing else;
 //! * `has_fences` is true if some group is fenced.
 
-use super::tail::Copied;
-use crate::format::{Position, SegmentSeq};
+use super::tail::{Copied, Copy};
+use crate::format::{Position, SegmentSeq, SnapshotHead};
 use crate::group::{Group, Groups, Small};
 use crate::index::Placed;
 use crate::ledger::{Account, Ledger, Tombstones, tombstone};
@@ -95,6 +95,11 @@ impl Contents {
         self.ledger.live()
     }
 
+    /// Record bytes of all snapshots.
+    pub(super) fn snapshots(&self) -> u64 {
+        self.ledger.snapshots()
+    }
+
     /// Notes that a small record of a group stands at the tail. Returns true if the open batch does not name the group
     /// yet.
     #[inline]
@@ -123,7 +128,16 @@ impl Contents {
         is_new
     }
 
-    /// Notes that a record of carried entries stands at the tail; the index finds them there once they are durable
+    /// Notes that the record of a new snapshot stands at the tail, at `place`. Returns true if the open batch does not name
+    /// the group yet.
+    pub(super) fn keep(&mut self, head: SnapshotHead, place: Position, at: Newest) -> bool {
+        let state = self.groups.entry(head.group).or_default();
+        let is_new = enlist(state, head.group, at, &mut self.ledger);
+        state.keep(head, place, &mut self.ledger);
+        is_new
+    }
+
+    /// Notes that a record of carried entries or of a carried snapshot stands at the tail; they are found there once they are durable
     /// ([`Self::relocate`]). Returns true if the open batch does not name the group yet.
     pub(super) fn copy(&mut self, group: GroupId, bytes: u32, at: Newest) -> bool {
         self.ledger.write(at.segment, u64::from(bytes));
@@ -182,12 +196,17 @@ impl Contents {
         self.ledger.oldest().groups.iter().filter_map(fence).collect()
     }
 
-    /// Lets the index find carried entries in their copies, which are durable, from now on.
+    /// Lets carried entries and snapshots be found in their copies, which are durable, from now on.
     #[inline]
     pub(super) fn relocate(&mut self, copies: Vec<Copied>) {
         for Copied { group, from, to } in copies {
             if let Some(state) = self.groups.get_mut(&group) {
-                state.index.relocate(from, to, &mut self.ledger);
+                match to {
+                    Copy::Entries(to) => state.index.relocate(from, to, &mut self.ledger),
+                    Copy::Snapshot(place) => {
+                        state.move_snapshot(from, place, &mut self.ledger);
+                    }
+                }
             }
         }
     }
