@@ -151,21 +151,6 @@ fn a_read_tells_what_was_released_from_what_never_was() {
     assert_eq!(plan(5, 9).unwrap().run().unwrap().len(), 5);
 }
 
-#[test]
-fn the_memory_of_the_index_shrinks_when_entries_are_released() {
-    let sim = Sim::new(11);
-    let (mut wal, _) = sim.open();
-    for term in 1..=1000 {
-        wal.append(&write(1, term, &entries(1, term, term, 1, 10))).unwrap();
-        sim.settle(&mut wal);
-    }
-    let before = wal.metrics().index_bytes;
-    assert!(before >= 1000 * (24 + 16), "{before}");
-    wal.release(&released(1, 990, 990)).unwrap();
-    let after = wal.metrics().index_bytes;
-    assert!(after <= 32 * (24 + 16), "{before} before, {after} after");
-}
-
 /// RULES.md rule 4, C11.
 /// A flipped bit of the content is found by every read, and by an inspection; to carry the snapshot then fences its group.
 #[test]

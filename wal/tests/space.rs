@@ -13,7 +13,7 @@ use logdrive_wal::{
 #[test]
 fn a_vote_in_the_oldest_segment_outlives_it_wherever_the_power_fails() {
     let first = SegmentSeq(1);
-    let vote = hard_state(5, 2, 0);
+    let vote = hard_state(5, 2, 2);
     for at in (0..).step_by(3) {
         let sim = Sim::new(at);
         let (mut wal, _) = sim.open();

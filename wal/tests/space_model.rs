@@ -84,7 +84,8 @@ impl State {
         let empty = Group::default();
         let clamp = |group: &Group| {
             let mut group = group.clone();
-            group.hard_state.commit = group.hard_state.commit.min(group.last());
+            let commit = group.hard_state.commit.min(group.last());
+            group.hard_state.commit = commit.max(group.released.0);
             group
         };
         let mut groups = self.groups.keys().chain(other.groups.keys());
