@@ -1,6 +1,8 @@
 //! A node's settings: each with its default, its unit and its effect; checked once, at open.
 
-use crate::{NodeId, OpenError, limits, pulse::StallLimits, shard::Timing};
+use crate::{
+    NodeId, OpenError, introductions::HEARTBEATS_MIN, limits, pulse::StallLimits, shard::Timing,
+};
 use logdrive_net::handshake::{CLIENT_ADDRESS_BYTES_MAX, CLUSTER_NAME_BYTES_MAX};
 use logdrive_wal::{DriverChoice, Identity, QUOTA_SEGMENTS_MIN, SEGMENT_BYTES_DEFAULT};
 use rustix::thread::CpuSet;
@@ -52,7 +54,10 @@ pub struct Config {
     pub peers: BTreeMap<NodeId, String>,
     /// The address that other nodes are told to send clients to, at most 255 bytes; empty if there is no such address.
     pub client_address: String,
-    /// A follower that hears nothing campaigns after one to two of these. Default 1 s.
+    /// A follower that hears nothing campaigns after one to two of these. It must be at least three heartbeats of this node,
+    /// and should be of every peer: nodes that find it is not say so, in a warning on both sides, and go on. To make the
+    /// times of a cluster longer, open all nodes with the longer election timeout, one after the other, and then with the
+    /// longer heartbeat; to make them shorter, the other way round. Default 1 s.
     pub election_timeout: Duration,
     /// A leader says at least this often that it is alive. Default 100 ms.
     pub heartbeat: Duration,
@@ -234,7 +239,7 @@ impl Config {
                 self.tick, self.heartbeat
             ));
         }
-        if self.heartbeat.saturating_mul(3) > self.election_timeout {
+        if self.heartbeat.saturating_mul(HEARTBEATS_MIN) > self.election_timeout {
             return fail(format!(
                 "heartbeat of {:?} must be at most a third of the election timeout of {:?}",
                 self.heartbeat, self.election_timeout

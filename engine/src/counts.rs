@@ -37,7 +37,7 @@ use logdrive_net::{
     frame::{FrameOrigin, FrameReader, FrameWriter},
     stores::Acquaintances,
 };
-use logdrive_raft::{Command, Durable, HardState, LogIndex, Message};
+use logdrive_raft::{ApplyMax, Command, Durable, HardState, LogId, LogIndex, Message};
 use logdrive_wal::{
     Identity, Wal,
     disk::forgetful::{Answers, ForgetfulDisk},
@@ -261,6 +261,7 @@ impl Node {
             turn_steps_max: usize::MAX,
             turn_commands_max: usize::MAX,
             turn_bytes_max: usize::MAX,
+            turn_apply_max: ApplyMax { entries: usize::MAX, bytes: usize::MAX },
             ..OfShard::REAL
         };
         let limits = Limits { of_shard, ..Limits::REAL };
@@ -290,6 +291,7 @@ impl Node {
                 members: ids.to_vec(),
                 membership: Some(Bytes::from_static(b"members")),
                 hard_state: HardState::default(),
+                base: LogId::ZERO,
                 runs: Vec::new(),
                 last: LogIndex::ZERO,
                 applied: LogIndex::ZERO,

@@ -2,8 +2,9 @@
 //!
 //! In:     the inbox (other threads), sockets (net), finished writes (the ring), the clock.
 //! Out:    log batches, frames, machines run, answers delivered.
-//! Cost:   one turn per wake-up, over whatever arrived meanwhile; a lone proposal waits for nothing. Between two turns that
-//!         end at their bound the thread's other tasks run and its sockets are looked at.
+//! Cost:   one turn per wake-up, over whatever arrived meanwhile; a lone proposal waits for nothing. Between two turns the
+//!         thread's other tasks run and its sockets are looked at. Readers of peers' connections that find no room stand in
+//!         a queue, and are woken by the turn that makes room.
 //! Fails:  the log's first error stops the node (RULES.md rule 17); a panic of ours aborts it.
 //! Source: RULES.md A3: a runtime on the shard's thread, the ring's readiness in it.
 
@@ -21,7 +22,7 @@ use crate::{
     stretch::StretchMeter,
 };
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use logdrive_net::{Accepted, Hello, Inbound, Lane, LaneStats, Outbound, Refusal, Sent};
+use logdrive_net::{Accepted, Hello, Inbound, Lane, LaneStats, Outbound, Refusal, Sent, Turnstile};
 use logdrive_raft::Message;
 use logdrive_wal::{Home, Recovered, Wal};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -95,6 +96,7 @@ fn live(setup: Setup, started: &dyn Fn(Started)) {
         index: setup.index,
         arrivals,
         outbound: OnceCell::new(),
+        readers: Rc::default(),
         stopped: tokio::sync::Notify::new(),
         seal_look: Cell::new(false),
         host: RefCell::new(host),
@@ -142,6 +144,8 @@ struct Driver {
     outbound: OnceCell<Outbound>,
     /// The receiver that connections of peers deliver to.
     inbound: OnceCell<Rc<dyn Inbound>>,
+    /// The readers of the peers' connections, while there is no room for their frames.
+    readers: Rc<Turnstile>,
     stopped: tokio::sync::Notify,
     /// A look at the idle log is on its way.
     seal_look: Cell<bool>,
@@ -155,7 +159,8 @@ impl Driver {
     async fn live(self: Rc<Self>, listener: Option<logdrive_net::Listener>) {
         here::set(Some(self.arrivals.clone()));
         let me = self.node.hello(self.index);
-        let inbound: Rc<dyn Inbound> = Rc::new(Ingress { driver: Rc::downgrade(&self) });
+        let (driver, readers) = (Rc::downgrade(&self), Rc::clone(&self.readers));
+        let inbound: Rc<dyn Inbound> = Rc::new(Ingress { driver, readers });
         let outbound = Outbound::start(
             me.clone(),
             self.node.peer_addresses(),
@@ -249,15 +254,16 @@ impl Driver {
         loop {
             self.arrivals.inbox().wait().await;
             let turned = self.turn();
+            self.readers.made_room();
             if turned.has_stopped {
                 break;
             }
             if turned.looks_again && !self.seal_look.replace(true) {
                 panics::spawn(self.clone().look_at_idle_log());
             }
-            if turned.leaves_work {
-                // The shard is woken already. Without this yield the thread would take turn after turn, and look at no
-                // socket meanwhile.
+            if turned.leaves_work || self.arrivals.inbox().is_woken() {
+                // The shard is woken already, by itself or by another thread, which may happen in every turn. Without this
+                // yield the thread would take turn after turn, and look at no socket meanwhile.
                 tokio::task::yield_now().await;
             }
         }
@@ -356,6 +362,7 @@ impl Outside for Driver {
 struct Ingress {
     /// Weak, because the driver owns this receiver: with a strong reference neither would ever be dropped.
     driver: Weak<Driver>,
+    readers: Rc<Turnstile>,
 }
 
 impl Ingress {
@@ -366,8 +373,12 @@ impl Ingress {
 
 impl Inbound for Ingress {
     fn has_room(&self) -> bool {
-        // The task that takes the turns is woken as long as frames wait.
+        // The task that takes the turns is woken as long as frames wait, and wakes the readers.
         !self.driver().arrivals.has_many_frames()
+    }
+
+    fn turnstile(&self) -> &Turnstile {
+        &self.readers
     }
 
     fn deliver(&self, from: &Hello, messages: Vec<(GroupId, Message)>) {
@@ -381,7 +392,7 @@ impl Inbound for Ingress {
 
     fn up(&self, peer: NodeId, lane: Lane, hello: &Hello) {
         let driver = self.driver();
-        driver.node.note_client_address(peer, &hello.client_address);
+        driver.node.introduce(hello);
         driver.node.reached();
         driver.arrivals.lane(LaneChange { peer, lane, up: true });
     }

@@ -185,10 +185,10 @@ impl ShardHost {
         self.held.iter().any(waits)
     }
 
-    /// True if a vote waits for room within the quota.
+    /// True if a vote waits for room within the quota, or on a full disk.
     #[cfg(feature = "testing")]
     pub(crate) fn holds_votes(&self) -> bool {
-        self.held.iter().any(|job| job.waits_for == Room::Quota)
+        self.held.iter().any(|job| job.waits_for != Room::Behind)
     }
 
     /// The log, to be looked at; `None` once it is closed.
@@ -203,7 +203,8 @@ impl ShardHost {
     /// 2. new groups, peers that went, frames, peers that came, commands, old entries that were read;
     /// 3. timers that have run out: after the frames, because a leader that has just been heard is not silent; replicas
     ///    are more patient while frames are left for the next turn;
-    /// 4. what is owed leaves: the first frame, the own write, the other frames; machines are run;
+    /// 4. what is owed leaves: the first frame, the own write, the other frames; machines are run, and what is committed
+    ///    beyond their bound waits for the next turn;
     /// 5. an idle log is sealed;
     /// 6. if the node has failed or is closed, whoever waits gets an answer now: there is no later turn;
     /// 7. everyone whose outcome is known is answered.
@@ -212,6 +213,7 @@ impl ShardHost {
         if self.has_stopped {
             return self.turn_after_the_end();
         }
+        self.shard.begin_turn(&mut self.round);
         let mut leaves_work = false;
         let worked = self.take_in(outside).and_then(|has_taken_all| {
             leaves_work = !has_taken_all;
@@ -234,13 +236,15 @@ impl ShardHost {
         }
         self.beat();
         let is_behind = self.shard.is_dirty() && self.wal.as_ref().is_some_and(Wal::has_slot);
+        let owes_machines = self.shard.owes_machines();
         self.deliver(outside);
         if self.has_stopped && !self.node.is_given_up() {
             // After the answers: it waits for the disk.
             self.close_log();
-        } else if is_behind {
+        } else if is_behind || owes_machines {
             self.arrivals.inbox().wake();
         }
+        leaves_work |= owes_machines;
         Turned { looks_again, leaves_work, has_stopped: self.has_stopped }
     }
 
@@ -293,20 +297,23 @@ impl ShardHost {
                 return 1;
             }
             outside.received(&self.shard, from, group, &message);
+            if let Message::AppendEntries(append) = &message {
+                self.round.took_in(append.entries.len(), append.entries.cost_bytes());
+            }
             self.shard.receive(from.node, group, message)
         });
         // After the frames: a peer that comes up may start an election, but not where a leader was just heard.
         let risen = self.links.risen(|peer| self.node.hears(peer));
         risen.into_iter().for_each(|change| self.shard.link(change));
         let has_taken_all = arrivals.take_turns_submissions(|submission| {
+            let Cost { commands, bytes } = submission.commands.cost();
+            self.round.took_in(commands, bytes);
             self.shard.submit(submission, &mut self.answers);
         });
-        while let Some(read) = arrivals.next_read() {
-            self.finish_read(read);
-        }
+        let has_all_reads = arrivals.take_turns_reads(|read| self.finish_read(read));
         self.shard.fire_timers(has_read_all);
         self.shard.tell_overdue(&mut self.answers);
-        Ok(has_read_all && has_taken_all)
+        Ok(has_read_all && has_taken_all && has_all_reads)
     }
 
     /// True unless something of a later process of the peer was taken in before (RULES.md M14). The first message of such a
@@ -502,9 +509,12 @@ impl ShardHost {
         self.node.pulses[self.index].beat(answers, owed, self.is_stalled());
     }
 
-    /// Gives out everything owed.
+    /// Gives out everything owed. Machines do not wait for a write slot: if there is none, they go on with the entries
+    /// that earlier turns had no room for.
     fn give_out(&mut self, outside: &impl Outside) -> Result<(), WalError> {
         if !self.is_due(outside.now()) {
+            self.shard.hand_out(outside.now(), &mut self.round);
+            self.apply(outside);
             return Ok(());
         }
         self.retry_held(outside)?;

@@ -15,34 +15,59 @@ fn step_with_full(trio: &mut Trio, full: &[usize]) {
     trio.step();
 }
 
-/// Bytes of entries that a step sent to a node, and the number of appends without entries that it sent there.
-fn sent_to(trio: &Trio, at: usize) -> (usize, usize) {
+/// Appends that a step sent to a node.
+struct Sent {
+    entry_bytes: usize,
+    /// Appends without entries.
+    probes: usize,
+}
+
+fn sent_to(trio: &Trio, at: usize) -> Sent {
     let to_it = trio.under_way.iter().filter(|(_, to, _)| *to == trio.nodes[at].id);
     let appends = to_it.filter_map(|(_, _, message)| match message {
         Message::AppendEntries(append) => Some(append.entries.cost_bytes()),
         _ => None,
     });
     let (empty, full): (Vec<_>, Vec<_>) = appends.partition(|bytes| *bytes == 0);
-    (full.iter().sum(), empty.len())
+    Sent { entry_bytes: full.iter().sum(), probes: empty.len() }
 }
 
-fn outcomes_of(trio: &Trio) -> (usize, usize, usize) {
+/// Commands that were answered.
+struct Answered {
+    unknown: usize,
+    all: usize,
+}
+
+fn outcomes_of(trio: &Trio) -> Answered {
     let outcomes = trio.outcomes.0.lock().unwrap();
     let is_unknown = |outcome: &&Outcome| matches!(outcome, Err(ProposeError::OutcomeUnknown(_)));
-    let yes = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-    let unknown = outcomes.iter().filter(is_unknown).count();
-    (yes, unknown, outcomes.len())
+    Answered { unknown: outcomes.iter().filter(is_unknown).count(), all: outcomes.len() }
 }
 
-/// Bytes of entries that a follower is sent: in tenths of the bytes committed, and then in 400 ticks in which nothing is
-/// proposed.
-fn sent_to_one(is_full: bool, is_stuck: bool, payload: usize) -> (usize, usize) {
+/// Bytes of entries that a follower is sent.
+struct SentToOne {
+    /// In tenths of the bytes that are committed meanwhile.
+    tenths: usize,
+    /// After that, in 400 ticks in which nothing is proposed.
+    bytes_when_idle: usize,
+}
+
+/// The state of a follower's disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum FollowersDisk {
+    Healthy,
+    Full,
+    Stuck,
+}
+
+fn sent_to_one(disk: FollowersDisk, payload: usize) -> SentToOne {
     let mut trio = Trio::new(1);
     trio.until("a leader", 100, |trio| trio.leader().is_some());
     let leader = trio.leader().unwrap();
     let one = (leader + 1) % 3;
+    let is_full = disk == FollowersDisk::Full;
     let full = if is_full { &[one][..] } else { &[] };
-    trio.nodes[one].is_stuck = is_stuck;
+    trio.nodes[one].is_stuck = disk == FollowersDisk::Stuck;
     for _ in 0..100 {
         trio.propose_payload(leader, Bytes::from(vec![1; payload]));
         step_with_full(&mut trio, full);
@@ -52,15 +77,15 @@ fn sent_to_one(is_full: bool, is_stuck: bool, payload: usize) -> (usize, usize) 
     while committed < 2 << 20 {
         (0..4).for_each(|_| trio.propose_payload(leader, Bytes::from(vec![1; payload])));
         step_with_full(&mut trio, full);
-        sent += sent_to(&trio, one).0;
+        sent += sent_to(&trio, one).entry_bytes;
         committed += trio.outcomes().iter().filter(|outcome| outcome.is_ok()).count() * payload;
         assert!(trio.now < 20_000, "{committed} bytes are committed");
     }
     let (mut after, mut empty) = (0, 0);
     for _ in 0..400 {
         step_with_full(&mut trio, full);
-        let (bytes, probes) = sent_to(&trio, one);
-        (after, empty) = (after + bytes, empty + probes);
+        let sent = sent_to(&trio, one);
+        (after, empty) = (after + sent.entry_bytes, empty + sent.probes);
     }
     assert_eq!(trio.leader(), Some(leader));
     assert!(empty <= 400, "{empty} probes in 400 ticks");
@@ -70,7 +95,7 @@ fn sent_to_one(is_full: bool, is_stuck: bool, payload: usize) -> (usize, usize) 
         let last = trio.status(leader).unwrap().last_log;
         trio.until("it has caught up", 20_000, |trio| trio.status(one).unwrap().last_log == last);
     }
-    (sent * 10 / committed, after)
+    SentToOne { tenths: sent * 10 / committed, bytes_when_idle: after }
 }
 
 /// RULES.md W9, B2.
@@ -80,13 +105,18 @@ fn sent_to_one(is_full: bool, is_stuck: bool, payload: usize) -> (usize, usize) 
 #[test]
 fn a_follower_without_room_is_sent_no_more_than_it_can_take() {
     for payload in [1 << 10, 4 << 10, 16 << 10, 30 << 10] {
-        let (sent, after) = sent_to_one(true, false, payload);
-        assert!(sent <= 1 && after == 0, "{payload}: {sent} tenths, {after} when idle");
-        for is_stuck in [false, true] {
-            let (sent, after) = sent_to_one(false, is_stuck, payload);
-            let in_flight = crate::limits::INFLIGHT_BYTES_MAX;
-            assert!(sent <= 12 || is_stuck, "{payload}: a healthy follower gets {sent} tenths");
-            assert!(after <= in_flight, "{payload}: {after} when nothing is proposed");
+        for disk in [FollowersDisk::Full, FollowersDisk::Healthy, FollowersDisk::Stuck] {
+            let SentToOne { tenths, bytes_when_idle } = sent_to_one(disk, payload);
+            let (tenths_max, when_idle_max) = match disk {
+                FollowersDisk::Full => (1, 0),
+                FollowersDisk::Healthy => (12, crate::limits::INFLIGHT_BYTES_MAX),
+                FollowersDisk::Stuck => (usize::MAX, crate::limits::INFLIGHT_BYTES_MAX),
+            };
+            assert!(tenths <= tenths_max, "{disk:?}, {payload}: {tenths} tenths");
+            assert!(
+                bytes_when_idle <= when_idle_max,
+                "{disk:?}, {payload}: {bytes_when_idle} idle"
+            );
         }
     }
 }
@@ -140,7 +170,7 @@ fn led_when_left_alone(mut trio: Trio, full: usize, payload: usize, each: usize)
         step_with_full(&mut trio, &full);
         led += u64::from(trio.leader().is_some());
     }
-    assert_eq!(outcomes_of(&trio).2, proposed, "all are answered");
+    assert_eq!(outcomes_of(&trio).all, proposed, "all are answered");
     full.iter().for_each(|at| trio.nodes[*at].platter.set_segments_left(None));
     trio.until("a leader", 1000, |trio| trio.leader().is_some());
     led
@@ -193,8 +223,8 @@ fn if_no_majority_has_room_everyone_is_answered() {
         assert!(trio.outcomes.0.lock().unwrap().iter().any(refused), "seed {seed}");
         let patience = (limits::ANSWER_ELECTIONS + 2) * TIMING.election_ticks;
         (0..patience).for_each(|_| step_with_full(&mut trio, &full));
-        let (_, unknown, answered) = outcomes_of(&trio);
-        assert_eq!(answered, proposed, "seed {seed}");
+        let Answered { unknown, all } = outcomes_of(&trio);
+        assert_eq!(all, proposed, "seed {seed}");
         assert_eq!(trio.leader(), Some(leader), "seed {seed}");
         let waiting = trio.nodes[leader].arrivals.inbox().waiting();
         assert!(unknown > 0 && waiting.commands == unknown, "seed {seed}: {unknown}, {waiting:?}");
@@ -202,7 +232,7 @@ fn if_no_majority_has_room_everyone_is_answered() {
         trio.until("it is settled", 2000, |trio| {
             trio.nodes[leader].arrivals.inbox().waiting() == Cost::default()
         });
-        assert_eq!(outcomes_of(&trio).2, proposed, "seed {seed}: a client is answered twice");
+        assert_eq!(outcomes_of(&trio).all, proposed, "seed {seed}: a client is answered twice");
     }
 }
 
@@ -227,7 +257,7 @@ fn a_write_that_has_no_room_near_the_quota_is_withdrawn_and_its_client_answered(
             assert!(trio.now < 1000, "seed {seed}: it does not give way");
         }
         let patience = 2 * TIMING.election_ticks;
-        trio.until("all are answered", patience, |trio| outcomes_of(trio).2 == proposed);
+        trio.until("all are answered", patience, |trio| outcomes_of(trio).all == proposed);
         let held = &trio.nodes[leader].host.as_ref().unwrap().held;
         assert!(held.iter().all(|job| job.write.entries.is_empty()), "entries are held");
     }

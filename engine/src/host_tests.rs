@@ -13,8 +13,8 @@ use crate::{
 use bytes::Bytes;
 use logdrive_net::stores::Acquaintances;
 use logdrive_raft::{
-    AppendResult, Command, Durable, FoundingNotice, HardState, Heartbeat, HeartbeatReply, LogId,
-    LogIndex, Role, Status, Term,
+    AppendResult, ApplyMax, Command, Durable, FoundingNotice, HardState, Heartbeat, HeartbeatReply,
+    LogId, LogIndex, Role, Status, Term,
 };
 use logdrive_wal::{Identity, SegmentSeq, disk::sim::SimPlatter};
 use std::{
@@ -265,6 +265,7 @@ fn founded(group: GroupId, members: &[NodeId], first_leader: bool) -> Founded {
         members: members.to_vec(),
         membership: Some(Bytes::from_static(b"members")),
         hard_state: HardState::default(),
+        base: LogId::ZERO,
         runs: Vec::new(),
         last: LogIndex::ZERO,
         applied: LogIndex::ZERO,

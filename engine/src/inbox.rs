@@ -18,7 +18,7 @@ use crate::{
 use crossbeam::queue::ArrayQueue;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
 use logdrive_net::{Accepted, codec::encoded_bytes};
-use logdrive_raft::Message;
+use logdrive_raft::{ApplyMax, Message};
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
@@ -176,7 +176,15 @@ impl Arrivals {
         let limits = &self.inbox.limits;
         let are_many = self.frames.borrow().len() >= limits.frames_max
             || self.frame_bytes.get() >= limits.frame_bytes_max;
-        are_many && self.inbox.stopped.get().is_none()
+        are_many
+            && !logdrive_raft::bug!("frames_are_never_many")
+            && self.inbox.stopped.get().is_none()
+    }
+
+    /// The bytes of the frames of its own connections that wait.
+    #[cfg(feature = "testing")]
+    pub(crate) fn frame_bytes(&self) -> usize {
+        self.frame_bytes.get()
     }
 
     /// Drops every frame there is, of a shard that has stopped.
@@ -195,7 +203,8 @@ impl Arrivals {
         let mut steps = 0;
         while let Some(mut frame) = self.next_frame() {
             let before = frame.messages.len();
-            while steps < self.inbox.limits.turn_steps_max
+            while (steps < self.inbox.limits.turn_steps_max
+                || logdrive_raft::bug!("turn_takes_every_message"))
                 && let Some((group, message)) = frame.messages.next()
             {
                 steps += take(frame.from, group, message);
@@ -261,6 +270,23 @@ impl Arrivals {
         logdrive_raft::reached!("a turn's commands at their bound");
         if logdrive_raft::bug!("command_past_a_turns_bound_dropped") {
             drop(self.next_submission());
+        }
+        self.inbox.wake();
+        false
+    }
+
+    /// Takes as many old entries that were read as one turn may have. True if those were all; else the shard is woken for
+    /// the rest.
+    pub(crate) fn take_turns_reads(&self, mut take: impl FnMut(ReadDone)) -> bool {
+        let ApplyMax { entries, bytes } = limits::reads_max(self.inbox.limits.turn_apply_max);
+        let mut taken = ApplyMax { entries: 0, bytes: 0 };
+        while taken.entries < entries && taken.bytes < bytes {
+            let Some(read) = self.next_read() else { return true };
+            if let ReadDone::Fetch { read: Ok(entries), .. } = &read {
+                taken.entries += entries.len();
+                taken.bytes += entries.cost_bytes();
+            }
+            take(read);
         }
         self.inbox.wake();
         false
@@ -383,13 +409,20 @@ impl Inbox {
     /// however large it is, as long as less than the bound waits.
     pub(crate) fn forward(&self, frame: Frame, bytes: usize) -> bool {
         let before = self.forwarded_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let taken =
-            before < self.limits.forwarded_bytes_max && self.forwarded.push((frame, bytes)).is_ok();
+        let has_room = before < self.limits.forwarded_bytes_max
+            || logdrive_raft::bug!("forwarded_bytes_unbounded");
+        let taken = has_room && self.forwarded.push((frame, bytes)).is_ok();
         if !taken {
             self.forwarded_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         self.wake();
         taken
+    }
+
+    /// The bytes of the forwarded frames that wait.
+    #[cfg(feature = "testing")]
+    pub(crate) fn forwarded_bytes(&self) -> usize {
+        self.forwarded_bytes.load(Ordering::Relaxed)
     }
 
     /// Hands over a control, and waits for room. On a shard's thread (`on_a_shard`) it does not wait, because two
@@ -465,6 +498,11 @@ impl Inbox {
         if !self.woken.swap(true, Ordering::AcqRel) {
             self.notify.notify_one();
         }
+    }
+
+    /// True if something has come since the last look.
+    pub(crate) fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::Acquire)
     }
 
     /// Waits until there may be something. The shard's side.
@@ -621,6 +659,35 @@ mod tests {
             arrivals.frame_bytes.get() + arrivals.inbox().forwarded_bytes.load(Ordering::Relaxed),
             0
         );
+    }
+
+    /// Everything that had been read back went to its machine in one turn: up to 130 MiB.
+    #[test]
+    fn a_turn_takes_a_bounded_part_of_what_was_read_back() {
+        use logdrive_raft::{Entry, EntryBatch, EntryKind, FetchFor, Term};
+        let turn_apply_max = ApplyMax { entries: 8, bytes: 1 << 20 };
+        let limits = limits::OfShard { turn_apply_max, ..limits::OfShard::REAL };
+        let arrivals = Arrivals::new(Arc::new(Inbox::new(1, 1, limits)));
+        for group in (1..=4).map(GroupId) {
+            let entry = |index| Entry {
+                term: Term(1),
+                index: LogIndex(index),
+                kind: EntryKind::Command,
+                checksum: 0,
+                payload: Default::default(),
+            };
+            let read = Ok(EntryBatch::from_entries(vec![entry(1), entry(2), entry(3)]).unwrap());
+            let read = ReadDone::Fetch { group, purpose: FetchFor::Apply, read };
+            assert!(arrivals.reads().push(read).is_ok());
+        }
+        let turn = || {
+            arrivals.inbox().look();
+            let mut taken = 0;
+            let were_all = arrivals.take_turns_reads(|_| taken += 1);
+            assert_ne!(arrivals.inbox().woken.load(Ordering::Relaxed), were_all);
+            taken
+        };
+        assert_eq!([turn(), turn(), turn()], [2, 2, 0]);
     }
 
     /// Nobody takes frames from a shard that has stopped: its connections must not wait for room.

@@ -78,6 +78,7 @@ mod group;
 mod here;
 mod host;
 mod inbox;
+mod introductions;
 mod later;
 mod life;
 mod limits;

@@ -17,11 +17,14 @@
 //! 2 * [`READS_MAX`] + 2 answers wait (130 MiB), which the next turn encodes into the lane or drops. With 1,000 groups the
 //! peer may so be owed 4 GiB that it has not acknowledged, of which 64 + 256 + 130 MiB are held here.
 //!
-//! Entries on their way to machines add nothing to that, though each group may have 4 MiB of them out
-//! (`HANDED_OUT_BYTES_MAX` of the protocol's crate) and there is no bound over all groups: an entry is handed out as a
-//! reference, either to bytes that wait in a tail because the entry was not applied, or to bytes that the reader has
-//! read; and the turn that hands the entry out also applies it. Only the lists of such references are new, some 72
-//! bytes for each entry, gone before the turn ends.
+//! Entries on their way to machines add nothing to that: an entry is handed out as a reference, either to bytes that wait
+//! in a tail because the entry was not applied, or to bytes that the reader has read; and the turn that hands the entry
+//! out also applies it. Only the lists of such references are new, some 72 bytes for each entry, gone before the turn
+//! ends. All groups of a shard together are handed [`TURN_APPLY_MAX`] in a turn, as much as the turn has taken in, and one
+//! entry more: at most 4,096 + 8,192 + 16,384 entries, 2 MiB of references for each shard. The entries beyond that wait where
+//! they were, in their tails or in the log. Of the reader's answers a turn takes [`reads_max`] and one answer more, which
+//! [`fetch_max`] bounds if it is for a machine. Together these are less than the turn's room: none of them stays in memory,
+//! and a quarter of the room is left for groups that need not read.
 //!
 //! Where a shard leads, its entries that are not applied are commands without an answer. Where it follows, they are its
 //! leaders' commands without an answer: at most `proposal_bytes_max` for each shard of a peer that keeps to its own
@@ -38,7 +41,11 @@
 //! * the machines, and the images and the index of each log, which the size of the data and of the segments decides.
 //!
 //! A turn is bounded by work as well, so that its thread looks at the clock, its sockets and its disk in time: by
-//! [`TURN_STEPS_MAX`] for peers, [`TURN_COMMANDS_MAX`] for callers.
+//! [`TURN_STEPS_MAX`] for peers, [`TURN_COMMANDS_MAX`] for callers, [`TURN_APPLY_MAX`] for machines. Each turn hands machines
+//! as many entries as it has taken in, and [`TURN_APPLY_MAX`] more if so many wait. So as long as entries wait for machines,
+//! they become fewer with each turn: a shard never falls behind because of the bound.
+
+use logdrive_raft::ApplyMax;
 
 /// The bounds per group, in one place: the simulator draws smaller ones.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +91,7 @@ pub(crate) struct OfShard {
     pub(crate) turn_steps_max: usize,
     pub(crate) turn_commands_max: usize,
     pub(crate) turn_bytes_max: usize,
+    pub(crate) turn_apply_max: ApplyMax,
 }
 
 impl OfShard {
@@ -98,6 +106,7 @@ impl OfShard {
         turn_steps_max: TURN_STEPS_MAX,
         turn_commands_max: TURN_COMMANDS_MAX,
         turn_bytes_max: TURN_BYTES_MAX,
+        turn_apply_max: TURN_APPLY_MAX,
     };
 }
 
@@ -142,6 +151,9 @@ pub(crate) const ENTRIES_PER_STEP: usize = 2;
 pub(crate) const TURN_COMMANDS_MAX: usize = 16_384;
 /// Their bytes, and at most one submission's more.
 pub(crate) const TURN_BYTES_MAX: usize = 16 << 20;
+/// Entries of all groups that one turn hands to machines, beside as many as it has taken in, and one entry's bytes more: what
+/// else is committed waits for the next turns.
+pub(crate) const TURN_APPLY_MAX: ApplyMax = ApplyMax { entries: 4096, bytes: 4 << 20 };
 /// Bytes of entries that a shard takes from leaders while its log is behind: four followers' windows. More are not taken,
 /// and are sent again once it has caught up.
 pub(crate) const BEHIND_BYTES_MAX: usize = 4 * INFLIGHT_BYTES_MAX;
@@ -152,6 +164,16 @@ pub(crate) const READS_MAX: usize = 64;
 /// Gatherings in one turn of the driver: work that makes work is taken up at once, but the ring
 /// and the sockets are looked at in between.
 pub(crate) const GATHERINGS_MAX: usize = 4;
+
+/// Entries that are read back for a machine at once, of a turn's room for machines.
+pub(crate) fn fetch_max(turn: ApplyMax) -> ApplyMax {
+    ApplyMax { entries: turn.entries.div_ceil(4), bytes: turn.bytes.div_ceil(4) }
+}
+
+/// Entries that were read back, of which a turn takes so many and one answer more.
+pub(crate) fn reads_max(turn: ApplyMax) -> ApplyMax {
+    ApplyMax { entries: turn.entries.div_ceil(2), bytes: turn.bytes.div_ceil(2) }
+}
 
 const _: () = assert!(APPEND_BYTES_MAX <= INFLIGHT_BYTES_MAX);
 const _: () = assert!(INFLIGHT_BYTES_MAX <= TAIL_BYTES_MAX);
@@ -167,7 +189,9 @@ fn node_bytes_max(shards: usize, peers: usize, proposal_bytes_max: usize) -> usi
     let frames = (FRAME_BYTES_MAX + frame) + FORWARDED_BYTES_MAX + (shards - 1) * frame;
     let answers = (2 * READS_MAX + 2) * APPEND_BYTES_MAX;
     let not_applied = (1 + peers) * proposal_bytes_max;
-    let shard = not_applied + frames + 2 * TAILS_BYTES_MAX + answers;
+    let handed_out = TURN_APPLY_MAX.entries + TURN_STEPS_MAX * ENTRIES_PER_STEP + TURN_COMMANDS_MAX;
+    let references = handed_out * 72;
+    let shard = not_applied + frames + 2 * TAILS_BYTES_MAX + answers + references;
     let lanes = net.append_lane_bytes_max + net.liveness_lane_bytes_max;
     let inbound = logdrive_net::Lane::ALL.len() * frame;
     shards * (shard + peers * (lanes + inbound))
@@ -186,7 +210,7 @@ mod tests {
     #[test]
     fn the_bounds_of_a_node_come_to_what_is_written_of_them() {
         let mib = |shards, peers| node_bytes_max(shards, peers, 256 << 20) >> 20;
-        assert_eq!(mib(1, 2), 3 * 256 + (4 + 16) + 16 + 256 + 130 + 2 * (64 + 4 + 2 * 16));
-        assert_eq!([mib(1, 2), mib(2, 2), mib(4, 4)], [1_390, 2_812, 8_600]);
+        assert_eq!(mib(1, 2), 3 * 256 + (4 + 16) + 16 + 256 + 130 + 1 + 2 * (64 + 4 + 2 * 16));
+        assert_eq!([mib(1, 2), mib(2, 2), mib(4, 4)], [1_391, 2_815, 8_607]);
     }
 }

@@ -380,7 +380,7 @@ impl Node {
     /// Where `node` wants its clients, if it has said so since this node started.
     #[must_use]
     pub fn client_address(&self, node: NodeId) -> Option<String> {
-        lock(&self.running.node.client_addresses).get(&node).cloned()
+        self.running.node.introductions.client_address(node)
     }
 
     /// True if `node` has a connection open to this one and answers what is sent to it, or is this one. A node that died

@@ -14,6 +14,7 @@ use crate::{
     events::News,
     here,
     inbox::{Control, Inbox, NotTaken, shard_of},
+    introductions::Introductions,
     life::{Bootstrap, Groups},
     limits::Limits,
     membership,
@@ -27,7 +28,7 @@ use logdrive_net::{
     Accepted, ClusterId, Hello, InboundMeter, InboundStats, Lane, Refusal,
     stores::{Acquaintances, Proof},
 };
-use logdrive_raft::{Durable, HardState, Restored, Ticks};
+use logdrive_raft::{Durable, HardState, LogId, Restored, Ticks};
 use logdrive_wal::{Identity, RecoveredGroup};
 use std::{
     collections::BTreeMap,
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) peers: BTreeMap<NodeId, String>,
     client_address: String,
+    election_timeout: Duration,
     pub(crate) tick: Duration,
     pub(crate) timing: Timing,
     pub(crate) heartbeat: Nanos,
@@ -64,7 +66,7 @@ pub(crate) struct Shared {
     /// Per shard; each written by its own thread and merged when read.
     pub(crate) stages: Vec<Mutex<Stages>>,
     pub(crate) groups: Groups,
-    pub(crate) client_addresses: Mutex<BTreeMap<NodeId, String>>,
+    pub(crate) introductions: Introductions,
     /// Changes of what clients are told: leaders, client addresses, peers that come and go.
     map_version: Arc<AtomicU64>,
     pub(crate) news: Arc<News>,
@@ -109,11 +111,11 @@ impl Shared {
     ) -> Self {
         let founded = usize::try_from(command_bytes_founded).unwrap_or(usize::MAX);
         let shards = 0..identity.shards;
-        let own = (identity.node, config.client_address.clone());
         Self {
             me: identity.node,
             peers: config.peers.clone(),
             client_address: config.client_address.clone(),
+            election_timeout: config.election_timeout,
             tick: config.tick,
             timing: config.timing(),
             heartbeat: config.heartbeat.into(),
@@ -141,8 +143,11 @@ impl Shared {
             pulses: shards.clone().map(|_| Pulse::default()).collect(),
             stages: shards.map(|_| Mutex::new(Stages::default())).collect(),
             groups: Groups::default(),
-            client_addresses: Mutex::new(
-                [own].into_iter().filter(|(_, address)| !address.is_empty()).collect(),
+            introductions: Introductions::new(
+                identity.node,
+                &config.client_address,
+                config.heartbeat,
+                config.election_timeout,
             ),
             map_version: Arc::default(),
             news: Arc::default(),
@@ -235,7 +240,8 @@ impl Shared {
         let applied = apply::open(&mut *machine, found.last)
             .map_err(|source| GroupError::Machine { group, source })?;
         let (hard_state, last) = (found.hard_state, found.last);
-        let restored = Restored { hard_state, runs: found.runs.clone(), last, applied };
+        let base = LogId { term: found.released_term, index: found.released };
+        let restored = Restored { hard_state, base, runs: found.runs.clone(), last, applied };
         restored.check().map_err(|error| GroupError::Log { group, why: error.to_string() })?;
         let shard = shard_of(group, self.inboxes.len());
         let view = Arc::new(GroupView::of(group, &self.map_version, &self.news));
@@ -245,6 +251,7 @@ impl Shared {
             membership: new.then(|| membership::encode(&members)),
             members,
             hard_state,
+            base,
             runs: restored.runs,
             last,
             applied,
@@ -322,6 +329,8 @@ impl Shared {
             shards: self.identity.shards,
             command_bytes_founded: self.command_bytes_founded,
             settings: settings_digest(&self.identity.settings),
+            heartbeat: Duration::from_nanos(self.heartbeat.get()),
+            election_timeout: self.election_timeout,
             lane: Lane::Liveness,
             client_address: self.client_address.clone(),
         }
@@ -335,17 +344,15 @@ impl Shared {
     /// Gives an accepted connection to the shard that is to read it.
     pub(crate) fn hand_over(&self, accepted: Accepted) {
         let shard = accepted.hello.shard as usize % self.inboxes.len();
-        self.note_client_address(accepted.hello.node, &accepted.hello.client_address);
+        self.introduce(&accepted.hello);
         // On a full queue the connection is dropped and dialled again.
         let _ = self.inboxes[shard].try_control(Control::Receive(Box::new(accepted)));
     }
 
-    pub(crate) fn note_client_address(&self, node: NodeId, address: &str) {
-        if !address.is_empty() {
-            let before = lock(&self.client_addresses).insert(node, address.to_owned());
-            if before.as_deref() != Some(address) {
-                self.map_version.fetch_add(1, Ordering::Release);
-            }
+    /// Takes in what a peer says of itself.
+    pub(crate) fn introduce(&self, peer: &Hello) {
+        if self.introductions.note(peer) {
+            self.map_version.fetch_add(1, Ordering::Release);
         }
     }
 

@@ -48,10 +48,11 @@ Four do harm only in a situation that chance alone seldom brings about; a fault 
 
 /// The gap that two of the bugs leave open, and the tests that close it.
 const TWINS: &str = "\
-`directory_not_synced` and `new_file_not_synced` are mutations of the simulated disk's maker of segments, which is not the
-real one. `the_simulated_maker_takes_the_real_ones_steps` (`wal/src/disk/maker.rs`) holds the two against
-each other, step by step. The same two lines left out of `wal/src/disk/files.rs` fail that test, and on a real kernel both
-of `tools/tests/power_loss.rs`.
+`directory_not_synced`, `new_file_not_synced` and `no_room_told_once` are mutations of the simulated disk's maker of segments,
+which is not the real one. `the_simulated_maker_takes_the_real_ones_steps` and
+`the_simulated_maker_tells_of_a_full_disk_when_the_real_one_does` (`wal/src/disk/maker.rs`) hold the two against each other,
+step by step and report by report. The lines of the first two left out of `wal/src/disk/files.rs` fail the first of these
+tests, and on a real kernel both of `tools/tests/power_loss.rs`.
 
 ";
 

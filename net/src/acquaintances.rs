@@ -8,6 +8,7 @@
 
 use crate::Hello;
 use crate::handshake::{self, Answer, Refusal};
+use crate::peer_log::PeerLog;
 use crate::stores::{Meeting, PeerStores};
 use logdrive_raft::NodeId;
 use std::io;
@@ -42,6 +43,8 @@ pub struct Acquaintances {
     /// The largest command that this node's segments hold, in bytes.
     command_bytes_held: u32,
     on_too_large: OnTooLarge,
+    /// The lines that were written of peers.
+    pub(crate) log: PeerLog,
 }
 
 impl Acquaintances {
@@ -55,6 +58,7 @@ impl Acquaintances {
             save,
             command_bytes_held: u32::MAX,
             on_too_large: Box::new(|_, _| {}),
+            log: PeerLog::default(),
         }
     }
 

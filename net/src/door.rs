@@ -36,7 +36,7 @@ pub struct Welcome {
 #[derive(Debug)]
 pub enum Greeted {
     /// It is let in.
-    Welcome(Welcome),
+    Welcome(Box<Welcome>),
     /// It was not remembered in this opening of its directory, and is now: it must be sent the answer, and dials again.
     Introduced {
         /// The bytes of the answer.
@@ -126,7 +126,7 @@ impl Door {
         }
         let answer = answer.encode(hello.node);
         let (lease, ended) = self.places.take(&hello);
-        Ok(Greeted::Welcome(Welcome { hello, answer, lease, ended }))
+        Ok(Greeted::Welcome(Box::new(Welcome { hello, answer, lease, ended })))
     }
 
     /// The end of a connection whose hello could not be read.
@@ -212,7 +212,7 @@ mod tests {
         let mut said = Hello { proof: Proof { noted: before, ..hello.proof }, ..hello.clone() };
         for _ in 0..2 {
             match door.greet(&said.encode(NodeId(9)))? {
-                Greeted::Welcome(welcome) => return Ok(welcome),
+                Greeted::Welcome(welcome) => return Ok(*welcome),
                 Greeted::Introduced { .. } => said.proof.noted = opening(hello.incarnation),
             }
         }

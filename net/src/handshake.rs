@@ -30,8 +30,10 @@
 //! 108 u32      CRC-32C of the settings that the cluster was founded with; both ends must say the same
 //! 112 u32      shard; in the answer, the shard that will read this connection
 //! 116 u32      shards
-//! 120 u8       lane: 1 liveness, 2 append
-//! 121 u8       length of the cluster's name, then the name
+//! 120 u64      the node's heartbeat interval, ns
+//! 128 u64      its election timeout, ns
+//! 136 u8       lane: 1 liveness, 2 append
+//! 137 u8       length of the cluster's name, then the name
 //!     u8       length of the client address, then the address
 //!     u32      CRC-32C of all before it
 //!
@@ -50,6 +52,7 @@ use bytes::BufMut;
 use crc_fast::{CrcAlgorithm, checksum, crc32_iscsi};
 use logdrive_raft::NodeId;
 use std::fmt;
+use std::time::Duration;
 
 /// A cluster's name, made short enough for every frame.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -85,6 +88,10 @@ pub struct Hello {
     /// The checksum of the settings that the embedder fixes for the whole cluster: nodes that were founded with other
     /// settings are refused.
     pub settings: u32,
+    /// A leader on the node says at least this often that it is alive.
+    pub heartbeat: Duration,
+    /// A follower on the node that hears no leader stands after one to two of these.
+    pub election_timeout: Duration,
     /// The purpose of the connection.
     pub lane: Lane,
     /// Where the node's clients should go, at most [`CLIENT_ADDRESS_BYTES_MAX`] bytes. May be empty.
@@ -105,6 +112,8 @@ impl Hello {
             shards: 1,
             command_bytes_founded: 1 << 20,
             settings: 7,
+            heartbeat: Duration::from_millis(100),
+            election_timeout: Duration::from_secs(1),
             lane: Lane::Append,
             client_address: String::new(),
         }
@@ -165,6 +174,9 @@ impl Hello {
         bytes.put_u32_le(self.settings);
         bytes.put_u32_le(self.shard);
         bytes.put_u32_le(self.shards);
+        for time in [self.heartbeat, self.election_timeout] {
+            bytes.put_u64_le(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        }
         bytes.put_u8(self.lane as u8);
         for text in [&self.cluster_name, &self.client_address] {
             bytes.put_u8(u8::try_from(text.len()).expect("checked above"));
@@ -403,6 +415,8 @@ pub fn parse(message: &[u8]) -> Result<Said, HandshakeError> {
     let settings = u32::from_le_bytes(fields.array()?);
     let shard = u32::from_le_bytes(fields.array()?);
     let shards = u32::from_le_bytes(fields.array()?);
+    let heartbeat = Duration::from_nanos(u64::from_le_bytes(fields.array()?));
+    let election_timeout = Duration::from_nanos(u64::from_le_bytes(fields.array()?));
     let [lane] = fields.array()?;
     let lane = Lane::from_byte(lane).ok_or(HandshakeError::Field("lane"))?;
     let cluster_name = fields.text("cluster name")?;
@@ -420,6 +434,8 @@ pub fn parse(message: &[u8]) -> Result<Said, HandshakeError> {
         shards,
         command_bytes_founded,
         settings,
+        heartbeat,
+        election_timeout,
         lane,
         client_address,
     };
@@ -630,7 +646,8 @@ const VERSION: u16 = 4;
 const PREFIX_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 4;
 const PROOF_BYTES: usize = 2 * 16 + 3 * 8;
-const HELLO_FIXED_BYTES: usize = PREFIX_BYTES + 4 * 8 + PROOF_BYTES + 4 * 4 + 3 + CHECKSUM_BYTES;
+const HELLO_FIXED_BYTES: usize =
+    PREFIX_BYTES + 4 * 8 + PROOF_BYTES + 4 * 4 + 2 * 8 + 3 + CHECKSUM_BYTES;
 const _: () = assert!(
     HELLO_FIXED_BYTES + CLUSTER_NAME_BYTES_MAX + CLIENT_ADDRESS_BYTES_MAX <= HANDSHAKE_BYTES_MAX
 );
@@ -692,16 +709,16 @@ mod tests {
         let bytes = hello().encode(NodeId(9));
         // CRC-64/NVME of "123456789", as published: the hash of the name is this and no other.
         assert_eq!(ClusterId::of("123456789"), ClusterId(0xae8b_1486_0a79_9888));
-        let fixed = "4c4f474452495645 01 00 8000 0400 0400 0900000000000000".replace(' ', "");
+        let fixed = "4c4f474452495645 01 00 9000 0400 0400 0900000000000000".replace(' ', "");
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         assert_eq!(hex(&bytes[..24]), fixed);
         let fixed = "0200000000000000 0500000000000000 07000000000000000000000000000000 \
                      0800000000000000 0400000000000000 0900000000000000 \
                      0a000000000000000000000000000000 00001000 07000000 \
-                     01000000 04000000 02 04 626c7565 0d"
+                     01000000 04000000 00e1f50500000000 00ca9a3b00000000 02 04 626c7565 0d"
             .replace(' ', "");
-        assert_eq!(hex(&bytes[32..127]), fixed);
-        assert_eq!(bytes.len(), 16 + 0x80);
+        assert_eq!(hex(&bytes[32..143]), fixed);
+        assert_eq!(bytes.len(), 16 + 0x90);
     }
 
     #[test]
@@ -746,9 +763,9 @@ mod tests {
         assert_eq!(field(112, &[4]), "shard");
         assert_eq!(field(116, &[0; 4]), "shard");
         assert_eq!(field(116, &[0xff; 4]), "shard");
-        assert_eq!(field(120, &[3]), "lane");
-        assert_eq!(field(121, &[200]), "cluster name");
-        assert_eq!(field(127, b"\n"), "client address");
+        assert_eq!(field(136, &[3]), "lane");
+        assert_eq!(field(137, &[200]), "cluster name");
+        assert_eq!(field(143, b"\n"), "client address");
         assert_eq!(forged(bytes.clone(), 8, &[4]), Err(HandshakeError::Kind(4)));
         assert!(matches!(forged(bytes.clone(), 10, &[0, 2]), Err(HandshakeError::Length(528))));
         assert!(matches!(forged(bytes.clone(), 10, &[0, 0]), Err(HandshakeError::Length(16))));

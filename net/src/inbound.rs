@@ -1,15 +1,16 @@
 //! A connection a peer made to us, read on the thread of the shard it was handed to.
 //!
 //! In:     an [`Accepted`] connection from the listener.
-//! Out:    [`Inbound::deliver`], one call per frame, as long as [`Inbound::has_room`] is true.
+//! Out:    [`Inbound::deliver`], one call per frame, as long as [`Inbound::has_room`] is true. While several readers have
+//!         frames and there is no room for all, each delivers one, and stands behind the others for the next.
 //! Cost:   one read call per wake-up while the socket has no more than fits; memory as `receiver` says. While there is
-//!         no room, one call of [`Inbound::has_room`] each time that the thread's other tasks have run.
+//!         no room, readers wait and are not polled (see `turnstile`).
 //! Fails:  the first bad byte ends the connection; nothing of its frame is delivered (see `receiver`).
 //! Source: RULES.md N8, N9, I1, I3, I5.
 
 use crate::handshake::Refusal;
 use crate::metrics::{InboundMeter, LogLimit, add};
-use crate::{Hello, Lane, NetError, Receiver, Settings};
+use crate::{Hello, Lane, NetError, Receiver, Settings, Turnstile};
 use logdrive_raft::{GroupId, Message, NodeId};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,15 +18,17 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 /// A shard's handling of its peers' messages, and of its lanes' comings and goings. The methods are called on the
 /// shard's thread, outside of any call of ours: they may send.
 pub trait Inbound {
-    /// True if another frame may be delivered. Asked before each frame; while the answer is false, the other tasks of
-    /// the thread run, among them the one that makes room.
+    /// True if another frame may be delivered. Asked before each frame; if the answer is false, it is asked again after
+    /// [`Turnstile::made_room`].
     fn has_room(&self) -> bool;
+
+    /// The queue of the readers that deliver here, the same at each call.
+    fn turnstile(&self) -> &Turnstile;
 
     /// All messages of one frame, decoded and checked, in the frame's order. `from` is the hello with which the peer's
     /// process connected. The group decides whether the peer may speak for it, and the code that keeps the messages
@@ -115,9 +118,7 @@ async fn read_frames(
             Err(error) => return NetError::Io(error),
         }
         loop {
-            while !inbound.has_room() {
-                yield_now().await;
-            }
+            let _pass = inbound.turnstile().pass(|| inbound.has_room()).await;
             let messages = match receiver.next(|| lease.has_changed().is_err()) {
                 Ok(Some(messages)) => messages,
                 Ok(None) => break,
@@ -147,9 +148,11 @@ mod tests {
     use logdrive_raft::{Heartbeat, LogId, LogIndex, Term};
     use std::cell::{Cell, RefCell};
     use std::io::Write;
+    use tokio::task::{spawn_local, yield_now};
 
     /// Takes frames while it has room, and replaces their connection after `replaces_at` of them.
     struct Taker {
+        turnstile: Turnstile,
         room: Cell<u32>,
         lease: RefCell<Option<watch::Sender<()>>>,
         delivered: Cell<u32>,
@@ -159,6 +162,10 @@ mod tests {
     impl Inbound for Taker {
         fn has_room(&self) -> bool {
             self.room.get() > 0
+        }
+
+        fn turnstile(&self) -> &Turnstile {
+            &self.turnstile
         }
 
         fn deliver(&self, from: &Hello, _: Vec<(GroupId, Message)>) {
@@ -177,6 +184,13 @@ mod tests {
         fn turned_away(&self, _: NodeId, _: Refusal) {}
     }
 
+    impl Taker {
+        fn make_room(&self, frames: u32) {
+            self.room.set(frames);
+            self.turnstile.made_room();
+        }
+    }
+
     fn hello() -> Hello {
         Hello { lane: Lane::Liveness, ..Hello::of(2) }
     }
@@ -189,14 +203,20 @@ mod tests {
         stream.set_nonblocking(true).unwrap();
         let (sender, lease) = watch::channel(());
         let (room, delivered) = (Cell::new(u32::MAX), Cell::new(0));
-        let taker = Taker { room, lease: Some(sender).into(), delivered, replaces_at };
+        let turnstile = Turnstile::default();
+        let taker = Taker { turnstile, room, lease: Some(sender).into(), delivered, replaces_at };
         let accepted = Accepted { hello: hello(), stream, lease, meter: Arc::default() };
         (peer, accepted, Rc::new(taker))
     }
 
     /// One after the other, each in a frame of its own.
     fn frames(count: u64) -> Vec<u8> {
-        let mut queue = LaneQueue::new(&hello(), Lane::Liveness, &Settings::default());
+        frames_of(2, count)
+    }
+
+    fn frames_of(node: u64, count: u64) -> Vec<u8> {
+        let from = Hello { node: NodeId(node), ..hello() };
+        let mut queue = LaneQueue::new(&from, Lane::Liveness, &Settings::default());
         queue.set_up(Hello { node: NodeId(1), ..hello() });
         for n in 1..=count {
             let beat = Message::Heartbeat(Heartbeat {
@@ -237,9 +257,8 @@ mod tests {
             peer.write_all(&frames(5)).unwrap();
             drop(peer);
             let inbound = taker.clone();
-            let reading = tokio::task::spawn_local(async move {
-                receive(accepted, &Settings::default(), inbound).await
-            });
+            let reading =
+                spawn_local(async move { receive(accepted, &Settings::default(), inbound).await });
             while taker.delivered.get() < 2 {
                 yield_now().await;
             }
@@ -247,15 +266,87 @@ mod tests {
                 yield_now().await;
             }
             assert_eq!(taker.delivered.get(), 2, "no more than there is room for");
-            taker.room.set(2);
+            taker.make_room(2);
             while taker.delivered.get() < 4 {
                 yield_now().await;
             }
-            taker.room.set(2);
+            taker.make_room(2);
             let end = reading.await.unwrap();
             assert!(matches!(end, NetError::Closed), "{end:?}");
             assert_eq!((taker.delivered.get(), taker.room.get()), (5, 1));
         });
+    }
+
+    /// Counts the frames of each node, and has room for a few until the next turn.
+    struct Counter {
+        turnstile: Turnstile,
+        room: Cell<u32>,
+        delivered: RefCell<[u32; READERS]>,
+    }
+
+    const READERS: usize = 3;
+
+    impl Inbound for Counter {
+        fn has_room(&self) -> bool {
+            self.room.get() > 0
+        }
+
+        fn turnstile(&self) -> &Turnstile {
+            &self.turnstile
+        }
+
+        fn deliver(&self, from: &Hello, _: Vec<(GroupId, Message)>) {
+            self.room.update(|before| before - 1);
+            self.delivered.borrow_mut()[usize::try_from(from.node.get()).unwrap() - 2] += 1;
+        }
+
+        fn up(&self, _: NodeId, _: Lane, _: &Hello) {}
+        fn down(&self, _: NodeId, _: Lane) {}
+
+        fn refused(&self, _: NodeId, _: Refusal) {}
+        fn turned_away(&self, _: NodeId, _: Refusal) {}
+    }
+
+    /// The bug: readers that had no room yielded to each other, and the runtime woke the last of them first. With two
+    /// readers whose frames never end, a third one, such as that of the votes and heartbeats, delivered nothing.
+    #[test]
+    fn a_reader_beside_two_with_endless_frames_delivers_as_often_as_each_of_them() {
+        const TURNS: u32 = 200;
+        for room in 1..=4 {
+            run(async {
+                let room = Cell::new(room);
+                let (turnstile, delivered) = (Turnstile::default(), RefCell::default());
+                let counter = Rc::new(Counter { turnstile, room, delivered });
+                let most = counter.room.get();
+                let mut readers = Vec::new();
+                let mut peers = Vec::new();
+                for node in 2..2 + READERS as u64 {
+                    let (mut peer, accepted, lease) = connection(u32::MAX);
+                    let accepted =
+                        Accepted { hello: Hello { node: NodeId(node), ..hello() }, ..accepted };
+                    peer.write_all(&frames_of(node, u64::from(4 * TURNS))).unwrap();
+                    peers.push((peer, lease));
+                    let inbound = counter.clone();
+                    readers.push(spawn_local(async move {
+                        receive(accepted, &Settings::default(), inbound).await
+                    }));
+                }
+                for turn in 0..TURNS {
+                    // The turn's task, too, runs after those that it finds in the queue.
+                    while counter.room.get() > 0 {
+                        yield_now().await;
+                    }
+                    let delivered = *counter.delivered.borrow();
+                    let (least, all) =
+                        (delivered.iter().min().unwrap(), delivered.iter().sum::<u32>());
+                    // One frame of each other reader may be first, and all have to arrive at the start.
+                    let due = (all / 3).saturating_sub(4 + most);
+                    assert!(*least >= due, "after {turn} turns of {most}: {delivered:?}");
+                    counter.room.set(most);
+                    counter.turnstile.made_room();
+                }
+            });
+        }
     }
 
     #[test]
@@ -266,11 +357,10 @@ mod tests {
             let (first, second) = bytes.split_at(frames(1).len());
             peer.write_all(first).unwrap();
             let inbound = taker.clone();
-            let reading = tokio::task::spawn_local(async move {
-                receive(accepted, &Settings::default(), inbound).await
-            });
+            let reading =
+                spawn_local(async move { receive(accepted, &Settings::default(), inbound).await });
             while taker.delivered.get() == 0 {
-                tokio::task::yield_now().await;
+                yield_now().await;
             }
             // Both are there when the connection is looked at next.
             peer.write_all(second).unwrap();

@@ -75,10 +75,12 @@ mod listener;
 mod metrics;
 mod outbound;
 mod peer;
+mod peer_log;
 mod queue;
 mod receiver;
 mod saving;
 pub mod stores;
+mod turnstile;
 
 pub use abort::AbortOnPanic;
 pub use backoff::Backoff;
@@ -92,6 +94,7 @@ pub use metrics::{InboundMeter, InboundStats, LaneStats};
 pub use outbound::Outbound;
 pub use queue::LaneQueue;
 pub use receiver::Receiver;
+pub use turnstile::Turnstile;
 
 use std::time::Duration;
 

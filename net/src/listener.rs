@@ -34,20 +34,33 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on `address`, the first of its meanings that can be had.
+    /// Listens on `address`, the first of its meanings that this machine has.
     ///
     /// # Errors
-    /// [`NetError::Bind`] with the address and the system's reason, such as a port in use.
+    /// [`NetError::Bind`] with the address and the system's reason, such as a port in use. If that is in use at the first
+    /// meaning, no other is taken: peers would reach another process under this name.
     pub fn bind(address: impl ToSocketAddrs + std::fmt::Debug) -> Result<Self, NetError> {
-        let fail = |source| NetError::Bind { address: format!("{address:?}"), source };
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        let name = format!("{address:?}").trim_matches('"').to_owned();
+        let fail = |source| NetError::Bind { address: name.clone(), source };
+        let mut last = fail(io::ErrorKind::AddrNotAvailable.into());
         for meaning in address.to_socket_addrs().map_err(fail)? {
             match listen(meaning) {
                 Ok(socket) => return Ok(Self { socket, meter: Arc::default() }),
-                Err(error) => last = error,
+                Err(source) => {
+                    let is_in_use = source.kind() == io::ErrorKind::AddrInUse;
+                    let meaning = meaning.to_string();
+                    let address = match meaning == name {
+                        true => meaning,
+                        false => format!("{name} ({meaning})"),
+                    };
+                    last = NetError::Bind { address, source };
+                    if is_in_use {
+                        break;
+                    }
+                }
             }
         }
-        Err(fail(last))
+        Err(last)
     }
 
     /// The address listened on; tells the port if any was asked for.
@@ -209,7 +222,7 @@ impl Entrance {
             Err(error) => return Err(error),
         };
         let Welcome { hello, answer, lease, ended } = match greeted {
-            Ok(Greeted::Welcome(welcome)) => welcome,
+            Ok(Greeted::Welcome(welcome)) => *welcome,
             Ok(Greeted::Introduced { answer }) => {
                 // Nothing is wrong: the peer dials again.
                 stream.write_all(&answer).await?;

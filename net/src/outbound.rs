@@ -12,6 +12,7 @@ use crate::peer::Dialer;
 use crate::stores::Acquaintances;
 use crate::{AbortOnPanic, Hello, Inbound, Lane, Sent, Settings};
 use logdrive_raft::{GroupId, Message, NodeId};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -59,6 +60,7 @@ impl Outbound {
                     stores: Arc::clone(stores),
                     settings: settings.clone(),
                     inbound: Rc::clone(&inbound),
+                    failed: Cell::new(0),
                 };
                 tokio::task::spawn_local(async {
                     let _abort = AbortOnPanic;

@@ -8,18 +8,18 @@
 
 use crate::handshake::{MessageReader, Refusal};
 use crate::lane::Link;
-use crate::metrics::LogLimit;
 use crate::saving::saved;
 use crate::stores::{Acquaintances, Heard};
 use crate::{Backoff, Hello, Inbound, NetError, Settings};
 use socket2::{SockRef, TcpKeepalive};
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Keeps one lane to one peer connected, for ever.
@@ -31,20 +31,23 @@ pub(crate) struct Dialer {
     pub(crate) stores: Arc<Acquaintances>,
     pub(crate) settings: Settings,
     pub(crate) inbound: Rc<dyn Inbound>,
+    /// Attempts that have failed: each one begins with the next address of the peer's name.
+    pub(crate) failed: Cell<usize>,
 }
 
 impl Dialer {
     pub(crate) async fn run(self) {
         let (peer, lane) = (self.link.peer, self.link.lane);
         let mut backoff = Backoff::new(&self.settings, &self.me, peer);
-        let log = LogLimit::new(LOG_PERIOD);
         loop {
             let (error, pause) = match self.connect().await {
                 Ok((stream, hello)) => {
                     let since = Instant::now();
                     let stream = Rc::new(stream);
                     self.link.set_up(Rc::clone(&stream), hello.clone());
-                    tracing::info!(%peer, ?lane, address = %self.address, "lane is up");
+                    if self.stores.log.is_news_up(peer) {
+                        tracing::info!(%peer, ?lane, address = %self.address, "lane is up");
+                    }
                     self.inbound.up(peer, lane, &hello);
                     let error = self.keep(&stream).await;
                     self.link.set_down();
@@ -55,6 +58,7 @@ impl Dialer {
                     let refused =
                         matches!(error, NetError::Refused(_) | NetError::RefusedByPeer(_));
                     self.link.count_failure(refused);
+                    self.failed.update(|failed| failed.wrapping_add(1));
                     match error {
                         NetError::RefusedByPeer(refusal) => self.inbound.refused(peer, refusal),
                         NetError::Refused(refusal) => self.inbound.turned_away(peer, refusal),
@@ -63,7 +67,7 @@ impl Dialer {
                     (error, backoff.after_failure(refused))
                 }
             };
-            if let Some(more) = log.pass(Instant::now()) {
+            if let Some(more) = self.stores.log.is_news_down(peer, &error, Instant::now()) {
                 let address = &self.address;
                 tracing::warn!(%peer, ?lane, %address, %error, more, "lane is down");
             }
@@ -98,7 +102,7 @@ impl Dialer {
         let unreachable = |source| NetError::Connect { address: self.address.clone(), source };
         let deadline = Instant::now() + self.settings.handshake_timeout;
         let attempt = async {
-            let mut stream = self.reach().await.map_err(unreachable)?;
+            let mut stream = self.reach(deadline).await.map_err(unreachable)?;
             set_options(&stream, &self.settings)?;
             let me = self.stores.present(&self.me, self.link.peer);
             stream.write_all(&me.encode(self.link.peer)).await?;
@@ -113,12 +117,16 @@ impl Dialer {
         timeout_at(deadline, attempt).await.unwrap_or(Err(NetError::Timeout("handshake")))
     }
 
-    async fn reach(&self) -> io::Result<TcpStream> {
+    async fn reach(&self, deadline: Instant) -> io::Result<TcpStream> {
         // The resolver runs on the blocking pool: do not start a thread for what is an address already.
         if let Ok(address) = self.address.parse::<SocketAddr>() {
             return TcpStream::connect(address).await;
         }
-        TcpStream::connect(&self.address).await
+        let mut places: Vec<SocketAddr> = lookup_host(&self.address).await?.collect();
+        // At one of the addresses there may be another process. The next attempt begins with another one.
+        let first = self.failed.get() % places.len().max(1);
+        places.rotate_left(first);
+        reach_one_of(&places, deadline).await
     }
 
     /// Serves the connection until it ends, and says why it did.
@@ -147,6 +155,22 @@ impl Dialer {
             }
         }
     }
+}
+
+/// Connects to the first of the addresses at which somebody accepts. None of them takes the time of those behind it.
+async fn reach_one_of(places: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for (at, place) in places.iter().enumerate() {
+        let left = u32::try_from(places.len() - at).expect("a few addresses");
+        let part = deadline.saturating_duration_since(Instant::now()) / left;
+        let error = match timeout(part, TcpStream::connect(place)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => error,
+            Err(_) => io::ErrorKind::TimedOut.into(),
+        };
+        last = io::Error::new(error.kind(), format!("{place}: {error}"));
+    }
+    Err(last)
 }
 
 /// A readable lane of ours is one that ended, for the acceptor has nothing to say on it.
@@ -184,4 +208,41 @@ pub(crate) fn set_options(stream: &TcpStream, settings: &Settings) -> io::Result
 }
 
 const KEEPALIVE_PROBES: u32 = 3;
-const LOG_PERIOD: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::{Domain, Socket, Type};
+    use std::net::TcpListener;
+
+    /// RULES.md N13.
+    #[test]
+    fn an_address_at_which_nobody_answers_leaves_time_for_the_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = listener.local_addr().unwrap();
+        let closed = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap()
+        };
+        // Its queue is full: the system lets connections to it wait.
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let silent = full.local_addr().unwrap().as_socket().unwrap();
+        let patience = Duration::from_millis(200);
+        let connect = || std::net::TcpStream::connect_timeout(&silent, patience).ok();
+        let _held: Vec<_> = std::iter::from_fn(connect).take(8).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let reach = async |places: &[SocketAddr], time| {
+                timeout(time, reach_one_of(places, Instant::now() + time)).await
+            };
+            let time = Duration::from_secs(4);
+            let reached = reach(&[silent, closed, there], time).await.expect("in time").unwrap();
+            assert_eq!(reached.peer_addr().unwrap(), there);
+            let error = reach(&[silent, closed], time).await.expect("in time").unwrap_err();
+            assert!(error.to_string().contains(&closed.to_string()), "{error}");
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        });
+    }
+}

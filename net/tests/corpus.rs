@@ -19,7 +19,7 @@ use logdrive_raft::{
     GroupId, Heartbeat, HeartbeatReply, LogId, LogIndex, Marked, Message, NodeId, PreVote,
     PreVoteReply, RequestVote, RoomNotice, RoomSays, Term, TermStated, VoteReply,
 };
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 #[test]
 fn frames_are_read_as_they_were_written_or_refused() {
@@ -67,6 +67,8 @@ fn handshakes_are_read_as_they_were_written_or_refused() {
         },
         command_bytes_founded: 1 << 20,
         settings: 7,
+        heartbeat: Duration::from_millis(100),
+        election_timeout: Duration::from_secs(1),
         shard: 1,
         shards: 4,
         lane: Lane::Append,

@@ -7,7 +7,7 @@ use logdrive_net::handshake::{self, Said};
 use logdrive_net::stores::{Acquaintances, Opening, PeerStores, Proof};
 use logdrive_net::{
     Accepted, ClusterId, Hello, Inbound, InboundMeter, Lane, LaneStats, Listener, NetError,
-    Outbound, Refusal, Sent, Settings, codec, receive,
+    Outbound, Refusal, Sent, Settings, Turnstile, codec, receive,
 };
 use logdrive_raft::{
     AppendEntries, Entry, EntryBatch, EntryKind, GroupId, Heartbeat, LogId, LogIndex, Message,
@@ -56,6 +56,8 @@ fn hello(node: NodeId) -> Hello {
         shards: 1,
         command_bytes_founded: 1 << 20,
         settings: 7,
+        heartbeat: Duration::from_millis(100),
+        election_timeout: Duration::from_secs(1),
         lane: Lane::Append,
         client_address: format!("node-{node}:6379"),
     }
@@ -78,6 +80,7 @@ enum Told {
 
 #[derive(Default)]
 struct Shard {
+    turnstile: Turnstile,
     delivered: RefCell<Vec<(NodeId, GroupId, Message)>>,
     frames: Cell<u64>,
     told: RefCell<Vec<Told>>,
@@ -88,6 +91,10 @@ struct Shard {
 impl Inbound for Shard {
     fn has_room(&self) -> bool {
         true
+    }
+
+    fn turnstile(&self) -> &Turnstile {
+        &self.turnstile
     }
 
     fn deliver(&self, from: &Hello, messages: Vec<(GroupId, Message)>) {
@@ -176,9 +183,13 @@ impl Node {
 }
 
 fn dial(me: Hello, to: SocketAddr, settings: Settings) -> (Outbound, Rc<Shard>) {
+    dial_name(me, to.to_string(), settings)
+}
+
+fn dial_name(me: Hello, to: String, settings: Settings) -> (Outbound, Rc<Shard>) {
     let shard = Rc::new(Shard::default());
     let inbound: Rc<dyn Inbound> = Rc::clone(&shard) as _;
-    (Outbound::start(me, vec![(B, to.to_string())], &stores(), settings, inbound), shard)
+    (Outbound::start(me, vec![(B, to)], &stores(), settings, inbound), shard)
 }
 
 fn stats(outbound: &Outbound, lane: Lane) -> LaneStats {
@@ -789,6 +800,31 @@ fn a_bad_frame_ends_the_connection_and_is_not_delivered() {
     });
 }
 
+/// A name of two addresses, at one of which another process answers: at first, and at every later attempt, the peer was
+/// looked for there.
+#[test]
+fn a_peer_is_found_at_any_address_of_its_name() {
+    use std::net::ToSocketAddrs;
+    run(async {
+        let b = Node::listen(([127, 0, 0, 1], 0).into(), hello(B), true, settings());
+        let port = b.address.port();
+        let other = tokio::net::TcpListener::bind(("::1", port)).await;
+        let is_both = ("localhost", port).to_socket_addrs().is_ok_and(|places| places.count() > 1);
+        let (Ok(other), true) = (other, is_both) else {
+            println!("SKIPPED: localhost has one address");
+            return;
+        };
+        // It accepts, and ends every connection at once.
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = other.accept().await {
+                drop(stream);
+            }
+        });
+        let (outbound, _) = dial_name(hello(A), format!("localhost:{port}"), settings());
+        both_up(&outbound).await;
+    });
+}
+
 #[test]
 fn a_port_in_use_is_named() {
     let first = Listener::bind("127.0.0.1:0").expect("a port");
@@ -797,4 +833,10 @@ fn a_port_in_use_is_named() {
     let NetError::Bind { address: named, source } = &error else { panic!("{error}") };
     assert_eq!(named, &address.to_string());
     assert_eq!(source.kind(), io::ErrorKind::AddrInUse);
+    let named = format!("localhost:{}", address.port());
+    let Err(NetError::Bind { address: told, .. }) = Listener::bind(&named) else {
+        // The name's first address is another one, which is free.
+        return;
+    };
+    assert_eq!(told, format!("{named} ({address})"));
 }

@@ -9,6 +9,7 @@ use logdrive_net::{
 use logdrive_raft::{GroupId, Heartbeat, LogId, LogIndex, Message, NodeId, Term};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
@@ -24,6 +25,8 @@ fn hello(node: NodeId, incarnation: u64) -> Hello {
         shards: 1,
         command_bytes_founded: 1 << 20,
         settings: 7,
+        heartbeat: Duration::from_millis(100),
+        election_timeout: Duration::from_secs(1),
         lane: Lane::Liveness,
         client_address: String::new(),
     }

@@ -43,16 +43,16 @@ pub(crate) enum RespError {
     #[error("Protocol error: bulk string without CRLF")]
     Unterminated,
     /// A bulk string above [`BULK_BYTES_MAX`].
-    #[error("Protocol error: invalid bulk length")]
+    #[error("Protocol error: invalid bulk length, at most {BULK_BYTES_MAX} bytes are taken")]
     BulkTooLong,
     /// A request of more than [`ARGS_MAX`] arguments.
-    #[error("Protocol error: invalid multibulk length")]
+    #[error("Protocol error: invalid multibulk length, at most {ARGS_MAX} arguments are taken")]
     TooManyArgs,
     /// A request or reply above [`FRAME_BYTES_MAX`].
-    #[error("Protocol error: too big a request")]
+    #[error("Protocol error: too big a request, at most {FRAME_BYTES_MAX} bytes are taken")]
     FrameTooLong,
     /// A line above [`LINE_BYTES_MAX`].
-    #[error("Protocol error: too big inline request")]
+    #[error("Protocol error: too big inline request, at most {LINE_BYTES_MAX} bytes are taken")]
     LineTooLong,
     /// A reply of an unknown kind, nested deeper or longer than the bounds, or malformed.
     #[error("Protocol error: bad reply")]

@@ -215,6 +215,69 @@ fn a_node_that_is_gone_is_marked_and_keys_are_counted_by_those_that_lead_them() 
     }
 }
 
+/// RULES.md P14. The bug: a client was sent from a node to itself, for ever.
+#[test]
+fn nodes_with_one_address_for_clients_say_so_and_send_nobody_in_a_circle() {
+    let dir = directory();
+    let mut cluster = Cluster::plan(dir.path(), 3, 6, 1 << 20);
+    let shared = cluster.nodes[0].client;
+    cluster.nodes[1].set_flag("--advertise", &shared.to_string());
+    cluster.init();
+    // Of the six groups node 2 leads two.
+    let mut wire = cluster.nodes[0].connect();
+    let to_itself = format!(":{}", shared.port());
+    let mut refused = String::new();
+    let is_refused = eventually(LIVE_MAX, || {
+        let replies = (0..100).map(|n| wire.call(&["SET", &format!("k{n}"), "v"]));
+        let errors = replies.filter_map(|reply| match reply {
+            Reply::Error(text) => Some(text),
+            _ => None,
+        });
+        for error in errors {
+            let is_circle = error.starts_with("MOVED ") && error.ends_with(&to_itself);
+            assert!(!is_circle, "node 1 sends its clients to itself: {error}");
+            if error.starts_with("ERR ") {
+                refused = error;
+            }
+        }
+        !refused.is_empty()
+    });
+    assert!(
+        is_refused && refused.contains("node 2") && refused.contains("--advertise"),
+        "{refused}"
+    );
+    for (at, words) in [(0, "this node's own"), (1, "this node's own"), (2, "two peers send")] {
+        let said = || cluster.nodes[at].said();
+        assert!(
+            eventually(LIVE_MAX, || said().contains(words)),
+            "node {} says:\n{}",
+            at + 1,
+            said()
+        );
+    }
+    let lines = cluster.nodes[0].said().matches("this node's own").count();
+    assert_eq!(lines, 1, "one peer, one line");
+}
+
+/// RULES.md P13. The bug: a node whose election timeout was below its peers' heartbeat asked for elections for ever, and
+/// nobody said why.
+#[test]
+fn nodes_whose_times_do_not_go_together_say_so_on_both_sides() {
+    let dir = directory();
+    let mut cluster = Cluster::plan(dir.path(), 3, 6, 1 << 20);
+    cluster.nodes[2].set_flag("--heartbeat", "90ms");
+    cluster.nodes[2].set_flag("--election-timeout", "290ms");
+    cluster.init();
+    let own = "this node's election timeout is less than three heartbeats of a peer";
+    let theirs = "a peer's election timeout is less than three heartbeats of this node";
+    for (at, words, lines) in [(0, theirs, 1), (1, theirs, 1), (2, own, 2)] {
+        let said = || cluster.nodes[at].said();
+        let told = || said().matches(words).count();
+        assert!(eventually(LIVE_MAX, || told() == lines), "node {} says:\n{}", at + 1, said());
+        assert!(said().contains("290ms") && said().contains("100ms"), "{}", said());
+    }
+}
+
 /// Clients take what stands before the last colon for the host, as Redis writes it.
 #[test]
 fn redirections_to_ipv6_name_an_address_without_brackets() {

@@ -251,7 +251,7 @@ fn a_node_on_a_full_disk_hears_a_peer_that_was_restarted() {
     let keys = cluster.key_per_group("met-");
     cluster.write_to_all(&keys, "before", LIVE_MAX);
     // While no segment is in the making, nothing gives room back.
-    assert!(eventually(LIVE_MAX, || cluster.nodes[2].segment_made() >= 2));
+    assert!(eventually(LIVE_MAX, || cluster.nodes[2].segment_made() >= 4));
     let ballast = Ballast::fill(memory.path());
     fs::write(memory.path().join("more"), [1; 4096]).expect_err("there is room");
     let before = cluster.nodes[2].openings();
@@ -278,7 +278,7 @@ fn a_node_whose_log_write_is_over_its_file_size_limit_ends_and_the_others_serve(
     let mut cluster = Cluster::plan(dir.path(), 3, GROUPS, SEGMENT_BYTES);
     cluster.init();
     // Waits until the next segment is ready and none is being made: one in the making would fail as on a full disk.
-    assert!(eventually(LIVE_MAX, || cluster.nodes[0].segment_made() >= 2));
+    assert!(eventually(LIVE_MAX, || cluster.nodes[0].segment_made() >= 4));
     limit_file_size(cluster.nodes[0].pid(), SEGMENT_BYTES as u64 / 2);
     let addresses = cluster.addresses();
     let load = Load::start(&addresses, &shape("limited"));
@@ -347,7 +347,7 @@ fn shape(name: &'static str) -> Shape {
 const GROUPS: usize = 6;
 const VALUE: &[u8] = &[b'x'; 8 << 10];
 const ROOM_BYTES: u64 = 128 << 20;
-const FOLLOWER_BYTES: u64 = 8 << 20;
+const FOLLOWER_BYTES: u64 = 16 << 20;
 const SEGMENT_BYTES: usize = 1 << 20;
 const LIVE_MAX: Duration = Duration::from_secs(30);
 const FILL_MAX: Duration = Duration::from_secs(40);

@@ -113,7 +113,7 @@ fn give_back(place: &Path, driver: DriverChoice) {
         let manifest = fs::read(home.shard_dir(0).join("manifest")).unwrap();
         u32::from_le_bytes(manifest[44..48].try_into().unwrap())
     };
-    let ahead = u32::try_from(config.spare_segments).unwrap();
+    let ahead = u32::try_from(config.segments_ahead()).unwrap();
     let all_made = eventually(LIVE_MAX, || {
         turn(&mut wal);
         made() >= wal.durable().segment().0 + ahead

@@ -84,6 +84,11 @@ fn a_directory_that_is_not_this_nodes_is_refused() {
     refusal(flags(&absent, peer, client, &["--id", "1"]));
     assert!(!fs::exists(&absent).unwrap(), "nothing was made");
 
+    let half = home.path().join("half");
+    fs::create_dir_all(half.join("shard-000")).expect("made");
+    let stderr = refusal(flags(&half, peer, client, &["--id", "1"]));
+    assert!(stderr.contains("cut short") && stderr.contains("--init"), "{stderr}");
+
     let foreign = home.path().join("foreign");
     fs::create_dir(&foreign).expect("made");
     fs::write(foreign.join("holiday.jpg"), b"precious").expect("written");

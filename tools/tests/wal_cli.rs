@@ -99,15 +99,15 @@ fn files_that_are_not_what_they_must_be_are_named() {
     let changes: [(&str, Change); 8] = [
         ("damaged_segment_header", |files| files.get_mut("0000000001.seg").unwrap()[100] ^= 1),
         ("missing_segment", |files| drop(files.remove("0000000001.seg"))),
-        ("missing_segment", |files| drop(files.remove("0000000004.seg"))),
+        ("missing_segment", |files| drop(files.remove("0000000008.seg"))),
         ("truncated_segment", |files| files.get_mut("0000000001.seg").unwrap().truncate(61_440)),
         ("missing_manifest", |files| drop(files.remove("manifest"))),
         ("damaged_manifest", |files| files.get_mut("manifest").unwrap().truncate(51)),
         ("strange_file", |files| drop(files.insert("1.seg".into(), vec![1]))),
         ("swapped_segment", |files| {
             let first = files.remove("0000000001.seg").unwrap();
-            let third = files.insert("0000000003.seg".into(), first).unwrap();
-            files.insert("0000000001.seg".into(), third);
+            let second = files.insert("0000000005.seg".into(), first).unwrap();
+            files.insert("0000000001.seg".into(), second);
         }),
     ];
     for (label, change) in changes {
@@ -190,7 +190,7 @@ impl Writer {
         let home = Home::create(dir, "test", logdrive::NodeId(1), 1, BTreeMap::new()).unwrap();
         let mut config = Config::new(home.shard_dir(0), home.identity().clone(), 0);
         config.segment_bytes = segment_bytes;
-        let spares = config.spare_segments;
+        let spares = config.segments_ahead();
         let (wal, _) = Wal::open(config).unwrap();
         Self { home, wal, spares, next: 1 }
     }

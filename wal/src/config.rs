@@ -33,7 +33,7 @@ pub struct Config {
     /// with 1, 2, 4 and 8; entries of 1 KiB, 16 at a time, 0.88, 1.21, 1.22 and 1.21 million/s; batches of 1 MiB 2.14,
     /// 2.29, 2.53 and 2.69 GB/s (`bench/rivals/raft-engine`, two cores, virtio disk).
     pub in_flight_max: usize,
-    /// Segments made ahead of need.
+    /// Segments made ahead of need for entries. Two more are made for votes on a full disk.
     pub spare_segments: usize,
     /// The most that the stream's segment files may come to, in bytes; at least six segments. `None`: no bound. Near
     /// it entries are refused, until [`crate::Wal::maintain`] has won back enough of what was released. A log opened
@@ -71,6 +71,12 @@ impl Config {
             + RECORD_ALIGN_BYTES
             + DIRECTORY_ENTRY_BYTES;
         segment.saturating_sub(overhead).min(ENTRY_LEN_MASK as usize)
+    }
+
+    /// The segments that are made ahead of need: those for entries, and those for votes on a full disk.
+    #[must_use]
+    pub fn segments_ahead(&self) -> usize {
+        self.spare_segments + VOTES_SEGMENTS
     }
 
     pub(crate) fn check(&self) -> Result<(), WalError> {
@@ -121,3 +127,6 @@ const IN_FLIGHT_LIMIT: usize = 64;
 /// quota), the active one, one ahead of it, and two that hold the log. An empty log at such a quota takes a segment's bytes of payloads at once.
 pub const QUOTA_SEGMENTS_MIN: u64 = 6;
 const SPARES_LIMIT: usize = 4;
+/// Segments that are made ahead of need and that entries leave alone: when the disk is full, votes go on in them
+/// (`stream/renew.rs`).
+pub(crate) const VOTES_SEGMENTS: usize = 2;

@@ -185,6 +185,26 @@ impl Group {
         HardState { commit: self.hard_state.commit.min(last).max(released), ..self.hard_state }
     }
 
+    /// Notes that the latest small records which stand in `from` were written again to the newest segment, `into`.
+    pub(crate) fn move_small(&mut self, from: SegmentSeq, into: SegmentSeq, ledger: &mut Ledger) {
+        let places = [
+            (&mut self.membership_in, membership_record_bytes(self.membership.len())),
+            (&mut self.hard_state_in, HARD_STATE_RECORD_BYTES),
+            (&mut self.release_in, RELEASE_RECORD_BYTES),
+            (&mut self.fence_in, FENCE_RECORD_BYTES),
+        ];
+        let places = places.into_iter().filter_map(|(place, bytes)| Some((place.as_mut()?, bytes)));
+        let installing = self.installing.as_mut().map(|it| (&mut it.1, INSTALLING_RECORD_BYTES));
+        for (place, bytes) in places.chain(installing) {
+            if *place == from {
+                *place = into;
+                ledger.write(into, bytes as u64);
+                ledger.revive(into, bytes as u64);
+                ledger.kill(from, bytes as u64);
+            }
+        }
+    }
+
     /// Takes in a replayed record of entries.
     pub(crate) fn put(
         &mut self,

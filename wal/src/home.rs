@@ -58,8 +58,19 @@ pub enum HomeError {
     /// There is no such directory, or it is empty. A node that lost its log must not vote under its old name.
     #[error("{} is missing or empty; a new node's directory must be made before it is opened", .0.display())]
     Empty(PathBuf),
+    /// Its making was cut short before the identity file, which comes last: no node has ever run there.
+    #[error(
+        "{} is a node's directory whose making was cut short; nothing is lost: make it again, with the settings of the \
+         first time (serve --init)",
+        .0.display()
+    )]
+    HalfMade(PathBuf),
     /// There is something in it, but no identity.
-    #[error("{} has {found} but no identity file", dir.display())]
+    #[error(
+        "{} has {found} but no identity file: it is no node's directory, or has lost that file. Name the node's own \
+         directory, or put the file back from a copy of this one; do not make a new node under the id of one that has run",
+        dir.display()
+    )]
     NoIdentity {
         /// The directory.
         dir: PathBuf,
@@ -197,6 +208,9 @@ impl Home {
         let Some(found) = anything else { return Err(HomeError::Empty(dir.to_owned())) };
         let file = Identity::file(dir);
         if !file.exists() {
+            if check_unused(dir).is_ok() {
+                return Err(HomeError::HalfMade(dir.to_owned()));
+            }
             return Err(HomeError::NoIdentity { dir: dir.to_owned(), found });
         }
         let mut locks = lock(dir)?;

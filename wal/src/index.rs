@@ -10,6 +10,7 @@
 
 use crate::format::{Position, Release};
 use crate::ledger::Ledger;
+use crate::rules::is_too_much_memory;
 use logdrive_raft::{LogIndex, Term, TermRun};
 use std::collections::VecDeque;
 
@@ -161,11 +162,10 @@ impl GroupIndex {
     /// Gives memory back that it took for more records. Halving what is left at least, so that a record costs as little
     /// as when it was put in.
     fn shrink(&mut self) {
-        let most = |len: usize| (4 * len).max(CAPACITY_MIN);
-        if self.runs.capacity() > most(self.runs.len()) {
+        if is_too_much_memory(self.runs.capacity(), self.runs.len(), CAPACITY_MIN) {
             self.runs.shrink_to(2 * self.runs.len());
         }
-        if self.terms.capacity() > most(self.terms.len()) {
+        if is_too_much_memory(self.terms.capacity(), self.terms.len(), CAPACITY_MIN) {
             self.terms.shrink_to(2 * self.terms.len());
         }
     }

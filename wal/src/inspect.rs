@@ -23,7 +23,7 @@ mod record;
 use crate::disk::{Scan, SegmentFile, first_of, is_nearly_a_segments};
 use crate::format::{self, BLOCK_BYTES, Manifest, Position, SegmentSeq};
 use crate::home::Identity;
-use crate::judge::{self, Case, CutTail, Decision, End, Fault, Found, Judge, Visitor};
+use crate::judge::{self, Case, CutTail, Decision, End, Fault, Found, Judge, Look, Visitor};
 use crate::snapshot::{Installing, SnapshotMark};
 use files::{Dir, Files, Listing};
 use logdrive_raft::{GroupId, HardState, LogIndex, NodeId, Term};
@@ -298,7 +298,7 @@ fn look(
         judge.ledger.begin(file.seq());
         let mut whole = looker.files.segment(file.seq(), bytes);
         let ended = match first_of(&mut whole) {
-            Ok(scanned) => judge.batches(file, scanned, sealed, true, &mut looker)?,
+            Ok(scanned) => judge.batches(file, scanned, sealed, Look::First, &mut looker)?,
             Err(source) => {
                 let end = End { position: end, cut: None };
                 judge.unread(file, end, source, &mut looker)?
@@ -330,8 +330,14 @@ struct Looker<'a> {
     first: Option<SegmentSeq>,
     /// The first blocks of the segments, until the judge has looked at them.
     beginnings: BTreeMap<SegmentSeq, io::Result<Vec<u8>>>,
-    /// Whole batches of each segment, and their bytes.
-    whole: BTreeMap<SegmentSeq, (u64, u64)>,
+    whole: BTreeMap<SegmentSeq, Whole>,
+}
+
+/// The whole batches of a segment.
+#[derive(Clone, Copy, Default)]
+struct Whole {
+    batches: u64,
+    bytes: u64,
 }
 
 impl Visitor for Looker<'_> {
@@ -396,9 +402,9 @@ impl Visitor for Looker<'_> {
             records: header.records,
             groups: groups.to_vec(),
         };
-        let (batches, bytes) = self.whole.entry(file.seq()).or_default();
-        *batches += 1;
-        *bytes += batch.bytes;
+        let whole = self.whole.entry(file.seq()).or_default();
+        whole.batches += 1;
+        whole.bytes += batch.bytes;
         self.report.batches += 1;
         self.report.durable = header.durable;
         (self.visit)(Event::Batch(&batch)).map_err(InspectError::Stopped)
@@ -546,7 +552,7 @@ impl Looker<'_> {
         self.report.closed = judge.closed;
         for SegmentFile { segment, bytes } in listed {
             let Some((role, header)) = found.role(*segment) else { continue };
-            let (batches, used_bytes) = self.whole.get(segment).copied().unwrap_or_default();
+            let whole = self.whole.get(segment).copied().unwrap_or_default();
             self.report.segments.push(Segment {
                 segment: *segment,
                 file: self.files.path(*segment),
@@ -554,8 +560,8 @@ impl Looker<'_> {
                 role,
                 id: header.map_or(0, |header| header.id),
                 incarnation: header.map_or(0, |header| header.incarnation),
-                used_bytes,
-                batches,
+                used_bytes: whole.bytes,
+                batches: whole.batches,
                 live_bytes: live_bytes.get(segment).copied().unwrap_or(0),
             });
         }

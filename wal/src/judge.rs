@@ -14,7 +14,7 @@ mod case;
 mod files;
 
 pub use batches::CutTail;
-pub(crate) use batches::{Batch, Bytes, End, Flaw};
+pub(crate) use batches::{Batch, Bytes, End, Flaw, NextBatch};
 pub use case::{Case, Decision};
 pub(crate) use files::{Found, Segment};
 
@@ -67,9 +67,8 @@ pub(crate) trait Visitor {
     /// Hears of a fault. Returns false if the fault is none after all, because a running node has changed the files.
     fn fault(&mut self, fault: Fault) -> Result<bool, Self::Stop>;
 
-    /// Hears that a batch should begin, or the segment ends, at byte `at`. `follows`: the number and the predecessor's
-    /// checksum that a batch there must have.
-    fn reach(&mut self, _file: &Segment, _at: usize, _follows: Option<(u64, u32)>) {}
+    /// Hears that a batch should begin, or the segment ends, at byte `at`. `follows`: what a batch there must state.
+    fn reach(&mut self, _file: &Segment, _at: usize, _follows: Option<NextBatch>) {}
 
     /// Hears of a whole batch, whose records follow.
     fn batch(
@@ -88,6 +87,13 @@ pub(crate) trait Visitor {
         record: &Record<'_>,
         bytes: &[u8],
     ) -> Result<bool, Self::Stop>;
+}
+
+/// Which read of a segment its bytes come from. No decision rests on a single bad read: a segment is read once more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Look {
+    First,
+    Second,
 }
 
 /// A fault of a stream, with its place.
@@ -170,9 +176,8 @@ pub(crate) struct Judge {
     /// Groups that were destroyed.
     pub(crate) tombstones: Tombstones,
     pub(crate) ledger: Ledger,
-    /// The number and the predecessor's checksum that the next batch must have; `None` before the first batch, and
-    /// behind a batch of which these are not known.
-    pub(crate) follows: Option<(u64, u32)>,
+    /// What the next batch must state; `None` before the first batch, and behind a batch that cannot be read.
+    pub(crate) follows: Option<NextBatch>,
     /// True if a footer was the last segment's last record.
     pub(crate) closed: bool,
     /// The groups that the current batch's directory names.
@@ -214,18 +219,18 @@ impl Judge {
         Ok(())
     }
 
-    /// Judges a segment's batches, of which `scanned` is the first read. `sealed`: a later segment says that the log
-    /// goes on behind this one. `is_first`: the segment may be read once more.
+    /// Judges a segment's batches, of which `scanned` was read in `look`. `sealed`: a later segment says that the log
+    /// goes on behind this one.
     pub(crate) fn batches<V: Visitor>(
         &mut self,
         file: &Segment,
         scanned: &Scanned,
         sealed: bool,
-        is_first: bool,
+        look: Look,
         visitor: &mut V,
     ) -> Result<End, V::Stop> {
         let bytes = Bytes::new(file, scanned);
-        self.batches_from(FIRST_BATCH_AT as usize, bytes, sealed, is_first, visitor)
+        self.batches_from(FIRST_BATCH_AT as usize, bytes, sealed, look, visitor)
     }
 
     /// Judges the batches from byte `at` on. No decision rests on a single bad read: after the first read, the segment
@@ -235,7 +240,7 @@ impl Judge {
         mut at: usize,
         mut bytes: Bytes<'_>,
         sealed: bool,
-        is_first: bool,
+        look: Look,
         visitor: &mut V,
     ) -> Result<End, V::Stop> {
         let file = bytes.file();
@@ -254,7 +259,7 @@ impl Judge {
                 Err(flaw) => flaw,
             };
             let case = if self.closed { Case::CleanStop } else { bytes.case(at, &flaw, sealed) };
-            if is_first && !matches!(case, Case::CleanStop | Case::CleanEnd) {
+            if look == Look::First && !matches!(case, Case::CleanStop | Case::CleanEnd) {
                 let known = V::IS_LIVE.then(|| bytes.known_durable_behind(at));
                 let mut again = visitor.read_again(file.seq(), bytes.len());
                 let scanned = match first_of(&mut again) {
@@ -262,7 +267,7 @@ impl Judge {
                     Err(source) => return self.unread(file, end, source, visitor),
                 };
                 let bytes = Bytes::knowing(file, scanned, known);
-                return self.batches_from(at, bytes, sealed, false, visitor);
+                return self.batches_from(at, bytes, sealed, Look::Second, visitor);
             }
             match case.decision() {
                 Decision::End => return Ok(end),
@@ -313,11 +318,10 @@ impl Judge {
 
     /// Refuses a batch whose header and directory hold but which is not the next one.
     fn in_order<'b>(&self, found: Result<Batch<'b>, Flaw<'b>>) -> Result<Batch<'b>, Flaw<'b>> {
-        let header = match &found {
-            Ok(batch) | Err(Flaw { limited_to: Some(batch), .. }) => batch.header,
+        let says = match &found {
+            Ok(batch) | Err(Flaw { limited_to: Some(batch), .. }) => batch.says(),
             Err(_) => return found,
         };
-        let says = (header.seq, header.prev_crc);
         if self.follows.is_none_or(|follows| follows == says) {
             found
         } else {
@@ -327,7 +331,7 @@ impl Judge {
 
     /// Notes that the next batch to be read follows `batch`; returns the size of `batch` on disk.
     fn behind(&mut self, batch: &Batch<'_>) -> usize {
-        self.follows = Some((batch.header.seq + 1, batch.crc));
+        self.follows = Some(batch.next());
         batch.header.padded_bytes()
     }
 
@@ -382,8 +386,9 @@ impl Judge {
             if is_named && record.group().is_some_and(|group| !self.named.has(group)) {
                 senseless(visitor, place, "a record of a group its batch does not name")?;
             }
+            let begins = at == FIRST_BATCH_AT as usize && offset == 0;
             if !visitor.record(file, place, &record, &body[offset..])?
-                && let Err(bad) = self.apply(&record, file.position(place), at, offset)
+                && let Err(bad) = self.apply(&record, file.position(place), begins)
                 && !self.blind
             {
                 senseless(visitor, place, bad.0)?;
@@ -396,17 +401,15 @@ impl Judge {
         Ok(())
     }
 
-    /// Takes a record into the groups' state. The record stands at `place`, and at byte `offset` of the body of the batch
-    /// at byte `batch_at`.
+    /// Takes the record at `place` into the groups' state. `begins`: the record is the first one of its segment.
     pub(crate) fn apply(
         &mut self,
         record: &Record<'_>,
         place: Position,
-        batch_at: usize,
-        offset: usize,
+        begins: bool,
     ) -> Result<(), Bad> {
         match record {
-            Record::Start(_) if batch_at == FIRST_BATCH_AT as usize && offset == 0 => {}
+            Record::Start(_) if begins => {}
             Record::Start(_) => return Err(Bad("a start record where none belongs")),
             Record::Membership { group, bytes } => {
                 self.set(*group, place, Small::Membership(Payload::copy_from_slice(bytes)))?;

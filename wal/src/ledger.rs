@@ -121,14 +121,26 @@ impl Ledger {
 
     /// Closes the oldest account. Panics if something in it is live.
     pub(crate) fn retire(&mut self, seq: SegmentSeq) {
-        let oldest = self.accounts.pop_front().expect("a segment to retire");
-        assert!(oldest.seq == seq, "{seq:?} retired before {:?}", oldest.seq);
-        assert!(oldest.live == 0, "{seq:?} retired with {} live bytes", oldest.live);
-        self.written -= oldest.written;
+        let oldest = self.oldest().seq;
+        assert!(oldest == seq, "{seq:?} retired before {oldest:?}");
+        self.close(seq);
+    }
+
+    /// Closes an account. Panics if something in it is live.
+    pub(crate) fn close(&mut self, seq: SegmentSeq) {
+        let at = self.accounts.binary_search_by_key(&seq, |account| account.seq);
+        let closed = at.ok().and_then(|at| self.accounts.remove(at));
+        let closed = closed.unwrap_or_else(|| panic!("{seq:?} has no account"));
+        assert!(closed.live == 0, "{seq:?} given up with {} live bytes", closed.live);
+        self.written -= closed.written;
     }
 
     pub(crate) fn oldest(&self) -> &Account {
         self.accounts.front().expect("a segment was begun")
+    }
+
+    pub(crate) fn newest(&self) -> &Account {
+        self.accounts.back().expect("a segment was begun")
     }
 
     pub(crate) fn written(&self) -> u64 {

@@ -50,7 +50,7 @@
 
 mod moved;
 
-pub(crate) use moved::Moved;
+pub(crate) use moved::{Moved, Tail as MovedTail};
 
 use crate::Config;
 use crate::checksum::Seed;
@@ -59,8 +59,8 @@ use crate::error::{Corrupt, WalError};
 use crate::format::{BLOCK_BYTES, FIRST_BATCH_AT, Position, Record, SegmentSeq, Start};
 use crate::group::{Group, Groups};
 use crate::judge::{
-    Batch, Bytes as SegmentBytes, Case, CutTail, Decision, End, Fault, Found, Judge, Owner,
-    Segment, Visitor, What,
+    Batch, Bytes as SegmentBytes, Case, CutTail, Decision, End, Fault, Found, Judge, Look,
+    NextBatch, Owner, Segment, Visitor, What,
 };
 use crate::ledger::{Ledger, Tombstones};
 use crate::snapshot::{Installing, SnapshotMark};
@@ -177,23 +177,23 @@ pub(crate) fn replay(
     for (file, _, sealed) in found.chain() {
         let scanned = scan.next().map_err(|source| unread(file, source))?;
         if Some(file.seq()) != last {
-            end = replay.segment(&mut judge, file, scanned, sealed, true)?;
+            end = replay.segment(&mut judge, file, scanned, sealed, Look::First)?;
             continue;
         }
         // The records to be written again are chosen on the same bytes from which they are taken.
         let mut bytes = SegmentBytes::new(file, scanned);
         let mut survey = moved::survey(&mut bytes, file.seed, file.follows());
         let mut again;
-        let is_first = !survey.is_doubtful;
-        let mut scanned = scanned;
+        let (mut scanned, mut look) = (scanned, Look::First);
         if survey.is_doubtful {
+            look = Look::Second;
             again = replay.read_again(file.seq(), bytes.len());
             scanned = first_of(&mut again).map_err(|source| unread(file, source))?;
             bytes = SegmentBytes::new(file, scanned);
             survey = moved::survey(&mut bytes, file.seed, file.follows());
         }
         replay.moved_from = moved::moved_from(&bytes, &survey, config.segment_bytes, is_direct);
-        end = replay.segment(&mut judge, file, scanned, sealed, is_first)?;
+        end = replay.segment(&mut judge, file, scanned, sealed, look)?;
     }
     let last = last.map(|seq| &found.segments[&seq]);
     if let Some(last) = last {
@@ -219,12 +219,14 @@ pub(crate) fn replay(
     }
 
     let start = match replay.ended {
-        Some((start, _)) if start.end.segment() < end.position.segment() => start,
-        Some((start, _)) => Start { cut: end.cut.is_some() || start.end < end.position, ..start },
+        Some(Ended { start, .. }) if start.end.segment() < end.position.segment() => start,
+        Some(Ended { start, .. }) => {
+            Start { cut: end.cut.is_some() || start.end < end.position, ..start }
+        }
         None => Start {
             end: end.position,
             id: last.map_or(0, |file| file.header.id),
-            prev_crc: judge.follows.map_or(0, |(_, crc)| crc),
+            prev_crc: judge.follows.map_or(0, |next| next.prev_crc),
             cut: end.cut.is_some(),
         },
     };
@@ -261,16 +263,32 @@ struct Replay<'a> {
     damaged: HashSet<SegmentSeq>,
     /// The batches of the last segment from this byte on are kept, to be written again.
     moved_from: Option<usize>,
-    /// The start record that ends the stream before the records that are written again, and the number of the first
-    /// batch behind that end; `None` as long as there are no such records.
-    ended: Option<(Start, u64)>,
+    /// The end of the stream before the records that are written again; `None` as long as there are no such records.
+    ended: Option<Ended>,
     /// The records that are written again.
     tail: moved::Tail,
     moved: Moved,
-    /// For each of these records, in order: the place where it will stand, and the place where it stands now.
-    moved_places: Vec<(Position, Position)>,
+    /// The places of these records, in order.
+    moved_places: Vec<MovedPlace>,
     batches: u64,
     bytes: u64,
+}
+
+/// The end of a stream before records that are written again.
+#[derive(Clone, Copy)]
+struct Ended {
+    /// The content of the start record that ends the stream there.
+    start: Start,
+    /// The number of the first batch behind that end.
+    next_batch: u64,
+}
+
+/// The places of one record that is written again.
+struct MovedPlace {
+    /// Where the record will stand.
+    then: Position,
+    /// Where the record stands now.
+    now: Position,
 }
 
 impl Visitor for Replay<'_> {
@@ -295,8 +313,8 @@ impl Visitor for Replay<'_> {
     }
 
     fn stands(&self, place: Position) -> Position {
-        let moved = self.moved_places.binary_search_by_key(&place, |(then, _)| *then);
-        moved.map_or(place, |n| self.moved_places[n].1)
+        let moved = self.moved_places.binary_search_by_key(&place, |moved| moved.then);
+        moved.map_or(place, |n| self.moved_places[n].now)
     }
 
     fn unread(&mut self, segment: SegmentSeq, source: io::Error) -> Result<(), WalError> {
@@ -319,17 +337,18 @@ impl Visitor for Replay<'_> {
     }
 
     /// Ends the stream at the first batch that is written again.
-    fn reach(&mut self, file: &Segment, at: usize, follows: Option<(u64, u32)>) {
+    fn reach(&mut self, file: &Segment, at: usize, follows: Option<NextBatch>) {
         if self.ended.is_some() || self.moved_from.is_none_or(|from| from > at) {
             return;
         }
-        let (next_batch, prev_crc) = follows.expect("set where the segment began");
+        let next = follows.expect("set where the segment began");
         let start = if at == FIRST_BATCH_AT as usize {
             file.start()
         } else {
-            Start { end: file.position(at), id: file.header.id, prev_crc, cut: false }
+            let end = file.position(at);
+            Start { end, id: file.header.id, prev_crc: next.prev_crc, cut: false }
         };
-        self.ended = Some((start, next_batch));
+        self.ended = Some(Ended { start, next_batch: next.number });
     }
 
     fn batch(&mut self, _: &Segment, batch: &Batch<'_>, _: &[GroupId]) -> Result<(), WalError> {
@@ -397,16 +416,16 @@ impl<'a> Replay<'a> {
         file: &Segment,
         scanned: &Scanned,
         sealed: bool,
-        is_first: bool,
+        look: Look,
     ) -> Result<End, WalError> {
         judge.begin(file, self)?;
         let is_moved = self.moved_from == Some(FIRST_BATCH_AT as usize);
         if !is_moved {
             judge.ledger.begin(file.seq());
         }
-        let end = judge.batches(file, scanned, sealed, is_first, self)?;
+        let end = judge.batches(file, scanned, sealed, look, self)?;
         if !is_moved {
-            let ended = self.ended.map_or(end.position, |(start, _)| start.end);
+            let ended = self.ended.map_or(end.position, |ended| ended.start.end);
             judge.ledger.end(ended.offset());
         }
         Ok(end)
@@ -430,9 +449,9 @@ impl<'a> Replay<'a> {
             let place = u32::try_from(place).expect("segments are below 4 GiB");
             let place = Position::new(next, place);
             judge
-                .apply(&record, place, 0, 0)
+                .apply(&record, place, false)
                 .map_err(|bad| refusal(last.fault(Case::SenselessRecord, at, bad.0)))?;
-            self.moved_places.push((place, last.position(at)));
+            self.moved_places.push(MovedPlace { then: place, now: last.position(at) });
             let group = record.group().expect("only records of groups are kept");
             if groups.insert(group) {
                 moved.groups.push(group);
@@ -494,7 +513,7 @@ impl<'a> Replay<'a> {
             .map(|(group, tombstone)| Destroyed { group: *group, since: tombstone.since })
             .collect();
         destroyed.sort_unstable_by_key(|gone| gone.group);
-        let next_batch = judge.follows.map_or(1, |(next, _)| next);
+        let next_batch = judge.follows.map_or(1, |next| next.number);
         let recovered = Recovered {
             groups: found,
             destroyed,
@@ -512,7 +531,7 @@ impl<'a> Replay<'a> {
             chain,
             void,
             next_segment,
-            next_batch: self.ended.map(|(_, next)| next).unwrap_or(next_batch),
+            next_batch: self.ended.map_or(next_batch, |ended| ended.next_batch),
             start,
             moved: self.moved,
         }

@@ -37,6 +37,12 @@ pub(crate) fn commit_to_save(commit: LogIndex, accepted: LogIndex) -> LogIndex {
     if bug!("commit_saved_past_its_entries") { commit } else { commit.min(accepted) }
 }
 
+/// When several buffered writes share an open file, the kernel reports an error once, to any of them: a write that failed may
+/// be reported as a success. So one is in flight at a time (RULES.md W7).
+pub(crate) fn writes_in_flight(is_direct: bool, max: usize) -> usize {
+    if is_direct || bug!("buffered_writes_in_flight_together") { max } else { 1 }
+}
+
 /// A segment's first write is started only when all writes before it are durable: so a bad batch in a segment that has
 /// a successor is damage, never a torn tail (RULES.md rules 8, 20).
 #[inline]
@@ -95,6 +101,23 @@ pub(crate) fn counted_before_its_end(token: u64, oldest: Option<u64>) -> bool {
 
 // Giving space back.
 
+/// Memory for more than four times as many items as there are left is given back (RULES.md W20).
+#[inline]
+pub(crate) fn is_too_much_memory(capacity: usize, items: usize, least: usize) -> bool {
+    capacity > (4 * items).max(least) && !bug!("index_keeps_its_memory")
+}
+
+/// The least size of a new segment in which a record must fit; `needed` bytes are enough for the record. The record may
+/// be from a time when segments were larger than new ones are (RULES.md W18).
+pub(crate) fn least_segment_bytes(needed: u64) -> u64 {
+    if bug!("segments_too_small_for_old_records") { 0 } else { needed }
+}
+
+/// On a full disk a segment of votes is written again when it is full, so that votes go on for ever (RULES.md W16).
+pub(crate) fn votes_reserve_is_renewed() -> bool {
+    !bug!("votes_reserve_not_renewed")
+}
+
 /// A segment is given up only when everything that was written again of it, which ends at `upto`, is durable (RULES.md
 /// rule 28, invariant 22).
 #[inline]
@@ -117,6 +140,12 @@ pub(crate) fn small_records_to_carry(
 }
 
 // Recovery.
+
+/// A last segment of which no more than `little` is needed is written again as a whole into the segment that an open
+/// begins, and goes: so restarts take no space for good (RULES.md W17).
+pub(crate) fn is_written_again_as_a_whole(needed: Option<usize>, little: usize) -> bool {
+    needed.is_some_and(|needed| needed <= little) && !bug!("restart_keeps_its_segment")
+}
 
 /// A batch is whole only if its body has the checksum that its header states (RULES.md rules 2, 4).
 #[inline]

@@ -22,7 +22,7 @@
 //!
 //! The parts, each with its invariants at the head of its file: [`Contents`] (what the log holds), [`Chain`] (its full
 //! segments), [`Tail`] (where the log grows), [`Pipeline`] (batches on their way to the disk), [`Space`] (what fits,
-//! and the segments to come), [`Carrying`] (the oldest segment, given back).
+//! and the segments to come), [`Carrying`] (the oldest segment, given back), [`Renewal`] (the votes' reserve on a full disk).
 
 mod append;
 mod carry;
@@ -32,13 +32,14 @@ mod fence;
 mod first;
 mod pipeline;
 mod plan;
+mod renew;
 mod seal;
 mod space;
 mod supply;
 mod tail;
 
 use crate::checksum::Seed;
-use crate::disk::{Disk, DiskEvent, is_no_space};
+use crate::disk::{Disk, DiskEvent, is_shortage};
 use crate::error::WalError;
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, DIRECTORY_ENTRY_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES,
@@ -56,9 +57,10 @@ use carry::Carrying;
 use chain::{Chain, Sealed};
 use contents::Contents;
 use pipeline::{InFlight, Pipeline};
+use renew::Renewal;
 use space::Space;
 use supply::{Spare, Supply};
-use tail::{Link, RunPlace, Segment, Tail};
+use tail::{Began, Link, RunPlace, Segment, Tail};
 
 pub use carry::{CarryDone, CarryPlan};
 pub use space::Usage;
@@ -150,6 +152,8 @@ pub struct Wal {
     pipeline: Pipeline,
     space: Space,
     carrying: Carrying,
+    /// The votes' segment that is being written again, if there is one.
+    renewal: Option<Renewal>,
     /// The first failure, if there was one.
     poisoned: Option<String>,
     /// Empty between two polls; the list is kept for its memory.
@@ -196,9 +200,7 @@ impl Wal {
         mut entropy: Box<dyn FnMut() -> u128>,
     ) -> Result<(Self, Recovered), WalError> {
         config.check()?;
-        // When several buffered writes share an open file, the kernel reports an error once, to any of them: a write
-        // that failed may be reported as a success. So one is in flight at a time.
-        let in_flight_max = if disk.info().direct_io { config.in_flight_max } else { 1 };
+        let in_flight_max = rules::writes_in_flight(disk.info().direct_io, config.in_flight_max);
         let config = Config { in_flight_max, ..config };
         let id = entropy();
         let replayed = replay(disk.as_mut(), &config, Seed::of(id))?;
@@ -235,15 +237,17 @@ impl Wal {
             prev_crc: replayed.start.prev_crc,
             durable: replayed.start.end,
         };
+        let began = Began { start: replayed.start, batch: replayed.next_batch };
         let supply = Supply::new(entropy, SegmentSeq(seq.0 - 1));
         let mut wal = Self {
             disk,
             contents: Contents::new(replayed.groups, replayed.tombstones, replayed.ledger),
             chain: Chain::new(sealed),
-            tail: Tail::new(Segment::new(seq, id, image)),
+            tail: Tail::new(Segment::new(seq, id, image), began),
             pipeline: Pipeline::new(in_flight_max, link),
             space: Space::new(&config, supply),
             carrying: Carrying::new(),
+            renewal: None,
             poisoned: None,
             events: Vec::new(),
             metrics: Metrics::default(),
@@ -251,7 +255,7 @@ impl Wal {
         };
         wal.metrics.rotations = 1;
         wal.order(Spare { seq, id, bytes }, true);
-        wal.tail.begin(&replayed.start);
+        wal.tail.begin();
         wal.take_over(moved);
         // The start record is durable before anything else happens (rule 23).
         wal.write_first_batch()?;
@@ -298,6 +302,7 @@ impl Wal {
         self.events = events;
         let before = completed.len();
         self.complete(completed);
+        self.finish_renewal();
         self.pipeline.count_answers(completed.len() - before, self.disk.chunks_made());
         if let Some(error) = failed {
             return Err(error);
@@ -445,20 +450,37 @@ impl Wal {
             // The caller, which appends, has checked before that there is room.
             self.order_spare(least);
         }
-        let spare = self.space.supply_mut().take().expect("ordered above");
+        if !self.renew()? {
+            self.go_on(false)?;
+        }
+        // One segment of that size is enough.
+        let is_long_enough = self.tail.segment().bytes() >= least;
+        self.keep_spares(if is_long_enough { 0 } else { least });
+        self.seal_finished();
+        Ok(())
+    }
+
+    /// Goes on in the next segment, behind the active one, or in its place.
+    fn go_on(&mut self, in_place: bool) -> Result<(), WalError> {
+        let spare = self.space.supply_mut().take().expect("ordered before");
         let image = image(self.disk.as_mut(), &self.config, spare.bytes)
             .map_err(|source| self.fail(self.tail.seq(), "getting memory for an image", source))?;
         let end = self.tail.position();
         let next = Segment::new(spare.seq, spare.id, image);
-        self.chain.close(self.tail.go_on(next, self.pipeline.link().prev_crc));
+        let full = if in_place {
+            let Began { start, batch } = self.tail.began();
+            self.pipeline.go_back(batch, start.prev_crc);
+            self.tail.go_on_in_place(next)
+        } else {
+            self.tail.go_on(next, self.pipeline.link())
+        };
+        self.chain.close(full);
         self.contents.go_on(end.offset(), spare.seq);
         self.metrics.rotations += 1;
         logdrive_raft::reached!("segment changed");
         if !self.is_made(spare.seq) {
             self.disk.hurry();
         }
-        self.keep_spares(least);
-        self.seal_finished();
         Ok(())
     }
 
@@ -496,9 +518,9 @@ impl Wal {
                         self.metrics.recycled += 1;
                     }
                 }
-                Err(source) if is_no_space(&source) => {
+                Err(source) if is_shortage(&source) => {
                     if self.space.supply_mut().on_disk_full() {
-                        tracing::warn!(?segment, %source, "the disk has no room for the log's next segment: entries are refused until it has");
+                        tracing::warn!(?segment, %source, "the log's next segment cannot be made now: entries are refused until it can");
                     }
                 }
                 Err(source) => return Err(self.fail(segment, "making", source)),

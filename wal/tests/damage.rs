@@ -407,6 +407,30 @@ fn a_segment_in_use_is_not_taken_for_a_new_one_on_a_single_bad_read() {
     }
 }
 
+/// RULES.md C1, C9.
+///
+/// 1. The last segment has one batch, which was acknowledged. Nothing behind it says that it was durable.
+/// 2. The first block of that batch is misread once, and cannot be read at the second look.
+/// 3. The first look was believed all the same, and the segment was removed as one that was only made.
+#[test]
+fn a_second_look_that_fails_does_not_confirm_the_first_one() {
+    let sim = Sim::new(4);
+    let (mut wal, _) = sim.open();
+    wal.append(&write(1, 1, &entries(1, 1, 1, 9, 1000))).unwrap();
+    sim.settle(&mut wal);
+    sim.platter.crash();
+    drop(wal);
+    let last =
+        *sim.platter.segments().iter().find(|s| SegmentBytes::of(&sim, **s).is_used()).unwrap();
+    for at in [0, BLOCK] {
+        let twin = sim.fork(5);
+        twin.platter.misread_then_fail(last, at);
+        let error = twin.try_open().map(|(_, recovered)| recovered).unwrap_err();
+        assert!(matches!(error, WalError::Io { what: "read", .. }), "at {at}: {error}");
+        assert!(twin.platter.segments().contains(&last), "at {at}");
+    }
+}
+
 /// RULES.md C2. An open writes again the little that the process before it wrote, and removes the old segment. As long as
 /// nothing else is written, no later batch says that the copy is durable, for a seal is not always written. The first
 /// block of the copy says so, because it is written last.

@@ -86,6 +86,7 @@ impl Run {
         let mut second = 0;
         *crashes += every_crash(&sim.platter, |platter| {
             let sim = Sim { platter, config: sim.config.clone() };
+            sim.platter.set_segments_left(None);
             if !seen.insert((model.acked(), image(&sim.platter))) {
                 return;
             }
@@ -292,9 +293,8 @@ fn every_crash_at_every_step_of_a_rotation_twice() {
         let mut run = Run::new(4, false);
         run.settle();
         let mut index = 1;
-        // The log goes on in the second segment, and the third is ordered; or the log needs the third before it is made.
-        run.fill_to_rotation(&mut index);
-        if needed {
+        // The log goes on in the second segment, and the fifth is ordered; or the log needs the fifth before it is made.
+        for _ in 0..if needed { 4 } else { 1 } {
             run.fill_to_rotation(&mut index);
         }
         run.append(1, 1, index, 1, 100);
@@ -313,6 +313,46 @@ fn every_crash_at_every_step_of_a_rotation_twice() {
         assert!(steps >= 9, "{steps} steps");
         assert!(run.crashes > 30, "{} crashes", run.crashes);
     }
+}
+
+/// RULES.md W16, rules 8, 28.
+/// A segment of votes is written again into the next one; its file is given up, and made the segment after that. In the
+/// first round the next segment's file is new; later it holds old batches.
+#[test]
+fn every_crash_while_votes_are_written_again_on_a_full_disk_twice() {
+    let mut run = Run::new(8, false);
+    run.settle();
+    run.sim.platter.set_segments_left(Some(0));
+    let files = run.sim.platter.segments().len();
+    run.fill_to_rotation(&mut 1);
+    let mut term = 0;
+    for round in 0..4 {
+        let rotations = run.wal.metrics().rotations;
+        while run.wal.metrics().rotations == rotations {
+            run.settle();
+            term += 1;
+            let vote = Atom::HardState(2, hard_state(term, 1, 0));
+            run.model.append(&mut run.wal, 2, vec![vote]);
+        }
+        run.twice = round == 3;
+        run.explore();
+        run.submit();
+        let mut writes = 0;
+        while run.sim.platter.writes_in_flight() > 0 {
+            writes += 1;
+            run.complete(0);
+            run.poll();
+        }
+        assert_eq!(writes, 3, "the rest of the first batch, its first block, the new vote");
+        while run.sim.platter.make_step() {
+            run.explore();
+        }
+        run.poll();
+        assert_eq!(run.sim.platter.segments().len(), files);
+    }
+    assert!(run.model.is_all_acked() && term > 40, "{term} votes");
+    assert!(run.wal.metrics().recycled >= 3, "{:?}", run.wal.metrics());
+    assert!(run.crashes > 200, "{} crashes", run.crashes);
 }
 
 /// RULES.md W3, W11.

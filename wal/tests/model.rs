@@ -52,6 +52,10 @@ pub(crate) struct Reached {
     conflicts: u64,
     late: u64,
     closes: u64,
+    /// Histories at whose end the index had listed much, and listed nothing any more.
+    emptied: u64,
+    /// Histories at whose end an entry was carried that no segment of the usual size holds.
+    shrunk: u64,
 }
 
 struct History<'a> {
@@ -72,6 +76,17 @@ struct History<'a> {
 }
 
 const GROUPS: u64 = 5;
+
+/// Groups that write only at the end of a history: one large entry, and what dies behind it.
+const LARGE: u64 = GROUPS + 1;
+const DEAD: u64 = GROUPS + 2;
+
+/// Records that one group writes at the end of a history.
+const RECORDS: usize = 200;
+
+/// The most bytes that the index of a group takes when no entry of the group is left: 32 records of 24 bytes, and 32 terms
+/// of 16.
+const INDEX_BYTES_MAX: usize = 32 * (24 + 16);
 
 impl<'a> History<'a> {
     fn new(seed: u64, reached: &'a mut Reached) -> Self {
@@ -458,19 +473,7 @@ impl<'a> History<'a> {
         }
         self.sim.platter.set_files_left(Some(0));
         for group in 1..=GROUPS {
-            let Some(now) = self.model.now.get(&group).filter(|now| !now.destroyed) else {
-                continue;
-            };
-            let Some(entry) = now.entries.last() else { continue };
-            let release = Released {
-                group,
-                base: entry.id(),
-                membership: vec![1],
-                hard_state: None,
-                snapshot: None,
-            };
-            let wal = self.wal.as_mut().expect("open");
-            let released = self.model.try_release(wal, release);
+            let released = self.release_entries(group);
             assert!(matches!(released, Ok(()) | Err(WalError::NoSpace | WalError::OverQuota)));
         }
         for _ in 0..100 {
@@ -480,6 +483,127 @@ impl<'a> History<'a> {
             self.wal().submit(0).unwrap();
             self.maintain().unwrap();
         }
+    }
+
+    /// A group releases all entries that it has, and keeps its membership.
+    fn release_entries(&mut self, group: u64) -> Result<(), WalError> {
+        let Some(now) = self.model.now.get(&group).filter(|now| !now.destroyed) else {
+            return Ok(());
+        };
+        let Some(entry) = now.entries.last() else { return Ok(()) };
+        let (base, membership) = (entry.id(), now.membership.clone());
+        let release = Released { group, base, membership, hard_state: None, snapshot: None };
+        let wal = self.wal.as_mut().expect("open");
+        self.model.try_release(wal, release)
+    }
+
+    /// A group takes many small writes, and then all groups release what they have: the index lists next to nothing any
+    /// more, and must not keep memory for more.
+    fn give_back_the_indexs_memory(&mut self) {
+        let Some(group) = self.group() else { return };
+        let term = self.terms.get(&group).copied().unwrap_or(1);
+        for _ in 0..RECORDS {
+            let first = self.model.now.get(&group).map_or(LogIndex::ZERO, Group::last).next();
+            let entry = entries(group, term, first.get(), 1, 8).into_iter();
+            let atoms = entry.map(|entry| Atom::Entry(group, entry)).collect();
+            let wal = self.wal.as_mut().expect("open");
+            match self.model.try_append(wal, group, atoms) {
+                Ok(()) => {}
+                Err(WalError::NoSpace | WalError::OverQuota) => return,
+                Err(error) => panic!("seed {}: {error}", self.seed),
+            }
+        }
+        let mut memberships = 0;
+        for group in 1..=GROUPS {
+            let Some(now) = self.model.now.get(&group) else { continue };
+            memberships += now.membership.len();
+            self.release_entries(group).unwrap();
+        }
+        let bytes = self.wal().metrics().index_bytes;
+        let bytes_max = memberships + usize::try_from(GROUPS).unwrap() * INDEX_BYTES_MAX;
+        assert!(
+            bytes <= bytes_max,
+            "seed {}: an index that lists nothing takes {bytes} bytes, not {bytes_max}",
+            self.seed
+        );
+        self.reached.emptied += 1;
+    }
+
+    /// The segments become smaller than an entry that the log holds, and more than half of what is written behind that
+    /// entry dies: the entry is carried, into a segment that is large enough for it.
+    fn carry_into_smaller_segments(&mut self) {
+        if self.sim.config.log_bytes_max.is_some() {
+            return;
+        }
+        self.reopen(192 << 10);
+        let bytes = self.wal().entry_bytes_max();
+        self.write(LARGE, 1, bytes);
+        self.settle();
+        let large = self.wal().durable().segment();
+        self.reopen(64 << 10);
+        for _ in 0..20 {
+            self.write(DEAD, 8, 3000);
+        }
+        for group in (1..=GROUPS).chain([DEAD]) {
+            self.release_entries(group).unwrap();
+        }
+        self.settle();
+        let has_gone = !self.sim.platter.segments().contains(&large);
+        assert!(has_gone, "seed {}: {large:?} is not given back", self.seed);
+        self.reached.shrunk += 1;
+    }
+
+    /// Writes entries of a group that nothing else writes.
+    fn write(&mut self, group: u64, count: u64, bytes: usize) {
+        let first = self.model.now.get(&group).map_or(LogIndex::ZERO, Group::last).next();
+        let entries = entries(group, 1, first.get(), count, bytes);
+        let wal = self.wal.as_mut().expect("open");
+        self.model.append_entries(wal, group, entries);
+    }
+
+    /// Lets everything that is under way come to its end.
+    fn settle(&mut self) {
+        self.turns(200);
+    }
+
+    /// Takes turns in which nothing new is written, and everything ends.
+    fn turns(&mut self, turns: u64) {
+        for _ in 0..turns {
+            self.sim.platter.complete_all();
+            self.poll().unwrap();
+            self.wal().submit(0).unwrap();
+            self.maintain().unwrap();
+        }
+    }
+
+    /// The power fails when all is quiet, and the next process has segments of another size.
+    fn reopen(&mut self, segment_bytes: u64) {
+        self.settle();
+        self.plan = None;
+        let wal = self.wal.take().expect("open");
+        self.count(&wal);
+        self.sim.platter.crash();
+        drop(wal);
+        self.sim.config.segment_bytes = segment_bytes;
+        let (wal, recovered) = self.sim.open();
+        self.model = Model::new(self.model.check(&state_of(&wal, &recovered)));
+        self.wal = Some(wal);
+    }
+
+    /// Checks that a log on a full disk takes more votes than all segments that are made have room for.
+    fn vote_on_a_full_disk(&mut self) {
+        if self.sim.config.log_bytes_max.is_some() {
+            return;
+        }
+        self.sim.platter.set_segments_left(Some(0));
+        for term in 1..=6 * self.sim.config.segment_bytes / 4096 {
+            let vote = Atom::HardState(GROUPS + 1, hard_state(term, 1, 0));
+            let wal = self.wal.as_mut().expect("open");
+            let taken = self.model.try_append(wal, GROUPS + 1, vec![vote]);
+            assert!(taken.is_ok(), "seed {}: there is no room for vote {term}", self.seed);
+            self.turns(4);
+        }
+        self.sim.platter.set_segments_left(None);
     }
 
     fn count(&mut self, wal: &Wal) {
@@ -504,12 +628,11 @@ impl<'a> History<'a> {
             self.model = Model::new(self.model.check(&state_of(&wal, &recovered)));
             self.wal = Some(wal);
         }
-        for _ in 0..200 {
-            self.sim.platter.complete_all();
-            self.poll().unwrap();
-            self.wal().submit(0).unwrap();
-            self.maintain().unwrap();
-        }
+        self.give_back_the_indexs_memory();
+        self.carry_into_smaller_segments();
+        self.settle();
+        self.vote_on_a_full_disk();
+        self.turns(20);
         assert!(self.model.is_all_acked() && !self.wal().has_work(), "seed {}", self.seed);
         let wal = self.wal.take().expect("open");
         self.count(&wal);
@@ -561,6 +684,8 @@ fn the_log_is_a_map_that_forgets_nothing() {
         reached.snapshots,
         reached.conflicts,
         reached.closes,
+        reached.emptied,
+        reached.shrunk,
     ];
     assert!(seeds().count() < 60 || all.iter().all(|count| *count > 3), "{reached:?}");
 }

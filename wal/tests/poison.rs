@@ -56,13 +56,13 @@ fn fails_in_the_making(break_it: impl Fn(&Path), mend: impl Fn(&Path)) {
             }
             Err(error) => panic!("{error}"),
         };
-        // Waits until the spare segment is made, or the log would fail before anything is durable. Making a segment ends
+        // Waits until the segments ahead are made, or the log would fail before anything is durable. Making a segment ends
         // with the manifest that names it.
         let made = || {
             let manifest = fs::read(config.dir.join("manifest")).unwrap();
             u32::from_le_bytes(manifest[44..48].try_into().unwrap())
         };
-        while made() < 2 {
+        while made() < 4 {
             std::thread::yield_now();
         }
         break_it(&config.dir);

@@ -60,8 +60,8 @@ fn write_against_a_limit(node: &Path) {
         }
         Err(error) => panic!("{error}"),
     };
-    // The spare segment is made before the limit is set.
-    while std::fs::read(home.shard_dir(0).join("manifest")).unwrap()[44] < 2 {
+    // The segments ahead are made before the limit is set.
+    while std::fs::read(home.shard_dir(0).join("manifest")).unwrap()[44] < 4 {
         std::thread::yield_now();
     }
     wal.append(&write(1, 1, &entries(1, 1, 1, 1, 1000))).unwrap();

@@ -608,7 +608,8 @@ fn restarts_take_no_space_for_good() {
     give_back(&sim, &mut wal);
     let before = sim.platter.segments().len();
     let used = restarts(&sim, wal);
-    assert!(used.iter().all(|used| *used <= 3), "{used:?}");
+    // Three, and the two that are made ahead for votes.
+    assert!(used.iter().all(|used| *used <= 5), "{used:?}");
     assert!(sim.platter.segments().len() <= before + 1);
 }
 

@@ -9,6 +9,8 @@ use logdrive_raft::{GroupId, LogIndex, Term};
 use logdrive_wal::{Case, Decision, DriverChoice, Recovered, SegmentSeq, Wal, WalError};
 
 const FIRST: SegmentSeq = SegmentSeq(1);
+/// The second one in use of [`two_segments`]: the three that were made ahead of the first one are void.
+const SECOND: SegmentSeq = SegmentSeq(5);
 
 #[test]
 fn every_label_has_a_test_and_a_row() {
@@ -481,7 +483,7 @@ fn damaged_segment_header_that_cannot_be_read_is_refused() {
 #[test]
 fn damaged_start_of_a_segment_in_use_is_refused() {
     // In the middle of the chain, and at its end, where later batches vouch for the first one.
-    for segment in [FIRST, SegmentSeq(3)] {
+    for segment in [FIRST, SECOND] {
         let sim = two_segments();
         assert!(used(&sim).contains(&segment), "{:?}", used(&sim));
         sim.platter.flip(segment, BLOCK + HEADER + 20, 1);
@@ -489,7 +491,7 @@ fn damaged_start_of_a_segment_in_use_is_refused() {
     }
     // A start record that does not continue the segment before it.
     let sim = two_segments();
-    change(&sim, SegmentSeq(3), |bytes| {
+    change(&sim, SECOND, |bytes| {
         let first = bytes.batches()[0].clone();
         bytes.put(first.records.start + 40, &7u32.to_le_bytes());
         bytes.sign_start();
@@ -502,7 +504,7 @@ fn damaged_start_of_a_segment_in_use_is_refused() {
 fn damaged_start_that_follows_a_place_where_no_batch_ends_is_refused() {
     for offset in [0, 100, 4000, 4095, 5000, 65_535, 65_537, 69_632, u32::MAX] {
         let sim = two_segments();
-        change(&sim, SegmentSeq(3), |bytes| {
+        change(&sim, SECOND, |bytes| {
             let first = bytes.batches()[0].clone();
             assert_eq!(bytes.u64(first.records.start + 16) >> 32, 1, "it follows the first one");
             bytes.put(first.records.start + 16, &offset.to_le_bytes());
@@ -510,7 +512,7 @@ fn damaged_start_that_follows_a_place_where_no_batch_ends_is_refused() {
             bytes.sign(&first);
         });
         let error = refused(&sim, Case::DamagedStart);
-        assert!(error.contains("0000000003.seg") && error.contains("no batch ends"), "{error}");
+        assert!(error.contains("0000000005.seg") && error.contains("no batch ends"), "{error}");
         assert_eq!(inspected(&sim)[0].0, Case::DamagedStart.label());
     }
 }
@@ -626,9 +628,9 @@ fn duplicate_segment_is_refused() {
 #[test]
 fn swapped_segment_is_refused() {
     let sim = two_segments();
-    let (first, second) = (sim.platter.segment(FIRST), sim.platter.segment(SegmentSeq(3)));
+    let (first, second) = (sim.platter.segment(FIRST), sim.platter.segment(SECOND));
     sim.platter.set_segment(FIRST, Some(second));
-    sim.platter.set_segment(SegmentSeq(3), Some(first));
+    sim.platter.set_segment(SECOND, Some(first));
     refused(&sim, Case::SwappedSegment);
     // A segment with the right number, and not with the id that its successor follows.
     let sim = two_segments();
@@ -672,7 +674,8 @@ fn half_made_segment_is_passed_over_known_to_the_manifest_or_not() {
     assert!(!sim.platter.segments().contains(&spare), "the spare segment is kept");
     // The segment has its name, but the manifest was not replaced yet.
     let sim = two_segments();
-    let older = forge_manifest(&sim, |bytes| bytes[44..48].copy_from_slice(&3u32.to_le_bytes()));
+    let older =
+        forge_manifest(&sim, |bytes| bytes[44..48].copy_from_slice(&(spare.0 - 1).to_le_bytes()));
     sim.platter.set_manifest(Some(older));
     assert_eq!(ends(&opened(&sim)), [Some(5); 4]);
 }

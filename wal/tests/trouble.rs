@@ -297,42 +297,6 @@ fn a_full_disk_refuses_entries_keeps_votes_going_and_heals() {
     assert_eq!(recovered.groups[1].hard_state, hard_state(4, 1, 0));
 }
 
-/// RULES.md W9. Without a quota the reserve for votes does not renew itself: wal/src/stream/space.rs says how many batches
-/// of votes it has room for.
-#[test]
-fn a_full_disk_without_a_quota_has_room_for_so_many_batches_of_votes() {
-    const REFUSED_BELOW: u64 = 4 * 4096 + 48;
-    for seed in 0..20 {
-        let sim = Sim::new(seed);
-        let reserve = (sim.config.segment_bytes / 8).max(32 << 10);
-        let promised = (reserve - REFUSED_BELOW) / 4096 + 1;
-        let (mut wal, _) = sim.open();
-        sim.platter.complete_all();
-        sim.settle(&mut wal);
-        wal.poll(0, &mut Vec::new()).unwrap();
-        sim.platter.set_segments_left(Some(0));
-        // Entries of several sizes, small ones last, until none is taken.
-        let mut index = 1;
-        for bytes in [9_000, 2_000 + 100 * usize::try_from(seed).unwrap(), 10] {
-            while wal.append(&write(1, index, &entries(1, 1, index, 1, bytes))).is_ok() {
-                index += 1;
-                sim.settle(&mut wal);
-                sim.platter.complete_some();
-                wal.poll(0, &mut Vec::new()).unwrap();
-                assert!(index < 10_000, "never full");
-            }
-        }
-        let mut votes = 0;
-        while wal.append(&state(2, votes + 1, hard_state(votes + 1, 1, 0))).is_ok() {
-            votes += 1;
-            let completed = sim.settle(&mut wal);
-            assert_eq!(completed[0].durable[0].upto(), WriteId(votes));
-            assert!(votes < 10_000, "never refused");
-        }
-        assert!(votes >= promised, "seed {seed}: {votes} batches of votes, not {promised}");
-    }
-}
-
 /// RULES.md W9.
 #[test]
 fn open_on_a_full_disk_is_a_typed_error() {
@@ -434,6 +398,10 @@ fn a_directory_without_an_identity_is_refused() {
     assert!(matches!(Home::open(&path), Err(HomeError::Empty(_))));
     std::fs::create_dir(&path).unwrap();
     assert!(matches!(Home::open(&path), Err(HomeError::Empty(_))));
+    // Its making was cut short, and is taken up again.
+    std::fs::create_dir(path.join("shard-000")).unwrap();
+    let error = Home::open(&path).unwrap_err();
+    assert!(matches!(&error, HomeError::HalfMade(dir) if *dir == path), "{error}");
     drop(new_home(&path));
     assert!(matches!(
         Home::create(&path, "test", NodeId(1), 1, BTreeMap::new()),

@@ -1,7 +1,7 @@
 //! A replica's settings, checked once, and what it finds of itself after a restart.
 
 use crate::raft::{INDEX_MAX, TERM_MAX};
-use crate::{GroupId, HardState, LogIndex, NodeId, Term, TermRun};
+use crate::{GroupId, HardState, LogId, LogIndex, NodeId, Term, TermRun};
 use alloc::vec::Vec;
 
 /// One replica's settings.
@@ -36,11 +36,13 @@ pub struct Config {
 pub struct Restored {
     /// Term, vote and a commit index.
     pub hard_state: HardState,
-    /// The terms of the log's entries, first to last, beginning with entry 1. Empty if the log is.
+    /// The last entry that the log has let go of; `ZERO` if none. [`Config::voters`] are the members there.
+    pub base: LogId,
+    /// The terms of the log's entries, first to last, beginning with the one behind `base`. Empty if the log is.
     pub runs: Vec<TermRun>,
-    /// The log's last entry; `ZERO` if it is empty.
+    /// The log's last entry; that of `base` if there is none behind it.
     pub last: LogIndex,
-    /// How far the state machine is; entries after it will be handed out again.
+    /// How far the state machine is, at least to `base`; entries after it will be handed out again.
     pub applied: LogIndex,
 }
 
@@ -48,11 +50,14 @@ impl Restored {
     /// # Errors
     /// [`ConfigError`] if no replica can have left it.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Self { hard_state, runs, last, applied } = self;
+        let Self { hard_state, base, runs, last, applied } = self;
         if hard_state.term > TERM_MAX || *last > INDEX_MAX {
             return Err(ConfigError::BadLog("a term or an index is past its bound"));
         }
-        check_runs(runs, *last, hard_state.term)?;
+        check_runs(*base, runs, *last, hard_state.term)?;
+        if *applied < base.index {
+            return Err(ConfigError::AppliedBeforeBase { applied: *applied, base: base.index });
+        }
         if applied > last {
             return Err(ConfigError::AppliedPastLog { applied: *applied, last: *last });
         }
@@ -97,6 +102,16 @@ pub enum ConfigError {
         /// Where the log ends.
         last: LogIndex,
     },
+    /// The state machine is behind what the log has let go of: it must be restored from a snapshot first.
+    #[error(
+        "the state machine has applied entry {applied}, but the log begins behind entry {base}: it must be restored first"
+    )]
+    AppliedBeforeBase {
+        /// Where the machine is.
+        applied: LogIndex,
+        /// The last entry that the log has let go of.
+        base: LogIndex,
+    },
     /// The log that was found cannot be one, or cannot be of the hard state found with it.
     #[error("the recovered log contradicts itself: {0}")]
     BadLog(&'static str),
@@ -130,13 +145,22 @@ impl Config {
     }
 }
 
-fn check_runs(runs: &[TermRun], last: LogIndex, term: Term) -> Result<(), ConfigError> {
+fn check_runs(
+    base: LogId,
+    runs: &[TermRun],
+    last: LogIndex,
+    term: Term,
+) -> Result<(), ConfigError> {
     let bad = |what| Err(ConfigError::BadLog(what));
-    if runs.is_empty() != (last == LogIndex::ZERO) {
+    if (base.index == LogIndex::ZERO) != (base.term == Term::ZERO) || base.term > term {
+        return bad("the last entry that was released is of no term, or of one past the newest");
+    }
+    if runs.is_empty() != (last == base.index) || last < base.index {
         return bad("the terms and the last entry disagree whether there is a log");
     }
-    if runs.first().is_some_and(|run| run.first != LogIndex(1) || run.term == Term::ZERO) {
-        return bad("the log does not begin at entry 1, in a term after zero");
+    let is_first = |run: &TermRun| run.first == base.index.next() && run.term >= base.term;
+    if runs.first().is_some_and(|run| !is_first(run) || run.term == Term::ZERO) {
+        return bad("the log does not begin behind what was released, in a term after zero");
     }
     if !runs.is_sorted_by(|a, b| a.first < b.first && a.term < b.term) {
         return bad("indexes or terms fall");

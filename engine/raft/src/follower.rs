@@ -1,7 +1,8 @@
 //! The follower's part: a leader's appends and heartbeats are compared, taken and answered.
 //!
 //! In:     AppendEntries and heartbeats of this term, checked by [`Raft::is_sound`] before.
-//! Out:    acknowledgements as promises, refusals and heartbeat answers at once.
+//! Out:    acknowledgements as promises, refusals and heartbeat answers at once. An append that begins before the log's
+//!         base is taken from the base on, and acknowledged up to there at least: the log matches the leader's there.
 //! Cost:   entries that follow the log's end are moved into it; ones it has already are compared by
 //!         term only.
 //! Source: paper §5.3 and figure 2; RULES.md M13 (no acknowledgement above durable), W8 (a heartbeat that names an
@@ -30,9 +31,10 @@ impl Raft {
             self.refuse_append(from, m.prev_log);
             return;
         }
-        let match_index = m.entries.last().map_or(m.prev_log.index, |entry| entry.index);
+        let end = m.entries.last().map_or(m.prev_log.index, |entry| entry.index);
+        let match_index = end.max(self.log.base().index);
         let mut entries = m.entries.into_entries();
-        let known = entries.iter().take_while(|entry| self.log.contains(entry.id())).count();
+        let known = entries.iter().take_while(|entry| self.log.agrees_with(entry.id())).count();
         if let Some(from) = rules::first_conflict(&self.log, entries.get(known), match_index) {
             self.log.truncate(from);
         }

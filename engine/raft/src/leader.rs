@@ -146,6 +146,10 @@ impl Raft {
                     // Ours may have a lower term there than the peer's: skip what cannot agree.
                     let meeting = self.log.last_at_most(hint.index, hint.term);
                     peer.on_rejected(rejected, meeting.index);
+                    let base = self.log.base().index;
+                    if peer.next_index() <= base {
+                        peer.need_snapshot(base);
+                    }
                 }
                 // Else it is late, or the peer has lost what it acknowledged. The peer can tell, by the next heartbeat:
                 // told at once, it would answer and refuse again as fast as messages go, until its mark is durable.
@@ -207,6 +211,14 @@ impl Raft {
             && let Some(peer) = leader.peer(id)
         {
             peer.hold_back();
+        }
+    }
+
+    pub(crate) fn on_transfer_ended(&mut self, id: NodeId) {
+        if let State::Leader(leader) = &mut self.state
+            && let Some(peer) = leader.peer(id)
+        {
+            peer.on_transfer_ended();
         }
     }
 

@@ -66,7 +66,8 @@
 //! ```
 //!
 //! Where to go on: `raft.rs` settles an event's term and hands it to the role; `follower.rs`, `candidate.rs` and `leader.rs`
-//! are the roles; `log.rs` draws the cursors. `tests/paper.rs` has a test for each sentence of the paper.
+//! are the roles; `log.rs` draws the cursors; `snapshot.rs` says how the log lets go of its beginning. `tests/paper.rs` and
+//! `tests/snapshots.rs` have a test for each sentence of the paper.
 //!
 //! # What is durable when
 //!
@@ -100,6 +101,10 @@
 //! * A replica that a leader knows to have acknowledged more than it has is marked, durably: it takes entries,
 //!   and neither acknowledges, votes nor stands until it is readmitted. `mark.rs` has the rule, why it is safe,
 //!   and what it does not cover.
+//! * The state of a snapshot travels outside the protocol (paper figure 13 sends it in calls of its own). The leader says
+//!   which peer needs one, and the peer's acknowledgement of an installed one is that of an append.
+//! * A follower that is probed before its log's base acknowledges its base: all up to there is committed, so it is in the
+//!   log of every leader.
 //! * A message no correct peer could send is ignored as a whole, before its term counts: among others
 //!   a term more than 2^40 ahead or past 2^63 - 1, whatever contradicts a commit, a second leader
 //!   of a term.
@@ -128,6 +133,7 @@ mod raft;
 mod ready;
 mod replication;
 mod rules;
+mod snapshot;
 mod types;
 
 pub use config::{Config, ConfigError, Restored};
@@ -139,7 +145,8 @@ pub use message::{
     VoteReply,
 };
 pub use raft::{Event, Raft, Role, Status};
-pub use ready::{Durable, Fetch, FetchFor, Promises, Ready, Write};
+pub use ready::{ApplyMax, Durable, Fetch, FetchFor, Offer, Promises, Ready, Release, Write};
+pub use snapshot::{InstallError, Installed, Snapshot};
 pub use types::{
-    GroupId, HardState, LogId, LogIndex, LogRange, NodeId, Term, TermRun, Ticks, WriteId,
+    GroupId, HardState, LogId, LogIndex, LogRange, NoTerm, NodeId, Term, TermRun, Ticks, WriteId,
 };

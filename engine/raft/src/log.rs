@@ -1,15 +1,16 @@
-//! One group's log as the core knows it: the terms of all of it, the entries at its end, and the
+//! One group's log as the core knows it: the terms of all of it behind its base, the entries at its end, and the
 //! cursors over it.
 //!
 //! ```text
-//!              (forgotten: on disk only)      tail (in memory)
-//!   |--------------------------------------|=====================|
-//!   1                                       tail_first            last
+//!   (released)    (forgotten: on disk only)      tail (in memory)
+//!   - - - - - |-------------------------------|=====================|
+//!   1     base                                 tail_first            last
 //!
-//!   applied ≤ applying ≤ commit ≤ last         applied     the state machine is here
-//!             applying ≤ durable               applying    handed to the state machine
-//!   durable ≤ submitted ≤ last                 commit      known to be on a majority, for ever
-//!   tail_first ≤ durable + 1                   durable     on this disk
+//!   base ≤ applied ≤ applying ≤ commit ≤ last  base        the last entry that the log has let go of
+//!             applying ≤ max(durable, base)    applied     the state machine is here
+//!   durable ≤ submitted ≤ last                 applying    handed to the state machine
+//!   tail_first ≤ max(durable, base) + 1        commit      known to be on a majority, for ever
+//!                                              durable     on this disk
 //!                                              submitted   handed to the disk
 //!
 //!   Not claimed: commit ≤ durable. A majority may commit what this node has not yet synced (thesis
@@ -19,18 +20,22 @@
 //!   Not claimed: commit only grows. Entries for which this disk has no room are withdrawn, committed by others or not.
 //!   Not claimed: applying ≥ tail_first - 1. After a restart the tail is empty, and what a slow state
 //!   machine has not taken is forgotten rather than hoarded; both come back by a fetch.
+//!   Not claimed: base ≤ durable. An installed snapshot is the base at once, and durable with its write.
 //! ```
 //!
 //! In:     entries to append, writes and applies that finished.
-//! Out:    [`Log::submit`]: the next write; [`Log::copy`]: entries from memory; terms of any index.
-//! Cost:   16 bytes per leader the log ever had, the tail, 48 bytes per write in flight.
+//! Out:    [`Log::submit`]: the next write; [`Log::copy`]: entries from memory; terms of any index from the base on.
+//! Cost:   16 bytes per leader of the entries behind the base, the tail, 48 bytes per write in flight.
 //! Fails:  a cursor that would leave its place panics; nothing a peer sends may lead there.
-//! Source: paper §5.3; thesis §10.2.1; RULES.md rules 10, 14, 15.
+//! Source: paper §5.3, §7; thesis §10.2.1; RULES.md rules 10, 14, 15. `log/base.rs` moves the base.
+
+mod base;
 
 use crate::{
-    Command, Entry, EntryBatch, EntryKind, HardState, LogId, LogIndex, LogRange, Restored, Term,
-    TermRun, Write, WriteId, rules,
+    Command, Entry, EntryBatch, EntryKind, HardState, LogId, LogIndex, LogRange, NoTerm, Release,
+    Restored, Term, TermRun, Write, WriteId, rules,
 };
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -38,6 +43,9 @@ use bytes::Bytes;
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct Log {
+    /// The last entry that the log has let go of; `ZERO` if none.
+    base: LogId,
+    /// The terms of the entries behind `base`.
     runs: Vec<TermRun>,
     tail: VecDeque<Entry>,
     tail_first: LogIndex,
@@ -84,9 +92,10 @@ struct InFlight {
 impl Log {
     /// The log as recovery found it ([`Restored::check`]), its end durable and nothing of it in memory.
     pub(crate) fn restore(restored: Restored) -> Self {
-        let Restored { hard_state, runs, last, applied } = restored;
-        let term = runs.last().map_or(Term::ZERO, |run| run.term);
+        let Restored { hard_state, base, runs, last, applied } = restored;
+        let term = runs.last().map_or(base.term, |run| run.term);
         Self {
+            base,
             runs,
             tail: VecDeque::new(),
             tail_first: last.next(),
@@ -95,7 +104,8 @@ impl Log {
             last: LogId { term, index: last },
             submitted: last,
             durable: last,
-            // The entries that the machine has applied were committed, even if the saved index lags (rule 15).
+            // The entries that the machine has applied were committed, even if the saved index lags (rule 15). The base
+            // is among them.
             commit: hard_state.commit.min(last).max(applied),
             applying: applied,
             applied,
@@ -115,10 +125,10 @@ impl Log {
         self.durable
     }
 
-    /// The last entry on this disk.
+    /// The last entry on this disk; `ZERO` while the base that replaces it is not durable.
     pub(crate) fn durable_id(&self) -> LogId {
-        let term = self.term_at(self.durable).expect("it is in the log");
-        LogId { term, index: self.durable }
+        let index = self.durable;
+        self.term_at(index).map_or(LogId::ZERO, |term| LogId { term, index })
     }
 
     pub(crate) fn commit(&self) -> LogIndex {
@@ -148,30 +158,46 @@ impl Log {
         self.handed_out_bytes
     }
 
-    /// The term of the entry at `index`; `Term::ZERO` before the first, `None` after the last.
-    pub(crate) fn term_at(&self, index: LogIndex) -> Option<Term> {
+    /// The term of the entry at `index`, from the base on; `Term::ZERO` before the first entry.
+    pub(crate) fn term_at(&self, index: LogIndex) -> Result<Term, NoTerm> {
         if index > self.last.index {
-            return None;
-        }
-        if index == LogIndex::ZERO {
-            return Some(Term::ZERO);
+            return Err(NoTerm::PastEnd);
         }
         // Nearly every question is about the newest term.
         match self.runs.last() {
-            Some(run) if index >= run.first => Some(run.term),
-            _ => {
-                let after = self.runs.partition_point(|run| run.first <= index);
-                Some(self.runs[after - 1].term)
-            }
+            Some(run) if index >= run.first => Ok(run.term),
+            _ => self.older_term_at(index),
         }
+    }
+
+    fn older_term_at(&self, index: LogIndex) -> Result<Term, NoTerm> {
+        if index <= self.base.index {
+            return if index == self.base.index {
+                Ok(self.base.term)
+            } else {
+                Err(NoTerm::Released)
+            };
+        }
+        let after = self.runs.partition_point(|run| run.first <= index);
+        Ok(self.runs[after - 1].term)
     }
 
     /// True if the log has this entry (and so, all before it: log matching, paper §5.3).
     pub(crate) fn contains(&self, id: LogId) -> bool {
-        self.term_at(id.index) == Some(id.term)
+        self.term_at(id.index) == Ok(id.term)
     }
 
-    /// The last entry at or before `index` whose term is at most `term`.
+    /// True if nothing in the log speaks against this entry: the log has it, or has let go of the entry at its index.
+    /// That one was committed, so it is the entry that every later leader has there (paper §5.4.3).
+    pub(crate) fn agrees_with(&self, id: LogId) -> bool {
+        match self.term_at(id.index) {
+            Ok(term) => term == id.term,
+            Err(NoTerm::Released) => id.term <= self.base.term,
+            Err(NoTerm::PastEnd) => false,
+        }
+    }
+
+    /// The last entry at or before `index` whose term is at most `term`; `ZERO` if the log has let go of it.
     ///
     /// No later one up to `index` can be in a log whose entry at `index` has `term`: terms never fall.
     pub(crate) fn last_at_most(&self, index: LogIndex, term: Term) -> LogId {
@@ -179,7 +205,10 @@ impl Log {
         let after = self.runs.partition_point(|run| run.term <= term);
         let end = self.runs.get(after).map_or(self.last.index, |run| run.first.prev());
         let index = index.min(end);
-        LogId { term: self.term_at(index).expect("at most the last"), index }
+        match self.term_at(index) {
+            Ok(found) if found <= term => LogId { term: found, index },
+            _ => LogId::ZERO,
+        }
     }
 
     /// Adds commands of `term` at the end, draining them.
@@ -243,7 +272,7 @@ impl Log {
         while self.runs.last().is_some_and(|run| run.first > keep) {
             self.runs.pop();
         }
-        let term = self.runs.last().map_or(Term::ZERO, |run| run.term);
+        let term = self.runs.last().map_or(self.base.term, |run| run.term);
         self.last = LogId { term, index: keep };
         self.submitted = self.submitted.min(keep);
         self.durable = self.durable.min(keep);
@@ -256,7 +285,7 @@ impl Log {
 
     /// The disk has no room for the writes from `from` on: what they hold is gone, as after a crash, and with it what
     /// was not handed out yet. The commit index goes back to what is left: a later leader says it again. True if there
-    /// was a hard state among the writes.
+    /// was a hard state among the writes. The base stays where it is.
     ///
     /// Entries that a withdrawn write would have replaced may still be on the disk, behind the new end. They do no harm:
     /// the replica does not count on them, and the next entries replace them there.
@@ -265,7 +294,7 @@ impl Log {
         let at = self.writes.partition_point(|write| write.id < from);
         let withdrawn = self.writes.split_off(at);
         let ends = self.writes.iter().map(|write| write.last.index);
-        let keep = ends.chain([self.durable]).max().expect("one of them");
+        let keep = ends.chain([self.durable, self.base.index]).max().expect("one of them");
         self.newest_write = from.prev();
         if keep < self.last.index {
             self.commit = self.commit.min(keep);
@@ -291,21 +320,30 @@ impl Log {
         self.tail.range(skip..end).map(Entry::cost_bytes).sum()
     }
 
-    /// The next write: the entries not yet handed to the disk, and `hard_state` if it changed.
+    /// The next write: the entries not yet handed to the disk, `hard_state` if it changed, and beside a hard state
+    /// `release` if the base is new.
     #[inline]
-    pub(crate) fn submit(&mut self, hard_state: Option<HardState>) -> Option<Write> {
+    pub(crate) fn submit(
+        &mut self,
+        hard_state: Option<HardState>,
+        release: Option<Box<Release>>,
+    ) -> Option<Write> {
         let is_nothing = hard_state.is_none() && self.submitted == self.last.index;
-        (!is_nothing).then(|| self.next_write(hard_state))
+        (!is_nothing).then(|| self.next_write(hard_state, release))
     }
 
-    fn next_write(&mut self, hard_state: Option<HardState>) -> Write {
+    fn next_write(
+        &mut self,
+        hard_state: Option<HardState>,
+        release: Option<Box<Release>>,
+    ) -> Write {
         let skip = self.offset(self.submitted.next());
         let entries = self.cloned(skip, self.tail.len() - skip);
         let id = self.newest_write.next();
         self.newest_write = id;
         self.submitted = self.last.index;
         self.writes.push_back(InFlight { id, last: self.last, hard_state });
-        Write { id, hard_state, entries: EntryBatch::contiguous(entries) }
+        Write { id, release, hard_state, entries: EntryBatch::contiguous(entries) }
     }
 
     /// Every write up to `upto` is on disk. Returns the newest hard state among them.
@@ -405,6 +443,7 @@ impl Log {
     /// Another state machine is at `index`: everything behind it is to be handed out again.
     pub(crate) fn reapply_from(&mut self, index: LogIndex) {
         assert!(index <= self.applying, "{index:?} was not handed out: {:?}", self.applying);
+        assert!(index >= self.base.index, "{index:?} is before the base {:?}", self.base);
         self.applying = index;
         self.applied = index;
         self.handed_out.clear();
@@ -519,10 +558,11 @@ impl Log {
         assert!(self.durable <= self.submitted, "{:?} > {:?}", self.durable, self.submitted);
         assert!(self.submitted <= self.last.index, "{:?} > {:?}", self.submitted, self.last);
         assert!(
-            self.tail_first <= self.durable.next(),
-            "tail begins at {:?}, after durable {:?}",
+            self.tail_first <= self.durable.next() || self.tail_first <= self.base.index.next(),
+            "tail begins at {:?}, after durable {:?} and base {:?}",
             self.tail_first,
-            self.durable
+            self.durable,
+            self.base
         );
     }
 }
@@ -540,7 +580,7 @@ mod tests {
     use crate::ConfigError;
     use alloc::vec;
 
-    fn entries(first: u64, terms: &[u64]) -> Vec<Entry> {
+    pub(super) fn entries(first: u64, terms: &[u64]) -> Vec<Entry> {
         (terms.iter().zip(first..))
             .map(|(&term, index)| Entry {
                 term: Term(term),
@@ -552,13 +592,13 @@ mod tests {
             .collect()
     }
 
-    fn log(terms: &[u64]) -> Log {
+    pub(super) fn log(terms: &[u64]) -> Log {
         let mut log = Log::restore(Restored::default());
         log.append(entries(1, terms));
         log
     }
 
-    fn restored(runs: &[(u64, u64)], last: u64, applied: u64, commit: u64) -> Restored {
+    pub(super) fn restored(runs: &[(u64, u64)], last: u64, applied: u64, commit: u64) -> Restored {
         Restored {
             hard_state: HardState {
                 term: Term(9),
@@ -568,14 +608,15 @@ mod tests {
             runs: (runs.iter())
                 .map(|&(first, term)| TermRun { first: LogIndex(first), term: Term(term) })
                 .collect(),
+            base: LogId::ZERO,
             last: LogIndex(last),
             applied: LogIndex(applied),
         }
     }
 
     /// Makes all durable, committed and applied.
-    fn finish(log: &mut Log) {
-        if let Some(write) = log.submit(None) {
+    pub(super) fn finish(log: &mut Log) {
+        if let Some(write) = log.submit(None, None) {
             log.on_durable(write.id);
         }
         let last = log.last().index;
@@ -590,19 +631,19 @@ mod tests {
     #[test]
     fn what_has_no_room_is_withdrawn_and_the_next_write_vouches_for_nothing_of_it() {
         let mut log = log(&[1, 1]);
-        let first = log.submit(None).unwrap();
+        let first = log.submit(None, None).unwrap();
         log.append(entries(3, &[1, 1]));
         let state =
             HardState { term: Term(1), voted_for: None, commit: LogIndex(2), marked: false };
-        let second = log.submit(Some(state)).unwrap();
+        let second = log.submit(Some(state), None).unwrap();
         log.append(entries(5, &[2]));
-        let third = log.submit(None).unwrap();
+        let third = log.submit(None, None).unwrap();
         log.append(entries(6, &[2]));
         log.commit_to(LogIndex(4));
         assert!(log.withdraw(second.id), "a hard state is to be handed out again");
         assert_eq!(log.last(), LogId { term: Term(1), index: LogIndex(2) });
         assert_eq!((log.commit(), log.durable()), (LogIndex(2), LogIndex::ZERO));
-        let vote = log.submit(Some(HardState { term: Term(3), ..state })).unwrap();
+        let vote = log.submit(Some(HardState { term: Term(3), ..state }), None).unwrap();
         assert!(vote.entries.is_empty() && vote.id <= third.id);
         log.on_durable(vote.id);
         assert_eq!(log.durable(), LogIndex(2));
@@ -614,10 +655,10 @@ mod tests {
         let terms = [1, 1, 3, 3, 3, 4, 7, 7];
         let log = log(&terms);
         for (&term, index) in terms.iter().zip(1..) {
-            assert_eq!(log.term_at(LogIndex(index)), Some(Term(term)), "{index}");
+            assert_eq!(log.term_at(LogIndex(index)), Ok(Term(term)), "{index}");
         }
-        assert_eq!(log.term_at(LogIndex::ZERO), Some(Term::ZERO));
-        assert_eq!(log.term_at(LogIndex(9)), None);
+        assert_eq!(log.term_at(LogIndex::ZERO), Ok(Term::ZERO));
+        assert_eq!(log.term_at(LogIndex(9)), Err(NoTerm::PastEnd));
         assert_eq!(log.runs.len(), 4);
     }
 
@@ -641,12 +682,12 @@ mod tests {
     #[test]
     fn a_truncation_lowers_what_is_durable_and_what_writes_in_flight_will_make_so() {
         let mut log = log(&[1, 1, 1]);
-        let first = log.submit(None).unwrap().id;
+        let first = log.submit(None, None).unwrap().id;
         log.truncate(LogIndex(2));
         log.append(entries(2, &[1, 1]));
         log.on_durable(first);
         assert_eq!(log.durable(), LogIndex(1), "equal entries, another write");
-        let second = log.submit(None).unwrap();
+        let second = log.submit(None, None).unwrap();
         assert_eq!(second.entries.first().unwrap().index, LogIndex(2));
         log.on_durable(second.id);
         assert_eq!(log.durable(), LogIndex(3));
@@ -701,7 +742,7 @@ mod tests {
         assert_eq!(log.tail_first(), LogIndex(5));
         log.forget(LogIndex(10), usize::MAX);
         assert_eq!((log.tail_first(), log.tail_bytes), (LogIndex(11), 0));
-        assert_eq!(log.term_at(LogIndex(1)), Some(Term(1)));
+        assert_eq!(log.term_at(LogIndex(1)), Ok(Term(1)));
     }
 
     #[test]
@@ -715,7 +756,7 @@ mod tests {
     #[test]
     fn what_is_not_durable_is_never_forgotten() {
         let mut log = log(&[1; 10]);
-        log.submit(None);
+        log.submit(None, None);
         log.commit_to(LogIndex(10));
         log.forget(LogIndex(10), 0);
         assert_eq!(log.tail_first(), LogIndex(1));

@@ -186,6 +186,6 @@ impl Raft {
             && floor.is_none_or(|floor| floor <= self.term)
             && commit >= wanted
             && commit <= self.log.durable()
-            && self.log.term_at(commit) == Some(self.term)
+            && self.log.term_at(commit) == Ok(self.term)
     }
 }

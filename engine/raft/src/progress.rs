@@ -7,7 +7,18 @@
 //!     each a guess where the logs meet         within a window
 //!         <---------------------------------
 //!            an append was refused, or the connection broke
+//!
+//!            the peer needs entries that the log has let go of
+//!   either ---------------------------------> Snapshot
+//!   Probe <---------------------------------    heartbeats only
+//!            the transfer ended
+//!   Replicate <-----------------------------
+//!            heard that the peer has the snapshot
 //! ```
+//!
+//! A peer that needs entries which the leader's log has let go of needs a snapshot. The host is told once (an offer), and
+//! the peer is sent heartbeats until it acknowledges the snapshot's last entry or the host says that the transfer ended.
+//! A probe goes no further back than the base: if the peer refuses that one, it needs a snapshot.
 //!
 //! A peer without room is sent no entries at either pace: a probe is empty then, and the window stays so.
 //!
@@ -30,6 +41,13 @@ pub(crate) enum Pace {
     },
     /// The logs are known to meet at `match_index`: appends go out within the window.
     Replicate,
+    /// The peer needs entries that the log has let go of.
+    Snapshot {
+        /// A snapshot of this entry or of a later one will do.
+        least: LogIndex,
+        /// The host was told.
+        offered: bool,
+    },
 }
 
 /// An append in flight.
@@ -147,6 +165,11 @@ impl Progress {
     /// The peer lacks something that it had; the logs meet at `meeting` or before.
     pub(crate) fn on_lost(&mut self, meeting: LogIndex) {
         self.match_index = LogIndex::ZERO;
+        if let Pace::Snapshot { least, .. } = self.pace
+            && meeting < least
+        {
+            return; // The snapshot that it needs anyway has what it lacks.
+        }
         self.probe_from(meeting.next(), false);
     }
 
@@ -154,8 +177,11 @@ impl Progress {
     pub(crate) fn on_taken(&mut self, match_index: LogIndex) {
         // Equal counts for a probe: an empty one at what was known already found the place again.
         let is_news = match_index > self.match_index;
-        let found = matches!(self.pace, Pace::Probe { .. })
-            && (is_news || (match_index == self.match_index));
+        let found = match self.pace {
+            Pace::Probe { .. } => is_news || match_index == self.match_index,
+            Pace::Replicate => false,
+            Pace::Snapshot { least, .. } => match_index >= least,
+        };
         self.match_index = self.match_index.max(match_index);
         if found {
             self.pace = Pace::Replicate;
@@ -178,6 +204,7 @@ impl Progress {
         match self.pace {
             Pace::Probe { .. } => rejected > self.match_index && rejected.next() == self.next_index,
             Pace::Replicate => rejected > self.match_index && rejected < self.next_index,
+            Pace::Snapshot { .. } => false,
         }
     }
 
@@ -192,8 +219,35 @@ impl Progress {
         let next = match self.pace {
             Pace::Probe { .. } => self.next_index,
             Pace::Replicate => self.match_index.next(),
+            // Nothing is in flight, and the host knows of its transfer.
+            Pace::Snapshot { .. } => return,
         };
         self.probe_from(next, true);
+    }
+
+    /// The leader's log begins behind `base`, and the next entry to send is not in it any more.
+    pub(crate) fn on_released(&mut self, base: LogIndex) {
+        match self.pace {
+            // The place was a guess. The peer may well have the base.
+            Pace::Probe { .. } => self.next_index = base.next(),
+            Pace::Replicate => self.need_snapshot(base),
+            Pace::Snapshot { .. } => {}
+        }
+    }
+
+    /// The peer needs a snapshot of `least` or of a later entry.
+    pub(crate) fn need_snapshot(&mut self, least: LogIndex) {
+        crate::reached!("peer needs a snapshot");
+        self.probe_from(least.next(), true);
+        self.pace = Pace::Snapshot { least, offered: false };
+    }
+
+    /// The host sends the peer no snapshot any more. The peer may have one, or not: its answer to a probe tells, which is
+    /// sent once the peer is heard from, so that transfers that end at once follow one another no faster than heartbeats.
+    pub(crate) fn on_transfer_ended(&mut self) {
+        if let Pace::Snapshot { least, .. } = self.pace {
+            self.probe_from(least.max(self.match_index).next(), true);
+        }
     }
 
     /// The entries in flight were dropped for want of room. The place where the logs meet is known all the same.

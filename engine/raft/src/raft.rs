@@ -13,9 +13,9 @@ use crate::leader::Leader;
 use crate::log::Log;
 use crate::mark::Mark;
 use crate::{
-    Command, Config, ConfigError, Durable, EntryBatch, Fetch, FetchFor, HardState, LogId, LogIndex,
-    LogRange, Message, NodeId, Outgoing, Promises, ProposeError, Ready, Restored, Term, Ticks,
-    WriteId, rules,
+    ApplyMax, Command, Config, ConfigError, Durable, EntryBatch, Fetch, FetchFor, HardState, LogId,
+    LogIndex, LogRange, Message, NoTerm, NodeId, Offer, Outgoing, Promises, ProposeError, Ready,
+    Restored, Term, Ticks, WriteId, rules,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -75,6 +75,16 @@ pub enum Event {
     Resign,
     /// The end of [`Event::Resign`].
     Stand,
+    /// The log lets go of all entries up to `to`, as far as they are applied, durable here and kept outside the log. The
+    /// disk is told with the next write.
+    Release {
+        /// The last entry that is not needed any more.
+        to: LogIndex,
+        /// The state up to here is durable outside the log: the machine, or a snapshot of it, opens there or later.
+        kept: LogIndex,
+    },
+    /// The transfer of a snapshot that was offered to this peer ([`Ready::offers`]) has ended, or was given up.
+    TransferEnded(NodeId),
     /// Lead no more for now, and leave the next election to the others, who may have what this node lacks
     /// (room for entries). If none of them wins it, it may lead again.
     GiveWay,
@@ -125,6 +135,8 @@ pub struct Raft {
     pub(crate) voted_for: Option<NodeId>,
     /// `term` or `voted_for` is newer than any write handed out.
     pub(crate) is_hard_state_new: bool,
+    /// The log's base is newer than any write handed out.
+    pub(crate) is_base_new: bool,
     pub(crate) log: Log,
     pub(crate) state: State,
     /// The leader of `term`, if known.
@@ -140,8 +152,8 @@ pub struct Raft {
     pub(crate) is_resigned: bool,
     /// The log lacks entries that were acknowledged. Else there is none.
     pub(crate) mark: Option<Box<Mark>>,
-    /// Entries to apply could not be read; they are fetched again at this time.
-    pub(crate) apply_fetch_at: Option<Ticks>,
+    /// Entries to apply could not be read; they are fetched again at this time. Else [`NEVER`].
+    pub(crate) apply_fetch_at: Ticks,
     pub(crate) messages: Vec<Outgoing>,
     pub(crate) promises: Vec<Outgoing>,
     pub(crate) fetches_owed: Vec<Fetch>,
@@ -176,6 +188,7 @@ impl Raft {
             term,
             voted_for: rules::restored_vote(voted_for),
             is_hard_state_new: false,
+            is_base_new: false,
             log: Log::restore(restored),
             state: State::Follower,
             leader: None,
@@ -185,7 +198,7 @@ impl Raft {
             without_room: Vec::new(),
             is_resigned: false,
             mark: None,
-            apply_fetch_at: None,
+            apply_fetch_at: NEVER,
             messages: Vec::new(),
             promises: Vec::new(),
             fetches_owed: Vec::new(),
@@ -236,15 +249,18 @@ impl Raft {
             }
             Event::Resign => self.on_resign(),
             Event::Stand => self.is_resigned = false,
+            Event::Release { to, kept } => self.on_release(to, kept),
+            Event::TransferEnded(peer) => self.on_transfer_ended(peer),
             Event::GiveWay => self.on_give_way(),
         }
     }
 
     /// Another machine takes the place of the one that failed: it has applied everything up to `applied`, and is handed
     /// what is committed behind that again. Messages that were not handed out yet are dropped, which to the peers is a lost
-    /// message. False, and nothing has changed, if no machine was ever handed that much.
+    /// message. False, and nothing has changed, if no machine was ever handed that much, or if the log has let go of entries
+    /// that the machine lacks.
     pub fn replace_machine(&mut self, applied: LogIndex) -> bool {
-        if applied > self.log.applying() {
+        if applied > self.log.applying() || applied < self.log.base().index {
             return false;
         }
         // As after a restart of the node: the leader that was known may be gone.
@@ -252,7 +268,7 @@ impl Raft {
         self.restart_election_timer();
         self.log.reapply_from(applied);
         self.fetched_to_apply = EntryBatch::new();
-        self.apply_fetch_at = None;
+        self.apply_fetch_at = NEVER;
         self.messages.clear();
         self.promises.clear();
         true
@@ -261,10 +277,22 @@ impl Raft {
     /// The work now owed; `None` if nothing is. To be asked for after every event and proposal, or
     /// after a round of them: what it says is then owed once for all.
     pub fn ready(&mut self) -> Option<Ready> {
-        self.replicate();
-        let apply = self.next_apply();
+        let offers = self.replicate();
+        let apply = self.next_apply(APPLY_MAX, APPLY_MAX);
+        self.owed_with(offers, apply)
+    }
+
+    /// [`Self::ready`] without entries to apply: a host that runs many groups takes these with [`Self::next_apply`], when
+    /// the group's state machine has its turn.
+    pub fn ready_but_apply(&mut self) -> Option<Ready> {
+        let offers = self.replicate();
+        self.owed_with(offers, EntryBatch::new())
+    }
+
+    fn owed_with(&mut self, offers: Vec<Offer>, apply: EntryBatch) -> Option<Ready> {
         let hard_state = core::mem::take(&mut self.is_hard_state_new).then(|| self.hard_state());
-        let write = self.log.submit(hard_state);
+        let release = if hard_state.is_some() { self.owed_release() } else { None };
+        let write = self.log.submit(hard_state, release);
         let promises = (!self.promises.is_empty()).then(|| {
             // These promises wait for the newest write that was handed out: everything that was
             // decided before now is in that write or in an earlier one.
@@ -276,13 +304,14 @@ impl Raft {
             && write.is_none()
             && promises.is_none()
             && apply.is_empty()
-            && self.fetches_owed.is_empty();
+            && self.fetches_owed.is_empty()
+            && offers.is_empty();
         if is_nothing {
             return None; // More than half of all times: after an apply or a durable write, mostly.
         }
         let messages = core::mem::take(&mut self.messages);
         let fetch = core::mem::take(&mut self.fetches_owed);
-        Some(Ready { messages, write, promises, apply, fetch })
+        Some(Ready { messages, write, promises, apply, fetch, offers })
     }
 
     /// When this replica wants its next [`Event::Tick`]. Earlier ones are harmless.
@@ -291,7 +320,7 @@ impl Raft {
             State::Leader(leader) => leader.deadline(),
             _ => self.election_at,
         };
-        self.apply_fetch_at.map_or(role_at, |at| at.min(role_at))
+        self.apply_fetch_at.min(role_at)
     }
 
     /// Role, term, leader and cursors.
@@ -338,9 +367,18 @@ impl Raft {
         self.is_leader() && self.without_room.len() >= voters.div_ceil(2)
     }
 
-    /// The term of the entry at `index`; `None` past the log's end.
-    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+    /// The term of the entry at `index`, from [`Raft::base`] on.
+    ///
+    /// # Errors
+    /// [`NoTerm`]: the log has let go of the entry, or ends before it.
+    pub fn term_at(&self, index: LogIndex) -> Result<Term, NoTerm> {
         self.log.term_at(index)
+    }
+
+    /// The last entry that the log has let go of; `ZERO` if none.
+    #[must_use]
+    pub fn base(&self) -> LogId {
+        self.log.base()
     }
 
     /// Swaps the payloads of entries still held in memory, from `first` on, for equal bytes that
@@ -370,8 +408,8 @@ impl Raft {
 
     /// `patience`: how many ticks longer than usual a leader must be silent before this replica stands.
     fn on_tick(&mut self, patience: u64) {
-        if self.apply_fetch_at.is_some_and(|at| at <= self.now) {
-            self.apply_fetch_at = None;
+        if self.apply_fetch_at <= self.now {
+            self.apply_fetch_at = NEVER;
         }
         if matches!(self.state, State::Leader(_)) {
             self.on_leader_tick();
@@ -519,10 +557,10 @@ impl Raft {
         if prev_log.index > commit {
             return true;
         }
-        self.log.contains(prev_log)
+        self.log.agrees_with(prev_log)
             && (entries.as_slice().iter())
                 .take_while(|entry| entry.index <= commit)
-                .all(|entry| self.log.contains(entry.id()))
+                .all(|entry| self.log.agrees_with(entry.id()))
     }
 
     fn on_durable(&mut self, durable: Durable) {
@@ -544,7 +582,11 @@ impl Raft {
     /// A candidate stands no more: it has asked for votes with a log that it does not have any more.
     fn on_withdrawn(&mut self, from: WriteId) {
         crate::reached!("entries withdrawn for want of room");
-        self.is_hard_state_new |= self.log.withdraw(from);
+        if self.log.withdraw(from) {
+            self.is_hard_state_new = true;
+            // The withdrawn writes may have told the disk of the base. To tell it again does no harm.
+            self.is_base_new = self.log.base() != LogId::ZERO;
+        }
         self.note_withdrawn();
         // A promise made since may be about an entry that is gone. To the peers a dropped promise is a lost message.
         self.promises.clear();
@@ -628,26 +670,38 @@ impl Raft {
         HardState { term: self.term, voted_for, commit, marked: self.is_marked() }
     }
 
-    /// The next entries for the state machine, or a fetch of them.
-    fn next_apply(&mut self) -> EntryBatch {
+    /// True if [`Self::next_apply`] has entries to give, or has to ask for some of them.
+    #[inline]
+    pub fn has_to_apply(&self) -> bool {
+        self.log.applying() < self.log.appliable()
+            && self.apply_fetch_at == NEVER
+            && !self.fetches_out.contains(&FetchFor::Apply)
+    }
+
+    /// The next entries for the state machine, in order, each handed out once per incarnation; answer with
+    /// [`Event::Applied`]. No more than `max`, except that entries which a fetch has brought come all together. If the
+    /// entries are not in memory there are none, and the next [`Self::ready`] has a fetch of no more than `fetch_max`.
+    pub fn next_apply(&mut self, max: ApplyMax, fetch_max: ApplyMax) -> EntryBatch {
         if !self.fetched_to_apply.is_empty() {
             let entries = core::mem::take(&mut self.fetched_to_apply);
             let bytes = entries.cost_bytes();
             return self.hand_out(entries, bytes);
         }
         let last = self.log.appliable();
-        if self.log.applying() >= last || self.log.handed_out_bytes() >= HANDED_OUT_BYTES_MAX {
+        let is_at_bound = max.entries == 0 || self.log.handed_out_bytes() >= HANDED_OUT_BYTES_MAX;
+        if self.log.applying() >= last || is_at_bound {
             return EntryBatch::new();
         }
         let first = self.log.applying().next();
         if first < self.log.tail_first() {
-            let last = last.min(self.log.tail_first().prev());
-            if self.apply_fetch_at.is_none() {
-                self.owe_fetch(FetchFor::Apply, first, last, APPLY_BYTES_MAX);
+            let last = fetch_max.last_from(first).min(last).min(self.log.tail_first().prev());
+            if self.apply_fetch_at == NEVER {
+                self.owe_fetch(FetchFor::Apply, first, last, fetch_max.bytes);
             }
             return EntryBatch::new();
         }
-        let (entries, bytes) = self.log.copy(first, last, APPLY_BYTES_MAX, true);
+        let last = max.last_from(first).min(last);
+        let (entries, bytes) = self.log.copy(first, last, max.bytes, true);
         self.hand_out(entries, bytes)
     }
 
@@ -659,7 +713,7 @@ impl Raft {
 }
 
 /// Terms further ahead of ours than this are not believed.
-const TERM_JUMP_MAX: u64 = 1 << 40;
+pub(crate) const TERM_JUMP_MAX: u64 = 1 << 40;
 
 /// No term is after this, so that there is always a next one.
 pub(crate) const TERM_MAX: Term = Term(u64::MAX / 2);
@@ -667,8 +721,71 @@ pub(crate) const TERM_MAX: Term = Term(u64::MAX / 2);
 /// No entry is after this, so that there is always a next place.
 pub(crate) const INDEX_MAX: LogIndex = LogIndex(u64::MAX / 2);
 
-/// Entries handed to the state machine at once, in bytes.
-const APPLY_BYTES_MAX: usize = 1 << 20;
+/// No tick comes at this time.
+pub(crate) const NEVER: Ticks = Ticks(u64::MAX);
+
+/// The portions in which [`Raft::ready`] hands entries to the state machine.
+const APPLY_MAX: ApplyMax = ApplyMax { entries: usize::MAX, bytes: 1 << 20 };
 
 /// With this much handed out and not applied, the state machine gets no more.
 const HANDED_OUT_BYTES_MAX: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::GroupId;
+
+    const NOW: Ticks = Ticks(1);
+
+    /// Carries out all but the applying.
+    fn settle(raft: &mut Raft) -> Vec<Fetch> {
+        let mut fetches = Vec::new();
+        while let Some(ready) = raft.ready_but_apply() {
+            assert!(ready.apply.is_empty());
+            fetches.extend(ready.fetch);
+            if let Some(write) = ready.write {
+                raft.step(NOW, Event::Durable(Durable::new(GroupId(7), write.id)));
+            }
+        }
+        fetches
+    }
+
+    #[test]
+    fn a_host_takes_what_is_committed_in_portions_and_has_it_read_in_portions() {
+        let config = Config {
+            group: GroupId(7),
+            id: NodeId(1),
+            voters: [NodeId(1)].into(),
+            election_ticks: 10,
+            heartbeat_ticks: 3,
+            seed: 1,
+            inflight_messages_max: 1,
+            inflight_bytes_max: 1,
+            append_bytes_max: 1,
+            tail_bytes_max: 1,
+            uncommitted_bytes_max: 1 << 20,
+        };
+        let mut raft = Raft::new(config, Restored::default(), NOW).unwrap();
+        raft.step(NOW, Event::Campaign);
+        settle(&mut raft);
+        let command = Command { checksum: 0, payload: Bytes::from_static(b"x") };
+        raft.propose(&mut core::iter::repeat_n(command, 9).collect()).unwrap();
+        assert_eq!(settle(&mut raft), []);
+        let max = |entries| ApplyMax { entries, bytes: 1 << 20 };
+        let mut handed = Vec::new();
+        assert!(raft.next_apply(max(0), max(1)).is_empty());
+        while raft.has_to_apply() {
+            let entries = raft.next_apply(max(4), max(1));
+            handed.push(entries.len());
+            raft.step(NOW, Event::Applied(entries.last().unwrap().index));
+            settle(&mut raft);
+        }
+        assert_eq!(handed, [4, 4, 2], "the no-op and nine commands");
+        // Another machine has nothing, and nothing is in memory.
+        assert!(raft.replace_machine(LogIndex::ZERO) && raft.has_to_apply());
+        assert!(raft.next_apply(max(4), max(3)).is_empty() && !raft.has_to_apply());
+        let (first, last) = (LogIndex(1), LogIndex(3));
+        let fetch = Fetch { purpose: FetchFor::Apply, first, last, bytes_max: 1 << 20 };
+        assert_eq!(settle(&mut raft), [fetch]);
+    }
+}

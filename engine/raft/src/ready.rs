@@ -5,7 +5,8 @@
 //! Fails:  a promise released before its write is durable panics.
 //! Source: thesis §10.2.1 (the leader writes beside its sends), §3.8 (what must be durable first).
 
-use crate::{EntryBatch, GroupId, HardState, LogIndex, NodeId, Outgoing, WriteId};
+use crate::{EntryBatch, GroupId, HardState, LogId, LogIndex, NodeId, Outgoing, WriteId};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// Work one group owes, in any order but for [`Promises`], which wait for their write.
@@ -24,6 +25,25 @@ pub struct Ready {
     /// Old entries this group needs back from the log. Each is answered by one
     /// [`crate::Event::Fetched`] or [`crate::Event::FetchFailed`].
     pub fetch: Vec<Fetch>,
+    /// Peers that need a snapshot, each told once. Answer with [`crate::Event::TransferEnded`], unless the peer answers.
+    pub offers: Vec<Offer>,
+}
+
+/// The most entries that a host takes for a state machine at once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ApplyMax {
+    /// How many entries.
+    pub entries: usize,
+    /// Their bytes, as [`crate::Entry::cost_bytes`] counts them; one entry may go over it alone.
+    pub bytes: usize,
+}
+
+impl ApplyMax {
+    /// The last of so many entries, if the first of them is `first`.
+    pub(crate) fn last_from(self, first: LogIndex) -> LogIndex {
+        let more = u64::try_from(self.entries.saturating_sub(1)).unwrap_or(u64::MAX);
+        LogIndex(first.get().saturating_add(more))
+    }
 }
 
 /// One group's part of a log batch.
@@ -31,11 +51,35 @@ pub struct Ready {
 pub struct Write {
     /// Its place among the group's writes.
     pub id: WriteId,
+    /// The log's new base. It goes before `hard_state`, which is there if this is, and both are in one batch together with
+    /// the membership: a crash leaves all three or none.
+    pub release: Option<Box<Release>>,
     /// The new hard state, if term or vote changed (or the commit index is worth saving with them).
     /// Goes before `entries`, in their batch or in an earlier one, so its commit index covers none of them.
     pub hard_state: Option<HardState>,
     /// Entries to append. They replace whatever the log has from `entries.first()` on.
     pub entries: EntryBatch,
+}
+
+/// The log's base has moved: by a release, or because a snapshot was installed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Release {
+    /// The last entry that the log lets go of: the log begins behind it. A snapshot, or the machine itself, has all up to
+    /// here durably.
+    pub base: LogId,
+    /// The log's last entry before those of this write, at least the base: entries behind it are gone too.
+    pub last: LogIndex,
+    /// The voters at `base`, to be found again when nothing in the log says them.
+    pub voters: Vec<NodeId>,
+}
+
+/// A peer needs entries that this leader's log has let go of: it needs a snapshot. Until it has one, it is sent heartbeats.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Offer {
+    /// The peer.
+    pub peer: NodeId,
+    /// A snapshot of this entry or of a later one will do.
+    pub least: LogIndex,
 }
 
 /// Why old entries are needed.

@@ -4,7 +4,7 @@
 //! heartbeat is sent only to a peer that gets nothing else.
 //!
 //! In:     the log, every peer's [`Progress`], answered fetches.
-//! Out:    appends, heartbeats, [`Fetch`]es.
+//! Out:    appends, heartbeats, [`Fetch`]es, [`Offer`]s to peers that need what the log has let go of.
 //! Cost:   one clone per entry and peer (a reference count each).
 //! Source: paper §5.3; thesis §10.2.1 (pipelining).
 
@@ -12,17 +12,19 @@ use crate::log::Log;
 use crate::progress::{Pace, Progress};
 use crate::raft::State;
 use crate::{
-    AppendEntries, EntryBatch, Fetch, FetchFor, Heartbeat, LogId, LogIndex, Message, NodeId,
+    AppendEntries, EntryBatch, Fetch, FetchFor, Heartbeat, LogId, LogIndex, Message, NodeId, Offer,
     Outgoing, Raft, Term, rules,
 };
 use alloc::vec::Vec;
 
 impl Raft {
-    /// Fills every peer's window.
-    pub(crate) fn replicate(&mut self) {
-        let State::Leader(leader) = &mut self.state else { return };
+    /// Fills every peer's window, and says which peers newly need a snapshot.
+    pub(crate) fn replicate(&mut self) -> Vec<Offer> {
+        let mut offers = Vec::new();
+        let State::Leader(leader) = &mut self.state else { return offers };
         let config = &self.config;
         let last = self.log.last().index;
+        let base = self.log.base().index;
         let mut wanted = Vec::new();
         for peer in &mut leader.peers {
             let mut line = Line {
@@ -34,6 +36,9 @@ impl Raft {
             };
             let mut fetched = core::mem::take(&mut peer.fetched);
             let has_room = rules::may_be_sent_entries(peer.id, &self.without_room);
+            if peer.next_index() <= base {
+                peer.on_released(base);
+            }
             match peer.pace {
                 // With nothing to send and nothing to find out, the peer has it all.
                 Pace::Probe { paused: false }
@@ -74,6 +79,11 @@ impl Raft {
                     }
                     peer.inquiry_owed = false;
                 }
+                Pace::Snapshot { least, offered: false } => {
+                    offers.push(Offer { peer: peer.id, least });
+                    peer.pace = Pace::Snapshot { least, offered: true };
+                }
+                Pace::Snapshot { .. } => {}
             }
             if peer.heartbeat_owed && !line.said {
                 line.heartbeat(peer);
@@ -90,6 +100,7 @@ impl Raft {
             let last = self.log.tail_first().prev();
             self.owe_fetch(FetchFor::Peer(peer), first, last, self.config.append_bytes_max);
         }
+        offers
     }
 
     /// Asks for old entries, unless an answer for the same purpose is still to come.
@@ -143,7 +154,7 @@ impl Raft {
         }
         match purpose {
             FetchFor::Apply => {
-                self.apply_fetch_at = Some(self.now.after(self.config.heartbeat_ticks));
+                self.apply_fetch_at = self.now.after(self.config.heartbeat_ticks);
             }
             // As if it had been sent and lost: the next heartbeat's answer starts it again.
             FetchFor::Peer(peer) => self.on_unreachable(peer),
@@ -167,11 +178,11 @@ impl Raft {
     }
 }
 
-/// "I lead", how much is committed of what the peer has, and how much that is.
+/// "I lead", how much is committed of what the peer has, and how much that is: nothing, if the log has let go of it.
 fn heartbeat(log: &Log, term: Term, peer: &Progress) -> Message {
     let index = peer.match_index();
-    let matched = LogId { term: log.term_at(index).expect("what is matched is in the log"), index };
-    let commit = rules::commit_in_heartbeat(log.commit(), index);
+    let matched = log.term_at(index).map_or(LogId::ZERO, |term| LogId { term, index });
+    let commit = rules::commit_in_heartbeat(log.commit(), matched.index);
     Message::Heartbeat(Heartbeat { term, commit, matched })
 }
 

@@ -86,11 +86,12 @@ pub(crate) fn majority_place(voters: usize) -> usize {
 
 // Appends and heartbeats, on the follower's side (paper §5.3).
 
-/// An append is taken only if the log has the entry before it, of the same index and term (paper §5.3).
+/// An append is taken only if the log has the entry before it, of the same index and term (paper §5.3), or has let go of
+/// the entry there, which every leader has.
 #[inline]
 pub(crate) fn prev_log_matches(log: &Log, prev_log: LogId) -> bool {
     let is_let_pass = crate::bug!("prev_log_by_index_only") && prev_log.index <= log.last().index;
-    log.contains(prev_log) || is_let_pass
+    log.agrees_with(prev_log) || is_let_pass
 }
 
 /// The first entry that an append removes from the log. Only a conflict removes anything: a late, shorter append must
@@ -134,7 +135,7 @@ pub(crate) fn commit_by_heartbeat(log: &Log, m: &Heartbeat) -> Option<LogIndex> 
     if crate::bug!("heartbeat_commit_unclamped") {
         return Some(m.commit.min(log.last().index));
     }
-    log.contains(m.matched).then_some(m.commit)
+    log.agrees_with(m.matched).then_some(m.commit)
 }
 
 // Commitment and replication, on the leader's side (paper §5.3, §5.4.2).
@@ -222,6 +223,27 @@ pub(crate) fn have_all_stated(voters: usize, stated: usize) -> bool {
     stated + 1 >= voters || crate::bug!("readmitted_without_every_word")
 }
 
+// The log's base and snapshots (paper §7).
+
+/// The log lets go of what is applied, on this disk, and kept outside the log durably; of nothing else, whatever is asked.
+pub(crate) fn released_up_to(log: &Log, to: LogIndex, kept: LogIndex) -> LogIndex {
+    let kept = if crate::bug!("release_past_durable") { LogIndex(u64::MAX) } else { kept };
+    to.min(kept).min(log.applied()).min(log.durable())
+}
+
+/// The voters at the log's base stand beside the base: once the log begins behind the entry that made them voters, nothing
+/// else says them.
+pub(crate) fn voters_at_base(voters: &[NodeId]) -> Vec<NodeId> {
+    if crate::bug!("release_without_membership") { Vec::new() } else { voters.to_vec() }
+}
+
+/// A log that has a snapshot's last entry keeps the entries behind it: they match the snapshot, and some may have been
+/// acknowledged. Any other log is replaced whole (paper figure 13).
+pub(crate) fn keeps_entries_behind(log: &Log, snapshot: LogId) -> bool {
+    let is_let_pass = crate::bug!("conflicting_entry_kept") && snapshot.index < log.last().index;
+    (log.contains(snapshot) || is_let_pass) && !crate::bug!("late_snapshot_cuts_newer_entries")
+}
+
 // Rules about durability (thesis §3.8, §10.2.1).
 
 /// Vote requests, votes and acknowledgements leave only when what they say is durable (RULES.md A2, rules 10, 11).
@@ -247,14 +269,14 @@ pub(crate) fn vouched_for_after_cut(last: LogId, end: LogId) -> LogId {
     end
 }
 
-/// A finished write vouches for its entries while the log has them (RULES.md rule 14). It always has:
-/// [`vouched_for_after_cut`] sees to that.
+/// A finished write vouches for its entries while the log has them (RULES.md rule 14), or has let go of them. One of the
+/// two is so: [`vouched_for_after_cut`] sees to that.
 #[inline]
 pub(crate) fn vouches(log: &Log, write: WriteId, last: LogId) -> bool {
     if crate::bug!("aba_completion") {
         return log.contains(last);
     }
-    assert!(log.contains(last), "write {write:?} ends at {last:?}, which is not in the log");
+    assert!(log.agrees_with(last), "write {write:?} ends at {last:?}, which is not in the log");
     true
 }
 
@@ -265,11 +287,12 @@ pub(crate) fn appliable(commit: LogIndex, durable: LogIndex) -> LogIndex {
 }
 
 /// A saved commit index covers only entries that are on this disk, and that nothing handed to the disk replaces: a write
-/// may land in part, its hard state before its entries (RULES.md B1).
+/// may land in part, its hard state before its entries (RULES.md B1). The log's base is told to the disk in the same write,
+/// before the hard state, or in an earlier one.
 pub(crate) fn commit_to_save(log: &Log) -> LogIndex {
     match crate::bug!("commit_saved_past_its_entries") {
         true => log.commit(),
-        false => log.commit().min(log.durable()),
+        false => log.commit().min(log.durable()).max(log.base().index),
     }
 }
 
@@ -293,6 +316,16 @@ impl Raft {
         if crate::bug!("own_vote_before_durable") {
             self.on_own_vote_durable();
         }
+    }
+
+    /// An installed snapshot is acknowledged when its write is durable, like entries (RULES.md rule 10): before that, a
+    /// crash leaves neither the snapshot nor all of the log that it replaced.
+    pub(crate) fn acknowledge_install(&mut self, leader: NodeId, match_index: LogIndex) {
+        if crate::bug!("install_acknowledged_before_durable") {
+            let result = AppendResult::Accepted { match_index };
+            return self.say(leader, Message::AppendReply(AppendReply { term: self.term, result }));
+        }
+        self.acknowledge(leader, match_index);
     }
 
     /// A leader's heartbeat is answered by the term alone. The answer acknowledges no entry: the log's end was not

@@ -147,6 +147,17 @@ impl LogId {
     }
 }
 
+/// Why a log cannot say the term of an index.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NoTerm {
+    /// The log has let go of the entry there: it was committed and applied, and stands before the log's base.
+    #[error("the entry was released from the log")]
+    Released,
+    /// The log ends before it.
+    #[error("the log ends before the entry")]
+    PastEnd,
+}
+
 /// Entries of one group that a proposal became: `first..=last`, all of `term`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct LogRange {
@@ -165,7 +176,8 @@ pub struct HardState {
     pub term: Term,
     /// The candidate that the replica voted for in `term`.
     pub voted_for: Option<NodeId>,
-    /// A commit index it knew; may lag, never leads. Saves work after a restart, nothing else.
+    /// A commit index it knew; may lag, never leads. Saves work after a restart, nothing else. It may be before the log's
+    /// base; a replica that restarts knows at least the base to be committed.
     pub commit: LogIndex,
     /// Its log lacks entries that it had acknowledged, as far as it knows: until it is readmitted it neither
     /// acknowledges, votes nor stands.

@@ -8,7 +8,7 @@ use common::{Image, config, entry, log_of, n};
 use logdrive_raft::{
     AppendEntries, AppendReply, AppendResult, Durable, EntryBatch, Event, FetchFor, HardState,
     Heartbeat, HeartbeatReply, LogId, LogIndex, Marked, Message, NodeId, PreVote, PreVoteReply,
-    Raft, RequestVote, Restored, Role, Term, TermRun, TermStated, Ticks, VoteReply,
+    Raft, RequestVote, Restored, Role, Snapshot, Term, TermRun, TermStated, Ticks, VoteReply,
 };
 use proptest::prelude::*;
 
@@ -111,6 +111,9 @@ enum Deed {
     Fetched { peer: u64, entries: EntryBatch },
     FetchFailed { peer: u64 },
     Unreachable(u64),
+    Release { to: LogIndex, kept: LogIndex },
+    Install { last: LogId, term: Term },
+    TransferEnded(u64),
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -125,6 +128,14 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (0..5u64, entries()).prop_map(|(peer, entries)| Deed::Fetched { peer, entries }),
         1 => (0..5u64).prop_map(|peer| Deed::FetchFailed { peer }),
         1 => (0..5u64).prop_map(Deed::Unreachable),
+        2 => (index(), index()).prop_map(|(to, kept)| Deed::Release { to, kept }),
+        1 => (log_id(), term()).prop_map(|(last, term)| Deed::Install { last, term }),
+        // A snapshot that may well be one.
+        1 => (1..6u64, 1..12u64).prop_map(|(of, index)| {
+            let last = LogId { term: Term(of), index: LogIndex(index) };
+            Deed::Install { last, term: Term(of) }
+        }),
+        1 => (0..5u64).prop_map(Deed::TransferEnded),
     ]
 }
 
@@ -141,8 +152,9 @@ fn play(deeds: Vec<Deed>) {
         TermRun { first: LogIndex(1), term: Term(1) },
         TermRun { first: LogIndex(3), term: Term(2) },
     ];
-    let restored = Restored { hard_state, runs, last: LogIndex(3), applied: LogIndex(0) };
-    let mut disk = Image { hard_state, entries: log_of(&[1, 1, 2]) };
+    let restored =
+        Restored { hard_state, base: LogId::ZERO, runs, last: LogIndex(3), applied: LogIndex(0) };
+    let mut disk = Image::of(hard_state, log_of(&[1, 1, 2]));
     let mut raft = Raft::new(config, restored, Ticks(0)).unwrap();
     let mut now = Ticks(0);
     let mut newest = logdrive_raft::WriteId::ZERO;
@@ -187,6 +199,14 @@ fn play(deeds: Vec<Deed>) {
                 raft.step(now, Event::FetchFailed { purpose: purpose(peer) });
             }
             Deed::Unreachable(peer) => raft.step(now, Event::Unreachable(n(peer))),
+            Deed::Release { to, kept } => raft.step(now, Event::Release { to, kept }),
+            Deed::Install { last, term } => {
+                let voters = vec![n(1), n(2), n(3)];
+                if raft.install(Snapshot { last, voters, term }).is_err() {
+                    assert_eq!(raft.status(), before);
+                }
+            }
+            Deed::TransferEnded(peer) => raft.step(now, Event::TransferEnded(n(peer))),
         }
         let after = raft.status();
         if let Some(from) = is_strange {
@@ -194,7 +214,10 @@ fn play(deeds: Vec<Deed>) {
         }
         assert!(before.term <= after.term && after.term.get() < u64::MAX / 2 + 1);
         assert!(before.commit <= after.commit && after.commit <= after.last_log.index);
-        assert!(after.applying <= after.commit.min(after.durable));
+        let base = raft.base().index;
+        assert!(
+            base <= after.applied && after.applying <= after.commit.min(after.durable.max(base))
+        );
         let _ = raft.deadline();
     }
 }

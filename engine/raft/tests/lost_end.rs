@@ -151,7 +151,7 @@ fn a_log_of_the_same_length_is_no_proof() {
     let mut c = Cluster::empty();
     for (id, terms) in [(1, &[1, 1, 3, 3][..]), (2, &[1, 1, 3, 3]), (3, &[1, 1, 2, 2, 2])] {
         let hard_state = HardState { term: Term(3), ..HardState::default() };
-        c.add(config(id, 3), Image { hard_state, entries: log_of(terms) });
+        c.add(config(id, 3), Image::of(hard_state, log_of(terms)));
     }
     let old = c.nodes[&n(3)].durable.entries.clone();
     c.elect(n(1));

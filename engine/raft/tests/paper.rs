@@ -14,7 +14,7 @@ fn with_logs(term: u64, logs: &[&[u64]]) -> Cluster {
     let mut cluster = Cluster::empty();
     for (terms, id) in logs.iter().zip(1..) {
         let hard_state = HardState { term: Term(term), ..HardState::default() };
-        let image = Image { hard_state, entries: log_of(terms) };
+        let image = Image::of(hard_state, log_of(terms));
         cluster.add(config(id, logs.len() as u64), image);
     }
     cluster
@@ -447,7 +447,7 @@ fn a_refused_pre_vote_tells_the_term_so_that_the_longer_log_wins_9_6() {
     let mut cluster = Cluster::empty();
     for (id, term, terms) in [(1, 9, &[1][..]), (2, 3, &[1, 1, 2]), (3, 3, &[1, 1, 2])] {
         let hard_state = HardState { term: Term(term), ..HardState::default() };
-        cluster.add(config(id, 3), Image { hard_state, entries: log_of(terms) });
+        cluster.add(config(id, 3), Image::of(hard_state, log_of(terms)));
     }
     // 2 needs the vote of 1.
     cluster.crash(n(3), 0);

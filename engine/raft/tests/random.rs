@@ -1,12 +1,15 @@
 //! Random runs of whole clusters with loss, reordering, duplication, partitions and crashes that
-//! lose what was not durable, whole writes and parts of writes. [`common::ghost`] checks every
+//! lose what was not durable, whole writes and parts of writes. In most of them logs are released and
+//! snapshots installed, early, late and twice. [`common::ghost`] checks every
 //! event; then faults end and the cluster must come together. A failing run names its seed
 //! (`LOGDRIVE_SEED=7` runs that seed alone, `LOGDRIVE_SEEDS=5000` that many seeds).
 
 mod common;
 
-use common::{Cluster, Image, config, log_of, n};
-use logdrive_raft::{Event, HardState, LogIndex, NodeId, Role, Term, Write};
+use common::{Cluster, Image, Packet, Transfer, config, log_of, n};
+use logdrive_raft::{
+    Event, HardState, Installed, LogIndex, Message, NodeId, Raft, Role, Term, Write,
+};
 
 /// Splitmix64.
 struct Random(u64);
@@ -49,6 +52,20 @@ struct Swarm {
     cuts: u64,
     slow_disk: u64,
     slow_apply: u64,
+    /// How often a state is kept, a log released, or a snapshot moved.
+    snapshots: u64,
+    /// How often an append to the last replica is lost.
+    deaf: u64,
+}
+
+/// The outcome of a run.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Tally {
+    commands: usize,
+    term: u64,
+    released: u64,
+    installed: u64,
+    late: u64,
 }
 
 fn cluster(random: &mut Random, swarm: &Swarm) -> Cluster {
@@ -72,6 +89,61 @@ fn cluster(random: &mut Random, swarm: &Swarm) -> Cluster {
         cluster.add(config, image);
     }
     cluster
+}
+
+fn snapshot_action(cluster: &mut Cluster, random: &mut Random, tally: &mut Tally) {
+    let ids = cluster.ids();
+    let id = ids[random.index(ids.len())];
+    match random.below(12) {
+        0..=2 => {
+            cluster.apply(id);
+            cluster.keep(id);
+        }
+        3..=5 => {
+            let base = |cluster: &Cluster| cluster.node(id).raft.as_ref().map(Raft::base);
+            let before = base(cluster);
+            // Sometimes further than the state is kept.
+            let kept = cluster.node(id).kept.get();
+            cluster.release_log(id, kept + 2 - random.below((kept + 3).min(6)));
+            tally.released += u64::from(base(cluster) != before);
+        }
+        6..=8 => {
+            // Any replica that has enough may be the source. Some leaders offer what nobody needs.
+            let Some(leader) = cluster.leader() else { return };
+            let offer = cluster.nodes.get_mut(&leader).unwrap().offers.pop_front();
+            let up = ids.iter().filter(|id| cluster.node(**id).raft.is_some());
+            let behind = up.min_by_key(|id| cluster.status(**id).commit);
+            let to = if random.chance(50) { *behind.expect("a leader is up") } else { id };
+            let (to, least) = offer.map_or((to, LogIndex(1)), |offer| (offer.peer, offer.least));
+            let sources = ids.into_iter().filter(|&s| cluster.node(s).kept >= least);
+            let sources: Vec<NodeId> = sources.collect();
+            if sources.is_empty() {
+                return;
+            }
+            let snapshot = cluster.snapshot(sources[random.index(sources.len())], leader);
+            cluster.transfers.push(Transfer { from: leader, to, snapshot });
+        }
+        _ => {
+            if cluster.transfers.is_empty() {
+                return;
+            }
+            let newest = cluster.transfers.len() - 1;
+            let at = if random.chance(60) { newest } else { random.index(newest + 1) };
+            let Transfer { from, to, snapshot } = cluster.transfers[at].clone();
+            if random.chance(80) && cluster.node(to).raft.is_some() {
+                match cluster.install(to, snapshot) {
+                    Ok(Installed::Taken { .. }) => tally.installed += 1,
+                    Ok(Installed::Late) => tally.late += 1,
+                    Err(_) => assert_eq!(cluster.role(to), Role::Leader),
+                }
+            }
+            // Some are installed again, much later.
+            if random.chance(60) {
+                cluster.transfers.swap_remove(at);
+                cluster.step(from, Event::TransferEnded(to));
+            }
+        }
+    }
 }
 
 fn one_action(cluster: &mut Cluster, random: &mut Random, swarm: &Swarm, proposals: &mut u64) {
@@ -110,7 +182,10 @@ fn one_action(cluster: &mut Cluster, random: &mut Random, swarm: &Swarm, proposa
                     let copy = cluster.network[at].clone();
                     cluster.network.push(copy);
                 }
-                if random.chance(swarm.loss) {
+                let Packet { to, message, .. } = &cluster.network[at];
+                let is_unheard =
+                    *to == n(swarm.voters) && matches!(message, Message::AppendEntries(_));
+                if random.chance(swarm.loss) || is_unheard && random.chance(swarm.deaf) {
                     let lost = cluster.network.remove(at);
                     if random.chance(50) {
                         cluster.step(lost.from, Event::Unreachable(lost.to));
@@ -195,6 +270,9 @@ fn heal(cluster: &mut Cluster, seed: u64) {
             cluster.restart(id);
         }
     }
+    for Transfer { from, to, .. } in std::mem::take(&mut cluster.transfers) {
+        cluster.step(from, Event::TransferEnded(to));
+    }
     let is_whole = |cluster: &Cluster| {
         let statuses: Vec<_> = cluster.ids().iter().map(|&id| cluster.status(id)).collect();
         let leader = statuses.iter().find(|status| status.role == Role::Leader);
@@ -227,9 +305,10 @@ fn tail(trace: &str) -> &str {
     &trace[trace.len().saturating_sub(4000)..]
 }
 
-pub(crate) fn run(seed: u64) -> (usize, u64) {
+fn run(seed: u64) -> Tally {
     let mut random = Random(seed);
-    let swarm = Swarm {
+    let mut actions = 3000;
+    let mut swarm = Swarm {
         voters: [1, 2, 3, 3, 3, 4, 5, 5][random.index(8)],
         loss: random.below(15),
         duplicates: random.below(20),
@@ -241,16 +320,31 @@ pub(crate) fn run(seed: u64) -> (usize, u64) {
         cuts: random.below(30),
         slow_disk: random.below(80),
         slow_apply: random.below(80),
+        snapshots: [0, 5, 15, 30][random.index(4)],
+        deaf: [0, 0, 70, 100][random.index(4)],
     };
+    if swarm.snapshots > 0 && random.chance(40) {
+        // Much is committed, and the last replica has most of it by snapshots.
+        actions = 6000;
+        swarm.voters = 3;
+        swarm.deaf = [60, 100, 100][random.index(3)];
+        swarm = Swarm { elections: 0, cuts: 0, slow_disk: 10, slow_apply: 10, ..swarm };
+        swarm.crashes /= 4;
+    }
     let mut cluster = cluster(&mut random, &swarm);
     let mut proposals = 0;
-    for _ in 0..3000 {
+    let mut tally = Tally::default();
+    for _ in 0..actions {
+        if random.chance(swarm.snapshots) {
+            snapshot_action(&mut cluster, &mut random, &mut tally);
+        }
         one_action(&mut cluster, &mut random, &swarm, &mut proposals);
         cluster.trace.clear();
     }
     heal(&mut cluster, seed);
-    let term = cluster.status(n(1)).term.get();
-    (cluster.ghost.commands_committed(), term)
+    tally.term = cluster.status(n(1)).term.get();
+    tally.commands = cluster.ghost.commands_committed();
+    tally
 }
 
 #[test]
@@ -263,21 +357,43 @@ fn clusters_are_safe_under_faults_and_come_together_after_them() {
         Some(seed) => seed..seed + 1,
         None => 0..number("LOGDRIVE_SEEDS").unwrap_or(1000),
     };
-    let mut committed = 0;
-    let mut terms = 0;
+    let mut all = Tally::default();
     let count = seeds.end - seeds.start;
     for seed in seeds {
         // A panic's message does not name the seed.
         let result = std::panic::catch_unwind(|| run(seed));
-        let (commands, term) =
-            result.unwrap_or_else(|_| panic!("replay with LOGDRIVE_SEED={seed}"));
-        committed += commands;
-        terms += term;
+        let run = result.unwrap_or_else(|_| panic!("replay with LOGDRIVE_SEED={seed}"));
+        all.commands += run.commands;
+        all.term += run.term;
+        all.released += run.released;
+        all.installed += run.installed;
+        all.late += run.late;
     }
-    println!("{count} runs: {committed} commands committed, {terms} terms");
+    println!("{count} runs: {all:?}");
     // If the faults let nothing be committed, the runs test nothing.
-    assert!(count < 100 || committed as u64 > 20 * count, "only {committed} commands committed");
-    assert!(count < 100 || terms > 3 * count, "only {terms} terms");
+    assert!(count < 100 || all.commands as u64 > 20 * count, "{all:?}");
+    assert!(count < 100 || all.term > 3 * count, "{all:?}");
+    assert!(count < 100 || all.released > 5 * count && all.installed > count, "{all:?}");
+    assert!(count < 100 || all.late > count / 10, "{all:?}");
+}
+
+/// The simulator of whole nodes cannot reach these mutations while nothing there releases a log.
+#[cfg(feature = "bug-bank")]
+#[test]
+fn a_mutation_of_the_base_is_caught() {
+    for bug in [
+        "release_past_durable",
+        "release_without_membership",
+        "install_acknowledged_before_durable",
+        "late_snapshot_cuts_newer_entries",
+        "conflicting_entry_kept",
+    ] {
+        logdrive_raft::hooks::switch_on(Some(bug));
+        let caught = (0..100).find(|&seed| std::panic::catch_unwind(|| run(seed)).is_err());
+        logdrive_raft::hooks::switch_on(None);
+        println!("{bug}: seed {caught:?}");
+        assert!(caught.is_some(), "{bug} is not caught");
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn story() -> Cluster {
     let mut c = Cluster::empty();
     let term_2 = HardState { term: Term(2), ..HardState::default() };
     for (id, log) in [(1, &[1; 7][..]), (2, &[1; 7]), (3, &[1, 1, 1, 1, 1, 1, 1, 2, 2, 2])] {
-        c.add(config(id, 3), Image { hard_state: term_2, entries: log_of(log) });
+        c.add(config(id, 3), Image::of(term_2, log_of(log)));
     }
     let (leaders, three) = ([n(1), n(2)], n(3));
     c.step(n(1), Event::Campaign);

@@ -145,7 +145,7 @@ impl Player {
                 let term = Term(number("term").unwrap_or(0));
                 let hard_state = HardState { term, ..HardState::default() };
                 let config = self.config(id().get(), number("of").unwrap());
-                self.cluster.add(config, Image { hard_state, entries: log_of(&log) });
+                self.cluster.add(config, Image::of(hard_state, log_of(&log)));
             }
             "campaign" => cluster.step(id(), Event::Campaign),
             "resign" => cluster.step(id(), Event::Resign),

@@ -28,6 +28,7 @@ fn settle(shard: &mut Shard, acked: &mut HashSet<(NodeId, GroupId)>) {
     use logdrive_raft::{AppendReply, PreVoteReply, VoteReply};
     let mut round = shard.round();
     while shard.is_dirty() {
+        shard.begin_turn(&mut round);
         shard.gather(Nanos(1), &mut round);
         for job in round.writes.drain(..) {
             let stamps = Stamps { submitted: Nanos(1), durable: Nanos(1) };
@@ -270,4 +271,168 @@ fn a_full_log_is_asked_once_a_heartbeat_however_many_groups_it_has() {
     many.full = None;
     (0..10 * TIMING.heartbeat_ticks).for_each(|_| many.step());
     assert_eq!(many.sum(2, |status| status.last_log.index), last);
+}
+
+/// A shard of groups with one member each, whose writes are durable at once and whose machines do nothing.
+struct Alone {
+    shard: Shard,
+    round: Round,
+}
+
+impl Alone {
+    fn new(groups: u64, turn_apply_max: ApplyMax) -> Self {
+        let of_shard = limits::OfShard { turn_apply_max, ..limits::OfShard::REAL };
+        let me = NodeId(1);
+        let limits = Limits { of_shard, ..Limits::REAL };
+        let mut shard = Shard::new(me, &[me], TIMING, 1).with_limits(&limits);
+        for group in (1..=groups).map(GroupId) {
+            shard.add(founded(group, &[me], true)).unwrap();
+        }
+        let mut alone = Self { round: shard.round(), shard };
+        while alone.shard.is_dirty() || alone.shard.owes_machines() {
+            alone.turn();
+        }
+        alone
+    }
+
+    fn propose(&mut self, group: u64, count: usize, bytes: usize) {
+        let command = || Command { checksum: 0, payload: vec![1; bytes].into() };
+        let commands = Commands::Many(std::iter::repeat_with(command).take(count).collect());
+        let (group, sink) = (GroupId(group), Arc::<Outcomes>::default());
+        let submission = Submission { group, sink, token: 0, commands, at: Nanos(1) };
+        self.shard.submit(submission, &mut Vec::new());
+    }
+
+    /// A turn, and what each group's machine was handed in it.
+    fn turn(&mut self) -> BTreeMap<u64, Cost> {
+        self.shard.begin_turn(&mut self.round);
+        let mut handed = BTreeMap::new();
+        for _ in 0..limits::GATHERINGS_MAX {
+            self.shard.gather(Nanos(1), &mut self.round);
+            for job in self.round.writes.drain(..) {
+                let stamps = Stamps { submitted: Nanos(1), durable: Nanos(1) };
+                self.shard.durable(Durable::new(job.group, job.write.id), stamps);
+            }
+            self.apply(&mut handed);
+        }
+        handed
+    }
+
+    /// A turn that may give nothing out.
+    fn turn_without_a_slot(&mut self) -> BTreeMap<u64, Cost> {
+        let mut handed = BTreeMap::new();
+        self.shard.begin_turn(&mut self.round);
+        self.shard.hand_out(Nanos(1), &mut self.round);
+        self.apply(&mut handed);
+        handed
+    }
+
+    fn apply(&mut self, handed: &mut BTreeMap<u64, Cost>) {
+        for job in self.round.applies.drain(..) {
+            let to = handed.entry(job.slot.at() as u64 + 1).or_default();
+            *to = *to + cost(job.entries.len(), job.entries.cost_bytes());
+            let replies = &mut std::iter::repeat_n(Bytes::new(), job.entries.len());
+            self.shard.applied(&job, replies, Nanos(1), &mut Vec::new());
+        }
+    }
+
+    fn has_applied_all(&self, group: u64) -> bool {
+        let status = self.shard.status(GroupId(group)).unwrap();
+        status.applied == status.last_log.index
+    }
+}
+
+/// The bug: a turn handed up to 4 MiB to each group's machine. With a thousand groups, one frame of heartbeats that
+/// committed what all of them had waiting made a turn of 280 ms.
+#[test]
+fn a_turn_hands_all_machines_a_bounded_part_and_a_group_with_little_does_not_wait() {
+    let mut alone = Alone::new(20, ApplyMax { entries: 100, bytes: 1 << 20 });
+    alone.propose(1, 1_000, 1);
+    (2..=20).for_each(|group| alone.propose(group, 1, 1));
+    let commands =
+        |handed: &BTreeMap<u64, Cost>| handed.values().map(|cost| cost.commands).sum::<usize>();
+    let handed = alone.turn();
+    assert_eq!(handed.len(), 20, "every group is handed something: {handed:?}");
+    assert_eq!((commands(&handed), handed[&1].commands), (100, 81));
+    let (mut left, mut late) = (1_000 - 81, 0);
+    for turn in 0.. {
+        assert_eq!(alone.shard.owes_machines(), left + late > 0, "{left} and {late} are left");
+        if left + late == 0 {
+            break;
+        }
+        let handed = if turn % 3 == 2 {
+            alone.turn_without_a_slot()
+        } else {
+            // Committed in the course of the turn, when its room is used up.
+            alone.propose(7, 1, 1);
+            late += 1;
+            alone.turn()
+        };
+        let of = |group| handed.get(&group).map_or(0, |cost| cost.commands);
+        assert!(commands(&handed) == 100 || of(1) == left, "{handed:?}");
+        (left, late) = (left - of(1), late - of(7));
+        assert!(late <= 1, "a command has waited for two turns: {handed:?}");
+    }
+    alone.turn();
+    assert!((1..=20).all(|group| alone.has_applied_all(group)));
+}
+
+#[test]
+fn a_turn_hands_machines_one_entry_more_than_the_bytes_it_has_room_for() {
+    const PAYLOAD: usize = 30_000;
+    let mut alone = Alone::new(3, ApplyMax { entries: 1_000, bytes: 100_000 });
+    (1..=3).for_each(|group| alone.propose(group, 50, PAYLOAD));
+    let mut turns = 0;
+    loop {
+        let handed = alone.turn();
+        let bytes: usize = handed.values().map(|cost| cost.bytes).sum();
+        assert!(bytes < 100_000 + PAYLOAD + 100, "{handed:?}");
+        turns += 1;
+        if (1..=3).all(|group| alone.has_applied_all(group)) {
+            break;
+        }
+        assert_eq!(handed.len(), 3, "{handed:?}");
+    }
+    assert_eq!(turns, 150_usize.div_ceil(4));
+}
+
+/// Machines need no write slot: a turn that can give nothing out goes on with what is committed, and says that more is
+/// left, for which its driver takes the next turn at once.
+#[test]
+fn machines_go_on_from_turn_to_turn_while_the_disk_is_busy() {
+    let turn_apply_max = ApplyMax { entries: 3, bytes: 1 << 20 };
+    let of_shard = limits::OfShard { turn_apply_max, ..limits::OfShard::REAL };
+    let mut trio = Trio::with(3, None, Limits { of_shard, ..Limits::REAL });
+    trio.until("a leader", 100, |trio| trio.leader().is_some());
+    let leader = trio.leader().unwrap();
+    (0..40).for_each(|_| trio.propose(leader));
+    let owes = |trio: &Trio| trio.nodes[leader].host.as_ref().unwrap().shard.owes_machines();
+    trio.until("more is committed than a turn hands out", 100, owes);
+    trio.nodes[leader].is_stuck = true;
+    let has_slot =
+        |trio: &Trio| trio.nodes[leader].host.as_ref().unwrap().wal().unwrap().has_slot();
+    while has_slot(&trio) {
+        trio.propose(leader);
+        let node = &mut trio.nodes[leader];
+        node.host.as_mut().unwrap().turn(&node.outside);
+    }
+    assert!(owes(&trio), "the writes took more turns than the machine");
+    let mut applied = trio.status(leader).unwrap().applied.get();
+    for turn in 0.. {
+        let is_left = owes(&trio);
+        let node = &mut trio.nodes[leader];
+        let is_woken = node.arrivals.inbox().is_woken();
+        assert!(is_woken || !is_left, "turn {turn} leaves work and wakes nobody");
+        if !is_left {
+            break;
+        }
+        let turned = node.host.as_mut().unwrap().turn(&node.outside);
+        let status = trio.status(leader).unwrap();
+        assert!((1..=3).contains(&(status.applied.get() - applied)), "{status:?} after {applied}");
+        applied = status.applied.get();
+        assert_eq!(turned.leaves_work, owes(&trio));
+    }
+    let status = trio.status(leader).unwrap();
+    assert_eq!(status.applied, status.commit.min(status.durable));
+    assert!(trio.outcomes().len() > 20, "the commands were answered");
 }

@@ -8,6 +8,7 @@
 //! Fails:  a group whose machine failed is stopped alone; broken invariants panic.
 //! Source: RULES.md A1, A4; thesis §10.2 (pipelining, batching, writing beside sending).
 
+mod machines;
 mod stops;
 
 use super::{
@@ -24,11 +25,12 @@ use crate::{ProposeError, StopCause, clock::Nanos, limits, links::LinkChange};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use logdrive_raft::{
-    Config, ConfigError, Durable, Entry, EntryBatch, Event, FetchFor, GroupId, HardState, LogIndex,
-    Message, NodeId, Outgoing, Raft, Restored, RoomNotice, RoomSays, Term, TermRun, Ticks,
+    ApplyMax, Config, ConfigError, Durable, Entry, EntryBatch, Event, FetchFor, GroupId, HardState,
+    LogId, LogIndex, Message, NodeId, Outgoing, Raft, Restored, RoomNotice, RoomSays, Term,
+    TermRun, Ticks,
 };
 use logdrive_wal::Room;
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 /// Ticks of the protocol's timeouts.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,7 @@ pub(crate) struct Founded {
     /// To be written with the first write; `None` if the log has it.
     pub(crate) membership: Option<Bytes>,
     pub(crate) hard_state: HardState,
+    pub(crate) base: LogId,
     pub(crate) runs: Vec<TermRun>,
     pub(crate) last: LogIndex,
     pub(crate) applied: LogIndex,
@@ -81,6 +84,12 @@ pub(crate) struct Shard {
     tail_bytes: usize,
     /// Groups in slots below this one borrow nothing from a sealed image.
     owned: usize,
+    /// The most entries of all groups that a turn hands to machines.
+    turn_apply_max: ApplyMax,
+    /// The groups that have something to apply, in their order.
+    appliers: VecDeque<Slot>,
+    /// The groups whose entries to apply were read back in this turn.
+    read_back: Vec<Slot>,
 }
 
 impl Shard {
@@ -110,6 +119,9 @@ impl Shard {
             tails_bytes_max: limits::TAILS_BYTES_MAX,
             tail_bytes: 0,
             owned: 0,
+            turn_apply_max: limits::TURN_APPLY_MAX,
+            appliers: VecDeque::new(),
+            read_back: Vec::new(),
         }
     }
 
@@ -129,6 +141,7 @@ impl Shard {
     pub(crate) fn with_limits(mut self, limits: &limits::Limits) -> Self {
         self.limits = limits.of_group;
         self.tails_bytes_max = limits.of_shard.tails_bytes_max;
+        self.turn_apply_max = limits.of_shard.turn_apply_max;
         self
     }
 
@@ -140,8 +153,12 @@ impl Shard {
     /// An empty round of this shard's shape.
     pub(crate) fn round(&self) -> Round {
         Round {
+            room: self.turn_apply_max,
+            writes: Vec::new(),
             outbox: self.peers.iter().map(|_| Default::default()).collect(),
-            ..Round::default()
+            applies: Vec::new(),
+            fetches: Vec::new(),
+            answers: Vec::new(),
         }
     }
 
@@ -150,7 +167,8 @@ impl Shard {
     /// # Errors
     /// [`ConfigError`] if its members or what was found of it cannot be.
     pub(crate) fn add(&mut self, founded: Founded) -> Result<Slot, ConfigError> {
-        let Founded { group, members, membership, hard_state, runs, last, applied, .. } = founded;
+        let Founded { group, members, membership, hard_state, base, runs, last, applied, .. } =
+            founded;
         assert!(!self.slots.contains_key(&group), "{group:?} runs already");
         let config = Config {
             group,
@@ -165,7 +183,8 @@ impl Shard {
             tail_bytes_max: self.limits.tail_bytes_max,
             uncommitted_bytes_max: self.limits.uncommitted_bytes_max,
         };
-        let raft = Raft::new(config, Restored { hard_state, runs, last, applied }, self.now)?;
+        let restored = Restored { hard_state, base, runs, last, applied };
+        let raft = Raft::new(config, restored, self.now)?;
         let slot = Slot::behind(self.replicas.len());
         let Founded { durable, first_leader, view, .. } = founded;
         self.replicas.push(Replica::new(group, raft, durable, membership, first_leader, view));
@@ -541,6 +560,9 @@ impl Shard {
         entries: Option<EntryBatch>,
     ) {
         let Some(slot) = self.slots.get(&group).copied() else { return };
+        if purpose == FetchFor::Apply {
+            self.read_back.push(slot);
+        }
         let event = match entries {
             Some(entries) => Event::Fetched { purpose, entries },
             None => Event::FetchFailed { purpose },
@@ -668,6 +690,7 @@ impl Shard {
         // Groups marked meanwhile wait for the next gathering; keep the list with the memory.
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
+        self.hand_out(now, round);
         for Notice { peer, group, message } in self.rooms.take_notices() {
             post(&self.peers, &mut round.outbox, group, peer, message);
         }
@@ -691,10 +714,7 @@ impl Shard {
                 }
             }
         }
-        while let Some(ready) = replica.raft.ready() {
-            // Only committed entries come in portions; all else is complete.
-            let status = replica.raft.status();
-            let more = !ready.apply.is_empty() && status.applying < status.commit;
+        if let Some(ready) = replica.raft.ready_but_apply() {
             for Outgoing { to, message } in ready.messages {
                 post(&self.peers, &mut round.outbox, replica.group, to, message);
             }
@@ -715,15 +735,8 @@ impl Shard {
             if let Some(promises) = ready.promises {
                 replica.promises.push_back(promises);
             }
-            if let Some(last) = ready.apply.last() {
-                let wanted = replica.proposals.wants(last.index);
-                round.applies.push(ApplyJob { slot, entries: ready.apply, wanted, committed: now });
-            }
             for fetch in ready.fetch {
                 round.fetches.push(FetchJob { group: replica.group, fetch });
-            }
-            if !more {
-                break;
             }
         }
         while replica.promises.front().is_some_and(|p| replica.durable.covers(p.after())) {
@@ -733,13 +746,14 @@ impl Shard {
             }
         }
         if let Change::LostLeadership { commit } = replica.look() {
-            let term_at = |index| replica.raft.term_at(index);
+            let term_at = |index| replica.raft.term_at(index).ok();
             replica.proposals.leadership_lost(commit, term_at, &mut round.answers);
         }
         let deadline = replica.raft.deadline();
         if deadline < replica.wake_at {
             replica.wake_at = self.wheel.schedule(slot, deadline);
         }
+        self.queue_applier(slot);
         self.bound_tails(slot);
     }
 

@@ -22,6 +22,7 @@
 //! nodes that cannot talk to each other at all go on so. Entries that were acknowledged in that time are in the
 //! logs of the nodes that acknowledged them, and a person has to decide.
 
+use super::group_lines::GroupLines;
 use super::round::Notice;
 use crate::membership;
 use crc_fast::crc32_iscsi;
@@ -100,6 +101,8 @@ pub(super) struct FoundingNotices {
     said: HashSet<(NodeId, GroupId, bool)>,
     /// Groups that were founded otherwise on a peer, to be stopped.
     refused: Vec<(GroupId, NodeId)>,
+    /// Differences to be logged, by peer and by whether the replica stops.
+    lines: GroupLines<(NodeId, bool)>,
 }
 
 impl FoundingNotices {
@@ -127,14 +130,7 @@ impl FoundingNotices {
                 self.refused.push((group, peer));
             }
             if !std::mem::replace(&mut founding.has_said, true) || is_outnumbered {
-                let (group, node) = (group.get(), peer.get());
-                tracing::error!(
-                    group,
-                    node,
-                    stops = is_outnumbered,
-                    "the group was founded with other members on that node: neither hears the other in it, and a replica \
-                     that is outnumbered stops"
-                );
+                self.lines.add((peer, is_outnumbered), group);
             }
         }
         if notice.asks {
@@ -156,6 +152,17 @@ impl FoundingNotices {
 
     /// The groups to be stopped, and the peers on which they were founded otherwise.
     pub(super) fn take_refused(&mut self) -> Vec<(GroupId, NodeId)> {
+        for ((node, stops), first, groups) in self.lines.take() {
+            let (node, first) = (node.get(), first.get());
+            tracing::error!(
+                node,
+                groups,
+                first,
+                stops,
+                "groups were founded with other members on that node: neither hears the other in them, and a replica that is \
+                 outnumbered stops"
+            );
+        }
         std::mem::take(&mut self.refused)
     }
 

@@ -5,6 +5,7 @@
 
 mod core;
 mod founding;
+mod group_lines;
 mod log_room;
 mod proposals;
 mod replica;

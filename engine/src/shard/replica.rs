@@ -143,6 +143,8 @@ pub(super) struct Replica {
     pub(super) membership: Option<Bytes>,
     /// It has something to do in the next gathering.
     pub(super) dirty: bool,
+    /// It stands in the queue of the groups that have something to apply.
+    pub(super) is_applier: bool,
     /// The tick the wheel will wake it at.
     pub(super) wake_at: Ticks,
     pub(super) founding: Founding,
@@ -191,6 +193,7 @@ impl Replica {
             durable,
             membership,
             dirty: false,
+            is_applier: false,
             wake_at: Ticks(u64::MAX),
             first_leader,
             too_large_for: Vec::new(),

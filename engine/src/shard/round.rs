@@ -10,7 +10,7 @@ use super::{Answer, Slot};
 use crate::clock::Nanos;
 use bytes::Bytes;
 use logdrive_net::Lane;
-use logdrive_raft::{EntryBatch, Fetch, GroupId, Message, NodeId, Write};
+use logdrive_raft::{ApplyMax, EntryBatch, Fetch, GroupId, Message, NodeId, Write};
 use logdrive_wal::Room;
 
 /// Lanes to each peer, in the order of [`Lane::ALL`]: liveness (votes, heartbeats), then appends.
@@ -34,7 +34,7 @@ pub(crate) struct ApplyJob {
     pub(crate) entries: EntryBatch,
     /// Someone waits for replies.
     pub(crate) wanted: bool,
-    /// The moment at which the entries were known to be committed.
+    /// The moment at which the entries, which are committed, were handed out.
     pub(crate) committed: Nanos,
 }
 
@@ -52,12 +52,22 @@ pub(crate) struct FetchJob {
 }
 
 /// The work of one gathering. Kept and filled again: its lists keep their memory.
-#[derive(Default)]
 pub(crate) struct Round {
+    /// The room that the turn still has for entries that machines apply.
+    pub(crate) room: ApplyMax,
     pub(crate) writes: Vec<WriteJob>,
     /// By peer (the order of [`Shard::peers`]) and lane.
     pub(crate) outbox: Vec<[Vec<(GroupId, Message)>; LANES]>,
     pub(crate) applies: Vec<ApplyJob>,
     pub(crate) fetches: Vec<FetchJob>,
     pub(crate) answers: Vec<Answer>,
+}
+
+impl Round {
+    /// The turn has taken in so many entries or commands: machines get as many more, so that no more wait for them than
+    /// before.
+    pub(crate) fn took_in(&mut self, entries: usize, bytes: usize) {
+        self.room.entries = self.room.entries.saturating_add(entries);
+        self.room.bytes = self.room.bytes.saturating_add(bytes);
+    }
 }

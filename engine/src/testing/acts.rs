@@ -15,7 +15,16 @@ use super::{
 };
 use crate::{GroupId, NodeId, shared::lock};
 use logdrive_wal::Identity;
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+/// Two nodes, by their places in `Sim::nodes`.
+struct Pair {
+    leader: usize,
+    follower: usize,
+}
 
 /// After its last append a leader pauses for so many steps longer than the follower's disk is slow.
 const LAST_WORD_STEPS: u64 = 20;
@@ -31,6 +40,9 @@ const TOLD_TIMEOUTS: u64 = 8;
 
 /// A node that is back hears a leader within so many steps.
 const TOLD_STEPS: u64 = 30;
+
+/// A node whose power fails again and again lives for so many steps: no clock makes an election timeout of them.
+const LIFE_STEPS: u64 = 4;
 
 /// This number of segments left stands for a disk without room for even one block.
 const FULL_TO_THE_LAST_BLOCK: u64 = 2;
@@ -172,7 +184,7 @@ impl Sim<'_> {
     /// A group's leader sends its last entries to one follower only, whose disk is slow, and is then silent for a
     /// while. The leader hears only that follower, so it does not learn of a later term before the follower's answer.
     pub(super) fn last_word(&mut self, group: usize, to: u64, after: u64, stall: u64) {
-        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let Some(Pair { leader, follower }) = self.leader_and_follower(group, to) else { return };
         let (now, id) = (self.now(), self.nodes[follower].id);
         self.world.borrow_mut().network.appends_only_to(now, id, after);
         self.stall_disk(follower, after + stall);
@@ -193,7 +205,7 @@ impl Sim<'_> {
     /// follower is then silent for a while. If the leader leads again, acknowledgements of its earlier term arrive
     /// again.
     pub(super) fn forget(&mut self, group: usize, to: u64, after: u64) {
-        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let Some(Pair { leader, follower }) = self.leader_and_follower(group, to) else { return };
         let (now, id) = (self.now(), self.nodes[follower].id);
         let timeout = self.shape.election_ticks;
         {
@@ -211,7 +223,7 @@ impl Sim<'_> {
     /// follower is paused while the others elect two leaders in a row. Of the messages to it only the appends arrive,
     /// all in the turn in which it is back. Its power fails when `batches` writes of that turn have landed.
     pub(super) fn late_news(&mut self, group: usize, to: u64, after: u64, batches: u64) {
-        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let Some(Pair { leader, follower }) = self.leader_and_follower(group, to) else { return };
         let (now, id, timeout) = (self.now(), self.nodes[follower].id, self.shape.election_ticks);
         let back = after + NEWS_TIMEOUTS * timeout;
         {
@@ -261,7 +273,7 @@ impl Sim<'_> {
         batches: u64,
         way: u64,
     ) {
-        let Some((leader, follower)) = self.leader_and_follower(group, to) else { return };
+        let Some(Pair { leader, follower }) = self.leader_and_follower(group, to) else { return };
         let (now, timeout, id) = (self.now(), self.shape.election_ticks, self.nodes[follower].id);
         let end = after + TOLD_TIMEOUTS * timeout;
         self.world.borrow_mut().network.gust(now, Weather::FAIR, end);
@@ -280,13 +292,23 @@ impl Sim<'_> {
         }
     }
 
+    /// Leaders get a command in every step for `eager` steps. Then the power of a node fails so many times, each time
+    /// before the node would stand for election; the node hears nobody meanwhile.
+    pub(super) fn crash_again(&mut self, at: usize, eager: u64, times: u64) {
+        self.eager_until = self.now() + eager;
+        self.in_a_while(eager, Later::Deafen(at, times * LIFE_STEPS));
+        for n in 0..times {
+            self.in_a_while(eager + n * LIFE_STEPS, Later::Crash(at, 1));
+        }
+    }
+
     /// Something happens after so many steps, unless all faults have ended by then.
     pub(super) fn in_a_while(&mut self, after: u64, what: Later) {
         self.later.push((self.now() + after, what));
     }
 
     /// The node that leads a group, as far as is known, and one of the others.
-    fn leader_and_follower(&self, group: usize, other: u64) -> Option<(usize, usize)> {
+    fn leader_and_follower(&self, group: usize, other: u64) -> Option<Pair> {
         let group = self.shape.groups[group];
         let leads = |node: &SimNode| {
             let replica = self.judge.ghost.replicas.get(&(node.id, group));
@@ -295,7 +317,8 @@ impl Sim<'_> {
         let leader = self.nodes.iter().position(leads)?;
         let others = self.nodes.len() as u64 - 1;
         let other = (others > 0).then(|| 1 + other % others)?;
-        Some((leader, (leader + usize::try_from(other).ok()?) % self.nodes.len()))
+        let follower = (leader + usize::try_from(other).ok()?) % self.nodes.len();
+        Some(Pair { leader, follower })
     }
 
     pub(super) fn stall_disk(&mut self, at: usize, steps: u64) {
@@ -348,8 +371,13 @@ impl Sim<'_> {
         let identity = Identity { store, incarnation: 0, ..self.nodes[at].identity.clone() };
         let logs = self.nodes[at].logs.iter().zip(0..);
         logs.for_each(|(log, shard)| log.platter.wipe(&identity, shard));
-        let nothing =
-            Directory { identity, peers: Vec::new(), line: Line::default(), logs: Vec::new() };
+        let nothing = Directory {
+            identity,
+            peers: Vec::new(),
+            line: Line::default(),
+            logs: Vec::new(),
+            fenced: BTreeSet::new(),
+        };
         self.take_directory(at, &nothing);
     }
 
@@ -373,7 +401,9 @@ impl Sim<'_> {
         let logs = node.logs.iter().map(|log| log.platter.image()).collect();
         let (identity, line) = (node.identity.clone(), node.line.clone());
         let peers = lock(&node.peers).clone();
-        let copy = Box::new(Directory { identity, peers, line, logs });
+        let fenced = self.judge.ghost.fenced.iter().filter(|(of, _)| *of == node.id);
+        let fenced = fenced.map(|(_, group)| *group).collect();
+        let copy = Box::new(Directory { identity, peers, line, logs, fenced });
         self.lose_node(at);
         self.in_a_while(after, Later::Restore(at, copy, down));
     }
@@ -403,6 +433,7 @@ impl Sim<'_> {
         self.judge.ghost.fenced.retain(|(fenced, _)| *fenced != id);
         let node = &mut self.nodes[at];
         node.logs.iter_mut().for_each(SimLog::forget);
+        node.fenced_in_copy.clone_from(&directory.fenced);
         self.lose_node(at);
     }
 

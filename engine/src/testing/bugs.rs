@@ -125,6 +125,16 @@ pub const ALL: &[Bug] = &[
         200,
         "a turn that has as many commands as it may takes one more out, and forgets it (A4)",
     ),
+    bug(
+        "machines_of_a_turn_unbounded",
+        60,
+        "a turn hands all that is committed to the machines, whatever its bound (A4)",
+    ),
+    bug(
+        "group_past_a_turns_machines_forgotten",
+        200,
+        "a group whose entries are past a turn's bound is never handed them (A4)",
+    ),
     bug("unknown_told_as_no", 60, "a proposal in the log is told as refused when leadership moves"),
     bug(
         "durable_by_any_completion",
@@ -240,6 +250,32 @@ pub const ALL: &[Bug] = &[
         "a saved commit index covers entries that land later than it does (B1)",
     ),
     bug(
+        "buffered_writes_in_flight_together",
+        60,
+        "several writes through the page cache are in flight at once (W7)",
+    ),
+    bug(
+        "restart_keeps_its_segment",
+        120,
+        "an open leaves the last segment as it is, however little is in it (W17)",
+    ),
+    bug(
+        "no_room_told_once",
+        300,
+        "a disk that has said once that it has no room does not say so again (W9)",
+    ),
+    bug(
+        "forwarded_bytes_unbounded",
+        300,
+        "frames are forwarded to a shard whatever waits for it (B4)",
+    ),
+    bug(
+        "frames_are_never_many",
+        60,
+        "a shard reads its connections on, whatever waits for its turn (B4)",
+    ),
+    bug("turn_takes_every_message", 60, "a turn takes in every message there is (A4)"),
+    bug(
         "hard_state_behind_its_entries",
         60,
         "a write is split at the wrong place: its entries land before its hard state (rule 11)",
@@ -265,9 +301,20 @@ pub const OF_THE_LOG: &[Bug] = &[
         "bytes of a file's earlier life pass for its own (rule 2, W12)",
     ),
     bug(
+        "segments_too_small_for_old_records",
+        60,
+        "a record from larger segments is carried into one of the usual size (W18)",
+    ),
+    bug("index_keeps_its_memory", 60, "the index keeps the memory of what was released (W20)"),
+    bug(
         "manifest_takes_room",
         200,
         "giving a segment up takes room for a new manifest, of which a full disk has none (W9)",
+    ),
+    bug(
+        "votes_reserve_not_renewed",
+        60,
+        "on a full disk votes end when their reserve is used up (W16)",
     ),
     bug("directory_not_synced", 200, "the maker skips the directory's sync (rule 7)"),
     bug("new_file_not_synced", 200, "the maker skips the sync of files it makes (rule 7)"),

@@ -9,6 +9,7 @@ use super::{
     event::{Event, Known, Proposed, known},
     machine::SERIAL_BYTES,
     setup::Call,
+    shape::SEVERAL_MAX,
     sim::Sim,
 };
 use crate::{Completions, Group, Outcome, ProposeError, here};
@@ -16,9 +17,8 @@ use bytes::{Bytes, BytesMut};
 use logdrive_raft::{Role, Status};
 use std::sync::Arc;
 
-/// One time in so many, several commands are proposed at once, and at most so many.
+/// One time in so many, several commands are proposed at once.
 const SEVERAL_ONCE_IN: u64 = 8;
-const SEVERAL_MAX: u64 = 4;
 
 impl Sim<'_> {
     /// Clients look at what they were told.

@@ -401,7 +401,7 @@ fn draw_operation(random: &mut Random, group: GroupId, shape: &Shape, calls: &[C
                 calls.iter().rev().filter(|call| call.group == group).filter_map(|call| {
                     let (_, reply) = call.reply.as_ref()?;
                     let operation = Operation::decode(&call.command).filter(|o| o.key() == key)?;
-                    Some(operation.run(register_of(reply)?).0)
+                    Some(operation.run(register_of(reply)?).after)
                 });
             Operation::Swap { key, expected: left.next().unwrap_or(0), value }
         }
@@ -419,8 +419,9 @@ fn check_registers(calls: &[Call]) -> Result<(), String> {
             .map(|call| linearizable::Call {
                 operation: Operation::decode(&call.command).expect("one of ours"),
                 called: call.called,
-                answer: call.reply.as_ref().map(|(at, reply)| {
-                    (*at, register_of(reply).expect("a register's reply is a number"))
+                answer: call.reply.as_ref().map(|(at, reply)| linearizable::Answer {
+                    at: *at,
+                    said: register_of(reply).expect("a register's reply is a number"),
                 }),
             })
             .collect();

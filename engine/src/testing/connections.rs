@@ -60,32 +60,39 @@ pub(super) struct Connections {
 /// The numbers of a directory's openings since it was made; a copy keeps those of the directory that it was made of.
 pub(super) type Line = Rc<BTreeSet<u64>>;
 
-/// By acceptor and dialer: the openings of the dialer's directory of which the acceptor's directory has ever delivered a
-/// frame.
+/// The two ends of connections in one direction.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Ends {
+    acceptor: NodeId,
+    dialer: NodeId,
+}
+
+/// The openings of each dialer's directory of which the acceptor's directory has ever delivered a frame.
 #[derive(Default)]
-struct Heard(BTreeMap<(NodeId, NodeId), BTreeSet<u64>>);
+struct Heard(BTreeMap<Ends, BTreeSet<u64>>);
 
 impl Heard {
-    fn of(&self, acceptor: NodeId, dialer: NodeId) -> impl Iterator<Item = u64> + '_ {
-        self.0.get(&(acceptor, dialer)).into_iter().flatten().copied()
+    fn of(&self, ends: Ends) -> impl Iterator<Item = u64> + '_ {
+        self.0.get(&ends).into_iter().flatten().copied()
     }
 
-    /// True if the directory with this line is the one that the acceptor knows, or new to it.
-    fn is_one_line(&self, acceptor: NodeId, dialer: NodeId, line: &Line) -> bool {
-        self.of(acceptor, dialer).all(|opening| line.contains(&opening))
+    /// True if the dialer's directory with this line is the one that the acceptor knows, or new to it.
+    fn is_one_line(&self, ends: Ends, line: &Line) -> bool {
+        self.of(ends).all(|opening| line.contains(&opening))
     }
 
     /// Invariant 35: an acceptor delivers frames of one line of a peer's openings only.
-    fn deliver(&mut self, acceptor: NodeId, dialer: NodeId, line: &Line) {
-        if !self.is_one_line(acceptor, dialer, line) {
-            let heard: Vec<u64> = self.of(acceptor, dialer).collect();
+    fn deliver(&mut self, ends: Ends, line: &Line) {
+        if !self.is_one_line(ends, line) {
+            let Ends { acceptor, dialer } = ends;
+            let heard: Vec<u64> = self.of(ends).collect();
             let what = format!(
                 "{acceptor:?} delivers a frame of {dialer:?} whose directory was opened as {line:?}, after frames of \
                  the openings {heard:?}"
             );
             Broken { invariant: LINE.to_owned(), what }.throw();
         }
-        self.0.entry((acceptor, dialer)).or_default().extend(line.last());
+        self.0.entry(ends).or_default().extend(line.last());
     }
 }
 
@@ -153,12 +160,14 @@ impl Connections {
     /// True if every one of `others` has delivered a frame of `node`, and would refuse `node` if its directory had
     /// this line.
     pub(super) fn would_refuse(&self, others: &[NodeId], node: NodeId, line: &Line) -> bool {
-        others.iter().all(|other| !self.heard.is_one_line(*other, node, line))
+        others
+            .iter()
+            .all(|other| !self.heard.is_one_line(Ends { acceptor: *other, dialer: node }, line))
     }
 
     /// A node has another directory, which has heard nobody.
     pub(super) fn forget(&mut self, node: NodeId) {
-        self.heard.0.retain(|(acceptor, _), _| *acceptor != node);
+        self.heard.0.retain(|ends, _| ends.acceptor != node);
     }
 
     /// A process says `hellos` of itself, one for each of its shards; `known` are all nodes. `stores` is what its
@@ -341,7 +350,8 @@ impl Connections {
                         if let NetError::RefusedByPeer(refusal) = error
                             && refusal.is_for_good()
                         {
-                            if self.heard.is_one_line(peer, node, &end.line) {
+                            let ends = Ends { acceptor: peer, dialer: node };
+                            if self.heard.is_one_line(ends, &end.line) {
                                 let what =
                                     format!("{peer:?} refuses {node:?}, which it knows: {refusal}");
                                 Broken { invariant: LINE.to_owned(), what }.throw();
@@ -611,7 +621,7 @@ impl Connection {
                         match receiver.next(|| process.ended.contains(lease)) {
                             Ok(Some(messages)) => {
                                 process.delivers(id, self.key, self.incarnation);
-                                heard.deliver(node, from, &self.line);
+                                heard.deliver(Ends { acceptor: node, dialer: from }, &self.line);
                                 let (shard, incarnation) = (*shard, self.incarnation);
                                 let from = PeerProcess { node: from, incarnation };
                                 effects.push(Effect::Arrived { node, shard, from, messages });

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 pub const PLACES: &[(&str, &str)] = &[
     ("a turn's commands at their bound", "engine/src/inbox.rs"),
     ("a turn's messages at their bound", "engine/src/inbox.rs"),
+    ("a turn's entries for machines at their bound", "engine/src/shard/core/machines.rs"),
     ("acknowledged by one that was founded alone", "engine/src/testing/apart.rs"),
     ("acknowledgement merged", "engine/raft/src/follower.rs"),
     ("acknowledgement of an earlier term not counted", "engine/raft/src/raft.rs"),
@@ -71,6 +72,7 @@ pub const PLACES: &[(&str, &str)] = &[
     ("read refused by a full queue", "engine/src/testing/node.rs"),
     ("sector lost that was said to be durable", "wal/src/disk/sim/platter.rs"),
     ("segment changed", "wal/src/stream.rs"),
+    ("votes' segment written again", "wal/src/stream/renew.rs"),
     ("segment given back", "wal/src/stream/carry.rs"),
     ("segment made of one given back", "wal/src/stream.rs"),
     ("several commands proposed at once", "engine/src/testing/clients.rs"),

@@ -25,22 +25,30 @@ pub(super) struct Window {
     acknowledged: LogIndex,
 }
 
+/// Appends that are in flight.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct InFlight {
+    pub(super) appends: usize,
+    pub(super) bytes: usize,
+}
+
 impl Window {
-    /// The number and the bytes of the appends in flight when `append` leaves. A leader that goes back to earlier
-    /// entries no longer counts the appends that it sent before.
-    pub(super) fn before(&self, append: &AppendEntries) -> (usize, usize) {
+    /// The appends in flight when `append` leaves. A leader that goes back to earlier entries no longer counts the
+    /// appends that it sent before.
+    pub(super) fn before(&self, append: &AppendEntries) -> InFlight {
         let goes_on = self.sent.back().is_none_or(|(last, _)| append.prev_log.index >= *last);
-        match self.term == append.term && goes_on {
-            true => (self.sent.len(), self.sent.iter().map(|(_, bytes)| bytes).sum()),
-            false => (0, 0),
+        if self.term != append.term || !goes_on {
+            return InFlight::default();
         }
+        let bytes = self.sent.iter().map(|(_, bytes)| bytes).sum();
+        InFlight { appends: self.sent.len(), bytes }
     }
 
     fn send(&mut self, append: &AppendEntries) {
         if self.term != append.term {
             *self = Self { term: append.term, ..Self::default() };
         }
-        if self.before(append).0 == 0 {
+        if self.before(append).appends == 0 {
             self.sent.clear();
         }
         // While a disk is busy an append may wait for so long that the peer has all its entries before it leaves.

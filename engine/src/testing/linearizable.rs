@@ -21,8 +21,16 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Call {
     pub(super) operation: Operation,
     pub(super) called: u64,
-    /// When it was answered and with what; `None` if its outcome is unknown. Refused operations are left out.
-    pub(super) answer: Option<(u64, u64)>,
+    /// `None` if its outcome is unknown. Refused operations are left out.
+    pub(super) answer: Option<Answer>,
+}
+
+/// The answer to an operation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Answer {
+    /// The step in which it arrived.
+    pub(super) at: u64,
+    pub(super) said: u64,
 }
 
 /// Checks every key of a history by itself.
@@ -79,7 +87,7 @@ impl Call {
     fn wrote(&self) -> bool {
         match (self.operation, self.answer) {
             (Operation::Put { .. }, Some(_)) => true,
-            (Operation::Swap { expected, .. }, Some((_, was))) => was == expected,
+            (Operation::Swap { expected, .. }, Some(answer)) => answer.said == expected,
             _ => false,
         }
     }
@@ -89,13 +97,13 @@ impl Call {
         match self.operation {
             Operation::Put { .. } => None,
             Operation::Get { .. } | Operation::Swap { .. } if self.wrote() => None,
-            Operation::Get { .. } | Operation::Swap { .. } => self.answer.map(|(_, was)| was),
+            Operation::Get { .. } | Operation::Swap { .. } => self.answer.map(|answer| answer.said),
         }
     }
 
     /// When it was answered at the latest.
     fn answered(&self) -> u64 {
-        self.answer.map_or(u64::MAX, |(at, _)| at)
+        self.answer.map_or(u64::MAX, |answer| answer.at)
     }
 }
 
@@ -118,8 +126,10 @@ fn shown(calls: &[Call], writers: &BTreeMap<u64, Call>) -> Result<BTreeSet<u64>,
     for call in calls {
         open.extend(call.reads());
         open.extend(call.value().filter(|_| call.wrote()));
-        if let (Operation::Put { .. }, Some((_, reply @ 1..))) = (call.operation, call.answer) {
-            return Err(format!("a write is answered {reply}: {call:?}"));
+        if let (Operation::Put { .. }, Some(Answer { said: said @ 1.., .. })) =
+            (call.operation, call.answer)
+        {
+            return Err(format!("a write is answered {said}: {call:?}"));
         }
     }
     while let Some(value) = open.pop() {
@@ -219,21 +229,22 @@ impl Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Random;
+    use crate::testing::{Random, machine::Effect};
     use std::collections::HashSet;
 
     fn put(value: u64, called: u64, answered: Option<u64>) -> Call {
         let operation = Operation::Put { key: 1, value };
-        Call { operation, called, answer: answered.map(|at| (at, 0)) }
+        Call { operation, called, answer: answered.map(|at| Answer { at, said: 0 }) }
     }
 
     fn get(value: u64, called: u64, answered: u64) -> Call {
-        Call { operation: Operation::Get { key: 1 }, called, answer: Some((answered, value)) }
+        let answer = Some(Answer { at: answered, said: value });
+        Call { operation: Operation::Get { key: 1 }, called, answer }
     }
 
     fn swap(expected: u64, value: u64, was: u64, called: u64, answered: u64) -> Call {
         let operation = Operation::Swap { key: 1, expected, value };
-        Call { operation, called, answer: Some((answered, was)) }
+        Call { operation, called, answer: Some(Answer { at: answered, said: was }) }
     }
 
     #[test]
@@ -316,10 +327,10 @@ mod tests {
             };
             let register = *held.last().expect("it begins with one");
             let register = if random.once_in(4) { *random.pick(&held) } else { register };
-            let (after, reply) = operation.run(register);
+            let Effect { after, reply } = operation.run(register);
             let called = random.between(n, n + 4);
-            let answered = called + random.below(6);
-            let answer = (!random.once_in(4)).then_some((answered, reply));
+            let at = called + random.below(6);
+            let answer = (!random.once_in(4)).then_some(Answer { at, said: reply });
             calls.push(Call { operation, called, answer });
             if after != register && !random.once_in(5) {
                 held.push(after);
@@ -408,8 +419,8 @@ mod tests {
                 if call.called > until {
                     break;
                 }
-                if let (false, Some((answered, _))) = (*done, call.answer) {
-                    until = until.min(answered);
+                if let (false, Some(answer)) = (*done, call.answer) {
+                    until = until.min(answer.at);
                 }
             }
             (first.max(from)..self.calls.len())
@@ -417,8 +428,8 @@ mod tests {
                 .filter(|at| !self.done[*at])
                 .find_map(|at| {
                     let call = &self.calls[at];
-                    let (after, reply) = call.operation.run(register);
-                    call.answer.is_none_or(|(_, said)| said == reply).then_some((at, after))
+                    let Effect { after, reply } = call.operation.run(register);
+                    call.answer.is_none_or(|answer| answer.said == reply).then_some((at, after))
                 })
         }
 

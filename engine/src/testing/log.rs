@@ -7,7 +7,7 @@
 use super::{
     event::{Change, LogState, Mark},
     harm::{Harm, Stored},
-    invariants::Broken,
+    invariants::{Broken, require},
     random::Random,
     shape::Shape,
 };
@@ -19,6 +19,10 @@ use logdrive_wal::{
     landed::{LandedBatch, LandedRecord, landed},
 };
 use std::{collections::BTreeMap, path::PathBuf};
+
+/// The segments that a log may have beside what was written to it: the active one, which has any of the sizes there are; one
+/// of which the last quarter is not full; and one more.
+const SEGMENTS_MORE: u64 = 3;
 
 /// A shard's log; its disk outlives the processes that open it.
 pub(super) struct SimLog {
@@ -33,6 +37,10 @@ pub(super) struct SimLog {
     /// Batches that have landed before a batch in front of them.
     early: BTreeMap<u64, LandedBatch>,
     heads: BTreeMap<SegmentSeq, Vec<u8>>,
+    /// Bytes of the batches that have landed since the log was opened; what an open writes is not among them.
+    written: u64,
+    /// The bytes that its files may take by now; `None` before the first open.
+    files_max: Option<u64>,
 }
 
 impl SimLog {
@@ -47,6 +55,8 @@ impl SimLog {
             next_batch: 0,
             early: BTreeMap::new(),
             heads: BTreeMap::new(),
+            written: 0,
+            files_max: None,
         }
     }
 
@@ -80,10 +90,36 @@ impl SimLog {
         self.batches.retain(|batch| batch.position.segment() < begun);
         self.early.clear();
         self.next_batch = 0;
+        let written = self.written;
         for batch in self.landed() {
             self.next_batch = self.next_batch.max(batch.number + 1);
         }
+        self.written = written;
         Ok((wal, recovered))
+    }
+
+    /// Judges the space of a log that was just opened: it grows with what is written, not with the number of opens. An
+    /// open leaves the last segment as it is only if more than a quarter of a segment is needed of it, and a segment
+    /// that is full has a quarter at least of new batches. So each byte that landed allows for four, or more if segments
+    /// differ in size; beside that a log may have so much more that three segments are not too few. A log of which `is_whole`
+    /// is false is not judged: a damaged segment stays, however little is in it.
+    pub(super) fn check_start(&mut self, shape: &Shape, is_whole: bool) -> Result<(), String> {
+        let files = self.platter.segment_bytes();
+        let sizes = &shape.segment_sizes;
+        let [Some(least), Some(most)] = [sizes.iter().min(), sizes.iter().max()] else {
+            panic!("segments have a size")
+        };
+        // What is read through a page cache, and not known to be on disk, is written again by the next open, too.
+        let times = 4 * most / least * if shape.page_cache { 2 } else { 1 };
+        let written = std::mem::take(&mut self.written);
+        let before = self.files_max.replace(files).filter(|_| is_whole);
+        let Some(max) = before.map(|max| max + times * written) else { return Ok(()) };
+        self.files_max = Some(max.min(files));
+        require(files <= max + SEGMENTS_MORE * most, || {
+            format!(
+                "has {files} bytes of segments after an open, at most {max} by what was written"
+            )
+        })
     }
 
     fn config(&self, identity: &Identity, shape: &Shape, config: &Config) -> logdrive_wal::Config {
@@ -120,13 +156,19 @@ impl SimLog {
 
     /// The changes that are durable now with all before them, in the stream's order.
     pub(super) fn newly_durable(&mut self) -> Vec<(GroupId, Change)> {
-        for batch in self.landed() {
-            self.early.insert(batch.number, batch);
-        }
         let mut changes = Vec::new();
-        while let Some(batch) = self.early.remove(&self.next_batch) {
-            self.next_batch += 1;
-            changes.extend(batch.records.into_iter().map(change));
+        for batch in self.landed() {
+            // Everything before a segment's first batch is there. One with an earlier number stands in for batches that
+            // were reported: it says nothing new, and those behind it have its next numbers.
+            if batch.start.is_some() && batch.number < self.next_batch {
+                self.next_batch = batch.number + 1;
+            } else {
+                self.early.insert(batch.number, batch);
+            }
+            while let Some(batch) = self.early.remove(&self.next_batch) {
+                self.next_batch += 1;
+                changes.extend(batch.records.into_iter().map(change));
+            }
         }
         changes
     }
@@ -183,11 +225,13 @@ impl SimLog {
         self.batches.clear();
         self.early.clear();
         self.heads.clear();
+        self.files_max = None;
     }
 
     fn landed(&mut self) -> Vec<LandedBatch> {
         let mut batches = Vec::new();
         for write in self.platter.take_landed() {
+            self.written += write.bytes.len() as u64;
             let head = self
                 .heads
                 .entry(write.segment)

@@ -238,15 +238,23 @@ impl Operation {
         }
     }
 
-    /// The operation's effect on a register: the register's new value, and the reply.
-    pub(super) fn run(self, register: u64) -> (u64, u64) {
-        match self {
+    /// The operation's effect on a register that holds `register`.
+    pub(super) fn run(self, register: u64) -> Effect {
+        let (after, reply) = match self {
             Self::Get { .. } => (register, register),
             Self::Put { value, .. } => (value, 0),
             Self::Swap { expected, value, .. } if expected == register => (value, register),
             Self::Swap { .. } => (register, register),
-        }
+        };
+        Effect { after, reply }
     }
+}
+
+/// What an operation does to a register.
+pub(super) struct Effect {
+    /// The register's value from then on.
+    pub(super) after: u64,
+    pub(super) reply: u64,
 }
 
 impl StateMachine for Registers {
@@ -278,7 +286,7 @@ impl StateMachine for Registers {
             let operation = Operation::decode(command.bytes)
                 .ok_or_else(|| MachineError(format!("a command of {:?}", command.bytes)))?;
             let register = self.values.entry(operation.key()).or_default();
-            let (after, reply) = operation.run(*register);
+            let Effect { after, reply } = operation.run(*register);
             if matches!(operation, Operation::Swap { .. }) && after != reply {
                 logdrive_raft::reached!("register swapped");
             }

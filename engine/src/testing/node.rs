@@ -8,6 +8,7 @@ use super::{
     connections::Line,
     event::{Change, LogState},
     harm::Harm,
+    held::{check_forwarded, check_frames, check_turn, forwarded_bytes},
     invariants::Broken,
     log::{SimLog, mark, read_back},
     machine::{Broken as BrokenMachine, Ledger, Watched},
@@ -31,6 +32,7 @@ use crate::{
 };
 use logdrive_net::{
     Lane,
+    codec::encoded_bytes,
     stores::{Acquaintances, PeerStores},
 };
 use logdrive_raft::{Entry, LogIndex, Message, Status, WriteId};
@@ -95,6 +97,8 @@ pub(super) struct SimNode {
     pub(super) has_lost_end: bool,
     /// Its directory is not the one that its last process had: it was replaced, or its logs have lost their end.
     pub(super) is_another: bool,
+    /// The groups that were fenced when the present directory was copied; none if it is no copy.
+    pub(super) fenced_in_copy: BTreeSet<GroupId>,
     /// Groups that did not start because the log has lost records that they need.
     pub(super) has_refused: BTreeSet<GroupId>,
     /// Groups that are created otherwise here than elsewhere.
@@ -103,6 +107,8 @@ pub(super) struct SimNode {
     pub(super) peers: Arc<Mutex<Vec<u8>>>,
     /// The openings of its directory, and of the directory that this one is a copy of.
     pub(super) line: Line,
+    /// The bytes of the largest frame that has come to it.
+    frame_bytes_max: usize,
 }
 
 /// A node's process.
@@ -139,6 +145,8 @@ struct SimOutside {
     clock: Cell<u64>,
     /// The latest process of each peer of which the shard has taken something in.
     heard: RefCell<BTreeMap<NodeId, u64>>,
+    /// The messages that the present turn has taken in.
+    taken: Cell<usize>,
 }
 
 impl Outside for SimOutside {
@@ -196,6 +204,7 @@ impl Outside for SimOutside {
     }
 
     fn received(&self, shard: &Shard, from: PeerProcess, group: GroupId, message: &Message) {
+        self.taken.update(|before| before + 1);
         let PeerProcess { node: from, incarnation } = from;
         let before = self.heard.borrow_mut().insert(from, incarnation);
         if before > Some(incarnation) {
@@ -284,10 +293,12 @@ impl SimNode {
             trusted_a_lie: false,
             has_lost_end: false,
             is_another: false,
+            fenced_in_copy: BTreeSet::new(),
             has_refused: BTreeSet::new(),
             founded: BTreeMap::new(),
             peers: Arc::default(),
             line: Line::default(),
+            frame_bytes_max: 0,
         }
     }
 
@@ -370,6 +381,7 @@ impl SimNode {
                 reads_max: shape.reads_max,
                 clock: Cell::new(self.clock(now, shape)),
                 heard: RefCell::default(),
+                taken: Cell::new(0),
             };
             shards.push(SimShard {
                 arrivals,
@@ -559,14 +571,21 @@ impl SimNode {
             assert!(arrivals.reads().push(read).is_ok(), "as many as were asked for");
         }
         // The driver reads sockets between turns, and takes one when enough frames wait.
-        while let Some((from, messages)) = unread.pop_front() {
-            if arrivals.frame(from, messages, shard, &node.inboxes) {
-                break;
-            }
+        while !arrivals.has_many_frames()
+            && let Some((from, messages)) = unread.pop_front()
+        {
+            let bytes = messages.iter().map(|(_, message)| encoded_bytes(message)).sum();
+            self.frame_bytes_max = self.frame_bytes_max.max(bytes);
+            let before = forwarded_bytes(&node.inboxes);
+            arrivals.frame(from, messages, shard, &node.inboxes);
+            check_forwarded(self.id, &before, &node.inboxes);
         }
+        check_frames(self.id, arrivals, self.frame_bytes_max);
         here::set(Some(arrivals.clone()));
+        outside.taken.set(0);
         let turned = host.turn(outside);
         here::set(None);
+        check_turn(self.id, outside.taken.get(), &shape.limits.of_shard);
         (turned, !unread.is_empty() || arrivals.has_many_frames())
     }
 }

@@ -71,8 +71,8 @@ impl Sim<'_> {
         served
     }
 
-    /// Replicas that must serve: their node is up, and they have lost nothing. Only groups with a majority of such
-    /// replicas are listed: the others must halt.
+    /// Replicas that must serve: their node is up, they have lost nothing, and they are not marked beside another one
+    /// that does not serve. Only groups with a majority of such replicas are listed: the others must halt.
     pub(super) fn alive(&self) -> BTreeMap<GroupId, Vec<(NodeId, Status)>> {
         let mut alive = self.replicas();
         let ghost = &self.judge.ghost;
@@ -97,6 +97,11 @@ impl Sim<'_> {
                 }
                 // A node that has just started gives its groups their machines one after the other.
                 replicas.extend(node.status(*group).map(|status| (node.id, status)));
+            }
+            // A marked replica neither votes nor acknowledges until every other one has stated its term (C3).
+            if replicas.len() < self.nodes.len() {
+                let ghost = &self.judge.ghost;
+                replicas.retain(|(node, _)| ghost.replica(*node, *group).mark.is_none());
             }
         }
         alive

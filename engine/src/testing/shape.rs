@@ -9,6 +9,7 @@ use crate::{
     Config, GroupId, NodeId,
     limits::{Limits, OfGroup, OfShard},
 };
+use logdrive_raft::ApplyMax;
 use logdrive_wal::QUOTA_SEGMENTS_MIN;
 use std::{path::Path, time::Duration};
 
@@ -144,6 +145,8 @@ impl Shape {
         };
         if shape.limits.of_shard.frames_max == 1 {
             shape.limits.of_shard.turn_commands_max = 2;
+            // More than what comes in each step at most: a node that is behind must catch up.
+            shape.limits.of_shard.turn_apply_max = ApplyMax { entries: 8, bytes: 64 << 10 };
             if shape.limits.of_shard.frame_bytes_max < 4 << 20 {
                 shape.limits.of_shard.turn_steps_max = 3;
             }
@@ -206,6 +209,9 @@ impl Shape {
         random.below(self.nodes.len() as u64)
     }
 }
+
+/// The most commands that a client proposes at once.
+pub(super) const SEVERAL_MAX: u64 = 4;
 
 /// The most bytes of an entry in a frame besides its payload: headers, the serial, a register's operation.
 const ENTRY_BYTES_MORE: usize = 256;

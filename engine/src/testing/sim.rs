@@ -23,11 +23,12 @@ use super::{
     node::{Process, Seen, SimNode, World},
     random::Random,
     setup::{Call, Setup},
-    shape::Shape,
+    shape::{SEVERAL_MAX, Shape},
     trace::Trace,
 };
 use crate::{GroupId, NodeId, host::Turned, links::LaneChange, shard::Cost};
 use logdrive_net::Lane;
+use logdrive_raft::Message;
 use logdrive_wal::{Identity, WalError, disk::sim::PlatterImage};
 use std::{
     cell::RefCell,
@@ -110,6 +111,8 @@ pub(super) struct Directory {
     pub(super) peers: Vec<u8>,
     pub(super) line: Line,
     pub(super) logs: Vec<PlatterImage>,
+    /// The groups that were fenced on the node when the copy was made: the log may have written that down.
+    pub(super) fenced: BTreeSet<GroupId>,
 }
 
 impl<'a> Sim<'a> {
@@ -167,6 +170,7 @@ impl<'a> Sim<'a> {
         match node.start(&self.world, &self.shape) {
             Ok(found) => {
                 self.connect(at);
+                self.check_start(at);
                 for (group, state) in &found {
                     let group = *group;
                     self.broken.remove(&(id, group));
@@ -174,7 +178,9 @@ impl<'a> Sim<'a> {
                         logdrive_raft::reached!("group fenced");
                         let before = self.judge.ghost.fenced.contains(&(id, group));
                         let own = self.nodes[at].log_of(group);
-                        let harmed = before || harm[own].explains_fence(group);
+                        let harmed = before
+                            || self.nodes[at].fenced_in_copy.contains(&group)
+                            || harm[own].explains_fence(group);
                         self.judge.see(&Event::Fenced { node: id, group, harmed });
                         self.losses.replica(id, group);
                         continue;
@@ -221,6 +227,18 @@ impl<'a> Sim<'a> {
                 what: format!("{id:?} cannot start on its own log: {error}; done to it: {harm:?}"),
             }
             .throw(),
+        }
+    }
+
+    /// Checks that the starts of a node take no space for good.
+    fn check_start(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let is_whole = !node.lied && !self.losses.has(node.id);
+        for log in &mut node.logs {
+            if let Err(what) = log.check_start(&self.shape, is_whole) {
+                let what = format!("a log of {:?} {what}", node.id);
+                Broken { invariant: "37 starts".to_owned(), what }.throw();
+            }
         }
     }
 
@@ -554,6 +572,19 @@ impl<'a> Sim<'a> {
         Broken { invariant: "23 bounds".to_owned(), what }.throw();
     }
 
+    /// Checks that a turn gave all machines of its shard together no more commands than it may: a few, and as many as it
+    /// has taken in.
+    fn check_handed(&self, node: NodeId, handed: usize, arrived: usize) {
+        let limits = &self.shape.limits.of_shard;
+        let several = usize::try_from(SEVERAL_MAX).expect("a few");
+        let most = limits.turn_apply_max.entries + arrived + limits.turn_commands_max + several;
+        if handed > most {
+            let what =
+                format!("{node:?} gave its machines {handed} commands in a turn, at most {most}");
+            Broken { invariant: "23 bounds".to_owned(), what }.throw();
+        }
+    }
+
     /// If a log of the node has given up a segment, shows the judge what a power failure would leave without it.
     fn look_at_space(&mut self, at: usize) {
         let id = self.nodes[at].id;
@@ -619,7 +650,11 @@ impl<'a> Sim<'a> {
             self.losses.replica(node, group);
         }
         let seen = std::mem::take(&mut self.world.borrow_mut().seen);
+        let mut arrived = 0;
         for seen in seen {
+            if let Seen::Arrived { message: Message::AppendEntries(append), .. } = &seen {
+                arrived += append.entries.len();
+            }
             match seen {
                 // A group that has no machine yet hears nothing.
                 Seen::Arrived { group, .. }
@@ -651,7 +686,7 @@ impl<'a> Sim<'a> {
         let now = self.world.borrow().now;
         let is_at_work = now >= self.nodes[at].stalled_until;
         let in_flight = self.nodes[at].logs[shard].platter.writes_in_flight();
-        let in_flight_max = self.shape.in_flight_max;
+        let in_flight_max = if self.shape.page_cache { 1 } else { self.shape.in_flight_max };
         self.judge.see(&Event::Loaded { node, in_flight, in_flight_max });
         if let Some(Process { shards, machines, .. }) = &self.nodes[at].process {
             let host = &shards[shard].host;
@@ -664,15 +699,17 @@ impl<'a> Sim<'a> {
             if !host.holds_votes() || !is_at_work {
                 *since = now;
             } else if now - *since > VOTES_WAIT_MAX {
-                let what = format!("a vote has waited at the quota of {node:?} since {since}");
+                let what = format!("a vote has waited for room at {node:?} since {since}");
                 Broken { invariant: "33 votes".to_owned(), what }.throw();
             }
             if host.shard().has_overdue() {
                 let what = format!("a client waits at {node:?} and is not told");
                 Broken { invariant: "32 answers".to_owned(), what }.throw();
             }
+            let mut handed = 0;
             for (group, (ledger, _)) in machines {
                 for deed in ledger.take() {
+                    handed += usize::from(matches!(deed, Deed::Applied(_)));
                     if let Deed::Opened { at, .. } = deed
                         && self.judge.ghost.is_at_replaced_entry(node, *group, at)
                         && self.excuses.make(MACHINE_OF_A_LOST_LOG)
@@ -685,6 +722,7 @@ impl<'a> Sim<'a> {
                     self.judge.see(&Event::Stopped { node, group: *group });
                 }
             }
+            self.check_handed(node, handed, arrived);
             // A shard that has stopped does not do what its groups have decided.
             for group in machines.keys().filter(|_| !turned.has_stopped) {
                 let ghost = &self.judge.ghost;

@@ -5,9 +5,9 @@
 //! Cost:   three histogram increments per operation.
 //! Fails:  never; a latency above the histograms' maximum of one hour counts as one hour.
 
-use hdrhistogram::Histogram;
-
 use super::schedule::NS_PER_S;
+use hdrhistogram::Histogram;
+use std::ops::Range;
 
 /// Why an operation was not acknowledged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -109,11 +109,11 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Records operations meant to start in `[start_ns, end_ns)`; if `live`, also keeps the figures of the last second.
-    pub(super) fn new(start_ns: u64, end_ns: u64, live: bool) -> Self {
+    /// Records operations meant to start in the window; if `live`, also keeps the figures of the last second.
+    pub(super) fn new(window_ns: Range<u64>, live: bool) -> Self {
         Self {
-            start_ns,
-            end_ns,
+            start_ns: window_ns.start,
+            end_ns: window_ns.end,
             response: histogram(),
             service: histogram(),
             lag: histogram(),
@@ -126,9 +126,9 @@ impl Recorder {
         }
     }
 
-    /// The window, as it stands: `(start, end)`.
-    pub(super) fn window_ns(&self) -> (u64, u64) {
-        (self.start_ns, self.end_ns)
+    /// The window, as it stands.
+    pub(super) fn window_ns(&self) -> Range<u64> {
+        self.start_ns..self.end_ns
     }
 
     /// Ends the window early. Operations that were meant to start later no longer count.
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn an_operation_counts_by_its_intended_start() {
-        let mut recorder = Recorder::new(10 * MS, 20 * MS, false);
+        let mut recorder = Recorder::new(10 * MS..20 * MS, false);
         let at = |intended_ns| Times {
             intended_ns,
             started_ns: intended_ns + MS,
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn failures_are_counted_by_kind_and_warm_up_ones_are_not() {
-        let mut recorder = Recorder::new(10, 20, true);
+        let mut recorder = Recorder::new(10..20, true);
         recorder.fail(9, ErrorKind::Timeout);
         recorder.fail(10, ErrorKind::Overloaded);
         recorder.fail_many(19, ErrorKind::Timeout, 3);
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_stall_longer_than_an_hour_is_held_not_lost() {
-        let mut recorder = Recorder::new(0, 1, false);
+        let mut recorder = Recorder::new(0..1, false);
         recorder.acknowledge(Times { intended_ns: 0, started_ns: 0, sent_ns: 0 }, 7_200 * NS_PER_S);
         assert_eq!(recorder.response.len(), 1);
         assert!(recorder.response.max() >= 3_600 * NS_PER_S);

@@ -106,8 +106,8 @@ pub(super) struct Facts<'a> {
 
 impl Report {
     pub(super) fn new(recorder: &Recorder, facts: &Facts<'_>) -> Self {
-        let (start_ns, end_ns) = recorder.window_ns();
-        let duration_s = (end_ns - start_ns) as f64 / NS_PER_S as f64;
+        let window_ns = recorder.window_ns();
+        let duration_s = (window_ns.end - window_ns.start) as f64 / NS_PER_S as f64;
         let field = |name: &str| common(facts.infos.iter().map(|info| info.field(name)));
         let lag_share = recorder.lag.value_at_quantile(0.999) as f64
             / recorder.response.value_at_quantile(0.999).max(1) as f64;
@@ -400,7 +400,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn recorder() -> Recorder {
-        let mut recorder = Recorder::new(0, NS_PER_S, false);
+        let mut recorder = Recorder::new(0..NS_PER_S, false);
         for at in 1..=1_000 {
             let intended_ns = at * 10_000;
             recorder.acknowledge(
@@ -493,7 +493,7 @@ mod tests {
 
     #[test]
     fn nothing_is_past_the_maximum() {
-        let mut recorder = Recorder::new(0, NS_PER_S, false);
+        let mut recorder = Recorder::new(0..NS_PER_S, false);
         recorder.acknowledge(Times { intended_ns: 0, started_ns: 0, sent_ns: 0 }, 3 * MS);
         let lag = Latency::of(&recorder.lag);
         assert_eq!([lag.p50, lag.p99_9, lag.max, lag.mean], [0.0; 4]);
@@ -522,7 +522,7 @@ mod tests {
     /// from the others.
     #[test]
     fn each_latency_counts_from_its_own_start() {
-        let mut recorder = Recorder::new(0, NS_PER_S, false);
+        let mut recorder = Recorder::new(0..NS_PER_S, false);
         for at in 0..100 {
             let times = Times { intended_ns: at, started_ns: at + MS, sent_ns: at + 3 * MS };
             recorder.acknowledge(times, at + 7 * MS);
@@ -554,7 +554,7 @@ mod tests {
 
     #[test]
     fn a_late_generator_invalidates_its_run() {
-        let mut recorder = Recorder::new(0, NS_PER_S, false);
+        let mut recorder = Recorder::new(0..NS_PER_S, false);
         recorder
             .acknowledge(Times { intended_ns: 0, started_ns: 2 * MS, sent_ns: 2 * MS }, 10 * MS);
         assert!(Report::new(&recorder, &facts(&[])).warning().is_none());

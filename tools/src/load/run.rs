@@ -141,7 +141,7 @@ impl Generator {
             }
         };
         let mut generator = Self {
-            recorder: Recorder::new(window_ns, end_ns, plan.live),
+            recorder: Recorder::new(window_ns..end_ns, plan.live),
             workload,
             map,
             connections: Vec::new(),
@@ -191,10 +191,14 @@ impl Generator {
         if let Source::Open { schedule, next, end, .. } = &mut self.source {
             // The rest of the schedule was never sent. Operations meant for the warm-up, which all come first, do not
             // count in the window.
-            let (start_ns, end_ns) = self.recorder.window_ns();
-            let last = schedule.count_before(end_ns).min(*end);
-            let first = schedule.count_before(start_ns).max(*next);
-            self.recorder.fail_many(start_ns, ErrorKind::Timeout, last.saturating_sub(first));
+            let window_ns = self.recorder.window_ns();
+            let last = schedule.count_before(window_ns.end).min(*end);
+            let first = schedule.count_before(window_ns.start).max(*next);
+            self.recorder.fail_many(
+                window_ns.start,
+                ErrorKind::Timeout,
+                last.saturating_sub(first),
+            );
             *next = *end;
         }
     }
@@ -301,11 +305,11 @@ impl Generator {
         if let Source::Closed { credits, held, .. } = &mut self.source {
             *credits += std::mem::take(held);
         }
-        let (start_ns, end_ns) = self.recorder.window_ns();
-        if now >= start_ns && self.cpu_at_window_ns.is_none() {
+        let window_ns = self.recorder.window_ns();
+        if now >= window_ns.start && self.cpu_at_window_ns.is_none() {
             self.cpu_at_window_ns = Some(cpu_ns());
         }
-        if now >= end_ns {
+        if now >= window_ns.end {
             self.end_of_window();
         }
         let late_ns = now.saturating_sub(nanoseconds(self.plan.timeout));

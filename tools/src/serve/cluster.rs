@@ -18,6 +18,7 @@ use logdrive::{Group, Node, NodeId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    ops::RangeInclusive,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -112,12 +113,14 @@ impl Cluster {
         i64::try_from(keys).unwrap_or(i64::MAX)
     }
 
-    /// Groups this node carries, and how many of them it leads.
-    pub(crate) fn groups_here(&self) -> (usize, usize) {
-        let here = self.groups.iter().flatten();
-        here.fold((0, 0), |(all, led), Carried { group, .. }| {
-            (all + 1, led + usize::from(group.is_leader()))
-        })
+    /// The number of groups that this node carries.
+    pub(crate) fn groups_here(&self) -> usize {
+        self.groups.iter().flatten().count()
+    }
+
+    /// The number of groups that this node leads.
+    pub(crate) fn groups_led(&self) -> usize {
+        self.groups.iter().flatten().filter(|here| here.group.is_leader()).count()
     }
 
     /// Answers a request for a group that is led elsewhere, by `leader` if that is known.
@@ -134,6 +137,13 @@ impl Cluster {
             },
         };
         match self.address(leader) {
+            // The client would come back here, for ever.
+            Some(here) if self.is_here(&here) => resp::write_error(
+                out,
+                &format!(
+                    "ERR The group is led by node {leader}, which sends its clients to this node's address: each node needs an --advertise of its own"
+                ),
+            ),
             // As Redis writes it: an IPv6 address without brackets, the port behind the last colon.
             Some((host, port)) => resp::write_error(out, &format!("MOVED {slot} {host}:{port}")),
             None => {
@@ -157,6 +167,11 @@ impl Cluster {
         let first = self.placement.first_leader(group);
         let members = self.placement.members(group);
         members_to_ask(&members, first, self.node.id()).find(|node| known(*node))
+    }
+
+    /// Whether clients that are sent to this address come to this node.
+    fn is_here(&self, (host, port): &(String, u16)) -> bool {
+        host_port(&self.advertise) == Some((host, *port))
     }
 
     fn address(&self, node: NodeId) -> Option<(String, u16)> {
@@ -246,7 +261,7 @@ struct View<'a> {
 
 impl View<'_> {
     /// Groups that have a leader clients can reach: the leader, the slots, the other members.
-    fn led(&self) -> impl Iterator<Item = (NodeId, (u16, u16), Vec<NodeId>)> {
+    fn led(&self) -> impl Iterator<Item = (NodeId, RangeInclusive<u16>, Vec<NodeId>)> {
         let placement = &self.cluster.placement;
         (0..placement.groups()).filter_map(move |group| {
             let leader = self.leaders[usize::from(group)]?;
@@ -269,11 +284,11 @@ impl View<'_> {
     /// Members that are gone are left out: clients would go on reading from them.
     fn slots(&self, out: &mut BytesMut) {
         resp::write_array_len(out, self.led().count());
-        for (leader, (first, last), mut others) in self.led() {
+        for (leader, slots, mut others) in self.led() {
             others.retain(|node| self.heard.contains(node));
             resp::write_array_len(out, 3 + others.len());
-            resp::write_int(out, i64::from(first));
-            resp::write_int(out, i64::from(last));
+            resp::write_int(out, i64::from(*slots.start()));
+            resp::write_int(out, i64::from(*slots.end()));
             for node in std::iter::once(leader).chain(others) {
                 let (host, port) = &self.addresses[&node];
                 resp::write_array_len(out, 4);
@@ -287,12 +302,12 @@ impl View<'_> {
 
     fn shards(&self, proto: Proto, out: &mut BytesMut) {
         resp::write_array_len(out, self.led().count());
-        for (leader, (first, last), others) in self.led() {
+        for (leader, slots, others) in self.led() {
             resp::write_map_len(out, proto, 2);
             resp::write_bulk(out, b"slots");
             resp::write_array_len(out, 2);
-            resp::write_int(out, i64::from(first));
-            resp::write_int(out, i64::from(last));
+            resp::write_int(out, i64::from(*slots.start()));
+            resp::write_int(out, i64::from(*slots.end()));
             resp::write_bulk(out, b"nodes");
             resp::write_array_len(out, 1 + others.len());
             for node in std::iter::once(leader).chain(others) {
@@ -320,12 +335,14 @@ impl View<'_> {
 
     /// One line per node, with the slots it leads. Every node is a master: it leads some groups and follows others.
     fn nodes(&self) -> String {
-        let mut ranges = BTreeMap::<NodeId, Vec<(u16, u16)>>::new();
-        for (leader, (first, last), _) in self.led() {
+        let mut ranges = BTreeMap::<NodeId, Vec<RangeInclusive<u16>>>::new();
+        for (leader, slots, _) in self.led() {
             let ranges = ranges.entry(leader).or_default();
             match ranges.last_mut() {
-                Some(range) if range.1 + 1 == first => range.1 = last,
-                _ => ranges.push((first, last)),
+                Some(range) if range.end() + 1 == *slots.start() => {
+                    *range = *range.start()..=*slots.end();
+                }
+                _ => ranges.push(slots),
             }
         }
         let mut text = String::new();
@@ -346,7 +363,8 @@ impl View<'_> {
                 "{id} {place}@{peer_port} {myself}master{fail}{noaddr} - 0 0 {epoch} {link}"
             )
             .expect("a String grows");
-            for (first, last) in ranges.remove(node).unwrap_or_default() {
+            for slots in ranges.remove(node).unwrap_or_default() {
+                let (first, last) = slots.into_inner();
                 if first == last {
                     write!(text, " {first}").expect("a String grows");
                 } else {
@@ -361,8 +379,8 @@ impl View<'_> {
     fn info(&self) -> String {
         let mut served = 0_u32;
         let mut leaders = std::collections::BTreeSet::new();
-        for (leader, (first, last), _) in self.led() {
-            served += u32::from(last - first) + 1;
+        for (leader, slots, _) in self.led() {
+            served += u32::from(slots.end() - slots.start()) + 1;
             leaders.insert(leader);
         }
         let lost = u32::from(SLOTS) - served;

@@ -5,7 +5,9 @@
 //! Cost:   per wake-up one read, one write and one lock, however many requests or outcomes there are; per
 //!         command one copy of key and value, no allocation.
 //! Fails:  bytes that are not the protocol are answered with an error, after what was asked before them, and the
-//!         connection is closed.
+//!         connection is closed. What the client sends meanwhile is read and thrown away, up to [`DRAINED_BYTES_MAX`] and
+//!         for [`DRAIN_TIME_MAX`]: a connection that is closed with unread bytes is reset, and a client that is still
+//!         sending a value would see the reset and never the error.
 //!
 //! Bounds: at most [`PENDING_MAX`] requests wait for their outcome; then nothing more is read until there is room.
 //! About [`OUTPUT_BYTES_MAX`] of replies wait for the client; then nothing more is run. Once all connections together
@@ -26,6 +28,7 @@ use super::{
 use crate::resp::{self, Proto};
 use bytes::{Buf, Bytes, BytesMut};
 use logdrive::{Completions, Outcome, ProposeError};
+use socket2::SockRef;
 use std::{
     collections::VecDeque,
     future::Future,
@@ -72,8 +75,10 @@ pub(crate) struct Connection {
     held: Held,
     /// The client sends nothing more: nothing is read, what it has sent is still run.
     ended: bool,
-    /// Nothing more is read or run; what is owed is still answered.
+    /// Nothing more is run; what is owed is still answered.
     closing: bool,
+    /// There once the client was refused.
+    drain: Option<Drain>,
     /// Nothing more is read, run or waited for.
     cut_off: bool,
     idle: Option<Idle>,
@@ -141,6 +146,7 @@ impl Connection {
             held: Held::Not,
             ended: false,
             closing: false,
+            drain: None,
             cut_off: false,
             idle,
             place: Place::default(),
@@ -155,7 +161,10 @@ impl Connection {
             self.run_requests(work);
         }
         let may_read = matches!(self.held, Held::Not | Held::ForClient);
-        let read = may_read && !self.ended && !self.closing && self.poll_read(cx)?;
+        let read = match &mut self.drain {
+            Some(drain) => drain.poll_read(cx, &mut self.stream, &mut self.input),
+            None => may_read && !self.ended && !self.closing && self.poll_read(cx)?,
+        };
         if read && self.held == Held::Not {
             self.run_requests(work);
         }
@@ -170,7 +179,9 @@ impl Connection {
         let is_idle = self.idle.as_mut().is_some_and(|idle| idle.poll_over(cx, moved));
         // While requests are held, some of what a client sent before its end is still to run.
         let has_run_all = self.closing || (self.ended && self.held == Held::Not);
-        let is_done = has_run_all && self.pending.is_empty() && self.output.is_empty();
+        let is_answered = has_run_all && self.pending.is_empty() && self.output.is_empty();
+        let is_done = is_answered
+            && self.drain.as_mut().is_none_or(|drain| drain.poll_over(cx, &mut self.stream));
         let made_room = wrote && (self.held != Held::Not || self.front_is_answered());
         if is_done || is_idle || self.cut_off {
             Progress::Done
@@ -286,10 +297,7 @@ impl Connection {
                     }
                 },
                 Ok(None) => return,
-                Err(error) => {
-                    self.answer(|_, _, out| resp::write_error(out, &format!("ERR {error}")));
-                    self.closing = true;
-                }
+                Err(error) => self.refuse_all(&format!("ERR {error}")),
             }
         }
     }
@@ -323,6 +331,15 @@ impl Connection {
         result
     }
 
+    /// Answers with an error, and runs nothing more.
+    fn refuse_all(&mut self, why: &str) {
+        self.input = BytesMut::new();
+        self.share.count(0);
+        self.answer(|_, _, out| resp::write_error(out, why));
+        self.closing = true;
+        self.drain = Some(Drain { bytes_left: DRAINED_BYTES_MAX, until: None });
+    }
+
     /// Reads once. True if bytes came.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
         if self.share.bytes > 0 && self.input.len() < INPUT_BYTES_FREE / 2 {
@@ -348,10 +365,7 @@ impl Connection {
             None
         };
         if let Some(refusal) = refusal {
-            self.input = BytesMut::new();
-            self.share.count(0);
-            self.answer(|_, _, out| resp::write_error(out, refusal));
-            self.closing = true;
+            self.refuse_all(refusal);
             // A client that takes no replies may wait for ever until its requests are taken, so the connection is
             // closed.
             self.cut_off = is_ahead;
@@ -419,6 +433,52 @@ impl Future for Connection {
         // The shard's own work comes first: a client that never pauses must not stop its groups.
         work::wake_after_look(cx.waker());
         Poll::Pending
+    }
+}
+
+/// The rest of what a client sends that was refused: it is read and thrown away.
+struct Drain {
+    /// 0 once nothing more is read.
+    bytes_left: usize,
+    /// The end of it, once the client has been sent everything.
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+impl Drain {
+    /// Reads once. True if bytes came.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut TcpStream,
+        buffer: &mut BytesMut,
+    ) -> bool {
+        if self.bytes_left == 0 {
+            return false;
+        }
+        buffer.clear();
+        buffer.reserve(READ_BYTES_MAX);
+        match pin!(stream.read_buf(buffer)).poll(cx) {
+            Poll::Pending => false,
+            Poll::Ready(read) => {
+                let bytes = read.unwrap_or(0);
+                self.bytes_left =
+                    if bytes == 0 { 0 } else { self.bytes_left.saturating_sub(bytes) };
+                bytes > 0
+            }
+        }
+    }
+
+    /// To be asked once the client has been sent everything: it is told so. True if the connection may be closed now.
+    fn poll_over(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> bool {
+        if self.bytes_left == 0 {
+            return true;
+        }
+        let until = self.until.get_or_insert_with(|| {
+            // A connection that has failed is found out by the next read.
+            let _ = SockRef::from(&*stream).shutdown(std::net::Shutdown::Write);
+            Box::pin(tokio::time::sleep(DRAIN_TIME_MAX))
+        });
+        until.as_mut().poll(cx).is_ready()
     }
 }
 
@@ -602,6 +662,10 @@ const PIPELINE_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!(PIPELINE_BYTES_MAX >= FRAME_ROOM_BYTES);
 const _: () =
     assert!((INPUT_BYTES_MAX - FRAME_ROOM_BYTES) / 2 >= PIPELINE_BYTES_MAX + READ_BYTES_MAX);
+/// Bytes that a client which was refused may still send, and the time that it has for them once it was sent everything. It
+/// costs a node no more than other requests do: they are read in steps of [`READ_BYTES_MAX`], within [`Work`].
+const DRAINED_BYTES_MAX: usize = 64 << 20;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 /// Replies that all connections together hold for clients that have not read them, beside [`OUTPUT_BYTES_FREE`] each.
 /// They may come to more by the replies of the requests that were under way when the bound was met, and by one reply of
 /// each connection from then on. The former are 131,072 per shard at most (`Config::proposals_max`), of which values up

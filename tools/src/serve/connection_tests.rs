@@ -495,13 +495,14 @@ fn a_client_that_was_busy_and_falls_silent_is_closed() {
 async fn has_read(connection: &mut Connection, bytes: usize) -> bool {
     std::future::poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
         Poll::Ready(()) => Poll::Ready(false),
+        Poll::Pending if connection.drain.is_some() => Poll::Ready(false),
         Poll::Pending if connection.input.len() == bytes => Poll::Ready(true),
         Poll::Pending => Poll::Pending,
     })
     .await
 }
 
-/// Sends `bytes` that stay unfinished. False if the connection ends instead.
+/// Sends `bytes` that stay unfinished. False if the connection ends, or the client is refused, instead.
 async fn begin(client: &mut TcpStream, connection: &mut Connection, bytes: &[u8]) -> bool {
     use tokio::io::AsyncWriteExt;
     let send = async {
@@ -574,6 +575,46 @@ fn unfinished_requests_of_all_connections_have_a_bound() {
         assert!(has_read(&mut first, 1).await);
         assert_eq!(taken(), 0);
     });
+    server.node.close().unwrap();
+}
+
+/// A client that sent a value over the bound got a reset while it sent, and no client library showed the error.
+#[test]
+fn a_client_that_is_refused_while_it_sends_can_send_it_all_and_read_why() {
+    use tokio::io::AsyncWriteExt;
+    const MIB: usize = 1 << 20;
+    let home = tempfile::tempdir().unwrap();
+    let server = Arc::new(server(&home.path().join("n1"), 1, INPUT_BYTES_MAX));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let refuse = async |sent: usize| {
+        let (client, connection) = connect(&server);
+        let mut client = TcpStream::from_std(client).unwrap();
+        let client = async move {
+            client.write_all(b"PING\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$99999999\r\n").await.unwrap();
+            let chunk = vec![b'v'; MIB];
+            for _ in 0..sent / MIB {
+                client.write_all(&chunk).await?;
+            }
+            let mut replies = Vec::new();
+            client.read_to_end(&mut replies).await?;
+            std::io::Result::Ok(replies)
+        };
+        let (replies, ()) = tokio::join!(client, connection);
+        replies
+    };
+    runtime.block_on(async {
+        let replies = refuse(DRAINED_BYTES_MAX / 2).await.expect("it is not reset");
+        let replies = String::from_utf8(replies).unwrap();
+        assert!(
+            replies.starts_with("+PONG\r\n-ERR Protocol error: invalid bulk length"),
+            "{replies}"
+        );
+        assert!(replies.contains("4194304"), "the bound is not named: {replies}");
+        assert_eq!(replies.lines().count(), 2, "{replies}");
+        // A client that never ends is not read for ever.
+        refuse(2 * DRAINED_BYTES_MAX).await.expect_err("all of it was read");
+    });
+    assert_eq!(server.input_bytes.load(Ordering::Relaxed), 0);
     server.node.close().unwrap();
 }
 

@@ -67,7 +67,6 @@ fn write_cluster(_: &Server, text: &mut String) {
 fn write_logdrive(server: &Server, text: &mut String) {
     let node = server.node.describe();
     let yes = |flag: bool| if flag { "yes" } else { "no" };
-    let (groups, led) = server.cluster.groups_here();
     line(text, format_args!("logdrive_version:{}", super::VERSION));
     line(text, format_args!("cluster_name:{}", node.cluster));
     line(text, format_args!("node:{}", node.node));
@@ -77,8 +76,8 @@ fn write_logdrive(server: &Server, text: &mut String) {
     line(text, format_args!("registered:{}", yes(node.registered)));
     line(text, format_args!("shards:{}", node.shards));
     line(text, format_args!("command_bytes_max:{}", node.command_bytes_max));
-    line(text, format_args!("groups:{groups}"));
-    line(text, format_args!("groups_led:{led}"));
+    line(text, format_args!("groups:{}", server.cluster.groups_here()));
+    line(text, format_args!("groups_led:{}", server.cluster.groups_led()));
     let us = |time: Duration| time.as_micros();
     for (shard, time) in server.node.longest_turns().into_iter().enumerate() {
         line(text, format_args!("turn_processor_us_max_{shard}:{}", us(time)));

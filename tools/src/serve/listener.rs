@@ -37,7 +37,9 @@ async fn accept(listener: std::net::TcpListener, server: Arc<Server>) {
             return tracing::error!(%error, "connections of clients cannot be accepted: this node serves none");
         }
     };
-    let (mut next_shard, mut log) = (0, LogLimit::default());
+    let mut next_shard = 0;
+    let mut log = LogLimit::of("a client could not be served");
+    let mut log_accept = LogLimit::of("a client could not be accepted: tried again soon");
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -50,7 +52,7 @@ async fn accept(listener: std::net::TcpListener, server: Arc<Server>) {
             Err(error) => {
                 // Out of descriptors or memory (a client that left early is none of these, but rare): trying at
                 // once would spin.
-                tracing::warn!(%error, "a client could not be accepted");
+                log_accept.warn(&error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -98,22 +100,26 @@ fn end_when_silent(socket: &SockRef<'_>, silence_max: Duration) -> std::io::Resu
     socket.set_tcp_user_timeout(Some(silence_max))
 }
 
-/// One line a second of clients that could not be served, for there may be thousands.
-#[derive(Default)]
+/// One line a second of one trouble with clients, for there may be thousands.
 struct LogLimit {
+    trouble: &'static str,
     open_again: Option<Instant>,
     kept_back: u64,
 }
 
 impl LogLimit {
+    fn of(trouble: &'static str) -> Self {
+        Self { trouble, open_again: None, kept_back: 0 }
+    }
+
     fn warn(&mut self, error: &std::io::Error) {
         let now = Instant::now();
         if self.open_again.is_some_and(|at| now < at) {
             self.kept_back += 1;
             return;
         }
-        tracing::warn!(%error, kept_back = self.kept_back, "a client could not be served");
-        *self = Self { open_again: Some(now + LOG_PERIOD), kept_back: 0 };
+        tracing::warn!(%error, kept_back = self.kept_back, "{}", self.trouble);
+        *self = Self { open_again: Some(now + LOG_PERIOD), ..Self::of(self.trouble) };
     }
 }
 

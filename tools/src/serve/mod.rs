@@ -347,6 +347,9 @@ fn bind(address: &str) -> std::io::Result<Vec<socket2::Socket>> {
             }
             // A family that this machine does not have.
             Err(error) if is_no_such_address(&error) => last = error,
+            Err(error) if several => {
+                return Err(std::io::Error::new(error.kind(), format!("{place}: {error}")));
+            }
             Err(error) => return Err(error),
         }
     }

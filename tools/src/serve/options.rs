@@ -69,7 +69,9 @@ pub(crate) struct Keys {
     /// The cluster's name, the same on all nodes; fixed by --init [default: default]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// A follower that hears no leader stands for election after one to two of these [default: 1s]
+    /// A follower that hears no leader stands for election after one to two of these; at least three heartbeats of every
+    /// node. To make times longer, restart all nodes with the longer election timeout, one by one, and then with the
+    /// longer heartbeat; to make them shorter, the other way round [default: 1s]
     #[arg(long, value_name = "TIME")]
     election_timeout: Option<Time>,
     /// A leader says at least this often that it is alive [default: 100ms]

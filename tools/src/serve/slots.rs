@@ -7,6 +7,7 @@
 //! Source: Redis cluster specification ("Key distribution model", "Hash tags"); CRC-16/XMODEM.
 
 use logdrive::{GroupId, NodeId};
+use std::ops::RangeInclusive;
 
 /// Slots of a cluster. Clients know this number by heart.
 pub(crate) const SLOTS: u16 = 16_384;
@@ -77,12 +78,12 @@ impl Placement {
         self.group_of_slot[usize::from(slot)]
     }
 
-    /// The first and last slot of a group: one contiguous range.
-    pub(crate) fn range_of(&self, group: u16) -> (u16, u16) {
+    /// The slots of a group: one contiguous range.
+    pub(crate) fn range_of(&self, group: u16) -> RangeInclusive<u16> {
         let first = |group: u32| (group * u32::from(SLOTS)).div_ceil(u32::from(self.groups));
         let narrow = |slot: u32| u16::try_from(slot).expect("at most SLOTS");
         let group = u32::from(group);
-        (narrow(first(group)), narrow(first(group + 1) - 1))
+        narrow(first(group))..=narrow(first(group + 1) - 1)
     }
 
     /// The node that should lead a group first: the groups go round the nodes.
@@ -161,7 +162,7 @@ mod tests {
             let placement = Placement::new(nodes(3), groups, 3);
             let mut next = 0;
             for group in 0..groups {
-                let (first, last) = placement.range_of(group);
+                let (first, last) = placement.range_of(group).into_inner();
                 assert_eq!(first, next, "group {group} of {groups}");
                 assert!(last >= first, "group {group} of {groups} has slots");
                 for slot in [first, last] {

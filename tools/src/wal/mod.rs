@@ -105,8 +105,9 @@ impl Filter {
     fn takes(&self, record: &Record<'_>) -> bool {
         let of_group = self.group.is_none() || record.group().map(GroupId::get) == self.group;
         let in_range = match record.range() {
-            Some((first, last)) => {
-                first.get() <= self.to.unwrap_or(u64::MAX) && self.from.unwrap_or(0) <= last.get()
+            Some(entries) => {
+                entries.start().get() <= self.to.unwrap_or(u64::MAX)
+                    && self.from.unwrap_or(0) <= entries.end().get()
             }
             None => !self.is_range(),
         };

@@ -11,7 +11,7 @@ use super::maker::{Made, Maker, Signal};
 use super::scan::ReadAhead;
 use super::{
     Disk, DiskEvent, DriverInfo, MakeSegment, RetireSegment, Scan, ScanFile, SegmentFile,
-    SegmentReader, WriteSegment, is_no_space,
+    SegmentReader, WriteSegment, is_shortage,
 };
 use crate::format::SegmentSeq;
 use crate::image::{Image, ImagePool, ImageWriter};
@@ -115,7 +115,7 @@ impl<W: Writer> Driver<W> {
                     self.writer.keep(segment, file);
                     origin
                 });
-                if !matches!(&result, Err(error) if is_no_space(error)) {
+                if !matches!(&result, Err(error) if is_shortage(error)) {
                     self.orders -= 1;
                 }
                 self.events.push(DiskEvent::Made { segment, result });

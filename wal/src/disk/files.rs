@@ -23,13 +23,23 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     dir: PathBuf,
-    /// Device and number of the directory, as it was when it was opened.
-    place: (u64, u64),
+    /// The directory, open: a name that was changed is made durable without a file descriptor more, so that a lack of
+    /// descriptors never comes between the change and the sync.
+    handle: Arc<File>,
+    /// The directory as it was when it was opened.
+    id: FileId,
     /// Files are opened for direct writes.
     direct: bool,
     /// Direct writes go past the page cache.
     past_cache: bool,
     last_read: Arc<LastRead>,
+}
+
+/// A file or directory, the same by each of its names.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct FileId {
+    device: u64,
+    inode: u64,
 }
 
 impl Files {
@@ -54,9 +64,10 @@ impl Files {
         match std::fs::remove_file(&name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {
-                let (dir, place) = (dir.to_owned(), place_of(dir)?);
+                let handle = Arc::new(File::open(dir)?);
+                let (dir, id) = (dir.to_owned(), id_of(dir)?);
                 let past_cache = direct && past_cache;
-                Ok(Self { dir, place, direct, past_cache, last_read: Arc::default() })
+                Ok(Self { dir, handle, id, direct, past_cache, last_read: Arc::default() })
             }
         }
     }
@@ -64,11 +75,16 @@ impl Files {
     /// Fails if the directory was moved and another stands at its name: names are looked up anew for every file, and
     /// nothing may be written into a directory that somebody else has locked.
     fn in_place(&self) -> io::Result<()> {
-        if place_of(&self.dir)? == self.place {
+        if id_of(&self.dir)? == self.id {
             return Ok(());
         }
         let dir = self.dir.display();
         Err(io::Error::other(format!("{dir} was moved, and another directory stands there")))
+    }
+
+    /// Makes the directory's entries durable, as [`sync_dir`] does.
+    fn sync_names(&self) -> io::Result<()> {
+        sync_opened_dir(&self.handle)
     }
 
     /// True if writes and reads are known to go past the page cache.
@@ -136,7 +152,8 @@ impl Files {
 
     /// A reader of a sealed segment.
     pub(super) fn reader(&self, segment: SegmentSeq) -> Arc<dyn SegmentReader> {
-        Arc::new(SealedSegment::new(segment, self.path(segment), Arc::clone(&self.last_read)))
+        let last = Arc::clone(&self.last_read);
+        Arc::new(SealedSegment::new(segment, self.path(segment), self.direct, last))
     }
 
     pub(super) fn sync(&self, segment: SegmentSeq) -> io::Result<()> {
@@ -146,7 +163,7 @@ impl Files {
     pub(super) fn remove(&self, segment: SegmentSeq) -> io::Result<()> {
         self.in_place()?;
         remove(&self.path(segment))?;
-        sync_dir(&self.dir)
+        self.sync_names()
     }
 
     /// Removes every file that has a temporary name of the log's own.
@@ -203,30 +220,31 @@ impl Files {
             }
         };
         rename(&temporary, &self.path(order.segment))?;
-        sync_dir(&self.dir)?;
+        self.sync_names()?;
         Ok(file)
     }
 
     /// Makes a segment of one that was given up: header, sync, name, directory sync. The header has its new name and
-    /// id before the file has, so its old bytes never count again.
+    /// id before the file has, so its old bytes never count again. A block of zeros follows it, as in a new file: of the
+    /// block that begins the segment's first batch any sector may be lost in a crash that holds only zeros.
     pub(super) fn remake(
         &self,
         order: &MakeSegment,
         old: SegmentSeq,
-        block: &mut ImageWriter,
+        zeros: &mut ImageWriter,
     ) -> io::Result<File> {
         self.in_place()?;
         let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
         flags.set(OFlags::DIRECT, self.direct);
         let free = self.free_path(old);
-        let file = File::from(rustix::fs::open(&free, flags, FILE_MODE)?);
-        block.tail_mut(0..BLOCK_BYTES).copy_from_slice(order.header.as_slice());
-        let written = write(&file, &free, block.bytes(0..BLOCK_BYTES), 0);
-        block.tail_mut(0..BLOCK_BYTES).fill(0);
+        let file = File::from(open(&free, flags)?);
+        zeros.tail_mut(0..BLOCK_BYTES).copy_from_slice(order.header.as_slice());
+        let written = write(&file, &free, zeros.bytes(0..2 * BLOCK_BYTES), 0);
+        zeros.tail_mut(0..BLOCK_BYTES).fill(0);
         written?;
         sync(&file, &free)?;
         rename(&free, &self.path(order.segment))?;
-        sync_dir(&self.dir)?;
+        self.sync_names()?;
         Ok(file)
     }
 
@@ -257,7 +275,7 @@ impl Files {
                 Err(error) => return Err(error),
             }
         }
-        sync_dir(&self.dir)
+        self.sync_names()
     }
 
     /// Takes a segment's name from its file, which the manifest has passed. One to be set aside has its other name
@@ -273,7 +291,7 @@ impl Files {
             }
             Fate::Remove | Fate::SetAside => remove(&path)?,
         }
-        sync_dir(&self.dir)
+        self.sync_names()
     }
 
     /// The names for a damaged segment, best first.
@@ -298,7 +316,7 @@ impl Files {
         let path = self.manifest_path();
         let next = self.dir.join(format!("{MANIFEST_NAME}{TEMPORARY_SUFFIX}"));
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = match rustix::fs::open(&next, flags, Mode::empty()) {
+        let file = match open(&next, flags) {
             Ok(file) => File::from(file),
             Err(Errno::NOENT) => create(&next, flags | OFlags::CREATE)?,
             Err(error) => return Err(error.into()),
@@ -307,7 +325,7 @@ impl Files {
         write(&file, &next, &manifest.encode(), 0)?;
         sync(&file, &next)?;
         exchange(&next, &path)?;
-        sync_dir(&self.dir)
+        self.sync_names()
     }
 
     /// The name of a file that is kept to become a segment again. After a crash it is removed, like a half-made file.
@@ -383,13 +401,12 @@ fn is_in_memory(dir: &Path) -> bool {
 }
 
 fn is_same_file(a: &Path, b: &Path) -> io::Result<bool> {
-    Ok(place_of(a)? == place_of(b)?)
+    Ok(id_of(a)? == id_of(b)?)
 }
 
-/// Device and number of a file or directory: the same by each of its names.
-fn place_of(path: &Path) -> io::Result<(u64, u64)> {
+fn id_of(path: &Path) -> io::Result<FileId> {
     let metadata = std::fs::metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
+    Ok(FileId { device: metadata.dev(), inode: metadata.ino() })
 }
 
 /// Replaces a small file: after a crash it is the old one or the new one, whole (rule 26).
@@ -408,8 +425,12 @@ pub(crate) fn atomic_write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Makes a directory's entries durable. A failure is final, also one that says "no room": the next sync would claim
 /// success over names that are lost (rule 17).
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    sync_opened_dir(&File::open(dir)?)
+}
+
+fn sync_opened_dir(dir: &File) -> io::Result<()> {
     steps::take(|| "sync the directory".to_owned());
-    let synced = File::open(dir)?.sync_all();
+    let synced = dir.sync_all();
     synced.map_err(|error| io::Error::other(format!("directory sync: {error}")))
 }
 
@@ -419,7 +440,12 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 fn create(path: &Path, flags: OFlags) -> io::Result<File> {
     steps::find_room(|| name_of(path))?;
     steps::take(|| format!("create {}", name_of(path)));
-    Ok(File::from(rustix::fs::open(path, flags, FILE_MODE)?))
+    Ok(File::from(open(path, flags)?))
+}
+
+/// Opens a file, again after a signal: some file systems let one end the wait.
+fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, FILE_MODE))
 }
 
 fn write(file: &File, path: &Path, bytes: &[u8], at: u64) -> io::Result<()> {

@@ -5,12 +5,13 @@
 //!         thread alone writes once the log is open.
 //! Cost:   writes every new segment once with zeros, in chunks with pauses unless writes wait for it; of one made
 //!         of an old file only the header.
-//! Fails:  no room: reports it, tries again each second, and when something was given up. Anything else: reports it;
-//!         the log is poisoned.
+//! Fails:  no room, or no file descriptor or memory for now: reports it, tries again each second, and when something was
+//!         given up. Anything else: reports it; the log is poisoned.
 //! Source: RULES.md rules 7, 8, 26, 28; W9, W11.
 
 use super::files::{Files, MAKE_CHUNK_BYTES};
-use super::{AbortOnPanic, Fate, MakeSegment, RetireSegment, SegmentOrigin, is_no_space};
+use super::portable::same;
+use super::{AbortOnPanic, Fate, MakeSegment, RetireSegment, SegmentOrigin, is_shortage};
 use crate::format::{Manifest, SegmentSeq};
 use crate::image::{Image, ImageWriter};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
@@ -177,7 +178,7 @@ struct Shop {
 enum Progress {
     /// All are done.
     Done,
-    /// There is no room for one of them.
+    /// One of them waits for room, a file descriptor or memory.
     NoRoom,
     /// The log is closing, or something has failed for good.
     Closing,
@@ -227,11 +228,13 @@ impl Shop {
             if self.stopped() {
                 return Progress::Closing;
             }
-            if matches!(&result, Err(error) if is_no_space(error)) {
+            if let Err(error) = &result
+                && is_shortage(error)
+            {
                 // The segments behind it are not made now, and the log may have writes that wait for one: it must hear
                 // why, or its disk seems to be silent.
                 if let Some(order) = self.making.front().map(|make| make.segment)
-                    && !self.report(Made::Segment(order, Err(io::ErrorKind::StorageFull.into())))
+                    && !self.report(Made::Segment(order, Err(same(error))))
                 {
                     return Progress::Closing;
                 }
@@ -249,7 +252,7 @@ impl Shop {
                 return Progress::Closing;
             }
             self.hurry.store(false, Ordering::Relaxed);
-            let no_room = matches!(&made, Err(error) if is_no_space(error));
+            let no_room = matches!(&made, Err(error) if is_shortage(error));
             let failed = made.is_err() && !no_room;
             // The log is poisoned then. A later segment made all the same would leave a hole that the manifest
             // vouches for, and no open would accept that.
@@ -461,7 +464,7 @@ mod tests {
             while self.sim.make_step() {}
             assert_eq!(real, steps::taken());
             let of_make = |segment: SegmentSeq, made: io::Result<SegmentOrigin>| match made {
-                Err(error) if is_no_space(&error) => format!("{}: no room", segment.0),
+                Err(error) if is_shortage(&error) => format!("{}: no room", segment.0),
                 made => format!("{}: {:?}", segment.0, made.unwrap()),
             };
             let of_retire = |segment: SegmentSeq, retired: io::Result<()>| {

@@ -21,6 +21,7 @@ mod uring;
 
 use crate::format::{BLOCK_BYTES, SegmentSeq};
 use crate::image::{Frozen, ImageWriter};
+use rustix::io::Errno;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -157,15 +158,15 @@ pub enum DiskEvent {
         /// How it went.
         result: io::Result<()>,
     },
-    /// A segment can be used, or it could not be made. After [`io::ErrorKind::StorageFull`] or
-    /// [`io::ErrorKind::QuotaExceeded`] the driver keeps trying, and reports again.
+    /// A segment can be used, or it could not be made. For lack of room, of file descriptors or of memory the driver keeps
+    /// trying, and reports again.
     Made {
         /// Which.
         segment: SegmentSeq,
         /// How it went.
         result: io::Result<SegmentOrigin>,
     },
-    /// A segment is given up. For lack of room on the disk the driver keeps trying, without a report.
+    /// A segment is given up. For such a lack the driver keeps trying, without a report.
     Retired {
         /// Which.
         segment: SegmentSeq,
@@ -322,8 +323,15 @@ pub(crate) fn open(
     Ok(Box::new(portable::open(files, segment_bytes, in_flight_max)?))
 }
 
+/// True for errors that mean that something is short now and may be there later: room on the disk, a file descriptor of the
+/// process or of the whole system, memory. What was being made is begun anew then, so nothing hangs on a sync that failed.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    is_no_space(error)
+        || matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+}
+
 /// True for errors that mean "no room now", which may pass.
-pub(crate) fn is_no_space(error: &io::Error) -> bool {
+fn is_no_space(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
@@ -376,6 +384,19 @@ mod tests {
             progress(4096, 16384, Err(io::ErrorKind::Interrupted.into())),
             Progress::Again(4096)
         ));
+    }
+
+    /// RULES.md W9.
+    #[test]
+    fn what_is_short_now_is_told_from_what_has_failed() {
+        for short in
+            [Errno::NOSPC, Errno::DQUOT, Errno::FBIG, Errno::MFILE, Errno::NFILE, Errno::NOMEM]
+        {
+            assert!(is_shortage(&short.into()), "{short}");
+        }
+        for failed in [Errno::IO, Errno::ROFS, Errno::NOENT, Errno::ACCESS, Errno::STALE] {
+            assert!(!is_shortage(&failed.into()), "{failed}");
+        }
     }
 
     /// RULES.md W4.

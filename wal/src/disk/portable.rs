@@ -135,8 +135,8 @@ fn write_jobs(jobs: &Receiver<Job>, written: &Sender<(u64, io::Result<()>)>, sig
     }
 }
 
-/// The error once more, for another write that it concerns.
-fn same(error: &io::Error) -> io::Error {
+/// The error once more, for something else that it concerns.
+pub(super) fn same(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(errno) => io::Error::from_raw_os_error(errno),
         None => error.kind().into(),

@@ -9,6 +9,7 @@ use crate::checksum::checksum;
 use crate::format::{self, ENTRY_HEADER_BYTES, EntriesHead, Position, decode_entry_header};
 use crate::snapshot::{Installing, SnapshotMark};
 use logdrive_raft::{EntryKind, GroupId, HardState, LogIndex, Term};
+use std::ops::RangeInclusive;
 
 /// A record of the log.
 #[derive(Clone, Copy, Debug)]
@@ -138,11 +139,11 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The first and the last index of the record's entries, if it is a record of entries.
+    /// The indexes of the record's entries, if it is a record of entries.
     #[must_use]
-    pub fn range(&self) -> Option<(LogIndex, LogIndex)> {
+    pub fn range(&self) -> Option<RangeInclusive<LogIndex>> {
         match self {
-            Self::Entries(run) | Self::Carried(run) => Some((run.first, run.last())),
+            Self::Entries(run) | Self::Carried(run) => Some(run.first..=run.last()),
             _ => None,
         }
     }

@@ -53,6 +53,26 @@ pub(crate) struct Batch<'a> {
     pub(crate) body: &'a [u8],
 }
 
+impl Batch<'_> {
+    /// The place in the stream that the batch says it has.
+    pub(crate) fn says(&self) -> NextBatch {
+        NextBatch { number: self.header.seq, prev_crc: self.header.prev_crc }
+    }
+
+    /// The place in the stream that the batch behind this one must have.
+    pub(crate) fn next(&self) -> NextBatch {
+        NextBatch { number: self.header.seq + 1, prev_crc: self.crc }
+    }
+}
+
+/// What the header of a stream's next batch must state.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct NextBatch {
+    pub(crate) number: u64,
+    /// The checksum of the header of the batch before it.
+    pub(crate) prev_crc: u32,
+}
+
 /// Why a batch does not hold.
 pub(crate) struct Flaw<'a> {
     pub(crate) what: Bad,

@@ -7,7 +7,7 @@
 //!         on at the next segment below that was in use.
 //! Source: RULES.md rules 8, 23, 26-28; C4-C8, W11, W12.
 
-use super::{Case, Fault, Judge, Visitor, What};
+use super::{Case, Fault, Judge, NextBatch, Visitor, What};
 use crate::checksum::Seed;
 use crate::disk::SegmentFile;
 use crate::format::{
@@ -79,11 +79,10 @@ impl Segment {
         self.first.expect("chain members are used").1
     }
 
-    /// The number of the segment's first batch, and the checksum of the batch before it. Panics for a segment that is
-    /// not of the chain.
-    pub(crate) fn follows(&self) -> (u64, u32) {
+    /// The place in the stream that the segment's first batch has. Panics for a segment that is not of the chain.
+    pub(crate) fn follows(&self) -> NextBatch {
         let (number, start) = self.first.expect("chain members are used");
-        (number, start.prev_crc)
+        NextBatch { number, prev_crc: start.prev_crc }
     }
 
     pub(crate) fn position(&self, offset: usize) -> Position {
@@ -381,7 +380,7 @@ impl Judge {
 
 /// A segment's first two blocks. No decision rests on a single bad read: unless a header and a start record are found,
 /// the blocks are read once more, past the page cache where that is possible. Without the second look a segment in use
-/// could be taken for one that was only made.
+/// could be taken for one that was only made, so if the second look cannot read them, the first one does not count.
 fn read_blocks<V: Visitor>(segment: SegmentSeq, visitor: &mut V) -> std::io::Result<Box<Blocks>> {
     let mut blocks: Box<Blocks> = Box::new([0; 2 * BLOCK_BYTES]);
     let read = visitor.read(segment, blocks.as_mut_slice());
@@ -391,7 +390,8 @@ fn read_blocks<V: Visitor>(segment: SegmentSeq, visitor: &mut V) -> std::io::Res
         let mut again = visitor.read_again(segment, blocks.len())?;
         let again = again.next()?;
         if !again.is_readable(0..blocks.len()) {
-            return read.map(|()| blocks);
+            read?;
+            return Err(rustix::io::Errno::IO.into());
         }
         blocks.copy_from_slice(again.bytes());
     }

@@ -18,7 +18,7 @@ use crate::checksum::Seed;
 use crate::format::{
     FIRST_BATCH_AT, RECORD_ALIGN_BYTES, Record, RecordKind, Records, SnapshotHead, u32_at,
 };
-use crate::judge::{Bytes, Case, Decision, Flaw};
+use crate::judge::{Bytes, Case, Decision, Flaw, NextBatch};
 use hashbrown::HashMap;
 use logdrive_raft::GroupId;
 
@@ -34,44 +34,50 @@ pub(crate) struct Moved {
 
 /// Records of the last segment that are to be written again.
 #[derive(Debug, Default)]
-pub(super) struct Tail {
+pub(crate) struct Tail {
     bytes: Vec<u8>,
-    /// Where each record begins, in `bytes` and in the segment.
-    places: Vec<(usize, usize)>,
+    places: Vec<Place>,
     /// The latest record of each group and each kind of which only the last record counts, by its place in `places`.
     latest: HashMap<(GroupId, u8), usize>,
 }
 
+/// Where a record begins.
+#[derive(Debug)]
+struct Place {
+    in_bytes: usize,
+    in_segment: usize,
+}
+
 impl Tail {
-    /// Takes in a record that stands at offset `at` of its segment, and with which `bytes` begin.
-    pub(super) fn push(&mut self, record: &Record<'_>, bytes: &[u8], at: usize) {
+    /// Takes in a record that stands at offset `in_segment` of its segment, and with which `bytes` begin.
+    pub(crate) fn push(&mut self, record: &Record<'_>, bytes: &[u8], in_segment: usize) {
         let Some(group) = record.group() else { return };
         if let Some(kind) = replaced_kind(record) {
             self.latest.insert((group, kind), self.places.len());
         }
-        self.places.push((self.bytes.len(), at));
+        self.places.push(Place { in_bytes: self.bytes.len(), in_segment });
         self.bytes.extend_from_slice(&bytes[..padded_bytes(bytes)]);
     }
 
     /// The records, each with its bytes and its offset in the segment. Left out is a record that a later one of its
     /// kind and group replaces.
-    pub(super) fn records(&self, seed: Seed) -> impl Iterator<Item = (Record<'_>, &[u8], usize)> {
-        self.places.iter().enumerate().filter_map(move |(n, (start, at))| {
-            let bytes = &self.bytes[*start..];
+    pub(crate) fn records(&self, seed: Seed) -> impl Iterator<Item = (Record<'_>, &[u8], usize)> {
+        self.places.iter().enumerate().filter_map(move |(n, place)| {
+            let bytes = &self.bytes[place.in_bytes..];
             let bytes = &bytes[..padded_bytes(bytes)];
             let (_, record) = Records::new(bytes, seed).next().expect("a record");
             let record = record.expect("it was decoded before");
             let group = record.group().expect("only records of groups are kept");
             let is_replaced = replaced_kind(&record)
                 .is_some_and(|kind| self.latest.get(&(group, kind)) != Some(&n));
-            (!is_replaced).then_some((record, bytes, *at))
+            (!is_replaced).then_some((record, bytes, place.in_segment))
         })
     }
 }
 
 impl Moved {
     /// Adds a record from another segment, with the checksum that it has under `seed`; returns its offset in `records`.
-    pub(super) fn push(&mut self, record: &Record<'_>, bytes: &[u8], seed: Seed) -> usize {
+    pub(crate) fn push(&mut self, record: &Record<'_>, bytes: &[u8], seed: Seed) -> usize {
         let at = self.records.len();
         self.records.extend_from_slice(bytes);
         self.count += 1;
@@ -107,15 +113,14 @@ pub(super) fn moved_from(
     }
     let first = FIRST_BATCH_AT as usize;
     let little = usize::try_from(next_bytes / MOVED_PART).expect("segments fit memory");
-    if survey.needed.is_some_and(|needed| needed <= little) {
+    if crate::rules::is_written_again_as_a_whole(survey.needed, little) {
         return Some(first);
     }
     (!is_direct).then(|| bytes.vouched_for().max(first))
 }
 
-/// Looks at the last segment's batches. `follows` is the number and the predecessor's checksum that the first of them
-/// must have.
-pub(super) fn survey(bytes: &mut Bytes<'_>, seed: Seed, mut follows: (u64, u32)) -> Survey {
+/// Looks at the last segment's batches. `follows` is what the first of them must state.
+pub(super) fn survey(bytes: &mut Bytes<'_>, seed: Seed, mut follows: NextBatch) -> Survey {
     let mut at = FIRST_BATCH_AT as usize;
     let (mut needed, mut latest) = (0, HashMap::new());
     let flaw = loop {
@@ -123,7 +128,7 @@ pub(super) fn survey(bytes: &mut Bytes<'_>, seed: Seed, mut follows: (u64, u32))
             return Survey { needed: Some(needed), is_doubtful: false };
         }
         let batch = match bytes.batch(at) {
-            Ok(batch) if (batch.header.seq, batch.header.prev_crc) == follows => batch,
+            Ok(batch) if batch.says() == follows => batch,
             Ok(_) => break Flaw::out_of_order(),
             Err(flaw) => break flaw,
         };
@@ -137,7 +142,7 @@ pub(super) fn survey(bytes: &mut Bytes<'_>, seed: Seed, mut follows: (u64, u32))
                 needed -= latest.insert((group, kind), bytes).unwrap_or(0);
             }
         }
-        follows = (batch.header.seq + 1, batch.crc);
+        follows = batch.next();
         at += batch.header.padded_bytes();
     };
     let case: Case = bytes.case(at, &flaw, false);

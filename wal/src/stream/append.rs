@@ -340,8 +340,11 @@ impl Wal {
             // A carried record may be from a time when segments were larger: then a segment is made that is large
             // enough.
             let least = super::segment_bytes_for(START_RECORD_BYTES + bytes, 1);
+            let least = rules::least_segment_bytes(least);
             self.next_segment(least)?;
             while !self.tail.fits(bytes) {
+                let segment = self.tail.segment().bytes();
+                assert!(segment < least, "a record of {bytes} bytes fits no segment of {segment}");
                 self.next_segment(least)?;
             }
         }
@@ -367,6 +370,6 @@ impl Wal {
     /// The place of the tail.
     #[inline]
     fn newest(&self) -> Newest {
-        Newest { batch: self.pipeline.next_batch(), segment: self.tail.seq() }
+        Newest { batch: self.pipeline.open_batch(), segment: self.tail.seq() }
     }
 }

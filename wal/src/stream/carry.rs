@@ -332,7 +332,8 @@ impl Wal {
     /// The victim: the oldest segment, once it is full and on disk.
     fn victim(&self) -> Option<&Sealed> {
         let oldest = self.contents.oldest().seq;
-        self.chain.oldest().filter(|sealed| sealed.seq == oldest)
+        let is_victim = |sealed: &&Sealed| sealed.seq == oldest && !self.is_being_renewed(oldest);
+        self.chain.oldest().filter(is_victim)
     }
 
     /// True if room is being won back, or is about to be.
@@ -520,6 +521,12 @@ impl Wal {
     fn retire(&mut self) {
         let victim = self.chain.retire();
         self.contents.retire(victim.seq);
+        self.carrying.state = Carry::Idle;
+        self.give_up(&victim);
+    }
+
+    /// Gives up a segment in which nothing counts any more.
+    pub(super) fn give_up(&mut self, victim: &Sealed) {
         // A reader may still have the file open: then its bytes must stay what they were.
         let is_free = !victim.inherited
             && victim.bytes == self.config.segment_bytes
@@ -531,7 +538,6 @@ impl Wal {
         };
         self.space.supply_mut().give_up(victim.bytes, fate);
         self.space.forget_copies();
-        self.carrying.state = Carry::Idle;
         let first = self.contents.oldest().seq;
         self.disk.retire(RetireSegment { segment: victim.seq, first, bytes: victim.bytes, fate });
     }

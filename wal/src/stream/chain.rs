@@ -109,6 +109,15 @@ impl Chain {
         oldest
     }
 
+    /// Takes out a sealed segment, which a later one stands in for.
+    pub(super) fn pass_over(&mut self, segment: SegmentSeq) -> Sealed {
+        let at = self.sealed.binary_search_by_key(&segment, |sealed| sealed.seq);
+        let void = at.ok().and_then(|at| self.sealed.remove(at));
+        let void = void.unwrap_or_else(|| panic!("{segment:?} is not sealed"));
+        self.bytes -= void.bytes;
+        void
+    }
+
     /// Marks a segment as damaged, if it is one of the sealed ones here.
     pub(super) fn mark_damaged(&mut self, segment: SegmentSeq) {
         if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.seq == segment) {

@@ -85,6 +85,11 @@ impl Contents {
         self.ledger.oldest()
     }
 
+    /// The account of the newest segment.
+    pub(super) fn newest(&self) -> &Account {
+        self.ledger.newest()
+    }
+
     /// Record bytes in all segments.
     pub(super) fn written(&self) -> u64 {
         self.ledger.written()
@@ -209,6 +214,33 @@ impl Contents {
                 }
             }
         }
+    }
+
+    /// Notes that all that counts of the segment `from` was written again to the newest one, `into`: records of `groups`,
+    /// and these copies of entries and snapshots, which are found there once they are durable ([`Self::relocate`]).
+    pub(super) fn write_again(
+        &mut self,
+        groups: &[GroupId],
+        copies: &[(Copied, u32)],
+        from: SegmentSeq,
+        into: SegmentSeq,
+    ) {
+        for group in groups {
+            if let Some(since) = self.tombstone_in(*group, from) {
+                tombstone(&mut self.tombstones, *group, since, into, &mut self.ledger);
+            } else if let Some(state) = self.groups.get_mut(group) {
+                state.enlist(*group, into, &mut self.ledger);
+                state.move_small(from, into, &mut self.ledger);
+            }
+        }
+        for (_, bytes) in copies {
+            self.ledger.write(into, u64::from(*bytes));
+        }
+    }
+
+    /// Drops the account of a segment of which everything was written again. Panics if something in the segment is live.
+    pub(super) fn pass_over(&mut self, segment: SegmentSeq) {
+        self.ledger.close(segment);
     }
 
     /// Notes that the newest segment ended at byte `used`, and that `next` follows it.

@@ -13,7 +13,6 @@
 //! does not matter which of the block's other sectors land.
 
 use super::Wal;
-use crate::disk::{DiskEvent, WriteSegment};
 use crate::error::WalError;
 use crate::format::{BLOCK_BYTES, FIRST_BATCH_AT, encode_filler};
 use crate::recovery::{MOVED_AT, Moved};
@@ -45,7 +44,7 @@ impl Wal {
             }
         }
         self.close_batch();
-        self.write_behind_first_block()?;
+        self.write_first_block_last();
         while self.pipeline.durable() < self.tail.position() {
             self.poll(0, &mut completed)?;
             if self.pipeline.durable() < self.tail.position() {
@@ -55,32 +54,14 @@ impl Wal {
         Ok(())
     }
 
-    fn write_behind_first_block(&mut self) -> Result<(), WalError> {
-        let segment = self.tail.seq();
+    /// The first batch of the active segment, which was closed last, counts only once the block with its start record is
+    /// on disk: that block is written when the rest of the batch is durable.
+    pub(super) fn write_first_block_last(&mut self) {
         let start = FIRST_BATCH_AT as usize;
-        let rest = start + BLOCK_BYTES..self.tail.closed();
-        if !rules::start_record_waits_for(&rest) {
-            return Ok(());
-        }
-        let write = WriteSegment {
-            token: self.pipeline.split_first(self.tail.share(start..rest.start)),
-            segment,
-            offset: rest.start as u64,
-            bytes: self.tail.share(rest),
-        };
-        self.disk.write(write).map_err(|source| self.fail(segment, "write", source))?;
-        loop {
-            let mut events = Vec::new();
-            self.disk.poll(&mut events).map_err(|source| self.fail(segment, "write", source))?;
-            for event in events {
-                match event {
-                    DiskEvent::Written { result, .. } => {
-                        return result.map_err(|source| self.fail(segment, "write", source));
-                    }
-                    event => self.on_event(event)?,
-                }
-            }
-            self.wait()?;
+        let behind = start + BLOCK_BYTES..self.tail.closed();
+        if rules::start_record_waits_for(&behind) {
+            let first = self.tail.share(start..behind.start);
+            self.pipeline.split_last(first, self.tail.share(behind));
         }
     }
 }

@@ -7,8 +7,10 @@
 //! Source: RULES.md rules 8, 9, 10; W5.
 //!
 //! Invariants:
-//! * batches are numbered without a gap: those in flight, those that wait, and `next_batch`, which is the open one's;
+//! * batches are numbered without a gap: those in flight, those that wait, and `next_batch`, which is the open one's; only
+//!   a segment that stands in for another one goes back to that one's numbers, while nothing of it is in flight;
 //! * at most `in_flight_max` writes are in flight;
+//! * while the part of a batch behind its first block is being written, no other write is in flight;
 //! * everything before `durable` is on disk, and `durable` never moves back.
 
 use super::offset_u32;
@@ -30,6 +32,11 @@ pub(super) struct Pipeline {
     sealed_upto: Position,
     next_batch: u64,
     prev_crc: u32,
+    /// The number of batches that were closed so far, beginning at the number of the first: unlike a batch's number it
+    /// never goes back.
+    closed: u64,
+    /// True while the part of the oldest waiting batch that is behind its first block is being written.
+    is_behind_in_flight: bool,
     /// True if the open batch was submitted while no slot was free: the batch is written when one is.
     submit_wanted: bool,
     /// See [`super::Wal::disk_answers`].
@@ -43,9 +50,10 @@ pub(super) struct ClosedBatch {
     pub(super) seq: u64,
     pub(super) position: Position,
     pub(super) bytes: Frozen,
-    /// The part that is still to be written: the whole batch, or only the first block of the batch that an open begins
-    /// with.
+    /// The part that makes the batch count: the whole batch, or only its first block.
     pub(super) unwritten: Frozen,
+    /// The part that is written, and is durable, before that; `None` once its write has begun, or if there is none.
+    pub(super) behind: Option<Frozen>,
     pub(super) padding: usize,
     pub(super) writes: Vec<Durable>,
     pub(super) runs: Vec<RunPlace>,
@@ -71,6 +79,8 @@ impl Pipeline {
             sealed_upto: Position::ZERO,
             next_batch: link.seq,
             prev_crc: link.prev_crc,
+            closed: link.seq,
+            is_behind_in_flight: false,
             submit_wanted: false,
             disk_answers: 0,
             chunks_made: 0,
@@ -83,10 +93,10 @@ impl Pipeline {
         self.durable
     }
 
-    /// The number of the open batch.
+    /// A name for the open batch, which no other batch since the open has.
     #[inline]
-    pub(super) fn next_batch(&self) -> u64 {
-        self.next_batch
+    pub(super) fn open_batch(&self) -> u64 {
+        self.closed
     }
 
     /// The link that the header of the open batch will state.
@@ -98,7 +108,7 @@ impl Pipeline {
     /// The number of writes in flight.
     #[inline]
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.in_flight.len() + usize::from(self.is_behind_in_flight)
     }
 
     /// The number of closed batches that wait for a slot, or for their segment.
@@ -130,6 +140,7 @@ impl Pipeline {
         self.waiting.push_back(batch);
         self.prev_crc = crc;
         self.next_batch += 1;
+        self.closed += 1;
         self.submit_wanted = false;
     }
 
@@ -140,9 +151,23 @@ impl Pipeline {
         stamp: u64,
         is_made: impl FnOnce(SegmentSeq) -> bool,
     ) -> Option<WriteSegment> {
-        let position = self.waiting.front()?.position;
-        if !rules::may_start(position, self.in_flight.len()) || !is_made(position.segment()) {
+        let first = self.waiting.front_mut()?;
+        let position = first.position;
+        if self.is_behind_in_flight
+            || !rules::may_start(position, self.in_flight.len())
+            || !is_made(position.segment())
+        {
             return None;
+        }
+        if let Some(bytes) = first.behind.take() {
+            self.is_behind_in_flight = true;
+            let offset = position.offset() + offset_u32(first.bytes.len() - bytes.len());
+            return Some(WriteSegment {
+                token: first.seq,
+                segment: position.segment(),
+                offset: u64::from(offset),
+                bytes,
+            });
         }
         let batch = self.waiting.pop_front().expect("looked at above");
         let write = WriteSegment {
@@ -155,17 +180,25 @@ impl Pipeline {
         Some(write)
     }
 
-    /// Notes that the first batch after an open, which waits alone, is written in two parts. `unwritten` is the part
-    /// that is left once the other one is on disk. Returns the batch's number.
-    pub(super) fn split_first(&mut self, unwritten: Frozen) -> u64 {
-        let batch = self.waiting.front_mut().expect("it was closed");
-        batch.unwritten = unwritten;
-        batch.seq
+    /// Notes that the batch that was closed last is written in two parts: `first`, its first block, only once `behind`,
+    /// the rest of it, is durable.
+    pub(super) fn split_last(&mut self, first: Frozen, behind: Frozen) {
+        let batch = self.waiting.back_mut().expect("it was closed");
+        (batch.unwritten, batch.behind) = (first, Some(behind));
+    }
+
+    /// Goes back to the number `seq`: the next batch takes the place of the one that had this number. `prev_crc` is the
+    /// checksum of the header of the batch before that one.
+    pub(super) fn go_back(&mut self, seq: u64, prev_crc: u32) {
+        (self.next_batch, self.prev_crc) = (seq, prev_crc);
     }
 
     /// The segment that the write called `token` goes to; `None` if the write counts as durable already.
     #[inline]
     pub(super) fn segment_of(&self, token: u64) -> Option<SegmentSeq> {
+        if self.is_behind_in_flight {
+            return self.waiting.front().map(|batch| batch.position.segment());
+        }
         let oldest = self.in_flight.front().map(|write| write.batch.seq);
         if rules::counted_before_its_end(token, oldest) {
             return None;
@@ -176,6 +209,9 @@ impl Pipeline {
     /// Notes that the write called `token` is on disk.
     #[inline]
     pub(super) fn finish(&mut self, token: u64) {
+        if std::mem::take(&mut self.is_behind_in_flight) {
+            return;
+        }
         let at = self.place(token);
         if at > 0 {
             logdrive_raft::reached!("writes finished out of order");
@@ -212,7 +248,7 @@ impl Pipeline {
     #[inline]
     pub(super) fn count_answers(&mut self, batches: usize, chunks: u64) {
         self.disk_answers += batches as u64;
-        if self.in_flight.is_empty() {
+        if self.in_flight() == 0 {
             self.disk_answers += chunks - self.chunks_made;
         }
         self.chunks_made = chunks;

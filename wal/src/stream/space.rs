@@ -27,13 +27,11 @@
 //! empty. Where it is not, the log says that it is at its quota ([`Wal::room`]), not that it is behind: entries and votes
 //! wait for a release. A new leader's no-op, too, takes its bytes for good, until it is replaced or released.
 //!
-//! On a full disk without a quota nothing renews the reserve. Entries leave an eighth of a segment, 32 KiB at least, in
-//! segments that are made, and the price of carrying the oldest one, where that is worth it. A vote is refused where less
-//! than its record and four blocks are left, and each batch of votes takes a block: so one batch of votes and
-//! (reserve - 16,432) / 4,096 more, rounded down, become durable at least: 4 with the smallest reserve, 2,044 with segments of
-//! 64 MiB. A batch has the votes of all groups of a turn. Beyond them votes wait for room, and the groups without a leader
-//! with them: a reserve that renews itself would have to carry round a log that may be all alive, on a disk that gives it
-//! nothing to carry into.
+//! On a full disk entries leave two segments alone that are made ahead of need (`VOTES_SEGMENTS`), and beside them an eighth
+//! of a segment, 32 KiB at least, and the price of carrying the oldest segment, where that is worth it. Votes go on in what
+//! entries have left, then in the two segments in turn, for ever (`renew.rs`). While the two are not made, entries take a
+//! quarter of the active segment and no more, so that it can be one of the two. A disk too small for them takes votes for
+//! ever all the same, as long as one segment is made ahead, and an open needs only the segment that it begins.
 //!
 //! A segment that cannot be made holds up every later batch, the votes in it among them, so entries are best given only
 //! to segments that are made, in parts if need be ([`Wal::takes_now`]).
@@ -204,13 +202,15 @@ impl Wal {
         self.tail.fits(bytes) || self.space.supply().ready() > 0
     }
 
-    /// Orders segments so that there are always some ahead of the active one, as far as the quota goes. They have `least`
-    /// bytes at least.
+    /// Orders segments so that there are always some ahead of the active one, as far as the quota goes. One of them has
+    /// `least` bytes at least.
     pub(super) fn keep_spares(&mut self, least: u64) {
-        while self.space.supply().ahead() < self.config.spare_segments
-            && self.space.may_order(least, self.used())
+        let mut next = if self.space.supply().has_ahead(least) { 0 } else { least };
+        while self.space.supply().ahead() < self.config.segments_ahead()
+            && self.space.may_order(next, self.used())
         {
-            self.order_spare(least);
+            self.order_spare(next);
+            next = 0;
         }
     }
 
@@ -278,8 +278,8 @@ impl Space {
 
     /// See [`Wal::room`].
     fn room(&self, used: Used, is_giving_back: impl FnOnce() -> bool) -> Room {
-        let next_ready = self.supply.ready() > 0;
-        let is_refused = self.capacity_within(self.log_bytes_max, used) < self.refused;
+        let next_ready = self.supply.ready_for_entries() > 0;
+        let is_refused = self.capacity_for_entries(used) < self.refused;
         if self.supply.is_disk_full() && (!next_ready || is_refused) {
             Room::Reserve
         } else if self.is_near_quota(used) {
@@ -317,7 +317,7 @@ impl Space {
 
     fn fits_beside_votes(&self, wanted: Wanted, used: Used) -> bool {
         let Needed { in_one, across } = self.room_for(wanted);
-        let rest = if self.supply.is_made(used.active) { used.rest } else { 0 };
+        let rest = if self.supply.is_made(used.active) { self.rest_for_entries(used) } else { 0 };
         let in_one = in_one + self.votes_reserve();
         in_one <= rest || in_one + across <= rest + self.made_ahead()
     }
@@ -339,7 +339,7 @@ impl Space {
 
     /// Entries that were refused may come again.
     pub(super) fn forget_refusal(&mut self, used: Used) {
-        if self.capacity_within(self.log_bytes_max, used) >= self.refused {
+        if self.capacity_for_entries(used) >= self.refused {
             self.refused = 0;
         }
     }
@@ -430,8 +430,11 @@ impl Space {
         let needed = in_one + across;
         let is_entries = halves == FOR_ENTRIES;
         let is_disk_full = self.supply.is_disk_full();
-        let max = if is_entries { self.log_bytes_max } else { self.bytes_limit };
-        let capacity = self.capacity_within(max, used);
+        let capacity = match (is_entries, is_disk_full) {
+            (true, _) => self.capacity_for_entries(used),
+            (false, true) => self.capacity_for_votes(used),
+            (false, false) => self.capacity(used),
+        };
         let segment = self.segment_bytes;
         let reserve = match (is_disk_full, is_entries) {
             (true, true) => self.votes_reserve() + carry_price,
@@ -485,9 +488,33 @@ impl Space {
         used.rest + ahead
     }
 
-    /// The room in the segments that are made, and not begun.
+    /// The room in the segments that are made, not begun, and not kept for votes.
     fn made_ahead(&self) -> u64 {
-        self.supply.ready() as u64 * self.fresh()
+        self.supply.ready_for_entries() as u64 * self.fresh()
+    }
+
+    /// The room for entries in the active segment. The votes' segments must be made before it is filled: until then so
+    /// much of it is left that it can be one of them itself (`renew.rs`).
+    fn rest_for_entries(&self, used: Used) -> u64 {
+        match self.supply.has_votes_segments() {
+            true => used.rest,
+            false => used.rest.saturating_sub(self.segment_bytes - self.segment_bytes / 4),
+        }
+    }
+
+    /// Bytes of entries that can still be written.
+    fn capacity_for_entries(&self, used: Used) -> u64 {
+        match self.supply.is_disk_full() {
+            true => self.rest_for_entries(used) + self.made_ahead(),
+            false => self.capacity_within(self.log_bytes_max, used),
+        }
+    }
+
+    /// Bytes of small records that can still be written on a full disk. The next segment may begin with what counts of the
+    /// active one, half of it at most (`renew.rs`).
+    fn capacity_for_votes(&self, used: Used) -> u64 {
+        let ahead = self.supply.ready() as u64 * self.fresh();
+        used.rest + ahead.saturating_sub(self.segment_bytes / 2)
     }
 
     /// The room in a segment, but for its header, and the batch that says what came before it.

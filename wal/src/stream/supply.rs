@@ -11,6 +11,7 @@
 //! * `leaving` has one number for each order to give a segment up that is not carried out;
 //! * at most [`FREE_MAX`] files are kept to become segments again.
 
+use crate::config::VOTES_SEGMENTS;
 use crate::disk::{Fate, SegmentOrigin};
 use crate::format::SegmentSeq;
 use std::collections::VecDeque;
@@ -23,8 +24,11 @@ pub(super) struct Supply {
     spares: VecDeque<Spare>,
     /// All segments up to this one have their file.
     made: SegmentSeq,
-    /// True if the maker of segments reported no room, and has not yet succeeded again.
-    is_disk_full: bool,
+    /// The newest segment that was ordered.
+    ordered: SegmentSeq,
+    /// True if the maker of segments reported no room, and has made no new file since. A segment that is made of a file
+    /// given up before says nothing about the disk's room.
+    lacks_room: bool,
     /// For each order to give a segment up, in order: the bytes of the file, which count until the file is gone, or 0
     /// for a file that is kept.
     leaving: VecDeque<u64>,
@@ -41,13 +45,14 @@ pub(super) struct Spare {
 }
 
 impl Supply {
-    /// A supply without orders, in which the segments up to `made` have their file.
+    /// A supply in which the segments up to `made` have their file, and the one behind is ordered.
     pub(super) fn new(entropy: Box<dyn FnMut() -> u128>, made: SegmentSeq) -> Self {
         Self {
             entropy,
             spares: VecDeque::new(),
             made,
-            is_disk_full: false,
+            ordered: SegmentSeq(made.0 + 1),
+            lacks_room: false,
             leaving: VecDeque::new(),
             free: 0,
         }
@@ -65,10 +70,27 @@ impl Supply {
         self.spares.iter().filter(|spare| self.is_made(spare.seq)).count()
     }
 
+    /// The number of segments ahead that can be written and that are not kept for votes.
+    #[inline]
+    pub(super) fn ready_for_entries(&self) -> usize {
+        self.ready().saturating_sub(VOTES_SEGMENTS)
+    }
+
+    /// True if the segments are made that are kept for votes.
+    #[inline]
+    pub(super) fn has_votes_segments(&self) -> bool {
+        self.ready() >= VOTES_SEGMENTS
+    }
+
     /// The number of segments ahead, made or not.
     #[inline]
     pub(super) fn ahead(&self) -> usize {
         self.spares.len()
+    }
+
+    /// True if a segment ahead has so many bytes, made or not.
+    pub(super) fn has_ahead(&self, bytes: u64) -> bool {
+        self.spares.iter().any(|spare| spare.bytes >= bytes)
     }
 
     /// The bytes of the segments ahead.
@@ -95,10 +117,15 @@ impl Supply {
         self.free.saturating_sub(ordered)
     }
 
-    /// True if the disk has no room for the next segment.
+    /// True if a segment is ordered for which the disk had no room when a new file was last to be made.
     #[inline]
     pub(super) fn is_disk_full(&self) -> bool {
-        self.is_disk_full
+        self.lacks_room && self.made < self.ordered
+    }
+
+    /// The next segment, if it can be written.
+    pub(super) fn next_ready(&self) -> Option<Spare> {
+        self.spares.front().copied().filter(|spare| self.is_made(spare.seq))
     }
 
     /// Adds a segment of `bytes` bytes behind `active` and behind all segments ahead. The caller orders it.
@@ -107,6 +134,7 @@ impl Supply {
         let seq = SegmentSeq(newest.0.checked_add(1).expect("segment numbers are used up"));
         let spare = Spare { seq, id: (self.entropy)(), bytes };
         self.spares.push_back(spare);
+        self.ordered = seq;
         spare
     }
 
@@ -120,15 +148,15 @@ impl Supply {
     pub(super) fn on_made(&mut self, segment: SegmentSeq, origin: SegmentOrigin) -> bool {
         assert!(segment > self.made, "{segment:?} was made twice");
         self.made = segment;
-        self.is_disk_full = false;
         let is_recycled = origin == SegmentOrigin::Recycled;
+        self.lacks_room &= is_recycled;
         self.free -= usize::from(is_recycled);
         is_recycled
     }
 
     /// Notes that the disk has no room for the next segment. Returns true if it had room before.
     pub(super) fn on_disk_full(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_disk_full, true)
+        !std::mem::replace(&mut self.lacks_room, true)
     }
 
     /// True if one more file can be kept to become a segment.

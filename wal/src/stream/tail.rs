@@ -28,7 +28,18 @@ use std::ops::Range;
 /// The place where the log grows.
 pub(super) struct Tail {
     active: Segment,
+    /// What the active segment began with.
+    began: Began,
     open: OpenBatch,
+}
+
+/// The beginning of a segment.
+#[derive(Clone, Copy)]
+pub(super) struct Began {
+    /// The segment's start record.
+    pub(super) start: Start,
+    /// The number of the segment's first batch.
+    pub(super) batch: u64,
 }
 
 /// A segment in memory.
@@ -151,7 +162,7 @@ impl Segment {
 
 impl Tail {
     /// A tail at the beginning of a segment, whose start record is to follow ([`Self::begin`]).
-    pub(super) fn new(active: Segment) -> Self {
+    pub(super) fn new(active: Segment, began: Began) -> Self {
         let open = OpenBatch {
             tail: 0,
             sum: active.seed.sum(),
@@ -164,7 +175,7 @@ impl Tail {
             entry_bytes: 0,
             carries: false,
         };
-        Self { active, open }
+        Self { active, began, open }
     }
 
     /// The active segment.
@@ -324,9 +335,9 @@ impl Tail {
     }
 
     /// Puts the segment's start record into its first batch.
-    pub(super) fn begin(&mut self, start: &Start) {
+    pub(super) fn begin(&mut self) {
         self.begin_batch();
-        let record = start.encode(self.active.seed);
+        let record = self.began.start.encode(self.active.seed);
         self.out(record.len()).copy_from_slice(&record);
         self.advance(record.len());
     }
@@ -380,6 +391,7 @@ impl Tail {
             position,
             bytes: self.active.image.share(start..end),
             unwritten: self.active.image.share(start..end),
+            behind: None,
             padding: end - tail,
             writes: take_list(&mut self.open.writes),
             runs: take_list(&mut self.open.runs),
@@ -405,13 +417,31 @@ impl Tail {
         self.open.carries = false;
     }
 
-    /// Goes on in another segment, whose start record says what stands before it. `prev_crc` is the checksum of the
-    /// last closed batch's header. Returns the segment that is full.
-    pub(super) fn go_on(&mut self, next: Segment, prev_crc: u32) -> Segment {
-        let start = Start { end: self.position(), id: self.active.id, prev_crc, cut: false };
+    /// Goes on in another segment, whose start record says what stands before it. `link` is that of the next batch.
+    /// Returns the segment that is full.
+    pub(super) fn go_on(&mut self, next: Segment, link: Link) -> Segment {
+        let (end, prev_crc) = (self.position(), link.prev_crc);
+        let start = Start { end, id: self.active.id, prev_crc, cut: false };
+        self.began = Began { start, batch: link.seq };
+        self.go_on_in_place(next)
+    }
+
+    /// Goes on in another segment, which takes the place of the active one: it begins as that one began. Returns the
+    /// segment that is replaced.
+    pub(super) fn go_on_in_place(&mut self, next: Segment) -> Segment {
         let full = std::mem::replace(&mut self.active, next);
-        self.begin(&start);
+        self.begin();
         full
+    }
+
+    /// What the active segment began with.
+    pub(super) fn began(&self) -> Began {
+        self.began
+    }
+
+    /// The bytes of the active segment's closed batches.
+    pub(super) fn closed_batches(&self) -> &[u8] {
+        self.active.image.bytes(FIRST_BATCH_AT as usize..self.active.closed)
     }
 
     /// The offset of the next record in its segment.

@@ -2,8 +2,8 @@
 
 use super::{Image, Node};
 use logdrive_raft::{
-    AppendResult, Entry, EntryKind, HardState, LogIndex, LogRange, Message, NodeId, Outgoing, Role,
-    Status, Term, Write,
+    AppendResult, Entry, EntryKind, HardState, LogId, LogIndex, LogRange, Message, NodeId,
+    Outgoing, Raft, Role, Status, Term, Write,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,8 +22,8 @@ pub(crate) struct Ghost {
     proposed: BTreeMap<(LogIndex, Term), String>,
     /// Replicas that have said that they are marked.
     marked: BTreeSet<NodeId>,
-    /// The terms of each leader's log, as far as it was handed to its disk.
-    leader_logs: BTreeMap<Term, Vec<Term>>,
+    /// The base of each leader's log and the terms behind it, as far as it was handed to its disk.
+    leader_logs: BTreeMap<Term, (LogIndex, Vec<Term>)>,
 }
 
 impl Ghost {
@@ -49,16 +49,42 @@ impl Ghost {
             commit <= durable.last(),
             "[12] {id} recovers commit {commit:?} past its log's end"
         );
-        let upto = usize::try_from(commit.get()).unwrap();
-        for (at, entry) in durable.entries.iter().take(upto).enumerate() {
+        assert!(commit >= durable.base.index, "{id} recovers commit {commit:?} before its base");
+        assert_eq!(self.committed_at(durable.base.index).0, durable.base, "[7] {id}'s base");
+        for entry in durable.entries.iter().take_while(|entry| entry.index <= commit) {
+            let at = usize::try_from(entry.index.get()).unwrap() - 1;
             let committed = self.committed.get(at).map(|(entry, _)| entry);
             assert_eq!(Some(entry), committed, "[7] {id} recovers commit {commit:?}");
         }
     }
 
+    /// The committed entry at `index`, and the term in which a replica first knew that it is.
+    pub(crate) fn committed_at(&self, index: LogIndex) -> (LogId, Term) {
+        let Some(at) = usize::try_from(index.get()).unwrap().checked_sub(1) else {
+            return (LogId::ZERO, Term::ZERO);
+        };
+        let (entry, term) = self.committed.get(at).expect("it was never committed");
+        (entry.id(), *term)
+    }
+
+    /// The machine of `id` begins with the state at `kept`.
+    pub(crate) fn on_opened(&mut self, id: NodeId, kept: LogIndex) {
+        self.applied.insert(id, kept);
+    }
+
+    /// [24] the machine of `id` goes on from a snapshot, which is the state at a committed entry.
+    pub(crate) fn on_installed(&mut self, id: NodeId, last: LogId) {
+        assert_eq!(
+            self.committed_at(last.index).0,
+            last,
+            "[24] {id} installs what was not committed"
+        );
+        self.applied.insert(id, last.index);
+    }
+
     /// [4] log matching, [13] no holes.
     fn on_entry(&mut self, image: &Image, entry: &Entry) {
-        let before = image.entry(entry.index.prev()).map_or(Term::ZERO, |entry| entry.term);
+        let before = image.term_at(entry.index.prev()).expect("no hole");
         let key = (entry.index, entry.term);
         let known = self.entries.entry(key).or_insert_with(|| (entry.clone(), before));
         assert_eq!(*known, (entry.clone(), before), "two entries {key:?}");
@@ -73,12 +99,14 @@ impl Ghost {
         {
             assert_eq!(first.index, memory.last().next(), "[3] leader {id} rewrites its log");
         }
+        let mut released = memory.clone();
+        released.release(write);
         let mut after = memory.clone();
         after.write(write);
         assert_eq!(after.last(), status.last_log.index, "{id}'s write is not its log");
         if status.role == Role::Leader {
             let terms = after.entries.iter().map(|entry| entry.term).collect();
-            self.leader_logs.insert(status.term, terms);
+            self.leader_logs.insert(status.term, (after.base.index, terms));
         }
         for entry in write.entries.as_slice() {
             assert!(entry.term <= after.hard_state.term, "rule 12: {entry:?} before its term");
@@ -86,7 +114,7 @@ impl Ghost {
         }
         if let Some(saved) = write.hard_state {
             // The log may land this hard state before its own entries, or before entries of an earlier write.
-            let first = write.entries.first().map_or(memory.last().next(), |entry| entry.index);
+            let first = write.entries.first().map_or(released.last().next(), |entry| entry.index);
             assert!(saved.commit < first, "[12] {id} saves {saved:?} before entry {first:?}");
             assert_eq!(saved.term, status.term, "{id} saves another term than its own");
             assert!(saved.term >= memory.hard_state.term, "[11] {id}'s term falls");
@@ -96,6 +124,17 @@ impl Ghost {
     pub(crate) fn on_crash(&mut self, id: NodeId) {
         self.seen.remove(&id);
         self.applied.remove(&id);
+    }
+
+    /// A message leaves `id` at once, whatever is durable.
+    pub(crate) fn on_message(&self, id: NodeId, out: &Outgoing) {
+        let is_promise = match &out.message {
+            Message::Marked(_) | Message::TermStated(_) => true,
+            Message::VoteReply(m) => m.granted,
+            Message::AppendReply(m) => !matches!(m.result, AppendResult::Rejected { .. }),
+            _ => false,
+        };
+        assert!(!is_promise, "[9] {id} does not wait for its disk: {out:?}");
     }
 
     /// A promise leaves `id`, whose disk is `durable`.
@@ -132,14 +171,17 @@ impl Ghost {
                 };
                 assert!(saved.term >= m.term, "[9] {id} acknowledges {m:?}, durable is {saved:?}");
                 assert!(match_index <= durable.last(), "[9] {id} acknowledges past durable: {m:?}");
-                let leaders = self.leader_logs.get(&m.term).and_then(|log| {
-                    let at = usize::try_from(match_index.get()).unwrap().checked_sub(1)?;
-                    log.get(at)
-                });
                 // A test that makes up messages may have leaders that do not exist.
-                if let Some(term) = leaders {
-                    let own = durable.entry(match_index).map(|entry| entry.term);
-                    assert_eq!(own, Some(*term), "[9] {id} acknowledges another entry: {m:?}");
+                if let Some((base, terms)) = self.leader_logs.get(&m.term) {
+                    let leaders = match match_index.get().checked_sub(base.get() + 1) {
+                        Some(at) => terms.get(usize::try_from(at).unwrap()).copied(),
+                        None => Some(self.committed_at(match_index).0.term),
+                    };
+                    let own = match match_index < durable.base.index {
+                        true => Some(self.committed_at(match_index).0.term),
+                        false => durable.term_at(match_index),
+                    };
+                    assert_eq!(own, leaders, "[9] {id} acknowledges another entry: {m:?}");
                 }
             }
             Message::Marked(m) => {
@@ -169,7 +211,10 @@ impl Ghost {
         let Some(status) = node.status() else { return };
         let before = self.seen.insert(id, status);
         assert!(status.applied <= status.applying, "[12] {status:?}");
-        assert!(status.applying <= status.commit.min(status.durable), "[12] {status:?}");
+        let base = node.raft.as_ref().map_or(LogId::ZERO, Raft::base);
+        assert!(base.index <= status.applied, "base {base:?} {status:?}");
+        let durable = status.durable.max(base.index);
+        assert!(status.applying <= status.commit.min(durable), "[12] {status:?}");
         assert!(status.commit <= status.last_log.index, "[12] {status:?}");
         assert!(status.durable <= status.last_log.index, "[12] {status:?}");
         let Some(before) = before else {
@@ -201,7 +246,7 @@ impl Ghost {
         let memory = node.memory();
         for (entry, committed_in) in &self.committed {
             if *committed_in < term {
-                assert_eq!(memory.entry(entry.index), Some(entry), "[5] leader {id} of {term:?}");
+                assert!(memory.holds(entry), "[5] leader {id} of {term:?} lacks {entry:?}");
             }
         }
     }
@@ -219,12 +264,12 @@ impl Ghost {
         if by_count {
             let entry = memory.entry(commit).expect("committed before it was written").clone();
             assert_eq!(entry.term, status.term, "[8] {id} commits an entry of an older term");
-            let holders = nodes.values().filter(|n| n.durable.entry(commit) == Some(&entry));
+            let holders = nodes.values().filter(|n| n.durable.holds(&entry));
             assert!(holders.count() * 2 > nodes.len(), "[8] {commit:?} is not on a majority");
             let own = nodes[&id].durable.entry(commit) == Some(&entry);
             assert!(nodes.len() > 1 || own, "[8] M12: committed before its own write");
         }
-        for index in (1..=commit.get()).map(LogIndex) {
+        for index in (memory.base.index.get() + 1..=commit.get()).map(LogIndex) {
             // A follower may learn of a commit in the append that brings the entry; such an entry is
             // checked when it is handed to the disk.
             let Some(entry) = memory.entry(index) else { break };
@@ -260,7 +305,7 @@ impl Ghost {
         for index in (1..=upto).rev().take(3).map(LogIndex) {
             let at = usize::try_from(index.get()).unwrap() - 1;
             if let Some((known, _)) = self.committed.get(at) {
-                assert_eq!(node.durable.entry(index), Some(known), "[7] on {id}'s disk");
+                assert!(node.durable.holds(known), "[7] {id}'s disk lacks {known:?}");
             }
         }
     }

@@ -7,7 +7,10 @@
 //! A write need not land whole. The log puts a write's hard state before its entries, closes a batch
 //! wherever one is full, and loses all batches behind some place when the power fails. So a crash
 //! leaves whole writes and then, of the next one, nothing, its hard state, or its hard state and any
-//! of its first entries ([`Cluster::crash_within`]).
+//! of its first entries ([`Cluster::crash_within`]). A release lands with its hard state.
+//!
+//! A state machine's state is kept durably when [`Cluster::keep`] says so, and a restarted machine begins there. A
+//! snapshot that is installed becomes the kept state with the write that tells the disk of it.
 
 #![allow(dead_code)] // each test file uses its part
 
@@ -18,8 +21,9 @@ use bytes::Bytes;
 use ghost::Ghost;
 use logdrive_raft::{
     Command, Config, Durable, Entry, EntryBatch, EntryKind, Event, Fetch, FetchFor, GroupId,
-    HardState, LogIndex, LogRange, Message, NodeId, Promises, ProposeError, Raft, Ready, Restored,
-    Role, Status, Term, TermRun, Ticks, Write, WriteId,
+    HardState, InstallError, Installed, LogId, LogIndex, LogRange, Message, NodeId, Offer,
+    Promises, ProposeError, Raft, Ready, Restored, Role, Snapshot, Status, Term, TermRun, Ticks,
+    Write, WriteId,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
@@ -31,19 +35,62 @@ pub(crate) const GROUP: GroupId = GroupId(7);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Image {
     pub(crate) hard_state: HardState,
+    /// The last entry that the log has let go of.
+    pub(crate) base: LogId,
+    /// The entries behind the base.
     pub(crate) entries: Vec<Entry>,
 }
 
 impl Image {
+    /// A log of which nothing was let go of.
+    pub(crate) fn of(hard_state: HardState, entries: Vec<Entry>) -> Self {
+        Self { hard_state, base: LogId::ZERO, entries }
+    }
+
     pub(crate) fn last(&self) -> LogIndex {
-        LogIndex(self.entries.len() as u64)
+        self.base.index.forward(self.entries.len() as u64)
     }
 
     pub(crate) fn entry(&self, index: LogIndex) -> Option<&Entry> {
-        self.entries.get(usize::try_from(index.get()).unwrap().checked_sub(1)?)
+        let behind = index.get().checked_sub(self.base.index.get())?;
+        self.entries.get(usize::try_from(behind).unwrap().checked_sub(1)?)
+    }
+
+    /// The term at the base or behind it.
+    pub(crate) fn term_at(&self, index: LogIndex) -> Option<Term> {
+        match index == self.base.index {
+            true => Some(self.base.term),
+            false => self.entry(index).map(|entry| entry.term),
+        }
+    }
+
+    /// True if `entry` is in the log, or was let go of.
+    pub(crate) fn holds(&self, entry: &Entry) -> bool {
+        entry.index <= self.base.index || self.entry(entry.index) == Some(entry)
+    }
+
+    /// Cuts the log behind `last`.
+    fn cut(&mut self, last: LogIndex) {
+        let kept = last.get().saturating_sub(self.base.index.get());
+        self.entries.truncate(usize::try_from(kept).unwrap());
+    }
+
+    /// Only the release of `write` lands: it comes before everything else.
+    pub(crate) fn release(&mut self, write: &Write) {
+        let Some(release) = write.release.as_ref() else { return };
+        let base = release.base;
+        if base.index <= self.base.index {
+            return;
+        }
+        assert!(release.last >= base.index, "the log ends before its base: {release:?}");
+        assert!(write.hard_state.is_some(), "a base without a hard state: {release:?}");
+        self.cut(release.last);
+        self.entries.retain(|entry| entry.index > base.index);
+        self.base = base;
     }
 
     pub(crate) fn write(&mut self, write: &Write) {
+        self.release(write);
         if let Some(hard_state) = write.hard_state {
             self.hard_state = hard_state;
         }
@@ -54,7 +101,7 @@ impl Image {
                 first.index,
                 self.last()
             );
-            self.entries.truncate(usize::try_from(first.index.get() - 1).unwrap());
+            self.cut(first.index.prev());
             self.entries.extend(write.entries.as_slice().iter().cloned());
         }
     }
@@ -63,7 +110,8 @@ impl Image {
     pub(crate) fn write_part(&mut self, write: &Write, entries: usize) {
         let landed = write.entries.as_slice().iter().take(entries).cloned().collect();
         let entries = EntryBatch::from_entries(landed).expect("they were contiguous");
-        let part = Write { id: write.id, hard_state: write.hard_state, entries };
+        let release = write.release.clone();
+        let part = Write { id: write.id, release, hard_state: write.hard_state, entries };
         self.write(&part);
     }
 
@@ -77,7 +125,7 @@ impl Image {
         // As the log recovers it: a saved commit index is cut to the log's end.
         let commit = self.hard_state.commit.min(self.last());
         let hard_state = HardState { commit, ..self.hard_state };
-        Restored { hard_state, runs, last: self.last(), applied }
+        Restored { hard_state, base: self.base, runs, last: self.last(), applied }
     }
 }
 
@@ -97,8 +145,14 @@ pub(crate) struct Node {
     pub(crate) fetches: VecDeque<Fetch>,
     /// Fetches read from the disk and not yet answered.
     pub(crate) reads: VecDeque<(FetchFor, EntryBatch)>,
-    /// The last entry that the state machine has applied; a crash takes it back to nothing.
+    /// Peers that the host was told to bring a snapshot.
+    pub(crate) offers: VecDeque<Offer>,
+    /// The last entry that the state machine has applied; a crash takes it back to `kept`.
     pub(crate) applied: LogIndex,
+    /// The last entry of the state that is kept durably.
+    pub(crate) kept: LogIndex,
+    /// Snapshots that are installed and whose writes are not durable: each is there, and is no kept state yet.
+    pub(crate) staged: BTreeSet<LogIndex>,
 }
 
 impl Node {
@@ -112,6 +166,35 @@ impl Node {
     pub(crate) fn status(&self) -> Option<Status> {
         self.raft.as_ref().map(Raft::status)
     }
+
+    /// `write` reaches the disk: all of it, or its beginning with that many entries.
+    fn land(&mut self, write: &Write, entries: Option<usize>) {
+        match entries {
+            Some(entries) => self.durable.write_part(write, entries),
+            None => self.durable.write(write),
+        }
+        if let Some(release) = &write.release {
+            assert_eq!(release.voters, self.config.voters, "a base without its members");
+            if self.staged.contains(&release.base.index) {
+                self.kept = self.kept.max(release.base.index);
+                self.staged.retain(|snapshot| *snapshot > release.base.index);
+            }
+            let (base, kept) = (release.base, self.kept);
+            assert!(
+                base.index <= kept,
+                "released up to {base:?}, and the state is kept at {kept:?}"
+            );
+        }
+    }
+}
+
+/// A snapshot on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct Transfer {
+    /// The leader that offered it.
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+    pub(crate) snapshot: Snapshot,
 }
 
 /// A message under way.
@@ -127,6 +210,8 @@ pub(crate) struct Packet {
 pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) network: Vec<Packet>,
+    /// Snapshots under way; nothing but a test moves them, or [`Cluster::bring`].
+    pub(crate) transfers: Vec<Transfer>,
     /// Links on which everything is lost, from and to.
     pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
     pub(crate) now: Ticks,
@@ -188,6 +273,7 @@ impl Cluster {
         Self {
             nodes: BTreeMap::new(),
             network: Vec::new(),
+            transfers: Vec::new(),
             cut: BTreeSet::new(),
             now: Ticks(0),
             ghost: Ghost::default(),
@@ -201,7 +287,7 @@ impl Cluster {
         for id in 1..=3 {
             let hard_state = HardState { term: Term(2), ..HardState::default() };
             let terms: &[u64] = if id == 2 { &[1] } else { &[1, 2, 2] };
-            cluster.add(config(id, 3), Image { hard_state, entries: log_of(terms) });
+            cluster.add(config(id, 3), Image::of(hard_state, log_of(terms)));
         }
         cluster.step(n(1), Event::Campaign);
         while cluster.node(n(1)).fetches.iter().all(|fetch| fetch.purpose != FetchFor::Peer(n(2))) {
@@ -229,7 +315,10 @@ impl Cluster {
             applies: VecDeque::new(),
             fetches: VecDeque::new(),
             reads: VecDeque::new(),
+            offers: VecDeque::new(),
             applied: LogIndex::ZERO,
+            kept: LogIndex::ZERO,
+            staged: BTreeSet::new(),
         };
         self.nodes.insert(id, node);
         self.restart(id);
@@ -276,7 +365,7 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).unwrap();
         let Some(ready) = node.raft.as_mut().and_then(Raft::ready) else { return false };
         let _ = write!(self.trace, "{}", print::ready(id, &ready));
-        let Ready { messages, write, promises, apply, fetch } = ready;
+        let Ready { messages, write, promises, apply, fetch, offers } = ready;
         let status = node.status().expect("it is up");
         if let Some(write) = write {
             self.ghost.on_write(id, &node.memory(), &write, &status);
@@ -291,7 +380,9 @@ impl Cluster {
             node.applies.push_back(apply);
         }
         node.fetches.extend(fetch);
+        node.offers.extend(offers);
         for out in messages {
+            self.ghost.on_message(id, &out);
             self.network.push(Packet { from: id, to: out.to, message: out.message });
         }
         self.ghost.after_event(id, &self.nodes);
@@ -305,7 +396,7 @@ impl Cluster {
         for _ in 0..count {
             let node = self.nodes.get_mut(&id).unwrap();
             let Some(write) = node.writes.pop_front() else { break };
-            node.durable.write(&write);
+            node.land(&write, None);
             node.durable_upto = write.id;
             let _ = writeln!(self.trace, "{id} durable w{}", write.id);
             self.step(id, Event::Durable(Durable::new(GROUP, write.id)));
@@ -385,8 +476,10 @@ impl Cluster {
         let Some(fetch) = node.fetches.pop_front() else { return };
         let mut entries = EntryBatch::new();
         let mut bytes = 0;
-        let skip = usize::try_from(fetch.first.get() - 1).unwrap();
-        for entry in &node.durable.entries[skip.min(node.durable.entries.len())..] {
+        for entry in node.durable.entries.iter().skip_while(|entry| entry.index < fetch.first) {
+            if entries.is_empty() && entry.index > fetch.first {
+                break; // The log has let go of the first one wanted.
+            }
             let is_enough = bytes > 0 && bytes + entry.payload.len() > fetch.bytes_max;
             if entry.index > fetch.last || is_enough {
                 break;
@@ -421,6 +514,7 @@ impl Cluster {
                 any |= self.sync(id, usize::MAX);
                 any |= self.apply(id);
                 any |= self.answer_fetch(id);
+                any |= self.bring(id, among);
             }
             any |= self.deliver(|p| among.contains(&p.from) && among.contains(&p.to));
             if !any {
@@ -493,15 +587,16 @@ impl Cluster {
     /// the disk too.
     pub(crate) fn crash_within(&mut self, id: NodeId, kept: usize, part: Option<usize>) {
         let node = self.nodes.get_mut(&id).unwrap();
-        let mut writes = node.writes.drain(..);
+        let mut writes = std::mem::take(&mut node.writes).into_iter();
         for write in writes.by_ref().take(kept) {
-            node.durable.write(&write);
+            node.land(&write, None);
         }
         if let (Some(entries), Some(write)) = (part, writes.next()) {
-            node.durable.write_part(&write, entries);
+            node.land(&write, Some(entries));
         }
-        drop(writes);
         node.raft = None;
+        node.offers.clear();
+        node.staged.clear();
         node.promises.clear();
         node.applies.clear();
         node.fetches.clear();
@@ -514,9 +609,10 @@ impl Cluster {
         let now = self.now;
         let node = self.nodes.get_mut(&id).unwrap();
         assert!(node.raft.is_none(), "{id} is up");
-        node.applied = LogIndex::ZERO;
-        let restored = node.durable.restored(LogIndex::ZERO);
+        node.applied = node.kept;
+        let restored = node.durable.restored(node.kept);
         self.ghost.on_recovered(id, &node.durable, restored.hard_state.commit);
+        self.ghost.on_opened(id, node.kept);
         node.raft = Some(Raft::new(node.config.clone(), restored, now).unwrap());
         self.ghost.after_event(id, &self.nodes);
     }
@@ -529,6 +625,79 @@ impl Cluster {
                 self.cut.insert((NodeId(b), NodeId(a)));
             }
         }
+    }
+
+    /// The state of a replica's machine is kept durably as it is now, unless it goes on from a snapshot that a crash would
+    /// take from the log.
+    pub(crate) fn keep(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        if node.raft.is_some() && node.staged.is_empty() {
+            node.kept = node.kept.max(node.applied);
+        }
+    }
+
+    /// The host lets a replica's log go up to `to`, as far as the state is kept.
+    pub(crate) fn release_log(&mut self, id: NodeId, to: u64) {
+        let kept = self.node(id).kept;
+        self.step(id, Event::Release { to: LogIndex(to), kept });
+    }
+
+    /// The state that `source` keeps, as a snapshot that the leader `from` offers.
+    pub(crate) fn snapshot(&self, source: NodeId, from: NodeId) -> Snapshot {
+        let node = self.node(source);
+        let (last, _) = self.ghost.committed_at(node.kept);
+        let term = self.status(from).term;
+        Snapshot { last, voters: node.config.voters.clone(), term }
+    }
+
+    /// The host of `id` has all of `snapshot`.
+    pub(crate) fn install(
+        &mut self,
+        id: NodeId,
+        snapshot: Snapshot,
+    ) -> Result<Installed, InstallError> {
+        let last = snapshot.last;
+        let node = self.nodes.get_mut(&id).unwrap();
+        let raft = node.raft.as_mut().expect("the replica is up");
+        let before = raft.status();
+        let has_it = raft.term_at(last.index) == Ok(last.term);
+        let installed = raft.install(snapshot);
+        let after = raft.status();
+        let _ = writeln!(self.trace, "{id} installs {}: {installed:?}", print::id(last));
+        match installed {
+            Ok(Installed::Taken { first, last: passed }) => {
+                assert_eq!((first, passed), (before.applied.next(), last.index));
+                // Paper figure 13.
+                let log = if has_it { before.last_log } else { last };
+                assert_eq!((raft.base(), after.last_log), (last, log), "{id} installs {last:?}");
+                node.staged.insert(last.index);
+                node.applied = last.index;
+                node.applies.clear();
+                self.ghost.on_installed(id, last);
+            }
+            _ => assert_eq!((after.commit, after.last_log), (before.commit, before.last_log)),
+        }
+        assert!(after.term >= before.term);
+        self.ghost.after_event(id, &self.nodes);
+        installed
+    }
+
+    /// Brings peers among `among` the snapshots that `id` offers.
+    pub(crate) fn bring(&mut self, id: NodeId, among: &[NodeId]) -> bool {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let Some(at) = node.offers.iter().position(|offer| among.contains(&offer.peer)) else {
+            return false;
+        };
+        let Offer { peer, least } = node.offers.remove(at).expect("it is there");
+        let _ = writeln!(self.trace, "{id} offers {peer} a snapshot of {least} or later");
+        let is_cut = self.cut.contains(&(id, peer));
+        if !is_cut && self.node(peer).raft.is_some() {
+            let snapshot = self.snapshot(id, id);
+            assert!(snapshot.last.index >= least, "{id} has only {snapshot:?}");
+            let _ = self.install(peer, snapshot);
+        }
+        self.step(id, Event::TransferEnded(peer));
+        true
     }
 
     pub(crate) fn fetch_failed(&mut self, id: NodeId) -> bool {

@@ -88,6 +88,9 @@ pub(crate) fn ready(node: NodeId, ready: &Ready) -> String {
     }
     if let Some(write) = &ready.write {
         let _ = write!(text, "{node} writes w{}", write.id);
+        if let Some(release) = &write.release {
+            let _ = write!(text, " base {} last {}", id(release.base), release.last);
+        }
         if let Some(saved) = write.hard_state {
             let voted = saved.voted_for.map_or("-".to_owned(), |id| id.to_string());
             let _ = write!(text, " term {} vote {voted} commit {}", saved.term, saved.commit);
@@ -104,6 +107,9 @@ pub(crate) fn ready(node: NodeId, ready: &Ready) -> String {
     for fetch in &ready.fetch {
         let purpose = purpose(fetch.purpose);
         let _ = writeln!(text, "{node} fetches {}..={} for {purpose}", fetch.first, fetch.last);
+    }
+    for offer in &ready.offers {
+        let _ = writeln!(text, "{node} owes {} a snapshot of {} or later", offer.peer, offer.least);
     }
     text
 }

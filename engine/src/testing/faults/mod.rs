@@ -14,6 +14,7 @@ mod calm;
 mod clog;
 mod close;
 mod crash;
+mod crash_loop;
 mod damage;
 mod disk_full;
 mod end_within_machine;
@@ -50,6 +51,7 @@ mod stuck_thread;
 mod swap;
 mod told_loss;
 mod votes_at_the_quota;
+mod votes_on_full_disks;
 mod wipe;
 mod wiped_member;
 mod write_error;
@@ -164,6 +166,7 @@ pub(super) enum When {
 pub(super) static ADDED: &[Added] = &[
     told_loss::ADDED,
     votes_at_the_quota::ADDED,
+    votes_on_full_disks::ADDED,
     Added {
         fault: shuffle::FAULT,
         once_in: 2,
@@ -183,6 +186,7 @@ pub(super) static ADDED: &[Added] = &[
     full_followers::ADDED,
     full_again::ADDED,
     Added { fault: stray_write::FAULT, once_in: 3, strikes: |_| true, when: When::Anytime },
+    crash_loop::ADDED,
 ];
 
 /// A node's place among all nodes, from a fault's argument.

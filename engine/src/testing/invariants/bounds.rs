@@ -4,8 +4,8 @@
 use super::{Check, Invariant, require};
 use crate::LogIndex;
 use crate::testing::event::Event;
-use crate::testing::ghost::{Ghost, Replica, count};
-use logdrive_raft::{Message, Role};
+use crate::testing::ghost::{Ghost, InFlight, Replica, count};
+use logdrive_raft::{ENTRY_OVERHEAD_BYTES, Message, Role};
 
 pub(super) const INVARIANT: Invariant = Invariant { name: "23 bounds", check };
 
@@ -28,7 +28,8 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
             // An append leaves while the window has some room, and may be larger than that room: its old entries
             // have been read back already.
             let window = ghost.replica(*node, *group).windows.get(to);
-            let (appends, bytes) = window.map_or((0, 0), |window| window.before(m));
+            let InFlight { appends, bytes } =
+                window.map_or(InFlight::default(), |window| window.before(m));
             let has_room =
                 appends < limits.inflight_messages_max && bytes < limits.inflight_bytes_max;
             require(appends == 0 || has_room, || {
@@ -44,9 +45,9 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
                 return Ok(()); // a leader does not choose the entries it is elected with
             }
             let last = replica.status.map_or(LogIndex::ZERO, |before| before.last_log.index);
-            let uncommitted = cost_bytes(replica, status.commit);
+            let uncommitted = commands_cost_bytes(replica, status.commit);
             // If nothing else is uncommitted, a batch of commands may be of any size.
-            let new = cost_bytes(replica, last.max(status.commit));
+            let new = commands_cost_bytes(replica, last.max(status.commit));
             require(
                 new == 0 || uncommitted == new || uncommitted <= limits.uncommitted_bytes_max,
                 || {
@@ -60,7 +61,9 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
     }
 }
 
-/// The bytes that the entries behind an index count for.
-fn cost_bytes(replica: &Replica, behind: LogIndex) -> usize {
-    replica.cost_bytes.iter().skip(count(behind)).sum()
+/// The bytes that the commands behind an index count for. No-ops, which carry no bytes, are left out: a leader appends
+/// one for a readmitted replica however much is not committed, because nothing behind it might ever commit otherwise.
+fn commands_cost_bytes(replica: &Replica, behind: LogIndex) -> usize {
+    let costs = replica.cost_bytes.iter().skip(count(behind));
+    costs.filter(|cost| **cost > ENTRY_OVERHEAD_BYTES).sum()
 }

@@ -40,7 +40,7 @@ use super::ghost::Ghost;
 /// A rule over a whole run.
 pub(super) struct Invariant {
     /// Its number and name in `engine/RULES.md`; 28 and 35 stand in `connections.rs`,
-    /// 30, 32 and 33 in `sim.rs`.
+    /// 30, 32, 33 and 37 in `sim.rs`.
     pub(super) name: &'static str,
     /// Says what `event` would break.
     pub(super) check: fn(&Ghost, &Event<'_>) -> Check,
@@ -94,6 +94,6 @@ impl Broken {
 }
 
 /// `Ok` if `holds`.
-fn require(holds: bool, what: impl FnOnce() -> String) -> Check {
+pub(super) fn require(holds: bool, what: impl FnOnce() -> String) -> Check {
     if holds { Ok(()) } else { Err(what()) }
 }

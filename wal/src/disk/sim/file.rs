@@ -103,6 +103,49 @@ impl File {
     }
 }
 
+/// A byte that the next read of it gets wrong.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Misread {
+    pub(super) inode: Inode,
+    pub(super) offset: usize,
+    pub(super) later: LaterReads,
+    pub(super) is_done: bool,
+}
+
+/// The outcome of the reads of a byte that follow a wrong one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum LaterReads {
+    /// They are right.
+    Right,
+    /// The device gives an error.
+    Fail,
+}
+
+impl Misread {
+    /// Spoils a read of the bytes from `start` on, if it meets the byte.
+    pub(super) fn spoil(
+        misread: &mut Option<Self>,
+        inode: Inode,
+        start: usize,
+        out: &mut [u8],
+    ) -> io::Result<()> {
+        let bytes = start..start + out.len();
+        let Some(here) = misread.as_mut().filter(|m| m.inode == inode && bytes.contains(&m.offset))
+        else {
+            return Ok(());
+        };
+        if here.is_done {
+            return Err(rustix::io::Errno::IO.into());
+        }
+        out[here.offset - start] ^= 1;
+        here.is_done = true;
+        if here.later == LaterReads::Right {
+            *misread = None;
+        }
+        Ok(())
+    }
+}
+
 /// Copies `bytes`, which belong at `at`, over the part of them that `out`, which begins at `start`, holds.
 pub(super) fn overlay(out: &mut [u8], start: usize, at: usize, bytes: &[u8]) {
     let (from, to) = (at.max(start), (at + bytes.len()).min(start + out.len()));

@@ -25,7 +25,7 @@ use super::Disk;
 use crate::format::{FORMAT_VERSION, Manifest, SegmentSeq};
 use crate::home::Identity;
 use crate::image::{Image, ImagePool};
-use file::File;
+use file::{File, LaterReads};
 use platter::{Name, Platter, Random};
 use process::SimDisk;
 use std::io;
@@ -350,7 +350,12 @@ impl SimPlatter {
 
     /// The next read of a byte gets a bit of it wrong; later ones do not. Panics if there is no such segment.
     pub fn misread(&self, segment: SegmentSeq, offset: usize) {
-        self.lock().misread(segment, offset);
+        self.lock().misread(segment, offset, LaterReads::Right);
+    }
+
+    /// The next read of a byte gets a bit of it wrong, and all later ones fail. Panics if there is no such segment.
+    pub fn misread_then_fail(&self, segment: SegmentSeq, offset: usize) {
+        self.lock().misread(segment, offset, LaterReads::Fail);
     }
 
     /// Reads of the sector at byte `at` of a segment are answered with the one at byte `from_at` of `from`, until it is
@@ -423,6 +428,12 @@ impl SimPlatter {
     #[must_use]
     pub fn segments(&self) -> Vec<SegmentSeq> {
         self.lock().segments().map(|(segment, _)| segment).collect()
+    }
+
+    /// The bytes of all segments' files.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        self.lock().segments().map(|(_, bytes)| bytes).sum()
     }
 
     /// The segments set aside as damaged.

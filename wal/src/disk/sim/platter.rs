@@ -5,7 +5,7 @@
 //! Fails:  reads as the faults say; a file that is not there, or a byte behind its end, as a kernel would.
 //! Source: RULES.md T1.
 
-use super::file::{File, overlay, sectors};
+use super::file::{File, LaterReads, Misread, overlay, sectors};
 use super::steps::Maker;
 use super::{Answer, Damage, LandedWrite, SECTOR_BYTES, Unsynced, WriteFate};
 use crate::disk::{
@@ -173,7 +173,7 @@ pub(super) struct Platter {
     pub(super) fates: BTreeMap<u64, WriteFate>,
     fail_read: Option<SegmentSeq>,
     /// A byte that the next read of it gets wrong.
-    misread: RefCell<Option<(Inode, usize)>>,
+    misread: RefCell<Option<Misread>>,
     pub(super) power_fails_in: Option<u64>,
     pub(super) operation_fails_in: Option<u64>,
     pub(super) writes: u64,
@@ -409,17 +409,12 @@ impl Platter {
             self.files.get(other).ok_or(io::ErrorKind::NotFound)?.read(*from, &mut bytes)?;
             overlay(out, start, *at, &bytes);
         }
-        let bytes = start..start + out.len();
-        let is_here = |(of, at): &mut (Inode, usize)| *of == inode && bytes.contains(at);
-        if let Some((_, at)) = self.misread.borrow_mut().take_if(is_here) {
-            out[at - start] ^= 1;
-        }
-        Ok(())
+        Misread::spoil(&mut self.misread.borrow_mut(), inode, start, out)
     }
 
-    pub(super) fn misread(&mut self, segment: SegmentSeq, offset: usize) {
+    pub(super) fn misread(&mut self, segment: SegmentSeq, offset: usize, later: LaterReads) {
         let inode = self.names[&Name::Segment(segment)];
-        self.misread.replace(Some((inode, offset)));
+        self.misread.replace(Some(Misread { inode, offset, later, is_done: false }));
     }
 
     fn segment_of(&self, inode: Inode) -> Option<SegmentSeq> {

@@ -7,7 +7,7 @@
 
 use super::platter::{Event, Name, Platter};
 use crate::disk::{Fate, MakeSegment, RetireSegment, SegmentOrigin, steps};
-use crate::format::{Manifest, SegmentSeq};
+use crate::format::{BLOCK_BYTES, Manifest, SegmentSeq};
 use std::{fmt, io};
 
 /// An order from the log.
@@ -92,7 +92,9 @@ impl Maker {
     /// The next try may report again that there is no room. The real maker tries, and reports, with every order it
     /// takes and each second, for which a change of the room stands here.
     pub(super) fn try_again(&mut self) {
-        self.no_space_reported = false;
+        if !logdrive_raft::bug!("no_room_told_once") {
+            self.no_space_reported = false;
+        }
     }
 }
 
@@ -149,7 +151,10 @@ impl Platter {
     fn steps_to_make(&self, make: &MakeSegment, recycled: Option<SegmentSeq>) -> Vec<Step> {
         let mut bytes = make.header.to_vec();
         let (from, mut steps) = match recycled {
-            Some(old) => (Name::Free(old), Vec::new()),
+            Some(old) => {
+                bytes.resize(2 * BLOCK_BYTES, 0);
+                (Name::Free(old), Vec::new())
+            }
             None => {
                 bytes.resize(usize::try_from(make.bytes).expect("segments fit memory"), 0);
                 (Name::Making(make.segment), vec![Step::Create(Name::Making(make.segment))])
