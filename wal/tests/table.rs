@@ -784,8 +784,6 @@ fn leftover_below_the_first_that_is_needed_is_passed_over_unread() {
     assert!(!sim.platter.segments().contains(&FIRST));
 }
 
-// --- what vouches for a batch ---
-
 /// RULES.md C2.
 #[test]
 fn a_seal_vouches_for_the_last_batch_and_is_written_once() {
