@@ -55,7 +55,7 @@ impl Groups {
             groups.entry(id).or_insert(known);
         }
         let destroyed = recovered.destroyed.into_iter();
-        groups.extend(destroyed.map(|group| (group, Known::Destroyed)));
+        groups.extend(destroyed.map(|gone| (gone.group, Known::Destroyed)));
     }
 
     /// Groups that wait for their machine, by id.

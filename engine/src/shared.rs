@@ -190,6 +190,8 @@ impl Shared {
             released_term: Term::ZERO,
             runs: Vec::new(),
             last: LogIndex::ZERO,
+            snapshot: None,
+            installing: None,
             fenced: None,
             durable: Durable::of_nothing(group),
         };

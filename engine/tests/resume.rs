@@ -7,8 +7,8 @@ use logdrive::{
     Bootstrap, Committed, Config, Founding, GroupError, GroupId, LogIndex, MachineError, Node,
     NodeId, Replies, StateMachine, Term,
 };
-use logdrive_raft::{Entry, EntryKind, HardState, WriteId};
-use logdrive_wal::{Append, Home, Wal};
+use logdrive_raft::{Entry, EntryKind, HardState, LogId, WriteId};
+use logdrive_wal::{Append, Home, Release, Wal};
 use std::{collections::BTreeMap, path::Path};
 
 struct Forgetful;
@@ -24,6 +24,8 @@ const RELEASED: GroupId = GroupId(1);
 const TERM_BACK: GroupId = GroupId(2);
 const SOUND: GroupId = GroupId(3);
 const DESTROYED: GroupId = GroupId(4);
+/// One member: node 1.
+const MEMBERSHIP: &[u8] = &[1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0];
 const SEGMENT_BYTES: u64 = 1 << 20;
 
 fn write(wal: &mut Wal, group: GroupId, term: u64) {
@@ -44,8 +46,7 @@ fn write_payloads(wal: &mut Wal, group: GroupId, term: u64, payload: &Bytes) {
     wal.append(&Append {
         group,
         write: WriteId(1),
-        // One member: node 1.
-        membership: Some(&[1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0]),
+        membership: Some(MEMBERSHIP),
         hard_state: Some(HardState { term: Term(term), ..HardState::default() }),
         entries: &entries,
     })
@@ -61,8 +62,16 @@ fn fill(dir: &Path) {
     write(&mut wal, TERM_BACK, 1);
     write(&mut wal, SOUND, 2);
     write(&mut wal, DESTROYED, 2);
-    wal.release(RELEASED, LogIndex(3), Term(2)).unwrap();
-    wal.destroy(DESTROYED).unwrap();
+    wal.release(&Release {
+        group: RELEASED,
+        write: None,
+        base: LogId { term: Term(2), index: LogIndex(3) },
+        membership: MEMBERSHIP,
+        hard_state: None,
+        snapshot: None,
+    })
+    .unwrap();
+    wal.destroy(DESTROYED, LogIndex::ZERO).unwrap();
     wal.close().unwrap();
 }
 

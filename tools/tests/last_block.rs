@@ -16,8 +16,10 @@ mod support;
 
 use bytes::Bytes;
 use logdrive::DriverChoice;
-use logdrive_raft::{Entry, EntryKind, GroupId, LogIndex, NodeId, Term, WriteId};
-use logdrive_wal::{Append, Config, Home, HomeError, PEERS_BYTES_MAX, Wal, WalError, checksum};
+use logdrive_raft::{Entry, EntryKind, GroupId, LogId, LogIndex, NodeId, Term, WriteId};
+use logdrive_wal::{
+    Append, Config, Home, HomeError, PEERS_BYTES_MAX, Release, Wal, WalError, checksum,
+};
 use mount::{Disk, Writes};
 use room::{Ballast, Memory};
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
@@ -119,7 +121,15 @@ fn give_back(place: &Path, driver: DriverChoice) {
     assert!(all_made, "the segments ahead are not made");
     let ballast = Ballast::fill_to_the_last_block(place);
     assert_full(place);
-    wal.release(GroupId(1), LogIndex(last), Term(1)).unwrap();
+    wal.release(&Release {
+        group: GroupId(1),
+        write: None,
+        base: LogId { term: Term(1), index: LogIndex(last) },
+        membership: &[],
+        hard_state: None,
+        snapshot: None,
+    })
+    .unwrap();
     let given_back = eventually(LIVE_MAX, || {
         turn(&mut wal);
         wal.metrics().retired >= 15

@@ -5,7 +5,7 @@
 //! Fails:  [`WalError::Io`] and [`WalError::Poisoned`] are final: the stream writes nothing more.
 //! Source: RULES.md rules 17 (poison), 20-25 (damage), W9 (disk full).
 
-use logdrive_raft::{GroupId, LogIndex};
+use logdrive_raft::{GroupId, LogId, LogIndex};
 use std::io;
 use std::path::PathBuf;
 
@@ -87,7 +87,7 @@ pub enum WalError {
     /// The group was destroyed here, for good. The call did nothing.
     #[error("group {0} was destroyed in this log, and its id cannot be used again")]
     Destroyed(GroupId),
-    /// An entry or a membership is larger than a segment can take. The call did nothing.
+    /// An entry, a membership, or what a release has to write together is larger than a segment can take. The call did nothing.
     #[error("a payload of {bytes} bytes does not fit a segment, which takes {max} bytes at most")]
     TooLarge {
         /// Its payload's size.
@@ -107,7 +107,20 @@ pub enum ReadError {
     /// The group is not in this log.
     #[error("group {0} is not in this log")]
     UnknownGroup(GroupId),
-    /// The range is empty, runs backwards or goes past the log's end.
+    /// The first entry was released: the group's log begins behind `base`.
+    #[error("entry {first} of group {group} was released: its log begins behind entry {}", base.index)]
+    Compacted {
+        /// The group.
+        group: GroupId,
+        /// First entry asked for.
+        first: LogIndex,
+        /// The last entry that was released.
+        base: LogId,
+    },
+    /// The group has no snapshot in the log, or none that is durable yet.
+    #[error("group {0} has no snapshot in this log")]
+    NoSnapshot(GroupId),
+    /// The range runs backwards or goes past the log's end.
     #[error("group {group} has no entries {first} to {last}: its log ends at entry {end}")]
     OutOfRange {
         /// The group.

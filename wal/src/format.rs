@@ -9,7 +9,8 @@
 mod record;
 
 use crate::checksum::Seed;
-use logdrive_raft::{EntryKind, GroupId, HardState, LogIndex, NodeId, Term};
+use crate::snapshot::{Installing, Snapshot, SnapshotContent, SnapshotMark};
+use logdrive_raft::{EntryKind, GroupId, HardState, LogId, LogIndex, NodeId, Term};
 use std::fmt;
 
 use record::record_header;
@@ -66,6 +67,8 @@ pub(crate) struct Bad(pub(crate) &'static str);
 
 /// A record that may not be skipped, of a kind of some later version.
 pub(crate) const UNKNOWN_KIND: Bad = Bad("a kind of record this version does not know");
+/// An entry of a kind of some later version.
+pub(crate) const UNKNOWN_ENTRY: Bad = Bad("a kind of entry this version does not know");
 
 /// The first block of a segment file.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -383,7 +386,7 @@ pub(crate) fn u128_at(bytes: &[u8], at: usize) -> u128 {
 /// The unit of writing: batches start on it, and no two share one.
 pub const BLOCK_BYTES: usize = 4096;
 /// The version of everything in this file.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 pub(crate) const SEGMENT_MAGIC: [u8; 8] = *b"LDRVSEG1";
 pub(crate) const SEGMENT_CRC_AT: usize = BLOCK_BYTES - 4;
@@ -415,9 +418,12 @@ const START_CRC_AT: usize = RECORD_HEADER_BYTES + 8 + 16 + 4 + 4;
 pub(crate) const START_RECORD_BYTES: usize = START_CRC_AT + 8;
 pub(crate) const HARD_STATE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 3 * 8;
 pub(crate) const RELEASE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 3 * 8;
-pub(crate) const TOMBSTONE_RECORD_BYTES: usize = RECORD_HEADER_BYTES;
+pub(crate) const TOMBSTONE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 8;
 pub(crate) const FENCE_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 8;
 pub(crate) const FOOTER_RECORD_BYTES: usize = RECORD_HEADER_BYTES;
+const SNAPSHOT_CRC_AT: usize = RECORD_HEADER_BYTES + 8 + 8 + 16 + 8 + 4 + 4;
+pub(crate) const SNAPSHOT_HEAD_BYTES: usize = SNAPSHOT_CRC_AT + 8;
+pub(crate) const INSTALLING_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 8 + 8 + 16;
 const ENTRIES_CRC_AT: usize = RECORD_HEADER_BYTES + 8 + 8 + 4;
 pub(crate) const ENTRIES_HEAD_BYTES: usize = ENTRIES_CRC_AT + 4;
 pub(crate) const ENTRY_HEADER_BYTES: usize = 4 + 4;
@@ -449,6 +455,8 @@ const _: () = assert!(RELEASE_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(TOMBSTONE_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(FENCE_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(FOOTER_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
+const _: () = assert!(SNAPSHOT_HEAD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
+const _: () = assert!(INSTALLING_RECORD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(DIRECTORY_ENTRY_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(ENTRIES_HEAD_BYTES.is_multiple_of(RECORD_ALIGN_BYTES));
 const _: () = assert!(88 + CLUSTER_BYTES_MAX <= SEGMENT_CRC_AT);
@@ -519,22 +527,42 @@ mod tests {
         at += encode_entries(&mut body[at..], seed, RecordKind::Carried, GroupId(2), &run);
         let release = Release { index: LogIndex(7), term: Term(4), last: LogIndex(9) };
         at += encode_release(&mut body[at..], GroupId(1), &release);
-        at += encode_tombstone(&mut body[at..], GroupId(3));
+        at += encode_tombstone(&mut body[at..], GroupId(3), LogIndex(12));
         let position = Position::new(SegmentSeq(7), 4096);
         at += encode_fence(&mut body[at..], GroupId(4), position);
         let marked = HardState { marked: true, ..state };
         at += encode_hard_state(&mut body[at..], GroupId(1), &marked);
+        let id = LogId { term: Term(4), index: LogIndex(9) };
+        let snapshots =
+            [SnapshotContent::InLog(b"state"), SnapshotContent::InFiles { bytes: 1 << 40 }];
+        let snapshots = snapshots.map(|content| Snapshot { at: id, digest: 1 << 99 | 7, content });
+        let snapshot_at = at;
+        for snapshot in &snapshots {
+            at += encode_snapshot(&mut body[at..], seed, GroupId(5), snapshot).padded_bytes();
+        }
+        let installing = Installing { at: id, digest: 1 << 100 };
+        at += encode_installing(&mut body[at..], GroupId(6), &installing);
         at += encode_footer(&mut body[at..]);
         let found: Vec<_> =
             Records::new(&body[..at], seed).map(|(at, record)| (at, record.unwrap())).collect();
-        assert_eq!(found.len(), 10);
+        assert_eq!(found.len(), 13);
         let (offset, Record::Carried(head)) = found[4] else { panic!("{:?}", found[4]) };
         assert_eq!((offset, head.group, head.count), (carried_at, GroupId(2), 3));
         assert_eq!(found[5].1, Record::Release { group: GroupId(1), release });
-        assert_eq!(found[6].1, Record::Tombstone { group: GroupId(3) });
+        assert_eq!(found[6].1, Record::Tombstone { group: GroupId(3), since: LogIndex(12) });
         assert_eq!(found[7].1, Record::Fence { group: GroupId(4), position });
         assert_eq!(found[8].1, Record::HardState { group: GroupId(1), state: marked });
-        assert_eq!(found[9].1, Record::Footer);
+        for (n, snapshot) in (9..).zip(&snapshots) {
+            let Record::Snapshot(head) = found[n].1 else { panic!("{:?}", found[n]) };
+            let is_in_log = n == 9;
+            let bytes = if is_in_log { 5 } else { 1 << 40 };
+            let mark = SnapshotMark { at: id, digest: snapshot.digest, bytes, is_in_log };
+            assert_eq!((head.group, head.mark), (GroupId(5), mark));
+        }
+        assert_eq!(found[9].0, snapshot_at);
+        assert_eq!(&body[snapshot_at + SNAPSHOT_HEAD_BYTES..][..5], b"state");
+        assert_eq!(found[11].1, Record::Installing { group: GroupId(6), installing });
+        assert_eq!(found[12].1, Record::Footer);
         assert_eq!(found[0], (0, Record::Start(start)));
         assert_eq!(found[1].1, Record::Membership { group: GroupId(1), bytes: b"abc" });
         assert_eq!(found[2].1, Record::HardState { group: GroupId(1), state });
@@ -565,7 +593,7 @@ mod tests {
     fn only_a_hard_state_is_marked() {
         let seed = Seed::of(1);
         let mut body = [0u8; TOMBSTONE_RECORD_BYTES];
-        encode_tombstone(&mut body, GroupId(3));
+        encode_tombstone(&mut body, GroupId(3), LogIndex::ZERO);
         body[1] = FLAG_MARKED;
         let (_, refused) = Records::new(&body, seed).next().unwrap();
         assert_eq!(refused, Err(Bad("a record has flags this version does not know")));

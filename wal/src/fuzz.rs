@@ -10,9 +10,10 @@ use crate::checksum::Seed;
 use crate::format::{
     BATCH_HEADER_BYTES, BATCH_MAGIC, BLOCK_BYTES, Bad, BatchHeader, ENTRIES_HEAD_BYTES,
     ENTRY_HEADER_BYTES, EntriesHead, FIRST_BATCH_AT, FLAG_OPTIONAL, Manifest, Position,
-    RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES, Record, RecordKind, Records, SegmentHeader,
-    SegmentSeq, decode_entry_header, encode_entries, encode_fence, encode_footer,
-    encode_hard_state, encode_membership, encode_release, encode_tombstone, u32_at, u128_at,
+    RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES, Record, RecordKind, Records, SNAPSHOT_HEAD_BYTES,
+    SegmentHeader, SegmentSeq, SnapshotHead, decode_entry_header, encode_entries, encode_fence,
+    encode_footer, encode_hard_state, encode_installing, encode_membership, encode_release,
+    encode_snapshot, encode_tombstone, u32_at, u128_at,
 };
 use bytes::Bytes;
 use logdrive_raft::{Entry, LogIndex};
@@ -61,8 +62,19 @@ fn encode(out: &mut [u8], seed: Seed, record: &Record<'_>, bytes: &[u8]) -> usiz
             encode_entries(out, seed, RecordKind::Carried, head.group, &entries(head, bytes))
         }
         Record::Release { group, release } => encode_release(out, *group, release),
-        Record::Tombstone { group } => encode_tombstone(out, *group),
+        Record::Tombstone { group, since } => encode_tombstone(out, *group, *since),
         Record::Fence { group, position } => encode_fence(out, *group, *position),
+        Record::Snapshot(head) => {
+            let content = &bytes[SNAPSHOT_HEAD_BYTES..][..head.content_bytes()];
+            if !head.is_content(content) {
+                // Only a read of the snapshot looks at its content.
+                out.copy_from_slice(bytes);
+                return out.len();
+            }
+            encode_snapshot(out, seed, head.group, &head.with_content(content));
+            head.padded_bytes()
+        }
+        Record::Installing { group, installing } => encode_installing(out, *group, installing),
         Record::Footer => encode_footer(out),
         Record::Optional => unreachable!("it is not decoded"),
     }
@@ -183,6 +195,8 @@ fn seal_records(records: &mut [u8], seed: Seed) {
         if record[0] == RecordKind::Start as u8 && len >= START_CRC_AT + 4 {
             let crc = seed.checksum(&record[..START_CRC_AT]);
             record[START_CRC_AT..START_CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        } else if record[0] == RecordKind::Snapshot as u8 && len >= SNAPSHOT_HEAD_BYTES {
+            SnapshotHead::reseed(record, seed);
         } else if let Ok(head) = EntriesHead::decode(record)
             && let Some(headers) = record.get(ENTRIES_HEAD_BYTES..head.headers_bytes())
         {

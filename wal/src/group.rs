@@ -2,16 +2,17 @@
 //!
 //! In:     records, as they are appended or replayed.
 //! Out:    what of the group stands in a segment that is to be given up.
-//! Cost:   at most 272 bytes per group, its membership, and its index.
+//! Cost:   at most 288 bytes per group, its membership, its index, and about 100 bytes for a snapshot.
 //! Fails:  replay refuses what no log of ours can hold.
 //! Source: RULES.md rule 28 (what must be carried before a segment goes).
 
 use crate::format::{
-    Bad, EntriesHead, FENCE_RECORD_BYTES, HARD_STATE_RECORD_BYTES, Position, RELEASE_RECORD_BYTES,
-    Release, SegmentSeq, membership_record_bytes,
+    Bad, EntriesHead, FENCE_RECORD_BYTES, HARD_STATE_RECORD_BYTES, INSTALLING_RECORD_BYTES,
+    Position, RELEASE_RECORD_BYTES, Release, SegmentSeq, SnapshotHead, membership_record_bytes,
 };
 use crate::index::{GroupIndex, Placed};
 use crate::ledger::Ledger;
+use crate::snapshot::Installing;
 use bytes::Bytes;
 use hashbrown::HashMap;
 use logdrive_raft::{GroupId, HardState};
@@ -34,6 +35,10 @@ pub(crate) struct Group {
     membership_in: Option<SegmentSeq>,
     release_in: Option<SegmentSeq>,
     fence_in: Option<SegmentSeq>,
+    /// The latest snapshot. It is at the release or behind it.
+    snapshot: Option<Box<Kept>>,
+    /// The snapshot that is being installed, and the segment that holds the latest record of it. It is behind the release.
+    installing: Option<Box<(Installing, SegmentSeq)>>,
     /// The newest segment that holds any record of the group.
     segment: Option<SegmentSeq>,
     /// The newest batch whose directory names this group; 0: none yet.
@@ -42,12 +47,20 @@ pub(crate) struct Group {
     pub(crate) write: Option<u32>,
 }
 
+/// A group's snapshot, and the place of its record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    pub(crate) head: SnapshotHead,
+    pub(crate) place: Position,
+}
+
 /// A small record that is carried by writing it again.
 #[derive(Clone, Debug)]
 pub(crate) enum Small {
     Membership(Bytes),
     HardState(HardState),
     Release(Release),
+    Installing(Installing),
     Fence(Position),
 }
 
@@ -58,6 +71,7 @@ impl Small {
             Self::Membership(bytes) => membership_record_bytes(bytes.len()),
             Self::HardState(_) => HARD_STATE_RECORD_BYTES,
             Self::Release(_) => RELEASE_RECORD_BYTES,
+            Self::Installing(_) => INSTALLING_RECORD_BYTES,
             Self::Fence(_) => FENCE_RECORD_BYTES,
         }
     }
@@ -81,7 +95,20 @@ impl Group {
             }
             Small::Release(release) => {
                 self.index.release(release, ledger);
+                // Nothing can be replayed onto a snapshot that is before the release, and an install ends with a release.
+                if self.snapshot().is_some_and(|kept| kept.head.mark.at.index < release.index) {
+                    self.drop_snapshot(ledger);
+                }
+                if self.installing().is_some_and(|installing| installing.at.index <= release.index)
+                {
+                    self.drop_installing(ledger);
+                }
                 (&mut self.release_in, RELEASE_RECORD_BYTES)
+            }
+            Small::Installing(installing) => {
+                self.drop_installing(ledger);
+                self.installing = Some(Box::new((installing, into)));
+                return;
             }
             Small::Fence(position) => {
                 self.fence = Some(position);
@@ -106,9 +133,56 @@ impl Group {
             there(self.membership_in).then(|| Small::Membership(self.membership.clone())),
             there(self.hard_state_in).then_some(Small::HardState(self.hard_state)),
             there(self.release_in).then_some(Small::Release(release)),
+            self.installing.as_ref().filter(|it| it.1 == segment).map(|it| Small::Installing(it.0)),
             self.fence.filter(|_| there(self.fence_in) || !self.fence_recorded).map(Small::Fence),
         ];
         found.into_iter().flatten()
+    }
+
+    /// The latest snapshot.
+    pub(crate) fn snapshot(&self) -> Option<&Kept> {
+        self.snapshot.as_deref()
+    }
+
+    /// The snapshot that is being installed.
+    pub(crate) fn installing(&self) -> Option<Installing> {
+        self.installing.as_ref().map(|it| it.0)
+    }
+
+    /// Takes in the record of a snapshot, which stands at `place`. It replaces the one before.
+    pub(crate) fn keep(&mut self, head: SnapshotHead, place: Position, ledger: &mut Ledger) {
+        self.drop_snapshot(ledger);
+        ledger.write(place.segment(), head.padded_bytes() as u64);
+        ledger.revive_snapshot(place.segment(), head.padded_bytes() as u64);
+        self.snapshot = Some(Box::new(Kept { head, place }));
+    }
+
+    /// The snapshot that stands at `from`, if it still does, is found in its copy from now on.
+    pub(crate) fn move_snapshot(&mut self, from: Position, to: Position, ledger: &mut Ledger) {
+        let Some(kept) = self.snapshot.as_mut().filter(|kept| kept.place == from) else { return };
+        let bytes = kept.head.padded_bytes() as u64;
+        kept.place = to;
+        ledger.kill_snapshot(from.segment(), bytes);
+        ledger.revive_snapshot(to.segment(), bytes);
+    }
+
+    fn drop_snapshot(&mut self, ledger: &mut Ledger) {
+        if let Some(kept) = self.snapshot.take() {
+            ledger.kill_snapshot(kept.place.segment(), kept.head.padded_bytes() as u64);
+        }
+    }
+
+    fn drop_installing(&mut self, ledger: &mut Ledger) {
+        if let Some((_, segment)) = self.installing.take().as_deref() {
+            ledger.kill(*segment, INSTALLING_RECORD_BYTES as u64);
+        }
+    }
+
+    /// The hard state, with the commit index that the log vouches for: what was released was committed, and what is lost
+    /// is not known to be.
+    pub(crate) fn bounded_hard_state(&self) -> HardState {
+        let (released, last) = (self.index.released().0, self.index.last());
+        HardState { commit: self.hard_state.commit.min(last).max(released), ..self.hard_state }
     }
 
     /// Notes that the latest small records which stand in `from` were written again to the newest segment, `into`.
@@ -119,9 +193,11 @@ impl Group {
             (&mut self.release_in, RELEASE_RECORD_BYTES),
             (&mut self.fence_in, FENCE_RECORD_BYTES),
         ];
-        for (place, bytes) in places {
-            if *place == Some(from) {
-                *place = Some(into);
+        let places = places.into_iter().filter_map(|(place, bytes)| Some((place.as_mut()?, bytes)));
+        let installing = self.installing.as_mut().map(|it| (&mut it.1, INSTALLING_RECORD_BYTES));
+        for (place, bytes) in places.chain(installing) {
+            if *place == from {
+                *place = into;
                 ledger.write(into, bytes as u64);
                 ledger.revive(into, bytes as u64);
                 ledger.kill(from, bytes as u64);
@@ -166,6 +242,8 @@ impl Group {
     /// Nothing of the group is needed any more.
     pub(crate) fn bury(mut self, ledger: &mut Ledger) {
         self.index.clear(ledger);
+        self.drop_snapshot(ledger);
+        self.drop_installing(ledger);
         let places = [
             (self.membership_in, membership_record_bytes(self.membership.len())),
             (self.hard_state_in, HARD_STATE_RECORD_BYTES),
@@ -189,8 +267,11 @@ impl Group {
 
     /// Bytes this takes, beside its place in the table.
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.index.heap_bytes() + self.membership.len()
+        let snapshot = self.snapshot.as_ref().map_or(0, |_| size_of::<Kept>());
+        let installing =
+            self.installing.as_ref().map_or(0, |_| size_of::<(Installing, SegmentSeq)>());
+        self.index.heap_bytes() + self.membership.len() + snapshot + installing
     }
 }
 
-const _: () = assert!(size_of::<Group>() <= 272);
+const _: () = assert!(size_of::<Group>() <= 288);

@@ -13,8 +13,8 @@
 //! the places that the first read stated as durable are evidence against the second one. A segment that the node gives
 //! up meanwhile is passed over.
 //!
-//! A scan also checks that each entry's payload has the checksum that travels with the entry. An open does not, because
-//! every read of an entry checks it.
+//! A scan also checks that each entry's payload has the checksum that travels with the entry, and each snapshot's content
+//! its own. An open does not, because every read of an entry or of a snapshot checks it.
 
 mod files;
 mod node;
@@ -24,6 +24,7 @@ use crate::disk::{Scan, SegmentFile, first_of, is_nearly_a_segments};
 use crate::format::{self, BLOCK_BYTES, Manifest, Position, SegmentSeq};
 use crate::home::Identity;
 use crate::judge::{self, Case, CutTail, Decision, End, Fault, Found, Judge, Look, Visitor};
+use crate::snapshot::{Installing, SnapshotMark};
 use files::{Dir, Files, Listing};
 use logdrive_raft::{GroupId, HardState, LogIndex, NodeId, Term};
 use std::collections::BTreeMap;
@@ -113,7 +114,7 @@ pub struct Segment {
     pub used_bytes: u64,
     /// Whole batches.
     pub batches: u64,
-    /// Bytes of entries that are still needed.
+    /// Bytes of entries and snapshots that are still needed.
     pub live_bytes: u64,
 }
 
@@ -130,6 +131,10 @@ pub struct Group {
     pub hard_state: HardState,
     /// The size of the latest membership, in bytes.
     pub membership_bytes: usize,
+    /// The latest snapshot.
+    pub snapshot: Option<SnapshotMark>,
+    /// The snapshot that is being installed.
+    pub installing: Option<Installing>,
     /// True if the group was destroyed.
     pub destroyed: bool,
     /// Where the group lost something; a fenced group must not act.
@@ -145,8 +150,10 @@ impl Group {
             released,
             last,
             last_term: newest.map_or(released_term, |run| run.term),
-            hard_state: HardState { commit: group.hard_state.commit.min(last), ..group.hard_state },
+            hard_state: group.bounded_hard_state(),
             membership_bytes: group.membership.len(),
+            snapshot: group.snapshot().map(|kept| kept.head.mark),
+            installing: group.installing(),
             destroyed: false,
             fenced: group.fence,
         }
@@ -426,6 +433,16 @@ impl Visitor for Looker<'_> {
                 })?;
             }
         }
+        if let Record::Snapshot { group, is_whole: false, .. } = record {
+            self.tell(Finding {
+                label: "damaged_snapshot",
+                damage: true,
+                file: file.path.clone(),
+                offset: at as u64,
+                groups: vec![group],
+                what: "a snapshot's content fails its checksum".to_owned(),
+            })?;
+        }
         Ok(false)
     }
 }
@@ -520,6 +537,10 @@ impl Looker<'_> {
             self.report.groups.insert(*id, Group::new(group));
             for piece in group.index.pieces_from(LogIndex(1)) {
                 *live_bytes.entry(piece.place.segment()).or_default() += u64::from(piece.bytes);
+            }
+            if let Some(kept) = group.snapshot() {
+                let bytes = kept.head.padded_bytes() as u64;
+                *live_bytes.entry(kept.place.segment()).or_default() += bytes;
             }
         }
         for id in judge.tombstones.keys() {

@@ -21,14 +21,14 @@ pub(crate) use files::{Found, Segment};
 use crate::disk::{Scan, Scanned, first_of};
 use crate::format::{
     BATCH_HEADER_BYTES, Bad, FIRST_BATCH_AT, Position, Record, RecordKind, Records, SegmentSeq,
-    UNKNOWN_KIND,
+    UNKNOWN_ENTRY, UNKNOWN_KIND, unknown_entry,
 };
 use crate::group::{Group, Groups, Small};
 use crate::home::Identity;
 use crate::ledger::{Ledger, Tombstones};
 use batches::Named;
 use bytes::Bytes as Payload;
-use logdrive_raft::{GroupId, NodeId, Term};
+use logdrive_raft::{EntryKind, GroupId, NodeId, Term};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -173,7 +173,7 @@ impl Owner {
 pub(crate) struct Judge {
     pub(crate) owner: Owner,
     pub(crate) groups: Groups,
-    /// Groups that were destroyed, each with the segment that holds its tombstone.
+    /// Groups that were destroyed.
     pub(crate) tombstones: Tombstones,
     pub(crate) ledger: Ledger,
     /// What the next batch must state; `None` before the first batch, and behind a batch that cannot be read.
@@ -371,8 +371,13 @@ impl Judge {
                     let mut fault = file.fault(Case::SenselessRecord, place, bad.0);
                     if bad == UNKNOWN_KIND {
                         fault.case = Case::UnknownRecord;
-                        let (found, known) = (body[offset].into(), RecordKind::Footer as u32);
+                        let (found, known) = (body[offset].into(), RecordKind::LAST as u32);
                         fault.what = What::Version { what: "a record of kind", found, known };
+                    } else if bad == UNKNOWN_ENTRY {
+                        fault.case = Case::UnknownRecord;
+                        let found = unknown_entry(&body[offset..]).into();
+                        let known = EntryKind::End as u32;
+                        fault.what = What::Version { what: "an entry of kind", found, known };
                     }
                     visitor.fault(fault)?;
                     return Ok(());
@@ -419,6 +424,17 @@ impl Judge {
             Record::Release { group, release } => {
                 self.set(*group, place, Small::Release(*release))?;
             }
+            Record::Snapshot(head) => {
+                if let Some((group, ledger)) = self.group(head.group, place)? {
+                    if head.mark.at.index < group.index.released().0 {
+                        return Err(Bad("a snapshot of before what was released"));
+                    }
+                    group.keep(*head, place, ledger);
+                }
+            }
+            Record::Installing { group, installing } => {
+                self.set(*group, place, Small::Installing(*installing))?;
+            }
             Record::Fence { group, position } => self.fence(*group, *position, place),
             Record::Entries(head) => {
                 if let Some((group, ledger)) = self.group(head.group, place)? {
@@ -430,12 +446,13 @@ impl Judge {
                     group.put(head, place, true, ledger)?;
                 }
             }
-            Record::Tombstone { group } => {
+            Record::Tombstone { group, since } => {
                 let segment = place.segment();
                 if let Some(group) = self.groups.remove(group) {
                     group.bury(&mut self.ledger);
                 }
-                crate::ledger::tombstone(&mut self.tombstones, *group, segment, &mut self.ledger);
+                let tombstones = &mut self.tombstones;
+                crate::ledger::tombstone(tombstones, *group, *since, segment, &mut self.ledger);
             }
             Record::Footer => self.closed = true,
             Record::Optional => {}

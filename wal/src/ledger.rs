@@ -8,24 +8,34 @@
 
 use crate::format::{SegmentSeq, TOMBSTONE_RECORD_BYTES};
 use hashbrown::HashMap;
-use logdrive_raft::GroupId;
+use logdrive_raft::{GroupId, LogIndex};
 use std::collections::VecDeque;
 
-/// Groups that are gone for good, and the segment that says so.
-pub(crate) type Tombstones = HashMap<GroupId, SegmentSeq>;
+/// Groups that are gone for good.
+pub(crate) type Tombstones = HashMap<GroupId, Tombstone>;
+
+/// The latest tombstone of a group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tombstone {
+    /// The replica that is gone was added at this index, and every earlier one is gone, too.
+    pub(crate) since: LogIndex,
+    /// The segment that holds the record.
+    pub(crate) segment: SegmentSeq,
+}
 
 /// A tombstone was written to the newest segment, `into`, for the first time or again.
 pub(crate) fn tombstone(
     tombstones: &mut Tombstones,
     group: GroupId,
+    since: LogIndex,
     into: SegmentSeq,
     ledger: &mut Ledger,
 ) {
     let bytes = TOMBSTONE_RECORD_BYTES as u64;
     ledger.write(into, bytes);
     ledger.revive(into, bytes);
-    if let Some(old) = tombstones.insert(group, into) {
-        ledger.kill(old, bytes);
+    if let Some(old) = tombstones.insert(group, Tombstone { since, segment: into }) {
+        ledger.kill(old.segment, bytes);
     }
     ledger.enlist(group);
 }
@@ -36,6 +46,8 @@ pub(crate) struct Ledger {
     accounts: VecDeque<Account>,
     written: u64,
     live: u64,
+    /// Of the live bytes, those of snapshots.
+    snapshots: u64,
 }
 
 /// One segment's.
@@ -95,6 +107,18 @@ impl Ledger {
         self.live -= bytes;
     }
 
+    /// As [`Self::revive`], of a snapshot's record.
+    pub(crate) fn revive_snapshot(&mut self, seq: SegmentSeq, bytes: u64) {
+        self.revive(seq, bytes);
+        self.snapshots += bytes;
+    }
+
+    /// As [`Self::kill`], of a snapshot's record.
+    pub(crate) fn kill_snapshot(&mut self, seq: SegmentSeq, bytes: u64) {
+        self.kill(seq, bytes);
+        self.snapshots -= bytes;
+    }
+
     /// Closes the oldest account. Panics if something in it is live.
     pub(crate) fn retire(&mut self, seq: SegmentSeq) {
         let oldest = self.oldest().seq;
@@ -125,6 +149,10 @@ impl Ledger {
 
     pub(crate) fn live(&self) -> u64 {
         self.live
+    }
+
+    pub(crate) fn snapshots(&self) -> u64 {
+        self.snapshots
     }
 
     fn account_mut(&mut self, seq: SegmentSeq) -> &mut Account {

@@ -82,6 +82,7 @@ mod read;
 mod recovery;
 mod rules;
 mod sealed;
+mod snapshot;
 mod stream;
 
 pub use checksum::checksum;
@@ -95,5 +96,8 @@ pub use judge::{Case, CutTail, Decision};
 pub use metrics::{Description, Metrics};
 pub use openings::PEERS_BYTES_MAX;
 pub use read::ReadPlan;
-pub use recovery::{Recovered, RecoveredGroup};
+pub use recovery::{Destroyed, Recovered, RecoveredGroup};
+pub use snapshot::{
+    Install, Installing, Release, Snapshot, SnapshotContent, SnapshotMark, SnapshotPlan,
+};
 pub use stream::{Append, CarryDone, CarryPlan, Completed, FrozenRun, Room, Usage, Wal};

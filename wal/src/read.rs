@@ -12,7 +12,7 @@ use crate::disk::{SegmentReader, is_unreadable};
 use crate::error::{Corrupt, ReadError};
 use crate::format::{
     BLOCK_BYTES, Bad, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES, EntriesHead, EntryHead, Position,
-    decode_entry_header,
+    SNAPSHOT_HEAD_BYTES, SnapshotHead, decode_entry_header,
 };
 use crate::image::Frozen;
 use bytes::{Bytes, BytesMut};
@@ -31,14 +31,20 @@ pub struct ReadPlan {
 /// Entries `first..=last`, all in one record.
 #[derive(Clone)]
 pub(crate) struct Span {
+    pub(crate) spot: Spot,
+    pub(crate) first: LogIndex,
+    pub(crate) last: LogIndex,
+}
+
+/// A record's place, with all that it takes to read the record.
+#[derive(Clone)]
+pub(crate) struct Spot {
     pub(crate) source: Arc<dyn SegmentReader>,
     /// No record reaches past them.
     pub(crate) segment_bytes: u64,
     pub(crate) file: PathBuf,
     pub(crate) seed: Seed,
     pub(crate) place: Position,
-    pub(crate) first: LogIndex,
-    pub(crate) last: LogIndex,
 }
 
 /// Fills memory from a byte of a segment on.
@@ -54,17 +60,17 @@ impl ReadPlan {
         let mut left = self.bytes_max;
         let mut entries = Vec::new();
         for span in &self.spans {
-            span.source.ahead(u64::from(span.place.offset()));
+            span.spot.source.ahead(u64::from(span.spot.place.offset()));
             let read = span.read(self.group, &mut left, &mut entries);
-            if !read.map_err(|error| span.lost(error))? {
+            if !read.map_err(|error| span.spot.lost(error))? {
                 break;
             }
         }
         EntryBatch::from_entries(entries).map_err(|error| {
             let span = self.spans.first().expect("a plan has entries");
             ReadError::Corrupt(Corrupt {
-                file: span.file.clone(),
-                offset: u64::from(span.place.offset()),
+                file: span.spot.file.clone(),
+                offset: u64::from(span.spot.place.offset()),
                 what: error.to_string(),
             })
         })
@@ -82,13 +88,13 @@ impl Span {
     ) -> Result<bool, ReadError> {
         let (left_before, entries_before) = (*left, entries.len());
         let mut window = Window::default();
-        let mut source = |at, out: &mut [u8]| window.read(self, at, out);
+        let mut source = |at, out: &mut [u8]| window.read(&self.spot, at, out);
         match self.read_from(&mut source, group, left, entries) {
             Err(error) if is_doubtful(&error) => {
                 tracing::warn!(%error, "a read gave damaged bytes, or none: read once more");
                 *left = left_before;
                 entries.truncate(entries_before);
-                let mut source = |at, out: &mut [u8]| self.source.read_again(at, out);
+                let mut source = |at, out: &mut [u8]| self.spot.source.read_again(at, out);
                 self.read_from(&mut source, group, left, entries)
             }
             read => read,
@@ -102,23 +108,22 @@ impl Span {
         left: &mut usize,
         entries: &mut Vec<Entry>,
     ) -> Result<bool, ReadError> {
+        let spot = &self.spot;
         let mut headers = vec![0u8; ENTRIES_HEAD_BYTES];
-        self.copy(source, 0, &mut headers)?;
-        let head = EntriesHead::decode(&headers).map_err(|bad| self.corrupt(0, bad))?;
+        spot.copy(source, 0, &mut headers)?;
+        let head = EntriesHead::decode(&headers).map_err(|bad| spot.corrupt(0, bad))?;
         let wanted_last = head.first.get() + u64::from(head.count) - 1;
         if head.group != group || head.first > self.first || wanted_last < self.last.get() {
-            return Err(self.corrupt(0, Bad("another record stands where these entries should")));
+            return Err(spot.corrupt(0, Bad("another record stands where these entries should")));
         }
         // A count that was damaged upwards must not cost memory before the checksum finds it out.
         if u64::from(head.count) > self.last.get() - head.first.get() + 1 + COUNT_SLACK_MAX {
-            return Err(self.corrupt(0, Bad("record with too many entries")));
+            return Err(spot.corrupt(0, Bad("record with too many entries")));
         }
-        if u64::from(self.place.offset()) + u64::from(head.record_bytes) > self.segment_bytes {
-            return Err(self.corrupt(0, Bad("record runs past its segment")));
-        }
+        spot.check_end(head.record_bytes)?;
         headers.resize(head.headers_bytes(), 0);
-        self.copy(source, ENTRIES_HEAD_BYTES, &mut headers[ENTRIES_HEAD_BYTES..])?;
-        let heads = head.verify(&headers, self.seed).map_err(|bad| self.corrupt(0, bad))?;
+        spot.copy(source, ENTRIES_HEAD_BYTES, &mut headers[ENTRIES_HEAD_BYTES..])?;
+        let heads = head.verify(&headers, spot.seed).map_err(|bad| spot.corrupt(0, bad))?;
         let heads: Vec<EntryHead> = heads
             .chunks_exact(ENTRY_HEADER_BYTES)
             .map(|header| decode_entry_header(header).expect("verified"))
@@ -141,13 +146,13 @@ impl Span {
             fits += 1;
         }
         let mut payloads = BytesMut::zeroed(wanted[..fits].iter().map(|entry| entry.bytes).sum());
-        self.copy(source, offset, &mut payloads)?;
+        spot.copy(source, offset, &mut payloads)?;
         let mut payloads = payloads.freeze();
         let mut index = self.first;
         for entry in &wanted[..fits] {
             let payload: Bytes = payloads.split_to(entry.bytes);
             if checksum(&payload) != entry.checksum {
-                return Err(self.corrupt(offset, Bad("an entry's payload fails its checksum")));
+                return Err(spot.corrupt(offset, Bad("an entry's payload fails its checksum")));
             }
             entries.push(Entry {
                 term: head.term,
@@ -161,10 +166,54 @@ impl Span {
         }
         Ok(fits == wanted.len())
     }
+}
+
+impl Spot {
+    /// Reads a snapshot: its record's head, and the content if that is in the record. As with entries, bytes that are
+    /// damaged or that the device cannot read are read once more.
+    pub(crate) fn read_snapshot(&self, group: GroupId) -> Result<(SnapshotHead, Bytes), ReadError> {
+        let mut window = Window::default();
+        let read = self.snapshot_from(&mut |at, out| window.read(self, at, out), group);
+        match read {
+            Err(error) if is_doubtful(&error) => {
+                tracing::warn!(%error, "a read gave a damaged snapshot, or none: read once more");
+                self.snapshot_from(&mut |at, out| self.source.read_again(at, out), group)
+            }
+            read => read,
+        }
+    }
+
+    fn snapshot_from(
+        &self,
+        source: &mut Source<'_>,
+        group: GroupId,
+    ) -> Result<(SnapshotHead, Bytes), ReadError> {
+        let mut head = [0; SNAPSHOT_HEAD_BYTES];
+        self.copy(source, 0, &mut head)?;
+        let head = SnapshotHead::decode(&head, self.seed).map_err(|bad| self.corrupt(0, bad))?;
+        if head.group != group {
+            return Err(self.corrupt(0, Bad("another group's snapshot stands where this should")));
+        }
+        self.check_end(head.record_bytes)?;
+        let mut content = BytesMut::zeroed(head.content_bytes());
+        self.copy(source, SNAPSHOT_HEAD_BYTES, &mut content)?;
+        if !head.is_content(&content) {
+            let bad = Bad("a snapshot's content fails its checksum");
+            return Err(self.corrupt(SNAPSHOT_HEAD_BYTES, bad));
+        }
+        Ok((head, content.freeze()))
+    }
+
+    fn check_end(&self, record_bytes: u32) -> Result<(), ReadError> {
+        if u64::from(self.place.offset()) + u64::from(record_bytes) > self.segment_bytes {
+            return Err(self.corrupt(0, Bad("record runs past its segment")));
+        }
+        Ok(())
+    }
 
     /// For a reader of entries, a place that the device cannot read after a second look is the same as a failed checksum
     /// (C9), and so is a place behind the end of a file that somebody has cut short (C12).
-    fn lost(&self, error: ReadError) -> ReadError {
+    pub(crate) fn lost(&self, error: ReadError) -> ReadError {
         match error {
             ReadError::Io { file, source } if self.is_lost(&source) => {
                 ReadError::Corrupt(Corrupt {
@@ -212,15 +261,15 @@ struct Window {
 }
 
 impl Window {
-    fn read(&mut self, span: &Span, at: u64, out: &mut [u8]) -> io::Result<()> {
+    fn read(&mut self, spot: &Spot, at: u64, out: &mut [u8]) -> io::Result<()> {
         let is_first = self.held.is_empty() && self.start == 0;
-        let left = usize::try_from(span.segment_bytes.saturating_sub(at)).unwrap_or(usize::MAX);
-        let wanted = span.source.window_bytes().min(left);
+        let left = usize::try_from(spot.segment_bytes.saturating_sub(at)).unwrap_or(usize::MAX);
+        let wanted = spot.source.window_bytes().min(left);
         if is_first && out.len() < wanted {
             self.start = at;
             self.held.resize(wanted, 0);
             // The bytes behind the record may be unreadable where the record is not.
-            if span.source.read(at, &mut self.held).is_err() {
+            if spot.source.read(at, &mut self.held).is_err() {
                 self.held.clear();
             }
         }
@@ -228,7 +277,7 @@ impl Window {
         let held = from.and_then(|from| self.held.get(from..)?.get(..out.len()));
         match held {
             Some(held) => out.copy_from_slice(held),
-            None => span.source.read(at, out)?,
+            None => spot.source.read(at, out)?,
         }
         Ok(())
     }

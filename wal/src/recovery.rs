@@ -25,7 +25,7 @@
 //! | damaged_batch_header | no batch header where a batch is vouched for | refuse | it is not known which groups lost something, nor where the next batch begins |
 //! | damaged_directory | a batch that is vouched for: its header holds, its directory does not | refuse | it is not known which groups lost something |
 //! | misdirected_batch | where a batch is vouched for, a batch with another place or number | refuse | the batch that belongs there is lost; C10 |
-//! | unknown_record | a mandatory record of an unknown kind | refuse | a newer version wrote the record; P8, rule 30 |
+//! | unknown_record | a mandatory record, or an entry, of an unknown kind | refuse | a newer version wrote the record; P8, rule 30 |
 //! | senseless_record | a whole batch with content that no log writes | refuse | the batch was written with this content: the fault is this program's, not the disk's |
 //! | missing_entries | whole batches, but a group's log has a hole that no damage explains | refuse | a segment that was still needed was given up, or was never written |
 //! | damaged_segment_header | block 0 fails its checksum, or cannot be read | refuse | the header was synced before the file had its name; C4 |
@@ -38,7 +38,7 @@
 //! | foreign_file | a file of another cluster, node, store or shard | refuse | C4, C7 |
 //! | duplicate_segment | two files with one segment's id | refuse | C6 |
 //! | swapped_segment | a file whose header has another number than its name, or another id than the start record that follows it says | refuse | C6 |
-//! | newer_version | a manifest or segment of another version | refuse | P8 |
+//! | other_version | a manifest or segment of another version | refuse | P8 |
 //! | half_made_segment | a segment above `L`, without a start record, and none of its batches states that it was durable | pass over | it was made ahead, or its first write is torn; W11 |
 //! | passed_over | a segment below `L` that is not in the chain | pass over | a start record has voided it: nothing in it was acknowledged, or what was acknowledged has been written again |
 //! | leftover | a segment below the manifest's first | pass over | its live records were carried before the manifest moved on, and a damaged segment has been renamed by then (rule 25) |
@@ -63,6 +63,7 @@ use crate::judge::{
     NextBatch, Owner, Segment, Visitor, What,
 };
 use crate::ledger::{Ledger, Tombstones};
+use crate::snapshot::{Installing, SnapshotMark};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use logdrive_raft::{Durable, GroupId, HardState, LogIndex, Term, TermRun, WriteId};
@@ -75,7 +76,7 @@ pub struct Recovered {
     /// Every group that the log mentions and that was not destroyed, in order of id.
     pub groups: Vec<RecoveredGroup>,
     /// Groups that were destroyed, in order of id: a destroyed group never lives again.
-    pub destroyed: Vec<GroupId>,
+    pub destroyed: Vec<Destroyed>,
     /// Where the log ended: the place behind the last batch that counts.
     pub end: Position,
     /// The torn tail that was cut off, if there was one; it was never acknowledged.
@@ -88,14 +89,24 @@ pub struct Recovered {
     pub batches: u64,
 }
 
+/// A group that was destroyed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Destroyed {
+    /// The group.
+    pub group: GroupId,
+    /// The replica that is gone was added at this index, and every earlier one is gone, too.
+    pub since: LogIndex,
+}
+
 /// One group's state on disk.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RecoveredGroup {
     /// The group.
     pub group: GroupId,
-    /// The latest membership written, as the embedder gave it; empty if none was written.
+    /// The membership at `released`, as the embedder gave it; empty if none was written. A configuration in the entries
+    /// behind `released` is newer.
     pub membership: Bytes,
-    /// The latest hard state written; its commit index is never past `last`.
+    /// The latest hard state written; its commit index is never past `last`, and never below `released`.
     pub hard_state: HardState,
     /// Entries up to this one were released: the group's log begins behind it. `ZERO` if no entry was released.
     pub released: LogIndex,
@@ -105,6 +116,10 @@ pub struct RecoveredGroup {
     pub runs: Vec<TermRun>,
     /// The group's last entry; the same as `released` if no entry stands behind that one.
     pub last: LogIndex,
+    /// The latest snapshot, at `released` or behind it.
+    pub snapshot: Option<SnapshotMark>,
+    /// Set if the process ended while the group's machine was replaced by this snapshot: the machine may be behind `last`.
+    pub installing: Option<Installing>,
     /// Set if the group lost something on this node. Then the other fields say nothing of it: the group must not vote,
     /// acknowledge or lead, and the log takes nothing for it.
     pub fenced: Option<Corrupt>,
@@ -116,7 +131,7 @@ pub struct RecoveredGroup {
 pub(crate) struct Replayed {
     pub(crate) recovered: Recovered,
     pub(crate) groups: Groups,
-    /// Groups that were destroyed, each with the segment that holds its tombstone.
+    /// Groups that were destroyed.
     pub(crate) tombstones: Tombstones,
     pub(crate) ledger: Ledger,
     /// Segments that hold the log, oldest first.
@@ -468,6 +483,8 @@ impl<'a> Replay<'a> {
             released,
             released_term,
             last,
+            snapshot: group.snapshot().map(|kept| kept.head.mark),
+            installing: group.installing(),
             fenced,
             durable: crate::stream::recovered_durable(id, WriteId::ZERO),
         }
@@ -485,14 +502,17 @@ impl<'a> Replay<'a> {
         for group in judge.groups.values_mut() {
             // A disk that has lost the end of the log may have kept a carried hard state without the entries under its
             // commit index. A hard state that is carried from here on states no more than this one does now.
-            group.hard_state.commit = group.hard_state.commit.min(group.index.last());
+            group.hard_state = group.bounded_hard_state();
         }
         let groups = judge.groups.iter();
         let mut found: Vec<_> =
             groups.map(|(id, group)| self.recovered_group(*id, group)).collect();
         found.sort_unstable_by_key(|group| group.group);
-        let mut destroyed: Vec<GroupId> = judge.tombstones.keys().copied().collect();
-        destroyed.sort_unstable();
+        let destroyed = judge.tombstones.iter();
+        let mut destroyed: Vec<_> = destroyed
+            .map(|(group, tombstone)| Destroyed { group: *group, since: tombstone.since })
+            .collect();
+        destroyed.sort_unstable_by_key(|gone| gone.group);
         let next_batch = judge.follows.map_or(1, |next| next.number);
         let recovered = Recovered {
             groups: found,

@@ -72,7 +72,7 @@ pub struct Append<'a> {
     pub group: GroupId,
     /// Names this write in the [`Durable`] that covers it.
     pub write: WriteId,
-    /// The group's new membership, opaque to the log.
+    /// The membership that the group begins with, opaque to the log; a later one comes with a release ([`Wal::release`]).
     pub membership: Option<&'a [u8]>,
     /// The group's new hard state. It is written before the entries, and its commit index is saved only as far as it
     /// covers none of them.

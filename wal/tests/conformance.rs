@@ -112,7 +112,7 @@ fn segments_are_given_up_and_made_again_and_nothing_old_comes_back(place: &Place
     while wal.metrics().recycled < 3 {
         wal.append(&write(1, last + 1, &entries(1, 1, last + 1, 5, 900))).unwrap();
         last += 5;
-        wal.release(GroupId(1), LogIndex(last - 1), Term(1)).unwrap();
+        wal.release(&released(1, last - 1, 1)).unwrap();
         tend(place, &mut wal);
         assert!(last < 40_000, "nothing is recycled: {:?}", wal.metrics());
     }
@@ -144,7 +144,7 @@ fn a_log_at_its_quota_refuses_entries_takes_votes_and_heals(place: &Place<'_>) {
         wal.append(&state(2, term, hard_state(term, 1, 0))).unwrap();
         tend(place, &mut wal);
     }
-    wal.release(GroupId(1), LogIndex(last), Term(1)).unwrap();
+    wal.release(&released(1, last, 1)).unwrap();
     let mut turns = 0;
     while wal.append(&write(1, last + 1, &entries(1, 1, last + 1, 1, 3000))).is_err() {
         wal.submit(0).unwrap();

@@ -220,7 +220,7 @@ fn a_fence_outlives_the_segment_the_damage_was_in() {
     // Everything else in the old segments is released, so that giving them up is cheap.
     for group in recovered.groups.iter().filter(|group| group.fenced.is_none()) {
         if let Some(run) = group.runs.last() {
-            wal.release(group.group, group.last, run.term).unwrap();
+            wal.release(&released(group.group.get(), group.last.get(), run.term.get())).unwrap();
         }
     }
     for n in 1..400 {
@@ -247,11 +247,11 @@ fn a_fence_outlives_the_segment_the_damage_was_in() {
     }
     // A fenced group that is destroyed is not fenced any more, because nothing of it is left.
     let (mut wal, _) = sim.open();
-    wal.destroy(fenced.group).unwrap();
+    wal.destroy(fenced.group, LogIndex::ZERO).unwrap();
     wal.close().unwrap();
     let (_wal, recovered) = sim.open();
     assert!(recovered.groups.iter().all(|group| group.fenced.is_none()));
-    assert!(recovered.destroyed.contains(&fenced.group));
+    assert!(recovered.destroyed.iter().any(|gone| gone.group == fenced.group));
 }
 
 /// RULES.md invariant 18.

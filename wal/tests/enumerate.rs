@@ -3,11 +3,11 @@
 mod common;
 
 use common::crashes::{Image, every_crash, image};
-use common::model::{Atom, Model, State, state_of};
+use common::model::{Atom, Kept, Model, Released, State, state_of};
 use common::*;
-use logdrive_raft::{Entry, LogIndex};
-use logdrive_wal::Wal;
+use logdrive_raft::{Entry, LogId, LogIndex, Term};
 use logdrive_wal::disk::sim::SimPlatter;
+use logdrive_wal::{Config, Installing, Wal};
 use std::collections::BTreeSet;
 
 /// A history under exploration.
@@ -24,7 +24,12 @@ struct Run {
 
 impl Run {
     fn new(seed: u64, twice: bool) -> Self {
-        let sim = Sim::new(seed);
+        Self::with(seed, twice, |_| {})
+    }
+
+    fn with(seed: u64, twice: bool, configure: impl FnOnce(&mut Config)) -> Self {
+        let mut sim = Sim::new(seed);
+        configure(&mut sim.config);
         let (wal, _) = sim.open();
         let model = Model::new(State::new());
         Self { sim, wal, model, twice, crashes: 0, seen: BTreeSet::new() }
@@ -33,6 +38,15 @@ impl Run {
     fn append(&mut self, group: u64, term: u64, first: u64, count: u64, bytes: usize) {
         self.model.append_entries(&mut self.wal, group, entries(group, term, first, count, bytes));
         self.explore();
+    }
+
+    /// Releases entries of term 1 up to `base`, with a membership, a hard state and a snapshot at `at`.
+    fn release(&mut self, group: u64, base: u64, at: u64, bytes: usize, is_in_log: bool) {
+        let snapshot = Some(Kept::new(group, id(1, at), bytes, is_in_log));
+        let hard_state = Some(hard_state(1 + at, 2, at));
+        let membership = vec![u8::try_from(base).unwrap(); 30];
+        let release = Released { group, base: id(1, base), membership, hard_state, snapshot };
+        self.model.try_release(&mut self.wal, release).unwrap();
     }
 
     fn submit(&mut self) {
@@ -396,13 +410,24 @@ fn every_crash_while_a_segment_is_carried_given_up_and_recycled() {
     let vote = Atom::HardState(2, hard_state(7, 3, 0));
     run.model.append(&mut run.wal, 2, vec![Atom::Membership(2, vec![9; 20]), vote]);
     run.model.append_entries(&mut run.wal, 3, entries(3, 1, 1, 2, 100));
+    // A snapshot in the log and one in files, each with its release; a group whose machine is being replaced.
+    for (group, is_in_log) in [(4, true), (5, false)] {
+        run.model.append_entries(&mut run.wal, group, entries(group, 1, 1, 3, 100));
+        run.release(group, 2, 3, 700, is_in_log);
+    }
+    run.model.append_entries(&mut run.wal, 6, entries(6, 1, 1, 1, 100));
+    let installing = Installing { at: id(2, 40), digest: 77 };
+    run.model.try_install(&mut run.wal, 6, installing).unwrap();
     let mut index = 1;
     for _ in 0..5 {
         run.fill_to_rotation(&mut index);
         run.settle();
     }
     let released = LogIndex(index - 2);
-    run.model.try_release(&mut run.wal, 1, released, logdrive_raft::Term(1)).unwrap();
+    let base = id(1, released.get());
+    let nothing =
+        Released { group: 1, base, membership: Vec::new(), hard_state: None, snapshot: None };
+    run.model.try_release(&mut run.wal, nothing).unwrap();
     run.model.append_entries(&mut run.wal, 1, entries(1, 1, index, 1, 100));
     run.submit();
     run.complete(0);
@@ -437,4 +462,73 @@ fn every_crash_while_a_segment_is_carried_given_up_and_recycled() {
     run.explore();
     assert!(carried && steps >= 15 && run.crashes > 100, "{steps} steps, {} crashes", run.crashes);
     assert_eq!(run.model.now[&2].hard_state, hard_state(7, 3, 0));
+    let kept = |group| run.model.now[&group].snapshot.as_ref().map(|kept| kept.mark.is_in_log);
+    assert_eq!((kept(4), kept(5)), (Some(true), Some(false)));
+    assert_eq!(run.model.now[&6].installing, Some(installing));
+}
+
+/// RULES.md rule 29.
+/// A release, its membership, its hard state and its snapshot are there together or not at all, though batches are as
+/// small as can be and the open one is nearly full. A later snapshot replaces an earlier one, and an install that a release
+/// has ended is not there any more.
+#[test]
+fn every_crash_leaves_all_of_a_release_or_none_of_it() {
+    let mut run = Run::with(8, true, |config| config.batch_bytes_max = 4 << 10);
+    run.append(1, 1, 1, 4, 100);
+    run.submit();
+    run.complete(0);
+    run.poll();
+    let (releases, batches) = ([(2, 3, 40), (3, 4, 300)], run.wal.metrics().batches);
+    for (base, at, bytes) in releases {
+        // What is left of the open batch takes a part of the release, but not all of it.
+        let mut payload = payload(2, 1, base - 1, 0);
+        payload.resize(3950, 0);
+        run.model.append_entries(&mut run.wal, 2, vec![entry(1, base - 1, &payload)]);
+        run.release(1, base, at, bytes, true);
+        run.explore();
+        run.submit();
+        run.explore();
+        while run.sim.platter.writes_in_flight() > 0 {
+            run.complete(run.sim.platter.writes_in_flight() - 1);
+            run.poll();
+        }
+    }
+    assert!(run.wal.metrics().batches >= batches + 4);
+    let kept = run.model.now[&1].snapshot.as_ref().map(|kept| kept.mark.at);
+    assert_eq!(kept, Some(id(1, 4)));
+    // A snapshot from elsewhere, larger than a batch may be, behind the log's end: the machine is replaced, and then
+    // everything becomes true together.
+    let installing = Installing { at: id(3, 9), digest: 5 };
+    run.model.try_install(&mut run.wal, 1, installing).unwrap();
+    run.explore();
+    run.submit();
+    run.complete(0);
+    run.poll();
+    run.twice = false;
+    let snapshot = Some(Kept::new(1, id(3, 9), 5000, true));
+    let (membership, hard_state) = (vec![4; 9], Some(hard_state(6, 0, 9)));
+    let release = Released { group: 1, base: id(3, 9), membership, hard_state, snapshot };
+    run.model.try_release(&mut run.wal, release).unwrap();
+    run.wal.submit(0).unwrap();
+    let sectors = run.sim.platter.undurable().len();
+    for kept in 0..=sectors {
+        let platter = run.sim.platter.twin();
+        let mut n = 0;
+        platter.crash_choosing(|_| {
+            n += 1;
+            n <= kept
+        });
+        recover(&Sim { platter, config: run.sim.config.clone() }, &run.model);
+    }
+    run.complete(0);
+    run.poll();
+    assert!(run.model.is_all_acked() && run.crashes > 300, "{} crashes", run.crashes);
+    let found = recover(&run.sim.fork(1), &run.model);
+    let group = &found[&1];
+    assert_eq!((group.released, group.installing), ((LogIndex(9), Term(3)), None));
+    assert_eq!((&group.membership[..], group.hard_state.commit), (&[4; 9][..], LogIndex(9)));
+}
+
+fn id(term: u64, index: u64) -> LogId {
+    LogId { term: Term(term), index: LogIndex(index) }
 }

@@ -5,7 +5,7 @@ mod common;
 use common::busy::*;
 use common::crashes::every_crash;
 use common::*;
-use logdrive_raft::{GroupId, LogIndex, Term};
+use logdrive_raft::{GroupId, LogIndex};
 use logdrive_wal::{Append, ReadError, Recovered, SegmentSeq, Wal};
 
 /// RULES.md invariant 18.
@@ -249,7 +249,7 @@ fn a_group_fenced_without_room_for_its_record_has_one_before_its_segment_goes() 
     busy.release_all(&mut wal).unwrap();
     // Tombstones may take the same last room as a fence's record, and fill it here.
     let mut strangers = (1000..).map(GroupId);
-    while wal.destroy(strangers.next().unwrap()).is_ok() {
+    while wal.destroy(strangers.next().unwrap(), LogIndex::ZERO).is_ok() {
         settle(&mut wal);
     }
     let at = find(&sim, SegmentSeq(1), &payload(3, 4, 2, 200)).unwrap();
@@ -349,7 +349,7 @@ fn damage_in_a_segment_that_is_gone_fences_nobody() {
     let sim = Sim::new(33);
     let (mut wal, mut busy, _) = damaged_while_running(&sim);
     let plan = wal.plan_read(GroupId(3), LogIndex(1), LogIndex(3), 1 << 20).unwrap();
-    wal.release(GroupId(3), LogIndex(3), Term(4)).unwrap();
+    wal.release(&released(3, 3, 4)).unwrap();
     while wal.metrics().retired == 0 {
         turn_over(&sim, &mut wal, &mut busy).unwrap();
     }

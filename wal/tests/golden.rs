@@ -5,11 +5,14 @@
 
 mod common;
 
-use common::golden::{Files, GOLDEN, golden, print, unpack};
+use common::golden::{self, Files, GOLDEN, golden, print, unpack};
 use common::*;
-use logdrive_raft::{GroupId, LogIndex, Term, WriteId};
+use logdrive_raft::{GroupId, LogId, LogIndex, Term, WriteId};
 use logdrive_wal::disk::sim::SimPlatter;
-use logdrive_wal::{Append, SegmentSeq, Wal, inspect};
+use logdrive_wal::{
+    Append, DriverChoice, Install, Installing, Release, SegmentSeq, Snapshot, SnapshotContent, Wal,
+    WalError, inspect,
+};
 
 /// A platter, and a process on it whose segment ids are numbers in order.
 struct Maker {
@@ -175,7 +178,7 @@ fn give_up_the_oldest(maker: &Maker, wal: &mut Wal) {
     let mut next = 1;
     while maker.platter().segments()[0] == oldest {
         wal.append(&write(2, next, &entries(2, 1, next, 1, 20_000))).unwrap();
-        wal.release(GroupId(2), LogIndex(next), Term(1)).unwrap();
+        wal.release(&released(2, next, 1)).unwrap();
         maker.settle(wal);
         if let Some(plan) = wal.maintain().unwrap() {
             wal.carried(plan.run()).unwrap();
@@ -196,8 +199,8 @@ fn carried() -> Files {
         wal.append(&write(group, 1, &entries(group, 1, 1, 3, 40))).unwrap();
     }
     maker.settle(&mut wal);
-    wal.destroy(GroupId(4)).unwrap();
-    wal.release(GroupId(3), LogIndex(2), Term(1)).unwrap();
+    wal.destroy(GroupId(4), LogIndex(2)).unwrap();
+    wal.release(&released(3, 2, 1)).unwrap();
     give_up_the_oldest(&maker, &mut wal);
     maker.platter().crash();
     drop(wal);
@@ -239,6 +242,39 @@ fn marked() -> Files {
     maker.files()
 }
 
+/// A log with a snapshot in it, one in files, and a group whose machine was being replaced when the power failed; all of
+/// them carried. The later snapshot of group 3 has replaced an earlier one, and ended an install.
+fn snapshots() -> Files {
+    let mut maker = Maker::new();
+    let mut wal = maker.open();
+    let id = |term, index| LogId { term: Term(term), index: LogIndex(index) };
+    let contents: [&[u8]; 2] = [b"the state after entry 1", b"the state after entry 9"];
+    for group in [3, 4, 5] {
+        wal.append(&write(group, 1, &entries(group, 1, 1, 3, 40))).unwrap();
+    }
+    let release = |group, base, at, content| Release {
+        membership: b"members: 1, 2, 3",
+        hard_state: Some(hard_state(2, 2, 9)),
+        snapshot: Some(Snapshot { at, digest: 0xd1 << 120 | at.index.get() as u128, content }),
+        write: Some(WriteId(9)),
+        base,
+        ..released(group, 0, 0)
+    };
+    wal.release(&release(3, id(1, 1), id(1, 1), SnapshotContent::InLog(contents[0]))).unwrap();
+    wal.release(&release(4, id(1, 2), id(1, 3), SnapshotContent::InFiles { bytes: 1 << 40 }))
+        .unwrap();
+    for (group, index) in [(3, 9), (5, 12)] {
+        let snapshot = Installing { at: id(2, index), digest: 0xd1 << 120 | u128::from(index) };
+        wal.install(&Install { group: GroupId(group), write: WriteId(2), snapshot }).unwrap();
+    }
+    wal.release(&release(3, id(2, 9), id(2, 9), SnapshotContent::InLog(contents[1]))).unwrap();
+    maker.settle(&mut wal);
+    give_up_the_oldest(&maker, &mut wal);
+    maker.platter().crash();
+    drop(wal);
+    maker.files()
+}
+
 /// Makes the files of one golden stream.
 type Make = fn() -> Files;
 
@@ -253,6 +289,7 @@ fn makers() -> Vec<(&'static str, Make)> {
         ("carried", carried),
         ("fenced", fenced),
         ("marked", marked),
+        ("snapshots", snapshots),
     ]
 }
 
@@ -272,6 +309,23 @@ fn the_golden_segments_are_what_this_code_writes() {
     assert!(changed.is_empty(), "the format has changed: {changed:?} (this file says what to do)");
 }
 
+/// RULES.md P8.
+#[test]
+fn a_log_of_version_1_is_refused_with_both_versions_named_and_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = new_home(&dir.path().join("n1"));
+    let old = golden::parse(include_str!("golden/version_1.txt"));
+    let config = config(&home, DriverChoice::Portable);
+    golden::unpack(&old, &config.dir);
+    let error = Wal::open(config.clone()).err().unwrap();
+    assert!(matches!(error, WalError::Version { found: 1, known: 2, .. }), "{error}");
+    let words = error.to_string();
+    assert!(words.contains("manifest of version 1") && words.contains("knows 2"), "{words}");
+    for (name, bytes) in &old {
+        assert!(std::fs::read(config.dir.join(name)).unwrap() == *bytes, "{name} has changed");
+    }
+}
+
 /// The findings in each golden stream: their labels, the number of batches, how the log ended, and what became of groups.
 #[test]
 fn the_golden_segments_are_read_as_what_they_are() {
@@ -285,6 +339,7 @@ fn the_golden_segments_are_read_as_what_they_are() {
         ("carried", &[], 6),
         ("fenced", &[], 6),
         ("marked", &[], 8),
+        ("snapshots", &[], 8),
     ];
     for (name, labels, batches) in expected {
         let dir = tempfile::tempdir().unwrap();
@@ -307,6 +362,9 @@ fn the_golden_segments_are_read_as_what_they_are() {
         assert_eq!(of(|group| group.fenced.is_some()), if lost { vec![1, 7] } else { vec![] });
         let marked = *name == "marked";
         assert_eq!(of(|group| group.hard_state.marked), if marked { vec![1] } else { vec![] });
+        let kept = *name == "snapshots";
+        assert_eq!(of(|group| group.snapshot.is_some()), if kept { vec![3, 4] } else { vec![] });
+        assert_eq!(of(|group| group.installing.is_some()), if kept { vec![5] } else { vec![] });
         let gone = *name == "carried";
         assert_eq!(of(|group| group.destroyed), if gone { vec![4] } else { vec![] });
     }

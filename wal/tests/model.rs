@@ -7,11 +7,11 @@
 
 mod common;
 
-use common::model::{Atom, Group, Model, State, state_of};
+use common::model::{Atom, Group, Kept, Model, Released, State, state_of};
 use common::*;
-use logdrive_raft::{Entry, GroupId, LogIndex, Term, WriteId};
+use logdrive_raft::{Entry, GroupId, LogId, LogIndex, Term, WriteId};
 use logdrive_wal::disk::sim::{Answer, WriteFate};
-use logdrive_wal::{Append, CarryPlan, ReadError, Wal, WalError};
+use logdrive_wal::{Append, CarryPlan, Installing, ReadError, SnapshotPlan, Wal, WalError};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
@@ -48,6 +48,7 @@ pub(crate) struct Reached {
     retired: u64,
     recycled: u64,
     destroyed: u64,
+    snapshots: u64,
     conflicts: u64,
     late: u64,
     closes: u64,
@@ -128,6 +129,7 @@ impl<'a> History<'a> {
         self.note(what);
         let outcome = match what {
             0..28 => self.append(),
+            28 if self.random.once_in(4) => self.install(),
             28..32 => self.small(),
             32..38 => self.release(),
             38 if self.random.once_in(4) => self.destroy(),
@@ -254,8 +256,47 @@ impl<'a> History<'a> {
             let Some(entry) = now.entries.iter().rev().nth(behind) else { return Ok(()) };
             (entry.index, entry.term)
         };
+        let at = self.snapshot_at(group, LogId { term, index });
+        let snapshot = at.map(|at| {
+            let bytes = [60, 3000, 20_000][self.random.size(3)];
+            Kept::new(group, at, bytes, !self.random.once_in(4))
+        });
+        let hard_state = self.random.once_in(3).then(|| {
+            let term = self.terms.entry(group).or_insert(1);
+            *term += 1;
+            let commit = self.model.committed(group).max(index).get();
+            hard_state(*term, self.random.below(4), commit)
+        });
+        self.reached.snapshots += u64::from(snapshot.is_some());
+        let membership = vec![8; 1 + self.random.size(90)];
+        let base = LogId { term, index };
         let wal = self.wal.as_mut().expect("open");
-        self.model.try_release(wal, group, index, term)
+        self.model.try_release(wal, Released { group, base, membership, hard_state, snapshot })
+    }
+
+    /// The entry at which a snapshot comes with a release up to `base`, if one comes: at the base or behind it, and not
+    /// before an earlier one.
+    fn snapshot_at(&mut self, group: u64, base: LogId) -> Option<LogId> {
+        if self.random.once_in(2) {
+            return None;
+        }
+        let now = &self.model.now[&group];
+        let least = now.snapshot.as_ref().map_or(LogIndex::ZERO, |kept| kept.mark.at.index);
+        let stays = now.entries.iter().any(|entry| entry.id() == base);
+        let behind = now.entries.iter().filter(|entry| stays && entry.index > base.index);
+        let all = [base].into_iter().chain(behind.map(Entry::id));
+        let all: Vec<LogId> = all.filter(|at| at.index >= least).collect();
+        (!all.is_empty()).then(|| all[self.random.size(all.len() as u64)])
+    }
+
+    /// A snapshot from elsewhere is about to replace the group's machine.
+    fn install(&mut self) -> Result<(), WalError> {
+        let Some(group) = self.group() else { return Ok(()) };
+        let Some(now) = self.model.now.get(&group) else { return Ok(()) };
+        let (term, ahead) = (self.terms.get(&group).map_or(1, |term| *term), self.random.below(9));
+        let at = LogId { term: Term(term), index: now.released.0.forward(1 + ahead) };
+        let wal = self.wal.as_mut().expect("open");
+        self.model.try_install(wal, group, Installing { at, digest: u128::from(ahead) << 70 })
     }
 
     fn destroy(&mut self) -> Result<(), WalError> {
@@ -294,6 +335,15 @@ impl<'a> History<'a> {
         let group = 1 + self.random.below(GROUPS);
         let empty = Group::default();
         let now = self.model.now.get(&group).unwrap_or(&empty);
+        if let Some(kept) = now.snapshot.as_ref().filter(|kept| kept.mark.is_in_log) {
+            let wal = self.wal.as_ref().expect("open");
+            match wal.plan_snapshot(GroupId(group)).map(SnapshotPlan::run) {
+                Ok(Ok(content)) => assert_eq!(content, kept.content, "seed {}", self.seed),
+                Ok(Err(error)) => assert!(self.trouble, "seed {}: {error}", self.seed),
+                Err(ReadError::NoSnapshot(_)) => {}
+                Err(error) => panic!("seed {}: {error}", self.seed),
+            }
+        }
         let Some(first) = now.entries.first().map(|entry| entry.index) else { return Ok(()) };
         let skip = self.random.below(now.entries.len() as u64);
         let from = first.forward(skip);
@@ -423,13 +473,7 @@ impl<'a> History<'a> {
         }
         self.sim.platter.set_files_left(Some(0));
         for group in 1..=GROUPS {
-            let Some(now) = self.model.now.get(&group).filter(|now| !now.destroyed) else {
-                continue;
-            };
-            let Some(entry) = now.entries.last() else { continue };
-            let (index, term) = (entry.index, entry.term);
-            let wal = self.wal.as_mut().expect("open");
-            let released = self.model.try_release(wal, group, index, term);
+            let released = self.release_entries(group);
             assert!(matches!(released, Ok(()) | Err(WalError::NoSpace | WalError::OverQuota)));
         }
         for _ in 0..100 {
@@ -439,6 +483,18 @@ impl<'a> History<'a> {
             self.wal().submit(0).unwrap();
             self.maintain().unwrap();
         }
+    }
+
+    /// A group releases all entries that it has, and keeps its membership.
+    fn release_entries(&mut self, group: u64) -> Result<(), WalError> {
+        let Some(now) = self.model.now.get(&group).filter(|now| !now.destroyed) else {
+            return Ok(());
+        };
+        let Some(entry) = now.entries.last() else { return Ok(()) };
+        let (base, membership) = (entry.id(), now.membership.clone());
+        let release = Released { group, base, membership, hard_state: None, snapshot: None };
+        let wal = self.wal.as_mut().expect("open");
+        self.model.try_release(wal, release)
     }
 
     /// A group takes many small writes, and then all groups release what they have: the index lists next to nothing any
@@ -461,10 +517,7 @@ impl<'a> History<'a> {
         for group in 1..=GROUPS {
             let Some(now) = self.model.now.get(&group) else { continue };
             memberships += now.membership.len();
-            let Some(entry) = now.entries.last() else { continue };
-            let (index, term) = (entry.index, entry.term);
-            let wal = self.wal.as_mut().expect("open");
-            self.model.try_release(wal, group, index, term).unwrap();
+            self.release_entries(group).unwrap();
         }
         let bytes = self.wal().metrics().index_bytes;
         let bytes_max = memberships + usize::try_from(GROUPS).unwrap() * INDEX_BYTES_MAX;
@@ -492,11 +545,7 @@ impl<'a> History<'a> {
             self.write(DEAD, 8, 3000);
         }
         for group in (1..=GROUPS).chain([DEAD]) {
-            let Some(now) = self.model.now.get(&group) else { continue };
-            let Some(entry) = now.entries.last() else { continue };
-            let (index, term) = (entry.index, entry.term);
-            let wal = self.wal.as_mut().expect("open");
-            self.model.try_release(wal, group, index, term).unwrap();
+            self.release_entries(group).unwrap();
         }
         self.settle();
         let has_gone = !self.sim.platter.segments().contains(&large);
@@ -632,6 +681,7 @@ fn the_log_is_a_map_that_forgets_nothing() {
         reached.retired,
         reached.recycled,
         reached.destroyed,
+        reached.snapshots,
         reached.conflicts,
         reached.closes,
         reached.emptied,

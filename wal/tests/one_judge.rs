@@ -14,7 +14,8 @@ use logdrive_raft::{GroupId, HardState, LogIndex, Term};
 use logdrive_wal::disk::sim::SimPlatter;
 use logdrive_wal::inspect::{self, Event, Finding};
 use logdrive_wal::{
-    Case, Config, Corrupt, Decision, Position, Recovered, SegmentSeq, Wal, WalError,
+    Case, Config, Corrupt, Decision, Installing, Position, Recovered, SegmentSeq, SnapshotMark,
+    Wal, WalError,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -41,6 +42,8 @@ struct Group {
     last_term: Term,
     hard_state: HardState,
     membership_bytes: usize,
+    snapshot: Option<SnapshotMark>,
+    installing: Option<Installing>,
 }
 
 /// The verdict in which an open and an inspection agree.
@@ -76,8 +79,8 @@ fn refusal(error: &WalError) -> Option<Refusal> {
         }
         WalError::Version { file, what, found, .. } => {
             let case = match *what {
-                "a record of kind" => Case::UnknownRecord,
-                _ => Case::NewerVersion,
+                "a record of kind" | "an entry of kind" => Case::UnknownRecord,
+                _ => Case::OtherVersion,
             };
             (file, 0, (format!("{what} {found}"), case.label()))
         }
@@ -110,6 +113,8 @@ fn opened(recovered: &Recovered) -> State {
             last_term: newest,
             hard_state: group.hard_state,
             membership_bytes: group.membership.len(),
+            snapshot: group.snapshot,
+            installing: group.installing,
         };
         (group.group, found)
     };
@@ -119,7 +124,7 @@ fn opened(recovered: &Recovered) -> State {
         batches: recovered.batches,
         cut: recovered.cut.as_ref().map(|cut| (cut.case.label(), cut.position)),
         fenced: fenced.iter().map(|group| group.group).collect(),
-        destroyed: recovered.destroyed.iter().copied().collect(),
+        destroyed: recovered.destroyed.iter().map(|gone| gone.group).collect(),
         groups: sound.iter().map(group).collect(),
     }
 }
@@ -143,6 +148,8 @@ fn inspected_state(report: &inspect::Report, findings: &[Finding]) -> State {
             last_term: group.last_term,
             hard_state: group.hard_state,
             membership_bytes: group.membership_bytes,
+            snapshot: group.snapshot,
+            installing: group.installing,
         };
         (*id, found)
     };

@@ -5,7 +5,7 @@ mod common;
 
 use common::busy::*;
 use common::*;
-use logdrive_raft::{GroupId, LogIndex, Term, WriteId};
+use logdrive_raft::{GroupId, LogIndex, WriteId};
 use logdrive_wal::{Room, SegmentSeq, Wal, WalError};
 
 /// RULES.md W9.
@@ -173,7 +173,7 @@ fn on_a_full_disk_nothing_is_carried_that_cannot_be_carried_to_the_end() {
     for term in 1..100 {
         assert!(vote(&sim, &mut wal, term), "vote {term} waits");
     }
-    wal.release(GroupId(2), LogIndex(28), Term(1)).unwrap();
+    wal.release(&released(2, 28, 1)).unwrap();
     idle_turns(&sim, &mut wal, 600);
     assert_eq!(wal.room(), Room::Free, "{:?} {:?}", wal.usage(), wal.metrics());
 }
@@ -199,7 +199,7 @@ fn on_a_full_disk_no_vote_waits_behind_what_is_carried() {
         assert!(vote(&sim, &mut wal, term), "vote {term} waits behind what was carried");
     }
     assert_eq!(wal.metrics().carried, 0);
-    wal.release(GroupId(2), LogIndex(1), Term(1)).unwrap();
+    wal.release(&released(2, 1, 1)).unwrap();
     idle_turns(&sim, &mut wal, 600);
     assert_eq!(wal.room(), Room::Free, "{:?} {:?}", wal.usage(), wal.metrics());
 }

@@ -4,14 +4,16 @@ mod common;
 
 use common::busy::*;
 use common::*;
-use logdrive_raft::{GroupId, LogIndex, Term, WriteId};
-use logdrive_wal::{Append, DriverChoice, Recovered, Room, SegmentSeq, Wal, WalError};
+use logdrive_raft::{GroupId, LogIndex, WriteId};
+use logdrive_wal::{
+    Append, Destroyed, DriverChoice, Recovered, Release, Room, SegmentSeq, Wal, WalError,
+};
 
 /// RULES.md S6.
 #[test]
 fn a_vote_in_the_oldest_segment_outlives_it_wherever_the_power_fails() {
     let first = SegmentSeq(1);
-    let vote = hard_state(5, 2, 0);
+    let vote = hard_state(5, 2, 2);
     for at in (0..).step_by(3) {
         let sim = Sim::new(at);
         let (mut wal, _) = sim.open();
@@ -22,7 +24,7 @@ fn a_vote_in_the_oldest_segment_outlives_it_wherever_the_power_fails() {
             ..write(7, 1, &entries(7, 1, 1, 4, 100))
         })
         .unwrap();
-        wal.release(GroupId(7), LogIndex(2), Term(1)).unwrap();
+        wal.release(&Release { membership: b"members", ..released(7, 2, 1) }).unwrap();
         sim.settle(&mut wal);
         sim.platter.set_power_fails_in(Some(at));
         let mut busy = Busy::new(1);
@@ -58,8 +60,8 @@ fn a_destroyed_group_stays_dead_when_the_segment_that_says_so_goes() {
     let (mut wal, _) = sim.open();
     wal.append(&write(3, 1, &entries(3, 1, 1, 5, 100))).unwrap();
     wal.append(&state(3, 2, hard_state(4, 1, 2))).unwrap();
-    wal.destroy(GroupId(3)).unwrap();
-    wal.destroy(GroupId(3)).unwrap();
+    wal.destroy(GroupId(3), LogIndex(9)).unwrap();
+    wal.destroy(GroupId(3), LogIndex(8)).unwrap();
     let mut busy = Busy::new(1);
     for round in 0..4 {
         while wal.metrics().retired < 3 {
@@ -67,13 +69,14 @@ fn a_destroyed_group_stays_dead_when_the_segment_that_says_so_goes() {
         }
         let zombie = wal.append(&state(3, 9, hard_state(9, 1, 0)));
         assert!(matches!(zombie, Err(WalError::Destroyed(GroupId(3)))), "{zombie:?}");
-        assert!(wal.release(GroupId(3), LogIndex(9), Term(1)).is_err());
+        assert!(wal.release(&released(3, 9, 1)).is_err());
         assert!(wal.plan_read(GroupId(3), LogIndex(1), LogIndex(1), 10).is_err());
         sim.platter.crash();
         drop(wal);
         let (again, recovered) = sim.open();
         wal = again;
-        assert_eq!(recovered.destroyed, [GroupId(3)], "round {round}");
+        let gone = Destroyed { group: GroupId(3), since: LogIndex(9) };
+        assert_eq!(recovered.destroyed, [gone], "round {round}");
         assert!(recovered.groups.iter().all(|group| group.group != GroupId(3)));
     }
     assert!(sim.platter.segments()[0] > SegmentSeq(9));
@@ -88,7 +91,7 @@ fn a_batch_names_a_group_once_that_is_written_to_and_destroyed_in_it_or_before_i
     sim.settle(&mut wal);
     wal.append(&state(4, 1, hard_state(1, 1, 0))).unwrap();
     for group in 3..6 {
-        wal.destroy(GroupId(group)).unwrap();
+        wal.destroy(GroupId(group), LogIndex::ZERO).unwrap();
     }
     // The reader looks at every directory.
     let destroyed =
@@ -182,7 +185,7 @@ fn lag(
             let run = entries(group, 1, *index, 1, bytes_each);
             wal.append(&write(group, *index, &run)).unwrap();
             if *index % 3 == 0 {
-                wal.release(GroupId(group), LogIndex(*index), Term(1)).unwrap();
+                wal.release(&released(group, *index, 1)).unwrap();
             }
             *index += 1;
             appended += bytes_each as u64;
@@ -344,7 +347,7 @@ fn a_log_at_its_quota_refuses_entries_keeps_votes_going_and_heals() {
         }
         assert!(wal.usage().bytes <= quota, "{:?}", wal.usage());
         // All entries but the last are released: the log has room again, though the disk reports nothing.
-        wal.release(GroupId(1), LogIndex(busy.next - 2), Term(1)).unwrap();
+        wal.release(&released(1, busy.next - 2, 1)).unwrap();
         give_back(&sim, &mut wal);
         assert_eq!(wal.room(), Room::Free, "{:?}", wal.usage());
     }

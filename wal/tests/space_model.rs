@@ -4,7 +4,9 @@ mod common;
 
 use common::*;
 use logdrive_raft::{Entry, GroupId, HardState, LogIndex, Term, WriteId};
-use logdrive_wal::{Append, CarryPlan, Completed, Recovered, RecoveredGroup, Wal, WalError};
+use logdrive_wal::{
+    Append, CarryPlan, Completed, Recovered, RecoveredGroup, Release, Wal, WalError,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,7 +84,8 @@ impl State {
         let empty = Group::default();
         let clamp = |group: &Group| {
             let mut group = group.clone();
-            group.hard_state.commit = group.hard_state.commit.min(group.last());
+            let commit = group.hard_state.commit.min(group.last());
+            group.hard_state.commit = commit.max(group.released.0);
             group
         };
         let mut groups = self.groups.keys().chain(other.groups.keys());
@@ -111,7 +114,7 @@ fn state_of(wal: &Wal, recovered: &Recovered) -> State {
     };
     State {
         groups: recovered.groups.iter().map(group).collect(),
-        destroyed: recovered.destroyed.iter().map(|group| group.get()).collect(),
+        destroyed: recovered.destroyed.iter().map(|gone| gone.group.get()).collect(),
     }
 }
 
@@ -308,7 +311,9 @@ fn run(seed: u64, steps: &[Step], reached: &mut Reached) {
                     let Some(entry) = now.at(index) else { continue };
                     (index, entry.term)
                 };
-                match wal.release(GroupId(group), index, of) {
+                let membership = &now.membership.clone();
+                let release = Release { membership, ..released(group, index.get(), of.get()) };
+                match wal.release(&release) {
                     Ok(()) => model.wrote(vec![Atom::Release(group, index, of)]),
                     Err(WalError::NoSpace | WalError::OverQuota) => {}
                     Err(error) => panic!("{error}"),
@@ -316,7 +321,9 @@ fn run(seed: u64, steps: &[Step], reached: &mut Reached) {
                 model.mark(&mut wal);
             }
             Step::Destroy { group } => {
-                if model.now.groups.contains_key(&group) && wal.destroy(GroupId(group)).is_ok() {
+                if model.now.groups.contains_key(&group)
+                    && wal.destroy(GroupId(group), LogIndex::ZERO).is_ok()
+                {
                     model.wrote(vec![Atom::Destroy(group)]);
                     model.mark(&mut wal);
                 }

@@ -3,9 +3,10 @@
 mod common;
 
 use common::busy::*;
+use common::model::Kept;
 use common::*;
-use logdrive_raft::{GroupId, LogIndex, Term};
-use logdrive_wal::{Recovered, Room, Wal};
+use logdrive_raft::{GroupId, LogId, LogIndex, Term, WriteId};
+use logdrive_wal::{Destroyed, Install, Installing, Recovered, Release, Room, Wal};
 
 /// A log on a disk without room for a segment beside those that it has made, written to until it takes no more entries;
 /// and the last entry's index.
@@ -102,7 +103,7 @@ fn a_full_disk_takes_the_votes_of_many_groups_and_their_no_ops() {
     const GROUPS: u64 = 20;
     let destroyed = GroupId(99);
     wal.append(&write(99, 1, &[entry(1, 1, b"")])).unwrap();
-    wal.destroy(destroyed).unwrap();
+    wal.destroy(destroyed, LogIndex::ZERO).unwrap();
     for round in 1..=200 {
         for group in 10..10 + GROUPS {
             wal.append(&state(group, 2 * round, hard_state(round, 1, 0))).unwrap();
@@ -113,7 +114,7 @@ fn a_full_disk_takes_the_votes_of_many_groups_and_their_no_ops() {
             for group in 10..10 + GROUPS {
                 let index = round / 20;
                 wal.append(&write(group, 2 * round + 1, &[entry(round, index, b"")])).unwrap();
-                wal.release(GroupId(group), LogIndex(index - 1), Term(round.max(21) - 20)).unwrap();
+                wal.release(&released(group, index - 1, round.max(21) - 20)).unwrap();
             }
         }
         give_back(&sim, &mut wal);
@@ -131,11 +132,91 @@ fn a_full_disk_takes_the_votes_of_many_groups_and_their_no_ops() {
     drop(wal);
     sim.platter.set_segments_left(None);
     let (wal, recovered) = sim.open();
-    assert_eq!(recovered.destroyed, [destroyed]);
+    assert_eq!(recovered.destroyed, [Destroyed { group: destroyed, since: LogIndex::ZERO }]);
     assert_eq!(recovered.groups[0].last, LogIndex(last));
     for group in &recovered.groups[1..] {
-        assert_eq!(group.hard_state, hard_state(200, 1, 0));
+        assert_eq!(group.hard_state, hard_state(200, 1, 9));
         assert_eq!((group.released, group.last), (LogIndex(9), LogIndex(10)));
         assert_eq!(read_all(&wal, group), [entry(200, 10, b"")]);
+    }
+}
+
+/// RULES.md rules 28, 29; W16.
+/// The bug: what was written again was entries alone, and a snapshot or an install in the segment of votes went with it.
+#[test]
+fn a_segment_of_votes_is_written_again_with_the_snapshots_and_installs_in_it() {
+    for seed in 0..8 {
+        let (sim, mut wal, last) = full_disk(seed, 256 << 10, 64 << 10);
+        let files = sim.platter.segments().len();
+        let id = |term, index| LogId { term: Term(term), index: LogIndex(index) };
+        let first = Kept::new(3, id(1, 1), 3_000, true);
+        let second = Kept::new(3, id(2, 2), 9_000, true);
+        let installing = Installing { at: id(2, 40), digest: 9 };
+        let ended = Installing { at: id(1, 30), digest: 8 };
+        vote_through_segments(&sim, &mut wal, 1);
+        // Group 3 lets its log go twice, group 4 is about to install a snapshot, group 5 has installed one.
+        wal.append(&write(3, 1, &[entry(1, 1, b"")])).unwrap();
+        wal.release(&released_with(3, &first)).unwrap();
+        wal.release(&released_with(3, &second)).unwrap();
+        wal.install(&Install { group: GroupId(4), write: WriteId(1), snapshot: installing })
+            .unwrap();
+        wal.install(&Install { group: GroupId(5), write: WriteId(1), snapshot: ended }).unwrap();
+        let installed = Kept::new(5, ended.at, 500, true);
+        wal.release(&released_with(5, &installed)).unwrap();
+        sim.settle(&mut wal);
+        let check = |wal: &Wal| {
+            for (group, kept) in [(3, &second), (5, &installed)] {
+                let content = wal.plan_snapshot(GroupId(group)).unwrap().run().unwrap();
+                assert_eq!(content, kept.content);
+            }
+            assert!((9_500..9_900).contains(&wal.usage().snapshots), "{:?}", wal.usage());
+        };
+        check(&wal);
+        let live = wal.usage().live;
+        vote_through_segments(&sim, &mut wal, 5);
+        check(&wal);
+        assert_eq!(wal.usage().live, live);
+        for _ in 0..2 {
+            sim.platter.crash();
+            drop(wal);
+            let (again, recovered) = open_with_room_for_one(&sim, files);
+            wal = again;
+            let found: Vec<_> = recovered.groups.iter().map(|group| group.group.get()).collect();
+            assert_eq!(found, [1, 2, 3, 4, 5]);
+            assert_eq!(recovered.groups[0].last, LogIndex(last));
+            let [third, fourth, fifth] = &recovered.groups[2..] else { panic!("three groups") };
+            assert_eq!((third.released, third.released_term), (LogIndex(2), Term(2)));
+            assert_eq!(
+                (third.snapshot, &third.membership[..]),
+                (Some(second.mark), &b"members"[..])
+            );
+            assert_eq!((fourth.installing, fourth.snapshot), (Some(installing), None));
+            assert_eq!((fifth.installing, fifth.snapshot), (None, Some(installed.mark)));
+            check(&wal);
+            vote_through_segments(&sim, &mut wal, 3);
+            check(&wal);
+        }
+        assert_eq!(inspected(&sim), []);
+    }
+}
+
+/// A release up to a snapshot's entry.
+fn released_with(group: u64, kept: &Kept) -> Release<'_> {
+    let (index, term) = (kept.mark.at.index.get(), kept.mark.at.term.get());
+    let plain = released(group, index, term);
+    Release { membership: b"members", snapshot: Some(kept.snapshot()), ..plain }
+}
+
+/// Group 2 votes until so many segments of votes were written again and made segments anew.
+fn vote_through_segments(sim: &Sim, wal: &mut Wal, segments: u64) {
+    let upto = wal.metrics().recycled + segments;
+    let mut term = 0;
+    while wal.metrics().recycled < upto {
+        term += 1;
+        assert!(term < 10_000, "no segment of votes is written again: {:?}", wal.metrics());
+        wal.append(&state(2, term, hard_state(term, 1, 0))).unwrap();
+        sim.settle(wal);
+        sim.platter.complete_all();
+        wal.poll(0, &mut Vec::new()).unwrap();
     }
 }

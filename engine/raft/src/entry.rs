@@ -12,6 +12,10 @@ pub enum EntryKind {
     Noop = 1,
     /// Bytes for the state machine.
     Command = 2,
+    /// The group's members from here on.
+    Config = 3,
+    /// The group ends here: nothing is committed behind this entry.
+    End = 4,
 }
 
 impl EntryKind {
@@ -21,6 +25,8 @@ impl EntryKind {
         match byte {
             1 => Some(Self::Noop),
             2 => Some(Self::Command),
+            3 => Some(Self::Config),
+            4 => Some(Self::End),
             _ => None,
         }
     }
@@ -46,7 +52,7 @@ pub struct Entry {
     pub kind: EntryKind,
     /// CRC-32C of `payload`, from the proposer; zero for an empty payload.
     pub checksum: u32,
-    /// The command's bytes; empty for a no-op.
+    /// The command's or the configuration's bytes; empty for a no-op and for an end.
     pub payload: Bytes,
 }
 

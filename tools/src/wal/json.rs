@@ -166,10 +166,26 @@ fn record_value(position: Position, filter: &Filter, record: &Record<'_>) -> Val
             "term": term.get(),
             "last": last.get(),
         }),
-        Record::Tombstone { .. } => json!({ "kind": "tombstone" }),
+        Record::Tombstone { since, .. } => {
+            json!({ "kind": "tombstone", "since": since.get() })
+        }
         Record::Fence { position, .. } => {
             json!({ "kind": "fence", "damage": place(*position) })
         }
+        Record::Snapshot { mark, .. } => json!({
+            "kind": "snapshot",
+            "index": mark.at.index.get(),
+            "term": mark.at.term.get(),
+            "digest": format!("{:032x}", mark.digest),
+            "bytes": mark.bytes,
+            "in_log": mark.is_in_log,
+        }),
+        Record::Installing { installing, .. } => json!({
+            "kind": "installing",
+            "index": installing.at.index.get(),
+            "term": installing.at.term.get(),
+            "digest": format!("{:032x}", installing.digest),
+        }),
         Record::Footer => json!({ "kind": "footer" }),
         Record::Optional => json!({ "kind": "unknown" }),
     };

@@ -267,6 +267,8 @@ fn kind(kind: EntryKind) -> &'static str {
     match kind {
         EntryKind::Noop => "no-op",
         EntryKind::Command => "command",
+        EntryKind::Config => "config",
+        EntryKind::End => "end",
     }
 }
 

@@ -173,9 +173,28 @@ fn print_record(out: &mut dyn Write, filter: &Filter, record: &Record<'_>) -> io
         Record::Release { group, index, term, last } => {
             writeln!(out, "release  group {group}  up to {index}  of term {term}  last {last}")
         }
-        Record::Tombstone { group } => writeln!(out, "tombstone  group {group}"),
+        Record::Tombstone { group, since } => {
+            writeln!(out, "tombstone  group {group}  since {since}")
+        }
         Record::Fence { group, position } => {
             writeln!(out, "fence  group {group}  damage at {position:?}")
+        }
+        Record::Snapshot { group, mark, .. } => {
+            let place = if mark.is_in_log { "in the log" } else { "in files" };
+            let (index, term, bytes) = (mark.at.index, mark.at.term, mark.bytes);
+            writeln!(
+                out,
+                "snapshot  group {group}  at {index}  of term {term}  digest {:032x}  {bytes} bytes {place}",
+                mark.digest
+            )
+        }
+        Record::Installing { group, installing } => {
+            let (index, term) = (installing.at.index, installing.at.term);
+            let digest = installing.digest;
+            writeln!(
+                out,
+                "installing  group {group}  at {index}  of term {term}  digest {digest:032x}"
+            )
         }
         Record::Footer => writeln!(out, "footer  closed in order"),
         Record::Optional => writeln!(out, "of a kind this version does not know"),

@@ -21,6 +21,14 @@ pub(crate) enum RecordKind {
     Tombstone = 7,
     Fence = 8,
     Footer = 9,
+    // 10 is the filler's, which every reader skips.
+    Snapshot = 11,
+    Installing = 12,
+}
+
+impl RecordKind {
+    /// The highest kind that this version knows.
+    pub(crate) const LAST: Self = Self::Installing;
 }
 
 /// One decoded record.
@@ -44,14 +52,22 @@ pub(crate) enum Record<'a> {
         group: GroupId,
         release: Release,
     },
-    /// The group is gone for good.
+    /// The group is gone for good: the replica that was added at `since`, and every earlier one.
     Tombstone {
         group: GroupId,
+        since: LogIndex,
     },
     /// The group lost something at a place in the stream, and must not act.
     Fence {
         group: GroupId,
         position: Position,
+    },
+    /// The group's machine as it was at an entry, or where that is.
+    Snapshot(SnapshotHead),
+    /// The group's machine is being replaced by such a snapshot.
+    Installing {
+        group: GroupId,
+        installing: Installing,
     },
     /// The log was closed: nothing follows.
     Footer,
@@ -66,9 +82,11 @@ impl Record<'_> {
             Self::Membership { group, .. }
             | Self::HardState { group, .. }
             | Self::Release { group, .. }
-            | Self::Tombstone { group }
+            | Self::Tombstone { group, .. }
             | Self::Fence { group, .. } => Some(*group),
             Self::Entries(head) | Self::Carried(head) => Some(head.group),
+            Self::Snapshot(head) => Some(head.group),
+            Self::Installing { group, .. } => Some(*group),
             Self::Start(_) | Self::Footer | Self::Optional => None,
         }
     }
@@ -172,11 +190,142 @@ impl EntriesHead {
     }
 }
 
+/// The fixed part of a snapshot's record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct SnapshotHead {
+    pub(crate) group: GroupId,
+    pub(crate) mark: SnapshotMark,
+    content_crc: u32,
+    /// The whole record without padding.
+    pub(crate) record_bytes: u32,
+}
+
+impl SnapshotHead {
+    /// Decodes the fixed part by its own checksum: the content need not be there.
+    pub(crate) fn decode(bytes: &[u8], seed: Seed) -> Result<Self, Bad> {
+        let bytes = bytes.get(..SNAPSHOT_HEAD_BYTES).ok_or(Bad("snapshot record is short"))?;
+        if bytes[0] != RecordKind::Snapshot as u8 || bytes[1..4] != [0; 3] {
+            return Err(Bad("not a snapshot record"));
+        }
+        if u32_at(bytes, SNAPSHOT_CRC_AT) != seed.checksum(&bytes[..SNAPSHOT_CRC_AT])
+            || u32_at(bytes, SNAPSHOT_CRC_AT + 4) != 0
+        {
+            return Err(Bad("snapshot record fails its checksum"));
+        }
+        let is_in_log = match u32_at(bytes, 56) {
+            PLACE_LOG => true,
+            PLACE_FILES => false,
+            _ => return Err(Bad("snapshot record of an unknown place")),
+        };
+        let head = Self {
+            group: GroupId(u64_at(bytes, 8)),
+            mark: SnapshotMark {
+                at: LogId { term: Term(u64_at(bytes, 24)), index: LogIndex(u64_at(bytes, 16)) },
+                digest: u128_at(bytes, 32),
+                bytes: u64_at(bytes, 48),
+                is_in_log,
+            },
+            content_crc: u32_at(bytes, 60),
+            record_bytes: u32_at(bytes, 4),
+        };
+        let content = if is_in_log { head.mark.bytes } else { 0 };
+        if content.checked_add(SNAPSHOT_HEAD_BYTES as u64) != Some(u64::from(head.record_bytes)) {
+            return Err(Bad("snapshot record's length is not that of its content"));
+        }
+        if !(LogIndex(1)..LogIndex(u64::MAX)).contains(&head.mark.at.index) {
+            return Err(Bad("snapshot record with an index out of range"));
+        }
+        Ok(head)
+    }
+
+    /// The bytes of content that stand in the record.
+    pub(crate) fn content_bytes(&self) -> usize {
+        self.record_bytes as usize - SNAPSHOT_HEAD_BYTES
+    }
+
+    /// The bytes of the record, padding included.
+    pub(crate) fn padded_bytes(&self) -> usize {
+        (self.record_bytes as usize).next_multiple_of(RECORD_ALIGN_BYTES)
+    }
+
+    /// Whether this is the record's content.
+    pub(crate) fn is_content(&self, content: &[u8]) -> bool {
+        crate::checksum::checksum(content) == self.content_crc
+    }
+
+    /// The snapshot again, with its content.
+    pub(crate) fn with_content<'a>(&self, content: &'a [u8]) -> Snapshot<'a> {
+        let SnapshotMark { at, digest, bytes, is_in_log } = self.mark;
+        let content = match is_in_log {
+            true => SnapshotContent::InLog(content),
+            false => SnapshotContent::InFiles { bytes },
+        };
+        Snapshot { at, digest, content }
+    }
+
+    /// Gives the record that begins `bytes` the checksum that it has in another segment.
+    pub(crate) fn reseed(bytes: &mut [u8], seed: Seed) {
+        let crc = seed.checksum(&bytes[..SNAPSHOT_CRC_AT]);
+        bytes[SNAPSHOT_CRC_AT..SNAPSHOT_CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// The bytes that a snapshot's record takes, padding included.
+pub(crate) fn snapshot_record_bytes(snapshot: &Snapshot<'_>) -> usize {
+    let SnapshotContent::InLog(content) = snapshot.content else { return SNAPSHOT_HEAD_BYTES };
+    (SNAPSHOT_HEAD_BYTES + content.len()).next_multiple_of(RECORD_ALIGN_BYTES)
+}
+
+/// Encodes a snapshot; returns its head.
+pub(crate) fn encode_snapshot(
+    out: &mut [u8],
+    seed: Seed,
+    group: GroupId,
+    snapshot: &Snapshot<'_>,
+) -> SnapshotHead {
+    let (content, bytes, place) = match snapshot.content {
+        SnapshotContent::InLog(content) => (content, content.len() as u64, PLACE_LOG),
+        SnapshotContent::InFiles { bytes } => (&[][..], bytes, PLACE_FILES),
+    };
+    let end = SNAPSHOT_HEAD_BYTES + content.len();
+    let (head, rest) = out[..snapshot_record_bytes(snapshot)].split_at_mut(SNAPSHOT_HEAD_BYTES);
+    let mut at = Cursor(head);
+    at.put(&record_header(RecordKind::Snapshot, end, group));
+    at.put_u64(snapshot.at.index.get());
+    at.put_u64(snapshot.at.term.get());
+    at.put(&snapshot.digest.to_le_bytes());
+    at.put_u64(bytes);
+    at.put_u32(place);
+    at.put_u32(crate::checksum::checksum(content));
+    at.put_u64(0);
+    SnapshotHead::reseed(head, seed);
+    rest[..content.len()].copy_from_slice(content);
+    rest[content.len()..].fill(0);
+    SnapshotHead::decode(head, seed).expect("encoded just now")
+}
+
+/// Bytes that the record of an install takes.
+pub(crate) fn encode_installing(out: &mut [u8], group: GroupId, installing: &Installing) -> usize {
+    let mut at = Cursor(&mut out[..INSTALLING_RECORD_BYTES]);
+    at.put(&record_header(RecordKind::Installing, INSTALLING_RECORD_BYTES, group));
+    at.put_u64(installing.at.index.get());
+    at.put_u64(installing.at.term.get());
+    at.put(&installing.digest.to_le_bytes());
+    INSTALLING_RECORD_BYTES
+}
+
 /// Decodes one entry header.
 pub(crate) fn decode_entry_header(header: &[u8]) -> Result<EntryHead, Bad> {
     let word = u32_at(header, 0);
-    let kind = EntryKind::from_byte(word.to_le_bytes()[3]).ok_or(Bad("unknown kind of entry"))?;
+    let kind = EntryKind::from_byte(word.to_le_bytes()[3]).ok_or(UNKNOWN_ENTRY)?;
     Ok(EntryHead { kind, bytes: (word & ENTRY_LEN_MASK) as usize, checksum: u32_at(header, 4) })
+}
+
+/// The first kind of entry that this version does not know, in a record of entries that has one.
+pub(crate) fn unknown_entry(record: &[u8]) -> u8 {
+    let headers = record[ENTRIES_HEAD_BYTES..].chunks_exact(ENTRY_HEADER_BYTES);
+    let mut kinds = headers.map(|header| u32_at(header, 0).to_le_bytes()[3]);
+    kinds.find(|kind| EntryKind::from_byte(*kind).is_none()).expect("the record has one")
 }
 
 /// Bytes a run of entries takes, without padding.
@@ -245,9 +394,10 @@ pub(crate) fn encode_release(out: &mut [u8], group: GroupId, release: &Release) 
 }
 
 /// Bytes a tombstone takes.
-pub(crate) fn encode_tombstone(out: &mut [u8], group: GroupId) -> usize {
-    let header = record_header(RecordKind::Tombstone, TOMBSTONE_RECORD_BYTES, group);
-    out[..TOMBSTONE_RECORD_BYTES].copy_from_slice(&header);
+pub(crate) fn encode_tombstone(out: &mut [u8], group: GroupId, since: LogIndex) -> usize {
+    let mut at = Cursor(&mut out[..TOMBSTONE_RECORD_BYTES]);
+    at.put(&record_header(RecordKind::Tombstone, TOMBSTONE_RECORD_BYTES, group));
+    at.put_u64(since.get());
     TOMBSTONE_RECORD_BYTES
 }
 
@@ -393,13 +543,27 @@ fn decode_record(bytes: &[u8], seed: Seed) -> Result<Record<'_>, Bad> {
             if bytes.len() != TOMBSTONE_RECORD_BYTES {
                 return Err(Bad("a tombstone of the wrong length"));
             }
-            Record::Tombstone { group }
+            Record::Tombstone { group, since: LogIndex(u64_at(bytes, 16)) }
         }
         kind if kind == RecordKind::Fence as u8 => {
             if bytes.len() != FENCE_RECORD_BYTES {
                 return Err(Bad("a fence of the wrong length"));
             }
             Record::Fence { group, position: Position(u64_at(bytes, 16)) }
+        }
+        kind if kind == RecordKind::Snapshot as u8 => {
+            Record::Snapshot(SnapshotHead::decode(bytes, seed)?)
+        }
+        kind if kind == RecordKind::Installing as u8 => {
+            if bytes.len() != INSTALLING_RECORD_BYTES {
+                return Err(Bad("an install of the wrong length"));
+            }
+            let at = LogId { term: Term(u64_at(bytes, 24)), index: LogIndex(u64_at(bytes, 16)) };
+            if !(LogIndex(1)..LogIndex(u64::MAX)).contains(&at.index) {
+                return Err(Bad("an install with an index out of range"));
+            }
+            let installing = Installing { at, digest: u128_at(bytes, 32) };
+            Record::Installing { group, installing }
         }
         kind if kind == RecordKind::Footer as u8 => {
             if bytes.len() != FOOTER_RECORD_BYTES || group != GroupId(0) {
@@ -415,6 +579,9 @@ fn decode_record(bytes: &[u8], seed: Seed) -> Result<Record<'_>, Bad> {
 
 /// No reader knows it, and each may skip it.
 const FILLER_KIND: u8 = 10;
+/// The place of a snapshot's content.
+const PLACE_LOG: u32 = 1;
+const PLACE_FILES: u32 = 2;
 
 pub(super) fn record_header(
     kind: RecordKind,

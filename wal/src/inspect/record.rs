@@ -7,6 +7,7 @@
 
 use crate::checksum::checksum;
 use crate::format::{self, ENTRY_HEADER_BYTES, EntriesHead, Position, decode_entry_header};
+use crate::snapshot::{Installing, SnapshotMark};
 use logdrive_raft::{EntryKind, GroupId, HardState, LogIndex, Term};
 use std::ops::RangeInclusive;
 
@@ -53,6 +54,8 @@ pub enum Record<'a> {
     Tombstone {
         /// The group.
         group: GroupId,
+        /// The replica that is gone was added at this index, and every earlier one is gone, too.
+        since: LogIndex,
     },
     /// The group lost something and must not act.
     Fence {
@@ -60,6 +63,22 @@ pub enum Record<'a> {
         group: GroupId,
         /// Where the group lost something.
         position: Position,
+    },
+    /// A group's snapshot.
+    Snapshot {
+        /// The group.
+        group: GroupId,
+        /// What the log says of the snapshot.
+        mark: SnapshotMark,
+        /// False if the content, which stands in the record, fails its checksum.
+        is_whole: bool,
+    },
+    /// A group's machine is being replaced by a snapshot.
+    Installing {
+        /// The group.
+        group: GroupId,
+        /// The snapshot.
+        installing: Installing,
     },
     /// The log was closed.
     Footer,
@@ -85,9 +104,19 @@ impl<'a> Record<'a> {
                 let format::Release { index, term, last } = *release;
                 Self::Release { group: *group, index, term, last }
             }
-            format::Record::Tombstone { group } => Self::Tombstone { group: *group },
+            format::Record::Tombstone { group, since } => {
+                Self::Tombstone { group: *group, since: *since }
+            }
             format::Record::Fence { group, position } => {
                 Self::Fence { group: *group, position: *position }
+            }
+            format::Record::Snapshot(head) => {
+                let content = &bytes[format::SNAPSHOT_HEAD_BYTES..][..head.content_bytes()];
+                let is_whole = head.is_content(content);
+                Self::Snapshot { group: head.group, mark: head.mark, is_whole }
+            }
+            format::Record::Installing { group, installing } => {
+                Self::Installing { group: *group, installing: *installing }
             }
             format::Record::Footer => Self::Footer,
             format::Record::Optional => Self::Optional,
@@ -102,8 +131,10 @@ impl<'a> Record<'a> {
             Self::Membership { group, .. }
             | Self::HardState { group, .. }
             | Self::Release { group, .. }
-            | Self::Tombstone { group }
-            | Self::Fence { group, .. } => Some(*group),
+            | Self::Tombstone { group, .. }
+            | Self::Fence { group, .. }
+            | Self::Snapshot { group, .. }
+            | Self::Installing { group, .. } => Some(*group),
             Self::Entries(run) | Self::Carried(run) => Some(run.group),
         }
     }

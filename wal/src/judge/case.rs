@@ -32,7 +32,7 @@ pub enum Case {
     DamagedDirectory,
     /// A batch of this segment stands where another batch, which was durable, should stand.
     MisdirectedBatch,
-    /// A record that must not be skipped is of a kind this version does not know.
+    /// A record that must not be skipped, or an entry, is of a kind this version does not know.
     UnknownRecord,
     /// A whole batch holds content that no log of this version writes.
     SenselessRecord,
@@ -58,8 +58,8 @@ pub enum Case {
     DuplicateSegment,
     /// A segment file bears another segment's name, or stands in another segment's place in the chain.
     SwappedSegment,
-    /// A file has a version that this program does not know.
-    NewerVersion,
+    /// A file has another version than this program's.
+    OtherVersion,
     /// A segment that was made, wholly or nearly, and never used.
     HalfMadeSegment,
     /// A segment that a later start record has passed over.
@@ -111,7 +111,7 @@ impl Case {
         (Self::ForeignFile, "foreign_file", Decision::Refuse),
         (Self::DuplicateSegment, "duplicate_segment", Decision::Refuse),
         (Self::SwappedSegment, "swapped_segment", Decision::Refuse),
-        (Self::NewerVersion, "newer_version", Decision::Refuse),
+        (Self::OtherVersion, "other_version", Decision::Refuse),
         (Self::HalfMadeSegment, "half_made_segment", Decision::PassOver),
         (Self::PassedOver, "passed_over", Decision::PassOver),
         (Self::Leftover, "leftover", Decision::PassOver),

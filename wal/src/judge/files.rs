@@ -137,7 +137,7 @@ impl Judge {
             Some(Err(bad)) => fault(Case::DamagedManifest, bad.0),
             Some(Ok(Manifest { version, .. })) if version != FORMAT_VERSION => {
                 let what = version_of("a manifest of version", version);
-                Fault { what, ..fault(Case::NewerVersion, "") }
+                Fault { what, ..fault(Case::OtherVersion, "") }
             }
             Some(Ok(manifest)) => {
                 let Manifest { store, node, shard, .. } = manifest;
@@ -242,7 +242,7 @@ impl Judge {
         let SegmentHeader { cluster, store, node, shard, .. } = &header;
         let fault = if header.version != FORMAT_VERSION {
             let what = version_of("a segment of version", header.version);
-            Fault { what, ..fault(Case::NewerVersion, "") }
+            Fault { what, ..fault(Case::OtherVersion, "") }
         } else if !self.owner.has_ids((*store, *node, *shard)) || !self.owner.has_cluster(cluster) {
             let what = format!(
                 "made for cluster {cluster:?}, store {store:032x}, node {node}, shard {shard}"

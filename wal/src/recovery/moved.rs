@@ -15,7 +15,9 @@
 //! clean all the same, so a sync would prove nothing.
 
 use crate::checksum::Seed;
-use crate::format::{FIRST_BATCH_AT, RECORD_ALIGN_BYTES, Record, RecordKind, Records, u32_at};
+use crate::format::{
+    FIRST_BATCH_AT, RECORD_ALIGN_BYTES, Record, RecordKind, Records, SnapshotHead, u32_at,
+};
 use crate::judge::{Bytes, Case, Decision, Flaw, NextBatch};
 use hashbrown::HashMap;
 use logdrive_raft::GroupId;
@@ -79,8 +81,12 @@ impl Moved {
         let at = self.records.len();
         self.records.extend_from_slice(bytes);
         self.count += 1;
-        if let Record::Entries(head) | Record::Carried(head) = record {
-            head.reseed(&mut self.records[at..], seed);
+        match record {
+            Record::Entries(head) | Record::Carried(head) => {
+                head.reseed(&mut self.records[at..], seed);
+            }
+            Record::Snapshot(_) => SnapshotHead::reseed(&mut self.records[at..], seed),
+            _ => {}
         }
         at
     }
@@ -149,6 +155,8 @@ fn replaced_kind(record: &Record<'_>) -> Option<u8> {
     match record {
         Record::HardState { .. } => Some(RecordKind::HardState as u8),
         Record::Membership { .. } => Some(RecordKind::Membership as u8),
+        Record::Snapshot(_) => Some(RecordKind::Snapshot as u8),
+        Record::Installing { .. } => Some(RecordKind::Installing as u8),
         _ => None,
     }
 }

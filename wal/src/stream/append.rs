@@ -9,18 +9,19 @@
 //! Source: RULES.md rules 2, 3, 11 (order inside a batch), 24 (a batch names its groups), 28.
 
 use super::contents::Newest;
-use super::tail::Copied;
+use super::tail::{Copied, Copy};
 use super::{Append, Wal, offset_u32};
 use crate::error::WalError;
 use crate::format::{
-    self, ENTRY_HEADER_BYTES, Position, RECORD_ALIGN_BYTES, RecordKind, Release,
-    START_RECORD_BYTES, TOMBSTONE_RECORD_BYTES, entries_record_bytes,
+    self, ENTRY_HEADER_BYTES, Position, RECORD_ALIGN_BYTES, RecordKind, START_RECORD_BYTES,
+    TOMBSTONE_RECORD_BYTES, entries_record_bytes,
 };
 use crate::group::Small;
 use crate::index::Placed;
 use crate::rules;
+use crate::snapshot::{Install, Release, Snapshot};
 use bytes::Bytes;
-use logdrive_raft::{Entry, GroupId, HardState, LogIndex, Term, WriteId};
+use logdrive_raft::{Entry, GroupId, HardState, LogIndex, WriteId};
 
 impl Wal {
     /// Encodes one group's part at the tail of the open batch. The part may end in a later batch, or a later segment,
@@ -73,42 +74,151 @@ impl Wal {
         Ok(())
     }
 
-    /// Releases a group's entries up to `index`, whose term is `term`: the group's log begins behind `index`, and the
-    /// space of the released entries is given back in time. If the log has an entry of another term at `index`, the
-    /// group's state came from elsewhere (a snapshot): then nothing behind `index` is kept either. The release is
-    /// durable with the next write of any group.
+    /// Lets a prefix of a group's log go, and makes all of `release` true with it: the records stand in one batch. The
+    /// space of the released entries is given back in time. Entries that were released before are released already:
+    /// then nothing is written, so that a late release undoes nothing.
+    ///
+    /// # Errors
+    /// As [`Wal::append`]; [`WalError::TooLarge`] if all of it does not fit one segment.
+    ///
+    /// # Panics
+    /// If the base is the last index there is, because no entry can stand behind it; if the snapshot is before the base,
+    /// because nothing could be replayed onto it, or before the snapshot that the log keeps.
+    pub fn release(&mut self, release: &Release<'_>) -> Result<(), WalError> {
+        let &Release { group, write, base, membership, hard_state, snapshot } = release;
+        assert!(base.index < LogIndex(u64::MAX), "{group:?}: no entry can stand behind {base:?}");
+        self.check_poisoned()?;
+        self.check_lives(group)?;
+        let known = self.contents.group(group);
+        let released = known.map_or(LogIndex::ZERO, |known| known.index.released().0);
+        if base.index >= released {
+            let fresh = format::Release { index: base.index, term: base.term, last: base.index };
+            let planned = match known {
+                Some(known) => known.index.plan_release(base.index, base.term),
+                None => (base.index > LogIndex::ZERO).then_some(fresh),
+            };
+            let last = planned.map(|planned| planned.last);
+            let last = last.or(known.map(|known| known.index.last())).unwrap_or(LogIndex::ZERO);
+            if let Some(snapshot) = &snapshot {
+                let kept =
+                    known.and_then(|known| known.snapshot()).map(|kept| kept.head.mark.at.index);
+                let least = kept.unwrap_or(LogIndex::ZERO).max(base.index);
+                let at = snapshot.at.index;
+                assert!(at >= least, "{group:?}: a snapshot at {at:?}, which is before {least:?}");
+                assert!(
+                    at <= last,
+                    "{group:?}: a snapshot at {at:?} of a log that ends at {last:?}"
+                );
+            }
+            let hard_state = hard_state.map(|state| HardState {
+                commit: rules::commit_to_save(state.commit, last),
+                ..state
+            });
+            let smalls = [
+                Some(Small::Membership(Bytes::copy_from_slice(membership))),
+                hard_state.map(Small::HardState),
+                planned.map(Small::Release),
+            ];
+            self.append_together(group, smalls.into_iter().flatten(), snapshot.as_ref())?;
+        } else {
+            self.reserve(0)?;
+        }
+        if let Some(write) = write {
+            self.list_write(group, write);
+        }
+        Ok(())
+    }
+
+    /// Notes that a group's machine is about to be replaced by a snapshot. The machine may be touched once this is
+    /// durable; the next [`Wal::release`] at the snapshot's entry or behind it says that the machine is whole again.
     ///
     /// # Errors
     /// As [`Wal::append`].
     ///
     /// # Panics
-    /// If `index` is the last one there is: no entry can stand behind it.
-    pub fn release(&mut self, group: GroupId, index: LogIndex, term: Term) -> Result<(), WalError> {
-        assert!(index < LogIndex(u64::MAX), "{group:?}: no entry can stand behind {index:?}");
+    /// If the group is fenced, or its entries up to the snapshot's were released: the caller's invariant is broken.
+    pub fn install(&mut self, install: &Install) -> Result<(), WalError> {
+        let &Install { group, write, snapshot } = install;
         self.check_poisoned()?;
         self.check_lives(group)?;
-        let fresh = Release { index, term, last: index };
-        let release = match self.contents.group(group) {
-            Some(known) => known.index.plan_release(index, term),
-            None => (index > LogIndex::ZERO).then_some(fresh),
+        let known = self.contents.group(group);
+        let released = known.map_or(LogIndex::ZERO, |known| known.index.released().0);
+        let at = snapshot.at.index;
+        assert!(at > released && at < LogIndex(u64::MAX), "{group:?}: {at:?} behind {released:?}");
+        self.check_room_to_release(format::INSTALLING_RECORD_BYTES, 0)?;
+        self.append_small(group, Small::Installing(snapshot))?;
+        self.list_write(group, write);
+        Ok(())
+    }
+
+    /// Writes small records of a group, and a snapshot, into one batch: a crash leaves all of them or none.
+    fn append_together(
+        &mut self,
+        group: GroupId,
+        smalls: impl Iterator<Item = Small> + Clone,
+        snapshot: Option<&Snapshot<'_>>,
+    ) -> Result<(), WalError> {
+        let of_snapshot = snapshot.map_or(0, format::snapshot_record_bytes);
+        let bytes = smalls.clone().map(|small| small.record_bytes()).sum::<usize>() + of_snapshot;
+        let max = self.config.entry_bytes_max();
+        if bytes > max {
+            return Err(WalError::TooLarge { bytes, max });
+        }
+        self.check_room_to_release(bytes, of_snapshot)?;
+        self.reserve(bytes)?;
+        if let Some(snapshot) = snapshot {
+            self.put_snapshot(group, snapshot, None);
+        }
+        smalls.for_each(|small| self.put_small(group, small));
+        Ok(())
+    }
+
+    /// Encodes a snapshot; if it is carried, `copy_of` is the place of the record it was read from.
+    pub(super) fn append_snapshot(
+        &mut self,
+        group: GroupId,
+        snapshot: &Snapshot<'_>,
+        copy_of: Option<Position>,
+    ) -> Result<(), WalError> {
+        self.reserve(format::snapshot_record_bytes(snapshot))?;
+        self.put_snapshot(group, snapshot, copy_of);
+        Ok(())
+    }
+
+    /// Puts a snapshot at the tail, where its room is reserved.
+    fn put_snapshot(&mut self, group: GroupId, snapshot: &Snapshot<'_>, copy_of: Option<Position>) {
+        let bytes = format::snapshot_record_bytes(snapshot);
+        let (place, seed) = (self.tail.next_record(), self.tail.seed());
+        let head = format::encode_snapshot(self.tail.out(bytes), seed, group, snapshot);
+        let is_new = match copy_of {
+            Some(from) => {
+                self.metrics.carried_bytes += bytes as u64;
+                let to = Copy::Snapshot(place);
+                self.tail.add_copy(Copied { group, from, to }, bytes);
+                self.contents.copy(group, offset_u32(bytes), self.newest())
+            }
+            None => {
+                self.tail.add_snapshot(bytes);
+                self.contents.keep(head, place, self.newest())
+            }
         };
-        let Some(release) = release else { return Ok(()) };
-        self.check_room_to_release(format::RELEASE_RECORD_BYTES)?;
-        self.append_small(group, Small::Release(release))
+        self.name(group, is_new);
+        self.tail.advance(bytes);
     }
 
     /// Destroys the group in this log for good: all of the group is dead, and its id never lives again here. The
-    /// destruction is durable with the next write of any group.
+    /// tombstone names the replica that is gone, by the index `since` of the entry that had added it (`ZERO` for a
+    /// founder). The destruction is durable with the next write of any group.
     ///
     /// # Errors
     /// As [`Wal::append`], but a group that was destroyed before is no error.
-    pub fn destroy(&mut self, group: GroupId) -> Result<(), WalError> {
+    pub fn destroy(&mut self, group: GroupId, since: LogIndex) -> Result<(), WalError> {
         self.check_poisoned()?;
-        if self.contents.is_destroyed(group) {
+        if self.contents.destroyed_since(group).is_some_and(|known| known >= since) {
             return Ok(());
         }
-        self.check_room_to_release(TOMBSTONE_RECORD_BYTES)?;
-        self.append_tombstone(group)?;
+        self.check_room_to_release(TOMBSTONE_RECORD_BYTES, 0)?;
+        self.append_tombstone(group, since)?;
         self.contents.bury(group);
         Ok(())
     }
@@ -128,30 +238,40 @@ impl Wal {
         Ok(())
     }
 
-    pub(super) fn append_tombstone(&mut self, group: GroupId) -> Result<(), WalError> {
+    pub(super) fn append_tombstone(
+        &mut self,
+        group: GroupId,
+        since: LogIndex,
+    ) -> Result<(), WalError> {
         self.reserve(TOMBSTONE_RECORD_BYTES)?;
-        let used = format::encode_tombstone(self.tail.out(TOMBSTONE_RECORD_BYTES), group);
+        let used = format::encode_tombstone(self.tail.out(TOMBSTONE_RECORD_BYTES), group, since);
         self.tail.advance(used);
-        let is_new = self.contents.set_tombstone(group, self.newest());
+        let is_new = self.contents.set_tombstone(group, since, self.newest());
         self.name(group, is_new);
         Ok(())
     }
 
     /// Writes a small record, for the first time or again.
     pub(super) fn append_small(&mut self, group: GroupId, small: Small) -> Result<(), WalError> {
+        self.reserve(small.record_bytes())?;
+        self.put_small(group, small);
+        Ok(())
+    }
+
+    /// Puts a small record at the tail, where its room is reserved.
+    fn put_small(&mut self, group: GroupId, small: Small) {
         let bytes = small.record_bytes();
-        self.reserve(bytes)?;
         let out = self.tail.out(bytes);
         let used = match &small {
             Small::Membership(bytes) => format::encode_membership(out, group, bytes),
             Small::HardState(state) => format::encode_hard_state(out, group, state),
             Small::Release(release) => format::encode_release(out, group, release),
+            Small::Installing(installing) => format::encode_installing(out, group, installing),
             Small::Fence(position) => format::encode_fence(out, group, *position),
         };
         self.tail.advance(used);
         let is_new = self.contents.set(group, small, self.newest());
         self.name(group, is_new);
-        Ok(())
     }
 
     /// Encodes entries of one term; if the entries are carried, `copy_of` is the place of the record they were read
@@ -193,7 +313,8 @@ impl Wal {
                 Some(from) => {
                     self.metrics.carried += fits as u64;
                     self.metrics.carried_bytes += bytes as u64;
-                    self.tail.add_copy(Copied { group, from, to: placed }, padded);
+                    let to = Copy::Entries(placed);
+                    self.tail.add_copy(Copied { group, from, to }, padded);
                     self.contents.copy(group, placed.bytes, self.newest())
                 }
                 None => {

@@ -43,22 +43,29 @@
 
 use super::Wal;
 use super::chain::Sealed;
-use super::space::Wanted;
+use super::space;
 use crate::disk::{Fate, RetireSegment};
 use crate::error::{Corrupt, ReadError, WalError};
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, DIRECTORY_ENTRY_BYTES, ENTRIES_HEAD_BYTES, ENTRY_HEADER_BYTES,
-    Position, RECORD_ALIGN_BYTES, SegmentSeq, TOMBSTONE_RECORD_BYTES,
+    Position, RECORD_ALIGN_BYTES, SegmentSeq, SnapshotHead, TOMBSTONE_RECORD_BYTES,
 };
 use crate::group::Small;
-use crate::read::Span;
+use crate::read::{Span, Spot};
 use crate::rules;
+use bytes::Bytes;
 use logdrive_raft::{Entry, GroupId, LogIndex};
 use std::sync::Arc;
 
-/// Entries to be read before their segment goes. For a thread that may block.
+/// Entries and snapshots to be read before their segment goes. For a thread that may block.
 pub struct CarryPlan {
-    parts: Vec<(GroupId, Span)>,
+    parts: Vec<(GroupId, Wanted)>,
+}
+
+/// Something to be read.
+enum Wanted {
+    Entries(Span),
+    Snapshot(Spot),
 }
 
 /// The result of reading by a [`CarryPlan`].
@@ -78,7 +85,7 @@ struct Step {
     bytes: u64,
     /// Records of entries, in whatever segment.
     looked_at: usize,
-    parts: Vec<(GroupId, Span)>,
+    parts: Vec<(GroupId, Wanted)>,
 }
 
 impl Step {
@@ -92,7 +99,36 @@ impl Step {
 struct Part {
     group: GroupId,
     from: Position,
-    entries: Vec<Entry>,
+    content: Content,
+}
+
+enum Content {
+    Entries(Vec<Entry>),
+    Snapshot(SnapshotHead, Bytes),
+}
+
+impl Wanted {
+    fn spot(&self) -> &Spot {
+        match self {
+            Self::Entries(span) => &span.spot,
+            Self::Snapshot(spot) => spot,
+        }
+    }
+
+    fn read(&self, group: GroupId) -> Result<Content, ReadError> {
+        match self {
+            Self::Entries(span) => {
+                let mut entries = Vec::new();
+                let mut left = usize::MAX;
+                span.read(group, &mut left, &mut entries)?;
+                Ok(Content::Entries(entries))
+            }
+            Self::Snapshot(spot) => {
+                let (head, content) = spot.read_snapshot(group)?;
+                Ok(Content::Snapshot(head, content))
+            }
+        }
+    }
 }
 
 /// The carrying of the oldest segment, which is its victim. One step at a time is on its way.
@@ -137,16 +173,39 @@ impl Carrying {
     }
 }
 
+impl Content {
+    /// The bytes that the records take at most.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Entries(entries) => {
+                let payloads = entries.iter().map(|entry| entry.payload.len() + ENTRY_HEADER_BYTES);
+                payloads.sum::<usize>() + ENTRIES_HEAD_BYTES + RECORD_ALIGN_BYTES
+            }
+            Self::Snapshot(head, _) => head.padded_bytes(),
+        }
+    }
+
+    /// The bytes of the largest part that stands in one segment.
+    fn largest(&self) -> usize {
+        match self {
+            Self::Entries(entries) => {
+                entries.iter().map(|entry| entry.payload.len()).max().unwrap_or(0)
+            }
+            Self::Snapshot(head, _) => head.padded_bytes(),
+        }
+    }
+}
+
 impl CarryPlan {
     /// Reads and verifies. May block on the disk; not for a shard thread.
     #[must_use]
     pub fn run(self) -> CarryDone {
         let mut done = CarryDone::default();
-        for (group, span) in self.parts {
-            let mut entries = Vec::new();
-            let mut left = usize::MAX;
-            match span.read(group, &mut left, &mut entries) {
-                Ok(_) => done.parts.push(Part { group, from: span.place, entries }),
+        for (group, wanted) in self.parts {
+            match wanted.read(group) {
+                Ok(content) => {
+                    done.parts.push(Part { group, from: wanted.spot().place, content });
+                }
                 Err(ReadError::Corrupt(corrupt)) => done.damaged.push((group, corrupt)),
                 Err(error) => {
                     done.failed = Some(error);
@@ -245,14 +304,25 @@ impl Wal {
     /// Writes again what of a part still stands where it was read: not replaced, released or destroyed since.
     fn append_copies(&mut self, part: &Part) -> Result<(), WalError> {
         let Some(state) = self.contents.group(part.group) else { return Ok(()) };
-        let (Some(first), Some(last)) = (part.entries.first(), part.entries.last()) else {
+        let entries = match &part.content {
+            Content::Entries(entries) => entries,
+            Content::Snapshot(head, content) => {
+                if state.snapshot().is_some_and(|kept| kept.place == part.from) {
+                    logdrive_raft::reached!("snapshot carried forward");
+                    let snapshot = head.with_content(content);
+                    self.append_snapshot(part.group, &snapshot, Some(part.from))?;
+                }
+                return Ok(());
+            }
+        };
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return Ok(());
         };
         for live in state.index.standing(part.from, first.index, last.index) {
             let at = |index: LogIndex| {
                 usize::try_from(first.index.entries_until(index)).expect("inside a record")
             };
-            let entries = &part.entries[at(live.first)..=at(live.last)];
+            let entries = &entries[at(live.first)..=at(live.last)];
             logdrive_raft::reached!("entries carried forward");
             self.append_run(part.group, entries, Some(part.from))?;
         }
@@ -330,15 +400,13 @@ impl Wal {
     /// Whether what was read can be written again. On a full disk not into a segment that cannot be made: all later
     /// batches would wait behind it, with the votes in them.
     fn has_room_to_land(&self, parts: &[Part]) -> bool {
-        let entries = || parts.iter().flat_map(|part| &part.entries);
-        let payloads: usize = entries().map(|entry| entry.payload.len() + ENTRY_HEADER_BYTES).sum();
-        let bytes = payloads + parts.len() * (ENTRIES_HEAD_BYTES + RECORD_ALIGN_BYTES);
-        let largest = entries().map(|entry| entry.payload.len()).max().unwrap_or(0);
+        let bytes = parts.iter().map(|part| part.content.bytes()).sum();
+        let largest = parts.iter().map(|part| part.content.largest()).max().unwrap_or(0);
         let used = self.used();
         match self.space.supply().is_disk_full() {
             true => {
                 largest <= self.entry_bytes_max()
-                    && self.space.fits_made(Wanted { bytes, largest }, used)
+                    && self.space.fits_made(space::Wanted { bytes, largest }, used)
             }
             false => self.space.capacity(used) >= bytes as u64 + STEP_SLACK_BYTES,
         }
@@ -358,6 +426,9 @@ impl Wal {
         {
             let group = self.contents.oldest().groups[at.group];
             step.bytes += self.carry_small(group, victim)?;
+            if at.from == LogIndex::ZERO && !self.plan_snapshot_copy(group, victim, &mut step) {
+                break;
+            }
             if let Some(rest) = self.plan_copies(group, victim, at.from, &mut step) {
                 at.from = rest;
                 break;
@@ -382,8 +453,9 @@ impl Wal {
 
     /// Writes a group's small records again if their latest stand in the victim; returns their bytes.
     fn carry_small(&mut self, group: GroupId, victim: SegmentSeq) -> Result<u64, WalError> {
-        if self.contents.is_tombstone_in(group, victim) && rules::tombstones_are_carried() {
-            self.append_tombstone(group)?;
+        let tombstone = self.contents.tombstone_in(group, victim);
+        if let Some(since) = tombstone.filter(|_| rules::tombstones_are_carried()) {
+            self.append_tombstone(group, since)?;
             self.tail.note_carried();
             return Ok(TOMBSTONE_RECORD_BYTES as u64);
         }
@@ -407,6 +479,20 @@ impl Wal {
         Ok(())
     }
 
+    /// Plans to read a group's snapshot, if it is in the victim; false if it is for the next step.
+    fn plan_snapshot_copy(&self, group: GroupId, victim: SegmentSeq, step: &mut Step) -> bool {
+        let kept = self.contents.group(group).and_then(|state| state.snapshot());
+        let Some(kept) = kept.filter(|kept| kept.place.segment() == victim) else { return true };
+        let bytes = kept.head.padded_bytes() as u64 + RECORD_SLACK_BYTES;
+        if !step.takes(bytes, self.step_bytes()) {
+            return false;
+        }
+        step.bytes += bytes;
+        step.looked_at += 1;
+        step.parts.push((group, Wanted::Snapshot(self.spot(kept.place))));
+        true
+    }
+
     /// Plans to read a group's entries in the victim, from `from` on; returns from where on it stopped, if it did.
     fn plan_copies(
         &self,
@@ -425,7 +511,7 @@ impl Wal {
             step.looked_at += 1;
             if is_here {
                 step.bytes += bytes;
-                step.parts.push((group, self.span(&piece)));
+                step.parts.push((group, Wanted::Entries(self.span(&piece))));
             }
         }
         None

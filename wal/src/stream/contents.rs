@@ -12,12 +12,12 @@
 //! * of a destroyed group there is a tombstone and nothing else;
 //! * `has_fences` is true if some group is fenced.
 
-use super::tail::Copied;
-use crate::format::{Position, SegmentSeq};
+use super::tail::{Copied, Copy};
+use crate::format::{Position, SegmentSeq, SnapshotHead};
 use crate::group::{Group, Groups, Small};
 use crate::index::Placed;
 use crate::ledger::{Account, Ledger, Tombstones, tombstone};
-use logdrive_raft::GroupId;
+use logdrive_raft::{GroupId, LogIndex};
 
 /// The content of the log, by group and by segment.
 pub(super) struct Contents {
@@ -69,9 +69,15 @@ impl Contents {
         self.has_fences && self.groups.get(&group).is_some_and(|state| state.fence.is_some())
     }
 
-    /// True if the segment holds the group's tombstone.
-    pub(super) fn is_tombstone_in(&self, group: GroupId, segment: SegmentSeq) -> bool {
-        self.tombstones.get(&group) == Some(&segment)
+    /// The group's tombstone says that its replicas up to the one added at this index are gone; `None`: there is none.
+    pub(super) fn destroyed_since(&self, group: GroupId) -> Option<LogIndex> {
+        self.tombstones.get(&group).map(|tombstone| tombstone.since)
+    }
+
+    /// The same, if the segment holds the tombstone.
+    pub(super) fn tombstone_in(&self, group: GroupId, segment: SegmentSeq) -> Option<LogIndex> {
+        let tombstone = self.tombstones.get(&group);
+        tombstone.filter(|found| found.segment == segment).map(|found| found.since)
     }
 
     /// The account of the oldest segment.
@@ -92,6 +98,11 @@ impl Contents {
     /// Record bytes in all segments that are live: a replay needs them.
     pub(super) fn live(&self) -> u64 {
         self.ledger.live()
+    }
+
+    /// Record bytes of all snapshots.
+    pub(super) fn snapshots(&self) -> u64 {
+        self.ledger.snapshots()
     }
 
     /// Notes that a small record of a group stands at the tail. Returns true if the open batch does not name the group
@@ -122,7 +133,16 @@ impl Contents {
         is_new
     }
 
-    /// Notes that a record of carried entries stands at the tail; the index finds them there once they are durable
+    /// Notes that the record of a new snapshot stands at the tail, at `place`. Returns true if the open batch does not name
+    /// the group yet.
+    pub(super) fn keep(&mut self, head: SnapshotHead, place: Position, at: Newest) -> bool {
+        let state = self.groups.entry(head.group).or_default();
+        let is_new = enlist(state, head.group, at, &mut self.ledger);
+        state.keep(head, place, &mut self.ledger);
+        is_new
+    }
+
+    /// Notes that a record of carried entries or of a carried snapshot stands at the tail; they are found there once they are durable
     /// ([`Self::relocate`]). Returns true if the open batch does not name the group yet.
     pub(super) fn copy(&mut self, group: GroupId, bytes: u32, at: Newest) -> bool {
         self.ledger.write(at.segment, u64::from(bytes));
@@ -141,11 +161,11 @@ impl Contents {
     }
 
     /// Notes that a group's tombstone stands at the tail. Returns true if the open batch does not name the group yet.
-    pub(super) fn set_tombstone(&mut self, group: GroupId, at: Newest) -> bool {
+    pub(super) fn set_tombstone(&mut self, group: GroupId, since: LogIndex, at: Newest) -> bool {
         // A group without a state has nothing else in the open batch: either the log never held anything of it, or it
         // was destroyed in an earlier segment, and its tombstone is carried.
         let is_new = self.groups.get(&group).is_none_or(|state| state.batch != at.batch);
-        tombstone(&mut self.tombstones, group, at.segment, &mut self.ledger);
+        tombstone(&mut self.tombstones, group, since, at.segment, &mut self.ledger);
         is_new
     }
 
@@ -181,35 +201,40 @@ impl Contents {
         self.ledger.oldest().groups.iter().filter_map(fence).collect()
     }
 
-    /// Lets the index find carried entries in their copies, which are durable, from now on.
+    /// Lets carried entries and snapshots be found in their copies, which are durable, from now on.
     #[inline]
     pub(super) fn relocate(&mut self, copies: Vec<Copied>) {
         for Copied { group, from, to } in copies {
             if let Some(state) = self.groups.get_mut(&group) {
-                state.index.relocate(from, to, &mut self.ledger);
+                match to {
+                    Copy::Entries(to) => state.index.relocate(from, to, &mut self.ledger),
+                    Copy::Snapshot(place) => {
+                        state.move_snapshot(from, place, &mut self.ledger);
+                    }
+                }
             }
         }
     }
 
     /// Notes that all that counts of the segment `from` was written again to the newest one, `into`: records of `groups`,
-    /// and these copies of entries, which the index finds once they are durable ([`Self::relocate`]).
+    /// and these copies of entries and snapshots, which are found there once they are durable ([`Self::relocate`]).
     pub(super) fn write_again(
         &mut self,
         groups: &[GroupId],
-        copies: &[Copied],
+        copies: &[(Copied, u32)],
         from: SegmentSeq,
         into: SegmentSeq,
     ) {
         for group in groups {
-            if self.is_tombstone_in(*group, from) {
-                tombstone(&mut self.tombstones, *group, into, &mut self.ledger);
+            if let Some(since) = self.tombstone_in(*group, from) {
+                tombstone(&mut self.tombstones, *group, since, into, &mut self.ledger);
             } else if let Some(state) = self.groups.get_mut(group) {
                 state.enlist(*group, into, &mut self.ledger);
                 state.move_small(from, into, &mut self.ledger);
             }
         }
-        for copy in copies {
-            self.ledger.write(into, u64::from(copy.to.bytes));
+        for (_, bytes) in copies {
+            self.ledger.write(into, u64::from(*bytes));
         }
     }
 

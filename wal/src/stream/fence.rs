@@ -32,7 +32,7 @@ impl Wal {
         }
         self.chain.mark_damaged(segment);
         tracing::error!(group = group.get(), %corrupt, "durable entries of this group are damaged: it is fenced on this node");
-        if self.check_room_to_release(FENCE_RECORD_BYTES).is_ok() {
+        if self.check_room_to_release(FENCE_RECORD_BYTES, 0).is_ok() {
             self.append_small(group, Small::Fence(damage))?;
             self.pipeline.want_submit();
         }

@@ -10,10 +10,11 @@ use super::Wal;
 use crate::checksum::Seed;
 use crate::disk::SegmentReader;
 use crate::error::ReadError;
-use crate::format::SegmentSeq;
+use crate::format::{Position, SegmentSeq};
 use crate::index::Piece;
-use crate::read::{ReadPlan, Span};
-use logdrive_raft::{ENTRY_OVERHEAD_BYTES, GroupId, LogIndex};
+use crate::read::{ReadPlan, Span, Spot};
+use crate::snapshot::SnapshotPlan;
+use logdrive_raft::{ENTRY_OVERHEAD_BYTES, GroupId, LogId, LogIndex};
 use std::sync::Arc;
 
 impl Wal {
@@ -21,8 +22,9 @@ impl Wal {
     /// more than `bytes_max` bytes. Cheap: no I/O.
     ///
     /// # Errors
-    /// [`ReadError::UnknownGroup`], [`ReadError::OutOfRange`], or [`ReadError::NotDurable`] if not even `first` is durable;
-    /// a range whose end is not durable is planned up to there.
+    /// [`ReadError::UnknownGroup`]; [`ReadError::Compacted`] if `first` was released; [`ReadError::OutOfRange`] if the range
+    /// goes past the log's end; [`ReadError::NotDurable`] if not even `first` is durable. A range whose end is not durable
+    /// is planned up to there.
     pub fn plan_read(
         &self,
         group: GroupId,
@@ -32,7 +34,12 @@ impl Wal {
     ) -> Result<ReadPlan, ReadError> {
         let index = &self.contents.group(group).ok_or(ReadError::UnknownGroup(group))?.index;
         let end = index.last();
-        if first <= index.released().0 || first > last || last > end {
+        let (released, term) = index.released();
+        if first <= released {
+            let base = LogId { term, index: released };
+            return Err(ReadError::Compacted { group, first, base });
+        }
+        if first > last || last > end {
             return Err(ReadError::OutOfRange { group, first, last, end });
         }
         // Each entry counts for at least its overhead, so this many are enough.
@@ -51,18 +58,27 @@ impl Wal {
         Ok(ReadPlan { group, bytes_max, spans })
     }
 
+    /// Plans to read the content of a group's snapshot, which is in the log. Cheap: no I/O.
+    ///
+    /// # Errors
+    /// [`ReadError::UnknownGroup`]; [`ReadError::NoSnapshot`] if the group has none in the log, or none that is durable.
+    pub fn plan_snapshot(&self, group: GroupId) -> Result<SnapshotPlan, ReadError> {
+        let state = self.contents.group(group).ok_or(ReadError::UnknownGroup(group))?;
+        let kept = state
+            .snapshot()
+            .filter(|kept| kept.head.mark.is_in_log && kept.place < self.pipeline.durable());
+        let kept = kept.ok_or(ReadError::NoSnapshot(group))?;
+        Ok(SnapshotPlan { group, spot: self.spot(kept.place) })
+    }
+
     pub(super) fn span(&self, piece: &Piece) -> Span {
-        let segment = piece.place.segment();
+        Span { spot: self.spot(piece.place), first: piece.first, last: piece.last }
+    }
+
+    pub(super) fn spot(&self, place: Position) -> Spot {
+        let segment = place.segment();
         let (source, seed, segment_bytes) = self.source(segment);
-        Span {
-            source,
-            segment_bytes,
-            file: self.disk.path(segment),
-            seed,
-            place: piece.place,
-            first: piece.first,
-            last: piece.last,
-        }
+        Spot { source, segment_bytes, file: self.disk.path(segment), seed, place }
     }
 
     /// The reader of a segment's durable bytes, the seed of its checksums, and the number of bytes that can be read.

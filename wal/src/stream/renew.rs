@@ -27,13 +27,14 @@
 //! * A stays in the chain, and its entries are found there, until B's first batch is durable;
 //! * B's first batch has the number that A's first batch had, so one of the two continues P.
 //!
-//! The bound. B's first batch has the records of A that an open would write again: every group's latest hard state and
-//! membership, if it stands in A, and all releases, fences, tombstones and entries in A. They may take half of a segment. A
+//! The bound. B's first batch has the records of A that an open would write again: every group's latest hard state,
+//! membership, snapshot and install, if it stands in A, and all releases, fences, tombstones and entries in A. They may take
+//! half of a segment. A
 //! hard state or a release takes 40 bytes, and a group 8 more: with both, so many groups of a shard as 380,000 with segments
 //! of 64 MiB, and 270 with the smallest. A new leader's no-op takes 48 bytes until the log gives its segment back. Beyond
 //! the bound the reserve is what entries left and two segments of votes, and does not renew itself.
 
-use super::tail::Copied;
+use super::tail::{Copied, Copy};
 use super::{Wal, segment_bytes_for};
 use crate::checksum::Seed;
 use crate::error::WalError;
@@ -75,7 +76,7 @@ impl Wal {
         let void = self.tail.seq();
         self.go_on(true)?;
         self.contents.write_again(&moved.groups, &copies, void, spare.seq);
-        for copied in copies {
+        for (copied, _) in copies {
             self.tail.add_copy(copied, 0);
         }
         self.tail.note_carried();
@@ -86,8 +87,9 @@ impl Wal {
         Ok(true)
     }
 
-    /// The active segment's records that count, for the segment `into`; and the entries among them.
-    fn written_again(&self, into: SegmentSeq, seed: Seed) -> (Moved, Vec<Copied>) {
+    /// The active segment's records that count, for the segment `into`; and the entries and snapshots among them, each
+    /// with its bytes.
+    fn written_again(&self, into: SegmentSeq, seed: Seed) -> (Moved, Vec<(Copied, u32)>) {
         let (segment, batches) = (self.tail.segment(), self.tail.closed_batches());
         let mut records = MovedTail::default();
         let mut at = 0;
@@ -113,13 +115,18 @@ impl Wal {
             if groups.insert(group) {
                 moved.groups.push(group);
             }
-            if let Record::Entries(head) | Record::Carried(head) = record {
-                let place = Position::new(into, offset_u32(to));
-                let (first, count, term) = (head.first, head.count, head.term);
-                let to = Placed { first, count, term, place, bytes: head.record_bytes };
-                let from = Position::new(segment.seq(), offset_u32(at));
-                copies.push(Copied { group, from, to });
-            }
+            let place = Position::new(into, offset_u32(to));
+            let (to, bytes) = match record {
+                Record::Entries(head) | Record::Carried(head) => {
+                    let (first, count, term) = (head.first, head.count, head.term);
+                    let bytes = head.record_bytes;
+                    (Copy::Entries(Placed { first, count, term, place, bytes }), bytes)
+                }
+                Record::Snapshot(head) => (Copy::Snapshot(place), offset_u32(head.padded_bytes())),
+                _ => continue,
+            };
+            let from = Position::new(segment.seq(), offset_u32(at));
+            copies.push((Copied { group, from, to }, bytes));
         }
         (moved, copies)
     }

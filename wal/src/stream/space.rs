@@ -60,6 +60,8 @@ pub struct Usage {
     pub written: u64,
     /// Record bytes in these segments that are still needed.
     pub live: u64,
+    /// Of the needed bytes, those of snapshots.
+    pub snapshots: u64,
 }
 
 /// The one judge of a log's room: everything that asks whether something fits asks here.
@@ -130,6 +132,7 @@ impl Wal {
             bytes_max: self.config.log_bytes_max,
             written: self.contents.written(),
             live: self.contents.live(),
+            snapshots: self.contents.snapshots(),
         }
     }
 
@@ -185,9 +188,13 @@ impl Wal {
         self.space.check(append, self.used(), price)
     }
 
-    /// Refuses a release, a tombstone or a fence for which there is no room.
-    pub(super) fn check_room_to_release(&mut self, bytes: usize) -> Result<(), WalError> {
-        self.space.check_release(bytes, self.used())
+    /// Refuses a release, a tombstone or a fence for which there is no room; `largest` of its bytes are a snapshot's.
+    pub(super) fn check_room_to_release(
+        &mut self,
+        bytes: usize,
+        largest: usize,
+    ) -> Result<(), WalError> {
+        self.space.check_release(Wanted { bytes, largest }, self.used())
     }
 
     /// Whether a record of `bytes` can be written without waiting for a segment to be made.
@@ -405,9 +412,9 @@ impl Space {
     }
 
     /// Refuses a release or a tombstone for which there is no room. They lead to more, so they go deeper than votes.
-    fn check_release(&mut self, bytes: usize, used: Used) -> Result<(), WalError> {
+    fn check_release(&mut self, wanted: Wanted, used: Used) -> Result<(), WalError> {
         if self.supply.is_disk_full() || self.has_quota() {
-            return self.check_capacity(Wanted { bytes, largest: 0 }, FOR_RELEASES, used, 0);
+            return self.check_capacity(wanted, FOR_RELEASES, used, 0);
         }
         Ok(())
     }

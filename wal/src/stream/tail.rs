@@ -66,17 +66,23 @@ struct OpenBatch {
     writes: Vec<Durable>,
     runs: Vec<RunPlace>,
     copies: Vec<Copied>,
-    /// Bytes of the batch's records of entries.
+    /// Bytes of the batch's records of entries and snapshots.
     entry_bytes: u64,
     /// True if something in the batch was written again to give space back.
     carries: bool,
 }
 
-/// Carried entries: the index finds them at `to` once the batch is durable.
+/// Something that is carried: it is found at `to` once the batch is durable.
 pub(super) struct Copied {
     pub(super) group: GroupId,
     pub(super) from: Position,
-    pub(super) to: Placed,
+    pub(super) to: Copy,
+}
+
+/// The place of a copy.
+pub(super) enum Copy {
+    Entries(Placed),
+    Snapshot(Position),
 }
 
 /// New entries of a group in a batch.
@@ -115,7 +121,7 @@ pub(super) struct Closed {
 pub(super) struct Taken {
     /// All bytes of the batch, padding included.
     pub(super) bytes: u64,
-    /// The bytes of the batch's records of entries.
+    /// The bytes of the batch's records of entries and snapshots.
     pub(super) entry_bytes: u64,
     /// True if something in the batch was written again to give space back.
     pub(super) carries: bool,
@@ -311,11 +317,16 @@ impl Tail {
         });
     }
 
-    /// Notes that carried entries stand at the tail, in a record of `bytes` bytes.
+    /// Notes that carried entries, or a carried snapshot, stand at the tail, in a record of `bytes` bytes.
     pub(super) fn add_copy(&mut self, copied: Copied, bytes: usize) {
         self.open.entry_bytes += bytes as u64;
         self.open.carries = true;
         self.open.copies.push(copied);
+    }
+
+    /// Notes that a new snapshot stands at the tail, in a record of `bytes` bytes: it stays, as entries do.
+    pub(super) fn add_snapshot(&mut self, bytes: usize) {
+        self.open.entry_bytes += bytes as u64;
     }
 
     /// Notes that something was put at the tail that stood in the log before: it was written again to give space back.

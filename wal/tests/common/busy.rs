@@ -1,7 +1,6 @@
 //! Helpers that turn a log over: a group writes entries and releases them, and the log gives their segments back.
 
-use super::{Sim, entries, write};
-use logdrive_raft::{GroupId, LogIndex, Term};
+use super::{Sim, entries, released, write};
 use logdrive_wal::{SegmentSeq, Wal, WalError};
 
 /// Lets the log give back every segment that it will, and lets all operations finish.
@@ -51,7 +50,7 @@ impl Busy {
     }
 
     pub(crate) fn release_all(&self, wal: &mut Wal) -> Result<(), WalError> {
-        wal.release(GroupId(self.group), LogIndex(self.next - 1), Term(1))
+        wal.release(&released(self.group, self.next - 1, 1))
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) const GOLDEN: &[(&str, &str)] = &[
     ("carried", include_str!("../golden/carried.txt")),
     ("fenced", include_str!("../golden/fenced.txt")),
     ("marked", include_str!("../golden/marked.txt")),
+    ("snapshots", include_str!("../golden/snapshots.txt")),
 ];
 
 /// One golden stream's files.

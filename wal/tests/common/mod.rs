@@ -11,12 +11,12 @@ pub(crate) mod random;
 pub(crate) mod reader;
 
 use bytes::Bytes;
-use logdrive_raft::{Entry, EntryKind, GroupId, HardState, LogIndex, NodeId, Term, WriteId};
+use logdrive_raft::{Entry, EntryKind, GroupId, HardState, LogId, LogIndex, NodeId, Term, WriteId};
 use logdrive_wal::disk::sim::SimPlatter;
 use logdrive_wal::inspect::{self, Event};
 use logdrive_wal::{
-    Append, Completed, Config, DriverChoice, Home, Identity, Recovered, RecoveredGroup, Wal,
-    WalError,
+    Append, Completed, Config, DriverChoice, Home, Identity, Recovered, RecoveredGroup, Release,
+    Wal, WalError,
 };
 use std::collections::BTreeMap;
 
@@ -60,6 +60,18 @@ pub(crate) fn write<'a>(group: u64, write: u64, entries: &'a [Entry]) -> Append<
         membership: None,
         hard_state: None,
         entries,
+    }
+}
+
+/// A release up to an entry; the group has no membership.
+pub(crate) fn released(group: u64, index: u64, term: u64) -> Release<'static> {
+    Release {
+        group: GroupId(group),
+        write: None,
+        base: LogId { term: Term(term), index: LogIndex(index) },
+        membership: &[],
+        hard_state: None,
+        snapshot: None,
     }
 }
 

@@ -1,8 +1,11 @@
 //! The log as a plain map: what was written since the last open, in order, and how much of it is acknowledged.
 
-use super::read_all;
-use logdrive_raft::{Entry, GroupId, HardState, LogIndex, Term, WriteId};
-use logdrive_wal::{Append, Completed, Recovered, RecoveredGroup, Wal, WalError};
+use super::{payload, read_all};
+use logdrive_raft::{Entry, GroupId, HardState, LogId, LogIndex, Term, WriteId};
+use logdrive_wal::{
+    Append, Completed, Destroyed, Install, Installing, Recovered, RecoveredGroup, Release,
+    Snapshot, SnapshotContent, SnapshotMark, Wal, WalError,
+};
 use std::collections::BTreeMap;
 
 /// The smallest part of a write that a crash can keep or lose by itself.
@@ -11,14 +14,54 @@ pub(crate) enum Atom {
     Membership(u64, Vec<u8>),
     HardState(u64, HardState),
     Entry(u64, Entry),
-    Release(u64, LogIndex, Term),
+    Release(Released),
+    Installing(u64, Installing),
     Destroy(u64),
+}
+
+/// All that a release makes true together.
+#[derive(Clone, Debug)]
+pub(crate) struct Released {
+    pub(crate) group: u64,
+    pub(crate) base: LogId,
+    pub(crate) membership: Vec<u8>,
+    pub(crate) hard_state: Option<HardState>,
+    pub(crate) snapshot: Option<Kept>,
+}
+
+/// A snapshot: its mark, and its content if that is in the log.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Kept {
+    pub(crate) mark: SnapshotMark,
+    pub(crate) content: Vec<u8>,
+}
+
+impl Kept {
+    /// A snapshot of `bytes` bytes at an entry, which only this entry has.
+    pub(crate) fn new(group: u64, at: LogId, bytes: usize, is_in_log: bool) -> Self {
+        let content = payload(group, at.term.get(), at.index.get(), bytes);
+        let digest = u128::from(logdrive_wal::checksum(&content)) << 64 | u128::from(group);
+        let mark = SnapshotMark { at, digest, bytes: content.len() as u64, is_in_log };
+        Self { mark, content: if is_in_log { content } else { Vec::new() } }
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot<'_> {
+        let SnapshotMark { at, digest, bytes, is_in_log } = self.mark;
+        let content = match is_in_log {
+            true => SnapshotContent::InLog(&self.content),
+            false => SnapshotContent::InFiles { bytes },
+        };
+        Snapshot { at, digest, content }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Group {
+    /// The membership at `released`.
     pub(crate) membership: Vec<u8>,
     pub(crate) hard_state: HardState,
+    pub(crate) snapshot: Option<Kept>,
+    pub(crate) installing: Option<Installing>,
     /// The entry before the log's first, and its term.
     pub(crate) released: (LogIndex, Term),
     pub(crate) entries: Vec<Entry>,
@@ -30,10 +73,26 @@ impl Group {
         self.entries.last().map_or(self.released.0, |entry| entry.index)
     }
 
-    fn release(&mut self, index: LogIndex, term: Term) {
-        if index <= self.released.0 {
+    fn release(&mut self, release: &Released) {
+        let LogId { index, term } = release.base;
+        if index < self.released.0 {
             return;
         }
+        self.membership = release.membership.clone();
+        if index > self.released.0 {
+            self.let_go(index, term);
+        }
+        if let Some(state) = release.hard_state {
+            self.hard_state = HardState { commit: state.commit.min(self.last()), ..state };
+        }
+        if release.snapshot.is_some() {
+            self.snapshot = release.snapshot.clone();
+        }
+        self.snapshot = self.snapshot.take().filter(|kept| kept.mark.at.index >= index);
+        self.installing = self.installing.filter(|installing| installing.at.index > index);
+    }
+
+    fn let_go(&mut self, index: LogIndex, term: Term) {
         let known = self.entries.iter().position(|entry| entry.index == index);
         match known {
             Some(at) if self.entries[at].term == term => drop(self.entries.drain(..=at)),
@@ -58,8 +117,11 @@ pub(crate) fn apply(state: &mut State, atom: &Atom) {
             while entries.pop_if(|last| last.index >= entry.index).is_some() {}
             entries.push(entry.clone());
         }
-        Atom::Release(group, index, term) => {
-            state.entry(*group).or_default().release(*index, *term);
+        Atom::Release(release) => {
+            state.entry(release.group).or_default().release(release);
+        }
+        Atom::Installing(group, installing) => {
+            state.entry(*group).or_default().installing = Some(*installing);
         }
         Atom::Destroy(group) => {
             state.insert(*group, Group { destroyed: true, ..Group::default() });
@@ -84,7 +146,12 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new(base: State) -> Self {
-        let commits = base.iter().map(|(group, state)| (*group, state.hard_state.commit)).collect();
+        let commit = |state: &Group| {
+            let snapshot =
+                state.snapshot.as_ref().map_or(LogIndex::ZERO, |kept| kept.mark.at.index);
+            state.hard_state.commit.max(snapshot)
+        };
+        let commits = base.iter().map(|(group, state)| (*group, commit(state))).collect();
         let mut model = Self {
             now: base.clone(),
             base,
@@ -134,7 +201,9 @@ impl Model {
                 Atom::Membership(_, bytes) => membership = Some(bytes.as_slice()),
                 Atom::HardState(_, state) => hard_state = Some(*state),
                 Atom::Entry(_, entry) => entries.push(entry.clone()),
-                Atom::Release(..) | Atom::Destroy(_) => panic!("not part of an append"),
+                Atom::Release(_) | Atom::Installing(..) | Atom::Destroy(_) => {
+                    panic!("not part of an append")
+                }
             }
         }
         let write = WriteId(self.next_write);
@@ -153,20 +222,45 @@ impl Model {
         Ok(())
     }
 
-    pub(crate) fn try_release(
+    pub(crate) fn try_release(&mut self, wal: &mut Wal, release: Released) -> Result<(), WalError> {
+        let (group, write) = (release.group, WriteId(self.next_write));
+        self.next_write += 1;
+        wal.release(&Release {
+            group: GroupId(group),
+            write: Some(write),
+            base: release.base,
+            membership: &release.membership,
+            hard_state: release.hard_state,
+            snapshot: release.snapshot.as_ref().map(Kept::snapshot),
+        })?;
+        let committed = [
+            Some(release.base.index),
+            release.hard_state.map(|state| state.commit),
+            release.snapshot.as_ref().map(|kept| kept.mark.at.index),
+        ];
+        let known = self.commits.entry(group).or_default();
+        *known = committed.into_iter().flatten().fold(*known, LogIndex::max);
+        self.wrote(vec![Atom::Release(release)]);
+        self.writes.entry(group).or_default().push((write, self.atoms.len()));
+        Ok(())
+    }
+
+    pub(crate) fn try_install(
         &mut self,
         wal: &mut Wal,
         group: u64,
-        index: LogIndex,
-        term: Term,
+        snapshot: Installing,
     ) -> Result<(), WalError> {
-        wal.release(GroupId(group), index, term)?;
-        self.wrote(vec![Atom::Release(group, index, term)]);
+        let write = WriteId(self.next_write);
+        self.next_write += 1;
+        wal.install(&Install { group: GroupId(group), write, snapshot })?;
+        self.wrote(vec![Atom::Installing(group, snapshot)]);
+        self.writes.entry(group).or_default().push((write, self.atoms.len()));
         Ok(())
     }
 
     pub(crate) fn try_destroy(&mut self, wal: &mut Wal, group: u64) -> Result<(), WalError> {
-        wal.destroy(GroupId(group))?;
+        wal.destroy(GroupId(group), LogIndex::ZERO)?;
         self.wrote(vec![Atom::Destroy(group)]);
         Ok(())
     }
@@ -177,7 +271,7 @@ impl Model {
         self.note_committed();
     }
 
-    /// True if every write is acknowledged. Releases and tombstones behind the last write get no acknowledgement.
+    /// True if every write is acknowledged. Tombstones behind the last write get no acknowledgement.
     pub(crate) fn is_all_acked(&self) -> bool {
         let last = self.writes.values().flatten().map(|(_, atoms)| *atoms).max();
         last.is_none_or(|last| self.acked >= last)
@@ -269,7 +363,7 @@ fn same(a: &State, b: &State) -> bool {
     let clamp = |group: &Group| {
         let last = group.last();
         let mut group = group.clone();
-        group.hard_state.commit = group.hard_state.commit.min(last);
+        group.hard_state.commit = group.hard_state.commit.min(last).max(group.released.0);
         group
     };
     a.keys()
@@ -285,15 +379,23 @@ pub(crate) fn state_of(wal: &Wal, recovered: &Recovered) -> State {
             let run = group.runs.iter().rev().find(|run| run.first <= entry.index).unwrap();
             assert_eq!(run.term, entry.term, "runs {:?}", group.runs);
         }
+        let content = group
+            .snapshot
+            .filter(|mark| mark.is_in_log)
+            .map(|_| wal.plan_snapshot(group.group).unwrap().run().unwrap().to_vec());
+        let content = content.unwrap_or_default();
         let found = Group {
             membership: group.membership.to_vec(),
             hard_state: group.hard_state,
+            snapshot: group.snapshot.map(|mark| Kept { mark, content }),
+            installing: group.installing,
             released: (group.released, group.released_term),
             entries,
             destroyed: false,
         };
         (group.group.get(), found)
     };
-    let destroyed = |group: &GroupId| (group.get(), Group { destroyed: true, ..Group::default() });
+    let destroyed =
+        |gone: &Destroyed| (gone.group.get(), Group { destroyed: true, ..Group::default() });
     recovered.groups.iter().map(group).chain(recovered.destroyed.iter().map(destroyed)).collect()
 }

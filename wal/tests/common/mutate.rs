@@ -12,7 +12,8 @@ use logdrive_raft::{GroupId, HardState, LogIndex, NodeId, Term, WriteId};
 use logdrive_wal::disk::sim::SimPlatter;
 use logdrive_wal::inspect::{self, Event, Record};
 use logdrive_wal::{
-    Append, Config, Identity, Position, ReadError, Recovered, SegmentSeq, Wal, WalError,
+    Append, Config, Identity, Installing, Position, ReadError, Recovered, SegmentSeq, SnapshotMark,
+    Wal, WalError,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,6 +42,9 @@ type State = BTreeMap<GroupId, Group>;
 struct Group {
     membership: Vec<u8>,
     hard_state: HardState,
+    released: LogIndex,
+    snapshot: Option<SnapshotMark>,
+    installing: Option<Installing>,
     entries: BTreeMap<LogIndex, (Term, Bytes)>,
     last: LogIndex,
 }
@@ -132,7 +136,9 @@ fn apply(state: &mut State, record: &Record<'_>) {
     let group = state.entry(id).or_default();
     match record {
         Record::Membership { bytes, .. } => group.membership = bytes.to_vec(),
-        Record::HardState { state, .. } => group.hard_state = *state,
+        Record::HardState { state, .. } => {
+            group.hard_state = HardState { commit: state.commit.max(group.released), ..*state };
+        }
         Record::Entries(run) | Record::Carried(run) => {
             if let Record::Entries(_) = record {
                 group.entries.retain(|index, _| *index < run.first);
@@ -147,7 +153,13 @@ fn apply(state: &mut State, record: &Record<'_>) {
         Record::Release { index, last, .. } => {
             group.entries.retain(|at, _| index < at && at <= last);
             group.last = *last;
+            group.released = *index;
+            group.hard_state.commit = group.hard_state.commit.max(*index);
+            group.snapshot = group.snapshot.filter(|mark| mark.at.index >= *index);
+            group.installing = group.installing.filter(|install| install.at.index > *index);
         }
+        Record::Snapshot { mark, .. } => group.snapshot = Some(*mark),
+        Record::Installing { installing, .. } => group.installing = Some(*installing),
         Record::Tombstone { .. } | Record::Fence { .. } => drop(state.remove(&id)),
         Record::Start { .. } | Record::Footer | Record::Optional => {}
     }
@@ -160,6 +172,9 @@ fn state_of(wal: &Wal, recovered: &Recovered, fenced: &BTreeSet<GroupId>) -> Sta
         let mut group = Group {
             membership: found.membership.to_vec(),
             hard_state: found.hard_state,
+            released: found.released,
+            snapshot: found.snapshot,
+            installing: found.installing,
             entries: BTreeMap::new(),
             last: found.last,
         };

@@ -3,10 +3,10 @@
 //!
 //! It is for streams without damage: the first batch that is not whole ends the log.
 
-use super::model::{Group, State};
-use logdrive_raft::{Entry, EntryKind, HardState, LogIndex, NodeId, Term};
+use super::model::{Group, Kept, State};
+use logdrive_raft::{Entry, EntryKind, HardState, LogId, LogIndex, NodeId, Term};
 use logdrive_wal::disk::sim::SimPlatter;
-use logdrive_wal::{SegmentSeq, checksum};
+use logdrive_wal::{Installing, SegmentSeq, SnapshotMark, checksum};
 use std::collections::{BTreeMap, BTreeSet};
 
 const BLOCK: usize = 4096;
@@ -22,6 +22,8 @@ pub(crate) struct Found {
     pub(crate) entries: BTreeMap<u64, (u64, u8, Vec<u8>)>,
     /// The entry before the log's first, and its term.
     pub(crate) released: (u64, u64),
+    pub(crate) snapshot: Option<Kept>,
+    pub(crate) installing: Option<Installing>,
 }
 
 /// A stream, as the bytes have it.
@@ -239,11 +241,19 @@ fn replay(segment: &Segment, body: &[u8], groups: usize, stream: &mut Stream) {
             5 => {
                 group.released = (u64_at(record, 16), u64_at(record, 24));
                 group.entries.split_off(&(u64_at(record, 32) + 1));
+                let index = LogIndex(u64_at(record, 16));
+                group.snapshot = group.snapshot.take().filter(|kept| kept.mark.at.index >= index);
+                group.installing = group.installing.filter(|install| install.at.index > index);
             }
             6 => put_entries(segment, record, group),
             7 => {
                 stream.groups.remove(&id);
                 stream.destroyed.insert(id);
+            }
+            11 => group.snapshot = Some(snapshot(segment, record)),
+            12 => {
+                assert_eq!(record.len(), 48);
+                group.installing = Some(Installing { at: log_id(record), digest: digest(record) });
             }
             kind => panic!("a record of kind {kind}"),
         }
@@ -251,6 +261,25 @@ fn replay(segment: &Segment, body: &[u8], groups: usize, stream: &mut Stream) {
     let once: BTreeSet<u64> = directory.iter().copied().collect();
     assert_eq!(once.len(), directory.len(), "a directory names a group twice");
     assert!(named.is_subset(&once), "a directory lacks groups of its batch");
+}
+
+fn log_id(record: &[u8]) -> LogId {
+    LogId { term: Term(u64_at(record, 24)), index: LogIndex(u64_at(record, 16)) }
+}
+
+fn digest(record: &[u8]) -> u128 {
+    u128::from(u64_at(record, 32)) | u128::from(u64_at(record, 40)) << 64
+}
+
+fn snapshot(segment: &Segment, record: &[u8]) -> Kept {
+    assert_eq!(u32_at(record, 64), crc_from(segment.seed, &[&record[..64]]), "a snapshot's head");
+    assert_eq!(u32_at(record, 68), 0);
+    let content = record[72..].to_vec();
+    assert_eq!(u32_at(record, 60), crc_from(!0, &[&content]), "a snapshot's content");
+    let (bytes, is_in_log) = (u64_at(record, 48), u32_at(record, 56) == 1);
+    assert!(if is_in_log { bytes == content.len() as u64 } else { content.is_empty() });
+    let mark = SnapshotMark { at: log_id(record), digest: digest(record), bytes, is_in_log };
+    Kept { mark, content }
 }
 
 fn put_entries(segment: &Segment, record: &[u8], group: &mut Found) {
@@ -295,12 +324,14 @@ pub(crate) fn state(platter: &SimPlatter) -> State {
         let hard_state = HardState {
             term: Term(term),
             voted_for: (vote != 0).then_some(NodeId(vote)),
-            commit: LogIndex(commit.min(last)),
+            commit: LogIndex(commit.min(last).max(released)),
             marked,
         };
         let found = Group {
             membership: found.membership,
             hard_state,
+            snapshot: found.snapshot,
+            installing: found.installing,
             released: (LogIndex(released), Term(released_term)),
             entries,
             destroyed: false,

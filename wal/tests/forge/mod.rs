@@ -102,6 +102,12 @@ impl SegmentBytes {
         self.put(at + 36, &sum.to_le_bytes());
     }
 
+    /// Makes the checksum of the head of the snapshot record at `at` right again.
+    pub(crate) fn sign_snapshot(&mut self, at: usize) {
+        let sum = self.seeded(&self.0[at..at + 64]);
+        self.put(at + 64, &sum.to_le_bytes());
+    }
+
     /// Makes the segment header's checksum right again.
     pub(crate) fn sign_header(&mut self) {
         let sum = crc(0, &self.0[..BLOCK - 4]);

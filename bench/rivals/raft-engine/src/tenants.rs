@@ -6,8 +6,8 @@
 //! Fails:  with the log's error.
 
 use crate::sleeper::Sleeper;
-use logdrive_raft::{LogIndex, Term};
-use logdrive_wal::{CarryDone, CarryPlan, Completed, Wal};
+use logdrive_raft::{LogId, LogIndex, Term};
+use logdrive_wal::{CarryDone, CarryPlan, Completed, Release, Wal};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -24,7 +24,15 @@ impl Tenants {
         }
         if batch.sealed {
             for (group, last) in &self.0 {
-                wal.release(*group, *last, Term(1)).map_err(io::Error::other)?;
+                let release = Release {
+                    group: *group,
+                    write: None,
+                    base: LogId { term: Term(1), index: *last },
+                    membership: &[],
+                    hard_state: None,
+                    snapshot: None,
+                };
+                wal.release(&release).map_err(io::Error::other)?;
             }
         }
         Ok(())

@@ -16,6 +16,8 @@ pub(crate) fn entries(batch: &EntryBatch) -> String {
         let _ = write!(text, "{space}{}", id(entry.id()));
         match entry.kind {
             EntryKind::Noop => text.push_str(":noop"),
+            EntryKind::Config => text.push_str(":config"),
+            EntryKind::End => text.push_str(":end"),
             EntryKind::Command => {
                 let payload = String::from_utf8_lossy(&entry.payload);
                 if payload != id(entry.id()) {
