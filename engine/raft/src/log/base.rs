@@ -159,7 +159,7 @@ mod tests {
         }
     }
 
-    /// 1. A peer is known to have entry 2 of term 1. 2. The log is released up to a base. 3. The peer acknowledges a later
+    /// A peer is known to have entry 2 of term 1. Then the log is released up to a base. Then the peer acknowledges a later
     /// entry, which may be released by then.
     #[test]
     fn an_entry_is_named_unless_it_was_released_and_its_term_forgotten() {
