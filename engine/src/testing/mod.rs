@@ -13,6 +13,7 @@
 mod acts;
 mod answers;
 mod apart;
+mod arriving;
 #[cfg(feature = "bug-bank")]
 pub mod bugs;
 mod caught;

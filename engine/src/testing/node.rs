@@ -5,10 +5,10 @@
 //! Fails:  as the log does; a log that does not open is an error.
 
 use super::{
+    arriving::{check_forwarded, check_frames, check_turn, forwarded_bytes},
     connections::Line,
     event::{Change, LogState},
     harm::Harm,
-    held::{check_forwarded, check_frames, check_turn, forwarded_bytes},
     invariants::Broken,
     log::{SimLog, mark, read_back},
     machine::{Broken as BrokenMachine, Ledger, Watched},
