@@ -29,9 +29,12 @@
 //!
 //! On a full disk entries leave two segments alone that are made ahead of need (`VOTES_SEGMENTS`), and beside them an eighth
 //! of a segment, 32 KiB at least, and the price of carrying the oldest segment, where that is worth it. Votes go on in what
-//! entries have left, then in the two segments in turn, for ever (`renew.rs`). While the two are not made, entries take a
-//! quarter of the active segment and no more, so that it can be one of the two. A disk too small for them takes votes for
-//! ever all the same, as long as one segment is made ahead, and an open needs only the segment that it begins.
+//! entries have left, then in the two segments in turn, for ever (`renew.rs`). If the disk is known to be full before the two
+//! are made, entries take a quarter of the active segment and no more, so that it can be one of the two. So a disk too small
+//! for them takes votes for ever all the same, as long as one segment is made ahead, and an open needs only the segment that
+//! it begins. Not claimed: votes for ever where entries fill the segment that an open begins before the first attempt to make
+//! another one has failed. Those entries would have to be refused on every disk, after every open, until two segments are
+//! made: a burst would meet that.
 //!
 //! A segment that cannot be made holds up every later batch, the votes in it among them, so entries are best given only
 //! to segments that are made, in parts if need be ([`Wal::takes_now`]).
@@ -493,10 +496,10 @@ impl Space {
         self.supply.ready_for_entries() as u64 * self.fresh()
     }
 
-    /// The room for entries in the active segment. The votes' segments must be made before it is filled: until then so
-    /// much of it is left that it can be one of them itself (`renew.rs`).
+    /// The room for entries in the active segment. On a disk that is known to be full, while the votes' segments are not
+    /// made, so much of it is left that it can be one of them itself (`renew.rs`).
     fn rest_for_entries(&self, used: Used) -> u64 {
-        match self.supply.has_votes_segments() {
+        match self.supply.has_votes_segments() || !self.supply.is_disk_full() {
             true => used.rest,
             false => used.rest.saturating_sub(self.segment_bytes - self.segment_bytes / 4),
         }
