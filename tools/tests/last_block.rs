@@ -120,7 +120,9 @@ fn give_back(place: &Path, driver: DriverChoice) {
     });
     assert!(all_made, "the segments ahead are not made");
     let ballast = Ballast::fill_to_the_last_block(place);
-    assert_full(place);
+    // A file system may give blocks back some time after the file that had them is gone.
+    let is_full = eventually(LIVE_MAX, || ballast.take_more() == 0);
+    assert!(is_full, "there is room");
     wal.release(&Release {
         group: GroupId(1),
         write: None,
