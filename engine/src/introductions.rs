@@ -1,4 +1,4 @@
-//! What peers say of themselves when they connect: where their clients go, and the times that must go with ours.
+//! The client addresses and the times that peers state when they connect, compared with those of the other nodes.
 //!
 //! In:     the hello of each connection with a peer, either way.
 //! Out:    the nodes' client addresses; a line in the log for each peer whose address or times do not go with those of
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-/// What is known of the nodes by their own words.
+/// The client address of each node, as it states it, and the faults that were told of each peer.
 pub(crate) struct Introductions {
     me: NodeId,
     heartbeat: Duration,

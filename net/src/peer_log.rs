@@ -1,4 +1,4 @@
-//! Which lines about a peer's lanes are written: all lanes of all shards meet the same trouble at once.
+//! Lines in the log about a peer's lanes: one for each trouble, because all lanes of all shards meet the same one at once.
 //!
 //! In:     each lane that comes up, and each that is lost or cannot be had, with the cause.
 //! Out:    whether a line is news; how many others it stands for.

@@ -89,7 +89,7 @@ pub(crate) trait Visitor {
     ) -> Result<bool, Self::Stop>;
 }
 
-/// Which read of a segment its bytes come from. No decision rests on a single bad read: a segment is read once more.
+/// The first or the second read of a segment's bytes. No decision rests on a single bad read: a segment is read once more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Look {
     First,
@@ -176,7 +176,7 @@ pub(crate) struct Judge {
     /// Groups that were destroyed.
     pub(crate) tombstones: Tombstones,
     pub(crate) ledger: Ledger,
-    /// What the next batch must state; `None` before the first batch, and behind a batch that cannot be read.
+    /// The link that the next batch must state; `None` before the first batch, and behind a batch that cannot be read.
     pub(crate) follows: Option<NextBatch>,
     /// True if a footer was the last segment's last record.
     pub(crate) closed: bool,

@@ -1,4 +1,4 @@
-//! What a log keeps of a group when a prefix of its entries leaves: the release, and the snapshot that stands for them.
+//! The release and the snapshot, which a log keeps of a group when a prefix of the entries leaves.
 //!
 //! In:     [`Release`] and [`Install`], which [`crate::Wal::release`] and [`crate::Wal::install`] write.
 //! Out:    [`SnapshotMark`], as recovery finds it; [`SnapshotPlan`], which reads a snapshot's content back.

@@ -384,6 +384,11 @@ fn what_reads_well_the_second_time_is_not_damaged() {
     assert_eq!(plan.run().unwrap().as_slice()[0].payload, needle);
 }
 
+/// The one segment that was written to.
+fn used_segment(sim: &Sim) -> SegmentSeq {
+    *sim.platter.segments().iter().find(|s| SegmentBytes::of(sim, **s).is_used()).unwrap()
+}
+
 /// RULES.md C1.
 ///
 /// 1. The last segment has one batch, which was acknowledged. Nothing behind it says that it was durable.
@@ -391,14 +396,8 @@ fn what_reads_well_the_second_time_is_not_damaged() {
 ///    was removed, with the batch.
 #[test]
 fn a_segment_in_use_is_not_taken_for_a_new_one_on_a_single_bad_read() {
-    let sim = Sim::new(4);
-    let (mut wal, _) = sim.open();
-    wal.append(&write(1, 1, &entries(1, 1, 1, 9, 1000))).unwrap();
-    sim.settle(&mut wal);
-    sim.platter.crash();
-    drop(wal);
-    let last =
-        *sim.platter.segments().iter().find(|s| SegmentBytes::of(&sim, **s).is_used()).unwrap();
+    let sim = one_batch(4);
+    let last = used_segment(&sim);
     for at in (BLOCK..BLOCK + 112).step_by(3) {
         let twin = sim.fork(5);
         twin.platter.misread(last, at);
@@ -414,14 +413,8 @@ fn a_segment_in_use_is_not_taken_for_a_new_one_on_a_single_bad_read() {
 /// 3. The first look was believed all the same, and the segment was removed as one that was only made.
 #[test]
 fn a_second_look_that_fails_does_not_confirm_the_first_one() {
-    let sim = Sim::new(4);
-    let (mut wal, _) = sim.open();
-    wal.append(&write(1, 1, &entries(1, 1, 1, 9, 1000))).unwrap();
-    sim.settle(&mut wal);
-    sim.platter.crash();
-    drop(wal);
-    let last =
-        *sim.platter.segments().iter().find(|s| SegmentBytes::of(&sim, **s).is_used()).unwrap();
+    let sim = one_batch(4);
+    let last = used_segment(&sim);
     for at in [0, BLOCK] {
         let twin = sim.fork(5);
         twin.platter.misread_then_fail(last, at);

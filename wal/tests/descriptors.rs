@@ -22,14 +22,7 @@ fn a_lack_of_file_descriptors_refuses_entries_keeps_votes_going_and_heals() {
         let dir = tempfile::tempdir().unwrap();
         let home = new_home(&dir.path().join("node"));
         let config = config(&home, driver);
-        let mut wal = match Wal::open(config.clone()) {
-            Ok((wal, _)) => wal,
-            Err(WalError::Io { source, .. }) if driver == DriverChoice::Uring => {
-                skipped(format_args!("io_uring: {source}"));
-                continue;
-            }
-            Err(error) => panic!("{error}"),
-        };
+        let Some(mut wal) = open_or_skip(&config) else { continue };
         let (mut index, mut term) = (0, 0);
         for left in 0..3 {
             let taken = Taken::all_but(left);

@@ -480,7 +480,7 @@ fn every_crash_leaves_all_of_a_release_or_none_of_it() {
     run.poll();
     let (releases, batches) = ([(2, 3, 40), (3, 4, 300)], run.wal.metrics().batches);
     for (base, at, bytes) in releases {
-        // What is left of the open batch takes a part of the release, but not all of it.
+        // The rest of the open batch has room for a part of the release, but not for all of it.
         let mut payload = payload(2, 1, base - 1, 0);
         payload.resize(3950, 0);
         run.model.append_entries(&mut run.wal, 2, vec![entry(1, base - 1, &payload)]);

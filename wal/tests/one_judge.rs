@@ -511,12 +511,7 @@ fn a_footer_that_is_not_the_last_record_of_its_batch_ends_the_log() {
 /// damaged one as durable was evidence of a loss.
 #[test]
 fn the_end_of_a_log_stands_behind_its_last_batch_though_that_is_damaged() {
-    let sim = Sim::new(3);
-    let (mut wal, _) = sim.open();
-    wal.append(&write(1, 1, &entries(1, 1, 1, 9, 1000))).unwrap();
-    sim.settle(&mut wal);
-    sim.platter.crash();
-    drop(wal);
+    let sim = one_batch(3);
     drop(sim.open());
     sim.platter.complete_all();
     sim.platter.crash();

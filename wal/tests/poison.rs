@@ -48,14 +48,7 @@ fn fails_in_the_making(break_it: impl Fn(&Path), mend: impl Fn(&Path)) {
         let dir = tempfile::tempdir().unwrap();
         let home = new_home(&dir.path().join("node"));
         let config = config(&home, driver);
-        let mut wal = match Wal::open(config.clone()) {
-            Ok((wal, _)) => wal,
-            Err(WalError::Io { source, .. }) if driver == DriverChoice::Uring => {
-                skipped(format_args!("io_uring: {source}"));
-                continue;
-            }
-            Err(error) => panic!("{error}"),
-        };
+        let Some(mut wal) = open_or_skip(&config) else { continue };
         // Waits until the segments ahead are made, or the log would fail before anything is durable. Making a segment ends
         // with the manifest that names it.
         let made = || {

@@ -120,7 +120,7 @@ fn what_was_released_counts_as_committed_and_a_late_release_undoes_nothing() {
     let hard_state = Some(hard_state(1, 2, 4));
     let late = Release { write: Some(WriteId(5)), hard_state, ..kept(3, id(1, 4), &late) };
     wal.release(&late).unwrap();
-    // Whoever waits for the late one is told all the same.
+    // The late release changes nothing, and the write that came with it completes all the same.
     let completed = sim.settle(&mut wal);
     assert!(completed.iter().flat_map(|done| &done.durable).any(|it| it.covers(WriteId(5))));
     drop(wal);

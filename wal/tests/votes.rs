@@ -118,7 +118,7 @@ fn a_full_disk_takes_the_votes_of_many_groups_and_their_no_ops() {
             }
         }
         give_back(&sim, &mut wal);
-        // What was written again is read where it stands now.
+        // An entry that was written again is read from its new place.
         for index in 1..=round / 20 {
             let at = LogIndex(index);
             if let Ok(plan) = wal.plan_read(GroupId(10), at, at, 1) {

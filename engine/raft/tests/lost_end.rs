@@ -209,14 +209,8 @@ fn without_the_word_of_every_voter_it_is_not_readmitted() {
     assert!(c.status(n(1)).commit > commit);
 }
 
-/// 3 voted for 2 in term 2, and forgets that together with the end of its log. It must not vote for another in that term.
-#[test]
-fn a_forgotten_vote_is_not_given_twice() {
-    let mut c = with_entries(3, 10);
-    let before = c.nodes[&n(3)].durable.clone();
-    c.partition(&[1], &[2, 3]);
-    c.pass(11, false);
-    c.drop_packets(|_| true);
+/// 2 stands for election in term 2, and 3 votes for it. The vote is durable, and the answer under way.
+fn vote_for_2(c: &mut Cluster) {
     c.step(n(2), Event::Campaign);
     for _ in 0..6 {
         [2, 3].iter().for_each(|id| {
@@ -225,15 +219,31 @@ fn a_forgotten_vote_is_not_given_twice() {
         });
         c.deliver(|p| !matches!(p.message, Message::VoteReply(_)));
     }
-    let voted = HardState { term: Term(2), voted_for: Some(n(2)), ..before.hard_state };
-    assert_eq!(c.nodes[&n(3)].durable.hard_state.voted_for, voted.voted_for, "{}", c.trace);
-    // The vote is under way. 3 loses it, and entries that 1 knows of; 1 still leads term 1.
+    let voted = c.nodes[&n(3)].durable.hard_state;
+    assert_eq!((voted.term, voted.voted_for), (Term(2), Some(n(2))), "{}", c.trace);
+}
+
+/// The disk of 3 loses what it took since `before`, and the entries behind the sixth.
+fn lose_vote(c: &mut Cluster, before: Image) {
     c.crash(n(3), 0);
     let disk = &mut c.nodes.get_mut(&n(3)).unwrap().durable;
     *disk = before;
     disk.entries.truncate(6);
     disk.hard_state.commit = LogIndex(6);
     c.restart(n(3));
+}
+
+/// 3 voted for 2 in term 2, and forgets that together with the end of its log. It must not vote for another in that term.
+#[test]
+fn a_forgotten_vote_is_not_given_twice() {
+    let mut c = with_entries(3, 10);
+    let before = c.nodes[&n(3)].durable.clone();
+    c.partition(&[1], &[2, 3]);
+    c.pass(11, false);
+    c.drop_packets(|_| true);
+    vote_for_2(&mut c);
+    // The vote is under way. 3 loses it, and entries that 1 knows of; 1 still leads term 1.
+    lose_vote(&mut c, before);
     let heartbeat = Heartbeat {
         term: Term(1),
         commit: LogIndex(10),
@@ -271,22 +281,8 @@ fn a_forgotten_vote_is_not_given_twice_where_the_leader_has_released_what_was_lo
     c.pass(4, false);
     c.drop_packets(|_| true);
     let before = c.nodes[&n(3)].durable.clone();
-    c.step(n(2), Event::Campaign);
-    for _ in 0..6 {
-        [2, 3].iter().for_each(|id| {
-            c.collect(n(*id));
-            c.sync(n(*id), usize::MAX);
-        });
-        c.deliver(|p| !matches!(p.message, Message::VoteReply(_)));
-    }
-    let voted = c.nodes[&n(3)].durable.hard_state;
-    assert_eq!((voted.term, voted.voted_for), (Term(2), Some(n(2))), "{}", c.trace);
-    c.crash(n(3), 0);
-    let disk = &mut c.nodes.get_mut(&n(3)).unwrap().durable;
-    *disk = before;
-    disk.entries.truncate(6);
-    disk.hard_state.commit = LogIndex(6);
-    c.restart(n(3));
+    vote_for_2(&mut c);
+    lose_vote(&mut c, before);
     c.cut.clear();
     c.pass(3, false);
     c.collect(n(1));

@@ -19,7 +19,7 @@ impl<K: Ord> GroupLines<K> {
         self.0.entry(what).or_insert((group, 0)).1 += 1;
     }
 
-    /// What has happened, the first group to which it has, and to how many.
+    /// Each event, the first group to which it has happened, and the number of groups.
     pub(super) fn take(&mut self) -> impl Iterator<Item = (K, GroupId, usize)> + use<K> {
         let lines = std::mem::take(&mut self.0).into_iter();
         lines.map(|(what, (first, groups))| (what, first, groups))

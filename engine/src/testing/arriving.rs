@@ -1,4 +1,4 @@
-//! What peers can make a shard take in: frames that wait for it, messages in one turn.
+//! Bounds on frames that wait for a shard, and on the messages of one turn.
 //!
 //! In:     a shard before or after its turn.
 //! Out:    nothing, or invariant 23 is broken.

@@ -1,4 +1,4 @@
-//! What peers can make a shard hold in memory: entries that it keeps for slow peers.
+//! The bound on the memory of a shard for entries that it keeps for slow peers.
 //!
 //! In:     a shard after its turn.
 //! Out:    nothing, or invariant 23 is broken.

@@ -109,7 +109,7 @@ impl SimLog {
         let [Some(least), Some(most)] = [sizes.iter().min(), sizes.iter().max()] else {
             panic!("segments have a size")
         };
-        // What is read through a page cache, and not known to be on disk, is written again by the next open, too.
+        // The next open also writes again all that it reads through a page cache and does not know to be on disk.
         let times = 4 * most / least * if shape.page_cache { 2 } else { 1 };
         let written = std::mem::take(&mut self.written);
         let before = self.files_max.replace(files).filter(|_| is_whole);

@@ -250,7 +250,7 @@ impl Operation {
     }
 }
 
-/// What an operation does to a register.
+/// The effect of an operation on a register.
 pub(super) struct Effect {
     /// The register's value from then on.
     pub(super) after: u64,

@@ -5,7 +5,7 @@
 //! Cost:   per wake-up one read, one write and one lock, however many requests or outcomes there are; per
 //!         command one copy of key and value, no allocation.
 //! Fails:  bytes that are not the protocol are answered with an error, after what was asked before them, and the
-//!         connection is closed. What the client sends meanwhile is read and thrown away, up to [`DRAINED_BYTES_MAX`] and
+//!         connection is closed. The rest of its bytes is read and thrown away, up to [`DRAINED_BYTES_MAX`] and
 //!         for [`DRAIN_TIME_MAX`]: a connection that is closed with unread bytes is reset, and a client that is still
 //!         sending a value would see the reset and never the error.
 //!

@@ -324,7 +324,7 @@ pub(crate) fn open(
 }
 
 /// True for errors that mean that something is short now and may be there later: room on the disk, a file descriptor of the
-/// process or of the whole system, memory. What was being made is begun anew then, so nothing hangs on a sync that failed.
+/// process or of the whole system, memory. The file that was being made is begun anew then, so nothing hangs on a sync that failed.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     is_no_space(error)
         || matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))

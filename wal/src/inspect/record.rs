@@ -68,7 +68,7 @@ pub enum Record<'a> {
     Snapshot {
         /// The group.
         group: GroupId,
-        /// What the log says of the snapshot.
+        /// The snapshot, as the record describes it.
         mark: SnapshotMark,
         /// False if the content, which stands in the record, fails its checksum.
         is_whole: bool,

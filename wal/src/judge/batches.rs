@@ -65,7 +65,7 @@ impl Batch<'_> {
     }
 }
 
-/// What the header of a stream's next batch must state.
+/// The values that the header of a stream's next batch must state.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct NextBatch {
     pub(crate) number: u64,

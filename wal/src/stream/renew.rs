@@ -9,7 +9,7 @@
 //! Source: RULES.md rules 2, 8, 28; W16, W17.
 //!
 //! Entries leave two segments alone that are made ahead of need. When the disk is full and the active segment, too, votes go
-//! on in the first of the two. When that is full, what counts in it is written again to the second one, whose start record
+//! on in the first of the two. When that is full, its records that count are written again to the second one, whose start record
 //! names the segment *before* the first as its predecessor. That is what an open does with a last segment that holds
 //! little (`first.rs`), and recovery reads both alike: once the second segment's first block is on disk, which is
 //! written last, nothing in the first one counts. So it is given up, though it is not the oldest. The maker makes the next
@@ -29,9 +29,8 @@
 //!
 //! The bound. B's first batch has the records of A that an open would write again: every group's latest hard state,
 //! membership, snapshot and install, if it stands in A, and all releases, fences, tombstones and entries in A. They may take
-//! half of a segment. A
-//! hard state or a release takes 40 bytes, and a group 8 more: with both, so many groups of a shard as 380,000 with segments
-//! of 64 MiB, and 270 with the smallest. A new leader's no-op takes 48 bytes until the log gives its segment back. Beyond
+//! half of a segment. A hard state or a release takes 40 bytes, and a group 8 more. If each group has both, half of a
+//! segment has room for 380,000 groups of a shard with segments of 64 MiB, and for 270 with the smallest. A new leader's no-op takes 48 bytes until the log gives its segment back. Beyond
 //! the bound the reserve is what entries left and two segments of votes, and does not renew itself.
 
 use super::tail::{Copied, Copy};

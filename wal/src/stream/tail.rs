@@ -28,7 +28,7 @@ use std::ops::Range;
 /// The place where the log grows.
 pub(super) struct Tail {
     active: Segment,
-    /// What the active segment began with.
+    /// The start record and the first batch of the active segment.
     began: Began,
     open: OpenBatch,
 }
@@ -434,7 +434,7 @@ impl Tail {
         full
     }
 
-    /// What the active segment began with.
+    /// The start record and the first batch of the active segment.
     pub(super) fn began(&self) -> Began {
         self.began
     }

@@ -204,6 +204,28 @@ pub(crate) fn read_all(wal: &Wal, group: &RecoveredGroup) -> Vec<Entry> {
     }
 }
 
+/// Opens a log on real files; `None` where the system gives no ring to the driver that needs one, which is told.
+pub(crate) fn open_or_skip(config: &Config) -> Option<Wal> {
+    match Wal::open(config.clone()) {
+        Ok((wal, _)) => Some(wal),
+        Err(WalError::Io { source, .. }) if config.driver == DriverChoice::Uring => {
+            skipped(format_args!("io_uring: {source}"));
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// A log whose last segment has one batch, nine entries of group 1, which was acknowledged before the power failed.
+pub(crate) fn one_batch(seed: u64) -> Sim {
+    let sim = Sim::new(seed);
+    let (mut wal, _) = sim.open();
+    wal.append(&write(1, 1, &entries(1, 1, 1, 9, 1000))).unwrap();
+    sim.settle(&mut wal);
+    sim.platter.crash();
+    sim
+}
+
 /// Runs a read on another thread, as a reader does.
 pub(crate) fn read_elsewhere(plan: logdrive_wal::ReadPlan) -> logdrive_raft::EntryBatch {
     std::thread::scope(|scope| scope.spawn(move || plan.run()).join().unwrap().unwrap())

@@ -1,4 +1,4 @@
-//! Which groups hand committed entries to their machines in a turn, and how many.
+//! The choice of the groups that hand committed entries to their machines in a turn, and of the number of entries.
 //!
 //! In:     groups that have something to apply, in the order in which they came to have it; the room of the turn.
 //! Out:    jobs for the machines ([`ApplyJob`]), and questions for entries that are not in memory.
@@ -12,7 +12,7 @@
 //! however much comes.
 //!
 //! The groups that wait stand in a queue, and each is handed an equal share of the turn's room before any is handed more.
-//! What one group does not need of its share goes to the others. A group that is not done goes to the end of the queue. So a
+//! If a group does not need all of its share, the rest goes to the others. A group that is not done goes to the end of the queue. So a
 //! group with few entries does not wait for one with many: each group is handed something in every turn if no more groups
 //! wait than a turn has room for, and otherwise waits until as many entries were handed out as groups stand before it.
 
