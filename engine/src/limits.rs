@@ -155,7 +155,7 @@ pub(crate) const TURN_BYTES_MAX: usize = 16 << 20;
 /// else is committed waits for the next turns.
 pub(crate) const TURN_APPLY_MAX: ApplyMax = ApplyMax { entries: 4096, bytes: 4 << 20 };
 /// Bytes of entries that a shard takes from leaders while its log is behind: four followers' windows. More are not taken,
-/// and are sent again once it has caught up.
+/// and are sent again once it has caught up. And bytes of commands that it takes from callers meanwhile; more are refused.
 pub(crate) const BEHIND_BYTES_MAX: usize = 4 * INFLIGHT_BYTES_MAX;
 /// A command is answered within this many election timeouts, and one more: with *unknown* if it is not committed by then.
 pub(crate) const ANSWER_ELECTIONS: u64 = 8;

@@ -434,11 +434,17 @@ impl Wal {
     fn close_open(&mut self) {
         let closed = self.tail.close(self.pipeline.link());
         self.space.count(closed.taken);
-        // The maker of segments pauses between its writes until the next segment is needed soon.
-        if closed.passes_middle && self.space.supply().ready() == 0 {
-            self.disk.hurry();
+        if closed.passes_middle {
+            self.hurry_if_needed_soon();
         }
         self.pipeline.push(closed.batch, closed.crc);
+    }
+
+    /// The maker of segments pauses between its writes until the next segment is needed soon.
+    fn hurry_if_needed_soon(&mut self) {
+        if self.space.needs_segment_soon(self.used()) {
+            self.disk.hurry();
+        }
     }
 
     /// Goes on in the next segment's image. The segment's file may still be in the making: writes wait for the file.
@@ -517,6 +523,8 @@ impl Wal {
                         logdrive_raft::reached!("segment made of one given back");
                         self.metrics.recycled += 1;
                     }
+                    // The maker has made one in a hurry, and pauses again.
+                    self.hurry_if_needed_soon();
                 }
                 Err(source) if is_shortage(&source) => {
                     if self.space.supply_mut().on_disk_full() {

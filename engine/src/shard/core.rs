@@ -347,7 +347,7 @@ impl Shard {
         let refusal = match slot.map(|slot| &self.replicas[slot.at()]) {
             None => Some(ProposeError::Stopped(StopCause::Absent)),
             Some(replica) if replica.stopped => Some(replica.refusal()),
-            Some(_) => self.log_room.refusal(),
+            Some(_) => self.log_room.propose(submission.commands.cost().bytes).err(),
         };
         match (slot, refusal) {
             (Some(slot), None) => {

@@ -9,9 +9,8 @@
 //! Source: RULES.md W9, W10, B2.
 //!
 //! Votes and heartbeats do not ask here: they go on from the log's reserve. Invariants:
-//! * proposals are taken only while the log takes entries and no write waits for it;
-//! * while the log has no room, entries from leaders are not taken; while it is merely behind, they are taken until
-//!   they come to `behind_bytes_max`;
+//! * while the log has no room, neither proposals nor entries from leaders are taken; while it is merely behind, each of
+//!   the two is taken until it comes to `behind_bytes_max`;
 //! * leaderships are given up once for each time that the log is without room.
 
 use crate::{ProposeError, limits};
@@ -25,14 +24,23 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_millis(10);
 /// The room in the log, as of the last [`Self::look`].
 pub(super) struct LogRoom {
     room: Room,
-    /// Bytes of entries that were taken from leaders since the log fell behind; below `behind_bytes_max`, more are
-    /// taken.
-    behind_bytes: usize,
+    /// Since the log fell behind.
+    behind: Behind,
+    /// Below so many bytes in either, more are taken.
     behind_bytes_max: usize,
     /// No entry of more bytes fits the log.
     entry_bytes_max: usize,
     /// `None` while the log has room.
     full: Option<Full>,
+}
+
+/// The bytes taken since the log fell behind.
+#[derive(Clone, Copy, Default)]
+struct Behind {
+    /// Of entries from leaders.
+    entries: usize,
+    /// Of callers' commands.
+    proposals: usize,
 }
 
 /// The state of a log that has no room.
@@ -45,7 +53,8 @@ struct Full {
 impl LogRoom {
     /// A log with room, which takes entries of up to `entry_bytes_max` bytes.
     pub(super) fn new(entry_bytes_max: usize) -> Self {
-        Self { room: Room::Free, behind_bytes: 0, behind_bytes_max: 0, entry_bytes_max, full: None }
+        let behind = Behind::default();
+        Self { room: Room::Free, behind, behind_bytes_max: 0, entry_bytes_max, full: None }
     }
 
     /// No entry of more bytes fits the log.
@@ -70,7 +79,7 @@ impl LogRoom {
         // Near the quota, room depends on space that the log is giving back, which may fail: nothing may queue for it.
         self.behind_bytes_max = if is_near_quota { 0 } else { limits::BEHIND_BYTES_MAX };
         if self.room != Room::Behind {
-            self.behind_bytes = 0;
+            self.behind = Behind::default();
         }
         match self.room {
             Room::Free => self.full = None,
@@ -87,7 +96,7 @@ impl LogRoom {
     pub(super) fn takes_entries(&self) -> bool {
         match self.room {
             Room::Free => true,
-            Room::Behind => self.behind_bytes < self.behind_bytes_max,
+            Room::Behind => self.behind.entries < self.behind_bytes_max,
             Room::Reserve | Room::Quota => false,
         }
     }
@@ -105,24 +114,30 @@ impl LogRoom {
             return Err(RoomSays::Full);
         }
         if self.room == Room::Behind {
-            self.behind_bytes += entries.iter().map(Entry::cost_bytes).sum::<usize>();
+            self.behind.entries += entries.iter().map(Entry::cost_bytes).sum::<usize>();
         }
         Ok(())
     }
 
-    /// Why a proposal is refused; `None` if it is not.
+    /// Takes a proposal whose commands have `bytes` bytes, or says why not.
     #[inline]
-    pub(super) fn refusal(&self) -> Option<ProposeError> {
+    pub(super) fn propose(&mut self, bytes: usize) -> Result<(), ProposeError> {
         match self.room {
-            Room::Free => None,
-            Room::Behind => Some(ProposeError::Overloaded { retry_after: RETRY_AFTER }),
+            Room::Free => Ok(()),
+            // Callers would meet errors whenever a segment is made a little too late.
+            Room::Behind if self.behind.proposals < self.behind_bytes_max => {
+                logdrive_raft::reached!("proposal taken while the log is behind");
+                self.behind.proposals += bytes;
+                Ok(())
+            }
+            Room::Behind => Err(ProposeError::Overloaded { retry_after: RETRY_AFTER }),
             Room::Reserve => {
                 logdrive_raft::reached!("proposal refused for want of room");
-                Some(ProposeError::DiskFull)
+                Err(ProposeError::DiskFull)
             }
             Room::Quota => {
                 logdrive_raft::reached!("proposal refused by the log's quota");
-                Some(ProposeError::LogFull)
+                Err(ProposeError::LogFull)
             }
         }
     }
@@ -183,13 +198,28 @@ mod tests {
 
     /// RULES.md W9, B5: a small proposal that overtook a write that waits would be taken again and again before it.
     #[test]
-    fn while_a_write_waits_for_the_log_no_proposal_is_taken() {
-        assert!(looked(Room::Free, &[]).refusal().is_none());
-        let waits_for = |waiting: &[Room]| looked(Room::Free, waiting).refusal();
-        assert!(matches!(waits_for(&[Room::Behind]), Some(ProposeError::Overloaded { .. })));
+    fn while_a_write_waits_for_room_no_proposal_is_taken() {
+        assert!(looked(Room::Free, &[]).propose(1).is_ok());
         let waiting = [Room::Behind, Room::Quota, Room::Behind];
-        assert!(matches!(waits_for(&waiting), Some(ProposeError::LogFull)));
-        assert!(!looked(Room::Free, &waiting).takes_entries());
+        let mut log = looked(Room::Free, &waiting);
+        assert!(matches!(log.propose(1), Err(ProposeError::LogFull)));
+        assert!(!log.takes_entries());
+    }
+
+    /// RULES.md W9.
+    #[test]
+    fn a_log_that_is_behind_takes_so_many_bytes_of_proposals_and_none_near_its_quota() {
+        let mut log = looked(Room::Free, &[Room::Behind]);
+        let mut taken = 0;
+        while log.propose(1 << 20).is_ok() {
+            taken += 1 << 20;
+        }
+        assert_eq!(taken, limits::BEHIND_BYTES_MAX);
+        assert!(log.takes_entries(), "what callers propose takes nothing from what leaders send");
+        assert!(matches!(log.propose(1), Err(ProposeError::Overloaded { .. })));
+        log.look(Room::Free, false, std::iter::empty(), Ticks(2));
+        log.look(Room::Behind, true, std::iter::empty(), Ticks(3));
+        assert!(matches!(log.propose(1), Err(ProposeError::Overloaded { .. })));
     }
 
     /// RULES.md W9.

@@ -68,6 +68,7 @@ pub const PLACES: &[(&str, &str)] = &[
     ("proposal refused by the log's quota", "engine/src/shard/core.rs"),
     ("proposal refused for want of room at its followers", "engine/src/shard/core.rs"),
     ("proposal refused for want of room", "engine/src/shard/core.rs"),
+    ("proposal taken while the log is behind", "engine/src/shard/log_room.rs"),
     ("register swapped", "engine/src/testing/machine.rs"),
     ("read refused by a full queue", "engine/src/testing/node.rs"),
     ("sector lost that was said to be durable", "wal/src/disk/sim/platter.rs"),

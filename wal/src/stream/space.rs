@@ -32,9 +32,9 @@
 //! entries have left, then in the two segments in turn, for ever (`renew.rs`). If the disk is known to be full before the two
 //! are made, entries take a quarter of the active segment and no more, so that it can be one of the two. So a disk too small
 //! for them takes votes for ever all the same, as long as one segment is made ahead, and an open needs only the segment that
-//! it begins. Not claimed: votes for ever where entries fill the segment that an open begins before the first attempt to make
-//! another one has failed. Those entries would have to be refused on every disk, after every open, until two segments are
-//! made: a burst would meet that.
+//! it begins. Not claimed: votes for ever where the disk becomes full after an open before three segments were made ahead, and
+//! entries have filled what was made by then. Those entries would have to wait on every disk, after every open, until three
+//! segments are made.
 //!
 //! A segment that cannot be made holds up every later batch, the votes in it among them, so entries are best given only
 //! to segments that are made, in parts if need be ([`Wal::takes_now`]).
@@ -293,6 +293,12 @@ impl Space {
         } else {
             Room::Free
         }
+    }
+
+    /// True if entries come to the end of what is made, and more is being made.
+    pub(super) fn needs_segment_soon(&self, used: Used) -> bool {
+        let supply = &self.supply;
+        used.is_past_middle && supply.ready_for_entries() == 0 && supply.ready() < supply.ahead()
     }
 
     /// See [`Wal::takes_now`].

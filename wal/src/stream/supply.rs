@@ -29,6 +29,8 @@ pub(super) struct Supply {
     /// True if the maker of segments reported no room, and has made no new file since. A segment that is made of a file
     /// given up before says nothing about the disk's room.
     lacks_room: bool,
+    /// True once the segments that are kept for votes were made, and one for entries, since the log was opened.
+    was_stocked: bool,
     /// For each order to give a segment up, in order: the bytes of the file, which count until the file is gone, or 0
     /// for a file that is kept.
     leaving: VecDeque<u64>,
@@ -53,6 +55,7 @@ impl Supply {
             made,
             ordered: SegmentSeq(made.0 + 1),
             lacks_room: false,
+            was_stocked: false,
             leaving: VecDeque::new(),
             free: 0,
         }
@@ -70,10 +73,14 @@ impl Supply {
         self.spares.iter().filter(|spare| self.is_made(spare.seq)).count()
     }
 
-    /// The number of segments ahead that can be written and that are not kept for votes.
+    /// The number of segments ahead that can be written and that are not kept for votes. After an open, while the disk
+    /// seems to have room, entries may use each segment that is made until there are enough of them: they would wait for
+    /// three segments if they waited for those of the votes.
     #[inline]
     pub(super) fn ready_for_entries(&self) -> usize {
-        self.ready().saturating_sub(VOTES_SEGMENTS)
+        let ready = self.ready();
+        let keeps_for_votes = self.was_stocked || self.is_disk_full();
+        if keeps_for_votes { ready.saturating_sub(VOTES_SEGMENTS) } else { ready }
     }
 
     /// True if the segments are made that are kept for votes.
@@ -148,6 +155,7 @@ impl Supply {
     pub(super) fn on_made(&mut self, segment: SegmentSeq, origin: SegmentOrigin) -> bool {
         assert!(segment > self.made, "{segment:?} was made twice");
         self.made = segment;
+        self.was_stocked |= self.ready() > VOTES_SEGMENTS;
         let is_recycled = origin == SegmentOrigin::Recycled;
         self.lacks_room &= is_recycled;
         self.free -= usize::from(is_recycled);

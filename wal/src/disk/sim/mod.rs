@@ -398,6 +398,12 @@ impl SimPlatter {
         self.lock().maker.segments_ordered()
     }
 
+    /// True if what is at hand is made without pauses.
+    #[must_use]
+    pub fn is_in_a_hurry(&self) -> bool {
+        self.lock().maker.is_in_a_hurry
+    }
+
     /// Segments that are to be given up and have not been.
     #[must_use]
     pub fn retirements(&self) -> usize {

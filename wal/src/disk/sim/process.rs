@@ -92,10 +92,11 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn make(&mut self, make: MakeSegment, _urgent: bool) {
+    fn make(&mut self, make: MakeSegment, urgent: bool) {
         let mut platter = self.platter.lock();
         if platter.era == self.era {
             platter.maker.make(make);
+            platter.maker.is_in_a_hurry |= urgent;
         }
     }
 
@@ -106,7 +107,12 @@ impl Disk for SimDisk {
         }
     }
 
-    fn hurry(&mut self) {}
+    fn hurry(&mut self) {
+        let mut platter = self.platter.lock();
+        if platter.era == self.era {
+            platter.maker.is_in_a_hurry = true;
+        }
+    }
 
     fn chunks_made(&self) -> u64 {
         self.platter.lock().maker.steps_taken

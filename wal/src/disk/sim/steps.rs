@@ -64,6 +64,8 @@ pub(super) struct Maker {
     no_space_reported: bool,
     /// Something failed: nothing further is made.
     failed: bool,
+    /// The real maker makes no pauses until the order at hand is done.
+    pub(super) is_in_a_hurry: bool,
 }
 
 impl Maker {
@@ -244,6 +246,7 @@ impl Platter {
 
     fn end_order(&mut self, order: &Order, outcome: Result<(), io::ErrorKind>) {
         self.maker.orders.remove(0);
+        self.maker.is_in_a_hurry = false;
         self.maker.steps.clear();
         self.maker.failed = outcome.is_err();
         self.events.push(match order {
