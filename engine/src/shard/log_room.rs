@@ -10,7 +10,7 @@
 //!
 //! Votes and heartbeats do not ask here: they go on from the log's reserve. Invariants:
 //! * while the log has no room, neither proposals nor entries from leaders are taken; while it is merely behind, each of
-//!   the two is taken until it comes to `behind_bytes_max`;
+//!   the two is taken until it comes to `behind_bytes_max`, and proposals until they would fill a segment;
 //! * leaderships are given up once for each time that the log is without room.
 
 use crate::{ProposeError, limits};
@@ -124,8 +124,11 @@ impl LogRoom {
     pub(super) fn propose(&mut self, bytes: usize) -> Result<(), ProposeError> {
         match self.room {
             Room::Free => Ok(()),
-            // Callers would meet errors whenever a segment is made a little too late.
-            Room::Behind if self.behind.proposals < self.behind_bytes_max => {
+            // Callers would meet errors whenever a segment is made a little too late. More than that segment holds would
+            // wait for another one.
+            Room::Behind
+                if self.behind.proposals < self.behind_bytes_max.min(self.entry_bytes_max) =>
+            {
                 logdrive_raft::reached!("proposal taken while the log is behind");
                 self.behind.proposals += bytes;
                 Ok(())
@@ -209,11 +212,14 @@ mod tests {
     /// RULES.md W9.
     #[test]
     fn a_log_that_is_behind_takes_so_many_bytes_of_proposals_and_none_near_its_quota() {
-        let mut log = looked(Room::Free, &[Room::Behind]);
-        let mut taken = 0;
-        while log.propose(1 << 20).is_ok() {
-            taken += 1 << 20;
-        }
+        let behind = |entry_bytes_max| {
+            let mut log = LogRoom::new(entry_bytes_max);
+            log.look(Room::Free, false, [Room::Behind].into_iter(), Ticks(1));
+            let taken = (0..).take_while(|_| log.propose(1 << 20).is_ok()).count();
+            (log, taken << 20)
+        };
+        assert_eq!(behind(4 << 20).1, 4 << 20, "what one segment holds");
+        let (mut log, taken) = behind(64 << 20);
         assert_eq!(taken, limits::BEHIND_BYTES_MAX);
         assert!(log.takes_entries(), "what callers propose takes nothing from what leaders send");
         assert!(matches!(log.propose(1), Err(ProposeError::Overloaded { .. })));
