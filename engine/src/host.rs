@@ -26,7 +26,7 @@ use crate::{
         Answer, Cost, FetchJob, Founded, Round, Shard, ShardOf, Stamps, WriteJob, is_withdrawn,
     },
     shared::{Shared, lock},
-    status::{Question, ShardCounters},
+    status::{Question, ShardCounters, ShardLog},
 };
 use hashbrown::{HashMap, HashSet};
 use logdrive_net::{Lane, LaneStats};
@@ -392,6 +392,14 @@ impl ShardHost {
                     inbound: self.node.inbound_stats(),
                     waiting_commands: waiting.commands,
                     waiting_bytes: waiting.bytes,
+                });
+            }
+            Question::Log(count, giver) => {
+                let Some(wal) = &self.wal else { return };
+                giver.give(ShardLog {
+                    usage: wal.usage(),
+                    segments: wal.metrics().segments,
+                    holders: wal.holders(count),
                 });
             }
         }

@@ -125,14 +125,16 @@ pub use logdrive_wal::{
     SHARDS_MAX,
 };
 pub use logdrive_wal::{Corrupt, DriverChoice, HomeError, WalError};
-/// The counts of a log, and the space it takes.
-pub use logdrive_wal::{Metrics as LogMetrics, Usage as LogUsage};
+/// The counts of a log, the space it takes, and the groups that this space belongs to.
+pub use logdrive_wal::{
+    Holder as LogHolder, Holders as LogHolders, Metrics as LogMetrics, Usage as LogUsage,
+};
 pub use machine::{AppliedAt, CommandRef, Committed, CommittedBuf, Replies, StateMachine};
 pub use node::{Description, Node};
 pub use outcome::{Applied, Completions, Outcome};
 pub use retry::Retry;
 pub use stages::StageSummary;
-pub use status::{GroupStatus, ShardCounters};
+pub use status::{GroupStatus, ShardCounters, ShardLog};
 pub use stretch::StretchMeter;
 
 /// The README's program is compiled and run with the other documentation tests.

@@ -8,7 +8,7 @@
 
 use crate::{
     Bootstrap, Config, Events, Founding, Group, GroupError, GroupId, Later, NodeError, NodeId,
-    OpenError, ShardCounters, SpawnError, StageSummary, StateMachine, blocking,
+    OpenError, ShardCounters, ShardLog, SpawnError, StageSummary, StateMachine, blocking,
     driver::{self, Setup, Started},
     here,
     inbox::{Control, NotTaken, Task},
@@ -436,6 +436,17 @@ impl Node {
     #[must_use = "the answer comes through it"]
     pub fn counters(&self, shard: usize) -> Later<ShardCounters> {
         self.running.node.inboxes[shard].ask(Question::Counters, here::on_a_shard())
+    }
+
+    /// The use of a shard's log as of its next turn, with the `count` groups that take most of it. May be called by any
+    /// thread. Walks the shard's groups once, on its thread: for people, not for a loop. Ends as [`Self::counters`] does.
+    ///
+    /// # Panics
+    /// If there is no such shard ([`Self::shards`]).
+    #[must_use = "the answer comes through it"]
+    pub fn log(&self, shard: usize, count: usize) -> Later<ShardLog> {
+        let question = |giver| Question::Log(count, giver);
+        self.running.node.inboxes[shard].ask(question, here::on_a_shard())
     }
 
     /// Starts measuring stages and turns anew, for all shards.

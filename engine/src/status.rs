@@ -7,7 +7,7 @@
 
 use crate::{GroupId, LogIndex, NodeId, Term, later::Giver};
 use logdrive_net::{InboundStats, Lane, LaneStats};
-use logdrive_wal::{Metrics, Usage};
+use logdrive_wal::{Holders, Metrics, Usage};
 
 /// A replica's term and cursors, from [`crate::Group::status`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,10 +52,24 @@ pub struct ShardCounters {
     pub waiting_bytes: usize,
 }
 
+/// The use of one shard's log, from [`crate::Node::log`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ShardLog {
+    /// The space that it takes on disk.
+    pub usage: Usage,
+    /// Its segments that hold something, the one that is written among them.
+    pub segments: usize,
+    /// The groups that its space belongs to.
+    pub holders: Holders,
+}
+
 /// A question to a shard.
 pub(crate) enum Question {
     /// Where a group is.
     Group(GroupId, Giver<GroupStatus>),
     /// The counts of a shard.
     Counters(Giver<ShardCounters>),
+    /// The use of a shard's log, and so many of the groups that take most of it.
+    Log(usize, Giver<ShardLog>),
 }

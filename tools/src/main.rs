@@ -3,8 +3,8 @@
 //! In:     a command line.
 //! Out:    what the subcommand says, on standard output.
 //! Cost:   that of the subcommand.
-//! Fails:  with one line on standard error and exit code 1; a bad command line is clap's, with exit code 2; `wal` has codes
-//!         of its own.
+//! Fails:  with one line on standard error and exit code 1; a bad command line is clap's, with exit code 2; `ctl` and
+//!         `wal` have codes of their own.
 //!
 //! # Begin with
 //!
@@ -12,6 +12,7 @@
 //!
 //! * [`serve`]: one node of the sharded database, which Redis Cluster clients can use.
 //! * [`load`]: measures a cluster, one that it starts itself or one that runs.
+//! * [`ctl`]: asks a node that runs how it is.
 //! * [`mod@wal`]: reads a node's log on disk, and says what is in it or wrong with it.
 //! * [`sim`]: runs the simulator over many seeds (with the feature `sim`).
 //!
@@ -26,6 +27,7 @@
 // Their macros panic where the stream is broken: whoever watches may leave.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod ctl;
 mod load;
 #[allow(
     dead_code,
@@ -62,6 +64,7 @@ enum Command {
     /// Run one node of the database.
     Serve(serve::Args),
     Load(Box<load::Args>),
+    Ctl(ctl::Args),
     Sim(sim::Args),
     Wal(wal::Args),
 }
@@ -69,6 +72,7 @@ enum Command {
 fn main() -> ExitCode {
     let result: Result<(), Box<dyn Error>> = match Cli::parse().command {
         Command::Serve(args) => serve::run(args).map_err(Into::into),
+        Command::Ctl(args) => return ctl::run(&args),
         Command::Wal(args) => return wal::run(&args),
         Command::Load(args) => load::run(*args).map_err(Into::into),
         Command::Sim(args) => sim::run(&args),

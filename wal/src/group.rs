@@ -15,7 +15,7 @@ use crate::ledger::Ledger;
 use crate::snapshot::Installing;
 use bytes::Bytes;
 use hashbrown::HashMap;
-use logdrive_raft::{GroupId, HardState};
+use logdrive_raft::{GroupId, HardState, LogIndex};
 
 /// All groups of one stream.
 pub(crate) type Groups = HashMap<GroupId, Group>;
@@ -137,6 +137,14 @@ impl Group {
             self.fence.filter(|_| there(self.fence_in) || !self.fence_recorded).map(Small::Fence),
         ];
         found.into_iter().flatten()
+    }
+
+    /// True if something of the group in the log's oldest segment, `oldest`, is still needed.
+    pub(crate) fn needs(&self, oldest: SegmentSeq) -> bool {
+        let is_there = |place: Position| place.segment() == oldest;
+        self.index.pieces_from(LogIndex(1)).next().is_some_and(|piece| is_there(piece.place))
+            || self.snapshot.as_deref().is_some_and(|kept| is_there(kept.place))
+            || self.small_in(oldest).next().is_some()
     }
 
     /// The latest snapshot.

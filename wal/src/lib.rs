@@ -100,4 +100,6 @@ pub use recovery::{Destroyed, Recovered, RecoveredGroup};
 pub use snapshot::{
     Install, Installing, Release, Snapshot, SnapshotContent, SnapshotMark, SnapshotPlan,
 };
-pub use stream::{Append, CarryDone, CarryPlan, Completed, FrozenRun, Room, Usage, Wal};
+pub use stream::{
+    Append, CarryDone, CarryPlan, Completed, FrozenRun, Holder, Holders, Room, Usage, Wal,
+};

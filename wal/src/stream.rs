@@ -63,7 +63,7 @@ use supply::{Spare, Supply};
 use tail::{Began, Link, RunPlace, Segment, Tail};
 
 pub use carry::{CarryDone, CarryPlan};
-pub use space::Usage;
+pub use space::{Holder, Holders, Usage};
 
 /// One group's part of a batch.
 #[derive(Clone, Copy, Debug)]

@@ -96,6 +96,11 @@ impl Cluster {
         &self.members[&self.node.id()].id
     }
 
+    /// The other nodes, by id.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.members.keys().copied().filter(|node| *node != self.node.id())
+    }
+
     /// Where clients are told to find this node.
     pub(crate) fn advertise(&self) -> &str {
         &self.advertise
@@ -111,6 +116,11 @@ impl Cluster {
         let led = self.groups.iter().flatten().filter(|here| here.group.is_leader());
         let keys: usize = led.map(|here| here.keys.load(Ordering::Relaxed)).sum();
         i64::try_from(keys).unwrap_or(i64::MAX)
+    }
+
+    /// The groups that this node carries.
+    pub(crate) fn carried(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().flatten().map(|here| &here.group)
     }
 
     /// The number of groups that this node carries.

@@ -8,11 +8,13 @@
 //!         once. An address that another process takes meanwhile is an error like any other after the directory is made.
 //!
 //! A request's way: `listener` -> `connection` reads it -> `commands` encodes it -> `slots` finds its group -> the
-//! engine -> `machine` applies it -> `connection` answers. `cluster` tells clients where else to go, `info` how it is.
+//! engine -> `machine` applies it -> `connection` answers. `cluster` tells clients where else to go, `info` how it is, and
+//! `ctl` tells operators.
 
 mod cluster;
 mod commands;
 mod connection;
+mod ctl;
 mod info;
 mod listener;
 mod log_output;
@@ -25,6 +27,7 @@ pub(crate) use options::{Args, OptionsError, host_port};
 
 use crate::signals::Signals;
 use cluster::{Carried, Cluster};
+use ctl::Ctl;
 use log_output::LogOutput;
 use logdrive::{Bootstrap, Config, Founding, GroupError, Node, NodeError, OpenError, SpawnError};
 use machine::KeyValue;
@@ -155,7 +158,7 @@ pub(crate) fn run(args: Args) -> Result<(), ServeError> {
 
     let place = Place { sockets, port: local.port(), advertise };
     let served = serve(&options, &node, placement, place, &seats)
-        .and_then(|()| wait(&node, &stops, &mut log_output));
+        .and_then(|_ctl| wait(&node, &stops, &mut log_output));
     let closed = node.close();
     served?;
     Ok(closed?)
@@ -199,14 +202,14 @@ fn found(options: &Options, clients: &[socket2::Socket]) -> Result<Founding, Ser
     Ok(Node::founding(&options.dir)?)
 }
 
-/// Starts the groups, and then listens to clients.
+/// Starts the groups, and then listens to clients and to operators.
 fn serve(
     options: &Options,
     node: &Node,
     placement: Placement,
     place: Place,
     seats: &Seats,
-) -> Result<(), ServeError> {
+) -> Result<Option<Ctl>, ServeError> {
     let Place { sockets, port, advertise } = place;
     let groups = start_groups(node, &placement)?;
     let about = node.describe();
@@ -233,6 +236,7 @@ fn serve(
         let listener = listen(socket, options)?;
         listener::start(listener, &server)?;
     }
+    let ctl = Ctl::start(&options.dir, &server);
 
     let yes = |flag: bool| if flag { "yes" } else { "no" };
     let line = format!(
@@ -248,7 +252,7 @@ fn serve(
     // The process that started this one may have closed its end of the pipe; that is no reason to stop.
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
-    Ok(())
+    Ok(ctl)
 }
 
 /// Creates this node's groups, or resumes those the log holds; a crash in between left some of each. One that is
@@ -577,7 +581,7 @@ const FENCED_NAMED_MAX: usize = 16;
 /// A failed node has answered its clients already; how much later the process ends matters little.
 const FAILURE_LOOK: Duration = Duration::from_millis(250);
 /// Standard streams, listening sockets, signals, the directory and its lock, name look-ups, what `logdrive wal` and
-/// operators' tools open in this process' name: some 15, and as many again.
+/// operators' tools open in this process' name, the control socket and its connection: some 17, and as many again.
 const DESCRIPTORS_OF_NODE: u64 = 32;
 /// A ring, a runtime (3), the lock, segments in use, made ahead, being made, read and carried: some 16, and as many again.
 const DESCRIPTORS_OF_SHARD: u64 = 32;

@@ -50,7 +50,7 @@ use crate::format::{
     RECORD_ALIGN_BYTES, SegmentHeader, SegmentSeq, is_segment_file_bytes, membership_record_bytes,
 };
 use crate::rules;
-use logdrive_raft::{Entry, EntryKind, GroupId};
+use logdrive_raft::{Entry, EntryKind, GroupId, LogIndex};
 
 /// The space that a log takes on disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -65,6 +65,34 @@ pub struct Usage {
     pub live: u64,
     /// Of the needed bytes, those of snapshots.
     pub snapshots: u64,
+}
+
+/// The groups that a log's space belongs to, from [`Wal::holders`].
+#[derive(Clone, Debug)]
+pub struct Holders {
+    /// The oldest segment, the next to be given up.
+    pub oldest: SegmentSeq,
+    /// The groups in the log.
+    pub groups: usize,
+    /// The groups of which something in the oldest segment is still needed.
+    pub in_oldest: usize,
+    /// Those with the most bytes, most first.
+    pub heaviest: Vec<Holder>,
+}
+
+/// A group's part of a log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Holder {
+    /// The group.
+    pub group: GroupId,
+    /// Record bytes of its entries.
+    pub bytes: u64,
+    /// The last entry that was released; all later ones are in the log.
+    pub released: LogIndex,
+    /// The last entry.
+    pub last: LogIndex,
+    /// True if something of it in the oldest segment is still needed.
+    pub is_in_oldest: bool,
 }
 
 /// The one judge of a log's room: everything that asks whether something fits asks here.
@@ -153,6 +181,27 @@ impl Wal {
         all.sort_unstable_by_key(|(id, bytes)| (std::cmp::Reverse(*bytes), *id));
         all.truncate(count);
         all
+    }
+
+    /// The groups that the log's space belongs to, and the `count` of them with the most bytes. Walks the groups.
+    #[must_use]
+    pub fn holders(&self, count: usize) -> Holders {
+        let oldest = self.contents.oldest().seq;
+        let mut all: Vec<_> = self
+            .contents
+            .groups()
+            .map(|(group, state)| Holder {
+                group,
+                bytes: state.index.bytes(),
+                released: state.index.released().0,
+                last: state.index.last(),
+                is_in_oldest: state.needs(oldest),
+            })
+            .collect();
+        let (groups, in_oldest) = (all.len(), all.iter().filter(|it| it.is_in_oldest).count());
+        all.sort_unstable_by_key(|it| (std::cmp::Reverse(it.bytes), it.group));
+        all.truncate(count);
+        Holders { oldest, groups, in_oldest, heaviest: all }
     }
 
     /// How many of a write's entries, the first of `entries` among them, are best appended now: those for which no
