@@ -78,6 +78,7 @@ pub mod landed;
 mod ledger;
 mod metrics;
 mod openings;
+pub mod parts;
 mod read;
 mod recovery;
 mod rules;

@@ -437,7 +437,7 @@ fn sync_opened_dir(dir: &File) -> io::Result<()> {
 // The steps that a crash may come between. Each step is written down as it is taken, for the test that holds these
 // steps against the simulated disk's.
 
-fn create(path: &Path, flags: OFlags) -> io::Result<File> {
+pub(crate) fn create(path: &Path, flags: OFlags) -> io::Result<File> {
     steps::find_room(|| name_of(path))?;
     steps::take(|| format!("create {}", name_of(path)));
     Ok(File::from(open(path, flags)?))
@@ -448,6 +448,11 @@ fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, FILE_MODE))
 }
 
+/// Opens a file to be read.
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    Ok(File::from(open(path, OFlags::RDONLY | OFlags::CLOEXEC)?))
+}
+
 fn write(file: &File, path: &Path, bytes: &[u8], at: u64) -> io::Result<()> {
     // In one step, as far as anybody could tell: none of it is synced.
     if at == 0 {
@@ -456,12 +461,12 @@ fn write(file: &File, path: &Path, bytes: &[u8], at: u64) -> io::Result<()> {
     file.write_all_at(bytes, at)
 }
 
-fn sync(file: &File, path: &Path) -> io::Result<()> {
+pub(crate) fn sync(file: &File, path: &Path) -> io::Result<()> {
     steps::take(|| format!("sync {}", name_of(path)));
     file.sync_all()
 }
 
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     steps::take(|| format!("rename {} {}", name_of(from), name_of(to)));
     std::fs::rename(from, to)
 }

@@ -27,14 +27,14 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-#[cfg(feature = "sim")]
-pub(crate) use files::TEMPORARY_SUFFIX;
 pub(crate) use files::{
-    CORRUPT_SUFFIX, MANIFEST_NAME, atomic_write, is_nearly_a_segments, is_temporary, segment_name,
-    segment_of, sync_dir,
+    CORRUPT_SUFFIX, MANIFEST_NAME, TEMPORARY_SUFFIX, atomic_write, create, is_nearly_a_segments,
+    is_temporary, open_to_read, rename, segment_name, segment_of, sync as sync_file, sync_dir,
 };
 pub use scan::{Scan, Scanned};
 pub(crate) use scan::{first_of, is_unreadable};
+#[cfg(test)]
+pub(crate) use steps::taken as steps_taken;
 
 /// Which driver writes the log.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

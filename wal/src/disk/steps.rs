@@ -16,7 +16,9 @@ pub(super) fn find_room(_: impl FnOnce() -> String) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-pub(super) use kept::{find_room, refuse_room, take, taken};
+pub(crate) use kept::taken;
+#[cfg(test)]
+pub(super) use kept::{find_room, refuse_room, take};
 
 #[cfg(test)]
 mod kept {
@@ -44,7 +46,7 @@ mod kept {
     }
 
     /// The steps since this was last asked.
-    pub(in crate::disk) fn taken() -> Vec<String> {
+    pub(crate) fn taken() -> Vec<String> {
         STEPS.take()
     }
 }
