@@ -753,7 +753,7 @@ impl Shard {
         if deadline < replica.wake_at {
             replica.wake_at = self.wheel.schedule(slot, deadline);
         }
-        self.queue_applier(slot);
+        machines::queue_applier(&mut self.appliers, slot, replica);
         self.bound_tails(slot);
     }
 
