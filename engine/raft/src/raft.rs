@@ -319,6 +319,19 @@ impl Raft {
         Some(Ready { messages, write, promises, apply, fetch, offers })
     }
 
+    /// Takes back the list in which a [`Ready`] gave messages out. The next messages are put into it, so that they cost no
+    /// allocation. A host may leave this out.
+    #[inline]
+    pub fn reuse_messages(&mut self, list: Vec<Outgoing>) {
+        reuse(list, &mut self.messages);
+    }
+
+    /// As [`Self::reuse_messages`], for a list that [`Promises::release`] gave.
+    #[inline]
+    pub fn reuse_promises(&mut self, list: Vec<Outgoing>) {
+        reuse(list, &mut self.promises);
+    }
+
     /// When this replica wants its next [`Event::Tick`]. Earlier ones are harmless.
     pub fn deadline(&self) -> Ticks {
         let role_at = match &self.state {
@@ -717,6 +730,19 @@ impl Raft {
     }
 }
 
+/// Gives `to` the memory of `list`, if it has none of its own. A burst must not cost a group its memory for ever.
+#[inline]
+fn reuse(mut list: Vec<Outgoing>, to: &mut Vec<Outgoing>) {
+    if to.capacity() == 0 && list.capacity() <= KEPT_MESSAGES {
+        list.clear();
+        core::mem::swap(&mut list, to);
+    }
+}
+
+/// A list's memory is kept if it has room for this many messages or fewer. A list that begins with one message has room for
+/// four.
+const KEPT_MESSAGES: usize = 4;
+
 /// Terms further ahead of ours than this are not believed.
 pub(crate) const TERM_JUMP_MAX: u64 = 1 << 40;
 
@@ -753,6 +779,24 @@ mod tests {
             }
         }
         fetches
+    }
+
+    #[test]
+    fn a_short_list_of_messages_is_used_again_and_that_of_a_burst_is_not_kept() {
+        let reply = Message::HeartbeatReply(crate::HeartbeatReply { term: Term(1) });
+        let list = |len| {
+            let outgoing = || Outgoing { to: NodeId(2), message: reply.clone() };
+            core::iter::repeat_with(outgoing).take(len).collect::<Vec<_>>()
+        };
+        let (mut to, short) = (Vec::new(), list(KEPT_MESSAGES));
+        let memory = short.as_ptr();
+        reuse(list(KEPT_MESSAGES + 1), &mut to);
+        assert_eq!(to.capacity(), 0, "a burst's memory is kept");
+        reuse(short, &mut to);
+        assert!(to.is_empty() && to.as_ptr() == memory, "an old message would be sent again");
+        to.extend(list(1));
+        reuse(list(1), &mut to);
+        assert!(to.len() == 1 && to.as_ptr() == memory, "a new message is lost");
     }
 
     #[test]
