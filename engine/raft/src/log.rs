@@ -328,10 +328,17 @@ impl Log {
         hard_state: Option<HardState>,
         release: Option<Box<Release>>,
     ) -> Option<Write> {
-        let is_nothing = hard_state.is_none() && self.submitted == self.last.index;
-        (!is_nothing).then(|| self.next_write(hard_state, release))
+        let is_something = hard_state.is_some() || self.has_to_submit();
+        is_something.then(|| self.next_write(hard_state, release))
     }
 
+    /// True if there are entries that were not handed to the disk yet.
+    #[inline]
+    pub(crate) fn has_to_submit(&self) -> bool {
+        self.submitted < self.last.index
+    }
+
+    #[inline]
     fn next_write(
         &mut self,
         hard_state: Option<HardState>,

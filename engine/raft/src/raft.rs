@@ -157,6 +157,7 @@ pub struct Raft {
     pub(crate) messages: Vec<Outgoing>,
     pub(crate) promises: Vec<Outgoing>,
     pub(crate) fetches_owed: Vec<Fetch>,
+    pub(crate) offers_owed: Vec<Offer>,
     /// Fetches not yet answered. Outlives terms and roles: the host answers each.
     pub(crate) fetches_out: Vec<FetchFor>,
     /// An answered [`FetchFor::Apply`], for the next [`Ready`].
@@ -202,6 +203,7 @@ impl Raft {
             messages: Vec::new(),
             promises: Vec::new(),
             fetches_owed: Vec::new(),
+            offers_owed: Vec::new(),
             fetches_out: Vec::new(),
             fetched_to_apply: EntryBatch::new(),
             random,
@@ -277,19 +279,31 @@ impl Raft {
     /// The work now owed; `None` if nothing is. To be asked for after every event and proposal, or
     /// after a round of them: what it says is then owed once for all.
     pub fn ready(&mut self) -> Option<Ready> {
-        let offers = self.replicate();
+        self.replicate();
         let apply = self.next_apply(APPLY_MAX, APPLY_MAX);
-        self.owed_with(offers, apply)
+        self.owed_with(apply)
     }
 
     /// [`Self::ready`] without entries to apply: a host that runs many groups takes these with [`Self::next_apply`], when
     /// the group's state machine has its turn.
     pub fn ready_but_apply(&mut self) -> Option<Ready> {
-        let offers = self.replicate();
-        self.owed_with(offers, EntryBatch::new())
+        self.replicate();
+        self.owed_with(EntryBatch::new())
     }
 
-    fn owed_with(&mut self, offers: Vec<Offer>, apply: EntryBatch) -> Option<Ready> {
+    fn owed_with(&mut self, apply: EntryBatch) -> Option<Ready> {
+        self.forget();
+        // First, because more than half of all times it is nothing: after an apply or a durable write, mostly.
+        let is_nothing = self.messages.is_empty()
+            && self.promises.is_empty()
+            && !self.is_hard_state_new
+            && !self.log.has_to_submit()
+            && apply.is_empty()
+            && self.fetches_owed.is_empty()
+            && self.offers_owed.is_empty();
+        if is_nothing {
+            return None;
+        }
         let hard_state = core::mem::take(&mut self.is_hard_state_new).then(|| self.hard_state());
         let release = if hard_state.is_some() { self.owed_release() } else { None };
         let write = self.log.submit(hard_state, release);
@@ -299,19 +313,23 @@ impl Raft {
             let messages = core::mem::take(&mut self.promises);
             Promises::new(self.config.group, self.log.newest_write(), messages)
         });
-        self.forget();
-        let is_nothing = self.messages.is_empty()
-            && write.is_none()
-            && promises.is_none()
-            && apply.is_empty()
-            && self.fetches_owed.is_empty()
-            && offers.is_empty();
-        if is_nothing {
-            return None; // More than half of all times: after an apply or a durable write, mostly.
-        }
         let messages = core::mem::take(&mut self.messages);
         let fetch = core::mem::take(&mut self.fetches_owed);
+        let offers = core::mem::take(&mut self.offers_owed);
         Some(Ready { messages, write, promises, apply, fetch, offers })
+    }
+
+    /// Takes back the list in which a [`Ready`] gave messages out. The next messages are put into it, so that they cost no
+    /// allocation. A host may leave this out.
+    #[inline]
+    pub fn reuse_messages(&mut self, list: Vec<Outgoing>) {
+        reuse(list, &mut self.messages);
+    }
+
+    /// As [`Self::reuse_messages`], for a list that [`Promises::release`] gave.
+    #[inline]
+    pub fn reuse_promises(&mut self, list: Vec<Outgoing>) {
+        reuse(list, &mut self.promises);
     }
 
     /// When this replica wants its next [`Event::Tick`]. Earlier ones are harmless.
@@ -712,6 +730,19 @@ impl Raft {
     }
 }
 
+/// Gives `to` the memory of `list`, if it has none of its own. A burst must not cost a group its memory for ever.
+#[inline]
+fn reuse(mut list: Vec<Outgoing>, to: &mut Vec<Outgoing>) {
+    if to.capacity() == 0 && list.capacity() <= KEPT_MESSAGES {
+        list.clear();
+        core::mem::swap(&mut list, to);
+    }
+}
+
+/// A list's memory is kept if it has room for this many messages or fewer. A list that begins with one message has room for
+/// four.
+const KEPT_MESSAGES: usize = 4;
+
 /// Terms further ahead of ours than this are not believed.
 pub(crate) const TERM_JUMP_MAX: u64 = 1 << 40;
 
@@ -748,6 +779,24 @@ mod tests {
             }
         }
         fetches
+    }
+
+    #[test]
+    fn a_short_list_of_messages_is_used_again_and_that_of_a_burst_is_not_kept() {
+        let reply = Message::HeartbeatReply(crate::HeartbeatReply { term: Term(1) });
+        let list = |len| {
+            let outgoing = || Outgoing { to: NodeId(2), message: reply.clone() };
+            core::iter::repeat_with(outgoing).take(len).collect::<Vec<_>>()
+        };
+        let (mut to, short) = (Vec::new(), list(KEPT_MESSAGES));
+        let memory = short.as_ptr();
+        reuse(list(KEPT_MESSAGES + 1), &mut to);
+        assert_eq!(to.capacity(), 0, "a burst's memory is kept");
+        reuse(short, &mut to);
+        assert!(to.is_empty() && to.as_ptr() == memory, "an old message would be sent again");
+        to.extend(list(1));
+        reuse(list(1), &mut to);
+        assert!(to.len() == 1 && to.as_ptr() == memory, "a new message is lost");
     }
 
     #[test]

@@ -18,10 +18,16 @@ use crate::{
 use alloc::vec::Vec;
 
 impl Raft {
-    /// Fills every peer's window, and says which peers newly need a snapshot.
-    pub(crate) fn replicate(&mut self) -> Vec<Offer> {
-        let mut offers = Vec::new();
-        let State::Leader(leader) = &mut self.state else { return offers };
+    /// Fills every peer's window, and notes which peers newly need a snapshot.
+    #[inline]
+    pub(crate) fn replicate(&mut self) {
+        if self.is_leader() {
+            self.replicate_to_peers();
+        }
+    }
+
+    fn replicate_to_peers(&mut self) {
+        let State::Leader(leader) = &mut self.state else { return };
         let config = &self.config;
         let last = self.log.last().index;
         let base = self.log.base().index;
@@ -34,7 +40,6 @@ impl Raft {
                 said: false,
                 appended: false,
             };
-            let mut fetched = core::mem::take(&mut peer.fetched);
             let has_room = rules::may_be_sent_entries(peer.id, &self.without_room);
             if peer.next_index() <= base {
                 peer.on_released(base);
@@ -63,9 +68,9 @@ impl Raft {
                         let first = peer.next_index();
                         let (entries, bytes) = if first >= self.log.tail_first() {
                             self.log.copy(first, last, room, peer.is_window_empty())
-                        } else if fetched.first().is_some_and(|entry| entry.index == first) {
-                            let bytes = fetched.cost_bytes();
-                            (core::mem::take(&mut fetched), bytes)
+                        } else if peer.fetched.first().is_some_and(|entry| entry.index == first) {
+                            let bytes = peer.fetched.cost_bytes();
+                            (core::mem::take(&mut peer.fetched), bytes)
                         } else {
                             wanted.push((peer.id, first));
                             break;
@@ -80,10 +85,13 @@ impl Raft {
                     peer.inquiry_owed = false;
                 }
                 Pace::Snapshot { least, offered: false } => {
-                    offers.push(Offer { peer: peer.id, least });
+                    self.offers_owed.push(Offer { peer: peer.id, least });
                     peer.pace = Pace::Snapshot { least, offered: true };
                 }
                 Pace::Snapshot { .. } => {}
+            }
+            if !peer.fetched.is_empty() {
+                peer.fetched = EntryBatch::new(); // They are fetched again if they are still wanted.
             }
             if peer.heartbeat_owed && !line.said {
                 line.heartbeat(peer);
@@ -100,7 +108,6 @@ impl Raft {
             let last = self.log.tail_first().prev();
             self.owe_fetch(FetchFor::Peer(peer), first, last, self.config.append_bytes_max);
         }
-        offers
     }
 
     /// Asks for old entries, unless an answer for the same purpose is still to come.

@@ -714,10 +714,11 @@ impl Shard {
                 }
             }
         }
-        if let Some(ready) = replica.raft.ready_but_apply() {
-            for Outgoing { to, message } in ready.messages {
+        if let Some(mut ready) = replica.raft.ready_but_apply() {
+            for Outgoing { to, message } in ready.messages.drain(..) {
                 post(&self.peers, &mut round.outbox, replica.group, to, message);
             }
+            replica.raft.reuse_messages(ready.messages);
             if let Some(write) = ready.write {
                 if !write.entries.is_empty() {
                     replica.proposals.written_by(write.id);
@@ -741,9 +742,11 @@ impl Shard {
         }
         while replica.promises.front().is_some_and(|p| replica.durable.covers(p.after())) {
             let promises = replica.promises.pop_front().expect("checked above");
-            for Outgoing { to, message } in promises.release(&replica.durable) {
+            let mut messages = promises.release(&replica.durable);
+            for Outgoing { to, message } in messages.drain(..) {
                 post(&self.peers, &mut round.outbox, replica.group, to, message);
             }
+            replica.raft.reuse_promises(messages);
         }
         if let Change::LostLeadership { commit } = replica.look() {
             let term_at = |index| replica.raft.term_at(index).ok();
@@ -753,7 +756,7 @@ impl Shard {
         if deadline < replica.wake_at {
             replica.wake_at = self.wheel.schedule(slot, deadline);
         }
-        self.queue_applier(slot);
+        machines::queue_applier(&mut self.appliers, slot, replica);
         self.bound_tails(slot);
     }
 

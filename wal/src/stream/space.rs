@@ -554,7 +554,7 @@ impl Space {
     /// The room for entries in the active segment. On a disk that is known to be full, while the votes' segments are not
     /// made, so much of it is left that it can be one of them itself (`renew.rs`).
     fn rest_for_entries(&self, used: Used) -> u64 {
-        match self.supply.has_votes_segments() || !self.supply.is_disk_full() {
+        match !self.supply.is_disk_full() || self.supply.has_votes_segments() {
             true => used.rest,
             false => used.rest.saturating_sub(self.segment_bytes - self.segment_bytes / 4),
         }

@@ -20,8 +20,9 @@ use super::{ApplyMax, Shard};
 use crate::{
     clock::Nanos,
     limits,
-    shard::{ApplyJob, Round, Slot},
+    shard::{ApplyJob, Round, Slot, replica::Replica},
 };
+use std::collections::VecDeque;
 
 impl Shard {
     /// A turn begins: it has room for so many entries.
@@ -32,15 +33,6 @@ impl Shard {
     /// True if the turn's room was not enough: some groups wait for the next one.
     pub(crate) fn owes_machines(&self) -> bool {
         !self.appliers.is_empty()
-    }
-
-    /// A group that has something to apply joins the queue, unless it stands there already.
-    pub(super) fn queue_applier(&mut self, slot: Slot) {
-        let replica = &mut self.replicas[slot.at()];
-        if !replica.is_applier && replica.raft.has_to_apply() {
-            replica.is_applier = true;
-            self.appliers.push_back(slot);
-        }
     }
 
     /// Makes jobs of what the groups have to apply, as long as the turn has room.
@@ -86,7 +78,16 @@ impl Shard {
         round.room.bytes = round.room.bytes.saturating_sub(entries.cost_bytes());
         let wanted = replica.proposals.wants(last.index);
         round.applies.push(ApplyJob { slot, entries, wanted, committed: now });
-        self.queue_applier(slot);
+        queue_applier(&mut self.appliers, slot, replica);
+    }
+}
+
+/// A group that has something to apply joins the queue, unless it stands there already.
+#[inline]
+pub(super) fn queue_applier(appliers: &mut VecDeque<Slot>, slot: Slot, replica: &mut Replica) {
+    if replica.raft.has_to_apply() && !replica.is_applier {
+        replica.is_applier = true;
+        appliers.push_back(slot);
     }
 }
 
