@@ -8,36 +8,7 @@
 //!         Memory asked for is at most a small multiple of the bytes that are really there.
 //! Source: RULES.md I5 (hostile fields); paper figure 2 (the fields).
 //!
-//! All numbers are little-endian. A body has no count of its own: messages follow until it ends.
-//!
-//! ```text
-//! message       0  u64  group
-//!               8  u8   kind
-//!               9       fields by kind:
-//!
-//!  1 PreVote          term u64, last_log term u64, last_log index u64               33 bytes in all
-//!  2 PreVoteReply     term u64, granted u8 (0 or 1)                                 18
-//!  3 RequestVote      as PreVote                                                    33
-//!  4 VoteReply        as PreVoteReply                                               18
-//!  5 AppendEntries    term u64, prev_log term u64, prev_log index u64,
-//!                     commit u64, count u32, then `count` entries                   45 + entries
-//!  6 AppendReply      accepted: term u64, match_index u64                           25
-//!  7 AppendReply      rejected: term u64, rejected u64, hint term u64, index u64    41
-//!  8 Heartbeat        term u64, commit u64, matched term u64, matched index u64     41
-//!  9 HeartbeatReply   term u64                                                      17
-//! 10 Room             shard u32, shards u32, says u8 (0 asked, 1 free, 2 full,
-//!                     3 too large)                                                  18
-//! 11 AppendReply      taken: term u64, match_index u64                              25
-//! 12 Marked           term u64, mark u64, last_log term u64, last_log index u64     41
-//! 13 TermStated       term u64, mark u64, commit u64                                33
-//! 14 Founding         digest u32, asks u8 (0 or 1)                                  14
-//!
-//! entry         0  u64  term                 its index is one more than its predecessor's,
-//!               8  u8   kind                 the first follows prev_log
-//!               9  u32  checksum of the payload, from the proposer
-//!              13  u32  payload bytes
-//!              17       the payload
-//! ```
+//! `net/FORMAT.md` draws each message, and has the rule for what a reader does not know.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use logdrive_raft::{

@@ -35,8 +35,8 @@
 //! # Ok::<(), logdrive_net::codec::CodecError>(())
 //! ```
 //!
-//! Where to go on: `tests/loopback.rs` has two nodes with sockets, `tests/pure.rs` two without; [`frame`] and [`handshake`]
-//! draw the bytes; [`stores`] has the rule by which nodes know each other's directories.
+//! Where to go on: `tests/loopback.rs` has two nodes with sockets, `tests/pure.rs` two without; [`format_document`] draws the
+//! bytes; [`stores`] has the rule by which nodes know each other's directories.
 //!
 //! # What it promises
 //!
@@ -60,6 +60,9 @@
 //! here starts a thread. Only [`Accepted`] crosses between threads.
 
 #![forbid(unsafe_code)]
+
+#[doc = include_str!("../FORMAT.md")]
+pub mod format_document {}
 
 mod abort;
 mod acquaintances;
