@@ -10,6 +10,7 @@
 //!
 //! `net/FORMAT.md` draws each message, and has the rule for what a reader does not know.
 
+use crate::lane::{Lane, LaneMessage};
 use bytes::{BufMut, Bytes, BytesMut};
 use logdrive_raft::{
     AppendEntries, AppendReply, AppendResult, BatchError, Entry, EntryBatch, EntryKind,
@@ -112,6 +113,24 @@ pub enum CodecError {
     Entries(#[from] BatchError),
 }
 
+impl LaneMessage for Message {
+    fn travels_on(lane: Lane) -> bool {
+        lane != Lane::Bulk
+    }
+
+    fn encoded_bytes(&self) -> usize {
+        encoded_bytes(self)
+    }
+
+    fn encode(&self, body: &mut BytesMut, group: GroupId) {
+        encode(body, group, self);
+    }
+
+    fn decode(body: Bytes) -> Result<Vec<(GroupId, Self)>, CodecError> {
+        decode(body)
+    }
+}
+
 /// Appends one message to a body. Panics if entries do not follow `prev_log`: they could not be
 /// given an index at the other end.
 pub fn encode(body: &mut BytesMut, group: GroupId, message: &Message) {
@@ -192,7 +211,7 @@ pub fn encoded_bytes(message: &Message) -> usize {
 pub fn decode(body: Bytes) -> Result<Vec<(GroupId, Message)>, CodecError> {
     let guess = (body.len() / TYPICAL_MESSAGE_BYTES + 1).min(MESSAGES_GUESS_MAX);
     let mut messages = Vec::with_capacity(guess);
-    let mut reader = Reader { body, at: 0 };
+    let mut reader = Reader::new(body);
     while reader.left() > 0 {
         let group = GroupId(reader.u64()?);
         let message = reader.message()?;
@@ -260,12 +279,22 @@ fn put<const N: usize>(
     body.put_slice(&message[..end + tail.len()]);
 }
 
-struct Reader {
+/// Reads the fields of a body, one after the other.
+pub(crate) struct Reader {
     body: Bytes,
     at: usize,
 }
 
 impl Reader {
+    pub(crate) fn new(body: Bytes) -> Self {
+        Self { body, at: 0 }
+    }
+
+    /// Where the next field begins.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
     fn message(&mut self) -> Result<Message, CodecError> {
         let at = self.at;
         Ok(match self.u8()? {
@@ -392,7 +421,7 @@ impl Reader {
         Ok(Entry { term, index, kind, checksum, payload })
     }
 
-    fn payload(&mut self, bytes: u32) -> Result<Bytes, CodecError> {
+    pub(crate) fn payload(&mut self, bytes: u32) -> Result<Bytes, CodecError> {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         if bytes > self.left() {
             return Err(CodecError::Short { at: self.at, wanted: bytes - self.left() });
@@ -403,7 +432,7 @@ impl Reader {
     }
 
     /// An entry's id, or `ZERO`.
-    fn id(&mut self) -> Result<LogId, CodecError> {
+    pub(crate) fn id(&mut self) -> Result<LogId, CodecError> {
         let at = self.at;
         let id = LogId { term: self.term()?, index: self.index("index")? };
         if (id.term == Term::ZERO) != (id.index == LogIndex::ZERO) {
@@ -414,7 +443,7 @@ impl Reader {
     }
 
     /// A term that someone campaigned in.
-    fn begun_term(&mut self) -> Result<Term, CodecError> {
+    pub(crate) fn begun_term(&mut self) -> Result<Term, CodecError> {
         let at = self.at;
         match self.term()? {
             Term::ZERO => Err(CodecError::OutOfRange { what: "term", at, found: 0 }),
@@ -448,15 +477,23 @@ impl Reader {
         }
     }
 
-    fn u8(&mut self) -> Result<u8, CodecError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, CodecError> {
         self.array().map(u8::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, CodecError> {
+    pub(crate) fn u16(&mut self) -> Result<u16, CodecError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn u128(&mut self) -> Result<u128, CodecError> {
+        self.array().map(u128::from_le_bytes)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, CodecError> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, CodecError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, CodecError> {
         self.array().map(u64::from_le_bytes)
     }
 
@@ -468,7 +505,7 @@ impl Reader {
         Ok(*bytes)
     }
 
-    fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.body.len() - self.at
     }
 }

@@ -728,7 +728,7 @@ mod tests {
         assert_eq!(field(112, &[4]), "shard");
         assert_eq!(field(116, &[0; 4]), "shard");
         assert_eq!(field(116, &[0xff; 4]), "shard");
-        assert_eq!(field(136, &[3]), "lane");
+        assert_eq!(field(136, &[4]), "lane");
         assert_eq!(field(137, &[200]), "cluster name");
         assert_eq!(field(143, b"\n"), "client address");
         assert_eq!(forged(bytes.clone(), 8, &[4]), Err(HandshakeError::Kind(4)));

@@ -6,9 +6,11 @@
 //! Fails:  as `queue` says; the first error of a write ends the connection.
 //! Source: RULES.md invariant 23 (bounds), D1 (slow peers).
 
+use crate::codec::CodecError;
 use crate::metrics::{LaneStats, LogLimit};
 use crate::{Hello, LaneQueue, NetError, Settings};
-use logdrive_raft::{GroupId, Message, NodeId};
+use bytes::{Bytes, BytesMut};
+use logdrive_raft::{GroupId, NodeId};
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
@@ -26,10 +28,12 @@ pub enum Lane {
     Liveness = 1,
     /// Appends and their answers.
     Append = 2,
+    /// Snapshots. Opened when there is something to send, and closed when there is not.
+    Bulk = 3,
 }
 
 impl Lane {
-    /// Both, in the order of their bytes.
+    /// The lanes of Raft's messages, in the order of their bytes. They are kept connected to every peer; a bulk lane is not.
     pub const ALL: [Self; 2] = [Self::Liveness, Self::Append];
 
     /// The lane a byte on the wire stands for, if any.
@@ -38,9 +42,28 @@ impl Lane {
         match byte {
             1 => Some(Self::Liveness),
             2 => Some(Self::Append),
+            3 => Some(Self::Bulk),
             _ => None,
         }
     }
+}
+
+/// A message that lanes carry, to and from the bytes of a frame's body.
+pub trait LaneMessage: Sized {
+    /// True if such messages travel on this lane: a connection carries messages of one kind.
+    fn travels_on(lane: Lane) -> bool;
+
+    /// Bytes that [`Self::encode`] appends.
+    fn encoded_bytes(&self) -> usize;
+
+    /// Appends the message to a body.
+    fn encode(&self, body: &mut BytesMut, group: GroupId);
+
+    /// Reads a whole body. Contents stay where they are: they are slices of `body`.
+    ///
+    /// # Errors
+    /// [`CodecError`] at the first thing that is wrong; no message of the body is given out then.
+    fn decode(body: Bytes) -> Result<Vec<(GroupId, Self)>, CodecError>;
 }
 
 /// The fate of a batch of messages.
@@ -93,7 +116,7 @@ impl Link {
 
     /// Frames `messages` and writes what the socket takes now. Empties `messages` unless any of them
     /// is dropped: their groups must be told.
-    pub(crate) fn send(&self, messages: &mut Vec<(GroupId, Message)>) -> Sent {
+    pub(crate) fn send<M: LaneMessage>(&self, messages: &mut Vec<(GroupId, M)>) -> Sent {
         let state = &mut *self.state.borrow_mut();
         let idle = state.queue.waiting().is_empty();
         let sent = state.queue.send(messages, |group, bytes| self.oversized(group, bytes));

@@ -82,6 +82,7 @@ mod peer_log;
 mod queue;
 mod receiver;
 mod saving;
+pub mod snapshots;
 pub mod stores;
 mod turnstile;
 
@@ -91,7 +92,7 @@ pub use door::{Door, Greeted, LeaseId, Turned, Welcome};
 pub use error::NetError;
 pub use handshake::{ClusterId, Hello, Refusal};
 pub use inbound::{Accepted, Inbound, receive};
-pub use lane::{Lane, Sent};
+pub use lane::{Lane, LaneMessage, Sent};
 pub use listener::Listener;
 pub use metrics::{InboundMeter, InboundStats, LaneStats};
 pub use outbound::Outbound;
@@ -115,6 +116,10 @@ pub struct Settings {
     pub append_lane_bytes_max: usize,
     /// The same for a liveness lane.
     pub liveness_lane_bytes_max: usize,
+    /// The same for a bulk lane; at least two of its longest frames.
+    pub bulk_lane_bytes_max: usize,
+    /// A bulk lane on which nothing was sent for so long is closed, before twice as much has passed.
+    pub bulk_idle_timeout: Duration,
     /// From connecting, or being accepted, to the end of the handshake.
     pub handshake_timeout: Duration,
     /// The first pause before a lost connection is dialled again.
@@ -135,6 +140,17 @@ pub struct Settings {
     pub strangers_per_address_max: usize,
 }
 
+impl Settings {
+    /// Bytes of a frame's body on `lane`, at most.
+    #[must_use]
+    pub fn body_bytes_max(&self, lane: Lane) -> u32 {
+        match lane {
+            Lane::Liveness | Lane::Append => self.frame_bytes_max,
+            Lane::Bulk => snapshots::BULK_BODY_BYTES_MAX,
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -142,6 +158,8 @@ impl Default for Settings {
             frame_bytes_soft: 1 << 20,
             append_lane_bytes_max: 64 << 20,
             liveness_lane_bytes_max: 4 << 20,
+            bulk_lane_bytes_max: 4 << 20,
+            bulk_idle_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(5),
             backoff_min: Duration::from_millis(10),
             backoff_max: Duration::from_secs(1),

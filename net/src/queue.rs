@@ -8,12 +8,12 @@
 //!         because the bytes before it are already in order on their way.
 //! Source: RULES.md invariant 23 (bounds), D1 (slow peers).
 
-use crate::codec;
 use crate::frame::{FRAME_HEADER_BYTES, FrameOrigin, FrameWriter, OpenFrame};
+use crate::lane::LaneMessage;
 use crate::metrics::LaneStats;
 use crate::{Hello, Lane, Sent, Settings};
 use bytes::{Buf, BytesMut};
-use logdrive_raft::{GroupId, Message};
+use logdrive_raft::GroupId;
 
 /// The frames of one outbound lane that wait for its socket. The owner moves the bytes.
 ///
@@ -42,13 +42,15 @@ impl LaneQueue {
     /// The lane of a node that says `me` of itself; it is down. `me.lane` does not matter.
     #[must_use]
     pub fn new(me: &Hello, lane: Lane, settings: &Settings) -> Self {
+        let body_bytes_max = settings.body_bytes_max(lane) as usize;
         Self {
             origin: FrameOrigin { cluster: me.cluster, source: me.node, lane },
-            body_bytes_max: settings.frame_bytes_max as usize,
-            body_bytes_soft: settings.frame_bytes_soft.min(settings.frame_bytes_max as usize),
+            body_bytes_max,
+            body_bytes_soft: settings.frame_bytes_soft.min(body_bytes_max),
             waiting_bytes_max: match lane {
                 Lane::Liveness => settings.liveness_lane_bytes_max,
                 Lane::Append => settings.append_lane_bytes_max,
+                Lane::Bulk => settings.bulk_lane_bytes_max,
             },
             connection: None,
             hello: None,
@@ -59,9 +61,9 @@ impl LaneQueue {
 
     /// Frames `messages` behind the bytes that wait. Empties `messages` unless any of them is dropped: their groups
     /// must be told. `oversized` is called with the group and the size of each message that fits no frame.
-    pub fn send(
+    pub fn send<M: LaneMessage>(
         &mut self,
-        messages: &mut Vec<(GroupId, Message)>,
+        messages: &mut Vec<(GroupId, M)>,
         oversized: impl FnMut(GroupId, usize),
     ) -> Sent {
         if messages.is_empty() {
@@ -82,9 +84,9 @@ impl LaneQueue {
     }
 
     /// Adds frames of about the soft bound each; how many messages were taken.
-    fn encode(
+    fn encode<M: LaneMessage>(
         &mut self,
-        messages: &[(GroupId, Message)],
+        messages: &[(GroupId, M)],
         mut oversized: impl FnMut(GroupId, usize),
     ) -> usize {
         let Self { waiting, stats, .. } = self;
@@ -92,7 +94,7 @@ impl LaneQueue {
         let mut open = None;
         let mut taken = 0;
         for (group, message) in messages {
-            let bytes = codec::encoded_bytes(message);
+            let bytes = message.encoded_bytes();
             if bytes > self.body_bytes_max {
                 // Skipped, not stopped at: it will be sent again, and must not hold up the others.
                 oversized(*group, bytes);
@@ -111,7 +113,7 @@ impl LaneQueue {
                 open = Some(writer.begin(waiting));
             }
             waiting.reserve(bytes);
-            codec::encode(waiting, *group, message);
+            message.encode(waiting, *group);
             taken += 1;
         }
         if let Some(frame) = open {
@@ -201,7 +203,9 @@ const IDLE_BUFFER_BYTES_MIN: usize = 16 << 10;
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use logdrive_raft::{AppendEntries, Entry, EntryBatch, EntryKind, LogId, LogIndex, Term};
+    use logdrive_raft::{
+        AppendEntries, Entry, EntryBatch, EntryKind, LogId, LogIndex, Message, Term,
+    };
 
     fn hello(node: u64) -> Hello {
         Hello { incarnation: 1, ..Hello::of(node) }
@@ -233,7 +237,7 @@ mod tests {
 
     /// Bytes on the wire of a frame with one such append.
     fn frame_bytes(bytes: usize) -> usize {
-        FRAME_HEADER_BYTES + codec::encoded_bytes(&append(1, bytes).1)
+        FRAME_HEADER_BYTES + crate::codec::encoded_bytes(&append(1, bytes).1)
     }
 
     #[test]

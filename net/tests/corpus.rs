@@ -13,7 +13,8 @@ mod mutate;
 mod oracle;
 
 use bytes::BytesMut;
-use logdrive_net::{Refusal, codec, frame::FrameWriter};
+use logdrive_net::snapshots::SnapshotMessage;
+use logdrive_net::{LaneMessage, Refusal, codec, frame::FrameWriter};
 use logdrive_raft::{GroupId, Message, NodeId};
 use std::{fs, path::PathBuf};
 
@@ -76,6 +77,23 @@ fn messages_are_read_as_they_were_written_or_refused() {
     files.push(("all", body(&all)));
     seeds("messages", &files);
     mutate::replay(&corpus("messages"), oracle::messages);
+}
+
+#[test]
+fn messages_of_snapshots_are_read_as_they_were_written_or_refused() {
+    let messages = examples::snapshot_messages();
+    let body = |messages: &[(&str, SnapshotMessage)]| {
+        let mut body = BytesMut::new();
+        for (number, (_, message)) in (1..).zip(messages) {
+            message.encode(&mut body, GroupId(number));
+        }
+        body.to_vec()
+    };
+    let each = messages.chunks(1).map(|message| (message[0].0, body(message)));
+    let mut files: Vec<(&str, Vec<u8>)> = each.collect();
+    files.push(("all", body(&messages)));
+    seeds("snapshots", &files);
+    mutate::replay(&corpus("snapshots"), oracle::snapshots);
 }
 
 fn body(messages: &[&Message]) -> Vec<u8> {

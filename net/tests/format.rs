@@ -13,11 +13,13 @@ use logdrive_net::frame::{FRAME_HEADER_BYTES, FrameOrigin, FrameWriter};
 use logdrive_net::handshake::{
     self, CLIENT_ADDRESS_BYTES_MAX, CLUSTER_NAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, SHARDS_MAX, Said,
 };
-use logdrive_net::{Hello, Refusal, Settings};
+use logdrive_net::snapshots::{self, SnapshotMessage};
+use logdrive_net::{Hello, LaneMessage, Refusal, Settings};
 use logdrive_raft::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 const PAGE: &str = include_str!("../FORMAT.md");
+const APPEND_ENTRIES: u8 = 5;
 const TO: NodeId = NodeId(9);
 const GROUP: GroupId = GroupId(7);
 
@@ -28,6 +30,7 @@ const REFUSAL: &str = "### Refusal";
 const FRAME: &str = "## Frame";
 const MESSAGE: &str = "## Messages";
 const ENTRY: &str = "An entry of kind 5";
+const LISTED_PART: &str = "The list of the parts";
 const EXAMPLES: &str = "## Examples";
 
 #[test]
@@ -61,6 +64,7 @@ fn each_drawing_begins_where_the_one_before_it_ends() {
     assert_eq!(checked(0, FRAME), FRAME_HEADER_BYTES);
     assert_eq!(checked(0, MESSAGE), codec::MESSAGE_HEADER_BYTES);
     assert_eq!(checked(0, ENTRY), codec::ENTRY_HEADER_BYTES);
+    assert_eq!(checked(0, LISTED_PART), snapshots::LISTED_PART_BYTES as usize);
 }
 
 #[test]
@@ -68,7 +72,11 @@ fn the_page_has_every_kind_of_message_and_no_other() {
     let read: BTreeSet<u8> = (0..=u8::MAX)
         .filter(|kind| {
             let body = [&GROUP.get().to_le_bytes()[..], &[*kind]].concat();
-            !matches!(codec::decode(Bytes::from(body)), Err(CodecError::UnknownMessage { .. }))
+            let is_unknown = |error| matches!(error, CodecError::UnknownMessage { .. });
+            let of_raft = codec::decode(Bytes::from(body.clone())).is_err_and(is_unknown);
+            let of_snapshots = SnapshotMessage::decode(body.into()).is_err_and(is_unknown);
+            assert!(of_raft || of_snapshots, "each kind travels on lanes of one sort");
+            !(of_raft && of_snapshots)
         })
         .collect();
     let drawn: BTreeSet<u8> = kinds().into_keys().collect();
@@ -125,7 +133,12 @@ fn the_bounds_are_those_of_the_page() {
             "bytes of a frame's body, unless set otherwise for the whole cluster",
             u64::from(Settings::default().frame_bytes_max),
         ),
+        ("bytes of the body of a bulk lane's frame", snapshots::BULK_BODY_BYTES_MAX.into()),
         ("a term, an index", codec::NUMBER_MAX),
+        ("parts of a snapshot", snapshots::PARTS_MAX.into()),
+        ("bytes of a part", snapshots::PART_BYTES_MAX.into()),
+        ("bytes of a range of a part", snapshots::RANGE_BYTES_MAX.into()),
+        ("bytes of a membership in an offer", snapshots::MEMBERSHIP_BYTES_MAX as u64),
     ];
     let section = PAGE.split_once("## Bounds").expect("it is there").1;
     let section = section.split_once("## ").expect("another one follows").0;
@@ -205,12 +218,14 @@ fn kinds() -> BTreeMap<u8, Kind> {
 
 /// One message of each kind, as a body.
 fn messages() -> Vec<(&'static str, Vec<u8>)> {
-    let bytes = |message: &_| {
+    fn bytes<M: LaneMessage>((name, message): (&'static str, M)) -> (&'static str, Vec<u8>) {
         let mut body = BytesMut::new();
-        codec::encode(&mut body, GROUP, message);
-        body.to_vec()
-    };
-    examples::messages().iter().map(|(name, message)| (*name, bytes(message))).collect()
+        message.encode(&mut body, GROUP);
+        assert_eq!(body.len(), message.encoded_bytes(), "{name}");
+        (name, body.to_vec())
+    }
+    let snapshots = examples::snapshot_messages().into_iter().map(bytes);
+    examples::messages().into_iter().map(bytes).chain(snapshots).collect()
 }
 
 fn example_lines() -> Vec<String> {
@@ -228,7 +243,7 @@ fn example_lines() -> Vec<String> {
     let kinds = kinds();
     for (name, body) in &messages {
         let mut widths = [vec![8, 1], kinds[&body[8]].widths.clone()].concat();
-        while widths.iter().sum::<usize>() < body.len() {
+        while body[8] == APPEND_ENTRIES && widths.iter().sum::<usize>() < body.len() {
             let at = widths.iter().sum::<usize>() + codec::ENTRY_HEADER_BYTES;
             let length = body[at - 4..].first_chunk().expect("an entry");
             widths.extend(self::widths(ENTRY));

@@ -1,6 +1,12 @@
 //! Messages whose bytes tests pin: one of each kind.
 
+#![allow(dead_code)] // Each user takes its own part.
+
 use bytes::Bytes;
+use logdrive_net::snapshots::{
+    Lack, OfferAnswer, PartBytes, PartLack, PartRange, SnapshotAnswer, SnapshotId, SnapshotMessage,
+    SnapshotOffer,
+};
 use logdrive_net::stores::{Opening, Proof};
 use logdrive_net::{ClusterId, Hello, Lane};
 use logdrive_raft::{
@@ -98,5 +104,26 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
             let (term, mark) = (Term(0), u64::MAX);
             Message::TermStated(TermStated { term, mark, commit: LogIndex(10) })
         }),
+    ]
+}
+
+/// One message of each kind that bulk lanes carry, and of each answer, with fields that differ from one another.
+pub(crate) fn snapshot_messages() -> Vec<(&'static str, SnapshotMessage)> {
+    use SnapshotMessage::{Answer, Ask, Lack as Lacks, Offer, Part};
+    let digest = 0x0011_2233_4455_6677_8899_AABB_CCDD_EEFF;
+    let id = SnapshotId { last: LogId { term: Term(3), index: LogIndex(12) }, digest };
+    let part = digest + 1;
+    let content = Bytes::from_static(b"content");
+    let membership = Bytes::from_static(b"members");
+    let offer = SnapshotOffer { term: Term(4), id, bytes: (1 << 40) + 5, parts: 1_025, membership };
+    let answer = |says| Answer(SnapshotAnswer { id, says });
+    vec![
+        ("offer", Offer(offer)),
+        ("answer-have", answer(OfferAnswer::Have)),
+        ("answer-not-now", answer(OfferAnswer::NotNow)),
+        ("answer-wanted", answer(OfferAnswer::Wanted { bytes_max: 4 << 20 })),
+        ("ask", Ask(PartRange { part, at: 3 << 18, bytes: 1 << 18 })),
+        ("part", Part(PartBytes { part, total: 0x2000_0007, at: 0x2000_0000, content })),
+        ("lack", Lacks(PartLack { part, why: Lack::Unreadable })),
     ]
 }
