@@ -12,6 +12,7 @@
 //!
 //! * [`Outbound`]: a shard's connections to all peers. [`Outbound::send`] gives a batch of messages to a lane, or drops it
 //!   and says so.
+//! * [`BulkOutbound`]: a thread's connections to all peers for snapshots, each open as long as something is sent on it.
 //! * [`Listener`]: accepts the peers that dial this node, and hands each connection, once it is [`Accepted`], to a shard.
 //! * [`Inbound`]: the shard's side, which the messages of a frame are delivered to, and lanes that go up or down.
 //!
@@ -41,7 +42,7 @@
 //! # What it promises
 //!
 //! Every shard of a node dials every peer for its own outbound traffic, one TCP connection per
-//! [`Lane`]. Frames flow from the dialer to the acceptor only. Within one connection, messages arrive
+//! [`Lane`]; a bulk lane is dialled only when something is to be sent on it. Frames flow from the dialer to the acceptor only. Within one connection, messages arrive
 //! in the order they were sent, each once, and without a hole from the first frame on; after the first
 //! one lost, none arrives. Nothing is promised between lanes, between shards, or across a reconnect,
 //! except that a frame of an older connection of the same shard and lane is never delivered after one
@@ -67,6 +68,7 @@ pub mod format_document {}
 mod abort;
 mod acquaintances;
 mod backoff;
+mod bulk;
 pub mod codec;
 mod door;
 mod error;
@@ -88,6 +90,7 @@ mod turnstile;
 
 pub use abort::AbortOnPanic;
 pub use backoff::Backoff;
+pub use bulk::BulkOutbound;
 pub use door::{Door, Greeted, LeaseId, Turned, Welcome};
 pub use error::NetError;
 pub use handshake::{ClusterId, Hello, Refusal};

@@ -18,7 +18,8 @@ use logdrive_raft::GroupId;
 /// The frames of one outbound lane that wait for its socket. The owner moves the bytes.
 ///
 /// The owner also says when a connection came up ([`set_up`](Self::set_up)), when a write on it failed
-/// ([`fail`](Self::fail)) and when it is given up ([`set_down`](Self::set_down)).
+/// ([`fail`](Self::fail)) and when it is given up ([`set_down`](Self::set_down)). The owner of a bulk lane says, too, when
+/// one is being made ([`begin`](Self::begin)) and when one is not needed any more ([`close`](Self::close)).
 #[derive(Debug)]
 pub struct LaneQueue {
     origin: FrameOrigin,
@@ -34,6 +35,8 @@ pub struct LaneQueue {
 #[derive(Debug)]
 struct Connection {
     writer: FrameWriter,
+    /// False while it is being made: what waits are its first frames.
+    is_made: bool,
     /// A write failed. The connection takes nothing more, and is lost once its owner says so.
     failed: bool,
 }
@@ -146,11 +149,22 @@ impl LaneQueue {
         }
     }
 
+    /// A connection is being made, and from now on messages are taken for it; until it comes up they wait within the lane's
+    /// bound. Panics if there is a connection.
+    pub fn begin(&mut self) {
+        assert!(self.connection.is_none(), "there is a connection");
+        let writer = FrameWriter::new(self.origin);
+        self.connection = Some(Connection { writer, is_made: false, failed: false });
+    }
+
     /// A connection came up, at whose other end is `hello`. Panics if bytes of an older one still wait.
     pub fn set_up(&mut self, hello: Hello) {
-        assert!(self.waiting.is_empty(), "bytes of an older connection still wait");
-        let writer = FrameWriter::new(self.origin);
-        self.connection = Some(Connection { writer, failed: false });
+        if self.connection.as_ref().is_none_or(|connection| connection.is_made) {
+            assert!(self.waiting.is_empty(), "bytes of an older connection still wait");
+            self.connection = None;
+            self.begin();
+        }
+        self.connection.as_mut().expect("it was begun").is_made = true;
         self.hello = Some(hello);
         self.stats.connects += 1;
     }
@@ -164,9 +178,14 @@ impl LaneQueue {
 
     /// The connection was lost, and what waited for it with it.
     pub fn set_down(&mut self) {
+        self.close();
+        self.stats.losses += 1;
+    }
+
+    /// The connection was closed here, or did not come up. What waited for it is lost.
+    pub fn close(&mut self) {
         self.connection = None;
         self.waiting = BytesMut::new();
-        self.stats.losses += 1;
     }
 
     /// An attempt to connect failed; `refused` by either end, or for another reason.
@@ -175,10 +194,14 @@ impl LaneQueue {
         self.stats.refusals += u64::from(refused);
     }
 
-    /// True if there is a connection and no write on it has failed.
+    /// True if messages are taken: there is a connection, or one is being made, and no write on it has failed.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| !connection.failed)
+    }
+
+    pub(crate) fn has_connection(&self) -> bool {
+        self.connection.is_some()
     }
 
     /// The peer's latest hello, even if the peer is away now.
@@ -190,7 +213,8 @@ impl LaneQueue {
     /// The lane's counts.
     #[must_use]
     pub fn stats(&self) -> LaneStats {
-        LaneStats { up: self.connection.is_some(), queued_bytes: self.waiting.len(), ..self.stats }
+        let up = self.connection.as_ref().is_some_and(|connection| connection.is_made);
+        LaneStats { up, queued_bytes: self.waiting.len(), ..self.stats }
     }
 }
 
