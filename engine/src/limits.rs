@@ -193,8 +193,7 @@ fn node_bytes_max(shards: usize, peers: usize, proposal_bytes_max: usize) -> usi
     let handed_out = TURN_APPLY_MAX.entries + TURN_STEPS_MAX * ENTRIES_PER_STEP + TURN_COMMANDS_MAX;
     let references = handed_out * 72;
     let shard = not_applied + frames + 2 * TAILS_BYTES_MAX + answers + references;
-    let lanes =
-        net.append_lane_bytes_max + net.liveness_lane_bytes_max + net.bulk_lane_bytes_max;
+    let lanes = net.append_lane_bytes_max + net.liveness_lane_bytes_max + net.bulk_lane_bytes_max;
     let bulk_frame = net.body_bytes_max(logdrive_net::Lane::Bulk) as usize;
     let inbound = logdrive_net::Lane::ALL.len() * frame + bulk_frame;
     shards * (shard + peers * (lanes + inbound))

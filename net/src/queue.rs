@@ -316,6 +316,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_while_a_connection_is_made_are_its_first_frames() {
+        let mut queue = LaneQueue::new(&hello(1), Lane::Append, &Settings::default());
+        queue.begin();
+        assert_eq!(queue.send(&mut vec![append(1, 9)], all_fit), Sent::Taken);
+        assert!(queue.is_up() && !queue.stats().up, "it is being made");
+        let early = queue.waiting().to_vec();
+        queue.set_up(hello(2));
+        assert!(queue.stats().up);
+        assert_eq!(queue.waiting(), early, "they have waited for it");
+        assert_eq!(queue.send(&mut vec![append(2, 9)], all_fit), Sent::Taken);
+        let mut receiver: crate::Receiver = crate::Receiver::new(&hello(1), &Settings::default());
+        assert_eq!(receiver.read(queue.waiting()), queue.waiting().len());
+        for group in 1..=2 {
+            let messages = receiver.next(|| false).expect("in order").expect("a whole frame");
+            assert_eq!(messages, [append(group, 9)]);
+        }
+        queue.close();
+        assert!(queue.waiting().is_empty() && !queue.is_up());
+        assert_eq!((queue.stats().connects, queue.stats().losses), (1, 0), "it was not lost");
+        // A connection that does not come up takes its first frames with it.
+        queue.begin();
+        assert_eq!(queue.send(&mut vec![append(3, 9)], all_fit), Sent::Taken);
+        queue.close();
+        queue.begin();
+        assert!(queue.waiting().is_empty());
+    }
+
+    #[test]
     fn a_buffer_that_a_slow_peer_made_large_is_given_up() {
         let mut queue = queue(&Settings::default());
         for n in 0..6 {

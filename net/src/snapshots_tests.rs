@@ -1,3 +1,9 @@
+//! Messages of snapshots: what is read, what is refused, and by which name.
+//!
+//! In:     messages and lists as they are written, damaged, and with fields that lie.
+//! Out:    what was written, or the field that cannot be.
+//! Source: RULES.md I1, I5.
+
 use super::*;
 use crate::codec::NUMBER_MAX;
 use proptest::prelude::*;
