@@ -32,7 +32,8 @@
 //! of these as their disks take.
 //!
 //! `node_bytes_max`, below, adds up all shards of a node and the connections of its peers. Each peer has an outbound
-//! and an inbound connection per lane with each shard that it or this node has. Beside that:
+//! and an inbound connection per lane with each shard that it or this node has, of a bulk lane only while something is sent
+//! on it. Beside that:
 //!
 //! * connections that have not said who they are: `strangers_max`, with one hello each;
 //! * clients of the database: 256 MiB of requests and 128 KiB for each connection, 256 MiB of replies and 16 KiB for each
@@ -192,8 +193,9 @@ fn node_bytes_max(shards: usize, peers: usize, proposal_bytes_max: usize) -> usi
     let handed_out = TURN_APPLY_MAX.entries + TURN_STEPS_MAX * ENTRIES_PER_STEP + TURN_COMMANDS_MAX;
     let references = handed_out * 72;
     let shard = not_applied + frames + 2 * TAILS_BYTES_MAX + answers + references;
-    let lanes = net.append_lane_bytes_max + net.liveness_lane_bytes_max;
-    let inbound = logdrive_net::Lane::ALL.len() * frame;
+    let lanes = net.append_lane_bytes_max + net.liveness_lane_bytes_max + net.bulk_lane_bytes_max;
+    let bulk_frame = net.body_bytes_max(logdrive_net::Lane::Bulk) as usize;
+    let inbound = logdrive_net::Lane::ALL.len() * frame + bulk_frame;
     shards * (shard + peers * (lanes + inbound))
 }
 
@@ -210,7 +212,8 @@ mod tests {
     #[test]
     fn the_bounds_of_a_node_come_to_what_is_written_of_them() {
         let mib = |shards, peers| node_bytes_max(shards, peers, 256 << 20) >> 20;
-        assert_eq!(mib(1, 2), 3 * 256 + (4 + 16) + 16 + 256 + 130 + 1 + 2 * (64 + 4 + 2 * 16));
-        assert_eq!([mib(1, 2), mib(2, 2), mib(4, 4)], [1_391, 2_815, 8_607]);
+        // References take almost 2 MiB, and a frame of each bulk lane a quarter.
+        assert_eq!(mib(1, 2), 3 * 256 + (4 + 16) + 16 + 256 + 130 + 2 + 2 * (64 + 4 + 4 + 2 * 16));
+        assert_eq!([mib(1, 2), mib(2, 2), mib(4, 4)], [1_400, 2_832, 8_675]);
     }
 }

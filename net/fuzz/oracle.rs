@@ -12,11 +12,12 @@
 use bytes::{Bytes, BytesMut};
 use crc_fast::crc32_iscsi;
 use logdrive_net::{
-    ClusterId, Lane, codec,
+    ClusterId, Lane, LaneMessage,
     frame::{FRAME_HEADER_BYTES, FrameError, FrameOrigin, FrameReader, FrameWriter},
     handshake::{self, HANDSHAKE_BYTES_MAX, Said},
+    snapshots::{self, LISTED_PART_BYTES, SnapshotId, SnapshotMessage, SnapshotOffer},
 };
-use logdrive_raft::{GroupId, Message, NodeId};
+use logdrive_raft::{GroupId, LogId, LogIndex, Message, NodeId, Term};
 
 /// The connection that the frames are read on.
 pub(crate) fn origin() -> FrameOrigin {
@@ -82,18 +83,44 @@ pub(crate) fn handshake(input: &[u8]) {
     }
 }
 
-/// Input: a frame's body.
+/// Input: the body of a frame with Raft's messages.
 pub(crate) fn messages(body: &[u8]) {
-    match codec::decode(Bytes::copy_from_slice(body)) {
+    body_of::<Message>(body, 17);
+}
+
+/// Input: the body of a bulk lane's frame, and of the same bytes a list of as many parts as they may be.
+pub(crate) fn snapshots(body: &[u8]) {
+    body_of::<SnapshotMessage>(body, 26);
+    let listed = u32::try_from(body.len()).unwrap_or(u32::MAX) / LISTED_PART_BYTES;
+    let last = LogId { term: Term(1), index: LogIndex(1) };
+    let id = SnapshotId { last, digest: 7 };
+    let (term, membership) = (Term(1), Bytes::new());
+    let lengths = body.chunks_exact(20).map(|part| part[16..].first_chunk().expect("20 bytes"));
+    let bytes = lengths.map(|length| u64::from(u32::from_le_bytes(*length))).sum();
+    let offer = SnapshotOffer { term, id, bytes, parts: listed, membership };
+    match offer.parts(body) {
+        Ok(parts) => {
+            let list = if listed > 1 { snapshots::list_of(&parts) } else { Bytes::new() };
+            assert!(list == body, "what was read is not what would be written");
+        }
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+/// `least` is the length of the shortest message.
+fn body_of<M: LaneMessage>(body: &[u8], least: usize) {
+    match M::decode(Bytes::copy_from_slice(body)) {
         Ok(messages) => {
-            let owned = messages.capacity() * size_of::<(GroupId, Message)>();
-            let bound = COST_PER_BYTE * body.len() + 4_096;
+            let owned = messages.capacity() * size_of::<(GroupId, M)>();
+            // A list may have twice the room it needs.
+            let cost_per_byte = 2 * size_of::<(GroupId, M)>() / least + 1;
+            let bound = cost_per_byte * body.len() + 4_096;
             assert!(owned <= bound, "{owned} bytes for a body of {}", body.len());
             let mut written = BytesMut::new();
             let mut bytes = 0;
             for (group, message) in &messages {
-                codec::encode(&mut written, *group, message);
-                bytes += codec::encoded_bytes(message);
+                message.encode(&mut written, *group);
+                bytes += message.encoded_bytes();
             }
             assert!(written == body, "what was read is not what would be written");
             assert_eq!(bytes, body.len(), "the bytes counted for the messages are not the body's");
@@ -182,5 +209,3 @@ fn repair_handshake(message: &mut [u8]) {
 /// Small, so that inputs reach the bound.
 const BODY_BYTES_MAX: u32 = 4_096;
 const READ_BYTES: usize = 256;
-/// The smallest message has 17 bytes, and a list may have twice the room it needs.
-const COST_PER_BYTE: usize = 2 * size_of::<(GroupId, Message)>() / 17 + 1;

@@ -8,37 +8,9 @@
 //!         Memory asked for is at most a small multiple of the bytes that are really there.
 //! Source: RULES.md I5 (hostile fields); paper figure 2 (the fields).
 //!
-//! All numbers are little-endian. A body has no count of its own: messages follow until it ends.
-//!
-//! ```text
-//! message       0  u64  group
-//!               8  u8   kind
-//!               9       fields by kind:
-//!
-//!  1 PreVote          term u64, last_log term u64, last_log index u64               33 bytes in all
-//!  2 PreVoteReply     term u64, granted u8 (0 or 1)                                 18
-//!  3 RequestVote      as PreVote                                                    33
-//!  4 VoteReply        as PreVoteReply                                               18
-//!  5 AppendEntries    term u64, prev_log term u64, prev_log index u64,
-//!                     commit u64, count u32, then `count` entries                   45 + entries
-//!  6 AppendReply      accepted: term u64, match_index u64                           25
-//!  7 AppendReply      rejected: term u64, rejected u64, hint term u64, index u64    41
-//!  8 Heartbeat        term u64, commit u64, matched term u64, matched index u64     41
-//!  9 HeartbeatReply   term u64                                                      17
-//! 10 Room             shard u32, shards u32, says u8 (0 asked, 1 free, 2 full,
-//!                     3 too large)                                                  18
-//! 11 AppendReply      taken: term u64, match_index u64                              25
-//! 12 Marked           term u64, mark u64, last_log term u64, last_log index u64     41
-//! 13 TermStated       term u64, mark u64, commit u64                                33
-//! 14 Founding         digest u32, asks u8 (0 or 1)                                  14
-//!
-//! entry         0  u64  term                 its index is one more than its predecessor's,
-//!               8  u8   kind                 the first follows prev_log
-//!               9  u32  checksum of the payload, from the proposer
-//!              13  u32  payload bytes
-//!              17       the payload
-//! ```
+//! `net/FORMAT.md` draws each message, and has the rule for what a reader does not know.
 
+use crate::lane::{Lane, LaneMessage};
 use bytes::{BufMut, Bytes, BytesMut};
 use logdrive_raft::{
     AppendEntries, AppendReply, AppendResult, BatchError, Entry, EntryBatch, EntryKind,
@@ -141,6 +113,24 @@ pub enum CodecError {
     Entries(#[from] BatchError),
 }
 
+impl LaneMessage for Message {
+    fn travels_on(lane: Lane) -> bool {
+        lane != Lane::Bulk
+    }
+
+    fn encoded_bytes(&self) -> usize {
+        encoded_bytes(self)
+    }
+
+    fn encode(&self, body: &mut BytesMut, group: GroupId) {
+        encode(body, group, self);
+    }
+
+    fn decode(body: Bytes) -> Result<Vec<(GroupId, Self)>, CodecError> {
+        decode(body)
+    }
+}
+
 /// Appends one message to a body. Panics if entries do not follow `prev_log`: they could not be
 /// given an index at the other end.
 pub fn encode(body: &mut BytesMut, group: GroupId, message: &Message) {
@@ -221,7 +211,7 @@ pub fn encoded_bytes(message: &Message) -> usize {
 pub fn decode(body: Bytes) -> Result<Vec<(GroupId, Message)>, CodecError> {
     let guess = (body.len() / TYPICAL_MESSAGE_BYTES + 1).min(MESSAGES_GUESS_MAX);
     let mut messages = Vec::with_capacity(guess);
-    let mut reader = Reader { body, at: 0 };
+    let mut reader = Reader::new(body);
     while reader.left() > 0 {
         let group = GroupId(reader.u64()?);
         let message = reader.message()?;
@@ -289,12 +279,22 @@ fn put<const N: usize>(
     body.put_slice(&message[..end + tail.len()]);
 }
 
-struct Reader {
+/// Reads the fields of a body, one after the other.
+pub(crate) struct Reader {
     body: Bytes,
     at: usize,
 }
 
 impl Reader {
+    pub(crate) fn new(body: Bytes) -> Self {
+        Self { body, at: 0 }
+    }
+
+    /// Where the next field begins.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
     fn message(&mut self) -> Result<Message, CodecError> {
         let at = self.at;
         Ok(match self.u8()? {
@@ -421,7 +421,7 @@ impl Reader {
         Ok(Entry { term, index, kind, checksum, payload })
     }
 
-    fn payload(&mut self, bytes: u32) -> Result<Bytes, CodecError> {
+    pub(crate) fn payload(&mut self, bytes: u32) -> Result<Bytes, CodecError> {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         if bytes > self.left() {
             return Err(CodecError::Short { at: self.at, wanted: bytes - self.left() });
@@ -432,7 +432,7 @@ impl Reader {
     }
 
     /// An entry's id, or `ZERO`.
-    fn id(&mut self) -> Result<LogId, CodecError> {
+    pub(crate) fn id(&mut self) -> Result<LogId, CodecError> {
         let at = self.at;
         let id = LogId { term: self.term()?, index: self.index("index")? };
         if (id.term == Term::ZERO) != (id.index == LogIndex::ZERO) {
@@ -443,7 +443,7 @@ impl Reader {
     }
 
     /// A term that someone campaigned in.
-    fn begun_term(&mut self) -> Result<Term, CodecError> {
+    pub(crate) fn begun_term(&mut self) -> Result<Term, CodecError> {
         let at = self.at;
         match self.term()? {
             Term::ZERO => Err(CodecError::OutOfRange { what: "term", at, found: 0 }),
@@ -477,15 +477,23 @@ impl Reader {
         }
     }
 
-    fn u8(&mut self) -> Result<u8, CodecError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, CodecError> {
         self.array().map(u8::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, CodecError> {
+    pub(crate) fn u16(&mut self) -> Result<u16, CodecError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn u128(&mut self) -> Result<u128, CodecError> {
+        self.array().map(u128::from_le_bytes)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, CodecError> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, CodecError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, CodecError> {
         self.array().map(u64::from_le_bytes)
     }
 
@@ -497,7 +505,7 @@ impl Reader {
         Ok(*bytes)
     }
 
-    fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.body.len() - self.at
     }
 }

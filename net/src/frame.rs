@@ -8,22 +8,7 @@
 //! Fails:  [`FrameError`]; the connection is over then, for nothing after a bad frame can be trusted.
 //! Source: RULES.md N8 (replay), N9 (corruption in transit), I1 (lengths).
 //!
-//! Little-endian:
-//!
-//! ```text
-//!  0  u32  magic, "LDF" and 1 on the wire
-//!  4  u8   protocol version
-//!  5  u8   lane: 1 liveness, 2 append
-//!  6  u16  zero; other values are flags this version does not know
-//!  8  u64  cluster id
-//! 16  u64  source node
-//! 24  u64  sequence: 0 for a connection's first frame, then one more each
-//! 32  u32  body bytes, 1 to the agreed bound
-//! 36  u32  body's CRC-32C
-//! 40  u32  zero
-//! 44  u32  CRC-32C of bytes 0..44
-//! 48       the body: messages (see `codec`)
-//! ```
+//! `net/FORMAT.md` draws the header, and all other bytes of the wire.
 
 use crate::{ClusterId, Lane};
 use bytes::{Bytes, BytesMut};

@@ -6,42 +6,7 @@
 //! Fails:  [`HandshakeError`] for bytes that are no handshake, at the first byte that shows it.
 //! Source: RULES.md I2, I6 (strangers), N13 (wrong address), P6 and C7 (see `stores`), I13.
 //!
-//! The dialer speaks first. Little-endian:
-//!
-//! ```text
-//!  0  [u8; 8]  magic "LOGDRIVE"
-//!  8  u8       kind: 1 hello, 2 refusal, 3 hello of an acceptor that did not remember the dialer's opening, and does now
-//!  9  u8       zero
-//! 10  u16      bytes after this prefix
-//! 12  u16      lowest protocol version spoken
-//! 14  u16      highest protocol version spoken
-//!
-//! hello, of either kind:
-//! 16  u64      whom it is for: the node the dialer means to reach; in the answer, the dialer
-//! 24  u64      cluster id, the CRC-64/NVME of the cluster's name
-//! 32  u64      node
-//! 40  u64      incarnation
-//! 48  u128     store: the number of the node's directory
-//! 64  u64      nonce of this opening, for the receiver alone
-//! 72  u64      the latest incarnation that the receiver remembers; 0 if none
-//! 80  u64      its nonce
-//! 88  u128     store of the receiver that remembered it
-//! 104 u32      bytes of the largest command that the node's directory was founded for
-//! 108 u32      CRC-32C of the settings that the cluster was founded with; both ends must say the same
-//! 112 u32      shard; in the answer, the shard that will read this connection
-//! 116 u32      shards
-//! 120 u64      the node's heartbeat interval, ns
-//! 128 u64      its election timeout, ns
-//! 136 u8       lane: 1 liveness, 2 append
-//! 137 u8       length of the cluster's name, then the name
-//!     u8       length of the client address, then the address
-//!     u32      CRC-32C of all before it
-//!
-//! refusal:
-//! 16  u8       reason
-//! 17  u128     store of the node that refuses
-//!     u32      CRC-32C of all before it
-//! ```
+//! The dialer speaks first. `net/FORMAT.md` draws the messages.
 //!
 //! A refusal may end after its reason, so that any version can say that it speaks no other. It carries no secret, because
 //! whoever is refused has not shown to be a peer.
@@ -763,7 +728,7 @@ mod tests {
         assert_eq!(field(112, &[4]), "shard");
         assert_eq!(field(116, &[0; 4]), "shard");
         assert_eq!(field(116, &[0xff; 4]), "shard");
-        assert_eq!(field(136, &[3]), "lane");
+        assert_eq!(field(136, &[4]), "lane");
         assert_eq!(field(137, &[200]), "cluster name");
         assert_eq!(field(143, b"\n"), "client address");
         assert_eq!(forged(bytes.clone(), 8, &[4]), Err(HandshakeError::Kind(4)));

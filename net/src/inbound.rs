@@ -8,9 +8,10 @@
 //! Fails:  the first bad byte ends the connection; nothing of its frame is delivered (see `receiver`).
 //! Source: RULES.md N8, N9, I1, I3, I5.
 
+use crate::frame::FrameError;
 use crate::handshake::Refusal;
 use crate::metrics::{InboundMeter, LogLimit, add};
-use crate::{Hello, Lane, NetError, Receiver, Settings, Turnstile};
+use crate::{Hello, Lane, LaneMessage, NetError, Receiver, Settings, Turnstile};
 use logdrive_raft::{GroupId, Message, NodeId};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// A shard's handling of its peers' messages, and of its lanes' comings and goings. The methods are called on the
 /// shard's thread, outside of any call of ours: they may send.
-pub trait Inbound {
+pub trait Inbound<M = Message> {
     /// True if another frame may be delivered. Asked before each frame; if the answer is false, it is asked again after
     /// [`Turnstile::made_room`].
     fn has_room(&self) -> bool;
@@ -34,7 +35,7 @@ pub trait Inbound {
     /// process connected. The group decides whether the peer may speak for it, and the code that keeps the messages
     /// decides whether this process of the peer still counts: a later process may be let in before the messages are
     /// looked at.
-    fn deliver(&self, from: &Hello, messages: Vec<(GroupId, Message)>);
+    fn deliver(&self, from: &Hello, messages: Vec<(GroupId, M)>);
 
     /// An outbound lane to `peer` is up; `hello` is what the peer said of itself.
     fn up(&self, peer: NodeId, lane: Lane, hello: &Hello);
@@ -66,13 +67,16 @@ pub struct Accepted {
 ///
 /// Delivery stops, within the frame at hand, once a newer connection of the same peer, shard and lane
 /// or a later life of the peer has been accepted, and when the [`crate::Listener`] ends.
-pub async fn receive(
+///
+/// A connection of a lane on which no message of the kind `M` travels is closed at once.
+pub async fn receive<M: LaneMessage>(
     accepted: Accepted,
     settings: &Settings,
-    inbound: Rc<dyn Inbound>,
+    inbound: Rc<dyn Inbound<M>>,
 ) -> NetError {
     let Accepted { hello, stream, lease, meter } = accepted;
     let error = match TcpStream::from_std(stream) {
+        Ok(_) if !M::travels_on(hello.lane) => FrameError::Lane(hello.lane as u8).into(),
         Ok(stream) => read_frames(stream, &hello, lease, &meter, settings, &*inbound).await,
         Err(error) => NetError::Io(error),
     };
@@ -91,15 +95,15 @@ pub async fn receive(
     error
 }
 
-async fn read_frames(
+async fn read_frames<M: LaneMessage>(
     mut stream: TcpStream,
     hello: &Hello,
     mut lease: watch::Receiver<()>,
     meter: &InboundMeter,
     settings: &Settings,
-    inbound: &dyn Inbound,
+    inbound: &dyn Inbound<M>,
 ) -> NetError {
-    let mut receiver = Receiver::new(hello, settings);
+    let mut receiver: Receiver<M> = Receiver::new(hello, settings);
     // When the frame that has not ended began.
     let mut began: Option<Instant> = None;
     loop {
@@ -118,7 +122,7 @@ async fn read_frames(
             Err(error) => return NetError::Io(error),
         }
         loop {
-            let _pass = inbound.turnstile().pass(|| inbound.has_room()).await;
+            let pass = inbound.turnstile().pass(|| inbound.has_room()).await;
             let messages = match receiver.next(|| lease.has_changed().is_err()) {
                 Ok(Some(messages)) => messages,
                 Ok(None) => break,
@@ -128,6 +132,11 @@ async fn read_frames(
             add(&meter.messages, messages.len() as u64);
             began = None;
             inbound.deliver(hello, messages);
+            drop(pass);
+            if hello.lane == Lane::Bulk {
+                // Its bytes may come without end, and each frame is work: the thread's other tasks run in between.
+                tokio::task::yield_now().await;
+            }
         }
         if !receiver.is_inside_frame() {
             began = None;

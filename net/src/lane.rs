@@ -6,9 +6,11 @@
 //! Fails:  as `queue` says; the first error of a write ends the connection.
 //! Source: RULES.md invariant 23 (bounds), D1 (slow peers).
 
+use crate::codec::CodecError;
 use crate::metrics::{LaneStats, LogLimit};
 use crate::{Hello, LaneQueue, NetError, Settings};
-use logdrive_raft::{GroupId, Message, NodeId};
+use bytes::{Bytes, BytesMut};
+use logdrive_raft::{GroupId, NodeId};
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
@@ -26,10 +28,12 @@ pub enum Lane {
     Liveness = 1,
     /// Appends and their answers.
     Append = 2,
+    /// Snapshots. Opened when there is something to send, and closed when there is not.
+    Bulk = 3,
 }
 
 impl Lane {
-    /// Both, in the order of their bytes.
+    /// The lanes of Raft's messages, in the order of their bytes. They are kept connected to every peer; a bulk lane is not.
     pub const ALL: [Self; 2] = [Self::Liveness, Self::Append];
 
     /// The lane a byte on the wire stands for, if any.
@@ -38,9 +42,28 @@ impl Lane {
         match byte {
             1 => Some(Self::Liveness),
             2 => Some(Self::Append),
+            3 => Some(Self::Bulk),
             _ => None,
         }
     }
+}
+
+/// A message that lanes carry, to and from the bytes of a frame's body.
+pub trait LaneMessage: Sized {
+    /// True if such messages travel on this lane: a connection carries messages of one kind.
+    fn travels_on(lane: Lane) -> bool;
+
+    /// Bytes that [`Self::encode`] appends.
+    fn encoded_bytes(&self) -> usize;
+
+    /// Appends the message to a body.
+    fn encode(&self, body: &mut BytesMut, group: GroupId);
+
+    /// Reads a whole body. Contents stay where they are: they are slices of `body`.
+    ///
+    /// # Errors
+    /// [`CodecError`] at the first thing that is wrong; no message of the body is given out then.
+    fn decode(body: Bytes) -> Result<Vec<(GroupId, Self)>, CodecError>;
 }
 
 /// The fate of a batch of messages.
@@ -61,6 +84,8 @@ pub(crate) struct Link {
     pub(crate) wake: Notify,
     /// Ends the task's pause before the next dial.
     pub(crate) hurry: Notify,
+    /// Tells those who wait for it that nothing waits for the socket any more.
+    drained: Notify,
     body_bytes_max: u32,
     log: LogLimit,
     state: RefCell<State>,
@@ -72,6 +97,8 @@ struct State {
     stream: Option<Rc<TcpStream>>,
     /// The first error of a write made by a sender, for the lane's task to find.
     failed: Option<io::Error>,
+    /// True during the pause before the next dial.
+    rests: bool,
 }
 
 impl Link {
@@ -81,20 +108,26 @@ impl Link {
             lane,
             wake: Notify::new(),
             hurry: Notify::new(),
+            drained: Notify::new(),
             body_bytes_max: settings.frame_bytes_max,
             log: LogLimit::new(Duration::from_secs(1)),
             state: RefCell::new(State {
                 queue: LaneQueue::new(me, lane, settings),
                 stream: None,
                 failed: None,
+                rests: false,
             }),
         }
     }
 
     /// Frames `messages` and writes what the socket takes now. Empties `messages` unless any of them
     /// is dropped: their groups must be told.
-    pub(crate) fn send(&self, messages: &mut Vec<(GroupId, Message)>) -> Sent {
+    pub(crate) fn send<M: LaneMessage>(&self, messages: &mut Vec<(GroupId, M)>) -> Sent {
         let state = &mut *self.state.borrow_mut();
+        if self.lane == Lane::Bulk && !state.rests && !state.queue.has_connection() {
+            state.queue.begin();
+            self.wake.notify_one();
+        }
         let idle = state.queue.waiting().is_empty();
         let sent = state.queue.send(messages, |group, bytes| self.oversized(group, bytes));
         // While bytes wait, the task is waiting for the socket and writes these too.
@@ -130,7 +163,42 @@ impl Link {
             return Err(NetError::Io(error));
         }
         flush(stream, &mut state.queue)?;
-        Ok(!state.queue.waiting().is_empty())
+        let waits = !state.queue.waiting().is_empty();
+        if !waits {
+            self.drained.notify_waiters();
+        }
+        Ok(waits)
+    }
+
+    /// Ends once the lane's task has to dial: at once, but for a bulk lane on which nothing was sent.
+    pub(crate) async fn wanted(&self) {
+        while self.lane == Lane::Bulk && !self.state.borrow().queue.has_connection() {
+            self.wake.notified().await;
+        }
+    }
+
+    /// Ends once nothing was sent for `time`, and before twice as much has passed.
+    pub(crate) async fn idle(&self, time: Duration) {
+        let sent = || {
+            let LaneStats { messages, bytes, queued_bytes, .. } = self.stats();
+            (messages, bytes, queued_bytes)
+        };
+        let mut before = sent();
+        loop {
+            tokio::time::sleep(time).await;
+            let now = sent();
+            if now == before && now.2 == 0 {
+                return;
+            }
+            before = now;
+        }
+    }
+
+    /// Ends once nothing waits for the socket, or what waited is lost.
+    pub(crate) async fn drained(&self) {
+        while self.stats().queued_bytes > 0 {
+            self.drained.notified().await;
+        }
     }
 
     /// Bytes the socket has ever taken: grows while there is progress.
@@ -151,6 +219,20 @@ impl Link {
         let state = &mut *self.state.borrow_mut();
         state.queue.set_down();
         state.stream = None;
+        self.drained.notify_waiters();
+    }
+
+    /// The connection is not needed any more, or did not come up.
+    pub(crate) fn close(&self) {
+        let state = &mut *self.state.borrow_mut();
+        state.queue.close();
+        state.stream = None;
+        self.drained.notify_waiters();
+    }
+
+    /// The pause before the next dial begins or ends. A bulk lane takes nothing meanwhile.
+    pub(crate) fn set_rests(&self, rests: bool) {
+        self.state.borrow_mut().rests = rests;
     }
 
     /// An attempt to connect failed.

@@ -12,6 +12,7 @@
 //!
 //! * [`Outbound`]: a shard's connections to all peers. [`Outbound::send`] gives a batch of messages to a lane, or drops it
 //!   and says so.
+//! * [`BulkOutbound`]: a thread's connections to all peers for snapshots, each open as long as something is sent on it.
 //! * [`Listener`]: accepts the peers that dial this node, and hands each connection, once it is [`Accepted`], to a shard.
 //! * [`Inbound`]: the shard's side, which the messages of a frame are delivered to, and lanes that go up or down.
 //!
@@ -35,13 +36,13 @@
 //! # Ok::<(), logdrive_net::codec::CodecError>(())
 //! ```
 //!
-//! Where to go on: `tests/loopback.rs` has two nodes with sockets, `tests/pure.rs` two without; [`frame`] and [`handshake`]
-//! draw the bytes; [`stores`] has the rule by which nodes know each other's directories.
+//! Where to go on: `tests/loopback.rs` has two nodes with sockets, `tests/pure.rs` two without; [`format_document`] draws the
+//! bytes; [`stores`] has the rule by which nodes know each other's directories.
 //!
 //! # What it promises
 //!
 //! Every shard of a node dials every peer for its own outbound traffic, one TCP connection per
-//! [`Lane`]. Frames flow from the dialer to the acceptor only. Within one connection, messages arrive
+//! [`Lane`]; a bulk lane is dialled only when something is to be sent on it. Frames flow from the dialer to the acceptor only. Within one connection, messages arrive
 //! in the order they were sent, each once, and without a hole from the first frame on; after the first
 //! one lost, none arrives. Nothing is promised between lanes, between shards, or across a reconnect,
 //! except that a frame of an older connection of the same shard and lane is never delivered after one
@@ -61,9 +62,13 @@
 
 #![forbid(unsafe_code)]
 
+#[doc = include_str!("../FORMAT.md")]
+pub mod format_document {}
+
 mod abort;
 mod acquaintances;
 mod backoff;
+mod bulk;
 pub mod codec;
 mod door;
 mod error;
@@ -79,16 +84,18 @@ mod peer_log;
 mod queue;
 mod receiver;
 mod saving;
+pub mod snapshots;
 pub mod stores;
 mod turnstile;
 
 pub use abort::AbortOnPanic;
 pub use backoff::Backoff;
+pub use bulk::BulkOutbound;
 pub use door::{Door, Greeted, LeaseId, Turned, Welcome};
 pub use error::NetError;
 pub use handshake::{ClusterId, Hello, Refusal};
 pub use inbound::{Accepted, Inbound, receive};
-pub use lane::{Lane, Sent};
+pub use lane::{Lane, LaneMessage, Sent};
 pub use listener::Listener;
 pub use metrics::{InboundMeter, InboundStats, LaneStats};
 pub use outbound::Outbound;
@@ -112,6 +119,10 @@ pub struct Settings {
     pub append_lane_bytes_max: usize,
     /// The same for a liveness lane.
     pub liveness_lane_bytes_max: usize,
+    /// The same for a bulk lane; at least two of its longest frames.
+    pub bulk_lane_bytes_max: usize,
+    /// A bulk lane on which nothing was sent for so long is closed, before twice as much has passed.
+    pub bulk_idle_timeout: Duration,
     /// From connecting, or being accepted, to the end of the handshake.
     pub handshake_timeout: Duration,
     /// The first pause before a lost connection is dialled again.
@@ -132,6 +143,17 @@ pub struct Settings {
     pub strangers_per_address_max: usize,
 }
 
+impl Settings {
+    /// Bytes of a frame's body on `lane`, at most.
+    #[must_use]
+    pub fn body_bytes_max(&self, lane: Lane) -> u32 {
+        match lane {
+            Lane::Liveness | Lane::Append => self.frame_bytes_max,
+            Lane::Bulk => snapshots::BULK_BODY_BYTES_MAX,
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -139,6 +161,8 @@ impl Default for Settings {
             frame_bytes_soft: 1 << 20,
             append_lane_bytes_max: 64 << 20,
             liveness_lane_bytes_max: 4 << 20,
+            bulk_lane_bytes_max: 4 << 20,
+            bulk_idle_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(5),
             backoff_min: Duration::from_millis(10),
             backoff_max: Duration::from_secs(1),

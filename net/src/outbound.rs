@@ -1,4 +1,4 @@
-//! A shard's way out: one lane of each kind to each peer.
+//! A shard's way out: a liveness lane and an append lane to each peer.
 //!
 //! In:     batches for a peer, from the shard's own thread.
 //! Out:    frames on that peer's connections.
@@ -10,9 +10,8 @@ use crate::lane::Link;
 use crate::metrics::LaneStats;
 use crate::peer::Dialer;
 use crate::stores::Acquaintances;
-use crate::{AbortOnPanic, Hello, Inbound, Lane, Sent, Settings};
+use crate::{Hello, Inbound, Lane, Sent, Settings};
 use logdrive_raft::{GroupId, Message, NodeId};
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -25,8 +24,7 @@ pub struct Outbound {
 struct Peer {
     node: NodeId,
     /// In the order of [`Lane::ALL`].
-    links: [Rc<Link>; 2],
-    tasks: [JoinHandle<()>; 2],
+    lanes: [(Rc<Link>, JoinHandle<()>); Lane::ALL.len()],
 }
 
 impl Outbound {
@@ -44,32 +42,14 @@ impl Outbound {
         settings: Settings,
         inbound: Rc<dyn Inbound>,
     ) -> Self {
-        if let Err(error) = me.check() {
-            panic!("our own hello: {error}");
-        }
-        let mut started: Vec<Peer> = Vec::with_capacity(peers.len());
-        for (node, address) in peers {
-            assert!(node != me.node, "{node:?} cannot be its own peer");
-            assert!(started.iter().all(|peer| peer.node != node), "{node:?} is listed twice");
-            let links = Lane::ALL.map(|lane| Rc::new(Link::new(&me, node, lane, &settings)));
-            let tasks = links.each_ref().map(|link| {
-                let dialer = Dialer {
-                    link: Rc::clone(link),
-                    address: address.clone(),
-                    me: Hello { lane: link.lane, ..me.clone() },
-                    stores: Arc::clone(stores),
-                    settings: settings.clone(),
-                    inbound: Rc::clone(&inbound),
-                    failed: Cell::new(0),
-                };
-                tokio::task::spawn_local(async {
-                    let _abort = AbortOnPanic;
-                    dialer.run().await;
-                })
+        check(&me, &peers);
+        let start = |(node, address): (NodeId, String)| {
+            let lanes = Lane::ALL.map(|lane| {
+                Dialer::start(&me, node, address.clone(), lane, stores, &settings, &inbound)
             });
-            started.push(Peer { node, links, tasks });
-        }
-        Self { peers: started }
+            Peer { node, lanes }
+        };
+        Self { peers: peers.into_iter().map(start).collect() }
     }
 
     /// Sends a batch and empties it, unless any of it is dropped: then it is left as it was, so that
@@ -91,8 +71,8 @@ impl Outbound {
     /// The peer's latest hello on any lane, even if the peer is away now.
     #[must_use]
     pub fn peer_hello(&self, peer: NodeId) -> Option<Hello> {
-        let links = &self.peers.iter().find(|p| p.node == peer)?.links;
-        links.iter().filter_map(|link| link.hello()).max_by_key(|hello| hello.incarnation)
+        let lanes = &self.peers.iter().find(|p| p.node == peer)?.lanes;
+        lanes.iter().filter_map(|(link, _)| link.hello()).max_by_key(|hello| hello.incarnation)
     }
 
     /// Ends the pause before the next dial: the peer has just shown that it is there.
@@ -110,18 +90,30 @@ impl Outbound {
     pub fn stats(&self) -> impl Iterator<Item = (NodeId, Lane, LaneStats)> + '_ {
         self.peers
             .iter()
-            .flat_map(|peer| peer.links.iter().map(|link| (peer.node, link.lane, link.stats())))
+            .flat_map(|peer| &peer.lanes)
+            .map(|(link, _)| (link.peer, link.lane, link.stats()))
     }
 
     fn link(&self, peer: NodeId, lane: Lane) -> Option<&Link> {
         let peer = self.peers.iter().find(|p| p.node == peer)?;
-        peer.links.iter().find(|link| link.lane == lane).map(Rc::as_ref)
+        peer.lanes.iter().map(|(link, _)| &**link).find(|link| link.lane == lane)
+    }
+}
+
+/// Panics if `me` is out of bounds, or a peer is listed twice or is this node itself.
+pub(crate) fn check(me: &Hello, peers: &[(NodeId, String)]) {
+    if let Err(error) = me.check() {
+        panic!("our own hello: {error}");
+    }
+    for (at, (node, _)) in peers.iter().enumerate() {
+        assert!(*node != me.node, "{node:?} cannot be its own peer");
+        assert!(peers[..at].iter().all(|(other, _)| other != node), "{node:?} is listed twice");
     }
 }
 
 impl Drop for Outbound {
     fn drop(&mut self) {
-        for task in self.peers.iter().flat_map(|peer| &peer.tasks) {
+        for (_, task) in self.peers.iter().flat_map(|peer| &peer.lanes) {
             task.abort();
         }
     }

@@ -10,7 +10,8 @@ use crate::handshake::{MessageReader, Refusal};
 use crate::lane::Link;
 use crate::saving::saved;
 use crate::stores::{Acquaintances, Heard};
-use crate::{Backoff, Hello, Inbound, NetError, Settings};
+use crate::{AbortOnPanic, Backoff, Hello, Inbound, Lane, NetError, Settings};
+use logdrive_raft::NodeId;
 use socket2::{SockRef, TcpKeepalive};
 use std::cell::Cell;
 use std::io;
@@ -20,26 +21,58 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// Keeps one lane to one peer connected, for ever.
-pub(crate) struct Dialer {
-    pub(crate) link: Rc<Link>,
-    pub(crate) address: String,
+/// Keeps one lane to one peer connected, for ever; a bulk lane as long as there is something to send.
+pub(crate) struct Dialer<M> {
+    link: Rc<Link>,
+    address: String,
     /// Our hello on this lane.
-    pub(crate) me: Hello,
-    pub(crate) stores: Arc<Acquaintances>,
-    pub(crate) settings: Settings,
-    pub(crate) inbound: Rc<dyn Inbound>,
+    me: Hello,
+    stores: Arc<Acquaintances>,
+    settings: Settings,
+    inbound: Rc<dyn Inbound<M>>,
     /// Attempts that have failed: each one begins with the next address of the peer's name.
-    pub(crate) failed: Cell<usize>,
+    failed: Cell<usize>,
 }
 
-impl Dialer {
-    pub(crate) async fn run(self) {
+impl<M> Dialer<M> {
+    /// Starts the task of a lane on which the node says `me` of itself.
+    pub(crate) fn start(
+        me: &Hello,
+        peer: NodeId,
+        address: String,
+        lane: Lane,
+        stores: &Arc<Acquaintances>,
+        settings: &Settings,
+        inbound: &Rc<dyn Inbound<M>>,
+    ) -> (Rc<Link>, JoinHandle<()>)
+    where
+        M: 'static,
+    {
+        let link = Rc::new(Link::new(me, peer, lane, settings));
+        let dialer = Self {
+            link: Rc::clone(&link),
+            address,
+            me: Hello { lane, ..me.clone() },
+            stores: Arc::clone(stores),
+            settings: settings.clone(),
+            inbound: Rc::clone(inbound),
+            failed: Cell::new(0),
+        };
+        let task = tokio::task::spawn_local(async {
+            let _abort = AbortOnPanic;
+            dialer.run().await;
+        });
+        (link, task)
+    }
+
+    async fn run(self) {
         let (peer, lane) = (self.link.peer, self.link.lane);
         let mut backoff = Backoff::new(&self.settings, &self.me, peer);
         loop {
+            self.link.wanted().await;
             let (error, pause) = match self.connect().await {
                 Ok((stream, hello)) => {
                     let since = Instant::now();
@@ -49,8 +82,15 @@ impl Dialer {
                         tracing::info!(%peer, ?lane, address = %self.address, "lane is up");
                     }
                     self.inbound.up(peer, lane, &hello);
-                    let error = self.keep(&stream).await;
+                    let error = tokio::select! {
+                        error = self.keep(&stream) => error,
+                        () = self.link.idle(self.settings.bulk_idle_timeout), if lane == Lane::Bulk => {
+                            self.link.close();
+                            continue;
+                        }
+                    };
                     self.link.set_down();
+                    self.link.set_rests(true);
                     self.inbound.down(peer, lane);
                     (error, backoff.after_loss(since.elapsed()))
                 }
@@ -59,10 +99,16 @@ impl Dialer {
                         matches!(error, NetError::Refused(_) | NetError::RefusedByPeer(_));
                     self.link.count_failure(refused);
                     self.failed.update(|failed| failed.wrapping_add(1));
+                    self.link.set_rests(true);
                     match error {
                         NetError::RefusedByPeer(refusal) => self.inbound.refused(peer, refusal),
                         NetError::Refused(refusal) => self.inbound.turned_away(peer, refusal),
                         _ => {}
+                    }
+                    if lane == Lane::Bulk {
+                        // What was sent meanwhile is lost.
+                        self.link.close();
+                        self.inbound.down(peer, lane);
                     }
                     (error, backoff.after_failure(refused))
                 }
@@ -75,6 +121,7 @@ impl Dialer {
                 () = sleep(pause) => {}
                 () = self.link.hurry.notified() => {}
             }
+            self.link.set_rests(false);
         }
     }
 

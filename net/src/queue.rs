@@ -8,17 +8,18 @@
 //!         because the bytes before it are already in order on their way.
 //! Source: RULES.md invariant 23 (bounds), D1 (slow peers).
 
-use crate::codec;
 use crate::frame::{FRAME_HEADER_BYTES, FrameOrigin, FrameWriter, OpenFrame};
+use crate::lane::LaneMessage;
 use crate::metrics::LaneStats;
 use crate::{Hello, Lane, Sent, Settings};
 use bytes::{Buf, BytesMut};
-use logdrive_raft::{GroupId, Message};
+use logdrive_raft::GroupId;
 
 /// The frames of one outbound lane that wait for its socket. The owner moves the bytes.
 ///
 /// The owner also says when a connection came up ([`set_up`](Self::set_up)), when a write on it failed
-/// ([`fail`](Self::fail)) and when it is given up ([`set_down`](Self::set_down)).
+/// ([`fail`](Self::fail)) and when it is given up ([`set_down`](Self::set_down)). The owner of a bulk lane says, too, when
+/// one is being made ([`begin`](Self::begin)) and when one is not needed any more ([`close`](Self::close)).
 #[derive(Debug)]
 pub struct LaneQueue {
     origin: FrameOrigin,
@@ -34,6 +35,8 @@ pub struct LaneQueue {
 #[derive(Debug)]
 struct Connection {
     writer: FrameWriter,
+    /// False while it is being made: what waits are its first frames.
+    is_made: bool,
     /// A write failed. The connection takes nothing more, and is lost once its owner says so.
     failed: bool,
 }
@@ -42,13 +45,15 @@ impl LaneQueue {
     /// The lane of a node that says `me` of itself; it is down. `me.lane` does not matter.
     #[must_use]
     pub fn new(me: &Hello, lane: Lane, settings: &Settings) -> Self {
+        let body_bytes_max = settings.body_bytes_max(lane) as usize;
         Self {
             origin: FrameOrigin { cluster: me.cluster, source: me.node, lane },
-            body_bytes_max: settings.frame_bytes_max as usize,
-            body_bytes_soft: settings.frame_bytes_soft.min(settings.frame_bytes_max as usize),
+            body_bytes_max,
+            body_bytes_soft: settings.frame_bytes_soft.min(body_bytes_max),
             waiting_bytes_max: match lane {
                 Lane::Liveness => settings.liveness_lane_bytes_max,
                 Lane::Append => settings.append_lane_bytes_max,
+                Lane::Bulk => settings.bulk_lane_bytes_max,
             },
             connection: None,
             hello: None,
@@ -59,9 +64,9 @@ impl LaneQueue {
 
     /// Frames `messages` behind the bytes that wait. Empties `messages` unless any of them is dropped: their groups
     /// must be told. `oversized` is called with the group and the size of each message that fits no frame.
-    pub fn send(
+    pub fn send<M: LaneMessage>(
         &mut self,
-        messages: &mut Vec<(GroupId, Message)>,
+        messages: &mut Vec<(GroupId, M)>,
         oversized: impl FnMut(GroupId, usize),
     ) -> Sent {
         if messages.is_empty() {
@@ -82,9 +87,9 @@ impl LaneQueue {
     }
 
     /// Adds frames of about the soft bound each; how many messages were taken.
-    fn encode(
+    fn encode<M: LaneMessage>(
         &mut self,
-        messages: &[(GroupId, Message)],
+        messages: &[(GroupId, M)],
         mut oversized: impl FnMut(GroupId, usize),
     ) -> usize {
         let Self { waiting, stats, .. } = self;
@@ -92,7 +97,7 @@ impl LaneQueue {
         let mut open = None;
         let mut taken = 0;
         for (group, message) in messages {
-            let bytes = codec::encoded_bytes(message);
+            let bytes = message.encoded_bytes();
             if bytes > self.body_bytes_max {
                 // Skipped, not stopped at: it will be sent again, and must not hold up the others.
                 oversized(*group, bytes);
@@ -111,7 +116,7 @@ impl LaneQueue {
                 open = Some(writer.begin(waiting));
             }
             waiting.reserve(bytes);
-            codec::encode(waiting, *group, message);
+            message.encode(waiting, *group);
             taken += 1;
         }
         if let Some(frame) = open {
@@ -144,11 +149,22 @@ impl LaneQueue {
         }
     }
 
+    /// A connection is being made, and from now on messages are taken for it; until it comes up they wait within the lane's
+    /// bound. Panics if there is a connection.
+    pub fn begin(&mut self) {
+        assert!(self.connection.is_none(), "there is a connection");
+        let writer = FrameWriter::new(self.origin);
+        self.connection = Some(Connection { writer, is_made: false, failed: false });
+    }
+
     /// A connection came up, at whose other end is `hello`. Panics if bytes of an older one still wait.
     pub fn set_up(&mut self, hello: Hello) {
-        assert!(self.waiting.is_empty(), "bytes of an older connection still wait");
-        let writer = FrameWriter::new(self.origin);
-        self.connection = Some(Connection { writer, failed: false });
+        if self.connection.as_ref().is_none_or(|connection| connection.is_made) {
+            assert!(self.waiting.is_empty(), "bytes of an older connection still wait");
+            self.connection = None;
+            self.begin();
+        }
+        self.connection.as_mut().expect("it was begun").is_made = true;
         self.hello = Some(hello);
         self.stats.connects += 1;
     }
@@ -162,9 +178,14 @@ impl LaneQueue {
 
     /// The connection was lost, and what waited for it with it.
     pub fn set_down(&mut self) {
+        self.close();
+        self.stats.losses += 1;
+    }
+
+    /// The connection was closed here, or did not come up. What waited for it is lost.
+    pub fn close(&mut self) {
         self.connection = None;
         self.waiting = BytesMut::new();
-        self.stats.losses += 1;
     }
 
     /// An attempt to connect failed; `refused` by either end, or for another reason.
@@ -173,10 +194,14 @@ impl LaneQueue {
         self.stats.refusals += u64::from(refused);
     }
 
-    /// True if there is a connection and no write on it has failed.
+    /// True if messages are taken: there is a connection, or one is being made, and no write on it has failed.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| !connection.failed)
+    }
+
+    pub(crate) fn has_connection(&self) -> bool {
+        self.connection.is_some()
     }
 
     /// The peer's latest hello, even if the peer is away now.
@@ -188,7 +213,8 @@ impl LaneQueue {
     /// The lane's counts.
     #[must_use]
     pub fn stats(&self) -> LaneStats {
-        LaneStats { up: self.connection.is_some(), queued_bytes: self.waiting.len(), ..self.stats }
+        let up = self.connection.as_ref().is_some_and(|connection| connection.is_made);
+        LaneStats { up, queued_bytes: self.waiting.len(), ..self.stats }
     }
 }
 
@@ -201,7 +227,9 @@ const IDLE_BUFFER_BYTES_MIN: usize = 16 << 10;
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use logdrive_raft::{AppendEntries, Entry, EntryBatch, EntryKind, LogId, LogIndex, Term};
+    use logdrive_raft::{
+        AppendEntries, Entry, EntryBatch, EntryKind, LogId, LogIndex, Message, Term,
+    };
 
     fn hello(node: u64) -> Hello {
         Hello { incarnation: 1, ..Hello::of(node) }
@@ -233,7 +261,7 @@ mod tests {
 
     /// Bytes on the wire of a frame with one such append.
     fn frame_bytes(bytes: usize) -> usize {
-        FRAME_HEADER_BYTES + codec::encoded_bytes(&append(1, bytes).1)
+        FRAME_HEADER_BYTES + crate::codec::encoded_bytes(&append(1, bytes).1)
     }
 
     #[test]
@@ -285,6 +313,34 @@ mod tests {
         queue.set_up(hello(2));
         assert_eq!(queue.send(&mut vec![append(1, 9)], all_fit), Sent::Taken);
         assert_eq!(queue.waiting(), first, "frames are counted from 0 again");
+    }
+
+    #[test]
+    fn what_is_sent_while_a_connection_is_made_are_its_first_frames() {
+        let mut queue = LaneQueue::new(&hello(1), Lane::Append, &Settings::default());
+        queue.begin();
+        assert_eq!(queue.send(&mut vec![append(1, 9)], all_fit), Sent::Taken);
+        assert!(queue.is_up() && !queue.stats().up, "it is being made");
+        let early = queue.waiting().to_vec();
+        queue.set_up(hello(2));
+        assert!(queue.stats().up);
+        assert_eq!(queue.waiting(), early, "they have waited for it");
+        assert_eq!(queue.send(&mut vec![append(2, 9)], all_fit), Sent::Taken);
+        let mut receiver: crate::Receiver = crate::Receiver::new(&hello(1), &Settings::default());
+        assert_eq!(receiver.read(queue.waiting()), queue.waiting().len());
+        for group in 1..=2 {
+            let messages = receiver.next(|| false).expect("in order").expect("a whole frame");
+            assert_eq!(messages, [append(group, 9)]);
+        }
+        queue.close();
+        assert!(queue.waiting().is_empty() && !queue.is_up());
+        assert_eq!((queue.stats().connects, queue.stats().losses), (1, 0), "it was not lost");
+        // A connection that does not come up takes its first frames with it.
+        queue.begin();
+        assert_eq!(queue.send(&mut vec![append(3, 9)], all_fit), Sent::Taken);
+        queue.close();
+        queue.begin();
+        assert!(queue.waiting().is_empty());
     }
 
     #[test]

@@ -7,31 +7,34 @@
 //! Source: RULES.md N8, N9, I1, I3, I5.
 
 use crate::frame::{FrameOrigin, FrameReader};
-use crate::{Hello, Lane, NetError, Settings, codec};
+use crate::{Hello, Lane, LaneMessage, NetError, Settings};
 use bytes::BytesMut;
 use logdrive_raft::{GroupId, Message};
 use std::io;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 /// The reading end of one connection without its socket.
 #[derive(Debug)]
-pub struct Receiver {
+pub struct Receiver<M = Message> {
     frames: FrameReader,
     progress_timeout: Duration,
+    messages: PhantomData<M>,
 }
 
-impl Receiver {
+impl<M: LaneMessage> Receiver<M> {
     /// Of a connection just let in, whose dialer says `hello` of itself.
     #[must_use]
     pub fn new(hello: &Hello, settings: &Settings) -> Self {
         let origin = FrameOrigin { cluster: hello.cluster, source: hello.node, lane: hello.lane };
         let read_bytes = match hello.lane {
             Lane::Liveness => LIVENESS_READ_BYTES,
-            Lane::Append => APPEND_READ_BYTES,
+            Lane::Append | Lane::Bulk => LARGE_READ_BYTES,
         };
         Self {
-            frames: FrameReader::new(origin, settings.frame_bytes_max, read_bytes),
+            frames: FrameReader::new(origin, settings.body_bytes_max(hello.lane), read_bytes),
             progress_timeout: settings.progress_timeout,
+            messages: PhantomData,
         }
     }
 
@@ -57,9 +60,9 @@ impl Receiver {
     pub fn next(
         &mut self,
         is_replaced: impl FnOnce() -> bool,
-    ) -> Result<Option<Vec<(GroupId, Message)>>, NetError> {
+    ) -> Result<Option<Vec<(GroupId, M)>>, NetError> {
         let Some(body) = self.frames.next_body()? else { return Ok(None) };
-        let messages = codec::decode(body)?;
+        let messages = M::decode(body)?;
         if is_replaced() && !logdrive_raft::bug!("old_connections_frames_delivered") {
             return Err(NetError::Replaced);
         }
@@ -90,7 +93,7 @@ impl Receiver {
 }
 
 const LIVENESS_READ_BYTES: usize = 64 << 10;
-const APPEND_READ_BYTES: usize = 256 << 10;
+const LARGE_READ_BYTES: usize = 256 << 10;
 const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 
 #[cfg(test)]

@@ -6,24 +6,22 @@
 
 #![forbid(unsafe_code)]
 
+mod examples;
 #[path = "../fuzz/mutate.rs"]
 mod mutate;
 #[path = "../fuzz/oracle.rs"]
 mod oracle;
 
-use bytes::{Bytes, BytesMut};
-use logdrive_net::stores::{Opening, Proof};
-use logdrive_net::{ClusterId, Hello, Lane, Refusal, codec, frame::FrameWriter};
-use logdrive_raft::{
-    AppendEntries, AppendReply, AppendResult, Entry, EntryBatch, EntryKind, FoundingNotice,
-    GroupId, Heartbeat, HeartbeatReply, LogId, LogIndex, Marked, Message, NodeId, PreVote,
-    PreVoteReply, RequestVote, RoomNotice, RoomSays, Term, TermStated, VoteReply,
-};
-use std::{fs, path::PathBuf, time::Duration};
+use bytes::BytesMut;
+use logdrive_net::snapshots::SnapshotMessage;
+use logdrive_net::{LaneMessage, Refusal, codec, frame::FrameWriter};
+use logdrive_raft::{GroupId, Message, NodeId};
+use std::{fs, path::PathBuf};
 
 #[test]
 fn frames_are_read_as_they_were_written_or_refused() {
-    let bodies: Vec<Vec<u8>> = messages().iter().map(|(_, message)| body(&[message])).collect();
+    let bodies: Vec<Vec<u8>> =
+        examples::messages().iter().map(|(_, message)| body(&[message])).collect();
     let stream = |bodies: &[Vec<u8>]| {
         let mut writer = FrameWriter::new(oracle::origin());
         let mut stream = BytesMut::new();
@@ -54,33 +52,7 @@ fn frames_are_read_as_they_were_written_or_refused() {
 
 #[test]
 fn handshakes_are_read_as_they_were_written_or_refused() {
-    let hello = Hello {
-        cluster: ClusterId::of("blue"),
-        cluster_name: "blue".into(),
-        node: NodeId(2),
-        incarnation: 5,
-        proof: Proof {
-            store: 7,
-            nonce: 8,
-            noted: Some(Opening { incarnation: 4, nonce: 9 }),
-            noted_by: 10,
-        },
-        command_bytes_founded: 1 << 20,
-        settings: 7,
-        heartbeat: Duration::from_millis(100),
-        election_timeout: Duration::from_secs(1),
-        shard: 1,
-        shards: 4,
-        lane: Lane::Append,
-        client_address: "10.0.0.2:6379".into(),
-    };
-    let longest = Hello {
-        cluster: ClusterId::of(&"n".repeat(64)),
-        cluster_name: "n".repeat(64),
-        client_address: "a".repeat(255),
-        lane: Lane::Liveness,
-        ..hello.clone()
-    };
+    let (hello, longest) = (examples::hello(), examples::longest_hello());
     seeds(
         "handshake",
         &[
@@ -98,7 +70,7 @@ fn handshakes_are_read_as_they_were_written_or_refused() {
 
 #[test]
 fn messages_are_read_as_they_were_written_or_refused() {
-    let messages = messages();
+    let messages = examples::messages();
     let all: Vec<&Message> = messages.iter().map(|(_, message)| message).collect();
     let mut files: Vec<(&str, Vec<u8>)> =
         messages.iter().map(|(name, message)| (*name, body(&[message]))).collect();
@@ -107,60 +79,21 @@ fn messages_are_read_as_they_were_written_or_refused() {
     mutate::replay(&corpus("messages"), oracle::messages);
 }
 
-/// One message of each kind, with fields that differ from one another.
-fn messages() -> Vec<(&'static str, Message)> {
-    let id = |term, index| LogId { term: Term(term), index: LogIndex(index) };
-    let entry = |term, index, payload: &'static [u8], checksum| Entry {
-        term: Term(term),
-        index: LogIndex(index),
-        kind: if payload.is_empty() { EntryKind::Noop } else { EntryKind::Command },
-        checksum,
-        payload: Bytes::from_static(payload),
+#[test]
+fn messages_of_snapshots_are_read_as_they_were_written_or_refused() {
+    let messages = examples::snapshot_messages();
+    let body = |messages: &[(&str, SnapshotMessage)]| {
+        let mut body = BytesMut::new();
+        for (number, (_, message)) in (1..).zip(messages) {
+            message.encode(&mut body, GroupId(number));
+        }
+        body.to_vec()
     };
-    let entries = vec![
-        entry(3, 12, b"", 0),
-        entry(3, 13, b"first", 0x1122_3344),
-        entry(4, 14, &[0xAB; 300], 0x5566_7788),
-    ];
-    let append = |entries| {
-        Message::AppendEntries(AppendEntries {
-            term: Term(4),
-            prev_log: id(2, 11),
-            commit: LogIndex(10),
-            entries: EntryBatch::from_entries(entries).expect("they follow one another"),
-        })
-    };
-    let reply = |result| Message::AppendReply(AppendReply { term: Term(4), result });
-    vec![
-        ("pre-vote", Message::PreVote(PreVote { term: Term(5), last_log: id(4, 14) })),
-        ("pre-vote-reply", Message::PreVoteReply(PreVoteReply { term: Term(0), granted: false })),
-        ("request-vote", Message::RequestVote(RequestVote { term: Term(5), last_log: id(0, 0) })),
-        ("vote-reply", Message::VoteReply(VoteReply { term: Term(5), granted: true })),
-        ("append", append(entries)),
-        ("append-nothing", append(vec![])),
-        ("append-accepted", reply(AppendResult::Accepted { match_index: LogIndex(14) })),
-        (
-            "append-rejected",
-            reply(AppendResult::Rejected { rejected: LogIndex(11), hint: id(2, 9) }),
-        ),
-        ("heartbeat", {
-            let commit = LogIndex((1 << 62) - 1);
-            let matched = id(3, 1 << 62);
-            Message::Heartbeat(Heartbeat { term: Term(4), commit, matched })
-        }),
-        ("heartbeat-reply", Message::HeartbeatReply(HeartbeatReply { term: Term(1 << 62) })),
-        ("append-taken", reply(AppendResult::Taken { match_index: LogIndex(13) })),
-        ("room", Message::Room(RoomNotice { says: RoomSays::Full, shard: 3, shards: 0x0405_0607 })),
-        ("founding", Message::Founding(FoundingNotice { digest: 0x1122_3344, asks: true })),
-        ("marked", {
-            let (term, mark) = (Term(4), 0x0102_0304_0506_0708);
-            Message::Marked(Marked { term, mark, last_log: id(3, 12) })
-        }),
-        ("term-stated", {
-            let (term, mark) = (Term(0), u64::MAX);
-            Message::TermStated(TermStated { term, mark, commit: LogIndex(10) })
-        }),
-    ]
+    let each = messages.chunks(1).map(|message| (message[0].0, body(message)));
+    let mut files: Vec<(&str, Vec<u8>)> = each.collect();
+    files.push(("all", body(&messages)));
+    seeds("snapshots", &files);
+    mutate::replay(&corpus("snapshots"), oracle::snapshots);
 }
 
 fn body(messages: &[&Message]) -> Vec<u8> {

@@ -585,9 +585,9 @@ const FAILURE_LOOK: Duration = Duration::from_millis(250);
 const DESCRIPTORS_OF_NODE: u64 = 32;
 /// A ring, a runtime (3), the lock, segments in use, made ahead, being made, read and carried: some 16, and as many again.
 const DESCRIPTORS_OF_SHARD: u64 = 32;
-/// Of a shard here and each peer, and of a peer's shard and this node: two lanes, and those they replace while both are
+/// Of a shard here and each peer, and of a peer's shard and this node: three lanes, and those they replace while both are
 /// open.
-const DESCRIPTORS_OF_LANES: u64 = 4;
+const DESCRIPTORS_OF_LANES: u64 = 6;
 /// Shards that a peer may have beyond those of this node.
 const PEER_SHARDS: u64 = 16;
 /// Connections to the peers' port that have not said who they are.
@@ -620,7 +620,7 @@ mod tests {
     #[test]
     fn a_peer_of_more_shards_than_this_node_finds_its_descriptors() {
         for (shards, peers, peer_shards) in [(1, 2, 16), (4, 4, 16), (32, 2, 32), (1, 0, 0)] {
-            let out_and_in = peers * (2 * shards + 2 * peer_shards);
+            let out_and_in = peers * (3 * shards + 3 * peer_shards);
             let own = DESCRIPTORS_OF_NODE + shards * DESCRIPTORS_OF_SHARD;
             assert_eq!(descriptors(shards, peers), own + 2 * out_and_in, "{shards} {peers}");
         }
