@@ -109,9 +109,13 @@ fn seeds_that_have_failed_pass() {
 /// 4. A machine that is durable by itself told that the log had lost its end, and only a node was expected to say so whose
 ///    log a fault had cut, not one of which a write had gone elsewhere.
 /// 5. Peace ended while a disk was still busy with what other groups had written.
+/// 6. A group whose machine had failed in a turn without a slot for its write knew entries as committed that it had taken
+///    and not handed out.
+/// 7. A leader was fenced in peace, because its log came upon old damage, and the next election was taken for unrest.
+/// 8. A shard did not look at an append, and the room that the turn gives machines for its entries was not expected.
 #[test]
 fn seeds_that_have_failed_by_added_faults_pass() {
-    let found: [(u64, &[usize]); 15] = [
+    let found: [(u64, &[usize]); 18] = [
         (10000756, &[1000]),
         (10004013, &[1000]),
         (10005031, &[1000]),
@@ -127,6 +131,12 @@ fn seeds_that_have_failed_by_added_faults_pass() {
         (10043885, &[6, 7, 17, 1004]),
         (10045559, &[9, 11, 12, 14, 16, 17, 1000, 1001]),
         (10055027, &[0, 2, 3, 4, 5, 1000]),
+        (12006124, &[8, 9, 10, 11, 1000, 1003]),
+        (
+            12019889,
+            &[16, 17, 18, 19, 20, 22, 23, 25, 26, 30, 31, 39, 40, 41, 42, 43, 44, 45, 48, 50, 1001],
+        ),
+        (12020141, &[18, 19, 20, 23, 25, 27, 1000]),
     ];
     for (seed, faults) in found {
         let with_these = Cluster::new(seed).only(faults.to_vec());

@@ -7,7 +7,7 @@
 use crate::{GroupId, LogIndex, NodeId, Outcome, Term};
 use bytes::Bytes;
 use logdrive_raft::{HardState, Message, Status, WriteId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An entry as the ghost keeps it: its place is its position in a list.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -172,6 +172,8 @@ pub(super) struct AtEnd {
     pub(super) alive: BTreeMap<GroupId, Vec<(NodeId, Status)>>,
     /// Terms as they were when the last proposal had been made.
     pub(super) terms_before: BTreeMap<GroupId, Term>,
+    /// Replicas that were fenced by then.
+    pub(super) fenced_before: BTreeSet<(NodeId, GroupId)>,
     /// Commands acknowledged since the healing began.
     pub(super) served: BTreeMap<GroupId, u64>,
     /// Replicas that were founded otherwise, and must have learned of it by now.

@@ -240,6 +240,12 @@ impl Ghost {
     }
 
     /// The shard of a node that runs a group.
+    /// True if the replica may have taken entries that it has not handed out: its machine has failed in a turn that had no
+    /// slot for a write. Another machine finds them there.
+    pub(super) fn is_cut_short(&self, node: NodeId, group: GroupId) -> bool {
+        self.stopped.contains(&(node, group))
+    }
+
     pub(super) fn shard_of(&self, node: NodeId, group: GroupId) -> usize {
         let at = self.nodes.iter().position(|known| *known == node).expect("a node of ours");
         shard_of(group, self.shards[at] as usize)
@@ -484,7 +490,9 @@ impl Ghost {
                         self.counts.elections += 1;
                     }
                 }
-                replica.status = Some(*status);
+                // Entries that the replica has not handed out are judged when it has.
+                let written = LogIndex(replica.state.log.len() as u64);
+                replica.status = Some(Status { commit: status.commit.min(written), ..*status });
                 replica.replaced = None;
                 forget_loss(replica, status);
             }

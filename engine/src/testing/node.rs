@@ -63,10 +63,30 @@ pub(super) struct World {
 
 /// Something a shard did in its turn.
 pub(super) enum Seen {
-    Arrived { from: NodeId, group: GroupId, message: Message },
-    Wrote { group: GroupId, change: Change },
-    Withdrew { group: GroupId, from: WriteId, accepted: Option<Change>, last: LogIndex },
-    Sent { to: NodeId, group: GroupId, message: Message },
+    Arrived {
+        from: NodeId,
+        group: GroupId,
+        message: Message,
+    },
+    Wrote {
+        group: GroupId,
+        change: Change,
+    },
+    Withdrew {
+        group: GroupId,
+        from: WriteId,
+        accepted: Option<Change>,
+        last: LogIndex,
+    },
+    Sent {
+        to: NodeId,
+        group: GroupId,
+        message: Message,
+    },
+    /// An append came with so many entries, and the shard did not look at it.
+    Dropped {
+        entries: usize,
+    },
 }
 
 /// A node that may be up or down; its disks outlive it.
@@ -217,6 +237,11 @@ impl Outside for SimOutside {
             Broken { invariant: "28 connection order".to_owned(), what }.throw();
         }
         if !shard.takes_in(from, group, message) {
+            // The turn's room for machines counts its entries all the same.
+            if let Message::AppendEntries(append) = message {
+                let entries = append.entries.len();
+                self.world.borrow_mut().seen.push(Seen::Dropped { entries });
+            }
             return;
         }
         let message = message.clone();

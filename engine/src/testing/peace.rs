@@ -211,6 +211,7 @@ impl Sim<'_> {
 
     /// The facts that the run knows when the last proposal has been made.
     pub(super) fn at_end(&self) -> AtEnd {
-        AtEnd { terms_before: self.terms(), ..AtEnd::default() }
+        let fenced_before = self.judge.ghost.fenced.clone();
+        AtEnd { terms_before: self.terms(), fenced_before, ..AtEnd::default() }
     }
 }

@@ -652,10 +652,15 @@ impl<'a> Sim<'a> {
         let seen = std::mem::take(&mut self.world.borrow_mut().seen);
         let mut arrived = 0;
         for seen in seen {
-            if let Seen::Arrived { message: Message::AppendEntries(append), .. } = &seen {
-                arrived += append.entries.len();
+            match &seen {
+                Seen::Arrived { message: Message::AppendEntries(append), .. } => {
+                    arrived += append.entries.len();
+                }
+                Seen::Dropped { entries } => arrived += entries,
+                _ => {}
             }
             match seen {
+                Seen::Dropped { .. } => {}
                 // A group that has no machine yet hears nothing.
                 Seen::Arrived { group, .. }
                     if self.is_apart(node, group) && self.nodes[at].status(group).is_none() => {}

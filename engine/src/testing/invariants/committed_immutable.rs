@@ -11,11 +11,11 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
         Event::Turned { node, group, status, .. } => {
             let replica = ghost.replica(*node, *group);
             let from = replica.status.map_or(0, |status| count(status.commit));
-            let to = count(status.commit);
-            require(to <= replica.state.log.len(), || {
-                let log = replica.state.log.len();
+            let (to, log) = (count(status.commit), replica.state.log.len());
+            require(to <= log || ghost.is_cut_short(*node, *group), || {
                 format!("{node:?} commits {to} of {group:?}, its log has {log}")
             })?;
+            let to = to.min(log);
             let committed = ghost.committed.get(group).map_or(&[][..], Vec::as_slice);
             for (at, known) in committed.iter().enumerate().take(to).skip(from) {
                 let own = replica.state.log[at];

@@ -18,9 +18,7 @@ fn check(ghost: &Ghost, event: &Event<'_>) -> Check {
             require(ordered, || format!("{node:?} {group:?} is {status:?}"))?;
             let replica = ghost.replica(*node, *group);
             let log = replica.state.log.len();
-            // If a machine fails in a turn that has no slot for a write, the group stops with entries that it has taken and
-            // not handed out. Another machine finds them there.
-            let is_cut_short = ghost.stopped.contains(&(*node, *group));
+            let is_cut_short = ghost.is_cut_short(*node, *group);
             let last = count(status.last_log.index);
             require(log == last || is_cut_short && log < last, || {
                 let last = status.last_log;
