@@ -268,31 +268,39 @@ fn a_bulk_lane_is_open_as_long_as_something_is_sent_and_no_longer() {
 fn votes_and_appends_go_on_while_a_bulk_lane_is_stuffed_and_never_read() {
     run(async {
         let b = Node::b(false);
-        let hasty = Settings { progress_timeout: Duration::from_secs(2), ..settings() };
-        let bound = hasty.bulk_lane_bytes_max;
+        let patient = Settings { progress_timeout: 2 * PATIENCE, ..settings() };
         let (raft, raft_told) = dial_raft(b.address).await;
-        let (bulk, told) = dial(b.address, &hasty);
-        let mut sent = 0;
-        while bulk.send(B, &mut vec![range(sent)]) == Sent::Taken {
-            sent += 1;
-            assert!(stats(&bulk).queued_bytes <= bound);
-            yield_now().await;
-        }
-        assert!(stats(&bulk).queued_bytes + 2 * RANGE_BYTES_MAX as usize > bound, "it is full");
+        let (bulk, told) = dial(b.address, &patient);
+        stuff(&bulk, &patient).await;
         for n in 1..=200 {
             assert_eq!(raft.send(B, Lane::Liveness, &mut vec![heartbeat(n)]), Sent::Taken);
             assert_eq!(raft.send(B, Lane::Append, &mut vec![append(n)]), Sent::Taken);
             until(|| b.raft.delivered.borrow().len() as u64 == 2 * n).await;
         }
-        // It is not waited for for ever either, and then it costs nothing.
         let queued = stats(&bulk).queued_bytes;
         assert!(queued > 0 && told.downs.get() == 0, "{queued} bytes still wait");
+        assert_eq!((raft_told.downs.get(), b.delivered()), (0, 0));
+
+        // It is not waited for for ever either, and then it costs nothing.
+        let hasty = Settings { progress_timeout: Duration::from_secs(1), ..settings() };
+        let (bulk, told) = dial(b.address, &hasty);
+        stuff(&bulk, &hasty).await;
         bulk.drained(B).await;
         until(|| told.downs.get() == 1).await;
         assert_eq!((stats(&bulk).queued_bytes, stats(&bulk).losses), (0, 1));
-        assert_eq!(raft_told.downs.get(), 0);
-        assert_eq!((b.delivered(), b.unread.borrow().len()), (0, 1));
+        assert_eq!((b.delivered(), b.unread.borrow().len()), (0, 2));
     });
+}
+
+/// Sends until the lane to a peer that does not read is full.
+async fn stuff(bulk: &BulkOutbound, settings: &Settings) {
+    let (mut sent, bound) = (0, settings.bulk_lane_bytes_max);
+    while bulk.send(B, &mut vec![range(sent)]) == Sent::Taken {
+        sent += 1;
+        assert!(stats(bulk).queued_bytes <= bound);
+        yield_now().await;
+    }
+    assert!(stats(bulk).queued_bytes + 2 * RANGE_BYTES_MAX as usize > bound, "it is full");
 }
 
 /// RULES.md N12.
