@@ -236,7 +236,7 @@ fn append(n: u64) -> (GroupId, Message) {
 fn a_bulk_lane_is_open_as_long_as_something_is_sent_and_no_longer() {
     run(async {
         let b = Node::b(true);
-        let quick = Settings { bulk_idle_timeout: Duration::from_millis(30), ..settings() };
+        let quick = Settings { bulk_idle_timeout: Duration::from_millis(300), ..settings() };
         let (outbound, told) = dial(b.address, &quick);
         sleep(Duration::from_millis(100)).await;
         assert_eq!(b.meter.stats().accepted, 0, "nothing is to be sent");
@@ -374,7 +374,7 @@ fn what_is_sent_to_a_peer_that_is_away_is_lost_and_told_and_the_lane_rests() {
             socket.local_addr().unwrap()
         };
         assert_ne!(address, gone);
-        let slow = Duration::from_millis(300);
+        let slow = Duration::from_secs(1);
         let patient = Settings { backoff_min: slow, backoff_max: slow, ..settings() };
         let (bulk, told) = dial(gone, &patient);
         assert_eq!(bulk.send(B, &mut vec![lack(1)]), Sent::Taken);
