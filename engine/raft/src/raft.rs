@@ -157,7 +157,6 @@ pub struct Raft {
     pub(crate) messages: Vec<Outgoing>,
     pub(crate) promises: Vec<Outgoing>,
     pub(crate) fetches_owed: Vec<Fetch>,
-    pub(crate) offers_owed: Vec<Offer>,
     /// Fetches not yet answered. Outlives terms and roles: the host answers each.
     pub(crate) fetches_out: Vec<FetchFor>,
     /// An answered [`FetchFor::Apply`], for the next [`Ready`].
@@ -203,7 +202,6 @@ impl Raft {
             messages: Vec::new(),
             promises: Vec::new(),
             fetches_owed: Vec::new(),
-            offers_owed: Vec::new(),
             fetches_out: Vec::new(),
             fetched_to_apply: EntryBatch::new(),
             random,
@@ -279,19 +277,19 @@ impl Raft {
     /// The work now owed; `None` if nothing is. To be asked for after every event and proposal, or
     /// after a round of them: what it says is then owed once for all.
     pub fn ready(&mut self) -> Option<Ready> {
-        self.replicate();
+        let offers = self.replicate();
         let apply = self.next_apply(APPLY_MAX, APPLY_MAX);
-        self.owed_with(apply)
+        self.owed_with(offers, apply)
     }
 
     /// [`Self::ready`] without entries to apply: a host that runs many groups takes these with [`Self::next_apply`], when
     /// the group's state machine has its turn.
     pub fn ready_but_apply(&mut self) -> Option<Ready> {
-        self.replicate();
-        self.owed_with(EntryBatch::new())
+        let offers = self.replicate();
+        self.owed_with(offers, EntryBatch::new())
     }
 
-    fn owed_with(&mut self, apply: EntryBatch) -> Option<Ready> {
+    fn owed_with(&mut self, offers: Vec<Offer>, apply: EntryBatch) -> Option<Ready> {
         self.forget();
         // First, because more than half of all times it is nothing: after an apply or a durable write, mostly.
         let is_nothing = self.messages.is_empty()
@@ -300,7 +298,7 @@ impl Raft {
             && !self.log.has_to_submit()
             && apply.is_empty()
             && self.fetches_owed.is_empty()
-            && self.offers_owed.is_empty();
+            && offers.is_empty();
         if is_nothing {
             return None;
         }
@@ -315,7 +313,6 @@ impl Raft {
         });
         let messages = core::mem::take(&mut self.messages);
         let fetch = core::mem::take(&mut self.fetches_owed);
-        let offers = core::mem::take(&mut self.offers_owed);
         Some(Ready { messages, write, promises, apply, fetch, offers })
     }
 

@@ -18,16 +18,15 @@ use crate::{
 use alloc::vec::Vec;
 
 impl Raft {
-    /// Fills every peer's window, and notes which peers newly need a snapshot.
+    /// Fills every peer's window, and says which peers newly need a snapshot.
     #[inline]
-    pub(crate) fn replicate(&mut self) {
-        if self.is_leader() {
-            self.replicate_to_peers();
-        }
+    pub(crate) fn replicate(&mut self) -> Vec<Offer> {
+        if self.is_leader() { self.replicate_to_peers() } else { Vec::new() }
     }
 
-    fn replicate_to_peers(&mut self) {
-        let State::Leader(leader) = &mut self.state else { return };
+    fn replicate_to_peers(&mut self) -> Vec<Offer> {
+        let mut offers = Vec::new();
+        let State::Leader(leader) = &mut self.state else { return offers };
         let config = &self.config;
         let last = self.log.last().index;
         let base = self.log.base().index;
@@ -85,7 +84,7 @@ impl Raft {
                     peer.inquiry_owed = false;
                 }
                 Pace::Snapshot { least, offered: false } => {
-                    self.offers_owed.push(Offer { peer: peer.id, least });
+                    offers.push(Offer { peer: peer.id, least });
                     peer.pace = Pace::Snapshot { least, offered: true };
                 }
                 Pace::Snapshot { .. } => {}
@@ -108,6 +107,7 @@ impl Raft {
             let last = self.log.tail_first().prev();
             self.owe_fetch(FetchFor::Peer(peer), first, last, self.config.append_bytes_max);
         }
+        offers
     }
 
     /// Asks for old entries, unless an answer for the same purpose is still to come.
