@@ -282,7 +282,7 @@ fn votes_and_appends_go_on_while_a_bulk_lane_is_stuffed_and_never_read() {
         assert_eq!((raft_told.downs.get(), b.delivered()), (0, 0));
 
         // It is not waited for for ever either, and then it costs nothing.
-        let hasty = Settings { progress_timeout: Duration::from_secs(1), ..settings() };
+        let hasty = Settings { progress_timeout: Duration::from_secs(4), ..settings() };
         let (bulk, told) = dial(b.address, &hasty);
         stuff(&bulk, &hasty).await;
         bulk.drained(B).await;
@@ -292,13 +292,18 @@ fn votes_and_appends_go_on_while_a_bulk_lane_is_stuffed_and_never_read() {
     });
 }
 
-/// Sends until the lane to a peer that does not read is full.
+/// Sends until the lane to a peer that does not read is full, and stays so: the sockets of both ends take some megabytes.
 async fn stuff(bulk: &BulkOutbound, settings: &Settings) {
     let (mut sent, bound) = (0, settings.bulk_lane_bytes_max);
-    while bulk.send(B, &mut vec![range(sent)]) == Sent::Taken {
-        sent += 1;
-        assert!(stats(bulk).queued_bytes <= bound);
-        yield_now().await;
+    let mut is_taken = true;
+    while is_taken {
+        is_taken = false;
+        while bulk.send(B, &mut vec![range(sent)]) == Sent::Taken {
+            (sent, is_taken) = (sent + 1, true);
+            assert!(stats(bulk).queued_bytes <= bound);
+            yield_now().await;
+        }
+        sleep(Duration::from_millis(100)).await;
     }
     assert!(stats(bulk).queued_bytes + 2 * RANGE_BYTES_MAX as usize > bound, "it is full");
 }
