@@ -198,7 +198,7 @@ pub const ALL: &[Bug] = &[
     ),
     bug("damage_passed_over", 400, "a damaged batch is left out, and its groups go on (rule 24)"),
     bug("batch_checksum_not_looked_at", 60, "recovery takes a batch whose body fails its checksum"),
-    bug("old_terms_ack_counts", 200, "an acknowledgement of an earlier term is counted"),
+    rare_bug("old_terms_ack_counts", 900, 400, "an acknowledgement of an earlier term is counted"),
     bug("vote_by_durable_log", 900, "votes are decided by the durable log (rule 10)"),
     rare_bug(
         "aba_completion",
