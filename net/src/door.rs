@@ -147,7 +147,7 @@ impl Door {
     }
 }
 
-/// Which connection of each peer is the one that counts. At most three lanes times [`handshake::SHARDS_MAX`]
+/// The connection of each peer that counts, by lane and shard. At most three lanes times [`handshake::SHARDS_MAX`]
 /// places per known peer.
 #[derive(Debug, Default)]
 struct Places {

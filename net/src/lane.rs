@@ -84,7 +84,7 @@ pub(crate) struct Link {
     pub(crate) wake: Notify,
     /// Ends the task's pause before the next dial.
     pub(crate) hurry: Notify,
-    /// Tells those who wait for it that nothing waits for the socket any more.
+    /// Wakes the senders that wait until the socket has taken all bytes.
     drained: Notify,
     body_bytes_max: u32,
     log: LogLimit,

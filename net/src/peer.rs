@@ -106,7 +106,7 @@ impl<M> Dialer<M> {
                         _ => {}
                     }
                     if lane == Lane::Bulk {
-                        // What was sent meanwhile is lost.
+                        // The messages that were sent meanwhile are lost.
                         self.link.close();
                         self.inbound.down(peer, lane);
                     }

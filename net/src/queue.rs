@@ -182,7 +182,7 @@ impl LaneQueue {
         self.stats.losses += 1;
     }
 
-    /// The connection was closed here, or did not come up. What waited for it is lost.
+    /// The connection was closed here, or did not come up. The messages that waited for it are lost.
     pub fn close(&mut self) {
         self.connection = None;
         self.waiting = BytesMut::new();

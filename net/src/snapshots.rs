@@ -8,7 +8,7 @@
 //!
 //! A leader whose log begins behind what a follower needs (`logdrive_raft::Offer`) *offers* a snapshot. The follower answers
 //! whether it wants it now, and asks for parts that it lacks, in ranges, of any replica that has them; each range is
-//! answered with its bytes, or with "I do not have this". What was installed is acknowledged by the protocol itself
+//! answered with its bytes, or with "I do not have this". An install is acknowledged by the protocol itself
 //! (`engine/raft/src/snapshot.rs`), on the append lane.
 //!
 //! A snapshot is cut into parts, and each part has a digest of 128 bits that names it. A snapshot of one part has that
@@ -64,11 +64,11 @@ pub struct SnapshotOffer {
 pub struct SnapshotAnswer {
     /// The snapshot that was offered.
     pub id: SnapshotId,
-    /// What becomes of the offer.
+    /// The receiver's decision.
     pub says: OfferAnswer,
 }
 
-/// What becomes of an offer.
+/// A receiver's decision on an offer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OfferAnswer {
     /// The replica needs no snapshot, or has this one.
@@ -129,7 +129,7 @@ pub enum Lack {
 pub struct SnapshotPart {
     /// The digest of its bytes.
     pub digest: u128,
-    /// How many they are, 1 to [`PART_BYTES_MAX`].
+    /// Their number, 1 to [`PART_BYTES_MAX`].
     pub bytes: u32,
 }
 
@@ -244,7 +244,7 @@ impl SnapshotOffer {
         }
     }
 
-    /// Whether an answer is one to this offer to `group`.
+    /// Checks that an answer is one to this offer to `group`.
     ///
     /// # Errors
     /// [`PullError::OtherGroup`], [`PullError::OtherSnapshot`].
@@ -273,7 +273,7 @@ pub fn list_of(parts: &[SnapshotPart]) -> Bytes {
 }
 
 impl PartRange {
-    /// Whether an answer is what was asked of `group` by this, of a part of `listed` bytes.
+    /// Checks that an answer is the range of `group`'s part that was asked for by this; `listed` is the part's length.
     ///
     /// # Errors
     /// [`PullError`]: the answer must not be used. Its content is not compared with the part's digest here.

@@ -75,7 +75,7 @@ struct Taker<M> {
     delivered: RefCell<Vec<M>>,
     ups: Cell<u32>,
     downs: Cell<u32>,
-    /// What another task of the thread has counted, and the frames that were delivered since.
+    /// The rounds that another task of the thread has counted, and the frames that were delivered since.
     ticks: Cell<u64>,
     ticks_before: Cell<u64>,
     burst: Cell<u32>,
@@ -332,7 +332,7 @@ fn votes_and_appends_go_on_beside_a_snapshot_that_one_thread_sends_and_reads() {
             while (b.raft.delivered.borrow().len() as u64) < 2 * n {
                 yield_now().await;
             }
-            // What the sockets and the lane hold may be first, and no more of it than that.
+            // Ranges that the sockets and the lane hold may come first, and no others.
             let between = b.delivered() - before;
             assert!(between < 64, "{between} ranges were first");
         }

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How a node is.
+/// The state of a node.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Status {
     pub(crate) version: String,
@@ -77,7 +77,7 @@ pub(crate) struct GroupLine {
     pub(crate) why: Option<String>,
 }
 
-/// What a replica does.
+/// The role of a replica, or the reason that it has none.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {

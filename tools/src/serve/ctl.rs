@@ -262,7 +262,7 @@ impl Space {
     }
 }
 
-/// What a shard says, unless it takes too long to.
+/// The answer of a shard, unless it takes too long.
 fn answered<T>(later: Later<T>, shard: usize) -> Result<T, String> {
     match later.wait_timeout(ANSWER_MAX) {
         Ok(Ok(answer)) => Ok(answer),

@@ -58,7 +58,7 @@ pub enum PartsError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
         /// The system's answer.
         source: io::Error,
@@ -68,7 +68,7 @@ pub enum PartsError {
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The kind of damage.
         why: Damage,
     },
     /// There is no such file.
@@ -87,7 +87,7 @@ pub enum PartsError {
     Table(#[from] BadTable),
 }
 
-/// What is wrong with a file.
+/// A kind of damage to a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Damage {
