@@ -180,6 +180,15 @@ const _: () = assert!(APPEND_BYTES_MAX <= INFLIGHT_BYTES_MAX);
 const _: () = assert!(INFLIGHT_BYTES_MAX <= TAIL_BYTES_MAX);
 const _: () = assert!(TAIL_BYTES_MAX < TAILS_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX < UNCOMMITTED_BYTES_MAX);
+// The snapshots that a log's store can hold can be sent.
+const _: () = {
+    use logdrive_net::snapshots as wire;
+    use logdrive_wal::parts as store;
+    assert!(store::PART_BYTES_MAX <= wire::PART_BYTES_MAX);
+    assert!(store::TABLE_BYTES_MAX <= wire::PART_BYTES_MAX as u64);
+    let most = store::PART_BYTES_MAX as u64 * store::PARTS_MAX as u64;
+    assert!(most <= wire::SNAPSHOT_BYTES_MAX);
+};
 
 /// The bytes that a node of so many shards, with so many peers of as many shards, holds for others at most: the sum of the
 /// bounds of all shards and connections. The list at the head of this file says what is not among them.

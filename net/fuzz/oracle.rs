@@ -15,9 +15,9 @@ use logdrive_net::{
     ClusterId, Lane, LaneMessage,
     frame::{FRAME_HEADER_BYTES, FrameError, FrameOrigin, FrameReader, FrameWriter},
     handshake::{self, HANDSHAKE_BYTES_MAX, Said},
-    snapshots::{self, LISTED_PART_BYTES, SnapshotId, SnapshotMessage, SnapshotOffer},
+    snapshots::SnapshotMessage,
 };
-use logdrive_raft::{GroupId, LogId, LogIndex, Message, NodeId, Term};
+use logdrive_raft::{GroupId, Message, NodeId};
 
 /// The connection that the frames are read on.
 pub(crate) fn origin() -> FrameOrigin {
@@ -88,23 +88,9 @@ pub(crate) fn messages(body: &[u8]) {
     body_of::<Message>(body, 17);
 }
 
-/// Input: the body of a bulk lane's frame, and of the same bytes a list of as many parts as they may be.
+/// Input: the body of a bulk lane's frame.
 pub(crate) fn snapshots(body: &[u8]) {
     body_of::<SnapshotMessage>(body, 26);
-    let listed = u32::try_from(body.len()).unwrap_or(u32::MAX) / LISTED_PART_BYTES;
-    let last = LogId { term: Term(1), index: LogIndex(1) };
-    let id = SnapshotId { last, digest: 7 };
-    let (term, membership) = (Term(1), Bytes::new());
-    let lengths = body.chunks_exact(20).map(|part| part[16..].first_chunk().expect("20 bytes"));
-    let bytes = lengths.map(|length| u64::from(u32::from_le_bytes(*length))).sum();
-    let offer = SnapshotOffer { term, id, bytes, parts: listed, membership };
-    match offer.parts(body) {
-        Ok(parts) => {
-            let list = if listed > 1 { snapshots::list_of(&parts) } else { Bytes::new() };
-            assert!(list == body, "what was read is not what would be written");
-        }
-        Err(error) => drop(error.to_string()),
-    }
 }
 
 /// `least` is the length of the shortest message.

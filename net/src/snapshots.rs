@@ -1,7 +1,7 @@
 //! The messages by which a replica pulls a snapshot: their bytes, their bounds, and what fits together. No I/O.
 //!
-//! In:     [`SnapshotMessage`]s to write; bodies of a bulk lane's frames, and lists of parts, to read.
-//! Out:    bytes; checked messages, whose contents are slices of the body; the parts of a list.
+//! In:     [`SnapshotMessage`]s to write; bodies of a bulk lane's frames to read.
+//! Out:    bytes; checked messages, whose contents are slices of the body.
 //! Cost:   a content is copied out once and never in. Nothing is allocated for what a message claims, only for what is there.
 //! Fails:  [`CodecError`] for a message that cannot be, [`PullError`] for one that does not fit what was offered or asked.
 //! Source: RULES.md I1, I5; rules 28, 29; paper §7.
@@ -11,13 +11,13 @@
 //! answered with its bytes, or with "I do not have this". An install is acknowledged by the protocol itself
 //! (`engine/raft/src/snapshot.rs`), on the append lane.
 //!
-//! A snapshot is cut into parts, and each part has a digest of 128 bits that names it. A snapshot of one part has that
-//! part's digest. A snapshot of more parts has the digest of its list of parts, which is asked for in ranges like a part.
-//! So an offer has the same size for any state. The digests are made and compared by the owner of the parts.
+//! A snapshot is a table and parts, each named by a digest of 128 bits; the table names the parts, and the table's digest
+//! names the snapshot. The table is asked for in ranges like a part. So an offer has the same size for any state, and the
+//! wire looks into neither tables nor contents: they are the owner's of the parts (`logdrive_wal::parts`).
 
 use crate::codec::{CodecError, MESSAGE_HEADER_BYTES, Reader};
 use crate::lane::{Lane, LaneMessage};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use logdrive_raft::{GroupId, LogId, LogIndex, Term};
 
 /// A message of a bulk lane.
@@ -40,7 +40,7 @@ pub enum SnapshotMessage {
 pub struct SnapshotId {
     /// The last entry that the state contains.
     pub last: LogId,
-    /// The digest of the only part, or of the list of parts.
+    /// The digest of the table.
     pub digest: u128,
 }
 
@@ -53,8 +53,8 @@ pub struct SnapshotOffer {
     pub id: SnapshotId,
     /// The bytes of all parts together.
     pub bytes: u64,
-    /// The number of parts; 0 for a state of no bytes.
-    pub parts: u32,
+    /// The length of the table, 1 to [`PART_BYTES_MAX`].
+    pub table_bytes: u32,
     /// The group's membership at the last entry, at most [`MEMBERSHIP_BYTES_MAX`] bytes that the engine reads.
     pub membership: Bytes,
 }
@@ -82,10 +82,10 @@ pub enum OfferAnswer {
     },
 }
 
-/// A range of a part, or of a list of parts.
+/// A range of a part, or of a table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PartRange {
-    /// The part's digest, or that of the list.
+    /// The part's digest, or the table's.
     pub part: u128,
     /// Where the range begins.
     pub at: u32,
@@ -96,7 +96,7 @@ pub struct PartRange {
 /// A range of a part with its content.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PartBytes {
-    /// The part's digest, or that of the list.
+    /// The part's digest, or the table's.
     pub part: u128,
     /// The length of the whole part.
     pub total: u32,
@@ -109,7 +109,7 @@ pub struct PartBytes {
 /// A part that the sender cannot send.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PartLack {
-    /// The part's digest, or that of the list.
+    /// The part's digest, or the table's.
     pub part: u128,
     /// Why.
     pub why: Lack,
@@ -122,15 +122,6 @@ pub enum Lack {
     Absent = 0,
     /// The sender has it and cannot read it: its bytes are damaged, or the disk fails.
     Unreadable = 1,
-}
-
-/// A part, as the list of a snapshot's parts names it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct SnapshotPart {
-    /// The digest of its bytes.
-    pub digest: u128,
-    /// Their number, 1 to [`PART_BYTES_MAX`].
-    pub bytes: u32,
 }
 
 /// Why something that a peer sent does not fit what was offered or asked.
@@ -153,10 +144,10 @@ pub enum PullError {
         /// The part of the answer.
         found: u128,
     },
-    /// The part has another length than the list of parts says.
+    /// The part has another length than the table says.
     #[error("the part has {found} bytes, and should have {listed}")]
     OtherLength {
-        /// In the list.
+        /// In the table.
         listed: u32,
         /// In the answer.
         found: u32,
@@ -178,72 +169,9 @@ pub enum PullError {
     /// The answer is about another snapshot than the offer.
     #[error("it answers an offer of another snapshot")]
     OtherSnapshot,
-    /// The list has another length than its number of parts requires.
-    #[error("the list has {found} bytes, and should have {wanted} for the parts of the offer")]
-    ListLength {
-        /// For the parts of the offer.
-        wanted: u64,
-        /// Of the list.
-        found: u64,
-    },
-    /// A part has no bytes, or more than a part may have.
-    #[error("part {at} of the list has {found} bytes, and may have 1 to {PART_BYTES_MAX}")]
-    PartLength {
-        /// Its place in the list, from 0.
-        at: u32,
-        /// Its length.
-        found: u32,
-    },
-    /// The parts are not as long together as the offer says.
-    #[error("the parts of the list have {found} bytes together, and should have {wanted}")]
-    Sum {
-        /// In the offer.
-        wanted: u64,
-        /// Of the list.
-        found: u64,
-    },
 }
 
 impl SnapshotOffer {
-    /// Bytes of the list of parts; 0 if there is none, because there is one part or no part.
-    #[must_use]
-    pub fn list_bytes(&self) -> u32 {
-        if self.parts > 1 { self.parts * LISTED_PART_BYTES } else { 0 }
-    }
-
-    /// The parts of this snapshot. `list` is its list of parts, whole and of the right digest; empty if there is none.
-    ///
-    /// # Errors
-    /// [`PullError`]: the list is not one of this snapshot.
-    pub fn parts(&self, mut list: &[u8]) -> Result<Vec<SnapshotPart>, PullError> {
-        let (wanted, found) = (u64::from(self.list_bytes()), list.len() as u64);
-        if wanted != found {
-            return Err(PullError::ListLength { wanted, found });
-        }
-        // A checked offer of one part has no more bytes than a part.
-        let only = SnapshotPart {
-            digest: self.id.digest,
-            bytes: u32::try_from(self.bytes).unwrap_or(u32::MAX),
-        };
-        let mut parts = Vec::with_capacity(self.parts as usize);
-        while parts.len() < self.parts as usize {
-            let part = match self.parts {
-                1 => only,
-                _ => SnapshotPart { digest: list.get_u128_le(), bytes: list.get_u32_le() },
-            };
-            if !(1..=PART_BYTES_MAX).contains(&part.bytes) {
-                let at = u32::try_from(parts.len()).expect("fewer than there are parts");
-                return Err(PullError::PartLength { at, found: part.bytes });
-            }
-            parts.push(part);
-        }
-        let found: u64 = parts.iter().map(|part| u64::from(part.bytes)).sum();
-        match found == self.bytes {
-            true => Ok(parts),
-            false => Err(PullError::Sum { wanted: self.bytes, found }),
-        }
-    }
-
     /// Checks that an answer is one to this offer to `group`.
     ///
     /// # Errors
@@ -259,17 +187,6 @@ impl SnapshotOffer {
             false => Err(PullError::OtherSnapshot),
         }
     }
-}
-
-/// The list of a snapshot's parts, whose digest names the snapshot.
-#[must_use]
-pub fn list_of(parts: &[SnapshotPart]) -> Bytes {
-    let mut list = BytesMut::with_capacity(parts.len() * LISTED_PART_BYTES as usize);
-    for part in parts {
-        list.put_u128_le(part.digest);
-        list.put_u32_le(part.bytes);
-    }
-    list.freeze()
 }
 
 impl PartRange {
@@ -340,7 +257,7 @@ impl LaneMessage for SnapshotMessage {
                 body.put_u64_le(m.term.get());
                 put_id(body, m.id);
                 body.put_u64_le(m.bytes);
-                body.put_u32_le(m.parts);
+                body.put_u32_le(m.table_bytes);
                 body.put_u16_le(u16::try_from(m.membership.len()).expect("checked above"));
                 body.put_slice(&m.membership);
             }
@@ -405,13 +322,14 @@ impl SnapshotMessage {
         let bad = |is_bad: bool, what, at, found| is_bad.then_some(Bad { what, at, found });
         match self {
             Self::Offer(m) => {
-                let SnapshotOffer { term, id: SnapshotId { last, .. }, bytes, parts, .. } = *m;
-                let most = u64::from(parts) * u64::from(PART_BYTES_MAX);
+                let SnapshotOffer { term, id: SnapshotId { last, .. }, bytes, table_bytes, .. } =
+                    *m;
+                let is_table = (1..=PART_BYTES_MAX).contains(&table_bytes);
                 let membership = m.membership.len();
                 bad(last.index == LogIndex::ZERO, "last index", 25, 0)
                     .or_else(|| bad(last.term > term, "last term", 17, last.term.get()))
-                    .or_else(|| bad(parts > PARTS_MAX, "number of parts", 57, parts.into()))
-                    .or_else(|| bad(bytes < parts.into() || bytes > most, "length", 49, bytes))
+                    .or_else(|| bad(!is_table, "length of the table", 57, table_bytes.into()))
+                    .or_else(|| bad(bytes > SNAPSHOT_BYTES_MAX, "length", 49, bytes))
                     .or_else(|| {
                         let is_bad = membership > MEMBERSHIP_BYTES_MAX;
                         bad(is_bad, "length of the membership", 61, membership as u64)
@@ -448,7 +366,7 @@ fn read(reader: &mut Reader) -> Result<SnapshotMessage, CodecError> {
             term: reader.begun_term()?,
             id: read_id(reader)?,
             bytes: reader.u64()?,
-            parts: reader.u32()?,
+            table_bytes: reader.u32()?,
             membership: {
                 let bytes = reader.u16()?;
                 reader.payload(bytes.into())?
@@ -517,14 +435,12 @@ fn put_id(body: &mut BytesMut, id: SnapshotId) {
 
 /// Bytes of a range of a part, at most: one message, and little enough for a thread to check between two turns.
 pub const RANGE_BYTES_MAX: u32 = 256 << 10;
-/// Bytes of a part, at most.
-pub const PART_BYTES_MAX: u32 = 1 << 30;
-/// Parts of a snapshot, at most.
-pub const PARTS_MAX: u32 = 1 << 20;
+/// Bytes of a part or of a table, at most.
+pub const PART_BYTES_MAX: u32 = 8 << 20;
+/// Bytes of all parts of a snapshot together, at most.
+pub const SNAPSHOT_BYTES_MAX: u64 = 1 << 40;
 /// Bytes of a membership in an offer, at most.
 pub const MEMBERSHIP_BYTES_MAX: usize = 4 << 10;
-/// Bytes of one part in a list of parts.
-pub const LISTED_PART_BYTES: u32 = 20;
 /// Bytes of a bulk lane's frame, at most, without its header: those of the longest message.
 pub const BULK_BODY_BYTES_MAX: u32 = 37 + RANGE_BYTES_MAX;
 
@@ -540,8 +456,6 @@ const _: () = assert!(
     MESSAGE_HEADER_BYTES + OFFER_FIELDS_BYTES + MEMBERSHIP_BYTES_MAX
         <= BULK_BODY_BYTES_MAX as usize
 );
-// A list of parts is pulled as a part is.
-const _: () = assert!(PARTS_MAX * LISTED_PART_BYTES <= PART_BYTES_MAX);
 
 // `codec` has the kinds before these.
 const KIND_OFFER: u8 = 15;

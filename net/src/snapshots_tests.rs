@@ -1,6 +1,6 @@
 //! Messages of snapshots: what is read, what is refused, and by which name.
 //!
-//! In:     messages and lists as they are written, damaged, and with fields that lie.
+//! In:     messages as they are written, damaged, and with fields that lie.
 //! Out:    what was written, or the field that cannot be.
 //! Source: RULES.md I1, I5.
 
@@ -17,15 +17,13 @@ fn id() -> impl Strategy<Value = SnapshotId> {
 }
 
 fn offer() -> impl Strategy<Value = SnapshotMessage> {
-    let parts = prop_oneof![0..3_u32, Just(PARTS_MAX), 0..PARTS_MAX];
     let membership = proptest::collection::vec(any::<u8>(), 0..40);
-    (id(), any::<u64>(), parts, any::<u64>(), membership).prop_map(
-        |(id, above, parts, bytes, membership)| {
+    let bytes = (0..=SNAPSHOT_BYTES_MAX, 1..=PART_BYTES_MAX);
+    (id(), any::<u64>(), bytes, membership).prop_map(
+        |(id, above, (bytes, table_bytes), membership)| {
             let term = Term(id.last.term.get().saturating_add(above).min(NUMBER_MAX));
-            let room = u64::from(parts) * u64::from(PART_BYTES_MAX - 1);
-            let bytes = u64::from(parts) + bytes % (room + 1);
             let membership = membership.into();
-            SnapshotMessage::Offer(SnapshotOffer { term, id, bytes, parts, membership })
+            SnapshotMessage::Offer(SnapshotOffer { term, id, bytes, table_bytes, membership })
         },
     )
 }
@@ -71,25 +69,11 @@ fn encoded(messages: &[(GroupId, SnapshotMessage)]) -> Bytes {
     body.freeze()
 }
 
-fn parts() -> impl Strategy<Value = Vec<SnapshotPart>> {
-    let part = (any::<u128>(), 1..=PART_BYTES_MAX);
-    let part = part.prop_map(|(digest, bytes)| SnapshotPart { digest, bytes });
-    proptest::collection::vec(part, 0..20)
-}
-
-/// The offer of a snapshot of these parts, and its list.
-fn offered(parts: &[SnapshotPart]) -> (SnapshotOffer, Bytes) {
-    let list = if parts.len() > 1 { list_of(parts) } else { Bytes::new() };
-    let digest = if let [only] = parts { only.digest } else { 9 };
+/// An offer of a snapshot of 3 MiB.
+fn offered() -> SnapshotOffer {
     let last = LogId { term: Term(3), index: LogIndex(12) };
-    let offer = SnapshotOffer {
-        term: Term(3),
-        id: SnapshotId { last, digest },
-        bytes: parts.iter().map(|part| u64::from(part.bytes)).sum(),
-        parts: u32::try_from(parts.len()).expect("few"),
-        membership: Bytes::new(),
-    };
-    (offer, list)
+    let (id, membership) = (SnapshotId { last, digest: 5 }, Bytes::new());
+    SnapshotOffer { term: Term(3), id, bytes: 3 << 20, table_bytes: 108, membership }
 }
 
 proptest! {
@@ -127,24 +111,6 @@ proptest! {
             prop_assert_eq!(encoded(&read).to_vec(), body);
         }
     }
-
-    #[test]
-    fn a_list_gives_the_parts_it_was_made_of_and_no_other_list_does(
-        parts in parts(),
-        at in any::<prop::sample::Index>(),
-        bit in 0..8,
-    ) {
-        let (offer, list) = offered(&parts);
-        prop_assert_eq!(offer.parts(&list), Ok(parts));
-        prop_assert_eq!(offer.list_bytes() as usize, list.len());
-        prop_assume!(!list.is_empty());
-        let mut other = list.to_vec();
-        let at = at.index(other.len());
-        other[at] ^= 1_u8 << bit;
-        // A length is found here, a digest by whoever compares the list's own.
-        prop_assert_eq!(offer.parts(&other).is_err(), at % 20 >= 16);
-        prop_assert!(offer.parts(&list[..at]).is_err());
-    }
 }
 
 /// The body of `message` to group 7, with the bytes at `at` replaced.
@@ -168,8 +134,8 @@ fn refused(message: &SnapshotMessage, at: usize, with: &[u8]) -> (&'static str, 
 
 #[test]
 fn hostile_fields_are_refused_by_name() {
-    let (offer, _) = offered(&[SnapshotPart { digest: 5, bytes: 1 << 20 }; 3]);
-    let offer = SnapshotMessage::Offer(SnapshotOffer { membership: "members".into(), ..offer });
+    let offer = SnapshotOffer { membership: "members".into(), ..offered() };
+    let offer = SnapshotMessage::Offer(offer);
     let unknown = tampered(&offer, 8, &[14]);
     assert_eq!(unknown, Err(CodecError::UnknownMessage { at: 8, kind: 14 }), "of another lane");
     let max = u64::MAX.to_le_bytes();
@@ -180,16 +146,16 @@ fn hostile_fields_are_refused_by_name() {
     assert_eq!(refused(&offer, 17, &[0; 16]), ("last index", 25, 0));
     assert_eq!(refused(&offer, 17, &[4]), ("last term", 17, 4));
     assert!(matches!(tampered(&offer, 25, &[0; 8]), Err(CodecError::HalfAnId { at: 17, .. })));
-    // 2^40 parts do not fit the field; the most that fit are too many, and nothing is allocated for them.
+    // An offer says nothing of the number of parts; nothing is allocated for what it says of their bytes.
     let many = u32::MAX.to_le_bytes();
-    assert_eq!(refused(&offer, 57, &many), ("number of parts", 57, u32::MAX.into()));
-    let one_more = (PARTS_MAX + 1).to_le_bytes();
-    assert_eq!(refused(&offer, 57, &one_more), ("number of parts", 57, 1 + u64::from(PARTS_MAX)));
-    let most = 3 * u64::from(PART_BYTES_MAX);
+    assert_eq!(refused(&offer, 57, &many), ("length of the table", 57, u32::MAX.into()));
+    let one_more = PART_BYTES_MAX + 1;
+    let at_table = ("length of the table", 57, one_more.into());
+    assert_eq!(refused(&offer, 57, &one_more.to_le_bytes()), at_table);
+    assert_eq!(refused(&offer, 57, &[0; 4]), ("length of the table", 57, 0));
+    let most = SNAPSHOT_BYTES_MAX;
     assert!(tampered(&offer, 49, &most.to_le_bytes()).is_ok());
     assert_eq!(refused(&offer, 49, &(most + 1).to_le_bytes()), ("length", 49, most + 1));
-    assert_eq!(refused(&offer, 49, &2_u64.to_le_bytes()), ("length", 49, 2), "3 parts of 2 bytes");
-    assert_eq!(refused(&offer, 57, &[0; 4]), ("length", 49, 3 << 20), "bytes of no part");
     let short = tampered(&offer, 61, &[8, 0]);
     assert_eq!(short, Err(CodecError::Short { at: 63, wanted: 1 }));
 
@@ -224,8 +190,7 @@ fn hostile_fields_are_refused_by_name() {
 
 #[test]
 fn a_membership_or_a_range_over_its_bound_is_refused_though_it_is_there() {
-    let (offer, _) = offered(&[]);
-    let most = SnapshotOffer { membership: vec![1; MEMBERSHIP_BYTES_MAX].into(), ..offer };
+    let most = SnapshotOffer { membership: vec![1; MEMBERSHIP_BYTES_MAX].into(), ..offered() };
     let mut body = encoded(&[(GroupId(7), SnapshotMessage::Offer(most))]).to_vec();
     body.push(1);
     body[61..63].copy_from_slice(&4_097_u16.to_le_bytes());
@@ -260,28 +225,9 @@ fn a_content_is_a_slice_of_the_body() {
 }
 
 #[test]
-fn lists_that_do_not_add_up_are_refused_by_name() {
-    let part = |bytes| SnapshotPart { digest: 5, bytes };
-    let (offer, list) = offered(&[part(3), part(4)]);
-    let wrong = |offer: &SnapshotOffer, list: &[u8]| offer.parts(list).expect_err("a wrong list");
-    assert_eq!(wrong(&offer, b""), PullError::ListLength { wanted: 40, found: 0 });
-    assert_eq!(wrong(&offer, &list[1..]), PullError::ListLength { wanted: 40, found: 39 });
-    let more = SnapshotOffer { bytes: 8, ..offer.clone() };
-    assert_eq!(wrong(&more, &list), PullError::Sum { wanted: 8, found: 7 });
-    let none = list_of(&[part(7), part(0)]);
-    assert_eq!(wrong(&offer, &none), PullError::PartLength { at: 1, found: 0 });
-    let long = list_of(&[part(PART_BYTES_MAX + 1), part(1)]);
-    let found = PART_BYTES_MAX + 1;
-    assert_eq!(wrong(&offer, &long), PullError::PartLength { at: 0, found });
-    // An offer that claims the most parts costs nothing before its list is there.
-    let most = SnapshotOffer { parts: PARTS_MAX, bytes: PARTS_MAX.into(), ..offer };
-    assert!(matches!(wrong(&most, &list), PullError::ListLength { found: 40, .. }));
-}
-
-#[test]
 fn answers_to_something_else_are_refused_by_name() {
     let (asked, other) = (GroupId(7), GroupId(8));
-    let (offer, _) = offered(&[SnapshotPart { digest: 5, bytes: 9 }]);
+    let offer = offered();
     let answer = SnapshotAnswer { id: offer.id, says: OfferAnswer::Have };
     assert_eq!(offer.check_answer(asked, (asked, &answer)), Ok(()));
     let of_other = Err(PullError::OtherGroup { asked, found: other });

@@ -30,7 +30,6 @@ const REFUSAL: &str = "### Refusal";
 const FRAME: &str = "## Frame";
 const MESSAGE: &str = "## Messages";
 const ENTRY: &str = "An entry of kind 5";
-const LISTED_PART: &str = "The list of the parts";
 const EXAMPLES: &str = "## Examples";
 
 #[test]
@@ -64,7 +63,6 @@ fn each_drawing_begins_where_the_one_before_it_ends() {
     assert_eq!(checked(0, FRAME), FRAME_HEADER_BYTES);
     assert_eq!(checked(0, MESSAGE), codec::MESSAGE_HEADER_BYTES);
     assert_eq!(checked(0, ENTRY), codec::ENTRY_HEADER_BYTES);
-    assert_eq!(checked(0, LISTED_PART), snapshots::LISTED_PART_BYTES as usize);
 }
 
 #[test]
@@ -135,8 +133,8 @@ fn the_bounds_are_those_of_the_page() {
         ),
         ("bytes of the body of a bulk lane's frame", snapshots::BULK_BODY_BYTES_MAX.into()),
         ("a term, an index", codec::NUMBER_MAX),
-        ("parts of a snapshot", snapshots::PARTS_MAX.into()),
-        ("bytes of a part", snapshots::PART_BYTES_MAX.into()),
+        ("bytes of all parts of a snapshot", snapshots::SNAPSHOT_BYTES_MAX),
+        ("bytes of a part or of a table", snapshots::PART_BYTES_MAX.into()),
         ("bytes of a range of a part", snapshots::RANGE_BYTES_MAX.into()),
         ("bytes of a membership in an offer", snapshots::MEMBERSHIP_BYTES_MAX as u64),
     ];

@@ -1,4 +1,4 @@
-//! Snapshots: any bytes as the body of a bulk lane's frame, and as a list of parts.
+//! Snapshots: any bytes as the body of a bulk lane's frame.
 #![no_main]
 #![forbid(unsafe_code)]
 

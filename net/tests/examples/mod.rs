@@ -115,7 +115,8 @@ pub(crate) fn snapshot_messages() -> Vec<(&'static str, SnapshotMessage)> {
     let part = digest + 1;
     let content = Bytes::from_static(b"content");
     let membership = Bytes::from_static(b"members");
-    let offer = SnapshotOffer { term: Term(4), id, bytes: (1 << 40) + 5, parts: 1_025, membership };
+    let offer =
+        SnapshotOffer { term: Term(4), id, bytes: (1 << 39) + 5, table_bytes: 1_025, membership };
     let answer = |says| Answer(SnapshotAnswer { id, says });
     vec![
         ("offer", Offer(offer)),
@@ -123,7 +124,7 @@ pub(crate) fn snapshot_messages() -> Vec<(&'static str, SnapshotMessage)> {
         ("answer-not-now", answer(OfferAnswer::NotNow)),
         ("answer-wanted", answer(OfferAnswer::Wanted { bytes_max: 4 << 20 })),
         ("ask", Ask(PartRange { part, at: 3 << 18, bytes: 1 << 18 })),
-        ("part", Part(PartBytes { part, total: 0x2000_0007, at: 0x2000_0000, content })),
+        ("part", Part(PartBytes { part, total: 0x0020_0007, at: 0x0020_0000, content })),
         ("lack", Lacks(PartLack { part, why: Lack::Unreadable })),
     ]
 }

@@ -30,7 +30,7 @@ mod table;
 mod writer;
 
 pub use reader::SnapshotReader;
-pub use table::{BadTable, PART_BYTES_MAX, PARTS_MAX, Part, Table, digest};
+pub use table::{BadTable, PART_BYTES_MAX, PARTS_MAX, Part, TABLE_BYTES_MAX, Table, digest};
 pub use writer::SnapshotWriter;
 
 use files::{Dir, Name, Pacer};

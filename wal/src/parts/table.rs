@@ -213,7 +213,7 @@ const VERSION: u16 = 1;
 const HEAD_BYTES: usize = 48;
 const PART_LINE_BYTES: usize = 20;
 /// The most bytes of a table.
-pub(super) const TABLE_BYTES_MAX: u64 = (HEAD_BYTES + PARTS_MAX as usize * PART_LINE_BYTES) as u64;
+pub const TABLE_BYTES_MAX: u64 = (HEAD_BYTES + PARTS_MAX as usize * PART_LINE_BYTES) as u64;
 
 #[cfg(test)]
 mod tests {
