@@ -1,72 +1,37 @@
 //! Bulk lanes on loopback: when they are open, what they cost, and that they hold up nothing else.
 
+mod common;
+#[path = "common/local.rs"]
+mod local;
+
 use bytes::{Bytes, BytesMut};
+use common::{A, B};
+use local::{PATIENCE, run, settings, stores, until};
 use logdrive_net::codec::CodecError;
 use logdrive_net::frame::{FrameError, FrameOrigin, FrameWriter};
 use logdrive_net::snapshots::{
     BULK_BODY_BYTES_MAX, Lack, PartBytes, PartLack, RANGE_BYTES_MAX, SnapshotMessage,
 };
-use logdrive_net::stores::{Acquaintances, Heard, Proof};
+use logdrive_net::stores::Heard;
 use logdrive_net::{
-    Accepted, BulkOutbound, ClusterId, Hello, Inbound, InboundMeter, Lane, LaneMessage, LaneStats,
-    Listener, NetError, Outbound, Refusal, Sent, Settings, Turnstile, receive,
+    Accepted, BulkOutbound, Hello, Inbound, InboundMeter, Lane, LaneMessage, LaneStats, Listener,
+    NetError, Outbound, Refusal, Sent, Settings, Turnstile, receive,
 };
 use logdrive_raft::{
     AppendEntries, EntryBatch, GroupId, Heartbeat, LogId, LogIndex, Message, NodeId, Term,
 };
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::{spawn_local, yield_now};
-use tokio::time::{sleep, timeout};
-
-const A: NodeId = NodeId(1);
-const B: NodeId = NodeId(2);
-/// Long enough for anything that happens at all on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(40);
-
-fn run(test: impl Future<Output = ()>) {
-    let builder = &mut Builder::new_current_thread();
-    let runtime = builder.enable_all().build_local(LocalOptions::default()).expect("a runtime");
-    runtime.block_on(async { timeout(PATIENCE, test).await.expect("the test hangs") });
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    while !holds() {
-        sleep(Duration::from_millis(1)).await;
-    }
-}
+use tokio::time::sleep;
 
 fn hello(node: NodeId) -> Hello {
-    Hello {
-        cluster: ClusterId::of("blue"),
-        cluster_name: "blue".into(),
-        node,
-        incarnation: 1,
-        proof: Proof::default(),
-        shard: 0,
-        shards: 1,
-        command_bytes_founded: 1 << 20,
-        settings: 7,
-        heartbeat: Duration::from_millis(100),
-        election_timeout: Duration::from_secs(1),
-        lane: Lane::Bulk,
-        client_address: String::new(),
-    }
-}
-
-fn stores() -> Arc<Acquaintances> {
-    Arc::new(Acquaintances::forgetful(0, 1, &[A, B]))
-}
-
-fn settings() -> Settings {
-    Settings { backoff_max: Duration::from_millis(40), ..Settings::default() }
+    common::hello(node, Lane::Bulk)
 }
 
 /// Takes messages of one kind, and counts what it is told of the lanes.

@@ -1,10 +1,16 @@
 //! Nodes on loopback, each on a runtime like a shard's: what arrives, in which order, and who is told
 //! when it does not.
 
+mod common;
+#[path = "common/local.rs"]
+mod local;
+
 use bytes::Bytes;
+use common::{A, B};
+use local::{run, settings, stores, until};
 use logdrive_net::frame::{FrameOrigin, FrameWriter};
 use logdrive_net::handshake::{self, Said};
-use logdrive_net::stores::{Acquaintances, Opening, PeerStores, Proof};
+use logdrive_net::stores::{Acquaintances, Opening, PeerStores};
 use logdrive_net::{
     Accepted, ClusterId, Hello, Inbound, InboundMeter, Lane, LaneStats, Listener, NetError,
     Outbound, Refusal, Sent, Settings, Turnstile, codec, receive,
@@ -14,7 +20,6 @@ use logdrive_raft::{
     NodeId, Term,
 };
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,54 +27,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::{JoinHandle, spawn_local};
-use tokio::time::{sleep, timeout};
-
-const A: NodeId = NodeId(1);
-const B: NodeId = NodeId(2);
-/// Long enough for anything that happens at all on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())
-        .expect("a runtime");
-    runtime.block_on(async { timeout(PATIENCE, test).await.expect("the test hangs") });
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    while !holds() {
-        sleep(Duration::from_millis(1)).await;
-    }
-}
+use tokio::time::sleep;
 
 fn hello(node: NodeId) -> Hello {
-    Hello {
-        cluster: ClusterId::of("blue"),
-        cluster_name: "blue".into(),
-        node,
-        incarnation: 1,
-        proof: Proof::default(),
-        shard: 0,
-        shards: 1,
-        command_bytes_founded: 1 << 20,
-        settings: 7,
-        heartbeat: Duration::from_millis(100),
-        election_timeout: Duration::from_secs(1),
-        lane: Lane::Append,
-        client_address: format!("node-{node}:6379"),
-    }
-}
-
-/// The record of its peers that a node keeps which is never restarted.
-fn stores() -> Arc<Acquaintances> {
-    Arc::new(Acquaintances::forgetful(0, 1, &[A, B]))
-}
-
-fn settings() -> Settings {
-    Settings { backoff_max: Duration::from_millis(40), ..Settings::default() }
+    Hello { client_address: format!("node-{node}:6379"), ..common::hello(node, Lane::Append) }
 }
 
 #[derive(Debug, Eq, PartialEq)]

@@ -1,35 +1,20 @@
 //! Two nodes without sockets: the parts that decide, put together as a simulator puts them together.
 
+mod common;
+
+use common::{A, B};
 use logdrive_net::handshake::MessageReader;
-use logdrive_net::stores::{Acquaintances, Heard, PeerStores, Proof};
+use logdrive_net::stores::{Acquaintances, Heard, PeerStores};
 use logdrive_net::{
-    ClusterId, Door, Greeted, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Refusal, Sent,
-    Settings, Turned,
+    Door, Greeted, Hello, Lane, LaneQueue, LeaseId, NetError, Receiver, Refusal, Sent, Settings,
+    Turned,
 };
 use logdrive_raft::{GroupId, Heartbeat, LogId, LogIndex, Message, NodeId, Term};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
-
-const A: NodeId = NodeId(1);
-const B: NodeId = NodeId(2);
 
 fn hello(node: NodeId, incarnation: u64) -> Hello {
-    Hello {
-        cluster: ClusterId::of("blue"),
-        cluster_name: "blue".into(),
-        node,
-        incarnation,
-        proof: Proof::default(),
-        shard: 0,
-        shards: 1,
-        command_bytes_founded: 1 << 20,
-        settings: 7,
-        heartbeat: Duration::from_millis(100),
-        election_timeout: Duration::from_secs(1),
-        lane: Lane::Liveness,
-        client_address: String::new(),
-    }
+    Hello { incarnation, ..common::hello(node, Lane::Liveness) }
 }
 
 fn heartbeat(n: u64) -> (GroupId, Message) {
