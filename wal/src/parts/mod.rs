@@ -5,7 +5,7 @@
 //! Out:    a snapshot that is durable and whole, or none; its content ([`SnapshotReader`]), or one part of it, only after its
 //!         bytes were held against its digest.
 //! Cost:   one write of the content, past the page cache where the file system lets it, at a bounded rate; one sync for each
-//!         part of up to 4 MiB, one for the table, and one of the directory. Only one sync of a store runs at a time. Two
+//!         part of up to 4 MiB, one for the table, and two of the directory. Only one sync of a store runs at a time. Two
 //!         snapshots of a group share the parts that are alike. A writer or reader holds one part in memory.
 //! Fails:  [`PartsError`], with the file. A part that is not what its name says is never given out; want of room leaves
 //!         what is durable.
