@@ -225,9 +225,13 @@ fn lag(
             index = index.next();
         }
     }
-    let heaviest = wal.heaviest_groups(1)[0];
-    assert_eq!(heaviest.0, GroupId(laggard.group));
-    assert!(heaviest.1 >= last.get() * 500 && wal.group_bytes(heaviest.0) == Some(heaviest.1));
+    let holders = wal.holders(1);
+    let heaviest = holders.heaviest[0];
+    assert_eq!((heaviest.group, heaviest.last), (GroupId(laggard.group), last));
+    assert!(heaviest.bytes >= last.get() * 500, "{heaviest:?}");
+    assert_eq!(wal.group_bytes(heaviest.group), Some(heaviest.bytes));
+    assert_eq!(holders.groups, 1001);
+    assert_eq!(heaviest.released, LogIndex::ZERO);
 }
 
 #[test]

@@ -173,16 +173,6 @@ impl Wal {
         self.contents.group(group).map(|state| state.index.bytes())
     }
 
-    /// The `count` groups with the most bytes, most first: who should release. Walks the groups.
-    #[must_use]
-    pub fn heaviest_groups(&self, count: usize) -> Vec<(GroupId, u64)> {
-        let mut all: Vec<_> =
-            self.contents.groups().map(|(id, state)| (id, state.index.bytes())).collect();
-        all.sort_unstable_by_key(|(id, bytes)| (std::cmp::Reverse(*bytes), *id));
-        all.truncate(count);
-        all
-    }
-
     /// The groups that the log's space belongs to, and the `count` of them with the most bytes. Walks the groups.
     #[must_use]
     pub fn holders(&self, count: usize) -> Holders {
